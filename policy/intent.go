@@ -1,0 +1,135 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Direction is the side of a connection that a policy speaks of.
+type Direction uint8
+
+// The two directions, as seen from the subject.
+const (
+	Ingress Direction = iota
+	Egress
+)
+
+// Directions are both, in the order of their names in the API.
+var Directions = [...]Direction{Ingress, Egress}
+
+func (d Direction) String() string {
+	if d == Ingress {
+		return "ingress"
+	}
+	return "egress"
+}
+
+// Intent is what one node must enforce: its subjects, the policies that select
+// them, and the members of every peer and named port that those policies use.
+// Nothing that no local pod needs is in it.
+type Intent struct {
+	// PodCIDRs are the node's pod ranges. An address in them that no subject
+	// has is dropped: closed until known.
+	PodCIDRs []netip.Prefix
+	// Subjects are the node's live pods, isolated or not.
+	Subjects map[Key]Subject
+	// Policies are those that select a subject.
+	Policies map[Key]Policy
+	// Peers are the selectors of those policies' rules, with the addresses
+	// they mean.
+	Peers map[Selector]map[netip.Addr]struct{}
+	// NamedPorts are the port names of those policies' rules.
+	NamedPorts map[NamedPort]map[Endpoint]struct{}
+}
+
+// Subject is a pod of this node with the policies that isolate it.
+type Subject struct {
+	Key
+	// IPs are the addresses that are this pod's and no other's, in order; there
+	// is at least one.
+	IPs []netip.Addr
+	// Isolating are the policies that isolate the pod, per Direction, in
+	// order. With none the direction is open.
+	Isolating [len(Directions)][]Key
+}
+
+// Endpoint is a port of one address.
+type Endpoint struct {
+	Addr     netip.Addr
+	Protocol Protocol
+	Port     uint16
+}
+
+// Policy is a NetworkPolicy, read.
+type Policy struct {
+	Key
+	// Subject selects the pods that the policy isolates. It is in the policy's
+	// own namespace. Nil if the selector does not parse: it then selects none.
+	Subject *Selector
+	// Isolates says for which directions (policyTypes, defaulted).
+	Isolates [len(Directions)]bool
+	// Rules are what is allowed, per Direction; a direction that the policy
+	// does not isolate has none.
+	Rules [len(Directions)][]Rule
+}
+
+// Rule is one rule of a policy: it allows traffic that is with its peers AND
+// on its ports.
+type Rule struct {
+	// Index is the rule's place in the API object's list.
+	Index int
+	// AnyPeer: every address of both families. Else only Peers and Blocks; a
+	// rule with neither allows nothing.
+	AnyPeer bool
+	Peers   []Selector
+	// Blocks are the rule's ipBlocks, each less its own excepts, together as
+	// disjoint prefixes.
+	Blocks []netip.Prefix
+	// AnyPort: every port of every protocol, and protocols without ports. Else
+	// only Ports and NamedPorts; a rule with neither allows nothing.
+	AnyPort    bool
+	Ports      []PortRange
+	NamedPorts []NamedPort
+}
+
+// Problem is a part of a policy that cannot be enforced as written. What it
+// touches allows nothing; the pods that the policy selects stay isolated and
+// its other rules hold.
+type Problem struct {
+	Policy Key
+	// Field is the path in the object, like "spec.ingress[0].from[1].ipBlock".
+	Field string
+	// Reason says what is wrong and what follows.
+	Reason string
+}
+
+func (p Problem) String() string {
+	return fmt.Sprintf("NetworkPolicy %s: %s: %s", p.Policy, p.Field, p.Reason)
+}
+
+// Delta is what has changed in an Intent. Applying deltas in order to the
+// Intent that they follow gives the newer Intent.
+type Delta struct {
+	// PodCIDRs replaces the ranges when it is not nil.
+	PodCIDRs *[]netip.Prefix
+	// Subjects and Policies replace by key; nil says gone (or never there).
+	Subjects map[Key]*Subject
+	Policies map[Key]*Policy
+	// Peers and NamedPorts change members.
+	Peers      map[Selector]Members[netip.Addr]
+	NamedPorts map[NamedPort]Members[Endpoint]
+}
+
+// Members is a change to a set of members.
+type Members[T comparable] struct {
+	// Gone: no policy uses the set any more; the rest is empty.
+	Gone bool
+	// New: the set was not there before, and Add is all that it holds.
+	New         bool
+	Add, Remove []T
+}
+
+// Empty reports whether the delta changes nothing.
+func (d *Delta) Empty() bool {
+	return d.PodCIDRs == nil && len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
+}

@@ -1,0 +1,164 @@
+package policy
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Key names a namespaced object: "namespace/name".
+type Key = types.NamespacedName
+
+// Pod is what policy needs of a pod: a live one, on the pod network, with an
+// address.
+type Pod struct {
+	Key
+	UID    types.UID
+	Node   string
+	Labels map[string]string
+	// IPs are all of status.podIPs, IPv4-mapped ones as IPv4.
+	IPs []netip.Addr
+	// Ports are the named ports of all containers, sorted, each once.
+	Ports []ContainerPort
+	// Terminating, Started and Created order pods that claim one address.
+	Terminating      bool
+	Started, Created time.Time
+}
+
+// ContainerPort is a named port of a pod.
+type ContainerPort struct {
+	Name     string
+	Protocol Protocol
+	Number   uint16
+}
+
+// PodOf reads a pod. It reports false for one that policy does not see: on the
+// host's network (that is node traffic), Succeeded or Failed (its address may
+// be another pod's by now), or without an address.
+//
+// A terminating pod counts until it is terminal or gone: its containers may
+// still be talking.
+func PodOf(p *corev1.Pod) (Pod, bool) {
+	if p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return Pod{}, false
+	}
+	pod := Pod{
+		Key:         Key{Namespace: p.Namespace, Name: p.Name},
+		UID:         p.UID,
+		Node:        p.Spec.NodeName,
+		Labels:      p.Labels,
+		IPs:         podIPs(p),
+		Terminating: p.DeletionTimestamp != nil,
+		Created:     p.CreationTimestamp.Time,
+	}
+	if p.Status.StartTime != nil {
+		pod.Started = p.Status.StartTime.Time
+	}
+	for _, containers := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range containers {
+			for _, port := range c.Ports {
+				protocol, ok := protocolOf(port.Protocol)
+				if port.Name == "" || !ok || port.ContainerPort < 1 || port.ContainerPort > 65535 {
+					continue
+				}
+				pod.Ports = append(pod.Ports, ContainerPort{Name: port.Name, Protocol: protocol, Number: uint16(port.ContainerPort)})
+			}
+		}
+	}
+	slices.SortFunc(pod.Ports, func(a, b ContainerPort) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number))
+	})
+	pod.Ports = slices.Compact(pod.Ports)
+	return pod, len(pod.IPs) > 0
+}
+
+// podIPs returns the pod's addresses: status.podIPs, or the older
+// status.podIP where that is all there is.
+func podIPs(p *corev1.Pod) []netip.Addr {
+	texts := make([]string, 0, 2)
+	for _, ip := range p.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	if len(texts) == 0 {
+		texts = append(texts, p.Status.PodIP)
+	}
+	var ips []netip.Addr
+	for _, text := range texts {
+		if ip, ok := parseAddr(text); ok {
+			ips = append(ips, ip)
+		}
+	}
+	slices.SortFunc(ips, netip.Addr.Compare)
+	return slices.Compact(ips)
+}
+
+// equal reports whether nothing that policy looks at differs: most pod updates
+// are status changes that do not.
+func (p Pod) equal(q Pod) bool {
+	return p.Key == q.Key && p.UID == q.UID && p.Node == q.Node && p.Terminating == q.Terminating &&
+		p.Started.Equal(q.Started) && p.Created.Equal(q.Created) &&
+		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && maps.Equal(p.Labels, q.Labels)
+}
+
+// ownsBefore orders pods that claim the same address, the owner first: an
+// address belongs to at most one live pod, and late news of the pod that had
+// it before must not take it from the one that has it now. A pod that goes
+// yields to one that stays, then the older to the newer; the rest only makes
+// the order total, so that it does not depend on the order of events.
+func (p Pod) ownsBefore(q Pod) int {
+	if p.Terminating != q.Terminating {
+		if q.Terminating {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(
+		q.Started.Compare(p.Started),
+		q.Created.Compare(p.Created),
+		cmp.Compare(p.Namespace, q.Namespace),
+		cmp.Compare(p.Name, q.Name),
+		cmp.Compare(p.UID, q.UID),
+	)
+}
+
+// Namespace is what policy needs of a namespace.
+type Namespace struct {
+	Name   string
+	Labels map[string]string
+}
+
+// NamespaceOf reads a namespace.
+func NamespaceOf(ns *corev1.Namespace) Namespace {
+	return Namespace{Name: ns.Name, Labels: ns.Labels}
+}
+
+// Node is what policy needs of a node.
+type Node struct {
+	Name string
+	// PodCIDRs are the ranges that this node's pods get their addresses from.
+	PodCIDRs []netip.Prefix
+}
+
+// NodeOf reads a node. Ranges that do not parse are left out: an unknown
+// address in them is then not dropped, which is also what a node without
+// ranges gets.
+func NodeOf(n *corev1.Node) Node {
+	node := Node{Name: n.Name}
+	texts := n.Spec.PodCIDRs
+	if len(texts) == 0 && n.Spec.PodCIDR != "" {
+		texts = []string{n.Spec.PodCIDR}
+	}
+	for _, text := range texts {
+		if prefix, err := ParsePrefix(text); err == nil {
+			node.PodCIDRs = append(node.PodCIDRs, prefix)
+		}
+	}
+	slices.SortFunc(node.PodCIDRs, comparePrefix)
+	node.PodCIDRs = slices.Compact(node.PodCIDRs)
+	return node
+}

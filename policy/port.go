@@ -1,0 +1,112 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Protocol is an IP protocol number
+// (https://www.iana.org/assignments/protocol-numbers).
+type Protocol uint8
+
+// The protocols that policies and probes name.
+const (
+	ICMP   Protocol = 1
+	TCP    Protocol = 6
+	UDP    Protocol = 17
+	ICMPv6 Protocol = 58
+	SCTP   Protocol = 132
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case ICMP:
+		return "ICMP"
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case ICMPv6:
+		return "ICMPv6"
+	case SCTP:
+		return "SCTP"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
+
+// protocolOf reads an API protocol; the empty one is TCP, as the API server
+// defaults it.
+func protocolOf(p corev1.Protocol) (Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return TCP, true
+	case corev1.ProtocolUDP:
+		return UDP, true
+	case corev1.ProtocolSCTP:
+		return SCTP, true
+	}
+	return 0, false
+}
+
+// PortRange is the destination ports First to Last, both included, of one
+// protocol.
+type PortRange struct {
+	Protocol    Protocol
+	First, Last uint16
+}
+
+// mergePorts returns the same ports in disjoint, non-adjacent ranges, in
+// order: nftables refuses a set whose intervals overlap.
+func mergePorts(ranges []PortRange) []PortRange {
+	slices.SortFunc(ranges, func(a, b PortRange) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.First, b.First))
+	})
+	var merged []PortRange
+	for _, r := range ranges {
+		if n := len(merged) - 1; n >= 0 && merged[n].Protocol == r.Protocol && int(r.First) <= int(merged[n].Last)+1 {
+			merged[n].Last = max(merged[n].Last, r.Last)
+			continue
+		}
+		merged = append(merged, r)
+	}
+	return merged
+}
+
+// Scope says whose named ports a NamedPort stands for.
+type Scope uint8
+
+const (
+	// Local is the pods of this node: an ingress rule's named port is resolved
+	// on its subject, which is one of them.
+	Local Scope = iota
+	// Cluster is every pod: an egress rule's named port is resolved on the
+	// destination, which may be anywhere.
+	Cluster
+)
+
+func (s Scope) String() string {
+	if s == Local {
+		return "this node's pods"
+	}
+	return "all pods"
+}
+
+// NamedPort is a port name with its protocol. It resolves per pod, so that one
+// name with different numbers on different pods never widens either: its
+// members are Endpoints.
+type NamedPort struct {
+	Protocol Protocol
+	Name     string
+	Scope    Scope
+}
+
+func (n NamedPort) String() string {
+	return fmt.Sprintf("port %s/%s of %s", n.Name, n.Protocol, n.Scope)
+}
+
+func compareNamedPort(a, b NamedPort) int {
+	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Scope, b.Scope))
+}

@@ -1,0 +1,105 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+)
+
+// Selector says which pods a policy means, in canonical text: two policies
+// that mean the same pods in the same words share one Selector, hence one
+// kernel set.
+type Selector struct {
+	// Namespace, when set, is the only namespace that it looks in.
+	Namespace string
+	// Namespaces selects namespaces by label when Namespace is empty; empty, it
+	// selects all.
+	Namespaces string
+	// Pods selects pods by label; empty, it selects all.
+	Pods string
+}
+
+// String is how the selector reads in comments and logs.
+func (s Selector) String() string {
+	if s.Namespace != "" {
+		return fmt.Sprintf("namespace %s pods{%s}", s.Namespace, s.Pods)
+	}
+	return fmt.Sprintf("namespaces{%s} pods{%s}", s.Namespaces, s.Pods)
+}
+
+func compareSelector(a, b Selector) int { return strings.Compare(a.String(), b.String()) }
+
+// matcher is a Selector, ready to be asked.
+type matcher struct {
+	Selector
+	namespaces, pods labels.Selector
+}
+
+// matcherOf prepares a selector whose texts canonical has written.
+func matcherOf(s Selector) matcher {
+	return matcher{Selector: s, namespaces: parseCanonical(s.Namespaces), pods: parseCanonical(s.Pods)}
+}
+
+func parseCanonical(text string) labels.Selector {
+	selector, err := labels.Parse(text)
+	if err != nil { // not canonical's text: match nothing, never everything
+		return labels.Nothing()
+	}
+	return selector
+}
+
+// inNamespace reports whether the selector looks in that namespace at all.
+func (m *matcher) inNamespace(name string, nsLabels map[string]string) bool {
+	if m.Namespace != "" {
+		return m.Namespace == name
+	}
+	return m.namespaces.Matches(labels.Set(nsLabels))
+}
+
+// matches reports whether the selector means a pod.
+func (m *matcher) matches(pod *Pod, nsLabels map[string]string) bool {
+	return m.inNamespace(pod.Namespace, nsLabels) && m.pods.Matches(labels.Set(pod.Labels))
+}
+
+// required returns a label that every pod must have for the selector to mean
+// it, as "key=value", or "" where there is none to go by.
+func (m *matcher) required() string {
+	requirements, _ := m.pods.Requirements()
+	for _, r := range requirements {
+		if op := r.Operator(); op == selection.Equals || op == selection.In && r.Values().Len() == 1 {
+			value, _ := r.Values().PopAny()
+			return r.Key() + "=" + value
+		}
+	}
+	return ""
+}
+
+// canonical writes a label selector so that equal selectors read the same:
+// requirements sorted and each once, "key in (v)" as "key=v".
+func canonical(ls *metav1.LabelSelector) (string, error) {
+	selector, err := metav1.LabelSelectorAsSelector(ls)
+	if err != nil {
+		return "", err
+	}
+	requirements, selectable := selector.Requirements()
+	if !selectable {
+		return "", fmt.Errorf("selects nothing")
+	}
+	var texts []string
+	for _, r := range requirements {
+		if r.Operator() == selection.In && r.Values().Len() == 1 {
+			equals, err := labels.NewRequirement(r.Key(), selection.Equals, r.Values().UnsortedList())
+			if err != nil {
+				return "", err
+			}
+			r = *equals
+		}
+		texts = append(texts, r.String())
+	}
+	slices.Sort(texts)
+	return strings.Join(slices.Compact(texts), ","), nil
+}

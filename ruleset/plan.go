@@ -1,0 +1,80 @@
+package ruleset
+
+// Plan is a list of operations, to be carried out in order in one transaction:
+// all of them or none.
+type Plan struct {
+	// Replace says that the kernel's table, if there is one, goes first: the
+	// operations then make the whole table.
+	Replace bool
+	Ops     []Op
+}
+
+// Empty reports whether there is nothing to do.
+func (p Plan) Empty() bool { return !p.Replace && len(p.Ops) == 0 }
+
+// Op is one of AddSet, DeleteSet, AddElements, DeleteElements, AddVerdicts,
+// AddChain, DeleteChain, SetRules. The set is closed.
+type Op interface{ op() }
+
+// AddSet makes an empty set, or an empty verdict map.
+type AddSet struct {
+	Name    string
+	Type    SetType
+	Map     bool
+	Comment string
+}
+
+// DeleteSet removes a set that no rule uses any more, with its elements.
+type DeleteSet struct{ Name string }
+
+// AddElements puts elements into a set that has none of them.
+type AddElements struct {
+	Set      string
+	Type     SetType
+	Elements []Element
+}
+
+// DeleteElements takes elements out of a set, or entries out of a map, that
+// has all of them.
+type DeleteElements struct {
+	Set      string
+	Type     SetType
+	Elements []Element
+}
+
+// AddVerdicts puts entries into a map that has none of their keys.
+type AddVerdicts struct {
+	Map     string
+	Type    SetType
+	Entries []VerdictEntry
+}
+
+// VerdictEntry is one entry of a verdict map.
+type VerdictEntry struct {
+	Key     Element
+	Verdict Verdict
+}
+
+// AddChain makes a chain without rules.
+type AddChain struct {
+	Name string
+	Hook *Hook
+}
+
+// DeleteChain removes a chain that nothing jumps to any more, with its rules.
+type DeleteChain struct{ Name string }
+
+// SetRules makes these the rules of a chain, in place of those it has.
+type SetRules struct {
+	Chain string
+	Rules []Rule
+}
+
+func (AddSet) op()         {}
+func (DeleteSet) op()      {}
+func (AddElements) op()    {}
+func (DeleteElements) op() {}
+func (AddVerdicts) op()    {}
+func (AddChain) op()       {}
+func (DeleteChain) op()    {}
+func (SetRules) op()       {}
