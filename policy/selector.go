@@ -52,17 +52,19 @@ func parseCanonical(text string) labels.Selector {
 	return selector
 }
 
-// inNamespace reports whether the selector looks in that namespace at all.
-func (m *matcher) inNamespace(name string, nsLabels map[string]string) bool {
+// inNamespace reports whether the selector looks in that namespace at all. A
+// namespace that is not known, or no more (ns is nil), has no labels to be
+// selected by, not even by the empty selector.
+func (m *matcher) inNamespace(name string, ns *Namespace) bool {
 	if m.Namespace != "" {
 		return m.Namespace == name
 	}
-	return m.namespaces.Matches(labels.Set(nsLabels))
+	return ns != nil && m.namespaces.Matches(labels.Set(ns.Labels))
 }
 
-// matches reports whether the selector means a pod.
-func (m *matcher) matches(pod *Pod, nsLabels map[string]string) bool {
-	return m.inNamespace(pod.Namespace, nsLabels) && m.pods.Matches(labels.Set(pod.Labels))
+// matches reports whether the selector means a pod of that namespace.
+func (m *matcher) matches(pod *Pod, ns *Namespace) bool {
+	return m.inNamespace(pod.Namespace, ns) && m.pods.Matches(labels.Set(pod.Labels))
 }
 
 // required returns a label that every pod must have for the selector to mean

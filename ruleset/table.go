@@ -16,7 +16,10 @@ type Table struct {
 	Chains map[string]*Chain
 
 	options Options
-	refs    map[string]int // rules that look a content-named set up, by its name
+	// refs counts the rules that look a set up that is named by its content.
+	refs map[string]int
+	// addrs are the addresses that a subject has in the maps.
+	addrs map[policy.Key][]netip.Addr
 }
 
 // SetType is the type of a set's elements, with the set flags that it needs.

@@ -1,0 +1,274 @@
+package policy
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+)
+
+// Model is the cluster as one node's agent knows it. Each Set or Delete costs
+// what the change touches, not what the cluster holds; Take hands out what
+// came of them. The order of calls does not matter, only where they end: the
+// deltas taken add up to what Compile says of the same objects.
+//
+// A Model is for one goroutine at a time.
+type Model struct {
+	node       string
+	podCIDRs   []netip.Prefix
+	namespaces map[string]*namespace
+	pods       map[Key]*Pod
+	// claims are the pods that have an address, its owner first.
+	claims map[netip.Addr][]*Pod
+
+	members
+	dirty
+}
+
+// namespace is what is known of a namespace, whether or not the object itself
+// has been seen.
+type namespace struct {
+	object   *Namespace // nil: not seen, or deleted
+	pods     map[Key]*Pod
+	policies map[Key]*selecting
+	// subjects are the pods of this node and the policies that select them.
+	subjects map[Key][]*selecting
+}
+
+// selecting is a policy with the number of this node's pods that it selects.
+// While that is not zero the policy is active: its peers are followed.
+type selecting struct {
+	Policy
+	matcher  *matcher // nil: selects nothing
+	subjects int
+}
+
+// dirty is what Take has to look at.
+type dirty struct {
+	dirtyPodCIDRs bool
+	dirtySubjects map[Key]struct{}
+	dirtyPolicies map[Key]struct{}
+}
+
+// NewModel returns the model of an empty cluster for a node's agent.
+func NewModel(node string) *Model {
+	return &Model{
+		node:       node,
+		namespaces: map[string]*namespace{},
+		pods:       map[Key]*Pod{},
+		claims:     map[netip.Addr][]*Pod{},
+		members:    newMembers(),
+		dirty:      newDirty(),
+	}
+}
+
+func newDirty() dirty {
+	return dirty{dirtySubjects: map[Key]struct{}{}, dirtyPolicies: map[Key]struct{}{}}
+}
+
+// SetNode takes a node in as it is now. Only the model's own matters.
+func (m *Model) SetNode(n Node) {
+	if n.Name == m.node && !slices.Equal(n.PodCIDRs, m.podCIDRs) {
+		m.podCIDRs, m.dirtyPodCIDRs = n.PodCIDRs, true
+	}
+}
+
+// DeleteNode forgets a node.
+func (m *Model) DeleteNode(name string) { m.SetNode(Node{Name: name}) }
+
+// SetNamespace takes a namespace in as it is now.
+func (m *Model) SetNamespace(object Namespace) { m.namespaceChanged(object.Name, &object) }
+
+// DeleteNamespace forgets a namespace. Its pods and policies, where they are
+// still there, stay until they are deleted themselves; no namespaceSelector
+// means them any more.
+func (m *Model) DeleteNamespace(name string) { m.namespaceChanged(name, nil) }
+
+func (m *Model) namespaceChanged(name string, object *Namespace) {
+	ns := m.in(name)
+	before := ns.object
+	ns.object = object
+	for _, g := range m.peers {
+		was, is := g.inNamespace(name, before), g.inNamespace(name, object)
+		if was == is {
+			continue
+		}
+		for _, pod := range ns.pods {
+			if g.matches(pod, before) || g.matches(pod, object) {
+				for _, ip := range m.owned(pod) {
+					m.toggle(g, ip, is)
+				}
+			}
+		}
+	}
+	m.dropIfEmpty(name)
+}
+
+// SetPolicy takes a policy in as it is now.
+func (m *Model) SetPolicy(p Policy) {
+	ns := m.in(p.Namespace)
+	if old, ok := ns.policies[p.Key]; ok && reflect.DeepEqual(old.Policy, p) {
+		return
+	}
+	s := &selecting{Policy: p}
+	if p.Subject != nil {
+		prepared := matcherOf(*p.Subject)
+		s.matcher = &prepared
+	}
+	ns.policies[p.Key] = s
+	m.policyChanged(ns, p.Key)
+}
+
+// DeletePolicy forgets a policy.
+func (m *Model) DeletePolicy(key Key) {
+	ns := m.in(key.Namespace)
+	if _, ok := ns.policies[key]; ok {
+		delete(ns.policies, key)
+		m.policyChanged(ns, key)
+	}
+	m.dropIfEmpty(key.Namespace)
+}
+
+func (m *Model) policyChanged(ns *namespace, key Key) {
+	m.dirtyPolicies[key] = struct{}{}
+	for subject := range ns.subjects {
+		m.refreshSubject(subject)
+	}
+}
+
+// SetPod takes a pod in as it is now, in place of the one of that name.
+func (m *Model) SetPod(p Pod) {
+	old := m.pods[p.Key]
+	if old != nil && old.equal(p) {
+		return
+	}
+	m.release(old)
+	ns := m.in(p.Namespace)
+	m.pods[p.Key], ns.pods[p.Key] = &p, &p
+	for _, ip := range p.IPs {
+		m.claim(ip, &p)
+	}
+	m.refreshSubject(p.Key)
+}
+
+// DeletePod forgets a pod: it is gone, or policy does not see it any more.
+func (m *Model) DeletePod(key Key) {
+	old := m.pods[key]
+	if old == nil {
+		return
+	}
+	m.release(old)
+	delete(m.pods, key)
+	delete(m.in(key.Namespace).pods, key)
+	m.refreshSubject(key)
+	m.dropIfEmpty(key.Namespace)
+}
+
+func (m *Model) release(pod *Pod) {
+	if pod != nil {
+		for _, ip := range pod.IPs {
+			m.disclaim(ip, pod)
+		}
+	}
+}
+
+// claim adds a pod to those that have an address; disclaim takes it off.
+func (m *Model) claim(ip netip.Addr, pod *Pod) {
+	claims := m.claims[ip]
+	at, _ := slices.BinarySearchFunc(claims, pod, func(a, b *Pod) int { return a.ownsBefore(*b) })
+	m.setClaims(ip, slices.Insert(slices.Clip(claims), at, pod))
+}
+
+func (m *Model) disclaim(ip netip.Addr, pod *Pod) {
+	m.setClaims(ip, slices.DeleteFunc(slices.Clone(m.claims[ip]), func(p *Pod) bool { return p == pod }))
+}
+
+// setClaims lists the pods that have an address. If its owner is another now,
+// the address moves from the sets of the one to those of the other.
+func (m *Model) setClaims(ip netip.Addr, claims []*Pod) {
+	before, after := first(m.claims[ip]), first(claims)
+	if after == nil {
+		delete(m.claims, ip)
+	} else {
+		m.claims[ip] = claims
+	}
+	if before == after {
+		return
+	}
+	if before != nil {
+		m.moved(ip, before, m.in(before.Namespace).object, m.node, false)
+		m.refreshSubject(before.Key)
+	}
+	if after != nil {
+		m.moved(ip, after, m.in(after.Namespace).object, m.node, true)
+		m.refreshSubject(after.Key)
+	}
+}
+
+// first is the owner among those that claim an address; nil if nobody does.
+func first(claims []*Pod) *Pod {
+	if len(claims) == 0 {
+		return nil
+	}
+	return claims[0]
+}
+
+// owned are the addresses of a pod that are no other pod's.
+func (m *Model) owned(pod *Pod) (ips []netip.Addr) {
+	for _, ip := range pod.IPs {
+		if first(m.claims[ip]) == pod {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
+// refreshSubject works out anew which policies select a pod of this node.
+func (m *Model) refreshSubject(key Key) {
+	ns := m.in(key.Namespace)
+	before, was := ns.subjects[key]
+	pod := m.pods[key]
+	is := pod != nil && pod.Node == m.node && len(m.owned(pod)) > 0
+	if !was && !is {
+		return
+	}
+	m.dirtySubjects[key] = struct{}{}
+	var now []*selecting
+	if is {
+		for _, s := range ns.policies {
+			if s.matcher != nil && s.matcher.matches(pod, nil) {
+				now = append(now, s)
+			}
+		}
+		ns.subjects[key] = now
+	} else {
+		delete(ns.subjects, key)
+	}
+	for _, s := range now {
+		if s.subjects++; s.subjects == 1 {
+			m.dirtyPolicies[s.Key] = struct{}{}
+			m.use(&s.Policy, 1)
+		}
+	}
+	for _, s := range before {
+		if s.subjects--; s.subjects == 0 {
+			m.dirtyPolicies[s.Key] = struct{}{}
+			m.use(&s.Policy, -1)
+		}
+	}
+}
+
+// in returns what is known of a namespace.
+func (m *Model) in(name string) *namespace {
+	ns := m.namespaces[name]
+	if ns == nil {
+		ns = &namespace{pods: map[Key]*Pod{}, policies: map[Key]*selecting{}, subjects: map[Key][]*selecting{}}
+		m.namespaces[name] = ns
+	}
+	return ns
+}
+
+func (m *Model) dropIfEmpty(name string) {
+	if ns := m.namespaces[name]; ns.object == nil && len(ns.pods)+len(ns.policies)+len(ns.subjects) == 0 {
+		delete(m.namespaces, name)
+	}
+}

@@ -1,0 +1,188 @@
+package policy_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/random"
+)
+
+var histories = flag.Int("histories", 300, "random histories that a property test goes through")
+
+// exact compares values, with the absent and the empty list the same: an
+// Intent says nothing by that difference.
+var exact = cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+
+// apply applies a delta to an intent, in the plainest way, and fails on one
+// that is not exact: what is added must not be there, what is removed must.
+func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
+	t.Helper()
+	if d.PodCIDRs != nil {
+		in.PodCIDRs = *d.PodCIDRs
+	}
+	for key, s := range d.Subjects {
+		if delete(in.Subjects, key); s != nil {
+			in.Subjects[key] = *s
+		}
+	}
+	for key, p := range d.Policies {
+		if delete(in.Policies, key); p != nil {
+			in.Policies[key] = *p
+		}
+	}
+	applyMembers(t, in.Peers, d.Peers)
+	applyMembers(t, in.NamedPorts, d.NamedPorts)
+}
+
+func applyMembers[K, T comparable](t *testing.T, sets map[K]map[T]struct{}, changes map[K]policy.Members[T]) {
+	t.Helper()
+	for name, change := range changes {
+		if change.Gone {
+			delete(sets, name)
+			continue
+		}
+		if change.New {
+			if _, there := sets[name]; there {
+				t.Errorf("%v is new, but was there", name)
+			}
+			sets[name] = map[T]struct{}{}
+		}
+		for _, member := range change.Add {
+			if _, in := sets[name][member]; in || sets[name] == nil {
+				t.Errorf("%v gets %v twice", name, member)
+				continue
+			}
+			sets[name][member] = struct{}{}
+		}
+		for _, member := range change.Remove {
+			if _, in := sets[name][member]; !in {
+				t.Errorf("%v loses %v, which it has not", name, member)
+			}
+			delete(sets[name], member)
+		}
+	}
+}
+
+// TestModelEqualsCompile goes through random histories: the deltas, taken
+// after each of random stretches, add up to what Compile says from scratch,
+// and to what the model says whole.
+func TestModelEqualsCompile(t *testing.T) {
+	for seed := range int64(*histories) {
+		r := rand.New(rand.NewSource(seed))
+		history := random.History(r, 60)
+		m := policy.NewModel(random.Node)
+		have := m.Intent()
+		for done := 0; done < len(history); {
+			next := min(len(history), done+1+r.Intn(6))
+			for _, event := range history[done:next] {
+				event.Feed(m)
+			}
+			done = next
+			apply(t, &have, m.Take())
+			want, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
+			if diff := cmp.Diff(want, have, exact); diff != "" || t.Failed() {
+				t.Fatalf("seed %d, after %d events: deltas differ from Compile (-want +have):\n%s", seed, done, diff)
+			}
+		}
+		if diff := cmp.Diff(have, m.Intent(), exact); diff != "" {
+			t.Fatalf("seed %d: Intent differs from the deltas' sum:\n%s", seed, diff)
+		}
+		if d := m.Take(); !d.Empty() {
+			t.Fatalf("seed %d: nothing changed since Intent, but Take gives %+v", seed, d)
+		}
+	}
+}
+
+// TestHistoryOrder: only where a history ends matters, not the way there.
+func TestHistoryOrder(t *testing.T) {
+	orders := map[string]func(*rand.Rand, []random.Event) []random.Event{
+		"squashed": func(_ *rand.Rand, h []random.Event) []random.Event { return random.Final(h) },
+		"reversed": func(_ *rand.Rand, h []random.Event) []random.Event {
+			final := random.Final(h)
+			slices.Reverse(final)
+			return final
+		},
+		"shuffled": func(r *rand.Rand, h []random.Event) []random.Event {
+			final := random.Final(h)
+			r.Shuffle(len(final), func(i, j int) { final[i], final[j] = final[j], final[i] })
+			return final
+		},
+		"repeated": func(_ *rand.Rand, h []random.Event) []random.Event { return slices.Concat(h, random.Final(h)) },
+		"split": func(_ *rand.Rand, h []random.Event) []random.Event { // through an empty cluster
+			var undo []random.Event
+			for _, event := range random.Final(h) {
+				undo = append(undo, random.Event{Object: event.Object, Delete: true})
+			}
+			return slices.Concat(h, undo, h)
+		},
+	}
+	for name, order := range orders {
+		t.Run(name, func(t *testing.T) {
+			for seed := range int64(*histories / 3) {
+				r := rand.New(rand.NewSource(seed))
+				history := random.History(r, 60)
+				want, _ := policy.Compile(random.Snapshot(history), random.Node)
+				m := policy.NewModel(random.Node)
+				have := m.Intent()
+				for _, event := range order(r, history) {
+					event.Feed(m)
+					if r.Intn(5) == 0 {
+						apply(t, &have, m.Take())
+					}
+				}
+				apply(t, &have, m.Take())
+				if diff := cmp.Diff(want, have, exact); diff != "" {
+					t.Fatalf("seed %d (-want +have):\n%s", seed, diff)
+				}
+			}
+		})
+	}
+}
+
+// TestModelUnchanged: news that changes nothing leaves nothing to do.
+func TestModelUnchanged(t *testing.T) {
+	r := rand.New(rand.NewSource(1))
+	history := random.History(r, 200)
+	m := policy.NewModel(random.Node)
+	for _, event := range history {
+		event.Feed(m)
+	}
+	m.Take()
+	for _, event := range random.Final(history) {
+		event.Feed(m)
+		if d := m.Take(); !d.Empty() {
+			t.Errorf("%T %s again: %+v", event.Object, event.Object.GetName(), d)
+		}
+	}
+}
+
+// TestModelForgets: an emptied cluster leaves an empty model.
+func TestModelForgets(t *testing.T) {
+	r := rand.New(rand.NewSource(2))
+	history := random.History(r, 200)
+	m := policy.NewModel(random.Node)
+	have := m.Intent()
+	for _, event := range history {
+		event.Feed(m)
+		apply(t, &have, m.Take())
+	}
+	for _, event := range random.Final(history) {
+		random.Event{Object: event.Object, Delete: true}.Feed(m)
+	}
+	apply(t, &have, m.Take())
+	if diff := cmp.Diff(policy.NewModel(random.Node).Intent(), have, exact); diff != "" {
+		t.Errorf("left over:\n%s", diff)
+	}
+	if left := fmt.Sprint(policy.Held(m)); left != "0" {
+		t.Errorf("the model still holds %s things", left)
+	}
+}
+

@@ -1,0 +1,182 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// Parse reads a NetworkPolicy. It always returns a Policy that can be
+// enforced: what cannot be read allows nothing and is a Problem.
+func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
+	r := reader{policy: Key{Namespace: np.Namespace, Name: np.Name}}
+	p := Policy{Key: r.policy}
+	if pods, err := canonical(&np.Spec.PodSelector); err != nil {
+		r.problem("spec.podSelector", "%v: the policy selects no pod", err)
+	} else {
+		p.Subject = &Selector{Namespace: np.Namespace, Pods: pods}
+	}
+	p.Isolates = r.isolates(&np.Spec)
+	if p.Isolates[Ingress] {
+		for i, rule := range np.Spec.Ingress {
+			p.Rules[Ingress] = append(p.Rules[Ingress], r.rule(Ingress, i, rule.From, rule.Ports))
+		}
+	}
+	if p.Isolates[Egress] {
+		for i, rule := range np.Spec.Egress {
+			p.Rules[Egress] = append(p.Rules[Egress], r.rule(Egress, i, rule.To, rule.Ports))
+		}
+	}
+	return p, r.problems
+}
+
+// reader gathers the problems of one policy.
+type reader struct {
+	policy   Key
+	problems []Problem
+}
+
+func (r *reader) problem(field, format string, args ...any) {
+	r.problems = append(r.problems, Problem{Policy: r.policy, Field: field, Reason: fmt.Sprintf(format, args...)})
+}
+
+// isolates reads policyTypes. Empty means Ingress, and Egress if there is any
+// egress rule; the API server defaults it so, a manifest may not.
+func (r *reader) isolates(spec *networkingv1.NetworkPolicySpec) (d [len(Directions)]bool) {
+	if len(spec.PolicyTypes) == 0 {
+		d[Ingress], d[Egress] = true, len(spec.Egress) > 0
+	}
+	for i, t := range spec.PolicyTypes {
+		switch t {
+		case networkingv1.PolicyTypeIngress:
+			d[Ingress] = true
+		case networkingv1.PolicyTypeEgress:
+			d[Egress] = true
+		default:
+			r.problem(fmt.Sprintf("spec.policyTypes[%d]", i), "unknown type %q: the policy isolates both directions", t)
+			d[Ingress], d[Egress] = true, true
+		}
+	}
+	return d
+}
+
+func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) Rule {
+	rule := Rule{Index: index, AnyPeer: len(peers) == 0, AnyPort: len(ports) == 0}
+	field, list := fmt.Sprintf("spec.%s[%d]", d, index), "from"
+	if d == Egress {
+		list = "to"
+	}
+	var blocks []netip.Prefix
+	for i, peer := range peers {
+		at := fmt.Sprintf("%s.%s[%d]", field, list, i)
+		selects := peer.PodSelector != nil || peer.NamespaceSelector != nil
+		switch {
+		case peer.IPBlock != nil && selects:
+			r.problem(at, "ipBlock excludes podSelector and namespaceSelector: the peer matches nothing")
+		case peer.IPBlock != nil:
+			blocks = append(blocks, r.block(at+".ipBlock", peer.IPBlock)...)
+		case selects:
+			if s, ok := r.peer(at, &peer); ok {
+				rule.Peers = append(rule.Peers, s)
+			}
+		default:
+			r.problem(at, "empty: the peer matches nothing")
+		}
+	}
+	slices.SortFunc(rule.Peers, compareSelector)
+	rule.Peers = slices.Compact(rule.Peers)
+	rule.Blocks = Union(blocks)
+
+	scope := Local
+	if d == Egress {
+		scope = Cluster
+	}
+	for i, port := range ports {
+		r.port(&rule, scope, fmt.Sprintf("%s.ports[%d]", field, i), port)
+	}
+	rule.Ports = mergePorts(rule.Ports)
+	slices.SortFunc(rule.NamedPorts, compareNamedPort)
+	rule.NamedPorts = slices.Compact(rule.NamedPorts)
+	return rule
+}
+
+// peer reads a peer of selectors:
+//
+//	podSelector                     those pods of the policy's own namespace
+//	namespaceSelector               all pods of those namespaces
+//	podSelector, namespaceSelector  those pods of those namespaces
+func (r *reader) peer(at string, peer *networkingv1.NetworkPolicyPeer) (s Selector, ok bool) {
+	ok = true
+	read := func(field string, ls *metav1.LabelSelector) string {
+		text, err := canonical(ls)
+		if err != nil {
+			r.problem(at+"."+field, "%v: the peer matches nothing", err)
+			ok = false
+		}
+		return text
+	}
+	if peer.NamespaceSelector == nil {
+		s.Namespace = r.policy.Namespace
+	} else {
+		s.Namespaces = read("namespaceSelector", peer.NamespaceSelector)
+	}
+	if peer.PodSelector != nil {
+		s.Pods = read("podSelector", peer.PodSelector)
+	}
+	return s, ok
+}
+
+// block reads an ipBlock: in cidr and in no except. One except that does not
+// parse voids the whole block, for leaving it out would open what it closes.
+func (r *reader) block(at string, block *networkingv1.IPBlock) []netip.Prefix {
+	cidr, err := ParsePrefix(block.CIDR)
+	if err != nil {
+		r.problem(at+".cidr", "%v: the block matches nothing", err)
+		return nil
+	}
+	var excepts []netip.Prefix
+	for i, text := range block.Except {
+		except, err := ParsePrefix(text)
+		if err != nil {
+			r.problem(fmt.Sprintf("%s.except[%d]", at, i), "%v: the block matches nothing", err)
+			return nil
+		}
+		excepts = append(excepts, except)
+	}
+	return Subtract(cidr, excepts)
+}
+
+// port reads one entry of ports into the rule.
+func (r *reader) port(rule *Rule, scope Scope, at string, port networkingv1.NetworkPolicyPort) {
+	protocol := TCP
+	if port.Protocol != nil {
+		var ok bool
+		if protocol, ok = protocolOf(*port.Protocol); !ok {
+			r.problem(at+".protocol", "unknown protocol %q: the port matches nothing", *port.Protocol)
+			return
+		}
+	}
+	switch {
+	case port.EndPort != nil && (port.Port == nil || port.Port.Type != intstr.Int):
+		r.problem(at+".endPort", "needs a number in port: the port matches nothing")
+	case port.Port == nil:
+		rule.Ports = append(rule.Ports, PortRange{Protocol: protocol, First: 0, Last: 65535})
+	case port.Port.Type == intstr.String:
+		rule.NamedPorts = append(rule.NamedPorts, NamedPort{Protocol: protocol, Name: port.Port.StrVal, Scope: scope})
+	default:
+		first := port.Port.IntVal
+		last := first
+		if port.EndPort != nil {
+			last = *port.EndPort
+		}
+		if first < 1 || last < first || last > 65535 {
+			r.problem(at, "ports %d to %d are not 1 to 65535 in order: the port matches nothing", first, last)
+			return
+		}
+		rule.Ports = append(rule.Ports, PortRange{Protocol: protocol, First: uint16(first), Last: uint16(last)})
+	}
+}

@@ -1,0 +1,129 @@
+package ruleset
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// The names that do not depend on the cluster.
+const (
+	chainEgressForward  = "egress-forward"
+	chainEgressInput    = "egress-input"
+	chainIngressForward = "ingress-forward"
+
+	setNeighbourDiscovery = "neighbour-discovery"
+	setMulticastListener  = "multicast-listener"
+)
+
+// A generated name is at most 127 characters: the kernel has 256, but not
+// every tool does. It begins with a letter, as nft demands, and holds only what
+// Kubernetes allows in names ([a-z0-9.-], with one "/"), which nft reads as
+// they are:
+//
+//	policy-ingress-HASH-NAMESPACE/NAME   15 + 16 + 1 + 63 + 1 + 31 of 253
+//	peers-4-HASH                          8 + 16
+//
+// HASH is 80 bits of a SHA-256, in base32. It makes a name that had to be cut
+// differ from others that begin alike; the namespace is never cut, so that
+// nobody can make a name that collides with another namespace's. A set is
+// named by the hash of its content's key alone, which its comment spells out.
+const (
+	maxName = 127
+	maxHash = 16
+)
+
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:maxHash]
+}
+
+func objectName(prefix string, key policy.Key) string {
+	name := fmt.Sprintf("%s-%s-%s", prefix, hash(key.String()), key)
+	return name[:min(len(name), maxName)]
+}
+
+// podChain is the chain of an isolated pod.
+func podChain(d policy.Direction, key policy.Key) string { return objectName(d.String(), key) }
+
+// policyChain is the chain of a policy's rules.
+func policyChain(d policy.Direction, key policy.Key) string {
+	return objectName("policy-"+d.String(), key)
+}
+
+// family is 4 or 6, for what the kernel keeps apart.
+type family int
+
+var families = [...]family{4, 6}
+
+// podMap is the map from a pod's address to its chain.
+func podMap(d policy.Direction, f family) string { return fmt.Sprintf("%s-pods-%d", d, f) }
+
+// podRangeSet holds the node's pod ranges.
+func podRangeSet(f family) string { return fmt.Sprintf("pod-ranges-%d", f) }
+
+// peersSet holds the addresses that a selector means. The lengths keep two
+// selectors whose parts concatenate alike apart.
+func peersSet(f family, s policy.Selector) string {
+	return fmt.Sprintf("peers-%d-%s", f, hash(fmt.Sprintf("%q %q %q", s.Namespace, s.Namespaces, s.Pods)))
+}
+
+// namedSet holds the endpoints that a port name means.
+func namedSet(f family, n policy.NamedPort) string {
+	return fmt.Sprintf("named-%d-%s", f, hash(fmt.Sprintf("%d %q %d", n.Protocol, n.Name, n.Scope)))
+}
+
+// blockSet and portsSet hold what never changes under their names: the hash is
+// the content's.
+func blockSet(f family, elements map[Element]struct{}) string {
+	return fmt.Sprintf("block-%d-%s", f, contentHash(elements))
+}
+
+func portsSet(elements map[Element]struct{}) string {
+	return fmt.Sprintf("ports-%s", contentHash(elements))
+}
+
+func contentHash(elements map[Element]struct{}) string {
+	var text strings.Builder
+	for _, e := range sortedElements(elements) {
+		fmt.Fprintf(&text, "%x/%d %d %d-%d\n", e.Addr, e.Bits, e.Protocol, e.First, e.Last)
+	}
+	return hash(text.String())
+}
+
+func sortedElements[V any](elements map[Element]V) []Element {
+	sorted := make([]Element, 0, len(elements))
+	for e := range elements {
+		sorted = append(sorted, e)
+	}
+	slices.SortFunc(sorted, compareElement)
+	return sorted
+}
+
+func compareElement(a, b Element) int {
+	return cmp.Or(
+		slices.Compare(a.Addr[:], b.Addr[:]),
+		cmp.Compare(a.Bits, b.Bits),
+		cmp.Compare(a.Protocol, b.Protocol),
+		cmp.Compare(a.First, b.First),
+		cmp.Compare(a.Last, b.Last),
+	)
+}
+
+// maxComment is what nft shows of a comment: NFTNL_UDATA_COMMENT_MAXLEN with
+// its final NUL.
+const maxComment = 127
+
+// comment makes a text fit, and safe between double quotes.
+func comment(text string) string {
+	text = strings.ReplaceAll(text, `"`, "'")
+	if len(text) <= maxComment {
+		return text
+	}
+	return text[:maxComment-3] + "..."
+}

@@ -1,0 +1,251 @@
+package ruleset
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Text is the table as nft reads it: `nft -f` makes it, in place of the one
+// that is there.
+func (t *Table) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s\ndelete table inet %s\ntable inet %s {\n", TableName, TableName, TableName)
+	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
+		t.Sets[name].text(&b)
+		b.WriteString("\n")
+	}
+	for i, chain := range t.sortedChains() {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "\tchain %s {\n", chain.Name)
+		if chain.Hook != nil {
+			fmt.Fprintf(&b, "\t\t%s\n", chain.Hook)
+		}
+		for _, rule := range chain.Rules {
+			fmt.Fprintf(&b, "\t\t%s\n", rule)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func (s *Set) text(b *strings.Builder) {
+	kind, data := "set", ""
+	var elements []string
+	if s.IsMap() {
+		kind, data = "map", " : verdict"
+		for _, e := range sortedElements(s.Verdicts) {
+			elements = append(elements, s.Type.text(e)+" : "+s.Verdicts[e].String())
+		}
+	}
+	for _, e := range sortedElements(s.Elements) {
+		elements = append(elements, s.Type.text(e))
+	}
+	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
+	if s.Type.interval() {
+		b.WriteString("\t\tflags interval\n")
+	}
+	if s.Comment != "" {
+		fmt.Fprintf(b, "\t\tcomment %q\n", s.Comment)
+	}
+	if len(elements) > 0 {
+		separator := ", "
+		if s.IsMap() || len(strings.Join(elements, separator)) > 100 {
+			separator = ",\n\t\t             "
+		}
+		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(elements, separator))
+	}
+	b.WriteString("\t}\n")
+}
+
+func (h *Hook) String() string {
+	sign, distance := '+', h.Priority
+	if distance < 0 {
+		sign, distance = '-', -distance
+	}
+	return fmt.Sprintf("type filter hook %s priority filter %c %d; policy accept;", h.Point, sign, distance)
+}
+
+// String is the rule as nft writes it.
+func (r Rule) String() string {
+	var words []string
+	for _, m := range r.Matches {
+		words = append(words, fmt.Sprint(m))
+	}
+	if r.Counter {
+		words = append(words, "counter")
+	}
+	words = append(words, r.Verdict.String())
+	if r.Comment != "" {
+		words = append(words, fmt.Sprintf("comment %q", r.Comment))
+	}
+	return strings.Join(words, " ")
+}
+
+func (v Verdict) String() string {
+	switch v.Action {
+	case Accept:
+		return "accept"
+	case Drop:
+		return "drop"
+	case Reject:
+		return "reject with icmpx admin-prohibited"
+	case Jump:
+		return "jump " + v.Chain
+	}
+	return fmt.Sprintf("%s vmap @%s", v.Field, v.Map)
+}
+
+func (Loopback) String() string   { return `iifname "lo"` }
+func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
+func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
+
+func (s CtState) String() string {
+	var states []string
+	for i, name := range []string{"established", "related", "invalid", "new"} {
+		if s&(1<<i) != 0 {
+			states = append(states, name)
+		}
+	}
+	return "ct state " + strings.Join(states, ",")
+}
+
+func (l Lookup) String() string {
+	fields := make([]string, len(l.Fields))
+	for i, f := range l.Fields {
+		fields[i] = f.String()
+	}
+	return fmt.Sprintf("%s @%s", strings.Join(fields, " . "), l.Set)
+}
+
+func (f Field) String() string {
+	return [...]string{
+		SrcAddr4: "ip saddr", DstAddr4: "ip daddr", SrcAddr6: "ip6 saddr", DstAddr6: "ip6 daddr",
+		L4Protocol: "meta l4proto", DstPort: "th dport", ICMPv6MessageType: "icmpv6 type",
+	}[f]
+}
+
+func (t SetType) String() string {
+	return [...]string{
+		Addr4: "ipv4_addr", Addr6: "ipv6_addr", Prefix4: "ipv4_addr", Prefix6: "ipv6_addr",
+		Ports:     "inet_proto . inet_service",
+		Endpoint4: "ipv4_addr . inet_proto . inet_service", Endpoint6: "ipv6_addr . inet_proto . inet_service",
+		ICMPv6Type: "icmpv6_type",
+	}[t]
+}
+
+func (t SetType) interval() bool { return t == Prefix4 || t == Prefix6 || t == Ports }
+
+// text is an element as nft writes it.
+func (t SetType) text(e Element) string {
+	switch t {
+	case Prefix4, Prefix6:
+		if addr := t.addrOf(e); int(e.Bits) < addr.BitLen() {
+			return netip.PrefixFrom(addr, int(e.Bits)).String()
+		}
+		return t.addrOf(e).String()
+	case Ports:
+		if e.First == e.Last {
+			return fmt.Sprintf("%s . %d", protocolText(e.Protocol), e.First)
+		}
+		return fmt.Sprintf("%s . %d-%d", protocolText(e.Protocol), e.First, e.Last)
+	case Endpoint4, Endpoint6:
+		return fmt.Sprintf("%s . %s . %d", t.addrOf(e), protocolText(e.Protocol), e.First)
+	case ICMPv6Type:
+		return messageTypeTexts[e.Protocol]
+	}
+	return t.addrOf(e).String()
+}
+
+// addrOf is the address of an element.
+func (t SetType) addrOf(e Element) netip.Addr {
+	if t == Addr4 || t == Prefix4 || t == Endpoint4 {
+		return netip.AddrFrom4([4]byte(e.Addr[:4]))
+	}
+	return netip.AddrFrom16(e.Addr)
+}
+
+func protocolText(p uint8) string {
+	switch p {
+	case 6:
+		return "tcp"
+	case 17:
+		return "udp"
+	case 132:
+		return "sctp"
+	}
+	return fmt.Sprint(p)
+}
+
+// messageTypeTexts are nft's names of the ICMPv6 types in the table.
+var messageTypeTexts = map[uint8]string{
+	130: "mld-listener-query", 131: "mld-listener-report", 132: "mld-listener-done", 143: "mld2-listener-report",
+	133: "nd-router-solicit", 134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert", 137: "nd-redirect",
+}
+
+// Text is the plan as nft reads it: one command an operation.
+func (p Plan) Text() string {
+	var b strings.Builder
+	if p.Replace {
+		fmt.Fprintf(&b, "add table inet %s\ndelete table inet %s\nadd table inet %s\n", TableName, TableName, TableName)
+	}
+	for _, op := range p.Ops {
+		b.WriteString(opText(op))
+	}
+	return b.String()
+}
+
+func opText(op Op) string {
+	switch o := op.(type) {
+	case AddSet:
+		kind, data, extra := "set", "", ""
+		if o.Map {
+			kind, data = "map", " : verdict"
+		}
+		if o.Type.interval() {
+			extra = " flags interval;"
+		}
+		if o.Comment != "" {
+			extra += fmt.Sprintf(" comment %q;", o.Comment)
+		}
+		return fmt.Sprintf("add %s inet %s %s { type %s%s;%s }\n", kind, TableName, o.Name, o.Type, data, extra)
+	case DeleteSet:
+		return fmt.Sprintf("delete set inet %s %s\n", TableName, o.Name)
+	case AddElements:
+		return elementsText("add", o.Set, o.Type, o.Elements)
+	case DeleteElements:
+		return elementsText("delete", o.Set, o.Type, o.Elements)
+	case AddVerdicts:
+		texts := make([]string, len(o.Entries))
+		for i, entry := range o.Entries {
+			texts[i] = o.Type.text(entry.Key) + " : " + entry.Verdict.String()
+		}
+		return fmt.Sprintf("add element inet %s %s { %s }\n", TableName, o.Map, strings.Join(texts, ", "))
+	case AddChain:
+		hook := ""
+		if o.Hook != nil {
+			hook = fmt.Sprintf(" { %s }", o.Hook)
+		}
+		return fmt.Sprintf("add chain inet %s %s%s\n", TableName, o.Name, hook)
+	case DeleteChain:
+		return fmt.Sprintf("delete chain inet %s %s\n", TableName, o.Name)
+	case SetRules:
+		text := fmt.Sprintf("flush chain inet %s %s\n", TableName, o.Chain)
+		for _, rule := range o.Rules {
+			text += fmt.Sprintf("add rule inet %s %s %s\n", TableName, o.Chain, rule)
+		}
+		return text
+	}
+	return ""
+}
+
+func elementsText(verb, set string, t SetType, elements []Element) string {
+	texts := make([]string, len(elements))
+	for i, e := range elements {
+		texts[i] = t.text(e)
+	}
+	return fmt.Sprintf("%s element inet %s %s { %s }\n", verb, TableName, set, strings.Join(texts, ", "))
+}

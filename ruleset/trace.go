@@ -1,0 +1,175 @@
+package ruleset
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// TracePacket is a packet at a hook, with what the kernel knows of its flow.
+type TracePacket struct {
+	policy.Packet
+	// State is one bit; New for the first packet of a connection.
+	State CtState
+	// Mark is the flow's conntrack mark.
+	Mark uint32
+	// Loopback: it came in on the loopback device.
+	Loopback bool
+}
+
+// Trace is the way of a packet through the base chains of one hook.
+type Trace struct {
+	// Steps are the rules that matched, in order.
+	Steps []Step
+	// Verdict is Accept, Drop or Reject.
+	Verdict Action
+}
+
+// Step is a rule that a packet met.
+type Step struct {
+	Chain string
+	Rule  Rule
+}
+
+func (t Trace) String() string {
+	var b strings.Builder
+	for _, step := range t.Steps {
+		fmt.Fprintf(&b, "%s: %s\n", step.Chain, step.Rule)
+	}
+	b.WriteString(Verdict{Action: t.Verdict}.String())
+	return b.String()
+}
+
+// Trace runs a packet through the table as the kernel would: every base chain
+// of the hook by priority, until one denies.
+func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
+	var base []*Chain
+	for _, chain := range t.Chains {
+		if chain.Hook != nil && chain.Hook.Point == hook {
+			base = append(base, chain)
+		}
+	}
+	slices.SortFunc(base, func(a, b *Chain) int { return cmp.Compare(a.Hook.Priority, b.Hook.Priority) })
+	tr := tracer{table: t, packet: p}
+	for _, chain := range base {
+		if verdict, reached := tr.chain(chain); reached && verdict != Accept {
+			return Trace{Steps: tr.steps, Verdict: verdict}
+		}
+	}
+	return Trace{Steps: tr.steps, Verdict: Accept}
+}
+
+type tracer struct {
+	table  *Table
+	packet TracePacket
+	steps  []Step
+}
+
+// chain runs the packet through a chain; it may come to no verdict.
+func (t *tracer) chain(chain *Chain) (Action, bool) {
+	for _, rule := range chain.Rules {
+		if !t.matches(rule) {
+			continue
+		}
+		verdict := rule.Verdict
+		if verdict.Action == Dispatch {
+			var found bool
+			if verdict, found = t.dispatch(verdict); !found {
+				continue
+			}
+		}
+		t.steps = append(t.steps, Step{Chain: chain.Name, Rule: rule})
+		if verdict.Action != Jump {
+			return verdict.Action, true
+		}
+		if verdict, reached := t.chain(t.table.Chains[verdict.Chain]); reached {
+			return verdict, true
+		}
+	}
+	return Accept, false
+}
+
+func (t *tracer) matches(rule Rule) bool {
+	return !slices.ContainsFunc(rule.Matches, func(m Match) bool { return !t.match(m) })
+}
+
+func (t *tracer) match(m Match) bool {
+	switch m := m.(type) {
+	case Loopback:
+		return t.packet.Loopback
+	case CtState:
+		return t.packet.State&m != 0
+	case Mark:
+		return t.packet.Mark&uint32(m) == uint32(m)
+	case HopLimit:
+		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
+	case Lookup:
+		key, ok := t.key(m.Fields)
+		return ok && t.table.Sets[m.Set].contains(key)
+	}
+	return false
+}
+
+func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
+	key, ok := t.key([]Field{v.Field})
+	if !ok {
+		return Verdict{}, false
+	}
+	verdict, found := t.table.Sets[v.Map].Verdicts[key]
+	return verdict, found
+}
+
+// key reads fields out of the packet; it fails if the packet has one of them
+// not.
+func (t *tracer) key(fields []Field) (e Element, ok bool) {
+	addr := func(addr netip.Addr, is4 bool) bool {
+		e.Addr = AddrElement(addr).Addr
+		return addr.Is4() == is4
+	}
+	ok = true
+	for _, f := range fields {
+		switch f {
+		case SrcAddr4, SrcAddr6:
+			ok = ok && addr(t.packet.Src, f == SrcAddr4)
+		case DstAddr4, DstAddr6:
+			ok = ok && addr(t.packet.Dst, f == DstAddr4)
+		case L4Protocol:
+			e.Protocol = uint8(t.packet.Protocol)
+		case DstPort:
+			e.First = t.packet.DstPort
+		case ICMPv6MessageType:
+			ok = ok && t.packet.Protocol == policy.ICMPv6
+			e.Protocol = t.packet.ICMPType
+		}
+	}
+	return e, ok
+}
+
+// contains reports whether a set has a key, or an interval that has it.
+func (s *Set) contains(key Element) bool {
+	switch s.Type {
+	case Prefix4, Prefix6:
+		addr := s.Type.addrOf(key)
+		for bits := 0; bits <= addr.BitLen(); bits++ {
+			if prefix, err := addr.Prefix(bits); err == nil {
+				if _, in := s.Elements[PrefixElement(prefix)]; in {
+					return true
+				}
+			}
+		}
+		return false
+	case Ports:
+		for e := range s.Elements {
+			if e.Protocol == key.Protocol && e.First <= key.First && key.First <= e.Last {
+				return true
+			}
+		}
+		return false
+	}
+	_, in := s.Elements[key]
+	return in
+}

@@ -1,0 +1,405 @@
+package ruleset
+
+import (
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// Build returns the table for an intent.
+func Build(in policy.Intent, o Options) *Table {
+	t := &Table{Sets: map[string]*Set{}, Chains: map[string]*Chain{}, options: o, refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{}}
+	for _, set := range baseSets() {
+		t.Sets[set.Name] = set
+	}
+	for _, chain := range baseChains(o) {
+		t.Chains[chain.Name] = chain
+	}
+	d := policy.Delta{
+		PodCIDRs:   &in.PodCIDRs,
+		Subjects:   map[policy.Key]*policy.Subject{},
+		Policies:   map[policy.Key]*policy.Policy{},
+		Peers:      map[policy.Selector]policy.Members[netip.Addr]{},
+		NamedPorts: map[policy.NamedPort]policy.Members[policy.Endpoint]{},
+	}
+	for key, s := range in.Subjects {
+		d.Subjects[key] = &s
+	}
+	for key, p := range in.Policies {
+		d.Policies[key] = &p
+	}
+	for s, members := range in.Peers {
+		d.Peers[s] = policy.Members[netip.Addr]{New: true, Add: slices.Collect(maps.Keys(members))}
+	}
+	for n, members := range in.NamedPorts {
+		d.NamedPorts[n] = policy.Members[policy.Endpoint]{New: true, Add: slices.Collect(maps.Keys(members))}
+	}
+	t.Update(d)
+	return t
+}
+
+// Update applies a delta to the table and returns what that takes in a kernel
+// that holds the table as it was. It costs what the delta touches.
+func (t *Table) Update(d policy.Delta) Plan {
+	u := update{Table: t, was: map[string]map[Element]Verdict{}}
+	if d.PodCIDRs != nil {
+		u.podRanges(policy.Union(*d.PodCIDRs))
+	}
+	for _, s := range sortedBy(d.Peers, policy.Selector.String) {
+		u.peers(s, d.Peers[s])
+	}
+	for _, n := range sortedBy(d.NamedPorts, policy.NamedPort.String) {
+		u.namedPorts(n, d.NamedPorts[n])
+	}
+	for _, key := range sortedBy(d.Policies, policy.Key.String) {
+		u.policy(key, d.Policies[key])
+	}
+	subjects := sortedBy(d.Subjects, policy.Key.String)
+	for _, key := range subjects { // all of them first: an address may go from one to another
+		u.clearVerdicts(key)
+	}
+	for _, key := range subjects {
+		u.subject(key, d.Subjects[key])
+	}
+	u.verdicts()
+	return u.plan()
+}
+
+// update gathers operations by the order that they need: what is added comes
+// before what uses it, and what is removed after.
+type update struct {
+	*Table
+	newSets, newChains, rules, entries     []Op
+	oldChains, oldPolicyChains, oldMembers []Op
+	oldSets                                []Op
+	released                               []string                       // content-named sets that lost a rule
+	was                                    map[string]map[Element]Verdict // entries of verdict maps before the update
+}
+
+func (u *update) plan() Plan {
+	for _, name := range u.released {
+		if _, there := u.Sets[name]; there && u.refs[name] == 0 {
+			delete(u.Sets, name)
+			delete(u.refs, name)
+			u.oldSets = append(u.oldSets, DeleteSet{Name: name})
+		}
+	}
+	return Plan{Ops: slices.Concat(u.newSets, u.newChains, u.rules, u.entries, u.oldChains, u.oldPolicyChains, u.oldMembers, u.oldSets)}
+}
+
+func (u *update) podRanges(prefixes []netip.Prefix) {
+	for _, f := range families {
+		set := u.Sets[podRangeSet(f)]
+		want := map[Element]struct{}{}
+		for _, prefix := range prefixes {
+			if f.has(prefix.Addr()) {
+				want[PrefixElement(prefix)] = struct{}{}
+			}
+		}
+		var gone, added []Element
+		for e := range set.Elements {
+			if _, stays := want[e]; !stays {
+				gone = append(gone, e)
+			}
+		}
+		for e := range want {
+			if _, there := set.Elements[e]; !there {
+				added = append(added, e)
+			}
+		}
+		// Out before in: two ranges that overlap cannot be in the set together.
+		if len(gone) > 0 {
+			u.newSets = append(u.newSets, DeleteElements{Set: set.Name, Type: set.Type, Elements: sorted(gone)})
+		}
+		if len(added) > 0 {
+			u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sorted(added)})
+		}
+		set.Elements = want
+	}
+}
+
+func (u *update) peers(s policy.Selector, m policy.Members[netip.Addr]) {
+	for _, f := range families {
+		in := func(addrs []netip.Addr) (elements []Element) {
+			for _, addr := range addrs {
+				if f.has(addr) {
+					elements = append(elements, AddrElement(addr))
+				}
+			}
+			return elements
+		}
+		u.members(Set{Name: peersSet(f, s), Type: f.addr(), Comment: comment(s.String())}, m.New, m.Gone, in(m.Add), in(m.Remove))
+	}
+}
+
+func (u *update) namedPorts(n policy.NamedPort, m policy.Members[policy.Endpoint]) {
+	for _, f := range families {
+		in := func(endpoints []policy.Endpoint) (elements []Element) {
+			for _, endpoint := range endpoints {
+				if f.has(endpoint.Addr) {
+					elements = append(elements, EndpointElement(endpoint))
+				}
+			}
+			return elements
+		}
+		u.members(Set{Name: namedSet(f, n), Type: f.endpoint(), Comment: comment(n.String())}, m.New, m.Gone, in(m.Add), in(m.Remove))
+	}
+}
+
+func (u *update) members(set Set, isNew, gone bool, add, remove []Element) {
+	switch {
+	case gone:
+		if _, there := u.Sets[set.Name]; there {
+			delete(u.Sets, set.Name)
+			u.oldSets = append(u.oldSets, DeleteSet{Name: set.Name})
+		}
+		return
+	case isNew:
+		set.Elements = make(map[Element]struct{}, len(add))
+		u.addSet(&set)
+	}
+	have := u.Sets[set.Name]
+	for _, e := range add {
+		have.Elements[e] = struct{}{}
+	}
+	for _, e := range remove {
+		delete(have.Elements, e)
+	}
+	if len(add) > 0 {
+		u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sorted(add)})
+	}
+	if len(remove) > 0 {
+		u.oldMembers = append(u.oldMembers, DeleteElements{Set: set.Name, Type: set.Type, Elements: sorted(remove)})
+	}
+}
+
+func (u *update) addSet(set *Set) {
+	u.Sets[set.Name] = set
+	u.newSets = append(u.newSets, AddSet{Name: set.Name, Type: set.Type, Comment: set.Comment})
+}
+
+func (u *update) policy(key policy.Key, p *policy.Policy) {
+	for _, d := range policy.Directions {
+		if p == nil || !p.Isolates[d] {
+			u.oldPolicyChains = u.dropChain(policyChain(d, key), u.oldPolicyChains)
+			continue
+		}
+		chain, sets := policyChainOf(d, p)
+		for _, set := range sets {
+			if _, there := u.Sets[set.Name]; !there {
+				u.addSet(set)
+				u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sortedElements(set.Elements)})
+			}
+		}
+		u.setChain(chain)
+	}
+}
+
+// setChain makes a chain what it must be.
+func (u *update) setChain(want *Chain) {
+	have, there := u.Chains[want.Name]
+	if there && reflect.DeepEqual(have.Rules, want.Rules) {
+		return
+	}
+	if !there {
+		u.newChains = append(u.newChains, AddChain{Name: want.Name})
+	}
+	if there || len(want.Rules) > 0 {
+		u.rules = append(u.rules, SetRules{Chain: want.Name, Rules: want.Rules})
+	}
+	u.Chains[want.Name] = want
+	u.count(want, 1)
+	if there {
+		u.count(have, -1)
+	}
+}
+
+func (u *update) dropChain(name string, ops []Op) []Op {
+	have, there := u.Chains[name]
+	if !there {
+		return ops
+	}
+	delete(u.Chains, name)
+	u.count(have, -1)
+	return append(ops, DeleteChain{Name: name})
+}
+
+// count follows how many rules use a set that is named by its content.
+func (u *update) count(chain *Chain, by int) {
+	for _, rule := range chain.Rules {
+		for _, match := range rule.Matches {
+			lookup, is := match.(Lookup)
+			if !is {
+				continue
+			}
+			set := u.Sets[lookup.Set]
+			if set == nil || set.Type != Prefix4 && set.Type != Prefix6 && set.Type != Ports {
+				continue
+			}
+			if u.refs[lookup.Set] += by; u.refs[lookup.Set] == 0 {
+				u.released = append(u.released, lookup.Set)
+			}
+		}
+	}
+}
+
+func (u *update) subject(key policy.Key, s *policy.Subject) {
+	for _, d := range policy.Directions {
+		verdict := Verdict{Action: Accept}
+		if s != nil && len(s.Isolating[d]) > 0 {
+			chain := podChainOf(d, s, u.options)
+			u.setChain(chain)
+			verdict = Verdict{Action: Jump, Chain: chain.Name}
+		} else {
+			u.oldChains = u.dropChain(podChain(d, key), u.oldChains)
+		}
+		if s != nil {
+			for _, addr := range s.IPs {
+				u.setVerdict(d, addr, verdict)
+			}
+		}
+	}
+	if s != nil {
+		u.addrs[key] = s.IPs
+	}
+}
+
+// mapOf is the verdict map for an address, remembered as it was.
+func (u *update) mapOf(d policy.Direction, addr netip.Addr) *Set {
+	f := family(6)
+	if addr.Is4() {
+		f = 4
+	}
+	return u.Sets[podMap(d, f)]
+}
+
+func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v Verdict) {
+	set := u.mapOf(d, addr)
+	u.remember(set, AddrElement(addr))
+	set.Verdicts[AddrElement(addr)] = v
+}
+
+// clearVerdicts takes a pod out of the maps; subject puts it in again.
+func (u *update) clearVerdicts(key policy.Key) {
+	for _, addr := range u.addrs[key] {
+		for _, d := range policy.Directions {
+			set := u.mapOf(d, addr)
+			u.remember(set, AddrElement(addr))
+			delete(set.Verdicts, AddrElement(addr))
+		}
+	}
+	delete(u.addrs, key)
+}
+
+// remember keeps the entry that a map had before the update; the zero Verdict
+// with an empty Map field cannot stand for "none", so that is Dispatch.
+func (u *update) remember(set *Set, e Element) {
+	if u.was[set.Name] == nil {
+		u.was[set.Name] = map[Element]Verdict{}
+	}
+	if _, done := u.was[set.Name][e]; !done {
+		was, there := set.Verdicts[e]
+		if !there {
+			was = noEntry
+		}
+		u.was[set.Name][e] = was
+	}
+}
+
+// noEntry stands for "not in the map".
+var noEntry = Verdict{Action: Dispatch}
+
+// verdicts turns the difference of the verdict maps into operations. An entry
+// that changes is taken out and put in again: the kernel has no other way, and
+// nothing sees the map in between.
+func (u *update) verdicts() {
+	for _, name := range sortedBy(u.was, func(s string) string { return s }) {
+		set := u.Sets[name]
+		var out []Element
+		var in []VerdictEntry
+		for _, e := range sortedElements(u.was[name]) {
+			was := u.was[name][e]
+			is, there := set.Verdicts[e]
+			if !there {
+				is = noEntry
+			}
+			if was == is {
+				continue
+			}
+			if was != noEntry {
+				out = append(out, e)
+			}
+			if there {
+				in = append(in, VerdictEntry{Key: e, Verdict: is})
+			}
+		}
+		if len(out) > 0 {
+			u.entries = append(u.entries, DeleteElements{Set: name, Type: set.Type, Elements: out})
+		}
+		if len(in) > 0 {
+			u.entries = append(u.entries, AddVerdicts{Map: name, Type: set.Type, Entries: in})
+		}
+	}
+}
+
+// Replacement is the plan that puts the whole table in place of whatever the
+// kernel has.
+func (t *Table) Replacement() Plan {
+	var sets, chains, rules, entries []Op
+	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
+		set := t.Sets[name]
+		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment})
+		if len(set.Elements) > 0 {
+			sets = append(sets, AddElements{Set: name, Type: set.Type, Elements: sortedElements(set.Elements)})
+		}
+		if len(set.Verdicts) > 0 {
+			add := AddVerdicts{Map: name, Type: set.Type}
+			for _, e := range sortedElements(set.Verdicts) {
+				add.Entries = append(add.Entries, VerdictEntry{Key: e, Verdict: set.Verdicts[e]})
+			}
+			entries = append(entries, add)
+		}
+	}
+	for _, chain := range t.sortedChains() {
+		chains = append(chains, AddChain{Name: chain.Name, Hook: chain.Hook})
+		if len(chain.Rules) > 0 {
+			rules = append(rules, SetRules{Chain: chain.Name, Rules: chain.Rules})
+		}
+	}
+	return Plan{Replace: true, Ops: slices.Concat(sets, chains, rules, entries)}
+}
+
+// sortedChains are the base chains, then the others by name.
+func (t *Table) sortedChains() []*Chain {
+	return slices.SortedFunc(maps.Values(t.Chains), func(a, b *Chain) int {
+		if base := a.Hook != nil; base != (b.Hook != nil) {
+			if base {
+				return -1
+			}
+			return 1
+		}
+		return compareString(a.Name, b.Name)
+	})
+}
+
+func compareString(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func sorted(elements []Element) []Element {
+	slices.SortFunc(elements, compareElement)
+	return elements
+}
+
+func sortedBy[K comparable, V any](m map[K]V, text func(K) string) []K {
+	return slices.SortedFunc(maps.Keys(m), func(a, b K) int { return compareString(text(a), text(b)) })
+}

@@ -1,0 +1,169 @@
+package random
+
+import (
+	"fmt"
+	"maps"
+	"math/rand"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// Event is one change of the cluster.
+type Event struct {
+	Object client.Object
+	Delete bool
+}
+
+// Feed tells a model of the event, as the controllers do.
+func (e Event) Feed(m *policy.Model) {
+	key := client.ObjectKeyFromObject(e.Object)
+	switch o := e.Object.(type) {
+	case *corev1.Pod:
+		if pod, live := policy.PodOf(o); live && !e.Delete {
+			m.SetPod(pod)
+		} else {
+			m.DeletePod(key)
+		}
+	case *corev1.Namespace:
+		if e.Delete {
+			m.DeleteNamespace(o.Name)
+		} else {
+			m.SetNamespace(policy.NamespaceOf(o))
+		}
+	case *corev1.Node:
+		if e.Delete {
+			m.DeleteNode(o.Name)
+		} else {
+			m.SetNode(policy.NodeOf(o))
+		}
+	case *networkingv1.NetworkPolicy:
+		if e.Delete {
+			m.DeletePolicy(key)
+		} else {
+			parsed, _ := policy.Parse(o)
+			m.SetPolicy(parsed)
+		}
+	}
+}
+
+// identity is what makes two objects the same one.
+func (e Event) identity() string {
+	return fmt.Sprintf("%T %s", e.Object, client.ObjectKeyFromObject(e.Object))
+}
+
+// History is n changes of a cluster of a few pods, policies and namespaces.
+func History(r *rand.Rand, n int) []Event {
+	const pods, policies = 12, 8
+	var events []Event
+	for range n {
+		event := Event{Delete: maybe(r, 4)}
+		switch r.Intn(8) {
+		case 0:
+			event.Object = Namespace(r, r.Intn(len(namespaces)))
+		case 1, 2, 3:
+			event.Object = Policy(r, r.Intn(policies))
+		case 4:
+			event.Object = pick(r, Nodes())
+		case 5:
+			event.Object = OddPod(r, r.Intn(pods), pods)
+		default:
+			event.Object = Pod(r, r.Intn(pods))
+		}
+		events = append(events, event)
+	}
+	return events
+}
+
+// Final are the last events of each object, in the order of the objects'
+// first: all that a history's end depends on.
+func Final(history []Event) []Event {
+	last := map[string]Event{}
+	var order []string
+	for _, event := range history {
+		if _, seen := last[event.identity()]; !seen {
+			order = append(order, event.identity())
+		}
+		last[event.identity()] = event
+	}
+	var final []Event
+	for _, id := range order {
+		final = append(final, last[id])
+	}
+	return final
+}
+
+// Snapshot is the cluster at the end of a history.
+func Snapshot(history []Event) (s policy.Snapshot) {
+	for _, event := range Final(history) {
+		if event.Delete {
+			continue
+		}
+		switch o := event.Object.(type) {
+		case *corev1.Pod:
+			s.Pods = append(s.Pods, o)
+		case *corev1.Namespace:
+			s.Namespaces = append(s.Namespaces, o)
+		case *corev1.Node:
+			s.Nodes = append(s.Nodes, o)
+		case *networkingv1.NetworkPolicy:
+			s.Policies = append(s.Policies, o)
+		}
+	}
+	return s
+}
+
+// Cluster is a whole cluster: nodes, namespaces, so many pods and policies.
+func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
+	s.Nodes = Nodes()
+	for i := range namespaces {
+		s.Namespaces = append(s.Namespaces, Namespace(r, i))
+	}
+	for i := range pods {
+		s.Pods = append(s.Pods, Pod(r, i))
+	}
+	for i := range policies {
+		s.Policies = append(s.Policies, Policy(r, i))
+	}
+	return s
+}
+
+// Packet is one between any two of the cluster's and the outside's addresses,
+// of one family.
+func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
+	all := slices.Concat(Outside, NodeAddrs, OtherNodeAddrs, addrs("10.244.1.99", "fd00:244:0:1::99"))
+	known := map[string]bool{}
+	for _, pod := range s.Pods {
+		for _, ip := range pod.Status.PodIPs {
+			known[ip.IP] = true
+		}
+	}
+	for range 4 { // most packets are between pods
+		for _, text := range slices.Sorted(maps.Keys(known)) {
+			all = append(all, addrs(text)...)
+		}
+	}
+	p := policy.Packet{Src: pick(r, all), Dst: pick(r, all), HopLimit: 64}
+	for p.Dst.Is4() != p.Src.Is4() {
+		p.Dst = pick(r, all)
+	}
+	p.Hairpin = p.Src == p.Dst
+	p.Protocol = pick(r, []policy.Protocol{policy.TCP, policy.TCP, policy.UDP, policy.SCTP, policy.ICMP, 47})
+	switch p.Protocol {
+	case policy.TCP, policy.UDP, policy.SCTP:
+		p.DstPort = uint16(pick(r, numbers)) + uint16(r.Intn(3))
+	case policy.ICMP:
+		p.ICMPType = 8
+		if !p.Src.Is4() {
+			p.Protocol, p.ICMPType = policy.ICMPv6, 128
+			if maybe(r, 4) {
+				p.ICMPType, p.HopLimit = pick(r, policy.NeighbourDiscovery), pick(r, []uint8{254, 255})
+			}
+		}
+	}
+	return p
+}
