@@ -39,8 +39,13 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	slices.SortFunc(c.policies, func(a, b Policy) int { return compareKey(a.Key, b.Key) })
 
 	for _, pod := range c.pods {
-		if ips := c.owned(pod); pod.Node == node && len(ips) > 0 {
+		ips := addrsHere(&pod, c.owned(pod), node, in.PodCIDRs)
+		switch {
+		case len(ips) == 0:
+		case pod.Node == node:
 			in.Subjects[pod.Key] = c.subject(pod, ips, &in)
+		default:
+			in.Subjects[pod.Key] = Subject{Key: pod.Key, IPs: ips}
 		}
 	}
 	for _, policy := range in.Policies {

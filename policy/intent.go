@@ -42,7 +42,10 @@ type Intent struct {
 	NamedPorts map[NamedPort]map[Endpoint]struct{}
 }
 
-// Subject is a pod of this node with the policies that isolate it.
+// Subject is a pod of this node with the policies that isolate it. A pod of
+// another node is one too, never isolated here, for those of its addresses that
+// are in this node's ranges: where the network plugin does not give addresses
+// out by range, they are known and must not be taken for unknown ones.
 type Subject struct {
 	Key
 	// IPs are the addresses that are this pod's and no other's, in order; there

@@ -69,6 +69,9 @@ func newDirty() dirty {
 func (m *Model) SetNode(n Node) {
 	if n.Name == m.node && !slices.Equal(n.PodCIDRs, m.podCIDRs) {
 		m.podCIDRs, m.dirtyPodCIDRs = n.PodCIDRs, true
+		for key := range m.pods {
+			m.refreshSubject(key)
+		}
 	}
 }
 
@@ -222,12 +225,27 @@ func (m *Model) owned(pod *Pod) (ips []netip.Addr) {
 	return ips
 }
 
+// here are the addresses of a pod that this node has to know: all that it owns
+// if it runs here, else those in this node's ranges (see Subject).
+func (m *Model) here(pod *Pod) []netip.Addr {
+	return addrsHere(pod, m.owned(pod), m.node, m.podCIDRs)
+}
+
+func addrsHere(pod *Pod, owned []netip.Addr, node string, podCIDRs []netip.Prefix) []netip.Addr {
+	if pod.Node == node {
+		return owned
+	}
+	return slices.DeleteFunc(owned, func(ip netip.Addr) bool {
+		return !slices.ContainsFunc(podCIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(ip) })
+	})
+}
+
 // refreshSubject works out anew which policies select a pod of this node.
 func (m *Model) refreshSubject(key Key) {
 	ns := m.in(key.Namespace)
 	before, was := ns.subjects[key]
 	pod := m.pods[key]
-	is := pod != nil && pod.Node == m.node && len(m.owned(pod)) > 0
+	is := pod != nil && len(m.here(pod)) > 0
 	if !was && !is {
 		return
 	}
@@ -235,7 +253,7 @@ func (m *Model) refreshSubject(key Key) {
 	var now []*selecting
 	if is {
 		for _, s := range ns.policies {
-			if s.matcher != nil && s.matcher.matches(pod, nil) {
+			if pod.Node == m.node && s.matcher != nil && s.matcher.matches(pod, nil) {
 				now = append(now, s)
 			}
 		}

@@ -185,4 +185,3 @@ func TestModelForgets(t *testing.T) {
 		t.Errorf("the model still holds %s things", left)
 	}
 }
-

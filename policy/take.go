@@ -85,7 +85,7 @@ func (m *Model) subject(key Key) *Subject {
 	if !is {
 		return nil
 	}
-	s := &Subject{Key: key, IPs: m.owned(m.pods[key])}
+	s := &Subject{Key: key, IPs: m.here(m.pods[key])}
 	for _, policy := range selecting {
 		for _, d := range Directions {
 			if policy.Isolates[d] {

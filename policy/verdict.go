@@ -87,3 +87,9 @@ func sortedKeys(keys []Key) []Key {
 	slices.SortFunc(keys, compareKey)
 	return keys
 }
+
+// At reports whether the part of the verdict that is enforced at a node lets
+// the packet pass there: each side is enforced where its pod is.
+func (v Verdict) At(node string) bool {
+	return (v.Egress.Allowed || v.Egress.Node != node) && (v.Ingress.Allowed || v.Ingress.Node != node)
+}

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
 )
 
 // Event is one change of the cluster.
@@ -166,4 +167,18 @@ func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
 		}
 	}
 	return p
+}
+
+// Hook is where Node's kernel sees a packet: forward, or input if it is for
+// the node itself. It does not see what the node sends, and what the cluster
+// does not say is the node's, nobody can tell.
+func Hook(s policy.Snapshot, p policy.Packet) (hook ruleset.HookPoint, seen bool) {
+	known := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == Node })
+	switch own := slices.Contains(NodeAddrs, p.Dst); {
+	case slices.Contains(NodeAddrs, p.Src), own && !known:
+		return 0, false
+	case own:
+		return ruleset.Input, true
+	}
+	return ruleset.Forward, true
 }

@@ -1,0 +1,112 @@
+package ruleset_test
+
+import (
+	"flag"
+	"math/rand"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/random"
+)
+
+var histories = flag.Int("histories", 200, "random histories that a property test goes through")
+
+var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}), cmpopts.EquateEmpty()}
+
+// TestUpdateEqualsBuild: a table that was kept up to date by deltas is the one
+// that is built from scratch, and every plan on the way is one that the kernel
+// takes: nothing added twice, used before it is there, or removed while used.
+func TestUpdateEqualsBuild(t *testing.T) {
+	for seed := range int64(*histories) {
+		r := rand.New(rand.NewSource(seed))
+		o := ruleset.Options{Reject: seed%2 == 0, AllowToNode: seed%3 == 0, RevokedMark: uint32(seed % 2)}
+		history := random.History(r, 60)
+		m := policy.NewModel(random.Node)
+		table := ruleset.Build(m.Intent(), o)
+		fake := newFake(t)
+		fake.apply(table.Replacement())
+		for done := 0; done < len(history); {
+			next := min(len(history), done+1+r.Intn(6))
+			for _, event := range history[done:next] {
+				event.Feed(m)
+			}
+			done = next
+			fake.apply(table.Update(m.Take()))
+			intent, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
+			want := ruleset.Build(intent, o)
+			if diff := cmp.Diff(want, table, sameTable); diff != "" {
+				t.Fatalf("seed %d after %d events (-built +updated):\n%s", seed, done, diff)
+			}
+			if diff := cmp.Diff(want.Text(), fake.text()); diff != "" || t.Failed() {
+				t.Fatalf("seed %d after %d events: plans made another table (-want +have):\n%s", seed, done, diff)
+			}
+		}
+		whole := newFake(t)
+		whole.apply(table.Replacement())
+		if diff := cmp.Diff(table.Text(), whole.text()); diff != "" {
+			t.Fatalf("seed %d: the replacement makes another table:\n%s", seed, diff)
+		}
+	}
+}
+
+// TestUpdateNothing: a delta that changes nothing takes no operation.
+func TestUpdateNothing(t *testing.T) {
+	r := rand.New(rand.NewSource(1))
+	m := policy.NewModel(random.Node)
+	history := random.History(r, 300)
+	for _, event := range history {
+		event.Feed(m)
+	}
+	table := ruleset.Build(m.Intent(), ruleset.Options{})
+	if plan := table.Update(m.Take()); !plan.Empty() {
+		t.Errorf("no change takes\n%s", plan.Text())
+	}
+	for _, event := range random.Final(history) {
+		event.Feed(m)
+	}
+	if plan := table.Update(m.Take()); !plan.Empty() {
+		t.Errorf("the same again takes\n%s", plan.Text())
+	}
+}
+
+// TestTraceEqualsJudge: the table lets through what the verdict function,
+// which reads the API objects on its own, says must pass.
+func TestTraceEqualsJudge(t *testing.T) {
+	allowed, denied := 0, 0
+	for seed := range int64(*histories) {
+		r := rand.New(rand.NewSource(seed))
+		s := random.Snapshot(random.History(r, 80))
+		if seed%2 == 0 {
+			s = random.Cluster(r, 12, 8)
+		}
+		o := ruleset.Options{AllowToNode: seed%3 == 0}
+		intent, _ := policy.Compile(s, random.Node)
+		table := ruleset.Build(intent, o)
+		for range 300 {
+			p := random.Packet(r, s)
+			hook, there := random.Hook(s, p)
+			if !there {
+				continue
+			}
+			want := policy.Judge(s, p, policy.JudgeOptions{AllowToNode: o.AllowToNode}).At(random.Node)
+			trace := table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New})
+			if got := trace.Verdict == ruleset.Accept; got != want {
+				t.Fatalf("seed %d: %s at %s: trace says %v, verdict is %s\n%s\n%s", seed, p, hook, got,
+					policy.Judge(s, p, policy.JudgeOptions{AllowToNode: o.AllowToNode}), trace, table.Text())
+			}
+			if want {
+				allowed++
+			} else {
+				denied++
+			}
+		}
+	}
+	t.Logf("%d allowed, %d denied", allowed, denied)
+	if allowed < 1000 || denied < 1000 {
+		t.Errorf("%d allowed and %d denied packets are too few to tell", allowed, denied)
+	}
+}
