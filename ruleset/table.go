@@ -220,3 +220,24 @@ func EndpointElement(endpoint policy.Endpoint) Element {
 func PortsElement(ports policy.PortRange) Element {
 	return Element{Protocol: uint8(ports.Protocol), First: ports.First, Last: ports.Last}
 }
+
+// Size counts what a table holds.
+type Size struct{ Sets, Maps, Chains, Rules, Elements int }
+
+// Size counts what the table holds. It costs its sets and chains, not its
+// elements.
+func (t *Table) Size() (s Size) {
+	for _, set := range t.Sets {
+		if set.IsMap() {
+			s.Maps++
+		} else {
+			s.Sets++
+		}
+		s.Elements += len(set.Elements) + len(set.Verdicts)
+	}
+	for _, chain := range t.Chains {
+		s.Chains++
+		s.Rules += len(chain.Rules)
+	}
+	return s
+}

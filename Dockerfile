@@ -1,0 +1,35 @@
+# The image holds static binaries and nothing else: no shell, no libc, no user
+# database, hence nothing to patch but podfence itself.
+#
+#   docker build --build-arg VERSION=v1.2.3 .       builds the binary too
+#   buildah bud --target prebuilt .                 takes bin/podfence; pulls nothing
+#
+# `make image` picks between them.
+
+FROM scratch AS base
+ARG VERSION=dev
+LABEL org.opencontainers.image.title="podfence" \
+      org.opencontainers.image.description="Kubernetes NetworkPolicy, enforced with nftables" \
+      org.opencontainers.image.url="https://github.com/podfence/podfence" \
+      org.opencontainers.image.source="https://github.com/podfence/podfence" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+ENTRYPOINT ["/podfence"]
+
+# Before the stage "build", so that a builder that works through the stages in
+# order reaches this one without a base image to pull.
+FROM base AS prebuilt
+COPY bin/podfence /podfence
+
+FROM golang:1.26 AS build
+WORKDIR /src
+# The modules first: they change less often than the code, and stay cached.
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG VERSION=dev
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/podfence .
+
+# /out is copied whole: podfence-cni joins the image by being built there.
+FROM base
+COPY --from=build /out/ /

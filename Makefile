@@ -1,0 +1,132 @@
+# podfence. `make` lists what there is to make.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMG ?= ghcr.io/podfence/podfence:latest
+FUZZTIME ?= 30s
+KEEP ?=
+# Build tags that some files need: vet and staticcheck read those files too.
+TAGS ?=
+
+BIN := $(CURDIR)/bin
+TOOLS := $(BIN)/tools
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+export KUBEBUILDER_ASSETS ?= $(BIN)/envtest
+
+##@ Develop
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## bin/podfence, static
+	$(GO_BUILD) -o $(BIN)/podfence .
+
+.PHONY: demo
+demo: build ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
+	$(BIN)/podfence demo $(if $(KEEP),--keep)
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	gofmt -w .
+
+.PHONY: golden
+golden: ## Write the golden rulesets anew; read the difference before you commit
+	go test ./ruleset/... -update
+
+##@ Test
+
+.PHONY: test
+test: packages lint envtest-assets ## All of it: lint, every test with the race detector (root)
+	go test -race -timeout 20m ./...
+
+.PHONY: test-unit
+test-unit: ## The pure rooms only; no root, no packages
+	go test ./policy/... $$(go list ./ruleset/... | grep -v /ruleset/kernel)
+
+.PHONY: packages
+packages: ## Install, or name, the Debian packages that the tests need
+	test/packages.sh
+
+.PHONY: envtest-assets
+envtest-assets: ## Build kube-apiserver and etcd for the envtest suites; cold 10 minutes
+	@if [[ "$$KUBEBUILDER_ASSETS" == $(BIN)/envtest ]]; then test/assets/build.sh $(BIN)/envtest; \
+	else echo "envtest: using KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; fi
+
+.PHONY: lint
+lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck, kustomize
+	@unformatted=$$(gofmt -l .); \
+	if [[ -n $$unformatted ]]; then echo "not formatted; run make fmt:"; echo "$$unformatted"; exit 1; fi
+	go vet -tags '$(TAGS)' ./...
+	$(TOOLS)/staticcheck -tags '$(TAGS)' ./...
+	@for overlay in default samples; do echo "kustomize build config/$$overlay"; \
+	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
+
+.PHONY: vuln
+vuln: $(TOOLS)/.built ## govulncheck; needs the network
+	$(TOOLS)/govulncheck ./...
+
+.PHONY: fuzz
+fuzz: ## Each fuzz target for FUZZTIME (30s)
+	@go list ./... | while read -r package; do \
+	  listing=$$(go test -list '^Fuzz' "$$package" </dev/null); \
+	  for target in $$(grep '^Fuzz' <<<"$$listing" || true); do \
+	    echo "fuzz: $$package $$target"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: ## The benchmarks; compare two runs with bin/tools/benchstat
+	go test -run '^$$' -bench . -benchmem ./...
+
+##@ Deploy
+
+.PHONY: image
+image: ## The container image IMG, by docker, or else by buildah from bin/podfence
+	@if docker info >/dev/null 2>&1; then set -x; \
+	  docker build --build-arg VERSION=$(VERSION) -t $(IMG) .; \
+	else $(MAKE) --no-print-directory image-prebuilt; fi
+
+# No base image, so nothing is pulled; vfs and chroot need neither overlayfs nor
+# a container runtime.
+.PHONY: image-prebuilt
+image-prebuilt: build
+	buildah --storage-driver vfs bud --isolation chroot --target prebuilt \
+	  --build-arg VERSION=$(VERSION) -t $(IMG) .
+
+.PHONY: manifest
+manifest: $(TOOLS)/.built ## dist/install.yaml: all that a cluster needs, with IMG
+	@mkdir -p dist
+	$(TOOLS)/kustomize build config/default | sed 's|image: ghcr.io/podfence/podfence:.*|image: $(IMG)|' >dist/install.yaml
+
+.PHONY: deploy
+deploy: manifest ## Install in the cluster of the current kubeconfig
+	kubectl apply -f dist/install.yaml
+
+.PHONY: undeploy
+undeploy: manifest ## Remove it; the rules stay in each node's kernel
+	kubectl delete --ignore-not-found -f dist/install.yaml
+	@echo 'The rules stay in force. To remove them, run "podfence uninstall" on each node.'
+
+# Kubebuilder's names. There are no CRDs, so installing is deploying.
+.PHONY: install uninstall
+install: deploy ## The same as deploy
+uninstall: undeploy ## The same as undeploy
+
+##@ Other
+
+.PHONY: clean
+clean: ## Remove what was built, but not the envtest assets
+	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(TOOLS) dist
+
+$(TOOLS)/.built: test/tools/go.mod test/tools/go.sum
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) go -C test/tools install tool
+	@touch $@

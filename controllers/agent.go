@@ -1,0 +1,148 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Options are what an agent is told.
+type Options struct {
+	// Node is the name of the node whose pods it fences.
+	Node string
+	// API is the API server to watch. Nil: Manifests is the source.
+	API *rest.Config
+	// Manifests is a folder of YAML.
+	Manifests string
+	// MetricsAddress and HealthAddress are where to serve; "0": nowhere.
+	MetricsAddress, HealthAddress string
+	// Ruleset are the choices that change the table.
+	Ruleset ruleset.Options
+	// Registry gets the agent's metrics.
+	Registry prometheus.Registerer
+	Log      logr.Logger
+}
+
+// Agent fences one node's pods.
+type Agent struct {
+	manager.Manager
+	Enforcer *Enforcer
+	// Manifests is the source if that is a folder, else nil.
+	Manifests *Manifests
+}
+
+// NewAgent puts an agent together: source -> model -> enforcer -> kernel. Its
+// Start runs it.
+func NewAgent(kernel Kernel, o Options) (*Agent, error) {
+	if o.Node == "" {
+		return nil, errors.New("no node name: podfence must know whose pods to fence")
+	}
+	api, caches := o.API, cacheOptions()
+	if api == nil {
+		// The manager still runs the servers and the parts; it asks no API
+		// server anything, as nothing asks it to.
+		api, caches = &rest.Config{Host: "http://no-api-server.invalid"}, cache.Options{}
+	}
+	skipNameValidation := true // two agents in one process have controllers of the same names
+	mgr, err := manager.New(api, manager.Options{
+		Logger:                 o.Log,
+		Cache:                  caches,
+		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},
+		HealthProbeBindAddress: o.HealthAddress,
+		Controller:             config.Controller{SkipNameValidation: &skipNameValidation},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up the manager: %w", err)
+	}
+	metrics := newMetrics(o.Registry)
+	a := &Agent{Manager: mgr, Enforcer: NewEnforcer(o.Node, kernel, o.Ruleset, o.Log.WithName("enforcer"), metrics)}
+	if o.API != nil {
+		err = a.watchCluster(newProblems(mgr.GetClient(), o.Node, o.Log, metrics))
+	} else {
+		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics}
+		err = mgr.Add(a.Manifests)
+	}
+	return a, errors.Join(err,
+		mgr.Add(a.Enforcer),
+		mgr.AddHealthzCheck("ping", healthz.Ping),
+		mgr.AddReadyzCheck("committed", a.Enforcer.Ready))
+}
+
+// watchCluster has the manager feed the enforcer from the API server.
+func (a *Agent) watchCluster(problems *Problems) error {
+	reader := a.GetCache()
+	return errors.Join(
+		(&NodeReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
+		(&NamespaceReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
+		(&PodReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
+		(&NetworkPolicyReconciler{reader, a.Enforcer, problems}).SetupWithManager(a.Manager),
+		a.Add(&firstLoad{reader, a.Enforcer}),
+	)
+}
+
+// firstLoad feeds all that the caches hold once they have synced, and only
+// then lets the enforcer begin: a commit of half a cluster would cut allowed
+// traffic, or let denied traffic through.
+type firstLoad struct {
+	cache    cache.Cache
+	enforcer *Enforcer
+}
+
+// Start implements manager.Runnable.
+func (l *firstLoad) Start(ctx context.Context) error {
+	var (
+		nodes      corev1.NodeList
+		namespaces corev1.NamespaceList
+		pods       corev1.PodList
+		policies   networkingv1.NetworkPolicyList
+	)
+	for _, object := range []client.Object{&corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}, &networkingv1.NetworkPolicy{}} {
+		if _, err := l.cache.GetInformer(ctx, object); err != nil { // returns when it has synced
+			return fmt.Errorf("watching %T: %w", object, err)
+		}
+	}
+	var failed error
+	l.enforcer.Feed(func(m *policy.Model) {
+		for _, list := range []client.ObjectList{&nodes, &namespaces, &pods, &policies} {
+			if err := l.cache.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+				failed = fmt.Errorf("listing %T: %w", list, err)
+				return
+			}
+		}
+		for i := range nodes.Items {
+			setNode(m, &nodes.Items[i])
+		}
+		for i := range namespaces.Items {
+			setNamespace(m, &namespaces.Items[i])
+		}
+		for i := range pods.Items {
+			setPod(m, &pods.Items[i])
+		}
+		for i := range policies.Items {
+			setPolicy(m, &policies.Items[i])
+		}
+	})
+	if failed == nil {
+		l.enforcer.Begin()
+	}
+	return failed
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: every node's
+// agent works.
+func (*firstLoad) NeedLeaderElection() bool { return false }

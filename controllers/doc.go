@@ -1,0 +1,11 @@
+// Package controllers brings the cluster to the kernel.
+//
+//	agent.go         puts the parts together for one node
+//	*_controller.go  one reconciler a kind: what is in the cache goes into the
+//	                 model; so does what is gone
+//	manifests.go     the other source: a folder of YAML, without a cluster
+//	enforcer.go      the model's changes, one transaction after another
+//	problems.go      a Warning Event for what cannot be enforced
+//
+// There is no policy logic here, and no netlink.
+package controllers

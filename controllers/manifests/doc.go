@@ -1,0 +1,28 @@
+// Package manifests reads a folder of YAML and JSON manifests into a
+// policy.Snapshot, so that policies can be rendered offline, or enforced on a
+// machine that has no API server to ask.
+//
+//	files.go      which files, and their bytes
+//	yaml.go       bytes to documents, syntax errors with their line
+//	tree.go       a document as a tree that knows the line of everything
+//	check.go      the tree against the Go type: unknown fields, wrong types
+//	objects.go    which kinds, lists, defaults
+//	validate.go   what the API server would refuse
+//	load.go       all files together: duplicates, namespaces nobody wrote
+//	watch.go      when to read again
+//
+// There is no API server behind a folder, so its refusals happen here, and
+// nothing is skipped: a misspelt field, a kind that nobody reads or an except
+// that does not parse would each quietly open what its author meant to close.
+// One finding makes the whole folder unusable; whoever enforces keeps what it
+// had.
+//
+// What the API server would fill in is filled in: namespace "default",
+// policyTypes, protocol TCP, the label kubernetes.io/metadata.name of a
+// namespace. A namespace that a pod or policy is in but that no manifest
+// defines is added, with just that label; the API server would refuse the pod
+// instead, but here it saves writing namespaces that have nothing to say.
+//
+// Addresses and prefixes are read as the API server reads those it stored
+// long ago: leading zeros, IPv4-mapped forms and host bits are accepted.
+package manifests

@@ -1,0 +1,169 @@
+package manifests
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// Load reads every .yaml, .yml and .json file of a folder and its subfolders,
+// in name order. Hidden files and folders are left out, symbolic links are
+// followed: ..data of a mounted ConfigMap is read through the links to it, not
+// by itself. The path may also be one file, whatever its name.
+//
+// The error is an errors.Join of *Error, one for each finding; there is no
+// Snapshot then, as part of the policies may well allow more than all of them.
+func Load(path string) (policy.Snapshot, error) {
+	// A mounted ConfigMap changes all its files at once, by one rename of
+	// ..data. Files read before and after it do not belong together.
+	for range attempts {
+		before := mounted(path)
+		snapshot, err := load(path)
+		if mounted(path) == before {
+			return snapshot, err
+		}
+	}
+	return policy.Snapshot{}, &Error{File: path, Err: errors.New("changes while it is read, again and again")}
+}
+
+// attempts is how often Load reads a mount that changes meanwhile. Once is
+// rare: the kubelet updates mounts about once a minute.
+const attempts = 5
+
+// mounted returns which version of a ConfigMap a folder has, or "".
+func mounted(path string) string {
+	version, err := os.Readlink(filepath.Join(path, "..data"))
+	if err != nil { // no such mount
+		return ""
+	}
+	return version
+}
+
+func load(path string) (policy.Snapshot, error) {
+	t := walk(path, nil)
+	r := newReader()
+	r.found = t.errs
+	for _, file := range t.files {
+		data, err := read(file)
+		if err != nil {
+			r.fail(file, err)
+			continue
+		}
+		r.file(file, data)
+	}
+	return r.snapshot()
+}
+
+// Parse reads the bytes of one file; name is what errors call it.
+func Parse(name string, data []byte) (policy.Snapshot, error) {
+	r := newReader()
+	if len(data) > maxFile {
+		r.fail(name, errTooLarge)
+		return r.snapshot()
+	}
+	r.file(name, data)
+	return r.snapshot()
+}
+
+// reader gathers what files say.
+type reader struct {
+	out     policy.Snapshot
+	checker checker
+	places  map[id]place
+	found   []*Error
+}
+
+type id struct{ kind, namespace, name string }
+
+type place struct {
+	file string
+	line int
+}
+
+func newReader() *reader {
+	return &reader{checker: newChecker(), places: map[id]place{}}
+}
+
+func (r *reader) fail(file string, err error) {
+	t := listing{}
+	t.fail(file, err)
+	r.found = append(r.found, t.errs...)
+}
+
+func (r *reader) file(file string, data []byte) {
+	docs, syntax := documents(data)
+	for _, doc := range docs {
+		r.document(file, doc)
+	}
+	if syntax != nil {
+		r.found = append(r.found, &Error{File: file, Line: syntax.line, Err: syntax})
+	}
+}
+
+// add takes an object into the snapshot, once.
+func (r *reader) add(file string, n *node, kind string, obj metav1.Object) {
+	if obj.GetName() == "" {
+		return // a finding already
+	}
+	key := id{kind, obj.GetNamespace(), obj.GetName()}
+	here := place{file, n.lineOf("metadata.name")}
+	if first, again := r.places[key]; again {
+		dup := field.Duplicate(field.NewPath("metadata", "name"), obj.GetName())
+		dup.Detail = fmt.Sprintf("the same object is at %s:%d", first.file, first.line)
+		r.found = append(r.found, &Error{File: file, Line: here.line, Object: describe(n, kind), Field: dup.Field, Err: dup})
+		return
+	}
+	r.places[key] = here
+	switch o := obj.(type) {
+	case *corev1.Node:
+		r.out.Nodes = append(r.out.Nodes, o)
+	case *corev1.Namespace:
+		r.out.Namespaces = append(r.out.Namespaces, o)
+	case *corev1.Pod:
+		r.out.Pods = append(r.out.Pods, o)
+	case *networkingv1.NetworkPolicy:
+		r.out.Policies = append(r.out.Policies, o)
+	}
+}
+
+// snapshot returns everything, sorted, or everything that is wrong.
+func (r *reader) snapshot() (policy.Snapshot, error) {
+	if len(r.found) > 0 {
+		return policy.Snapshot{}, join(r.found)
+	}
+	for _, o := range r.out.Pods {
+		r.namespace(o.Namespace)
+	}
+	for _, o := range r.out.Policies {
+		r.namespace(o.Namespace)
+	}
+	slices.SortFunc(r.out.Nodes, byName[*corev1.Node])
+	slices.SortFunc(r.out.Namespaces, byName[*corev1.Namespace])
+	slices.SortFunc(r.out.Pods, byName[*corev1.Pod])
+	slices.SortFunc(r.out.Policies, byName[*networkingv1.NetworkPolicy])
+	return r.out, nil
+}
+
+// namespace adds a namespace that something is in, where no manifest has it.
+func (r *reader) namespace(name string) {
+	key := id{kind: "Namespace", name: name}
+	if _, have := r.places[key]; have {
+		return
+	}
+	r.places[key] = place{}
+	r.out.Namespaces = append(r.out.Namespaces, impliedNamespace(name))
+}
+
+func byName[T metav1.Object](a, b T) int {
+	return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+}

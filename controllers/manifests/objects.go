@@ -1,0 +1,214 @@
+package manifests
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// reads is what every refusal of a kind says.
+const reads = "podfence reads Pod, Namespace and Node of v1, NetworkPolicy of networking.k8s.io/v1, and lists of these"
+
+// versions are the kinds that are read, with their apiVersion.
+var versions = map[string]string{
+	"Pod":           corev1.SchemeGroupVersion.String(),
+	"Namespace":     corev1.SchemeGroupVersion.String(),
+	"Node":          corev1.SchemeGroupVersion.String(),
+	"NetworkPolicy": networkingv1.SchemeGroupVersion.String(),
+}
+
+// newObject returns an empty object of a kind in versions.
+func newObject(kind string) metav1.Object {
+	meta := typeMeta(kind)
+	switch kind {
+	case "Pod":
+		return &corev1.Pod{TypeMeta: meta}
+	case "Namespace":
+		return &corev1.Namespace{TypeMeta: meta}
+	case "Node":
+		return &corev1.Node{TypeMeta: meta}
+	}
+	return &networkingv1.NetworkPolicy{TypeMeta: meta}
+}
+
+func typeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: versions[kind], Kind: kind}
+}
+
+// impliedNamespace is a namespace that no manifest has.
+func impliedNamespace(name string) *corev1.Namespace {
+	ns := &corev1.Namespace{TypeMeta: typeMeta("Namespace"), ObjectMeta: metav1.ObjectMeta{Name: name}}
+	setDefaults(ns)
+	return ns
+}
+
+// namespaced reports whether objects of a kind are in a namespace.
+func namespaced(kind string) bool { return kind == "Pod" || kind == "NetworkPolicy" }
+
+// anyList is any of the list kinds.
+type anyList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata"`
+	Items           []json.RawMessage `json:"items"`
+}
+
+// document reads one document: an object or a list of them.
+func (r *reader) document(file string, n *node) { r.read(file, n, "") }
+
+// read reads an object or a list. An item of a PodList is a Pod though it does
+// not say so: that is how the API server writes it.
+func (r *reader) read(file string, n *node, implied string) {
+	report := func(path string, err error) {
+		r.found = append(r.found, &Error{File: file, Line: n.lineOf(path), Field: path, Err: err})
+	}
+	if n.kind != object {
+		report("", fmt.Errorf("must be an object, not %s: %s", n.kind, reads))
+		return
+	}
+	kind, version := n.str("kind"), n.str("apiVersion")
+	if implied != "" && n.get("kind") == nil && n.get("apiVersion") == nil {
+		kind, version = implied, versions[implied]
+	}
+	item, want := strings.TrimSuffix(kind, "List"), ""
+	if kind == "List" {
+		want = "v1"
+	} else {
+		want = versions[item]
+	}
+	switch {
+	case kind == "":
+		report("kind", field.Required(field.NewPath("kind"), reads))
+	case version == "":
+		report("apiVersion", field.Required(field.NewPath("apiVersion"), reads))
+	case want == "":
+		report("kind", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
+	case version != want:
+		report("apiVersion", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
+	case implied != "" && kind != implied:
+		report("kind", fmt.Errorf("a %s in a list of %s", kind, implied))
+	case item != kind:
+		r.list(file, n, kind, item)
+	default:
+		r.object(file, n, kind)
+	}
+}
+
+func (r *reader) list(file string, n *node, kind, item string) {
+	r.checker.check(n, reflect.TypeFor[anyList](), nil, n.line, r.report(file, kind))
+	items := n.get("items")
+	if items == nil {
+		return
+	}
+	for _, i := range items.items {
+		if i.kind != null { // which is a finding already
+			r.read(file, i, item)
+		}
+	}
+}
+
+func (r *reader) report(file, object string) report {
+	return func(line int, path *field.Path, err error) {
+		e := &Error{File: file, Line: line, Object: object, Err: err}
+		if path != nil {
+			e.Field = path.String()
+		}
+		r.found = append(r.found, e)
+	}
+}
+
+// object reads one object. What a decoder accepts is validated even where the
+// checker had findings, so that all of them come at once.
+func (r *reader) object(file string, n *node, kind string) {
+	name := describe(n, kind)
+	found := r.report(file, name)
+	obj := newObject(kind)
+	before := len(r.found)
+	r.checker.check(n, reflect.TypeOf(obj), nil, n.line, found)
+	if err := utiljson.Unmarshal(n.appendJSON(nil), obj); err != nil {
+		if len(r.found) == before {
+			found(n.line, nil, err)
+		}
+		return
+	}
+	setDefaults(obj)
+	for _, p := range validate(kind, obj) {
+		r.found = append(r.found, &Error{File: file, Line: n.lineOf(p.at), Object: name, Field: p.err.Field, Err: p.err})
+	}
+	r.add(file, n, kind, obj)
+}
+
+// describe names an object that may not decode.
+func describe(n *node, kind string) string {
+	name, namespace := n.str("metadata", "name"), n.str("metadata", "namespace")
+	switch {
+	case name == "":
+		return kind
+	case !namespaced(kind):
+		return kind + " " + name
+	case namespace == "":
+		namespace = metav1.NamespaceDefault
+	}
+	return kind + " " + namespace + "/" + name
+}
+
+// setDefaults fills in what the API server would, as far as policy looks at it.
+func setDefaults(obj metav1.Object) {
+	switch o := obj.(type) {
+	case *corev1.Namespace:
+		if o.Labels == nil {
+			o.Labels = map[string]string{}
+		}
+		o.Labels[corev1.LabelMetadataName] = o.Name
+	case *corev1.Pod:
+		o.Namespace = orDefault(o.Namespace)
+		for _, containers := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
+			for i := range containers {
+				for j := range containers[i].Ports {
+					if port := &containers[i].Ports[j]; port.Protocol == "" {
+						port.Protocol = corev1.ProtocolTCP
+					}
+				}
+			}
+		}
+	case *networkingv1.NetworkPolicy:
+		o.Namespace = orDefault(o.Namespace)
+		setPolicyDefaults(&o.Spec)
+	}
+}
+
+func orDefault(namespace string) string {
+	if namespace == "" {
+		return metav1.NamespaceDefault
+	}
+	return namespace
+}
+
+func setPolicyDefaults(spec *networkingv1.NetworkPolicySpec) {
+	if len(spec.PolicyTypes) == 0 {
+		spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+		if len(spec.Egress) > 0 {
+			spec.PolicyTypes = append(spec.PolicyTypes, networkingv1.PolicyTypeEgress)
+		}
+	}
+	for i := range spec.Ingress {
+		setPortDefaults(spec.Ingress[i].Ports)
+	}
+	for i := range spec.Egress {
+		setPortDefaults(spec.Egress[i].Ports)
+	}
+}
+
+func setPortDefaults(ports []networkingv1.NetworkPolicyPort) {
+	for i := range ports {
+		if ports[i].Protocol == nil {
+			ports[i].Protocol = new(corev1.ProtocolTCP)
+		}
+	}
+}

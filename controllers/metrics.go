@@ -1,0 +1,70 @@
+package controllers
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// metrics are the agent's own; controller-runtime adds those of its queues and
+// clients.
+type metrics struct {
+	commits    *prometheus.CounterVec
+	duration   prometheus.Histogram
+	operations prometheus.Counter
+	objects    *prometheus.GaugeVec
+	elements   prometheus.Gauge
+	problems   prometheus.Gauge
+	manifests  prometheus.Gauge
+}
+
+// newMetrics registers the agent's metrics.
+func newMetrics(registry prometheus.Registerer) *metrics {
+	m := &metrics{
+		commits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_commits_total", Help: "Transactions sent to the kernel, by result (success, error).",
+		}, []string{"result"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "podfence_commit_duration_seconds", Help: "Time to work a transaction out and have the kernel commit it.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
+		}),
+		operations: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_operations_total", Help: "Operations in committed transactions: sets, elements, chains and rules changed.",
+		}),
+		objects: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "podfence_table_objects", Help: "Objects in the kernel's table, by kind (set, map, chain, rule).",
+		}, []string{"kind"}),
+		elements: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_table_elements", Help: "Elements in all sets and maps of the kernel's table.",
+		}),
+		problems: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",
+		}),
+		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
+		}),
+	}
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.manifests)
+	return m
+}
+
+func (m *metrics) committed(plan ruleset.Plan, err error, took time.Duration) {
+	if err != nil {
+		m.commits.WithLabelValues("error").Inc()
+		return
+	}
+	m.commits.WithLabelValues("success").Inc()
+	m.duration.Observe(took.Seconds())
+	m.operations.Add(float64(len(plan.Ops)))
+}
+
+func (m *metrics) holds(table *ruleset.Table) {
+	size := table.Size()
+	m.objects.WithLabelValues("set").Set(float64(size.Sets))
+	m.objects.WithLabelValues("map").Set(float64(size.Maps))
+	m.objects.WithLabelValues("chain").Set(float64(size.Chains))
+	m.objects.WithLabelValues("rule").Set(float64(size.Rules))
+	m.elements.Set(float64(size.Elements))
+}

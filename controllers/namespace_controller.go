@@ -1,0 +1,32 @@
+package controllers
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// NamespaceReconciler feeds namespaces: their labels, for namespaceSelectors.
+type NamespaceReconciler struct {
+	client.Reader
+	*Enforcer
+}
+
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+
+// Reconcile implements reconcile.Reconciler.
+func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	return reconcile(ctx, r.Enforcer, r, req, &corev1.Namespace{}, setNamespace,
+		func(m *policy.Model) { m.DeleteNamespace(req.Name) })
+}
+
+func setNamespace(m *policy.Model, ns *corev1.Namespace) { m.SetNamespace(policy.NamespaceOf(ns)) }
+
+// SetupWithManager has the manager call Reconcile.
+func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).For(&corev1.Namespace{}).Named("namespace").Complete(r)
+}

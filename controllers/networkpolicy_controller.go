@@ -1,0 +1,46 @@
+package controllers
+
+import (
+	"context"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// NetworkPolicyReconciler feeds NetworkPolicies, and reports what of them
+// cannot be enforced.
+type NetworkPolicyReconciler struct {
+	client.Reader
+	*Enforcer
+	Problems *Problems
+}
+
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch
+
+// Reconcile implements reconcile.Reconciler. The policy is enforced first:
+// reporting may take a while, or fail and be tried again.
+func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	np := &networkingv1.NetworkPolicy{}
+	var problems []policy.Problem
+	result, err := reconcile(ctx, r.Enforcer, r, req, np,
+		func(m *policy.Model, np *networkingv1.NetworkPolicy) { problems = setPolicy(m, np) },
+		func(m *policy.Model) { m.DeletePolicy(req.NamespacedName) })
+	if err != nil {
+		return result, err
+	}
+	return result, r.Problems.Report(ctx, req.NamespacedName, np, problems)
+}
+
+func setPolicy(m *policy.Model, np *networkingv1.NetworkPolicy) []policy.Problem {
+	parsed, problems := policy.Parse(np)
+	m.SetPolicy(parsed)
+	return problems
+}
+
+// SetupWithManager has the manager call Reconcile.
+func (r *NetworkPolicyReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).For(&networkingv1.NetworkPolicy{}).Named("networkpolicy").Complete(r)
+}

@@ -1,0 +1,113 @@
+package controllers
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// ReasonNotEnforceable is the reason of the Warning Event on a NetworkPolicy
+// with a part that allows nothing because it cannot be read.
+const ReasonNotEnforceable = "NotEnforceable"
+
+// Problems reports what of policies cannot be enforced.
+type Problems struct {
+	client  client.Writer // nil: there is no API server to tell
+	node    string
+	log     logr.Logger
+	metrics *metrics
+
+	mu    sync.Mutex
+	known map[types.NamespacedName]string // what is wrong, as last reported
+	parts map[types.NamespacedName]int
+}
+
+func newProblems(c client.Writer, node string, log logr.Logger, m *metrics) *Problems {
+	return &Problems{client: c, node: node, log: log, metrics: m, known: map[types.NamespacedName]string{}, parts: map[types.NamespacedName]int{}}
+}
+
+// +kubebuilder:rbac:groups="",resources=events,verbs=create
+
+// Report says what is wrong with a policy, if that is news: in the log, in the
+// podfence_policy_problems metric, and in a Warning Event. Every node's agent
+// finds the same, so the Event's name is made from what it says: one of them
+// creates it, and the others find it there.
+func (p *Problems) Report(ctx context.Context, key types.NamespacedName, np *networkingv1.NetworkPolicy, problems []policy.Problem) error {
+	texts := make([]string, len(problems))
+	for i, problem := range problems {
+		texts[i] = problem.Field + ": " + problem.Reason
+	}
+	message := strings.Join(texts, "; ")
+	identity := fmt.Sprintf("%s %d %s", np.UID, np.Generation, message)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(problems) == 0 {
+		delete(p.known, key)
+		delete(p.parts, key)
+		p.count()
+		return nil
+	}
+	if p.known[key] == identity {
+		return nil
+	}
+	p.parts[key] = len(problems)
+	p.count()
+	if p.client != nil {
+		if err := p.client.Create(ctx, p.event(np, identity, message)); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("reporting NetworkPolicy %s by an Event: %w", key, err)
+		}
+	}
+	p.log.Info("NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
+	p.known[key] = identity
+	return nil
+}
+
+func (p *Problems) count() {
+	total := 0
+	for _, n := range p.parts {
+		total += n
+	}
+	p.metrics.problems.Set(float64(total))
+}
+
+// maxEventMessage is the API server's limit (NoteLengthLimit in
+// k8s.io/kubernetes/pkg/apis/core/validation/events.go).
+const maxEventMessage = 1024
+
+func (p *Problems) event(np *networkingv1.NetworkPolicy, identity, message string) *corev1.Event {
+	if len(message) > maxEventMessage {
+		message = message[:maxEventMessage-3] + "..."
+	}
+	now := metav1.NewTime(time.Now())
+	sum := sha256.Sum256([]byte(identity))
+	name := np.Name
+	const suffix = 1 + 16
+	if len(name) > 253-suffix {
+		name = strings.TrimRight(name[:253-suffix], "-.")
+	}
+	return &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: np.Namespace, Name: fmt.Sprintf("%s.%x", name, sum[:8])},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy",
+			Namespace: np.Namespace, Name: np.Name, UID: np.UID, ResourceVersion: np.ResourceVersion,
+		},
+		Type: corev1.EventTypeWarning, Reason: ReasonNotEnforceable, Message: message,
+		Source:              corev1.EventSource{Component: "podfence", Host: p.node},
+		ReportingController: "podfence", ReportingInstance: p.node,
+		FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	}
+}

@@ -1,0 +1,301 @@
+// podfence enforces Kubernetes NetworkPolicy on a node with nftables.
+//
+// This file is the command line: flags and their environment become Options,
+// and Options an agent. See docs/ARCHITECTURE.md for the way from an object in
+// the API to a packet dropped.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap/zapcore"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/demo"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "podfence:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "podfence",
+		Short: "Enforce Kubernetes NetworkPolicy on a node, with nftables",
+		Long: `podfence enforces Kubernetes NetworkPolicy on a node, with nftables.
+
+The agent runs on every node. It watches NetworkPolicies, Namespaces, Pods and
+Nodes, and keeps the table "inet podfence" in the kernel equal to what they say
+of the node's pods. Look at it with "nft list table inet podfence".
+
+Every flag can be given in the environment: --node-name as PODFENCE_NODE_NAME,
+and so on. A flag on the command line wins.`,
+		SilenceUsage: true, SilenceErrors: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) },
+	}
+	root.AddCommand(agentCommand(), renderCommand(), demoCommand(), uninstallCommand(), versionCommand())
+	return root
+}
+
+// fromEnvironment sets every flag that the command line has not set.
+func fromEnvironment(flags *pflag.FlagSet) error {
+	var errs []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		name := "PODFENCE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if value, set := os.LookupEnv(name); set && !f.Changed && f.Name != "help" {
+			if err := flags.Set(f.Name, value); err != nil {
+				errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
+			}
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// enforcement are the flags that change what is enforced.
+type enforcement struct{ deny, podToNode string }
+
+func (e *enforcement) flags(f *pflag.FlagSet) {
+	f.StringVar(&e.deny, "deny", "drop", "what happens to denied packets: drop (silently) or reject (with an ICMP error, admin-prohibited)")
+	f.StringVar(&e.podToNode, "pod-to-node", "police", "traffic of pods to their own node: police (by their egress policies) or allow")
+}
+
+func (e *enforcement) options() (o ruleset.Options, err error) {
+	o.Reject, err = either("--deny", e.deny, "drop", "reject")
+	if err != nil {
+		return o, err
+	}
+	o.AllowToNode, err = either("--pod-to-node", e.podToNode, "police", "allow")
+	return o, err
+}
+
+// either reports whether a flag has the second of its two values.
+func either(flag, value, no, yes string) (bool, error) {
+	if value != no && value != yes {
+		return false, fmt.Errorf("%s is %q: it must be %s or %s", flag, value, no, yes)
+	}
+	return value == yes, nil
+}
+
+func agentCommand() *cobra.Command {
+	var (
+		o                   controllers.Options
+		e                   enforcement
+		kubeconfig          string
+		logLevel, logFormat string
+	)
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Fence this node's pods: what the DaemonSet runs",
+		Long: `Fence this node's pods, until told to stop.
+
+The source is the API server: the cluster's own when run in a pod, or that of
+--kubeconfig. With --manifests it is a folder of YAML instead (Pods with
+status.podIPs, Namespaces, NetworkPolicies and Nodes), read again whenever it
+changes; no cluster is needed then. A folder that is not valid is reported with
+file and line, and changes nothing until it is.
+
+Nothing is written before the source has been read whole. The rules stay in the
+kernel when the agent stops, however it stops; "podfence uninstall" removes
+them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
+		Example: `  podfence agent --node-name "$(hostname)" --kubeconfig ~/.kube/config
+  podfence agent --node-name node-1 --manifests ./manifests --deny reject`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Log, err = logger(logLevel, logFormat); err != nil {
+				return err
+			}
+			if o.Ruleset, err = e.options(); err != nil {
+				return err
+			}
+			if o.Node == "" {
+				return errors.New("--node-name is needed: the Node whose pods to fence")
+			}
+			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
+				return err
+			}
+			conn, err := kernel.Open(kernel.Options{})
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			o.Registry = ctrlmetrics.Registry
+			agent, err := controllers.NewAgent(conn, o)
+			if err != nil {
+				return err
+			}
+			o.Log.Info("Starting", "version", version, "node", o.Node)
+			return agent.Start(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Node, "node-name", "", "name of this node: the pods with this spec.nodeName are fenced (required)")
+	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig of the API server; empty: that of the cluster the agent runs in")
+	f.StringVar(&o.Manifests, "manifests", "", "folder of YAML to enforce, instead of an API server")
+	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
+	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
+	e.flags(f)
+	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
+	f.StringVar(&logFormat, "log-format", "text", "text or json")
+	return cmd
+}
+
+// logger makes the program's logger, and the libraries' too.
+func logger(level, format string) (logr.Logger, error) {
+	levels := map[string]zapcore.Level{"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "error": zapcore.ErrorLevel}
+	at, known := levels[level]
+	if !known {
+		return logr.Logger{}, fmt.Errorf("--log-level is %q: it must be debug, info or error", level)
+	}
+	json, err := either("--log-format", format, "text", "json")
+	if err != nil {
+		return logr.Logger{}, err
+	}
+	encoder := zap.ConsoleEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.ISO8601TimeEncoder })
+	if json {
+		encoder = zap.JSONEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.RFC3339NanoTimeEncoder })
+	}
+	log := zap.New(zap.Level(at), zap.StacktraceLevel(zapcore.PanicLevel), encoder)
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+	return log, nil
+}
+
+// apiServer finds the API server; nil if manifests are the source.
+func apiServer(kubeconfig, manifests string) (*rest.Config, error) {
+	switch {
+	case manifests != "" && kubeconfig != "":
+		return nil, errors.New("--manifests and --kubeconfig are two sources: give one")
+	case manifests != "":
+		return nil, nil
+	case kubeconfig != "":
+		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("--kubeconfig: %w", err)
+		}
+		return config, nil
+	}
+	config, err := rest.InClusterConfig()
+	if errors.Is(err, rest.ErrNotInCluster) {
+		return nil, errors.New("no source: this is no pod of a cluster, so give --kubeconfig or --manifests")
+	}
+	return config, err
+}
+
+func renderCommand() *cobra.Command {
+	var (
+		e          enforcement
+		path, node string
+	)
+	cmd := &cobra.Command{
+		Use:   "render -f DIR --node NAME",
+		Short: "Print the nftables ruleset that manifests make on a node",
+		Long: `Print the nftables ruleset that manifests make on a node: offline, and without
+privilege. "nft -f" takes what is printed.
+
+  kubectl get nodes,namespaces,pods,networkpolicies -A -o yaml > cluster.yaml
+  podfence render -f cluster.yaml --node node-1`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			options, err := e.options()
+			if err != nil {
+				return err
+			}
+			if path == "" || node == "" {
+				return errors.New("render needs --filename and --node")
+			}
+			snapshot, err := manifests.Load(path)
+			if err != nil {
+				return err
+			}
+			intent, _ := policy.Compile(snapshot, node)
+			if len(intent.Subjects) == 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "podfence: no live pod with an address has spec.nodeName %q\n", node)
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), ruleset.Build(intent, options).Text())
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&path, "filename", "f", "", "folder of YAML, or one file: Pods with status.podIPs, Namespaces, NetworkPolicies, Nodes")
+	cmd.Flags().StringVar(&node, "node", "", "name of the node")
+	e.flags(cmd.Flags())
+	return cmd
+}
+
+func demoCommand() *cobra.Command {
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show podfence at work on this machine, in network namespaces",
+		Long: `Show podfence at work on this machine: a node and a few pods as network
+namespaces, a small shop's policies enforced by the agent, and real packets
+between all of them. Needs root. Removes all of it at the end, and does not
+touch the machine's own ruleset. Exits with 1 if any packet got another verdict
+than the policies give.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return demo.Run(cmd.Context(), cmd.OutOrStdout(), keep)
+		},
+	}
+	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything up, and say how to look around; the next demo removes it")
+	return cmd
+}
+
+func uninstallCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove podfence's table from this node's kernel: its pods are open then",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conn, err := kernel.Open(kernel.Options{})
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			if err := conn.Uninstall(); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "table inet %s is gone\n", ruleset.TableName)
+			return err
+		},
+	}
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version)
+			return err
+		},
+	}
+}

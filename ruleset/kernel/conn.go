@@ -1,0 +1,170 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// The limits on what waits in the socket. They are limits: nothing is
+// allocated. A batch is one datagram, so a transaction must fit the send
+// buffer whole; one IPv4 address takes 16 bytes of it. The receive buffer holds
+// one small answer per refused message and an echo per added rule; when it is
+// full, later ones are dropped, which NETLINK_NO_ENOBUFS makes silent, so that
+// the first refusal is never hidden behind an ENOBUFS.
+const (
+	sendBuffer    = 512 << 20
+	receiveBuffer = 16 << 20
+)
+
+// Options say where the table is.
+type Options struct {
+	// NetNS is the descriptor of a network namespace. It is used only while
+	// Open runs. 0: the namespace of the calling thread.
+	NetNS int
+	// Table is the table's name; empty: ruleset.TableName.
+	Table string
+}
+
+// Conn is a connection to the nf_tables of one network namespace. It may be
+// used from several goroutines; they take turns.
+type Conn struct {
+	table *nftables.Table
+
+	mu  sync.Mutex
+	nft *nftables.Conn
+	// socket is nft's own, for what that does not pass on.
+	socket *netlink.Conn
+	closed bool
+}
+
+// Open connects, and tries in one transaction that leaves nothing behind what
+// the table is made of. It fails with ErrPermission, with ErrUnsupported, or
+// with the error of the system call that failed.
+func Open(options Options) (*Conn, error) {
+	if options.Table == "" {
+		options.Table = ruleset.TableName
+	}
+	c := &Conn{table: &nftables.Table{Name: options.Table, Family: nftables.TableFamilyINet}}
+	nft, err := nftables.New(
+		nftables.AsLasting(),
+		nftables.WithNetNSFd(options.NetNS),
+		nftables.WithSockOptions(c.prepare),
+	)
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT):
+		err = fmt.Errorf("%w: it needs CONFIG_NETFILTER_NETLINK: %w", ErrUnsupported, err)
+	case errors.Is(err, unix.EPERM):
+		err = fmt.Errorf("%w: %w", ErrPermission, err)
+	}
+	if err != nil {
+		return nil, &OpError{Op: "connect", Err: err}
+	}
+	c.nft = nft
+	if err := c.probe(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// prepare sets the new socket's options. The library would size the buffers for
+// each batch by itself, but leaves that to its caller once there is an option;
+// and only an option gets to see the socket.
+func (c *Conn) prepare(socket *netlink.Conn) error {
+	c.socket = socket
+	// SO_SNDBUFFORCE, or SO_SNDBUF without the privilege: then the limit is
+	// net.core.wmem_max and a large transaction fails, saying so.
+	if err := socket.SetWriteBuffer(sendBuffer); err != nil {
+		return fmt.Errorf("enlarge the send buffer: %w", err)
+	}
+	if err := socket.SetReadBuffer(receiveBuffer); err != nil {
+		return fmt.Errorf("enlarge the receive buffer: %w", err)
+	}
+	// A refusal quotes the refused message, up to 64 KiB of elements, unless it
+	// is told to quote the header only.
+	if err := socket.SetOption(netlink.CapAcknowledge, true); err != nil {
+		return fmt.Errorf("set NETLINK_CAP_ACK: %w", err)
+	}
+	if err := socket.SetOption(netlink.NoENOBUFS, true); err != nil {
+		return fmt.Errorf("set NETLINK_NO_ENOBUFS: %w", err)
+	}
+	return nil
+}
+
+// Apply carries the plan out in one transaction. An empty plan costs nothing.
+//
+// An error is an *OpError. Then the table is as it was, unless the error is
+// ErrUnknown, and the Conn can go on. Of several operations that the kernel
+// refuses, the error names the first.
+func (c *Conn) Apply(plan ruleset.Plan) error {
+	if plan.Empty() {
+		return nil
+	}
+	messages, err := encode(c.table, plan)
+	if err != nil {
+		return err
+	}
+	_, err = c.commit(messages)
+	return err
+}
+
+// Uninstall removes the table with all that is in it. That it isn't there is
+// no error.
+func (c *Conn) Uninstall() error {
+	_, err := c.commit([]message{deleteTable(c.table)})
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// Close closes the connection; the table stays. Closing twice is no error.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	if err := c.nft.CloseLasting(); err != nil {
+		return &OpError{Op: "close the connection", Err: err}
+	}
+	return nil
+}
+
+// commit sends the messages as one batch. With an error comes the index of the
+// message that the kernel refused first, or -1.
+func (c *Conn) commit(messages []message) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		// The library would dial again, into whatever namespace it is called in.
+		return -1, &OpError{Op: "apply", Err: ErrClosed}
+	}
+	for _, m := range messages {
+		m.queue(c.nft)
+	}
+	// Flush forgets the messages, whether it fails or not. It also returns what
+	// went wrong as they were queued; then nothing was sent.
+	err := c.nft.Flush()
+	if err == nil {
+		return -1, nil
+	}
+	index, err := verdictOf(err, len(messages), c.nextSequence)
+	what := fmt.Sprintf("apply %d messages", len(messages))
+	if index >= 0 {
+		what = messages[index].what()
+	}
+	return index, &OpError{Op: what, Err: err}
+}
+
+// nextSequence uses up a sequence number and returns it. The message that has
+// it asks for nothing, and gets no answer (netlink_rcv_skb in
+// net/netlink/af_netlink.c).
+func (c *Conn) nextSequence() (uint32, error) {
+	sent, err := c.socket.Send(netlink.Message{Header: netlink.Header{Type: netlink.Noop}})
+	return sent.Header.Sequence, err
+}

@@ -1,0 +1,34 @@
+// Package kernel carries a ruleset.Plan out in the kernel, over netlink.
+//
+//	Open       connects, and finds out early whether the kernel will do
+//	Apply      one Plan, one netlink transaction
+//	Uninstall  takes the table away
+//	Close      hangs up; the table stays
+//
+// It decides nothing: it is ruleset's values in nf_tables' words. What it
+// writes is, expression for expression, what nft writes for ruleset's text, so
+// that "nft list ruleset" can always print it; the tests hold it to that. It
+// remembers nothing of the table either, so a Conn can be thrown away and
+// opened again at any time.
+//
+// # What a crash leaves
+//
+// The kernel handles a batch in one go, while the sender waits in sendmsg(2):
+// it commits the whole batch or, at the first message that it refuses, none of
+// it (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c). Packets meet the old
+// table or the new one, never a mixture: rules and sets carry a generation, and
+// the commit moves to the next one. So a process that dies
+//
+//   - before sendmsg has changed nothing;
+//   - in sendmsg, or before it has read the answer, has changed all or nothing,
+//     and its successor can't tell which. It therefore starts with a Plan that
+//     has Replace set, which is right in both cases.
+//
+// The table belongs to the network namespace and not to the process: it goes on
+// judging packets after the process has gone, however it went.
+//
+// # Which kernels
+//
+// 5.6 or later: ranges in concatenated keys. Open says so, and names the kernel
+// option when an expression is missing.
+package kernel

@@ -1,0 +1,241 @@
+package kernel
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// A message is one netlink message to be.
+type message struct {
+	// op is the index in the plan of the operation that it is of; -1 for the
+	// table itself.
+	op int
+	// what says what the message does, for errors.
+	what func() string
+	// queue hands the message to the library: exactly one, or the number of the
+	// one that the kernel refuses would point elsewhere.
+	queue func(*nftables.Conn)
+}
+
+// encode turns a plan into messages. All of it is checked before the first is
+// queued: the library has no way to take back what has been.
+func encode(table *nftables.Table, plan ruleset.Plan) ([]message, error) {
+	e := encoder{table: table, op: -1}
+	if plan.Replace {
+		// Deleting a table that isn't there fails; adding one that is does not.
+		e.messages = append(e.messages, addTable(table), deleteTable(table), addTable(table))
+	}
+	for i, op := range plan.Ops {
+		e.op = i
+		if err := e.encode(op); err != nil {
+			return nil, err
+		}
+	}
+	return e.messages, nil
+}
+
+func addTable(table *nftables.Table) message {
+	return message{
+		op:   -1,
+		what: func() string { return "add table " + table.Name },
+		// add table inet podfence
+		queue: func(c *nftables.Conn) { c.AddTable(table) },
+	}
+}
+
+func deleteTable(table *nftables.Table) message {
+	return message{
+		op:   -1,
+		what: func() string { return "delete table " + table.Name },
+		// delete table inet podfence
+		queue: func(c *nftables.Conn) { c.DelTable(table) },
+	}
+}
+
+// encoder collects the messages of a plan.
+type encoder struct {
+	table    *nftables.Table
+	op       int
+	messages []message
+}
+
+func (e *encoder) add(what func() string, queue func(*nftables.Conn)) {
+	e.messages = append(e.messages, message{op: e.op, what: what, queue: queue})
+}
+
+func (e *encoder) encode(op ruleset.Op) error {
+	switch op := op.(type) {
+	case ruleset.AddSet:
+		return e.addSet(op)
+	case ruleset.DeleteSet:
+		// delete set inet podfence NAME
+		e.add(func() string { return "delete set " + op.Name },
+			func(c *nftables.Conn) { c.DelSet(&nftables.Set{Table: e.table, Name: op.Name}) })
+	case ruleset.AddElements:
+		return e.addElements(op)
+	case ruleset.DeleteElements:
+		return e.deleteElements(op)
+	case ruleset.AddVerdicts:
+		return e.addVerdicts(op)
+	case ruleset.AddChain:
+		return e.addChain(op)
+	case ruleset.DeleteChain:
+		// delete chain inet podfence NAME
+		e.add(func() string { return "delete chain " + op.Name },
+			func(c *nftables.Conn) { c.DelChain(e.chain(op.Name)) })
+	case ruleset.SetRules:
+		return e.setRules(op)
+	default:
+		return &OpError{Op: fmt.Sprintf("operation %d of the plan", e.op+1), Err: fmt.Errorf("unknown type %T", op)}
+	}
+	return nil
+}
+
+func (e *encoder) chain(name string) *nftables.Chain {
+	return &nftables.Chain{Name: name, Table: e.table}
+}
+
+func (e *encoder) addChain(op ruleset.AddChain) error {
+	what := func() string { return "add chain " + op.Name }
+	chain := e.chain(op.Name)
+	if op.Hook != nil {
+		// type filter hook forward priority filter - 10; policy accept;
+		switch op.Hook.Point {
+		case ruleset.Forward:
+			chain.Hooknum = nftables.ChainHookForward
+		case ruleset.Input:
+			chain.Hooknum = nftables.ChainHookInput
+		default:
+			return &OpError{Op: what(), Err: fmt.Errorf("unknown hook %d", op.Hook.Point)}
+		}
+		policy := nftables.ChainPolicyAccept
+		chain.Type, chain.Policy = nftables.ChainTypeFilter, &policy
+		chain.Priority = nftables.ChainPriorityRef(*nftables.ChainPriorityFilter + nftables.ChainPriority(op.Hook.Priority))
+	}
+	// add chain inet podfence NAME
+	e.add(what, func(c *nftables.Conn) { c.AddChain(chain) })
+	return nil
+}
+
+func (e *encoder) setRules(op ruleset.SetRules) error {
+	chain := e.chain(op.Chain)
+	// flush chain inet podfence NAME
+	e.add(func() string { return "flush chain " + op.Chain },
+		func(c *nftables.Conn) { c.FlushChain(chain) })
+	for i, rule := range op.Rules {
+		what := func() string { return fmt.Sprintf("add rule %d of chain %s", i+1, op.Chain) }
+		exprs, err := program(rule)
+		if err == nil {
+			err = checkComment(rule.Comment)
+		}
+		if err != nil {
+			return &OpError{Op: what(), Err: err}
+		}
+		r := &nftables.Rule{Table: e.table, Chain: chain, Exprs: exprs}
+		if rule.Comment != "" {
+			r.UserData = userdata.AppendString(nil, userdata.TypeComment, rule.Comment)
+		}
+		// add rule inet podfence NAME RULE
+		e.add(what, func(c *nftables.Conn) { c.AddRule(r) })
+	}
+	return nil
+}
+
+func (e *encoder) addSet(op ruleset.AddSet) error {
+	what := func() string { return "add set " + op.Name }
+	set, err := newSet(e.table, op)
+	if err == nil {
+		err = checkComment(op.Comment)
+	}
+	if err != nil {
+		return &OpError{Op: what(), Err: err}
+	}
+	// add set inet podfence NAME { type TYPE; }
+	// An error of AddSet is also Flush's.
+	e.add(what, func(c *nftables.Conn) { _ = c.AddSet(set, nil) })
+	return nil
+}
+
+func (e *encoder) addElements(op ruleset.AddElements) error {
+	return e.elements(elements{
+		format: "add %s to set %s", set: op.Set, setType: op.Type, keys: op.Elements,
+		send: (*nftables.Conn).SetAddElements,
+	})
+}
+
+func (e *encoder) deleteElements(op ruleset.DeleteElements) error {
+	return e.elements(elements{
+		format: "delete %s from set %s", set: op.Set, setType: op.Type, keys: op.Elements,
+		send: (*nftables.Conn).SetDeleteElements,
+	})
+}
+
+func (e *encoder) addVerdicts(op ruleset.AddVerdicts) error {
+	list := elements{
+		format: "add %s to map %s", set: op.Map, setType: op.Type, keys: make([]ruleset.Element, len(op.Entries)),
+		verdicts: op.Entries, send: (*nftables.Conn).SetAddElements,
+	}
+	if hasRanges(op.Type) {
+		return &OpError{Op: fmt.Sprintf(list.format, "elements", op.Map), Err: errRangeMap}
+	}
+	for i, entry := range op.Entries {
+		list.keys[i] = entry.Key
+		if _, err := mapVerdict(entry.Verdict); err != nil {
+			return &OpError{Op: fmt.Sprintf(list.format, "element "+elementText(op.Type, entry.Key), op.Map), Err: err}
+		}
+	}
+	return e.elements(list)
+}
+
+// elements are elements of one set, and what is to be done with them.
+type elements struct {
+	format  string // what is done, for errors; with the elements and the set
+	set     string
+	setType ruleset.SetType
+	keys    []ruleset.Element
+	// verdicts are a map's entries, of the same keys; nil for a set.
+	verdicts []ruleset.VerdictEntry
+	send     func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
+}
+
+// elements adds as many messages as the elements need: in a message they are
+// one attribute, whose length is a uint16. The library would split them too, but
+// anywhere; an interval's two halves must stay together (see interval).
+func (e *encoder) elements(list elements) error {
+	if !known(list.setType) {
+		return &OpError{Op: fmt.Sprintf(list.format, "elements", list.set), Err: fmt.Errorf("unknown set type %d", list.setType)}
+	}
+	if list.setType == ruleset.Prefix4 || list.setType == ruleset.Prefix6 {
+		list.keys = slices.Clone(list.keys)
+		slices.SortFunc(list.keys, func(a, b ruleset.Element) int { return bytes.Compare(a.Addr[:], b.Addr[:]) })
+	}
+	target := &nftables.Set{Table: e.table, Name: list.set}
+	for from, to := 0, 0; from < len(list.keys); from = to {
+		to = list.fill(from)
+		// add element inet podfence SET { ... }, or delete element
+		e.add(
+			func() string { return fmt.Sprintf(list.format, list.text(from, to), list.set) },
+			// An error of send is also Flush's.
+			func(c *nftables.Conn) { _ = list.send(c, target, list.convert(from, to)) },
+		)
+	}
+	return nil
+}
+
+// maxComment is the length that nft accepts, in sets and in rules
+// (NFTNL_UDATA_COMMENT_MAXLEN). The kernel would store 255 bytes; with more, the
+// library writes a length that the bytes belie, and nft trips over it.
+const maxComment = 128
+
+func checkComment(comment string) error {
+	if len(comment) > maxComment {
+		return fmt.Errorf("the comment has %d bytes, of at most %d", len(comment), maxComment)
+	}
+	return nil
+}

@@ -1,0 +1,370 @@
+package kernel_test
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	. "github.com/onsi/gomega"
+	"go4.org/netipx"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+func addrs(texts ...string) []ruleset.Element {
+	var elements []ruleset.Element
+	for _, text := range texts {
+		elements = append(elements, ruleset.AddrElement(netip.MustParseAddr(text)))
+	}
+	return elements
+}
+
+func prefixes(texts ...string) []ruleset.Element {
+	var elements []ruleset.Element
+	for _, text := range texts {
+		elements = append(elements, ruleset.PrefixElement(netip.MustParsePrefix(text)))
+	}
+	return elements
+}
+
+func ports(protocol policy.Protocol, first, last uint16) ruleset.Element {
+	return ruleset.PortsElement(policy.PortRange{Protocol: protocol, First: first, Last: last})
+}
+
+func endpoint(addr string, protocol policy.Protocol, port uint16) ruleset.Element {
+	return ruleset.EndpointElement(policy.Endpoint{Addr: netip.MustParseAddr(addr), Protocol: protocol, Port: port})
+}
+
+func jump(chain string) ruleset.Verdict { return ruleset.Verdict{Action: ruleset.Jump, Chain: chain} }
+
+func lookup(set string, fields ...ruleset.Field) ruleset.Match {
+	return ruleset.Lookup{Fields: fields, Set: set}
+}
+
+// set is the operations that make a set, and its text.
+func set(t ruleset.SetType, words string, elements ...ruleset.Element) part {
+	return part{
+		ops: []ruleset.Op{
+			ruleset.AddSet{Name: "s", Type: t, Comment: "namespaces{team=a}"},
+			ruleset.AddElements{Set: "s", Type: t, Elements: elements},
+		},
+		text: `set s { comment "namespaces{team=a}"; ` + words + ` }`,
+	}
+}
+
+// rule is the operations that make a chain of one rule, the sets that rules look
+// up, and their text.
+func rule(text string, rule ruleset.Rule) part {
+	return part{
+		ops: []ruleset.Op{
+			ruleset.AddChain{Name: "other"},
+			ruleset.AddSet{Name: "addrs-4", Type: ruleset.Addr4},
+			ruleset.AddSet{Name: "addrs-6", Type: ruleset.Addr6},
+			ruleset.AddSet{Name: "block-4", Type: ruleset.Prefix4},
+			ruleset.AddSet{Name: "ports", Type: ruleset.Ports},
+			ruleset.AddSet{Name: "named-4", Type: ruleset.Endpoint4},
+			ruleset.AddSet{Name: "named-6", Type: ruleset.Endpoint6},
+			ruleset.AddSet{Name: "nd", Type: ruleset.ICMPv6Type},
+			ruleset.AddSet{Name: "pods-4", Type: ruleset.Addr4, Map: true},
+			ruleset.AddSet{Name: "pods-6", Type: ruleset.Addr6, Map: true},
+			ruleset.AddChain{Name: "egress-x/y"},
+			ruleset.SetRules{Chain: "egress-x/y", Rules: []ruleset.Rule{rule}},
+		},
+		text: `
+			chain other { }
+			set addrs-4 { type ipv4_addr; }
+			set addrs-6 { type ipv6_addr; }
+			set block-4 { type ipv4_addr; flags interval; }
+			set ports { type inet_proto . inet_service; flags interval; }
+			set named-4 { type ipv4_addr . inet_proto . inet_service; }
+			set named-6 { type ipv6_addr . inet_proto . inet_service; }
+			set nd { type icmpv6_type; }
+			map pods-4 { type ipv4_addr : verdict; }
+			map pods-6 { type ipv6_addr : verdict; }
+			chain egress-x/y { ` + text + `; }`,
+	}
+}
+
+func matches(verdict ruleset.Verdict, matches ...ruleset.Match) ruleset.Rule {
+	return ruleset.Rule{Matches: matches, Verdict: verdict}
+}
+
+// part is a part of a table, as operations and as text.
+type part struct {
+	ops  []ruleset.Op
+	text string
+}
+
+func parts() map[string]part {
+	accept, drop := ruleset.Verdict{}, ruleset.Verdict{Action: ruleset.Drop}
+	reject := ruleset.Verdict{Action: ruleset.Reject}
+	all := map[string]part{
+		"no set":     {},
+		"empty set":  {ops: []ruleset.Op{ruleset.AddSet{Name: "s", Type: ruleset.Addr4}}, text: `set s { type ipv4_addr; }`},
+		"addr4":      set(ruleset.Addr4, `type ipv4_addr; elements = { 10.0.0.1, 10.0.0.2, 255.255.255.255, 0.0.0.0 }`, addrs("10.0.0.1", "10.0.0.2", "255.255.255.255", "0.0.0.0")...),
+		"addr6":      set(ruleset.Addr6, `type ipv6_addr; elements = { fd00::1, ::1 }`, addrs("fd00::1", "::1")...),
+		"prefix4":    set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 192.168.0.0/16, 10.0.0.0/24, 10.0.2.0/31, 10.9.9.9/32 }`, prefixes("192.168.0.0/16", "10.0.0.0/24", "10.0.2.0/31", "10.9.9.9/32")...),
+		"adjacent":   set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 10.0.0.0/24, 10.0.1.0/25, 10.0.1.128/32 }`, prefixes("10.0.1.128/32", "10.0.1.0/25", "10.0.0.0/24")...),
+		"open4":      set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 224.0.0.0/3, 10.0.0.0/8 }`, prefixes("224.0.0.0/3", "10.0.0.0/8")...),
+		"last addr4": set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 255.255.255.255/32, 0.0.0.0/32 }`, prefixes("255.255.255.255/32", "0.0.0.0/32")...),
+		"halves4":    set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 }`, prefixes("0.0.0.0/1", "128.0.0.0/1")...),
+		"all4":       set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 0.0.0.0/0 }`, prefixes("0.0.0.0/0")...),
+		"prefix6":    set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { fd00::/64, fd00:0:0:1::/64, fd00:1::/33, ::1/128 }`, prefixes("fd00::/64", "fd00:0:0:1::/64", "fd00:1::/33", "::1/128")...),
+		"open6":      set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { ff00::/8, fc00::/7 }`, prefixes("ff00::/8", "fc00::/7")...),
+		"all6":       set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { ::/0 }`, prefixes("::/0")...),
+		"ports": set(ruleset.Ports, `type inet_proto . inet_service; flags interval; elements = { tcp . 80, udp . 53-60, sctp . 0-65535 }`,
+			ports(policy.TCP, 80, 80), ports(policy.UDP, 53, 60), ports(policy.SCTP, 0, 65535)),
+		"endpoint4": set(ruleset.Endpoint4, `type ipv4_addr . inet_proto . inet_service; elements = { 10.0.0.1 . tcp . 8080, 10.0.0.2 . udp . 53 }`,
+			endpoint("10.0.0.1", policy.TCP, 8080), endpoint("10.0.0.2", policy.UDP, 53)),
+		"endpoint6": set(ruleset.Endpoint6, `type ipv6_addr . inet_proto . inet_service; elements = { fd00::1 . sctp . 443 }`,
+			endpoint("fd00::1", policy.SCTP, 443)),
+		"icmpv6 type": set(ruleset.ICMPv6Type, `type icmpv6_type; elements = { nd-router-solicit, nd-neighbor-solicit, 143 }`,
+			ruleset.Element{Protocol: 133}, ruleset.Element{Protocol: 135}, ruleset.Element{Protocol: 143}),
+		"map4": {
+			ops: []ruleset.Op{
+				ruleset.AddChain{Name: "egress-abc-shop/web-0.x"},
+				ruleset.AddSet{Name: "m", Type: ruleset.Addr4, Map: true, Comment: "pods"},
+				ruleset.AddVerdicts{Map: "m", Type: ruleset.Addr4, Entries: []ruleset.VerdictEntry{
+					{Key: addrs("10.0.0.1")[0], Verdict: jump("egress-abc-shop/web-0.x")},
+					{Key: addrs("10.0.0.2")[0], Verdict: accept},
+					{Key: addrs("10.0.0.3")[0], Verdict: drop},
+				}},
+			},
+			text: `chain egress-abc-shop/web-0.x { }
+				map m { type ipv4_addr : verdict; comment "pods"
+					elements = { 10.0.0.1 : jump egress-abc-shop/web-0.x, 10.0.0.2 : accept, 10.0.0.3 : drop } }`,
+		},
+		"map6": {
+			ops: []ruleset.Op{
+				ruleset.AddSet{Name: "m", Type: ruleset.Addr6, Map: true},
+				ruleset.AddVerdicts{Map: "m", Type: ruleset.Addr6, Entries: []ruleset.VerdictEntry{{Key: addrs("fd00::1")[0]}}},
+			},
+			text: `map m { type ipv6_addr : verdict; elements = { fd00::1 : accept } }`,
+		},
+		"forward": {
+			ops:  []ruleset.Op{ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: ruleset.Forward, Priority: -10}}},
+			text: `chain c { type filter hook forward priority filter - 10; policy accept; }`,
+		},
+		"input": {
+			ops:  []ruleset.Op{ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: ruleset.Input, Priority: 7}}},
+			text: `chain c { type filter hook input priority filter + 7; policy accept; }`,
+		},
+	}
+	for text, r := range map[string]ruleset.Rule{
+		`accept`:                             {},
+		`drop`:                               matches(drop),
+		`jump other`:                         matches(jump("other")),
+		`reject with icmpx admin-prohibited`: matches(reject),
+		`counter drop`:                       {Counter: true, Verdict: drop},
+		`counter accept comment "allow: from web"`:                               {Counter: true, Comment: "allow: from web"},
+		`counter reject with icmpx admin-prohibited`:                             {Counter: true, Verdict: reject},
+		`iifname "lo" accept`:                                                    matches(accept, ruleset.Loopback{}),
+		`ct state established,related accept`:                                    matches(accept, ruleset.Established|ruleset.Related),
+		`ct state invalid drop`:                                                  matches(drop, ruleset.Invalid),
+		`ct state new accept`:                                                    matches(accept, ruleset.New),
+		`ct mark & 0x1 == 0x1 drop`:                                              matches(drop, ruleset.Mark(1)),
+		`ct mark & 0x80000000 == 0x80000000 drop`:                                matches(drop, ruleset.Mark(1<<31)),
+		`ip6 hoplimit 255 accept`:                                                matches(accept, ruleset.HopLimit(255)),
+		`ip saddr @addrs-4 accept`:                                               matches(accept, lookup("addrs-4", ruleset.SrcAddr4)),
+		`ip daddr @block-4 accept`:                                               matches(accept, lookup("block-4", ruleset.DstAddr4)),
+		`ip6 saddr @addrs-6 accept`:                                              matches(accept, lookup("addrs-6", ruleset.SrcAddr6)),
+		`ip6 daddr @addrs-6 accept`:                                              matches(accept, lookup("addrs-6", ruleset.DstAddr6)),
+		`ip saddr @addrs-4 ip daddr @addrs-4 drop`:                               matches(drop, lookup("addrs-4", ruleset.SrcAddr4), lookup("addrs-4", ruleset.DstAddr4)),
+		`meta l4proto . th dport @ports accept`:                                  matches(accept, lookup("ports", ruleset.L4Protocol, ruleset.DstPort)),
+		`ip daddr @addrs-4 meta l4proto . th dport @ports counter accept`:        {Matches: []ruleset.Match{lookup("addrs-4", ruleset.DstAddr4), lookup("ports", ruleset.L4Protocol, ruleset.DstPort)}, Counter: true},
+		`ip daddr . meta l4proto . th dport @named-4 accept`:                     matches(accept, lookup("named-4", ruleset.DstAddr4, ruleset.L4Protocol, ruleset.DstPort)),
+		`ip6 daddr . meta l4proto . th dport @named-6 accept`:                    matches(accept, lookup("named-6", ruleset.DstAddr6, ruleset.L4Protocol, ruleset.DstPort)),
+		`ip6 saddr @addrs-6 ip6 daddr . meta l4proto . th dport @named-6 accept`: matches(accept, lookup("addrs-6", ruleset.SrcAddr6), lookup("named-6", ruleset.DstAddr6, ruleset.L4Protocol, ruleset.DstPort)),
+		`icmpv6 type @nd accept`:                                                 matches(accept, lookup("nd", ruleset.ICMPv6MessageType)),
+		`ip6 hoplimit 255 icmpv6 type @nd accept`:                                matches(accept, ruleset.HopLimit(255), lookup("nd", ruleset.ICMPv6MessageType)),
+		`icmpv6 type @nd ip6 hoplimit 1 accept`:                                  matches(accept, lookup("nd", ruleset.ICMPv6MessageType), ruleset.HopLimit(1)),
+		`ip6 saddr @addrs-6 ip6 hoplimit 1 icmpv6 type @nd counter accept`:       {Matches: []ruleset.Match{lookup("addrs-6", ruleset.SrcAddr6), ruleset.HopLimit(1), lookup("nd", ruleset.ICMPv6MessageType)}, Counter: true},
+		`ip saddr vmap @pods-4`:                                                  matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "pods-4", Field: ruleset.SrcAddr4}),
+		`ip6 daddr vmap @pods-6`:                                                 matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "pods-6", Field: ruleset.DstAddr6}),
+		`ip saddr @block-4 ip saddr vmap @pods-4`:                                matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "pods-4", Field: ruleset.SrcAddr4}, lookup("block-4", ruleset.SrcAddr4)),
+		`ct state new ip saddr @addrs-4 ct mark & 0x3 == 0x3 drop`:               matches(drop, ruleset.New, lookup("addrs-4", ruleset.SrcAddr4), ruleset.Mark(3)),
+		`ct state invalid ip6 saddr @addrs-6 counter reject with icmpx admin-prohibited comment "` + strings.Repeat("x", 128) + `"`: {
+			Matches: []ruleset.Match{ruleset.Invalid, lookup("addrs-6", ruleset.SrcAddr6)}, Counter: true, Verdict: reject, Comment: strings.Repeat("x", 128),
+		},
+	} {
+		all["rule "+text] = rule(text, r)
+	}
+	return all
+}
+
+// TestListing loads each part of a table twice, by Apply and by nft -f, into a
+// namespace each: the kernel must hold the same, and nft print it and take it
+// back.
+func TestListing(t *testing.T) {
+	for name, part := range parts() {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			have, want := newNamespace(t), newNamespace(t)
+			want.nft("table inet podfence {\n"+part.text+"\n}\n", "-f", "-")
+			g.Expect(have.open().Apply(ruleset.Plan{Replace: true, Ops: part.ops})).To(Succeed())
+			expectSame(t, have, want)
+		})
+	}
+}
+
+// expectSame expects two namespaces to hold the same.
+func expectSame(t *testing.T, have, want *namespace) {
+	t.Helper()
+	g := NewWithT(t)
+	listing := have.list()
+	g.Expect(listing).To(Equal(want.list()))
+	g.Expect(have.bytecode()).To(Equal(want.bytecode()))
+	g.Expect(have.objects()).To(Equal(want.objects()))
+	have.nft("flush ruleset\n"+listing, "-c", "-f", "-")
+	var parsed map[string]any
+	g.Expect(json.Unmarshal([]byte(have.nft("", "-j", "list", "ruleset")), &parsed)).To(Succeed())
+}
+
+// objects are the table, its sets and its chains as the kernel dumps them, byte
+// for byte but for handles.
+func (n *namespace) objects() []string {
+	n.t.Helper()
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: n.fd})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	var objects []string
+	for _, of := range []struct{ get, handle int }{
+		{unix.NFT_MSG_GETTABLE, 4 /* NFTA_TABLE_HANDLE */},
+		{unix.NFT_MSG_GETSET, 16 /* NFTA_SET_HANDLE */},
+		{unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_HANDLE},
+	} {
+		answers, err := c.Execute(netlink.Message{
+			Header: netlink.Header{
+				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | of.get),
+				Flags: netlink.Request | netlink.Dump,
+			},
+			Data: []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0},
+		})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for _, answer := range answers {
+			attributes, err := netlink.UnmarshalAttributes(answer.Data[4:])
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			text := fmt.Sprintf("answer to %d:", of.get)
+			for _, a := range attributes {
+				if of.get == unix.NFT_MSG_GETSET && a.Type == unix.NFTA_SET_USERDATA {
+					a.Data = readUserData(a.Data, attributes)
+				}
+				counts := of.get == unix.NFT_MSG_GETSET && a.Type == 0x14 /* NFTA_SET_COUNT: with nft's null element */
+				if int(a.Type) != of.handle && !counts && len(a.Data) > 0 {
+					text += fmt.Sprintf("\n  %#x %s", a.Type, hex.EncodeToString(a.Data))
+				}
+			}
+			objects = append(objects, text)
+		}
+	}
+	slices.Sort(objects)
+	return objects
+}
+
+// readUserData leaves of a set's user data what nft reads, or nil. It also writes, and
+// makes nothing of, a byte order for verdicts (1) and for concatenations (0), an
+// expression for the key that holds no more than the type does (3), and that
+// verdicts are no ranges (6).
+func readUserData(data []byte, set []netlink.Attribute) []byte {
+	var kept []byte
+	for len(data) >= 2 && len(data) >= 2+int(data[1]) {
+		length := 2 + int(data[1])
+		concatenation := slices.ContainsFunc(set, func(a netlink.Attribute) bool {
+			return a.Type == unix.NFTA_SET_KEY_TYPE && binary.BigEndian.Uint32(a.Data) >= 1<<nftables.SetConcatTypeBits
+		})
+		switch kind := userdata.Type(data[0]); {
+		case kind == userdata.NFTNL_UDATA_SET_KEYBYTEORDER && concatenation,
+			kind == userdata.NFTNL_UDATA_SET_DATABYTEORDER,
+			kind == userdata.NFTNL_UDATA_SET_KEY_TYPEOF,
+			kind == userdata.NFTNL_UDATA_SET_DATA_INTERVAL:
+		default:
+			kept = append(kept, data[:length]...)
+		}
+		data = data[length:]
+	}
+	return kept
+}
+
+// TestIntervals loads random sets of disjoint prefixes, in random order, some
+// in two transactions, and takes some out again.
+func TestIntervals(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 20 {
+		g := NewWithT(t)
+		have, want := newNamespace(t), newNamespace(t)
+		c := have.open()
+		setType, words := ruleset.Prefix4, "ipv4_addr"
+		if i%2 == 1 {
+			setType, words = ruleset.Prefix6, "ipv6_addr"
+		}
+		all := randomPrefixes(random, setType)
+		var elements []ruleset.Element
+		for _, p := range all {
+			elements = append(elements, ruleset.PrefixElement(p))
+		}
+		random.Shuffle(len(elements), func(i, j int) {
+			elements[i], elements[j] = elements[j], elements[i]
+			all[i], all[j] = all[j], all[i]
+		})
+		half, gone := len(all)/2, len(all)/3
+		g.Expect(c.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
+			ruleset.AddSet{Name: "s", Type: setType},
+			ruleset.AddElements{Set: "s", Type: setType, Elements: elements[:half]},
+		}})).To(Succeed())
+		g.Expect(c.Apply(ruleset.Plan{Ops: []ruleset.Op{
+			ruleset.AddElements{Set: "s", Type: setType, Elements: elements[half:]},
+		}})).To(Succeed())
+		g.Expect(c.Apply(ruleset.Plan{Ops: []ruleset.Op{
+			ruleset.DeleteElements{Set: "s", Type: setType, Elements: elements[:gone]},
+		}})).To(Succeed())
+
+		var texts []string
+		for _, p := range all[gone:] {
+			texts = append(texts, p.String())
+		}
+		want.nft(fmt.Sprintf("table inet podfence { set s { type %s; flags interval; elements = { %s }; }\n}\n",
+			words, strings.Join(texts, ", ")), "-f", "-")
+		expectSame(t, have, want)
+	}
+}
+
+// randomPrefixes returns disjoint prefixes, with none that could be merged,
+// which nft's listing would print as a range.
+func randomPrefixes(random *rand.Rand, t ruleset.SetType) []netip.Prefix {
+	var b netipx.IPSetBuilder
+	for range 60 {
+		var bytes [16]byte
+		for i := range bytes {
+			bytes[i] = byte(random.UintN(256))
+		}
+		if t == ruleset.Prefix4 {
+			p, _ := netip.AddrFrom4([4]byte(bytes[:4])).Prefix(3 + random.IntN(30))
+			b.AddPrefix(p)
+		} else {
+			p, _ := netip.AddrFrom16(bytes).Prefix(3 + random.IntN(126))
+			b.AddPrefix(p)
+		}
+	}
+	s, err := b.IPSet()
+	if err != nil {
+		return nil
+	}
+	return s.Prefixes()
+}

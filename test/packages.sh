@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that `make test` needs and that are missing; where
+# it can't (no apt, not root), names them and fails.
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin # nft is there, and a user's PATH may lack it
+
+missing=()
+need() { # COMMAND PACKAGE...
+  command -v "$1" >/dev/null || missing+=("${@:2}")
+}
+need nft nftables
+need gcc gcc libc6-dev # the race detector needs cgo
+# gcc may be there without the C library's headers.
+[[ " ${missing[*]} " == *" gcc "* ]] ||
+  echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libc6-dev)
+
+((${#missing[@]})) || exit 0
+if ! command -v apt-get >/dev/null || ((EUID != 0)); then
+  echo "missing packages (Debian's names): ${missing[*]}" >&2
+  exit 1
+fi
+echo "packages: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -qy --no-install-recommends "${missing[@]}"
