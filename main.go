@@ -9,8 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -109,6 +111,7 @@ func agentCommand() *cobra.Command {
 		o                   controllers.Options
 		e                   enforcement
 		kubeconfig          string
+		revokedMark         string
 		logLevel, logFormat string
 	)
 	cmd := &cobra.Command{
@@ -135,6 +138,9 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
 			}
+			if o.Ruleset.RevokedMark, err = markBit(revokedMark); err != nil {
+				return err
+			}
 			if o.Node == "" {
 				return errors.New("--node-name is needed: the Node whose pods to fence")
 			}
@@ -146,6 +152,14 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 				return err
 			}
 			defer conn.Close()
+			if bit := o.Ruleset.RevokedMark; bit != 0 {
+				flows, err := kernel.OpenFlows(kernel.Options{}, bit)
+				if err != nil {
+					return err
+				}
+				defer flows.Close()
+				o.Flows = flows
+			}
 			o.Registry = ctrlmetrics.Registry
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
@@ -162,9 +176,19 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
 	e.flags(f)
+	f.StringVar(&revokedMark, "revoked-mark", "0x20000000", "bit of the conntrack mark that cuts established flows when a policy no longer allows them; 0: leave them alone")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd
+}
+
+// markBit reads a mark of one bit, or of none.
+func markBit(text string) (uint32, error) {
+	bit, err := strconv.ParseUint(text, 0, 32)
+	if err != nil || bits.OnesCount64(bit) > 1 {
+		return 0, fmt.Errorf("--revoked-mark is %q: it must be one bit of 32, such as 0x20000000, or 0", text)
+	}
+	return uint32(bit), nil
 }
 
 // logger makes the program's logger, and the libraries' too.

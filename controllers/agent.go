@@ -31,6 +31,9 @@ type Options struct {
 	Manifests string
 	// MetricsAddress and HealthAddress are where to serve; "0": nowhere.
 	MetricsAddress, HealthAddress string
+	// Flows is where to cut established flows that policy no longer allows; it
+	// needs Ruleset.RevokedMark. Nil: they are left alone.
+	Flows Flows
 	// Ruleset are the choices that change the table.
 	Ruleset ruleset.Options
 	// Registry gets the agent's metrics.
@@ -70,7 +73,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
 	}
 	metrics := newMetrics(o.Registry)
-	a := &Agent{Manager: mgr, Enforcer: NewEnforcer(o.Node, kernel, o.Ruleset, o.Log.WithName("enforcer"), metrics)}
+	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics)}
 	if o.API != nil {
 		err = a.watchCluster(newProblems(mgr.GetClient(), o.Node, o.Log, metrics))
 	} else {

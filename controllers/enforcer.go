@@ -20,6 +20,12 @@ type Kernel interface {
 	Apply(ruleset.Plan) error
 }
 
+// Flows judges established flows anew: those that the judge does not let pass
+// are cut, those that it does again go on.
+type Flows interface {
+	Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+}
+
 // Enforcer keeps the kernel's table equal to what the model says.
 //
 // Sources Feed it; Start commits: at once when idle, and what comes in during a
@@ -28,6 +34,7 @@ type Kernel interface {
 // fails leaves the kernel as it was, and is followed by a replacement.
 type Enforcer struct {
 	kernel  Kernel
+	flows   Flows // nil: established flows are left alone
 	options ruleset.Options
 	log     logr.Logger
 	metrics *metrics
@@ -35,8 +42,9 @@ type Enforcer struct {
 	// begin is closed when the sources have fed all there was at the start.
 	begin     chan struct{}
 	beginOnce sync.Once
-	// wake holds one token while there may be something to commit.
-	wake chan struct{}
+	// wake holds one token while there may be something to commit, and judge
+	// while flows may have to be judged anew.
+	wake, judge chan struct{}
 
 	mu        sync.Mutex
 	model     *policy.Model
@@ -46,17 +54,19 @@ type Enforcer struct {
 	waiting   map[chan struct{}]uint64
 
 	// table is what the kernel holds; nil before the first commit and after a
-	// failed one. Only Start touches it.
-	table *ruleset.Table
+	// failed one. Only commit changes it, under tableMu.
+	tableMu sync.RWMutex
+	table   *ruleset.Table
 }
 
-// NewEnforcer returns an enforcer for a node.
-func NewEnforcer(node string, kernel Kernel, options ruleset.Options, log logr.Logger, metrics *metrics) *Enforcer {
+// newEnforcer returns an enforcer for a node.
+func newEnforcer(kernel Kernel, o Options, metrics *metrics) *Enforcer {
 	return &Enforcer{
-		kernel: kernel, options: options, log: log, metrics: metrics,
+		kernel: kernel, flows: o.Flows, options: o.Ruleset, log: o.Log.WithName("enforcer"), metrics: metrics,
 		begin:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
-		model:   policy.NewModel(node),
+		judge:   make(chan struct{}, 1),
+		model:   policy.NewModel(o.Node),
 		waiting: map[chan struct{}]uint64{},
 	}
 }
@@ -68,12 +78,13 @@ func (e *Enforcer) Feed(change func(*policy.Model)) {
 	change(e.model)
 	e.fed++
 	e.mu.Unlock()
-	e.wakeUp()
+	signal(e.wake)
 }
 
-func (e *Enforcer) wakeUp() {
+// signal leaves one token in a channel.
+func signal(c chan struct{}) {
 	select {
-	case e.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -125,6 +136,11 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	case <-e.begin:
 	}
 	e.Feed(func(*policy.Model) {}) // an empty cluster is a commit too
+	if e.flows != nil {
+		var judging sync.WaitGroup
+		judging.Go(func() { e.judgeFlows(ctx) })
+		defer judging.Wait()
+	}
 	retry := newBackoff()
 	for {
 		select {
@@ -135,7 +151,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		if err := e.commit(); err != nil {
 			delay := retry.Step()
 			e.log.Error(err, "Cannot commit; the kernel keeps the rules it has", "retryAfter", delay.String())
-			time.AfterFunc(delay, e.wakeUp)
+			time.AfterFunc(delay, func() { signal(e.wake) })
 			continue
 		}
 		retry = newBackoff()
@@ -156,12 +172,15 @@ func (e *Enforcer) commit() error {
 		err := e.kernel.Apply(plan)
 		e.metrics.committed(plan, err, time.Since(began))
 		if err != nil {
+			e.tableMu.Lock()
 			e.table = nil
+			e.tableMu.Unlock()
 			e.mu.Lock()
 			e.failure = err
 			e.mu.Unlock()
 			return err
 		}
+		signal(e.judge)
 		if plan.Replace {
 			e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", time.Since(began).String())
 		} else {
@@ -189,11 +208,47 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		intent := e.model.Intent()
 		fed = e.fed
 		e.mu.Unlock()
-		e.table = ruleset.Build(intent, e.options)
-		return fed, e.table.Replacement()
+		table := ruleset.Build(intent, e.options)
+		e.tableMu.Lock()
+		e.table = table
+		e.tableMu.Unlock()
+		return fed, table.Replacement()
 	}
 	delta := e.model.Take()
 	fed = e.fed
 	e.mu.Unlock()
+	e.tableMu.Lock()
+	defer e.tableMu.Unlock()
 	return fed, e.table.Update(delta)
+}
+
+// judgeFlows has established flows judged anew after each commit, until ctx is
+// done. It runs beside the commits: listing many flows takes longer than one.
+func (e *Enforcer) judgeFlows(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.judge:
+		}
+		revoked, restored, err := e.flows.Revoke(e.passes)
+		e.metrics.judged(revoked, restored)
+		if revoked+restored > 0 {
+			e.log.Info("Judged established flows anew", "revoked", revoked, "restored", restored)
+		}
+		if err != nil {
+			e.log.Error(err, "Cannot judge all established flows; trying again", "retryAfter", flowsRetry.String())
+			time.AfterFunc(flowsRetry, func() { signal(e.judge) })
+		}
+	}
+}
+
+const flowsRetry = time.Second
+
+// passes reports whether the table lets a new connection pass. Without a table
+// nothing is known, and nothing is cut.
+func (e *Enforcer) passes(hook ruleset.HookPoint, p policy.Packet) bool {
+	e.tableMu.RLock()
+	defer e.tableMu.RUnlock()
+	return e.table == nil || e.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
 }

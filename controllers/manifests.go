@@ -62,10 +62,9 @@ func feedChanges[T client.Object](before, now []T, set func(T), remove func(poli
 	}
 }
 
-// Start reads the folder and watches it until ctx is done. It implements
-// manager.Runnable.
+// Start reads the folder, and again whenever it changes, until ctx is done. It
+// implements manager.Runnable.
 func (m *Manifests) Start(ctx context.Context) error {
-	m.reload()
 	return manifests.Watch(ctx, m.path, m.reload)
 }
 

@@ -17,6 +17,7 @@ type metrics struct {
 	objects    *prometheus.GaugeVec
 	elements   prometheus.Gauge
 	problems   prometheus.Gauge
+	flows      *prometheus.CounterVec
 	manifests  prometheus.Gauge
 }
 
@@ -42,11 +43,14 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",
 		}),
+		flows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_flows_total", Help: "Established flows that a policy change has cut (revoked) or let go on (restored).",
+		}, []string{"change"}),
 		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.flows, m.manifests)
 	return m
 }
 
@@ -58,6 +62,11 @@ func (m *metrics) committed(plan ruleset.Plan, err error, took time.Duration) {
 	m.commits.WithLabelValues("success").Inc()
 	m.duration.Observe(took.Seconds())
 	m.operations.Add(float64(len(plan.Ops)))
+}
+
+func (m *metrics) judged(revoked, restored int) {
+	m.flows.WithLabelValues("revoked").Add(float64(revoked))
+	m.flows.WithLabelValues("restored").Add(float64(restored))
 }
 
 func (m *metrics) holds(table *ruleset.Table) {

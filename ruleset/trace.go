@@ -1,7 +1,6 @@
 package ruleset
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,15 +46,12 @@ func (t Trace) String() string {
 // Trace runs a packet through the table as the kernel would: every base chain
 // of the hook by priority, until one denies.
 func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
-	var base []*Chain
-	for _, chain := range t.Chains {
-		if chain.Hook != nil && chain.Hook.Point == hook {
-			base = append(base, chain)
-		}
-	}
-	slices.SortFunc(base, func(a, b *Chain) int { return cmp.Compare(a.Hook.Priority, b.Hook.Priority) })
 	tr := tracer{table: t, packet: p}
-	for _, chain := range base {
+	for _, name := range [...]string{chainEgressForward, chainEgressInput, chainIngressForward} { // by priority
+		chain, there := t.Chains[name]
+		if !there || chain.Hook.Point != hook {
+			continue
+		}
 		if verdict, reached := tr.chain(chain); reached && verdict != Accept {
 			return Trace{Steps: tr.steps, Verdict: verdict}
 		}

@@ -64,6 +64,10 @@ func Open(options Options) (*Conn, error) {
 		err = fmt.Errorf("%w: %w", ErrPermission, err)
 	}
 	if err != nil {
+		if c.socket != nil {
+			// The library leaves it open when prepare fails.
+			_ = c.socket.Close()
+		}
 		return nil, &OpError{Op: "connect", Err: err}
 	}
 	c.nft = nft
@@ -153,7 +157,7 @@ func (c *Conn) commit(messages []message) (int, error) {
 	if err == nil {
 		return -1, nil
 	}
-	index, err := verdictOf(err, len(messages), c.nextSequence)
+	index, err := refusedMessage(err, len(messages), c.nextSequence)
 	what := fmt.Sprintf("apply %d messages", len(messages))
 	if index >= 0 {
 		what = messages[index].what()

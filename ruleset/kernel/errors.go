@@ -43,14 +43,14 @@ func (e *OpError) Error() string { return fmt.Sprintf("nftables: %s: %v", e.Op, 
 // Unwrap returns Err.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// verdictOf finds out, for the error that a batch of these messages came to,
+// refusedMessage finds out, for the error that a batch of these messages came to,
 // which of them the kernel refused, as an index; -1 if it was the whole batch,
 // or if that can't be known.
 //
 // The library gives the sequence number of the failed message, but not that of
 // the first. lastSequence returns the number that the connection gave the last
 // message it sent, which must be the one right after the batch.
-func verdictOf(err error, messages int, lastSequence func() (uint32, error)) (int, error) {
+func refusedMessage(err error, messages int, lastSequence func() (uint32, error)) (int, error) {
 	var refused *netlink.OpError
 	if !errors.As(err, &refused) {
 		return -1, err

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestVerdictOf has errors as the library makes them, of a batch of 3 messages
+// TestRefusedMessage has errors as the library makes them, of a batch of 3 messages
 // whose begin had the number begin.
-func TestVerdictOf(t *testing.T) {
+func TestRefusedMessage(t *testing.T) {
 	for _, begin := range []uint32{1000, math.MaxUint32 - 2} {
 		refused := func(sequence uint32, errno unix.Errno) error {
 			return fmt.Errorf("receive: NFT_MSG_NEWSET: %w", &netlink.OpError{Op: "receive", Err: errno, Sequence: sequence})
@@ -38,7 +38,7 @@ func TestVerdictOf(t *testing.T) {
 		} {
 			t.Run(fmt.Sprint(name, " ", begin), func(t *testing.T) {
 				g := NewWithT(t)
-				index, err := verdictOf(test.err, 3, func() (uint32, error) { return begin + 5, nil })
+				index, err := refusedMessage(test.err, 3, func() (uint32, error) { return begin + 5, nil })
 				g.Expect(index).To(Equal(test.index))
 				g.Expect(err).To(MatchError(test.is))
 				if test.is != ErrUnknown {
@@ -49,10 +49,10 @@ func TestVerdictOf(t *testing.T) {
 	}
 }
 
-func TestVerdictOfWithoutSequence(t *testing.T) {
+func TestRefusedMessageWithoutSequence(t *testing.T) {
 	g := NewWithT(t)
 	err := fmt.Errorf("receive: %w", &netlink.OpError{Op: "receive", Err: unix.ENOENT, Sequence: 7})
-	index, err := verdictOf(err, 3, func() (uint32, error) { return 0, unix.ENOBUFS })
+	index, err := refusedMessage(err, 3, func() (uint32, error) { return 0, unix.ENOBUFS })
 	g.Expect(index).To(Equal(-1))
 	g.Expect(err).To(MatchError(unix.ENOENT))
 }

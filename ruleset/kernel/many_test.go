@@ -112,9 +112,9 @@ func TestManyFailures(t *testing.T) {
 	g.Expect(c.Apply(small())).To(Succeed())
 }
 
-// TestMessages has, for every type of set, elements for several messages go
-// before an operation that fails. That the error names the right one shows that
-// each message was one to the library too.
+// TestMessages has, for every type of set, elements for several messages follow
+// an operation that fails. That the error names the right one, counted from the
+// end, shows that each message was one to the library too.
 func TestMessages(t *testing.T) {
 	const size = 20_000
 	keys := map[ruleset.SetType]func(i int) ruleset.Element{
@@ -154,7 +154,7 @@ func TestMessages(t *testing.T) {
 				} else {
 					ops = append(ops, ruleset.AddElements{Set: "s", Type: setType, Elements: elements})
 				}
-				failing := append(slices.Clone(ops), ruleset.DeleteSet{Name: "none"})
+				failing := append([]ruleset.Op{ruleset.DeleteSet{Name: "none"}}, ops...)
 				err := c.Apply(ruleset.Plan{Replace: true, Ops: failing})
 				g.Expect(err).To(MatchError(ContainSubstring("delete set none")))
 				g.Expect(err).To(MatchError(unix.ENOENT))

@@ -20,6 +20,7 @@ import (
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -146,19 +147,27 @@ func (s stage) apply(folder string) error {
 
 // startAgent runs the agent against the node's namespace.
 func startAgent(ctx context.Context, node *lab.Node, folder string) (*controllers.Agent, <-chan error, error) {
-	conn, err := kernel.Open(kernel.Options{NetNS: node.NetNS()})
+	const revokedMark = 1 << 29
+	namespace := kernel.Options{NetNS: node.NetNS()}
+	conn, err := kernel.Open(namespace)
 	if err != nil {
 		return nil, nil, err
 	}
-	agent, err := controllers.NewAgent(conn, controllers.Options{
-		Node: "node", Manifests: folder, MetricsAddress: "0", HealthAddress: "0",
-		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
-	})
+	flows, err := kernel.OpenFlows(namespace, revokedMark)
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
+	stop := func() error { return errors.Join(flows.Close(), conn.Close()) }
+	agent, err := controllers.NewAgent(conn, controllers.Options{
+		Node: "node", Manifests: folder, MetricsAddress: "0", HealthAddress: "0",
+		Flows: flows, Ruleset: ruleset.Options{RevokedMark: revokedMark},
+		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- errors.Join(agent.Start(ctx), conn.Close()) }()
+	go func() { stopped <- errors.Join(agent.Start(ctx), stop()) }()
 	return agent, stopped, nil
 }
 

@@ -1,0 +1,100 @@
+package ruleset_test
+
+import (
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// goldens are the renderings of testdata's manifests, one for each way to
+// deny. That the kernel holds the same is tested in ruleset/kernel.
+func goldens(t *testing.T) map[string]*ruleset.Table {
+	t.Helper()
+	tables := map[string]*ruleset.Table{}
+	inputs, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(inputs) == 0 {
+		t.Fatalf("no manifests in testdata: %v", err)
+	}
+	for _, input := range inputs {
+		snapshot, err := manifests.Load(input)
+		if err != nil {
+			t.Fatal(err)
+		}
+		intent, _ := policy.Compile(snapshot, "node-1")
+		name := strings.TrimSuffix(input, ".yaml")
+		tables[name+".nft"] = ruleset.Build(intent, ruleset.Options{})
+		if filepath.Base(name) == "default-deny" {
+			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29})
+		}
+	}
+	return tables
+}
+
+func TestGoldens(t *testing.T) {
+	for path, table := range goldens(t) {
+		if *update {
+			if err := os.WriteFile(path, []byte(table.Text()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("%s is missing: run `make golden`, and read what it writes", path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), table.Text()); diff != "" {
+			t.Errorf("%s (-want +have); if that is meant, run `make golden`:\n%s", path, diff)
+		}
+	}
+}
+
+// TestRulesetDocument holds the goldens that docs/RULESET.md shows equal to
+// the files: between "<!-- golden: FILE -->" and the end of the code block.
+func TestRulesetDocument(t *testing.T) {
+	const path = "../docs/RULESET.md"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(string(data), "<!-- golden: ")
+	if len(parts) < 3 {
+		t.Fatalf("%s shows %d goldens", path, len(parts)-1)
+	}
+	for i, part := range parts[1:] {
+		name, rest, found := strings.Cut(part, " -->\n```nft\n")
+		shown, after, closed := strings.Cut(rest, "```\n")
+		if !found || !closed {
+			t.Fatalf("%s: golden %d is not a marker with a code block", path, i+1)
+		}
+		want, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *update {
+			parts[i+1] = name + " -->\n```nft\n" + string(want) + "```\n" + after
+			continue
+		}
+		if diff := cmp.Diff(string(want), shown); diff != "" {
+			t.Errorf("%s does not show %s as it is (-want +shown); run `make golden`:\n%s", path, name, diff)
+		}
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(strings.Join(parts, "<!-- golden: ")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Flows is connection tracking in one network namespace. It marks flows that
+// policy no longer allows, which the base chains then drop.
+//
+// Deleting such a flow's entry does not end it: its next packet makes a new
+// entry, perhaps from the other side, whose direction may well be allowed
+// (nf_conntrack_tcp_loose). A mark stays with the flow as long as it lasts.
+//
+// The requests are made here rather than with a library's flow update, because
+// that writes back timeout and TCP state as they were when read, replaces the
+// whole mark, which others use too, and cannot name an ICMP flow.
+//
+// A Flows is for one goroutine at a time.
+type Flows struct {
+	conntrack, route *netlink.Conn
+	bit              uint32
+}
+
+// OpenFlows connects. The bit is the one of the mark that says that a flow has
+// been revoked. It fails with ErrPermission, or with the error of the system
+// call that failed.
+func OpenFlows(options Options, bit uint32) (*Flows, error) {
+	conntrack, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
+	if err != nil {
+		return nil, &OpError{Op: "connect to connection tracking", Err: err}
+	}
+	route, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: options.NetNS})
+	if err != nil {
+		return nil, &OpError{Op: "connect to rtnetlink", Err: errors.Join(err, conntrack.Close())}
+	}
+	return &Flows{conntrack: conntrack, route: route, bit: bit}, nil
+}
+
+// Close closes the connections; the marks stay.
+func (f *Flows) Close() error { return errors.Join(f.conntrack.Close(), f.route.Close()) }
+
+// Revoke judges every flow anew, and marks those that are not allowed, or
+// takes the mark off those that are again. It returns how many it changed. The
+// judge says whether the policies let the first packet of a flow pass a hook.
+//
+// A flow is judged by its original source and its real destination, which
+// after destination NAT is the source of the replies. What the node itself
+// sends is none of policy's business.
+func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	local, err := f.localAddrs()
+	if err != nil {
+		return 0, 0, &OpError{Op: "list the node's addresses", Err: err}
+	}
+	flows, err := f.list()
+	if err != nil {
+		return 0, 0, &OpError{Op: "list flows", Err: err}
+	}
+	for _, flow := range flows {
+		hook := ruleset.Forward
+		if local[flow.packet.Dst] {
+			hook = ruleset.Input
+		}
+		deny := !local[flow.packet.Src] && !judge(hook, flow.packet)
+		if deny == (flow.mark&f.bit != 0) {
+			continue
+		}
+		switch err := f.mark(flow, deny); {
+		case errors.Is(err, unix.ENOENT): // it has ended since
+		case err != nil:
+			return revoked, restored, &OpError{Op: fmt.Sprintf("mark flow %s", flow.packet), Err: err}
+		case deny:
+			revoked++
+		default:
+			restored++
+		}
+	}
+	return revoked, restored, nil
+}
+
+// flow is an entry of connection tracking.
+type flow struct {
+	family byte
+	packet policy.Packet
+	mark   uint32
+	// tuple and zone name the entry, as the kernel gave them.
+	tuple, zone []byte
+}
+
+// ctnetlink's numbers (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+const (
+	ctMessageNew = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	ctMessageGet = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
+
+	ctaTupleOrig  = 1
+	ctaTupleReply = 2
+	ctaMark       = 8
+	ctaZone       = 18
+	ctaMarkMask   = 21
+
+	ctaTupleIP    = 1
+	ctaTupleProto = 2
+
+	ctaIPv4Src = 1
+	ctaIPv6Src = 3
+
+	ctaProtoNum        = 1
+	ctaProtoSrcPort    = 2
+	ctaProtoICMPType   = 5
+	ctaProtoICMPv6Type = 8
+
+	// nfgenmsgLength and ifaddrmsgLength are the headers before the attributes.
+	nfgenmsgLength  = 4
+	ifaddrmsgLength = 8
+
+	ifaAddress = 1
+	ifaLocal   = 2
+)
+
+// nfgenmsg is the header of a netfilter message for a family.
+func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 /* resource */} }
+
+func (f *Flows) list() (flows []flow, err error) {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		answers, err := f.conntrack.Execute(netlink.Message{
+			Header: netlink.Header{Type: ctMessageGet, Flags: netlink.Request | netlink.Dump},
+			Data:   nfgenmsg(family),
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, answer := range answers {
+			if len(answer.Data) < nfgenmsgLength {
+				continue
+			}
+			if entry, ok := parseFlow(family, answer.Data[nfgenmsgLength:]); ok {
+				flows = append(flows, entry)
+			}
+		}
+	}
+	return flows, nil
+}
+
+func parseFlow(family byte, data []byte) (f flow, ok bool) {
+	f.family = family
+	ad, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return f, false
+	}
+	ad.ByteOrder = binary.BigEndian
+	var original, reply tuple
+	for ad.Next() {
+		switch ad.Type() {
+		case ctaTupleOrig:
+			f.tuple = ad.Bytes()
+			ad.Nested(original.parse)
+		case ctaTupleReply:
+			ad.Nested(reply.parse)
+		case ctaMark:
+			f.mark = ad.Uint32()
+		case ctaZone:
+			f.zone = ad.Bytes()
+		}
+	}
+	f.packet = policy.Packet{
+		Src: original.src, Dst: reply.src,
+		Protocol: original.protocol, DstPort: reply.srcPort, ICMPType: original.icmpType, HopLimit: 64,
+	}
+	return f, ad.Err() == nil && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
+}
+
+// tuple is one direction of a flow.
+type tuple struct {
+	src      netip.Addr
+	protocol policy.Protocol
+	srcPort  uint16
+	icmpType uint8
+}
+
+func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		switch ad.Type() {
+		case ctaTupleIP:
+			ad.Nested(func(ad *netlink.AttributeDecoder) error {
+				for ad.Next() {
+					if ad.Type() == ctaIPv4Src || ad.Type() == ctaIPv6Src {
+						t.src, _ = netip.AddrFromSlice(ad.Bytes())
+					}
+				}
+				return nil
+			})
+		case ctaTupleProto:
+			ad.Nested(func(ad *netlink.AttributeDecoder) error {
+				ad.ByteOrder = binary.BigEndian
+				for ad.Next() {
+					switch ad.Type() {
+					case ctaProtoNum:
+						t.protocol = policy.Protocol(ad.Uint8())
+					case ctaProtoSrcPort:
+						t.srcPort = ad.Uint16()
+					case ctaProtoICMPType, ctaProtoICMPv6Type:
+						t.icmpType = ad.Uint8()
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return nil
+}
+
+// mark sets or clears the bit, and no other (ctnetlink_change_mark).
+func (f *Flows) mark(entry flow, set bool) error {
+	ae := netlink.NewAttributeEncoder()
+	ae.ByteOrder = binary.BigEndian
+	ae.Bytes(netlink.Nested|ctaTupleOrig, entry.tuple)
+	if entry.zone != nil {
+		ae.Bytes(ctaZone, entry.zone)
+	}
+	bit := f.bit
+	if !set {
+		bit = 0
+	}
+	ae.Uint32(ctaMark, bit)
+	ae.Uint32(ctaMarkMask, f.bit)
+	attributes, err := ae.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = f.conntrack.Execute(netlink.Message{
+		Header: netlink.Header{Type: ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
+		Data:   append(nfgenmsg(entry.family), attributes...),
+	})
+	return err
+}
+
+// localAddrs are the addresses of the namespace itself.
+func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
+	answers, err := f.route.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
+		Data:   make([]byte, ifaddrmsgLength),
+	})
+	if err != nil {
+		return nil, err
+	}
+	local := map[netip.Addr]bool{}
+	for _, answer := range answers {
+		if len(answer.Data) < ifaddrmsgLength {
+			continue
+		}
+		ad, err := netlink.NewAttributeDecoder(answer.Data[ifaddrmsgLength:])
+		if err != nil {
+			return nil, err
+		}
+		var address, own netip.Addr
+		for ad.Next() {
+			switch ad.Type() {
+			case ifaAddress: // on a point-to-point link, the other end's
+				address, _ = netip.AddrFromSlice(ad.Bytes())
+			case ifaLocal:
+				own, _ = netip.AddrFromSlice(ad.Bytes())
+			}
+		}
+		if !own.IsValid() {
+			own = address
+		}
+		local[own] = true
+	}
+	return local, nil
+}

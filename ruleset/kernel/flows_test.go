@@ -1,0 +1,147 @@
+package kernel_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/lab"
+)
+
+// TestRevoke: a flow that is denied from now on is cut both ways, whichever
+// side talks; the others go on; and it goes on when it is allowed again. The
+// mark's other bits are somebody else's and stay.
+func TestRevoke(t *testing.T) {
+	const bit = 1 << 29
+	l := newLab(t)
+	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
+	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}}))(t)
+	other := must(node.AddPod("other", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::3")}}))(t)
+	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("fd00::4")}}))(t)
+	if err := node.SetSysctl("net/netfilter/nf_conntrack_tcp_loose", "1"); err != nil {
+		t.Fatal(err)
+	}
+	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
+	defer conn.Close()
+	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
+	defer flows.Close()
+	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit})
+	if err := conn.Apply(table.Replacement()); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody else's bits in the mark of every flow.
+	nft(t, node, "add table inet other; add chain inet other c { type filter hook forward priority 0; }; add rule inet other c ct mark set 0x5")
+
+	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
+		must(server.Serve(protocol, 80))(t)
+	}
+	var cut, kept []net.Conn
+	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
+		for _, ip := range server.IPs {
+			for _, from := range []*lab.Host{client, other} {
+				c := must(from.Dial(context.Background(), protocol, netip.AddrPortFrom(ip, 80)))(t)
+				defer c.Close()
+				if err := lab.Echo(c, []byte("before"), 2*time.Second); err != nil {
+					t.Fatal(err)
+				}
+				if from == client {
+					cut = append(cut, c)
+				} else {
+					kept = append(kept, c)
+				}
+			}
+		}
+	}
+
+	denied := func(_ ruleset.HookPoint, p policy.Packet) bool {
+		return p.Src != client.IPs[0] && p.Src != client.IPs[1]
+	}
+	revoked, restored, err := flows.Revoke(denied)
+	if err != nil || revoked != len(cut) || restored != 0 {
+		t.Fatalf("revoked %d, restored %d, %v; want %d, 0", revoked, restored, err, len(cut))
+	}
+	if again, _, err := flows.Revoke(denied); err != nil || again != 0 {
+		t.Errorf("revoked %d again (%v)", again, err)
+	}
+	for _, c := range cut {
+		if err := lab.Echo(c, []byte("revoked"), 300*time.Millisecond); err == nil {
+			t.Errorf("%s -> %s goes on", c.LocalAddr(), c.RemoteAddr())
+		}
+	}
+	for _, c := range kept {
+		if err := lab.Echo(c, []byte("kept"), 2*time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+	if marks := conntrackMarks(t, node); marks[bit|5] != len(cut) || marks[5] != len(kept) {
+		t.Errorf("marks %v: want %d of %#x and %d of 0x5", marks, len(cut), bit|5, len(kept))
+	}
+
+	revoked, restored, err = flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { return true })
+	if err != nil || revoked != 0 || restored != len(cut) {
+		t.Fatalf("revoked %d, restored %d, %v; want 0, %d", revoked, restored, err, len(cut))
+	}
+	for _, c := range cut {
+		if _, tcp := c.(*net.TCPConn); tcp {
+			// What TCP had to hold back comes first, when it tries again.
+			held := make([]byte, len("revoked"))
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			if _, err := io.ReadFull(c, held); err != nil || string(held) != "revoked" {
+				t.Errorf("%s -> %s: %q came, %v", c.LocalAddr(), c.RemoteAddr(), held, err)
+			}
+		}
+		if err := lab.Echo(c, []byte("again"), 2*time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestRevokeBehindNAT: the destination that counts is the real one, not the
+// Service address that the client asked for; and the node's own flows are
+// never cut.
+func TestRevokeBehindNAT(t *testing.T) {
+	const bit = 1
+	l := newLab(t)
+	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
+	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
+	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
+	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
+	defer conn.Close()
+	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
+	defer flows.Close()
+	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit})
+	if err := conn.Apply(table.Replacement()); err != nil {
+		t.Fatal(err)
+	}
+	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.4:8080`)
+	must(server.Serve(policy.TCP, 8080))(t)
+	service := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.96.0.1:443")))(t)
+	defer service.Close()
+	own := must(node.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:8080")))(t)
+	defer own.Close()
+
+	var judged []policy.Packet
+	revoked, _, err := flows.Revoke(func(_ ruleset.HookPoint, p policy.Packet) bool {
+		judged = append(judged, p)
+		return false
+	})
+	if err != nil || revoked != 1 {
+		t.Fatalf("revoked %d flows (%v), want the client's", revoked, err)
+	}
+	want := policy.Packet{Src: netip.MustParseAddr("10.0.0.2"), Dst: netip.MustParseAddr("10.0.0.4"), Protocol: policy.TCP, DstPort: 8080, HopLimit: 64}
+	if len(judged) != 1 || judged[0] != want {
+		t.Errorf("judged %v, want %v", judged, want)
+	}
+	if err := lab.Echo(service, []byte("revoked"), 300*time.Millisecond); err == nil {
+		t.Error("the flow goes on")
+	}
+	if err := lab.Echo(own, []byte("own"), 2*time.Second); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,206 @@
+package agreement
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
+)
+
+// The hosts that every Cluster has, besides its node and its pods.
+const (
+	OtherNode = random.OtherNode
+	// World has the first addresses outside the cluster, Elsewhere the others.
+	World     = "world"
+	Elsewhere = "elsewhere"
+	// Stranger has addresses of the node's pod range that no pod has.
+	Stranger = "stranger"
+)
+
+// StrangerAddrs are the Stranger's.
+var StrangerAddrs = []netip.Addr{netip.MustParseAddr("10.244.1.99"), netip.MustParseAddr("fd00:244:0:1::99")}
+
+// Options say what kind of cluster to make.
+type Options struct {
+	// Attach is how the node's pods are attached. Bridged pods are those with
+	// an address in the node's pod ranges: the others are no neighbours of
+	// theirs.
+	Attach lab.Attach
+	Lab    lab.Options
+}
+
+// Cluster is a lab with one fenced node. It is for one goroutine at a time.
+type Cluster struct {
+	Lab  *lab.Lab
+	Node *lab.Node
+
+	attach  lab.Attach
+	conn    *kernel.Conn
+	options ruleset.Options
+	// snapshot is what the model was told, table what came of it.
+	snapshot policy.Snapshot
+	model    *policy.Model
+	table    *ruleset.Table
+	// pods are the lab's hosts that stand for pods.
+	pods map[string]*lab.Host
+}
+
+// New makes a cluster without pods, its node without a table.
+func New(o Options) (*Cluster, error) {
+	l, err := lab.New(o.Lab)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{Lab: l, attach: o.Attach, pods: map[string]*lab.Host{}}
+	if err := c.furnish(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Cluster) furnish() (err error) {
+	if c.Node, err = c.Lab.AddNode(random.Node, random.NodeAddrs...); err != nil {
+		return err
+	}
+	for _, host := range []struct {
+		name  string
+		addrs []netip.Addr
+	}{
+		{OtherNode, random.OtherNodeAddrs},
+		{World, []netip.Addr{random.Outside[0], random.Outside[2]}},
+		{Elsewhere, []netip.Addr{random.Outside[1], random.Outside[3]}},
+	} {
+		if _, err := c.Node.AddExternal(host.name, host.addrs...); err != nil {
+			return err
+		}
+	}
+	if _, err := c.Node.AddPod(Stranger, lab.PodOptions{IPs: StrangerAddrs, Attach: c.attachOf(StrangerAddrs)}); err != nil {
+		return err
+	}
+	if err := c.NFT(hairpin); err != nil {
+		return err
+	}
+	return c.Reconnect()
+}
+
+// hairpin stands for one Service per pod, that leads to no other: what a pod
+// sends to Hairpin's address comes back to it. Only so does a packet to the
+// pod's own address get out of the pod.
+const hairpin = `table inet hairpin {
+	chain prerouting {
+		type nat hook prerouting priority dstnat
+		dnat ip prefix to ip daddr map { 198.18.0.0/16 : 10.244.0.0/16 }
+		dnat ip6 prefix to ip6 daddr map { fd00:18::/32 : fd00:244::/32 }
+	}
+}`
+
+// Hairpin is the address by which a pod's packets come back to it.
+func Hairpin(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		bytes := addr.As4()
+		bytes[0], bytes[1] = 198, 18
+		return netip.AddrFrom4(bytes)
+	}
+	bytes := addr.As16()
+	bytes[2], bytes[3] = 0x00, 0x18
+	return netip.AddrFrom16(bytes)
+}
+
+// Close takes the lab down.
+func (c *Cluster) Close() error {
+	var err error
+	if c.conn != nil {
+		err = c.conn.Close()
+	}
+	return errors.Join(err, c.Lab.Close())
+}
+
+// Reconnect hangs up on the kernel, if there is a connection, and opens a new
+// one, as an agent does that starts again.
+func (c *Cluster) Reconnect() error {
+	if err := c.Disconnect(); err != nil {
+		return err
+	}
+	conn, err := kernel.Open(kernel.Options{NetNS: c.Node.NetNS()})
+	if err != nil {
+		return fmt.Errorf("node %s: %w", c.Node.Name, err)
+	}
+	c.conn = conn
+	return nil
+}
+
+// Disconnect hangs up on the kernel.
+func (c *Cluster) Disconnect() error {
+	if c.conn == nil {
+		return nil
+	}
+	conn := c.conn
+	c.conn = nil
+	return conn.Close()
+}
+
+// Replace makes the node enforce a snapshot from scratch: a model of its own,
+// a built table, one replacement. The lab gets the pods first.
+func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
+	if err := c.house(s); err != nil {
+		return err
+	}
+	c.options, c.snapshot, c.model = o, policy.Snapshot{}, policy.NewModel(random.Node)
+	c.feed(s)
+	c.table = ruleset.Build(c.model.Intent(), o)
+	return c.conn.Apply(c.table.Replacement())
+}
+
+// Set changes what the node enforces to another snapshot, by the plan that the
+// difference takes, and returns that plan.
+func (c *Cluster) Set(s policy.Snapshot) (ruleset.Plan, error) {
+	if err := c.house(s); err != nil {
+		return ruleset.Plan{}, err
+	}
+	c.feed(s)
+	plan := c.table.Update(c.model.Take())
+	return plan, c.conn.Apply(plan)
+}
+
+// Options are those that the table was made with.
+func (c *Cluster) Options() ruleset.Options { return c.options }
+
+// Table is what the kernel should hold.
+func (c *Cluster) Table() *ruleset.Table { return c.table }
+
+// feed tells the model of the difference between two snapshots.
+func (c *Cluster) feed(s policy.Snapshot) {
+	for _, event := range difference(c.snapshot, s) {
+		event.Feed(c.model)
+	}
+	c.snapshot = s
+}
+
+// NFT gives commands to nft inside the node. Tests keep their own rules in
+// tables of their own.
+func (c *Cluster) NFT(commands string) error {
+	_, err := c.Run(&c.Node.Host, commands, "nft", "-f", "-")
+	return err
+}
+
+// Run runs a program inside a host and returns what it prints.
+func (c *Cluster) Run(h *lab.Host, stdin, name string, args ...string) (string, error) {
+	var out []byte
+	err := h.Do(func() (err error) {
+		// The child is forked from this thread, so it is in its namespace.
+		command := exec.Command(name, args...)
+		command.Stdin = strings.NewReader(stdin)
+		if out, err = command.CombinedOutput(); err != nil {
+			err = fmt.Errorf("%s %s in %s: %w: %s", name, strings.Join(args, " "), h.Name, err, out)
+		}
+		return err
+	})
+	return string(out), err
+}

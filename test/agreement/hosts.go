@@ -1,0 +1,174 @@
+package agreement
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
+)
+
+// house gives the lab a host for every pod address of the snapshot. Which pod
+// an address belongs to is for the code under test to find out; here each is
+// at just one host, that of the first pod that claims it.
+//
+// Hosts of pods that have gone stay, until somebody else needs the name or an
+// address: packets to and from addresses that nobody has any more are worth
+// checking too.
+func (c *Cluster) house(s policy.Snapshot) error {
+	want, names := map[string][]netip.Addr{}, []string{}
+	claimed := map[netip.Addr]string{}
+	for _, pod := range s.Pods {
+		name := pod.Namespace + "/" + pod.Name
+		for _, addr := range addrsOf(pod) {
+			owner := c.Lab.Owner(addr)
+			fixed := owner != nil && c.pods[owner.Name] != owner
+			if _, taken := claimed[addr]; !taken && !fixed {
+				claimed[addr] = name
+				want[name] = append(want[name], addr)
+			}
+		}
+		names = append(names, name)
+	}
+	moved := false
+	for name, host := range c.pods {
+		_, wanted := want[name]
+		keep := !wanted && !slices.ContainsFunc(host.IPs, func(addr netip.Addr) bool { _, taken := claimed[addr]; return taken })
+		if keep || slices.Equal(host.IPs, want[name]) {
+			continue
+		}
+		if err := c.Node.RemovePod(name); err != nil {
+			return err
+		}
+		delete(c.pods, name)
+		moved = true
+	}
+	for _, name := range names {
+		if addrs := want[name]; len(addrs) > 0 && c.pods[name] == nil {
+			host, err := c.Node.AddPod(name, lab.PodOptions{IPs: addrs, Attach: c.attachOf(addrs)})
+			if err != nil {
+				return err
+			}
+			c.pods[name] = host
+		}
+	}
+	if moved && c.attach == lab.Bridged {
+		return c.FlushNeighbours()
+	}
+	return nil
+}
+
+func addrsOf(pod *corev1.Pod) (addrs []netip.Addr) {
+	for _, ip := range pod.Status.PodIPs {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// attachOf is how a host with these addresses is attached.
+func (c *Cluster) attachOf(addrs []netip.Addr) lab.Attach {
+	if c.attach == lab.Bridged && !slices.ContainsFunc(addrs, func(addr netip.Addr) bool { return !inPodRange(addr) }) {
+		return lab.Bridged
+	}
+	return lab.Routed
+}
+
+func inPodRange(addr netip.Addr) bool {
+	return slices.ContainsFunc(policy.NodeOf(random.Nodes()[0]).PodCIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(addr) })
+}
+
+// bridged reports whether packets between two hosts are bridged, not routed.
+func (c *Cluster) bridged(a, b *lab.Host) bool {
+	return a != nil && b != nil && a != b && c.isBridged(a) && c.isBridged(b)
+}
+
+func (c *Cluster) isBridged(h *lab.Host) bool {
+	return (h.Name == Stranger || c.pods[h.Name] == h) && c.attachOf(h.IPs) == lab.Bridged
+}
+
+// FlushNeighbours makes all hosts forget the link addresses that they have
+// learnt.
+func (c *Cluster) FlushNeighbours() error {
+	var errs []error
+	for _, h := range c.Lab.Hosts() {
+		if err := h.Do(flushNeighbours); err != nil {
+			errs = append(errs, fmt.Errorf("host %s: %w", h.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func flushNeighbours() error {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer handle.Close()
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		neighbours, err := handle.NeighList(0, family)
+		if err != nil {
+			return fmt.Errorf("list neighbours: %w", err)
+		}
+		for _, n := range neighbours {
+			if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+				continue
+			}
+			// It may have gone by itself meanwhile.
+			if err := handle.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("delete neighbour %s: %w", n.IP, err)
+			}
+		}
+	}
+	return nil
+}
+
+// difference is what must be told of b to who knows a, in the order of names.
+func difference(a, b policy.Snapshot) (events []random.Event) {
+	was, is := objects(a), objects(b)
+	for name, object := range was {
+		if _, there := is[name]; !there {
+			events = append(events, random.Event{Object: object, Delete: true})
+		}
+	}
+	for name, object := range is {
+		if !reflect.DeepEqual(was[name], object) {
+			events = append(events, random.Event{Object: object})
+		}
+	}
+	slices.SortFunc(events, func(a, b random.Event) int { return strings.Compare(identity(a.Object), identity(b.Object)) })
+	return events
+}
+
+func objects(s policy.Snapshot) map[string]client.Object {
+	all := map[string]client.Object{}
+	add := func(o client.Object) { all[identity(o)] = o }
+	for _, o := range s.Nodes {
+		add(o)
+	}
+	for _, o := range s.Namespaces {
+		add(o)
+	}
+	for _, o := range s.Pods {
+		add(o)
+	}
+	for _, o := range s.Policies {
+		add(o)
+	}
+	return all
+}
+
+func identity(o client.Object) string {
+	return fmt.Sprintf("%T %s", o, client.ObjectKeyFromObject(o))
+}
