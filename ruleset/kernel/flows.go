@@ -97,8 +97,8 @@ type flow struct {
 
 // ctnetlink's numbers (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const (
-	ctMessageNew = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
-	ctMessageGet = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
+	ctMessageNew = unix.NFNL_SUBSYS_CTNETLINK << 8
+	ctMessageGet = unix.NFNL_SUBSYS_CTNETLINK<<8 + 1
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
