@@ -93,14 +93,15 @@ func canonical(ls *metav1.LabelSelector) (string, error) {
 	}
 	var texts []string
 	for _, r := range requirements {
-		if r.Operator() == selection.In && r.Values().Len() == 1 {
-			equals, err := labels.NewRequirement(r.Key(), selection.Equals, r.Values().UnsortedList())
-			if err != nil {
-				return "", err
-			}
-			r = *equals
+		op, values := r.Operator(), r.Values().List() // sorted, each once
+		if op == selection.In && len(values) == 1 {
+			op = selection.Equals
 		}
-		texts = append(texts, r.String())
+		same, err := labels.NewRequirement(r.Key(), op, values)
+		if err != nil {
+			return "", err
+		}
+		texts = append(texts, same.String())
 	}
 	slices.Sort(texts)
 	return strings.Join(slices.Compact(texts), ","), nil

@@ -1,0 +1,125 @@
+package policy_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/podfence/podfence/policy"
+)
+
+func parse(t *testing.T, spec string) (policy.Policy, []policy.Problem) {
+	t.Helper()
+	np := &networkingv1.NetworkPolicy{}
+	if err := json.Unmarshal([]byte(`{"metadata":{"namespace":"shop","name":"p"},"spec":`+spec+`}`), np); err != nil {
+		t.Fatal(err)
+	}
+	return policy.Parse(np)
+}
+
+// TestParseProblems: what cannot be read allows nothing, is reported with its
+// place, and takes nothing else along.
+func TestParseProblems(t *testing.T) {
+	for _, c := range []struct {
+		what, spec, field, reason string
+		left                      int // peers, blocks and ports that are still there
+	}{
+		{"except", `{"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8","except":["10.0.0.0/16","x"]}}]}]}`, "spec.ingress[0].from[0].ipBlock.except[1]", "block matches nothing", 0},
+		{"cidr", `{"egress":[{"to":[{"ipBlock":{"cidr":"10.0.0.0/33"}},{"podSelector":{}}]}]}`, "spec.egress[0].to[0].ipBlock.cidr", "block matches nothing", 1},
+		{"peer selector", `{"ingress":[{"from":[{"podSelector":{"matchExpressions":[{"key":"a","operator":"Like"}]}},{"namespaceSelector":{}}]}]}`, "spec.ingress[0].from[0].podSelector", "peer matches nothing", 1},
+		{"empty peer", `{"ingress":[{"from":[{}]}]}`, "spec.ingress[0].from[0]", "peer matches nothing", 0},
+		{"two peers in one", `{"ingress":[{"from":[{"podSelector":{},"ipBlock":{"cidr":"10.0.0.0/8"}}]}]}`, "spec.ingress[0].from[0]", "excludes", 0},
+		{"protocol", `{"ingress":[{"ports":[{"protocol":"ICMP"}]}]}`, "spec.ingress[0].ports[0].protocol", "port matches nothing", 0},
+		{"port 0", `{"ingress":[{"ports":[{"port":0},{"port":80}]}]}`, "spec.ingress[0].ports[0]", "port matches nothing", 1},
+		{"port range backwards", `{"ingress":[{"ports":[{"port":90,"endPort":80}]}]}`, "spec.ingress[0].ports[0]", "port matches nothing", 0},
+		{"end of a name", `{"ingress":[{"ports":[{"port":"http","endPort":80}]}]}`, "spec.ingress[0].ports[0].endPort", "port matches nothing", 0},
+		{"end of nothing", `{"ingress":[{"ports":[{"endPort":80}]}]}`, "spec.ingress[0].ports[0].endPort", "port matches nothing", 0},
+		{"policy type", `{"policyTypes":["ingress"]}`, "spec.policyTypes[0]", "isolates both", 0},
+		{"subject", `{"podSelector":{"matchLabels":{"a b":"c"}}}`, "spec.podSelector", "selects no pod", 0},
+	} {
+		p, problems := parse(t, c.spec)
+		if len(problems) != 1 || problems[0].Field != c.field || !strings.Contains(problems[0].Reason, c.reason) {
+			t.Errorf("%s: %v, want %s: …%s…", c.what, problems, c.field, c.reason)
+		}
+		left := 0
+		for _, d := range policy.Directions {
+			for _, rule := range p.Rules[d] {
+				left += len(rule.Peers) + len(rule.Blocks) + len(rule.Ports) + len(rule.NamedPorts)
+				if rule.AnyPeer && rule.AnyPort {
+					t.Errorf("%s: the rule allows everything", c.what)
+				}
+			}
+		}
+		if left != c.left {
+			t.Errorf("%s: %d peers, blocks and ports are left, want %d: %+v", c.what, left, c.left, p.Rules)
+		}
+		if !p.Isolates[policy.Ingress] {
+			t.Errorf("%s: the policy does not isolate", c.what)
+		}
+	}
+}
+
+// TestSelectorsShare: the same pods in other words are the same Selector; other
+// pods are another.
+func TestSelectorsShare(t *testing.T) {
+	peer := func(text string) policy.Selector {
+		p, problems := parse(t, `{"ingress":[{"from":[`+text+`]}]}`)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		return p.Rules[policy.Ingress][0].Peers[0]
+	}
+	same := [][2]string{
+		{`{"podSelector":{"matchLabels":{"a":"x","b":"y"}}}`, `{"podSelector":{"matchExpressions":[{"key":"b","operator":"In","values":["y"]},{"key":"a","operator":"In","values":["x"]}]}}`},
+		{`{"podSelector":{"matchExpressions":[{"key":"a","operator":"In","values":["y","x","y"]}]}}`, `{"podSelector":{"matchExpressions":[{"key":"a","operator":"In","values":["x","y"]}]}}`},
+		{`{"namespaceSelector":{}}`, `{"namespaceSelector":{},"podSelector":{}}`},
+	}
+	for _, pair := range same {
+		if a, b := peer(pair[0]), peer(pair[1]); a != b {
+			t.Errorf("%s is %v, %s is %v", pair[0], a, pair[1], b)
+		}
+	}
+	differ := []string{
+		`{"podSelector":{}}`, `{"namespaceSelector":{}}`, `{"podSelector":{"matchLabels":{"a":""}}}`,
+		`{"podSelector":{"matchExpressions":[{"key":"a","operator":"Exists"}]}}`,
+		`{"podSelector":{"matchExpressions":[{"key":"a","operator":"DoesNotExist"}]}}`,
+		`{"podSelector":{"matchExpressions":[{"key":"a","operator":"NotIn","values":[""]}]}}`,
+		`{"podSelector":{"matchExpressions":[{"key":"a","operator":"In","values":["","x"]}]}}`,
+		`{"namespaceSelector":{"matchLabels":{"a":""}}}`,
+	}
+	seen := map[policy.Selector]string{}
+	for _, text := range differ {
+		s := peer(text)
+		if other, taken := seen[s]; taken {
+			t.Errorf("%s and %s are both %v", text, other, s)
+		}
+		seen[s] = text
+	}
+}
+
+// FuzzParse: whatever a policy says, within the types of the API, reading it
+// neither panics nor lets a rule with a peer or port that cannot be read allow
+// more than one without it.
+func FuzzParse(f *testing.F) {
+	f.Add(`{"podSelector":{},"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8","except":["10.1.0.0/16"]}}],"ports":[{"port":80,"endPort":90}]}]}`)
+	f.Add(`{"policyTypes":["Egress"],"egress":[{"to":[{"namespaceSelector":{"matchExpressions":[{"key":"a","operator":"In","values":["b"]}]}}],"ports":[{"port":"http","protocol":"UDP"}]}]}`)
+	f.Fuzz(func(t *testing.T, spec string) {
+		np := &networkingv1.NetworkPolicy{}
+		if json.Unmarshal([]byte(spec), &np.Spec) != nil {
+			t.Skip()
+		}
+		p, _ := policy.Parse(np)
+		for i, rule := range p.Rules[policy.Ingress] {
+			if rule.AnyPeer != (len(np.Spec.Ingress[i].From) == 0) || rule.AnyPort != (len(np.Spec.Ingress[i].Ports) == 0) {
+				t.Errorf("rule %d is %+v", i, rule)
+			}
+		}
+		for i, rule := range p.Rules[policy.Egress] {
+			if rule.AnyPeer != (len(np.Spec.Egress[i].To) == 0) || rule.AnyPort != (len(np.Spec.Egress[i].Ports) == 0) {
+				t.Errorf("rule %d is %+v", i, rule)
+			}
+		}
+	})
+}
