@@ -55,6 +55,10 @@ func (c *Conn) probe() error {
 	if err == nil {
 		return nil
 	}
+	var op *OpError
+	if failed < 0 && errors.As(err, &op) {
+		op.Op = "try the kernel"
+	}
 	missing := "CONFIG_NF_TABLES"
 	if failed >= 0 && failed < len(messages) && messages[failed].op >= 0 {
 		missing = needs[messages[failed].op].needs

@@ -51,9 +51,14 @@ var stages = []stage{
 // another verdict than policy.Judge gives. It removes all that it makes, and
 // what an earlier demo has left, unless told to keep it.
 func Run(ctx context.Context, out io.Writer, keep bool) (err error) {
-	if _, err := lab.RemoveLeftovers(prefix); err != nil {
+	if err := removeLeftovers(); err != nil {
 		return fmt.Errorf("removing an earlier demo: %w", err)
 	}
+	defer func() {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted; all that the demo made is removed")
+		}
+	}()
 	l, err := lab.New(lab.Options{Prefix: prefix})
 	if err != nil {
 		return err
@@ -77,9 +82,9 @@ func Run(ctx context.Context, out io.Writer, keep bool) (err error) {
 		}
 	}()
 
-	ctx, cancel := context.WithCancel(ctx)
+	agentContext, cancel := context.WithCancel(ctx)
 	defer cancel()
-	agent, stopped, err := startAgent(ctx, town.node, folder)
+	agent, stopped, err := startAgent(agentContext, town.node, folder)
 	if err != nil {
 		return err
 	}
@@ -116,6 +121,18 @@ func Run(ctx context.Context, out io.Writer, keep bool) (err error) {
 	}
 	p.outro(keep, folder)
 	return nil
+}
+
+// removeLeftovers removes what a demo that was killed, or told to keep it, has
+// left.
+func removeLeftovers() error {
+	_, err := lab.RemoveLeftovers(prefix)
+	folders, globErr := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	err = errors.Join(err, globErr)
+	for _, folder := range folders {
+		err = errors.Join(err, os.RemoveAll(folder))
+	}
+	return err
 }
 
 // awaitCommit waits until the agent has committed what it read.
