@@ -13,7 +13,7 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-var histories = flag.Int("histories", 200, "random histories that a property test goes through")
+var histories = flag.Int("histories", 100, "random histories that a property test goes through")
 
 var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}), cmpopts.EquateEmpty()}
 
