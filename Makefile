@@ -98,6 +98,7 @@ image: ## The container image IMG, by docker, or else by buildah from bin/podfen
 # a container runtime.
 .PHONY: image-prebuilt
 image-prebuilt: build
+	@command -v buildah >/dev/null || { echo "an image needs docker, or buildah (Debian's package of that name)"; exit 1; }
 	buildah --storage-driver vfs bud --isolation chroot --target prebuilt \
 	  --build-arg VERSION=$(VERSION) -t $(IMG) .
 
