@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -21,4 +22,81 @@ type Attachment struct {
 	HostInterface string
 	// MAC is the pod's hardware address. Zero where another plugin has made it.
 	MAC [6]byte
+}
+
+// attachmentKey names an attachment.
+type attachmentKey struct{ containerID, ifName string }
+
+func (a Attachment) key() attachmentKey { return attachmentKey{a.ContainerID, a.IfName} }
+
+// attach adds to a pod the addresses of its attachments: those that were made
+// for it, not for an earlier pod of its name.
+func (p Pod) attach(attachments []Attachment) Pod {
+	for _, a := range attachments {
+		if a.Pod == p.Key && a.UID == p.UID && len(a.IPs) > 0 {
+			p.IPs = append(slices.Clone(p.IPs), a.IPs...)
+			p.attached = true
+		}
+	}
+	if p.attached {
+		slices.SortFunc(p.IPs, netip.Addr.Compare)
+		p.IPs = slices.Compact(p.IPs)
+	}
+	return p
+}
+
+// SetAttachment takes in what the CNI plugin has made. Its addresses are the
+// pod's from now on, whether or not the API shows them.
+func (m *Model) SetAttachment(a Attachment) {
+	m.forgetAttachment(a.key())
+	m.attachments[a.Pod] = append(m.attachments[a.Pod], a)
+	m.reattach(a.Pod)
+}
+
+// DeleteAttachment forgets what the CNI plugin has removed.
+func (m *Model) DeleteAttachment(containerID, ifName string) {
+	if pod, was := m.forgetAttachment(attachmentKey{containerID, ifName}); was {
+		m.reattach(pod)
+	}
+}
+
+// forgetAttachment returns whose it was.
+func (m *Model) forgetAttachment(key attachmentKey) (pod Key, was bool) {
+	for pod, attachments := range m.attachments {
+		i := slices.IndexFunc(attachments, func(a Attachment) bool { return a.key() == key })
+		if i < 0 {
+			continue
+		}
+		if left := slices.Delete(slices.Clone(attachments), i, i+1); len(left) > 0 {
+			m.attachments[pod] = left
+		} else {
+			delete(m.attachments, pod)
+		}
+		return pod, true
+	}
+	return Key{}, false
+}
+
+// reattach works out a pod's addresses anew.
+func (m *Model) reattach(key Key) {
+	if pod := m.pods[key]; pod != nil {
+		object := *pod
+		object.IPs, object.attached = m.reported(pod), false
+		m.SetPod(object)
+	}
+}
+
+// reported are the addresses that the API shows of a pod.
+func (m *Model) reported(pod *Pod) []netip.Addr {
+	if pod.attached {
+		return m.reportedIPs[pod.Key]
+	}
+	return pod.IPs
+}
+
+// Attached reports whether an attachment's pod is known, so that its policies
+// hold for the attachment's addresses.
+func (m *Model) Attached(a Attachment) bool {
+	pod := m.pods[a.Pod]
+	return pod != nil && pod.UID == a.UID && pod.Node == m.node && pod.attached
 }

@@ -22,6 +22,7 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	}
 	for _, p := range s.Pods {
 		if pod, live := PodOf(p); live {
+			pod = pod.attach(s.Attachments)
 			c.pods = append(c.pods, pod)
 			for _, ip := range pod.IPs {
 				if owner, taken := c.owners[ip]; !taken || pod.ownsBefore(owner) < 0 {

@@ -19,6 +19,10 @@ type Model struct {
 	pods       map[Key]*Pod
 	// claims are the pods that have an address, its owner first.
 	claims map[netip.Addr][]*Pod
+	// attachments are what the CNI plugin has made, by pod, and reportedIPs
+	// what the API shows of the pods that have any.
+	attachments map[Key][]Attachment
+	reportedIPs map[Key][]netip.Addr
 
 	members
 	dirty
@@ -52,12 +56,14 @@ type dirty struct {
 // NewModel returns the model of an empty cluster for a node's agent.
 func NewModel(node string) *Model {
 	return &Model{
-		node:       node,
-		namespaces: map[string]*namespace{},
-		pods:       map[Key]*Pod{},
-		claims:     map[netip.Addr][]*Pod{},
-		members:    newMembers(),
-		dirty:      newDirty(),
+		node:        node,
+		namespaces:  map[string]*namespace{},
+		pods:        map[Key]*Pod{},
+		claims:      map[netip.Addr][]*Pod{},
+		attachments: map[Key][]Attachment{},
+		reportedIPs: map[Key][]netip.Addr{},
+		members:     newMembers(),
+		dirty:       newDirty(),
 	}
 }
 
@@ -140,6 +146,12 @@ func (m *Model) policyChanged(ns *namespace, key Key) {
 
 // SetPod takes a pod in as it is now, in place of the one of that name.
 func (m *Model) SetPod(p Pod) {
+	delete(m.reportedIPs, p.Key)
+	if reported := p.IPs; len(m.attachments[p.Key]) > 0 {
+		if p = p.attach(m.attachments[p.Key]); p.attached {
+			m.reportedIPs[p.Key] = reported
+		}
+	}
 	old := m.pods[p.Key]
 	if old != nil && old.equal(p) {
 		return
@@ -161,6 +173,7 @@ func (m *Model) DeletePod(key Key) {
 	}
 	m.release(old)
 	delete(m.pods, key)
+	delete(m.reportedIPs, key)
 	delete(m.in(key.Namespace).pods, key)
 	m.refreshSubject(key)
 	m.dropIfEmpty(key.Namespace)
