@@ -82,11 +82,12 @@ func fromEnvironment(flags *pflag.FlagSet) error {
 }
 
 // enforcement are the flags that change what is enforced.
-type enforcement struct{ deny, podToNode string }
+type enforcement struct{ deny, podToNode, revokedMark string }
 
 func (e *enforcement) flags(f *pflag.FlagSet) {
 	f.StringVar(&e.deny, "deny", "drop", "what happens to denied packets: drop (silently) or reject (with an ICMP error, admin-prohibited)")
 	f.StringVar(&e.podToNode, "pod-to-node", "police", "traffic of pods to their own node: police (by their egress policies) or allow")
+	f.StringVar(&e.revokedMark, "revoked-mark", "0x20000000", "bit of the conntrack mark that cuts established flows when a policy no longer allows them; 0: leave them alone")
 }
 
 func (e *enforcement) options() (o ruleset.Options, err error) {
@@ -95,6 +96,10 @@ func (e *enforcement) options() (o ruleset.Options, err error) {
 		return o, err
 	}
 	o.AllowToNode, err = either("--pod-to-node", e.podToNode, "police", "allow")
+	if err != nil {
+		return o, err
+	}
+	o.RevokedMark, err = markBit(e.revokedMark)
 	return o, err
 }
 
@@ -111,7 +116,6 @@ func agentCommand() *cobra.Command {
 		o                   controllers.Options
 		e                   enforcement
 		kubeconfig          string
-		revokedMark         string
 		logLevel, logFormat string
 	)
 	cmd := &cobra.Command{
@@ -136,9 +140,6 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 				return err
 			}
 			if o.Ruleset, err = e.options(); err != nil {
-				return err
-			}
-			if o.Ruleset.RevokedMark, err = markBit(revokedMark); err != nil {
 				return err
 			}
 			if o.Node == "" {
@@ -176,7 +177,6 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
 	e.flags(f)
-	f.StringVar(&revokedMark, "revoked-mark", "0x20000000", "bit of the conntrack mark that cuts established flows when a policy no longer allows them; 0: leave them alone")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd

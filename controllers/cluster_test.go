@@ -99,17 +99,21 @@ func (c *cluster) namespace(name string, labels map[string]string) *corev1.Names
 // pod makes a pod of the cluster's node, which has no address yet.
 func (c *cluster) pod(namespace, name string, labels map[string]string, change ...func(*corev1.Pod)) *corev1.Pod {
 	GinkgoHelper()
-	pod := &corev1.Pod{
+	pod := c.podObject(namespace, name, labels)
+	for _, f := range change {
+		f(pod)
+	}
+	return create(pod)
+}
+
+func (c *cluster) podObject(namespace, name string, labels map[string]string) *corev1.Pod {
+	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: c.name(namespace), Name: name, Labels: labels},
 		Spec: corev1.PodSpec{
 			NodeName:   c.node,
 			Containers: []corev1.Container{{Name: "main", Image: "none", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80}}}},
 		},
 	}
-	for _, f := range change {
-		f(pod)
-	}
-	return create(pod)
 }
 
 // runsAt has a pod run at these addresses, as kubelet reports it.

@@ -53,10 +53,13 @@ type Enforcer struct {
 	failure   error  // of the last commit
 	waiting   map[chan struct{}]uint64
 
-	// table is what the kernel holds; nil before the first commit and after a
-	// failed one. Only commit changes it, under tableMu.
+	// table is what the kernel holds, or will once it takes it; nil before the
+	// first commit. Only commit changes it, under tableMu.
 	tableMu sync.RWMutex
 	table   *ruleset.Table
+	// known says that the kernel does hold table: false before the first commit
+	// and after a failed one. Only Start's goroutine touches it.
+	known bool
 }
 
 // newEnforcer returns an enforcer for a node.
@@ -148,20 +151,28 @@ func (e *Enforcer) Start(ctx context.Context) error {
 			return nil
 		case <-e.wake:
 		}
-		if err := e.commit(); err != nil {
-			delay := retry.Step()
-			e.log.Error(err, "Cannot commit; the kernel keeps the rules it has", "retryAfter", delay.String())
-			time.AfterFunc(delay, func() { signal(e.wake) })
+		err := e.commit()
+		if err == nil {
+			retry = newBackoff()
 			continue
 		}
-		retry = newBackoff()
+		// What changes meanwhile does not shorten the wait: it would be refused
+		// along with the rest.
+		delay := retry.Step()
+		e.log.Error(err, "Cannot commit; the kernel keeps the rules it has", "retryAfter", delay.String())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+			signal(e.wake)
+		}
 	}
 }
 
-// newBackoff waits 50 ms after a first failed commit, and up to half a minute
-// after more.
+// newBackoff waits 50 ms after a first failed commit, and up to 5 s after more:
+// a pod that starts waits as long.
 func newBackoff() wait.Backoff {
-	return wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 10, Cap: 30 * time.Second}
+	return wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 8, Cap: 5 * time.Second}
 }
 
 // commit brings the kernel up to date in one transaction.
@@ -172,14 +183,13 @@ func (e *Enforcer) commit() error {
 		err := e.kernel.Apply(plan)
 		e.metrics.committed(plan, err, time.Since(began))
 		if err != nil {
-			e.tableMu.Lock()
-			e.table = nil
-			e.tableMu.Unlock()
+			e.known = false // but keep the table: flows stay judged by it
 			e.mu.Lock()
 			e.failure = err
 			e.mu.Unlock()
 			return err
 		}
+		e.known = true
 		signal(e.judge)
 		if plan.Replace {
 			e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", time.Since(began).String())
@@ -204,7 +214,7 @@ func (e *Enforcer) commit() error {
 // in the kernel: all of it if the kernel's table is not known.
 func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	e.mu.Lock()
-	if e.table == nil {
+	if !e.known {
 		intent := e.model.Intent()
 		fed = e.fed
 		e.mu.Unlock()

@@ -30,13 +30,13 @@ type Problems struct {
 	log     logr.Logger
 	metrics *metrics
 
-	mu    sync.Mutex
-	known map[types.NamespacedName]string // what is wrong, as last reported
-	parts map[types.NamespacedName]int
+	mu          sync.Mutex
+	said, known map[types.NamespacedName]string // what is wrong, as last logged, and as an Event
+	parts       map[types.NamespacedName]int
 }
 
 func newProblems(c client.Writer, node string, log logr.Logger, m *metrics) *Problems {
-	return &Problems{client: c, node: node, log: log, metrics: m, known: map[types.NamespacedName]string{}, parts: map[types.NamespacedName]int{}}
+	return &Problems{client: c, node: node, log: log, metrics: m, said: map[types.NamespacedName]string{}, known: map[types.NamespacedName]string{}, parts: map[types.NamespacedName]int{}}
 }
 
 // +kubebuilder:rbac:groups="",resources=events,verbs=create
@@ -56,6 +56,7 @@ func (p *Problems) Report(ctx context.Context, key types.NamespacedName, np *net
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(problems) == 0 {
+		delete(p.said, key)
 		delete(p.known, key)
 		delete(p.parts, key)
 		p.count()
@@ -64,14 +65,18 @@ func (p *Problems) Report(ctx context.Context, key types.NamespacedName, np *net
 	if p.known[key] == identity {
 		return nil
 	}
-	p.parts[key] = len(problems)
+	if p.parts[key] = len(problems); p.said[key] != identity {
+		p.log.Info("NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
+		p.said[key] = identity
+	}
 	p.count()
 	if p.client != nil {
-		if err := p.client.Create(ctx, p.event(np, identity, message)); err != nil && !apierrors.IsAlreadyExists(err) {
+		err := p.client.Create(ctx, p.event(np, identity, message))
+		// In a namespace that is going, nothing can be created, nor read for long.
+		if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return fmt.Errorf("reporting NetworkPolicy %s by an Event: %w", key, err)
 		}
 	}
-	p.log.Info("NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
 	p.known[key] = identity
 	return nil
 }
@@ -90,7 +95,7 @@ const maxEventMessage = 1024
 
 func (p *Problems) event(np *networkingv1.NetworkPolicy, identity, message string) *corev1.Event {
 	if len(message) > maxEventMessage {
-		message = message[:maxEventMessage-3] + "..."
+		message = strings.ToValidUTF8(message[:maxEventMessage-3], "") + "..."
 	}
 	now := metav1.NewTime(time.Now())
 	sum := sha256.Sum256([]byte(identity))

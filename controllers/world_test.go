@@ -129,10 +129,18 @@ func (w *world) otherwise(ctx context.Context, all ...[]want) func() ([]string, 
 }
 
 // eventually waits until packets fare as wanted; all of them in one batch, so
-// that what is lost is not lost because the machine is busy.
+// that what is lost is not lost because the machine is busy. A batch that a
+// commit comes in the middle of can show half of the old state and half of the
+// new one, so the next batch must agree.
 func (w *world) eventually(ctx context.Context, all ...[]want) {
 	GinkgoHelper()
-	Eventually(w.otherwise(ctx, all...), soon, often).Should(BeEmpty())
+	batch := w.otherwise(ctx, all...)
+	Eventually(func() ([]string, error) {
+		if wrong, err := batch(); err != nil || len(wrong) > 0 {
+			return wrong, err
+		}
+		return batch()
+	}, soon, often).Should(BeEmpty())
 }
 
 // always checks that packets go on faring as wanted.
@@ -174,4 +182,3 @@ func chain(kind string, object interface {
 }) OmegaMatcher {
 	return MatchRegexp(`(?m)^\tchain %s-[a-z2-7]{16}-%s/%s \{$`, kind, object.GetNamespace(), object.GetName())
 }
-

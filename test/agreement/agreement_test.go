@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
@@ -29,12 +30,13 @@ var (
 const settle = 60 * time.Millisecond
 
 // open makes a cluster for the test, or skips it.
-func open(t *testing.T, attach lab.Attach) *agreement.Cluster {
+func open(t *testing.T, attach lab.Attach, o lab.Options) *agreement.Cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces and nftables need root: skipped")
 	}
-	c, err := agreement.New(agreement.Options{Attach: attach, Lab: lab.Options{Settle: settle}})
+	o.Settle = settle
+	c, err := agreement.New(agreement.Options{Attach: attach, Lab: o})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,14 +50,16 @@ func open(t *testing.T, attach lab.Attach) *agreement.Cluster {
 
 // TestThreeWayAgreement: the verdict function, the table's trace and the fate
 // of real packets agree, for random clusters and after random changes of them
-// that are made by incremental plans.
+// that are made by incremental plans. To see a failure again:
+//
+//	go test ./test/agreement -run TestThreeWayAgreement/bridged -rounds 1 -seed N
 func TestThreeWayAgreement(t *testing.T) {
 	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
 		t.Run(attach.String(), func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting for packets that do not come
-			c, total := open(t, attach), counts{}
+			c, total := open(t, attach, lab.Options{}), counts{}
 			for round := range *rounds {
-				agree(t, c, *seed+int64(round), total)
+				agree(t, c, attach, *seed+int64(round), total)
 			}
 			t.Logf("seeds %d to %d: %s", *seed, *seed+int64(*rounds)-1, total)
 			if allowed, denied := total[true], total[false]; 10*min(allowed, denied) < allowed+denied {
@@ -103,9 +107,9 @@ func (n counts) String() string {
 }
 
 // agree is one round: a cluster, put in place whole, then changed.
-func agree(t *testing.T, c *agreement.Cluster, seed int64, total counts) {
+func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, total counts) {
 	t.Helper()
-	r := rand.New(rand.NewSource(seed))
+	r := rand.New(rand.NewSource(2*seed + int64(attach))) // other clusters for each way of attaching
 	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, Reject: r.Intn(2) == 0}
 	// A history has odd pods, and may lack nodes and namespaces; a whole
 	// cluster has more that may pass.
@@ -152,8 +156,13 @@ func events(s policy.Snapshot) (events []random.Event) {
 func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, when string, packets int, total counts) {
 	t.Helper()
 	var cases []agreement.Case
+	near := edges(s)
 	for range packets {
-		cases = append(cases, agreement.Case{Packet: random.Packet(r, s)})
+		p := random.Packet(r, s)
+		if p.DstPort > 0 && len(near) > 0 && r.Intn(3) == 0 {
+			p.DstPort = near[r.Intn(len(near))]
+		}
+		cases = append(cases, agreement.Case{Packet: p})
 	}
 	report, err := c.Check(context.Background(), s, cases)
 	if err != nil {
@@ -163,4 +172,26 @@ func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, 
 	if wrong := report.Disagreements(); len(wrong) > 0 {
 		t.Fatalf("%s: %d of %d packets disagree:\n%s", when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]))
 	}
+}
+
+// edges are the ports where a policy's ranges begin and end, and those next to
+// them.
+func edges(s policy.Snapshot) (near []uint16) {
+	add := func(ports []networkingv1.NetworkPolicyPort) {
+		for _, port := range ports {
+			if port.EndPort != nil {
+				first, last := uint16(port.Port.IntVal), uint16(*port.EndPort)
+				near = append(near, first-1, first, last, last+1)
+			}
+		}
+	}
+	for _, np := range s.Policies {
+		for _, rule := range np.Spec.Ingress {
+			add(rule.Ports)
+		}
+		for _, rule := range np.Spec.Egress {
+			add(rule.Ports)
+		}
+	}
+	return near
 }

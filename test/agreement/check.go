@@ -156,7 +156,9 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (Result, lab.Probe, bool)
 	if one.Service.IsValid() {
 		probe.Packet.Dst, probe.Packet.DstPort = one.Service.Addr(), one.Service.Port()
 	} else if one.Src == one.Dst {
-		if !inPodRange(one.Dst) { // no Service leads there
+		// No Service leads there; or what arrives could as well be the
+		// rejection, which quotes the packet to the same host.
+		if !inPodRange(one.Dst) || untracked(one.Packet) || c.options.Reject {
 			return r, probe, false
 		}
 		probe.Packet.Dst, r.Seen.Hairpin = Hairpin(one.Dst), true
@@ -169,7 +171,21 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (Result, lab.Probe, bool)
 	if r.Hook == ruleset.Forward && !r.Own && !c.bridged(probe.From, probe.To) && !one.Dst.IsMulticast() {
 		r.Seen.HopLimit--
 	}
+	// A redirect that comes from afar is invalid to connection tracking
+	// (nf_conntrack_icmpv6_redirect); Judge speaks of what may begin.
+	if r.Seen.Protocol == policy.ICMPv6 && r.Seen.ICMPType == redirect && r.Seen.HopLimit != policy.NeighbourDiscoveryHopLimit {
+		return r, probe, false
+	}
 	return r, probe, r.Seen.HopLimit > 0
+}
+
+// redirect is the ICMPv6 type.
+const redirect = 137
+
+// untracked reports whether connection tracking, and so NAT, leaves a packet
+// alone.
+func untracked(p policy.Packet) bool {
+	return p.Protocol == policy.ICMPv6 && (slices.Contains(policy.NeighbourDiscovery, p.ICMPType) || slices.Contains(policy.MulticastListener, p.ICMPType))
 }
 
 // isOwn reports whether an address is known to be the node's own.

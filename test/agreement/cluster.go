@@ -81,7 +81,11 @@ func (c *Cluster) furnish() (err error) {
 			return err
 		}
 	}
-	if _, err := c.Node.AddPod(Stranger, lab.PodOptions{IPs: StrangerAddrs, Attach: c.attachOf(StrangerAddrs)}); err != nil {
+	stranger, err := c.Node.AddPod(Stranger, lab.PodOptions{IPs: StrangerAddrs, Attach: c.attachOf(StrangerAddrs)})
+	if err != nil {
+		return err
+	}
+	if err := c.allowHairpin(stranger); err != nil {
 		return err
 	}
 	if err := c.NFT(hairpin); err != nil {

@@ -60,12 +60,33 @@ func (c *Cluster) house(s policy.Snapshot) error {
 				return err
 			}
 			c.pods[name] = host
+			if err := c.allowHairpin(host); err != nil {
+				return err
+			}
 		}
 	}
 	if moved && c.attach == lab.Bridged {
 		return c.FlushNeighbours()
 	}
 	return nil
+}
+
+// allowHairpin lets a bridge send a frame back out of the port that it came
+// from, as network plugins do (hairpinMode): a Service may lead a pod to itself.
+func (c *Cluster) allowHairpin(h *lab.Host) error {
+	if !c.isBridged(h) {
+		return nil
+	}
+	return c.Node.Do(func() error {
+		link, err := netlink.LinkByName(h.Link)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", h.Link, err)
+		}
+		if err := netlink.LinkSetHairpin(link, true); err != nil {
+			return fmt.Errorf("hairpin mode of link %s: %w", h.Link, err)
+		}
+		return nil
+	})
 }
 
 func addrsOf(pod *corev1.Pod) (addrs []netip.Addr) {

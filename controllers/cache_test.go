@@ -1,0 +1,191 @@
+package controllers
+
+import (
+	"math/rand"
+	"reflect"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/random"
+)
+
+// transformed is what the cache would keep of an object.
+func transformed[T client.Object](t *testing.T, object T) T {
+	t.Helper()
+	for kind, by := range cacheOptions().ByObject {
+		if reflect.TypeOf(kind) == reflect.TypeOf(object) {
+			kept, err := by.Transform(object.DeepCopyObject())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kept.(T)
+		}
+	}
+	t.Fatalf("the cache keeps all of a %T", object)
+	return object
+}
+
+// What the model reads of an object must not depend on whether the object went
+// through the cache.
+func TestCacheKeepsWhatIsRead(t *testing.T) {
+	r := rand.New(rand.NewSource(1))
+	for range 2000 {
+		samePod(t, random.OddPod(r, r.Intn(12), 12))
+		same(t, policy.NamespaceOf, random.Namespace(r, r.Intn(3)))
+		same(t, parsed, random.Policy(r, r.Intn(8)))
+	}
+	for _, node := range random.Nodes() {
+		same(t, policy.NodeOf, node)
+	}
+}
+
+// The same for objects with all the fields that the random ones lack.
+func TestCacheKeepsWhatIsReadOfFullObjects(t *testing.T) {
+	samePod(t, fullPod())
+	older := fullPod()
+	older.Status.PodIPs = nil // as from an API server before 1.16
+	samePod(t, older)
+	same(t, policy.NodeOf, fullNode())
+	single := fullNode()
+	single.Spec.PodCIDRs = nil
+	same(t, policy.NodeOf, single)
+	broken := random.Policy(rand.New(rand.NewSource(1)), 1)
+	broken.Spec.Ingress = append(broken.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{
+		From: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "nowhere"}}},
+	})
+	broken.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+	if _, problems := policy.Parse(broken); len(problems) == 0 {
+		t.Fatal("the broken policy has no problems")
+	}
+	same(t, parsed, broken)
+}
+
+func samePod(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	same(t, func(p *corev1.Pod) any {
+		read, seen := policy.PodOf(p)
+		return []any{read, seen}
+	}, pod)
+}
+
+func parsed(np *networkingv1.NetworkPolicy) any {
+	read, problems := policy.Parse(np)
+	return []any{read, problems}
+}
+
+func same[T client.Object, V any](t *testing.T, read func(T) V, object T) {
+	t.Helper()
+	full := object.DeepCopyObject().(T)
+	stripped := transformed(t, object)
+	if a, b := read(full), read(stripped); !reflect.DeepEqual(a, b) {
+		t.Errorf("%T %s: the full object is read as\n%+v\nand what the cache keeps as\n%+v", object, object.GetName(), a, b)
+	}
+	// The reconcilers and the cache itself need these.
+	type identity struct {
+		key             client.ObjectKey
+		uid, version    string
+		generation      int64
+		labels          map[string]string
+		deleted, exists *metav1.Time
+	}
+	of := func(o client.Object) identity {
+		created := o.GetCreationTimestamp()
+		return identity{
+			client.ObjectKeyFromObject(o), string(o.GetUID()), o.GetResourceVersion(), o.GetGeneration(),
+			o.GetLabels(), o.GetDeletionTimestamp(), &created,
+		}
+	}
+	if !reflect.DeepEqual(of(full), of(stripped)) {
+		t.Errorf("%T: the cache keeps %+v of %+v", object, of(stripped), of(full))
+	}
+	again := transformed(t, stripped)
+	if !reflect.DeepEqual(stripped, again) {
+		t.Errorf("%T: stripping twice is not stripping once", object)
+	}
+}
+
+func TestCacheKeepsLittle(t *testing.T) {
+	pod := transformed(t, fullPod())
+	if pod.Annotations != nil || pod.ManagedFields != nil || pod.Spec.Volumes != nil || pod.Status.ContainerStatuses != nil ||
+		pod.Spec.Containers[0].Image != "" || pod.Spec.Containers[0].Env != nil {
+		t.Errorf("the cache keeps %+v", pod)
+	}
+	if containers := len(pod.Spec.Containers); containers != 1 {
+		t.Errorf("%d containers kept, though only one has a named port", containers)
+	}
+	if node := transformed(t, fullNode()); node.Annotations != nil || node.Status.Capacity != nil || node.Status.Images != nil {
+		t.Errorf("the cache keeps %+v", node)
+	}
+}
+
+// When a watch missed a deletion, the cache is handed a tombstone, which must
+// reach it.
+func TestCachePassesTombstones(t *testing.T) {
+	tombstone := toolscache.DeletedFinalStateUnknown{Key: "shop/web", Obj: fullPod()}
+	for kind, by := range cacheOptions().ByObject {
+		passed, err := by.Transform(tombstone)
+		if err != nil || !reflect.DeepEqual(passed, tombstone) {
+			t.Errorf("%T: the tombstone comes out as %v, %v", kind, passed, err)
+		}
+	}
+}
+
+// What one agent watches of the cluster, and all of it, goes through a transform.
+func TestCacheKnowsAllKinds(t *testing.T) {
+	for _, object := range []client.Object{&corev1.Pod{}, &corev1.Namespace{}, &corev1.Node{}, &networkingv1.NetworkPolicy{}} {
+		transformed(t, object)
+	}
+	if kinds := len(cacheOptions().ByObject); kinds != 4 {
+		t.Errorf("%d kinds, of which 4 are known here", kinds)
+	}
+}
+
+func fullMeta() metav1.ObjectMeta {
+	at := metav1.NewTime(time.Unix(1700000000, 0))
+	return metav1.ObjectMeta{
+		Namespace: "shop", Name: "web", GenerateName: "web-", UID: "uid", ResourceVersion: "7", Generation: 3,
+		CreationTimestamp: at, DeletionTimestamp: &at, Labels: map[string]string{"app": "web"},
+		Annotations: map[string]string{"a": "b"}, Finalizers: []string{"f"},
+		OwnerReferences: []metav1.OwnerReference{{Name: "owner"}}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
+	}
+}
+
+func fullPod() *corev1.Pod {
+	started := metav1.NewTime(time.Unix(1700000100, 0))
+	return &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: fullMeta(),
+		Spec: corev1.PodSpec{
+			NodeName: "node", ServiceAccountName: "sa", Volumes: []corev1.Volume{{Name: "v"}},
+			InitContainers: []corev1.Container{{Name: "sidecar", Ports: []corev1.ContainerPort{{Name: "admin", ContainerPort: 9, Protocol: corev1.ProtocolUDP}}}},
+			Containers: []corev1.Container{
+				{Name: "web", Image: "i", Env: []corev1.EnvVar{{Name: "E"}}, Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80, HostPort: 8080}, {ContainerPort: 81}}},
+				{Name: "unnamed", Ports: []corev1.ContainerPort{{ContainerPort: 82}}},
+			},
+			EphemeralContainers: []corev1.EphemeralContainer{{TargetContainerName: "web"}},
+		},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, StartTime: &started, HostIP: "192.0.2.1", PodIP: "10.244.1.2",
+			PodIPs:            []corev1.PodIP{{IP: "10.244.1.2"}, {IP: "fd00::2"}},
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "web"}}, Conditions: []corev1.PodCondition{{Type: "Ready"}},
+		},
+	}
+}
+
+func fullNode() *corev1.Node {
+	node := &corev1.Node{ObjectMeta: fullMeta(), Spec: corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24", "fd00::/64"}, ProviderID: "p"}}
+	node.Namespace = ""
+	node.Status = corev1.NodeStatus{
+		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
+		Capacity:  corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")},
+		Images:    []corev1.ContainerImage{{Names: []string{"i"}}},
+	}
+	return node
+}

@@ -1,0 +1,217 @@
+package controllers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"sync/atomic"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+var errRefused = errors.New("the kernel said no")
+
+var _ = Describe("Commits", func() {
+	// No API server, and no manifests either: the specs feed the model.
+	idle := func(kernel *recorder) *running {
+		GinkgoHelper()
+		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		agent.awaitReady()
+		Expect(kernel.plans()).To(HaveLen(1))
+		Expect(kernel.plans()[0].Replace).To(BeTrue())
+		return agent
+	}
+
+	It("happen at once when idle, and gather what comes in meanwhile", func(ctx SpecContext) {
+		began, proceed := make(chan int, 100), make(chan struct{})
+		kernel := &recorder{before: func(n int) error {
+			if n > 1 { // the first is the start's
+				began <- n
+				<-proceed
+			}
+			return nil
+		}}
+		agent := idle(kernel)
+		DeferCleanup(func() { close(proceed) })
+
+		feedPod(agent, 0)
+		Eventually(began, soon, often).Should(Receive(Equal(2)))
+		for i := range 100 {
+			feedPod(agent, i+1)
+		}
+		Consistently(began, while, often).ShouldNot(Receive(), "one at a time")
+
+		proceed <- struct{}{}
+		Eventually(began, soon, often).Should(Receive(Equal(3)))
+		proceed <- struct{}{}
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Consistently(began, while, often).ShouldNot(Receive(), "nothing was left for a third")
+
+		plans := kernel.plans()
+		Expect(plans).To(HaveLen(3))
+		Expect(podsAdded(plans[1])).To(Equal(1))
+		Expect(podsAdded(plans[2])).To(Equal(100))
+		Expect(plans[2].Replace).To(BeFalse())
+	})
+
+	It("do not happen when nothing has changed", func(ctx SpecContext) {
+		kernel := &recorder{}
+		agent := idle(kernel)
+		feedPod(agent, 1)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(kernel.attempts()).To(Equal(2))
+		feedPod(agent, 1)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(kernel.attempts()).To(Equal(2))
+		Expect(agent.metric("podfence_commits_total", "result=success")).To(BeEquivalentTo(2))
+	})
+
+	It("that fail are reported, and followed by a replacement", func(ctx SpecContext) {
+		const failures = 4
+		var refuse atomic.Bool
+		proceed := make(chan struct{})
+		kernel := &recorder{before: func(n int) error {
+			if n > 1 && n <= 1+failures {
+				return errRefused
+			}
+			if n == 2+failures {
+				<-proceed // time to look while it is failing
+			}
+			if refuse.Load() {
+				return errRefused
+			}
+			return nil
+		}}
+		agent := idle(kernel)
+		DeferCleanup(func() { close(proceed) })
+		Expect(agent.metric("podfence_commits_total", "result=error")).To(BeNumerically("<=", 0))
+
+		feedPod(agent, 1)
+		Eventually(agent.metricOf("podfence_commits_total", "result=error"), soon, often).Should(BeEquivalentTo(failures))
+		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(agent.healthz()).To(Equal(http.StatusOK), "a restart would not help")
+		Expect(agent.Enforcer.Ready(nil)).To(MatchError(errRefused))
+		Expect(kernel.plans()).To(HaveLen(1))
+
+		// Who waits for a commit in vain learns why.
+		err := agent.Enforcer.Sync(within(ctx, while))
+		Expect(err).To(MatchError(context.DeadlineExceeded))
+		Expect(err).To(MatchError(errRefused))
+
+		feedPod(agent, 2)
+		proceed <- struct{}{}
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(agent.readyz()).To(Equal(http.StatusOK))
+		Expect(agent.Enforcer.Ready(nil)).To(Succeed())
+		Expect(agent.metric("podfence_commits_total", "result=error")).To(BeEquivalentTo(failures))
+		repair := kernel.plans()[1]
+		Expect(repair.Replace).To(BeTrue(), "what the kernel holds is not known any more")
+		last := kernel.plans()[len(kernel.plans())-1]
+		Expect(podsAdded(repair) + podsIf(last, !last.Replace)).To(Equal(2))
+		Expect(delays(agent)).To(HaveLen(failures))
+		Expect(increasing(delays(agent))).To(BeTrue(), "%v", delays(agent))
+
+		// After a success, changes are small again, and so are the delays.
+		feedPod(agent, 3)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		last = kernel.plans()[len(kernel.plans())-1]
+		Expect(last.Replace).To(BeFalse())
+		Expect(podsAdded(last)).To(Equal(1))
+		refuse.Store(true)
+		feedPod(agent, 4)
+		Eventually(func() int { return len(delays(agent)) }, soon, often).Should(BeNumerically(">", failures))
+		Expect(delays(agent)[failures]).To(BeNumerically("<", delays(agent)[failures-1]))
+	})
+
+	It("are waited for by Sync as long as its context lasts", func(ctx SpecContext) {
+		stuck := make(chan struct{})
+		kernel := &recorder{before: func(n int) error {
+			if n > 1 {
+				<-stuck
+			}
+			return nil
+		}}
+		agent := idle(kernel)
+		Expect(agent.Enforcer.Sync(ctx)).To(Succeed(), "all that was fed is committed")
+
+		feedPod(agent, 1)
+		reason := errors.New("the caller has gone")
+		waiting, leave := context.WithCancelCause(ctx)
+		result := make(chan error, 1)
+		go func() { result <- agent.Enforcer.Sync(waiting) }()
+		Consistently(result, while, often).ShouldNot(Receive())
+		leave(reason)
+		Eventually(result, soon, often).Should(Receive(MatchError(reason)))
+
+		go func() { result <- agent.Enforcer.Sync(ctx) }()
+		Consistently(result, while, often).ShouldNot(Receive())
+		close(stuck)
+		Eventually(result, soon, often).Should(Receive(BeNil()))
+	})
+})
+
+// feedPod tells the agent of the i-th pod of its node.
+func feedPod(agent *running, i int) {
+	agent.Enforcer.Feed(func(m *policy.Model) {
+		m.SetPod(policy.Pod{
+			Key: policy.Key{Namespace: "shop", Name: fmt.Sprintf("pod-%d", i)}, Node: "node",
+			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
+		})
+	})
+}
+
+// podsAdded counts the pods that a plan puts into the kernel.
+func podsAdded(plan ruleset.Plan) (n int) {
+	for _, op := range plan.Ops {
+		if add, is := op.(ruleset.AddVerdicts); is && add.Map == "ingress-pods-4" {
+			n += len(add.Entries)
+		}
+	}
+	return n
+}
+
+func podsIf(plan ruleset.Plan, counts bool) int {
+	if !counts {
+		return 0
+	}
+	return podsAdded(plan)
+}
+
+// within bounds a wait.
+func within(ctx context.Context, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	DeferCleanup(cancel)
+	return ctx
+}
+
+var retryAfter = regexp.MustCompile(`"retryAfter"="([^"]+)"`)
+
+// delays are those that the agent said it would wait after failed commits.
+func delays(agent *running) (all []time.Duration) {
+	for _, line := range agent.log.with("Cannot commit") {
+		if match := retryAfter.FindStringSubmatch(line); match != nil {
+			delay, err := time.ParseDuration(match[1])
+			Expect(err).NotTo(HaveOccurred())
+			all = append(all, delay)
+		}
+	}
+	return all
+}
+
+func increasing(all []time.Duration) bool {
+	for i := range all[1:] {
+		if all[i] >= all[i+1] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,156 @@
+package controllers_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/lab"
+)
+
+var _ = Describe("Established flows", func() {
+	const bit = 1 << 29
+
+	It("are cut when a policy no longer allows them, and go on when it does again", func(ctx SpecContext) {
+		w := newWorld()
+		w.namespace("shop", nil)
+		web, _ := w.pod("shop", "web", set{"app": "web"})
+		client, _ := w.pod("shop", "client", set{"app": "client"})
+		other, otherPod := w.pod("shop", "other", nil)
+		flows, err := kernel.OpenFlows(kernel.Options{NetNS: w.where.NetNS()}, bit)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(flows.Close)
+		agent := run(w.kernel, controllers.Options{
+			Node: w.node, API: agentUser, Flows: flows, Ruleset: ruleset.Options{RevokedMark: bit},
+		})
+		agent.awaitReady()
+		kept := connect(ctx, client, web)
+		cut := connect(ctx, other, web)
+		Expect(echoes(kept)).To(Equal(4))
+		Expect(echoes(cut)).To(Equal(4))
+
+		w.policy("shop", "web", onlyClients)
+		Eventually(agent.metricOf("podfence_flows_total", "change=revoked"), soon, often).Should(BeEquivalentTo(4))
+		Expect(echoes(cut)).To(BeZero())
+		Expect(echoes(kept)).To(Equal(4))
+
+		relabel(otherPod, set{"app": "client"})
+		Eventually(agent.metricOf("podfence_flows_total", "change=restored"), soon, often).Should(BeEquivalentTo(4))
+		Eventually(echoes, soon, often).WithArguments(cut).Should(Equal(4))
+		Expect(agent.metric("podfence_flows_total", "change=revoked")).To(BeEquivalentTo(4))
+
+		// What changes while there is no agent, the next one makes up for. (New
+		// connections: in the others, answers of long ago are still under way.)
+		late := connect(ctx, other, web)
+		agent.stop()
+		relabel(otherPod, nil)
+		Expect(echoes(late)).To(Equal(4))
+		again := run(w.kernel, controllers.Options{
+			Node: w.node, API: agentUser, Flows: flows, Ruleset: ruleset.Options{RevokedMark: bit},
+		})
+		Eventually(again.metricOf("podfence_flows_total", "change=revoked"), soon, often).Should(BeEquivalentTo(8))
+		Expect(echoes(late)).To(BeZero())
+		Expect(echoes(kept)).To(Equal(4))
+	})
+
+	It("are judged after each commit, by what it has committed, and again after an error", func(ctx SpecContext) {
+		judged := &judgedFlows{packet: policy.Packet{
+			Src: netip.MustParseAddr("10.244.1.9"), Dst: netip.MustParseAddr("10.244.1.1"), Protocol: policy.TCP, DstPort: 80, HopLimit: 64,
+		}}
+		kernel := &recorder{}
+		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir(), Flows: judged})
+		agent.awaitReady()
+		Eventually(judged.calls.Load, soon, often).Should(BeEquivalentTo(1))
+		Expect(judged.passed.Load()).To(BeTrue())
+
+		feedPod(agent, 1)
+		isolatePods(agent)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Eventually(judged.passed.Load, soon, often).Should(BeFalse())
+
+		// Nothing to commit, nothing to judge.
+		calls := judged.calls.Load()
+		feedPod(agent, 1)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Consistently(judged.calls.Load, while, often).Should(Equal(calls))
+
+		judged.fail.Store(true)
+		feedPod(agent, 2)
+		Eventually(agent.log.with, soon, often).WithArguments("Cannot judge all established flows").ShouldNot(BeEmpty())
+		Expect(agent.Enforcer.Ready(nil)).To(Succeed(), "new connections are judged all the same")
+		judged.fail.Store(false)
+		calls = judged.calls.Load()
+		Eventually(judged.calls.Load, soon, often).Should(BeNumerically(">", calls))
+		Expect(judged.passed.Load()).To(BeFalse())
+	})
+})
+
+// connect opens a TCP and a UDP connection to each address of an echo server
+// on the host, which it starts if there is none yet.
+func connect(ctx context.Context, from, to *lab.Host) (all []net.Conn) {
+	GinkgoHelper()
+	const port = 8080
+	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
+		_, _ = to.Serve(protocol, port) // an earlier one goes on
+		for _, ip := range to.IPs {
+			conn, err := from.Dial(ctx, protocol, netip.AddrPortFrom(ip, port))
+			Expect(err).NotTo(HaveOccurred())
+			DeferCleanup(conn.Close)
+			all = append(all, conn)
+		}
+	}
+	return all
+}
+
+// echoes counts the connections that still work, all asked at the same time.
+func echoes(all []net.Conn) int {
+	answers := make(chan bool, len(all))
+	for _, conn := range all {
+		go func() { answers <- lab.Echo(conn, []byte("podfence"), time.Second/2) == nil }()
+	}
+	n := 0
+	for range all {
+		if <-answers {
+			n++
+		}
+	}
+	return n
+}
+
+// judgedFlows is connection tracking with one flow, which nothing becomes of.
+type judgedFlows struct {
+	packet policy.Packet
+	fail   atomic.Bool
+	calls  atomic.Int32
+	passed atomic.Bool
+}
+
+// Revoke implements controllers.Flows.
+func (f *judgedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	f.passed.Store(judge(ruleset.Forward, f.packet))
+	f.calls.Add(1)
+	if f.fail.Load() {
+		return 0, 0, errors.New("the list was interrupted")
+	}
+	return 0, 0, nil
+}
+
+// isolatePods denies all pods of the namespace shop everything.
+func isolatePods(agent *running) {
+	agent.Enforcer.Feed(func(m *policy.Model) {
+		m.SetPolicy(policy.Policy{
+			Key:     policy.Key{Namespace: "shop", Name: "deny"},
+			Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true},
+		})
+	})
+}

@@ -1,0 +1,140 @@
+package controllers_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/test/lab"
+)
+
+var _ = Describe("A folder of manifests", func() {
+	const deny = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: client}}}]
+`
+
+	It("is enforced as it is, and as it last was while it is not valid", func(ctx SpecContext) {
+		w := newWorld()
+		web, client, other := w.host("web"), w.host("client"), w.host("other")
+		folder := GinkgoT().TempDir()
+		pods := w.podManifest(web, "web") + w.podManifest(client, "client") + w.podManifest(other, "other")
+		write(folder, "pods.yaml", pods)
+		write(folder, "web.yaml", deny)
+		agent := run(w.kernel, controllers.Options{Node: w.node, Manifests: folder})
+		agent.awaitReady()
+		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+		w.eventually(ctx, arrive(client, web, 80), lost(other, web, 80))
+
+		// Broken on its fifth line, and the pods changed, too: nothing of it counts.
+		const complaint = "The manifests are not valid"
+		broken := strings.Replace(deny, "podSelector:", "podSelectors:", 1)
+		write(folder, "web.yaml", broken)
+		Eventually(agent.metricOf("podfence_manifests_valid"), soon, often).Should(BeZero())
+		write(folder, "pods.yaml", strings.ReplaceAll(pods, "{app: client}", "{app: retired}"))
+		w.always(ctx, arrive(client, web, 80), lost(other, web, 80))
+		Expect(agent.log.with(complaint)).To(ConsistOf(ContainSubstring(filepath.Join(folder, "web.yaml") + ":5: ")))
+		Expect(agent.readyz()).To(Equal(http.StatusOK), "what was valid is in force")
+
+		// Right again, it counts as it is now.
+		write(folder, "web.yaml", strings.Replace(deny, "{app: client}", "{app: other}", 1))
+		w.eventually(ctx, lost(client, web, 80), arrive(other, web, 80))
+		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+		Expect(agent.log.with("valid again")).To(HaveLen(1))
+		Expect(agent.log.with(complaint)).To(HaveLen(1))
+
+		// A file that is gone takes its objects with it: the policy,
+		Expect(os.Remove(filepath.Join(folder, "web.yaml"))).To(Succeed())
+		w.eventually(ctx, arrive(client, web, 80), arrive(other, web, 80))
+		Expect(w.table()).NotTo(ContainSubstring("policy-ingress"))
+
+		// and a pod, which is a stranger in its node's range then, and the node.
+		write(folder, "node.yaml", fmt.Sprintf("apiVersion: v1\nkind: Node\nmetadata: {name: %s}\nspec: {podCIDRs: [%q, %q]}\n",
+			w.node, w.podCIDRs()[0], w.podCIDRs()[1]))
+		write(folder, "pods.yaml", w.podManifest(web, "web")+w.podManifest(client, "client"))
+		w.eventually(ctx, arrive(client, web, 80), lost(other, web, 80), lost(web, other, 80))
+		Expect(os.Remove(filepath.Join(folder, "node.yaml"))).To(Succeed())
+		w.eventually(ctx, arrive(client, web, 80), arrive(other, web, 80))
+	})
+
+	It("says the same complaint once, and another one again", func() {
+		folder := GinkgoT().TempDir()
+		write(folder, "web.yaml", deny)
+		kernel := &recorder{}
+		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder})
+		agent.awaitReady()
+
+		broken := deny + "  egres: []\n"
+		write(folder, "web.yaml", broken)
+		Eventually(agent.log.with, soon, often).WithArguments("web.yaml:9").Should(HaveLen(1))
+		for range 3 {
+			write(folder, "web.yaml", broken)
+			Expect(agent.Manifests.Reload()).NotTo(Succeed())
+		}
+		Consistently(agent.log.with, while, often).WithArguments("web.yaml:9").Should(HaveLen(1))
+
+		write(folder, "web.yaml", "# moved down\n"+broken)
+		Eventually(agent.log.with, soon, often).WithArguments("web.yaml:10").Should(HaveLen(1))
+	})
+
+	It("writes nothing at all before it is valid for the first time", func() {
+		folder := GinkgoT().TempDir()
+		write(folder, "web.yaml", deny+"not: [yaml\n")
+		kernel := &recorder{}
+		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder})
+		Eventually(agent.log.with, soon, often).WithArguments("web.yaml:").Should(HaveLen(1))
+		Eventually(agent.healthz, soon, often).Should(Equal(http.StatusOK))
+		Consistently(kernel.attempts, while, often).Should(BeZero())
+		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(agent.metric("podfence_manifests_valid")).To(BeZero())
+
+		write(folder, "web.yaml", deny)
+		agent.awaitReady()
+		Expect(kernel.plans()).To(HaveLen(1))
+		Expect(kernel.plans()[0].Replace).To(BeTrue())
+		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+	})
+
+	It("must be there", func(ctx SpecContext) {
+		missing := filepath.Join(GinkgoT().TempDir(), "missing")
+		agent, err := controllers.NewAgent(&recorder{}, controllers.Options{
+			Node: "node", Manifests: missing, HealthAddress: "0", MetricsAddress: "0",
+			Registry: prometheus.NewRegistry(), Log: (&logbook{}).logger(),
+		})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(agent.Start(within(ctx, soon))).To(MatchError(os.ErrNotExist))
+	})
+})
+
+// write replaces a file in one step.
+func write(folder, name, text string) {
+	GinkgoHelper()
+	// The watcher reads only *.yaml, *.yml and *.json.
+	next := filepath.Join(folder, "."+name+".next")
+	Expect(os.WriteFile(next, []byte(text), 0o600)).To(Succeed())
+	Expect(os.Rename(next, filepath.Join(folder, name))).To(Succeed())
+}
+
+// podManifest is the manifest of a pod that runs at a host.
+func (w *world) podManifest(host *lab.Host, app string) string {
+	return fmt.Sprintf(`---
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: shop, labels: {app: %s}}
+spec: {nodeName: %s, containers: [{name: main, image: none}]}
+status: {phase: Running, podIPs: [{ip: %q}, {ip: %q}]}
+`, host.Name, app, w.node, host.IPs[0], host.IPs[1])
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// run runs podfence with these arguments, as main does.
+func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	return execute(t, command(), args...)
+}
+
+func execute(t *testing.T, cmd *cobra.Command, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(&errs)
+	err = cmd.ExecuteContext(t.Context())
+	return out.String(), errs.String(), err
+}
+
+// outside has the test run where there is no cluster around it.
+func outside(t *testing.T) {
+	t.Helper()
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	t.Setenv("KUBERNETES_SERVICE_PORT", "")
+}
+
+func TestFlagsAndEnvironment(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		want map[string]string
+	}{
+		{"defaults", nil, nil,
+			map[string]string{"node-name": "", "deny": "drop", "pod-to-node": "police", "log-level": "info"}},
+		{"environment", map[string]string{"PODFENCE_NODE_NAME": "a", "PODFENCE_DENY": "reject", "PODFENCE_METRICS_ADDRESS": "0"}, nil,
+			map[string]string{"node-name": "a", "deny": "reject", "metrics-address": "0", "pod-to-node": "police"}},
+		{"a flag wins", map[string]string{"PODFENCE_NODE_NAME": "a", "PODFENCE_DENY": "reject"}, []string{"--node-name", "b"},
+			map[string]string{"node-name": "b", "deny": "reject"}},
+		{"a flag wins even with its default", map[string]string{"PODFENCE_DENY": "reject"}, []string{"--deny=drop"},
+			map[string]string{"deny": "drop"}},
+		{"set but empty is set", map[string]string{"PODFENCE_METRICS_ADDRESS": ""}, nil,
+			map[string]string{"metrics-address": ""}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for name, value := range c.env {
+				t.Setenv(name, value)
+			}
+			root := command()
+			agent, _, err := root.Find([]string{"agent"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			agent.RunE = func(cmd *cobra.Command, _ []string) error {
+				for flag, want := range c.want {
+					if got := cmd.Flags().Lookup(flag).Value.String(); got != want {
+						t.Errorf("--%s is %q, want %q", flag, got, want)
+					}
+				}
+				return nil
+			}
+			if _, _, err := execute(t, root, append([]string{"agent"}, c.args...)...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	folder := t.TempDir()
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		want []string // in the error
+	}{
+		{"no node name", nil, []string{"agent", "--manifests", folder}, []string{"--node-name"}},
+		{"no source", nil, []string{"agent", "--node-name", "n"}, []string{"--kubeconfig", "--manifests"}},
+		{"no source, node name from the environment", map[string]string{"PODFENCE_NODE_NAME": "n"}, []string{"agent"}, []string{"--kubeconfig", "--manifests"}},
+		{"two sources", nil, []string{"agent", "--node-name", "n", "--manifests", folder, "--kubeconfig", "k"}, []string{"--manifests", "--kubeconfig", "give one"}},
+		{"no such kubeconfig", nil, []string{"agent", "--node-name", "n", "--kubeconfig", filepath.Join(folder, "k")}, []string{"--kubeconfig", "no such file"}},
+		{"bad --deny", nil, []string{"agent", "--deny", "refuse"}, []string{"--deny", `"refuse"`, "drop", "reject"}},
+		{"bad --deny from the environment", map[string]string{"PODFENCE_DENY": "refuse"}, []string{"render", "-f", folder, "--node", "n"}, []string{"--deny", `"refuse"`}},
+		{"bad --pod-to-node", nil, []string{"agent", "--pod-to-node", "deny"}, []string{"--pod-to-node", "police", "allow"}},
+		{"bad --revoked-mark", nil, []string{"agent", "--revoked-mark", "0x3"}, []string{"--revoked-mark", `"0x3"`, "one bit"}},
+		{"bad --log-level", nil, []string{"agent", "--log-level", "all"}, []string{"--log-level", "debug"}},
+		{"bad --log-format", nil, []string{"agent", "--log-format", "xml"}, []string{"--log-format", "json"}},
+		{"bad flag in the environment", map[string]string{"PODFENCE_KEEP": "perhaps"}, []string{"demo"}, []string{"PODFENCE_KEEP", "perhaps"}},
+		{"render without a node", nil, []string{"render", "-f", folder}, []string{"--node"}},
+		{"render of nothing", nil, []string{"render", "-f", filepath.Join(folder, "none"), "--node", "n"}, []string{"none", "no such file"}},
+		{"an argument too many", nil, []string{"agent", "n"}, []string{`"n"`}},
+		{"no such command", nil, []string{"agnet"}, []string{`"agnet"`}},
+		{"no such flag", nil, []string{"agent", "--node", "n"}, []string{"--node"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			outside(t)
+			for name, value := range c.env {
+				t.Setenv(name, value)
+			}
+			stdout, _, err := run(t, c.args...)
+			if err == nil {
+				t.Fatalf("no error; stdout: %s", stdout)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+			if stdout != "" {
+				t.Errorf("stdout: %s", stdout)
+			}
+		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	stdout, _, err := run(t, "version")
+	if err != nil || stdout != version+"\n" {
+		t.Errorf("got %q, %v", stdout, err)
+	}
+}
+
+func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
+	help, _, err := run(t, "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"agent", "render", "demo", "uninstall", "version"} {
+		if !strings.Contains(help, "\n  "+name+" ") {
+			t.Errorf("the help does not list %s:\n%s", name, help)
+		}
+	}
+	agent, _, err := run(t, "agent", "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "revoked-mark", "log-level", "log-format"} {
+		if !strings.Contains(agent, " --"+flag+" ") {
+			t.Errorf("the agent's help does not list --%s:\n%s", flag, agent)
+		}
+	}
+}

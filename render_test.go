@@ -1,0 +1,121 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// samplePods run at the samples' policies, which are applied with Deployments
+// and so come without pods.
+const samplePods = `apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Pod, metadata: {name: backend, namespace: shop, labels: {app: backend}},
+   spec: {nodeName: node-1, containers: [{name: c, image: i, ports: [{name: http, containerPort: 8080}]}]},
+   status: {phase: Running, podIPs: [{ip: 10.244.1.2}, {ip: "fd00:244::2"}]}}
+- {apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop-db, labels: {app: db}},
+   spec: {nodeName: node-1, containers: [{name: c, image: i, ports: [{name: postgres, containerPort: 5432}]}]},
+   status: {phase: Running, podIPs: [{ip: 10.244.1.3}, {ip: "fd00:244::3"}]}}
+- {apiVersion: v1, kind: Node, metadata: {name: node-1}, spec: {podCIDRs: [10.244.1.0/24, "fd00:244::/64"]}}
+`
+
+// samples is a folder of the samples' policies, with pods.
+func samples(t *testing.T) string {
+	t.Helper()
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "pods.yaml"), samplePods)
+	for _, name := range []string{"namespaces.yaml", "default_deny.yaml", "allow_dns.yaml", "frontend.yaml", "backend.yaml", "db.yaml"} {
+		text, err := os.ReadFile(filepath.Join("config", "samples", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(folder, name), string(text))
+	}
+	return folder
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRender(t *testing.T) {
+	folder := samples(t)
+	for _, c := range []struct {
+		args    []string
+		want    string
+		wantErr string // on stderr
+	}{
+		{[]string{"--node", "node-1"}, "ingress[0]", ""},
+		{[]string{"--node", "node-1", "--deny", "reject"}, "reject with icmpx admin-prohibited", ""},
+		{[]string{"--node", "node-1", "--pod-to-node", "allow"}, "chain egress-forward", ""},
+		{[]string{"--node", "elsewhere"}, "chain egress-forward", `no live pod with an address has spec.nodeName "elsewhere"`},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			text, stderr, err := run(t, append([]string{"render", "-f", folder}, c.args...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(text, c.want) {
+				t.Errorf("no %q in\n%s", c.want, text)
+			}
+			if !strings.Contains(stderr, c.wantErr) || (c.wantErr == "" && stderr != "") {
+				t.Errorf("stderr is %q, want %q", stderr, c.wantErr)
+			}
+			again, _, err := run(t, append([]string{"render", "-f", folder}, c.args...)...)
+			if err != nil || again != text {
+				t.Errorf("rendered again it differs: %v", err)
+			}
+			accepted(t, text)
+		})
+	}
+	t.Run("node from the environment", func(t *testing.T) {
+		t.Setenv("PODFENCE_NODE", "node-1")
+		text, _, err := run(t, "render", "-f", folder)
+		if err != nil || !strings.Contains(text, "10.244.1.3 : jump ingress-") {
+			t.Errorf("%v:\n%s", err, text)
+		}
+	})
+}
+
+// accepted checks that nft takes a ruleset, in a network namespace of its own.
+func accepted(t *testing.T, text string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("nft needs root, even to check: skipped")
+	}
+	cmd := exec.Command("nft", "-c", "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("nft -c: %v: %s\n%s", err, out, text)
+	}
+}
+
+func TestRenderSaysWhereItIsWrong(t *testing.T) {
+	folder := samples(t)
+	path := filepath.Join(folder, "broken.yaml")
+	for _, c := range []struct{ name, text, want string }{
+		{"no YAML", "a: b\nc: [d\n", path + ":"},
+		{"unknown field", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  lables: {a: b}\n", path + ":5: "},
+		{"refused value", "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\nspec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock: {cidr: 10.0.0.0/99}\n", path + ":8: "},
+		{"unknown kind", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n", path + ":2: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			write(t, path, c.text)
+			stdout, _, err := run(t, "render", "-f", folder, "--node", "node-1")
+			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
+				t.Errorf("the error is %v, want %s...", err, c.want)
+			}
+			if stdout != "" {
+				t.Errorf("half a ruleset is worse than none: %s", stdout)
+			}
+		})
+	}
+}
