@@ -115,6 +115,7 @@ func agentCommand() *cobra.Command {
 	var (
 		o                   controllers.Options
 		e                   enforcement
+		c                   cniFlags
 		kubeconfig          string
 		logLevel, logFormat string
 	)
@@ -161,6 +162,12 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 				defer flows.Close()
 				o.Flows = flows
 			}
+			cni, stop, err := c.options(o.Node, conn)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+			o.CNI, o.Ruleset.Masquerade = cni, cni != nil && cni.Bridge != nil
 			o.Registry = ctrlmetrics.Registry
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
@@ -177,6 +184,7 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
 	e.flags(f)
+	c.flags(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -12,7 +13,8 @@ import (
 type Attachment struct {
 	// ContainerID and IfName name the attachment (CNI_CONTAINERID, CNI_IFNAME).
 	ContainerID, IfName string
-	// Pod and UID are whose it is.
+	// Pod and UID are whose it is. An empty UID, where the container runtime
+	// does not tell it, is any pod of that name.
 	Pod Key
 	UID types.UID
 	// IPs are the addresses that it was given.
@@ -33,7 +35,7 @@ func (a Attachment) key() attachmentKey { return attachmentKey{a.ContainerID, a.
 // for it, not for an earlier pod of its name.
 func (p Pod) attach(attachments []Attachment) Pod {
 	for _, a := range attachments {
-		if a.Pod == p.Key && a.UID == p.UID && len(a.IPs) > 0 {
+		if a.Pod == p.Key && (a.UID == "" || a.UID == p.UID) && len(a.IPs) > 0 {
 			p.IPs = append(slices.Clone(p.IPs), a.IPs...)
 			p.attached = true
 		}
@@ -98,5 +100,19 @@ func (m *Model) reported(pod *Pod) []netip.Addr {
 // hold for the attachment's addresses.
 func (m *Model) Attached(a Attachment) bool {
 	pod := m.pods[a.Pod]
-	return pod != nil && pod.UID == a.UID && pod.Node == m.node && pod.attached
+	return pod != nil && (a.UID == "" || pod.UID == a.UID) && pod.Node == m.node && pod.attached
 }
+
+// Attachments are all that the CNI plugin has made and not removed.
+func (m *Model) Attachments() (all []Attachment) {
+	for _, attachments := range m.attachments {
+		all = append(all, attachments...)
+	}
+	return all
+}
+
+// PodCIDRs are this node's pod ranges.
+func (m *Model) PodCIDRs() []netip.Prefix { return slices.Clone(m.podCIDRs) }
+
+// Nodes are all nodes that are known.
+func (m *Model) Nodes() []Node { return slices.Collect(maps.Values(m.nodes)) }

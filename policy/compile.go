@@ -11,11 +11,15 @@ import (
 func Compile(s Snapshot, node string) (Intent, []Problem) {
 	c := compiler{owners: map[netip.Addr]Pod{}, namespaces: map[string]*Namespace{}}
 	in := newIntent()
+	var nodes []Node
 	for _, n := range s.Nodes {
+		read := NodeOf(n)
+		nodes = append(nodes, read)
 		if n.Name == node {
-			in.PodCIDRs = NodeOf(n).PodCIDRs
+			in.PodCIDRs = read.PodCIDRs
 		}
 	}
+	in.Cluster = clusterOf(slices.Values(nodes))
 	for _, ns := range s.Namespaces {
 		read := NamespaceOf(ns)
 		c.namespaces[ns.Name] = &read

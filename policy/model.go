@@ -15,6 +15,7 @@ import (
 type Model struct {
 	node       string
 	podCIDRs   []netip.Prefix
+	nodes      map[string]Node
 	namespaces map[string]*namespace
 	pods       map[Key]*Pod
 	// claims are the pods that have an address, its owner first.
@@ -49,6 +50,7 @@ type selecting struct {
 // dirty is what Take has to look at.
 type dirty struct {
 	dirtyPodCIDRs bool
+	dirtyCluster  bool
 	dirtySubjects map[Key]struct{}
 	dirtyPolicies map[Key]struct{}
 }
@@ -57,6 +59,7 @@ type dirty struct {
 func NewModel(node string) *Model {
 	return &Model{
 		node:        node,
+		nodes:       map[string]Node{},
 		namespaces:  map[string]*namespace{},
 		pods:        map[Key]*Pod{},
 		claims:      map[netip.Addr][]*Pod{},
@@ -71,8 +74,12 @@ func newDirty() dirty {
 	return dirty{dirtySubjects: map[Key]struct{}{}, dirtyPolicies: map[Key]struct{}{}}
 }
 
-// SetNode takes a node in as it is now. Only the model's own matters.
+// SetNode takes a node in as it is now.
 func (m *Model) SetNode(n Node) {
+	if reflect.DeepEqual(n, m.nodes[n.Name]) {
+		return
+	}
+	m.nodes[n.Name], m.dirtyCluster = n, true
 	if n.Name == m.node && !slices.Equal(n.PodCIDRs, m.podCIDRs) {
 		m.podCIDRs, m.dirtyPodCIDRs = n.PodCIDRs, true
 		for key := range m.pods {
@@ -82,7 +89,12 @@ func (m *Model) SetNode(n Node) {
 }
 
 // DeleteNode forgets a node.
-func (m *Model) DeleteNode(name string) { m.SetNode(Node{Name: name}) }
+func (m *Model) DeleteNode(name string) {
+	if _, there := m.nodes[name]; there {
+		m.SetNode(Node{Name: name})
+		delete(m.nodes, name)
+	}
+}
 
 // SetNamespace takes a namespace in as it is now.
 func (m *Model) SetNamespace(object Namespace) { m.namespaceChanged(object.Name, &object) }

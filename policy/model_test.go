@@ -28,6 +28,9 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 	if d.PodCIDRs != nil {
 		in.PodCIDRs = *d.PodCIDRs
 	}
+	if d.Cluster != nil {
+		in.Cluster = *d.Cluster
+	}
 	for key, s := range d.Subjects {
 		if delete(in.Subjects, key); s != nil {
 			in.Subjects[key] = *s

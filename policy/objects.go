@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -151,6 +152,20 @@ type Node struct {
 	Name string
 	// PodCIDRs are the ranges that this node's pods get their addresses from.
 	PodCIDRs []netip.Prefix
+	// Addrs are the node's own addresses inside the cluster (InternalIP).
+	Addrs []netip.Addr
+}
+
+// clusterOf are the ranges inside the cluster: its nodes' and their pods'.
+func clusterOf(nodes iter.Seq[Node]) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for n := range nodes {
+		prefixes = append(prefixes, n.PodCIDRs...)
+		for _, addr := range n.Addrs {
+			prefixes = append(prefixes, netip.PrefixFrom(addr, addr.BitLen()))
+		}
+	}
+	return Union(prefixes)
 }
 
 // NodeOf reads a node. Ranges that do not parse are left out: an unknown
@@ -169,5 +184,12 @@ func NodeOf(n *corev1.Node) Node {
 	}
 	slices.SortFunc(node.PodCIDRs, comparePrefix)
 	node.PodCIDRs = slices.Compact(node.PodCIDRs)
+	for _, address := range n.Status.Addresses {
+		if addr, ok := parseAddr(address.Address); ok && address.Type == corev1.NodeInternalIP {
+			node.Addrs = append(node.Addrs, addr)
+		}
+	}
+	slices.SortFunc(node.Addrs, netip.Addr.Compare)
+	node.Addrs = slices.Compact(node.Addrs)
 	return node
 }
