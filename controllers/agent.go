@@ -112,7 +112,11 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 
 // serveCNI has the manager answer the CNI plugin, and keep the node's network.
 func (a *Agent) serveCNI(o Options) error {
-	attachments, err := newAttachments(o.CNI.Socket, o.CNI.State, a.Enforcer, o.Log.WithName("cni"))
+	var events client.Writer
+	if o.API != nil {
+		events = a.GetClient()
+	}
+	attachments, err := newAttachments(o, a.Enforcer, events)
 	if err != nil {
 		return err
 	}

@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/policy"
@@ -27,17 +31,47 @@ type Attachments struct {
 	socket   string
 	store    store
 	enforcer *Enforcer
+	events   client.Writer // nil: there is no API server to tell
+	node     string
 	log      logr.Logger
 
 	// mu keeps what is said of attachments in order.
 	mu    sync.Mutex
 	known map[handshake.Attachment]policy.Attachment
+	// pending are the pods whose adds have failed.
+	pending map[pendingPod]*pending
 }
+
+type pendingPod struct {
+	policy.Key
+	uid types.UID
+}
+
+// pending is since when a pod's adds have failed.
+type pending struct {
+	since, last time.Time
+	said        bool
+}
+
+// ReasonNotFenced is the reason of the Warning Event on a pod that cannot be
+// connected because its rules do not get into the kernel.
+const ReasonNotFenced = "NotFenced"
+
+const (
+	// pendingLong is after how long of failing a pod's Event is created: until
+	// then kubelet's own retries may well do.
+	pendingLong = 30 * time.Second
+	// pendingForgotten is after how long without an add nobody waits any more.
+	pendingForgotten = 10 * time.Minute
+)
 
 // newAttachments reads what was kept, and feeds it. It must be called before
 // the enforcer begins.
-func newAttachments(socket, folder string, e *Enforcer, log logr.Logger) (*Attachments, error) {
-	a := &Attachments{socket: socket, store: store(folder), enforcer: e, log: log}
+func newAttachments(o Options, e *Enforcer, events client.Writer) (*Attachments, error) {
+	a := &Attachments{
+		socket: o.CNI.Socket, store: store(o.CNI.State), enforcer: e,
+		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
+	}
 	var err error
 	if a.known, err = a.store.load(); err != nil {
 		return nil, fmt.Errorf("reading what the CNI plugin has said before: %w", err)
@@ -93,10 +127,56 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 	if err := a.keep(at, attachment); err != nil {
 		return err
 	}
-	if err := a.committed(ctx, attachment); err != nil {
+	err := a.committed(ctx, attachment)
+	if err == nil && ctx.Err() != nil {
+		// Nobody waits for the answer any more: the plugin has undone its part,
+		// and its del may have come before this.
+		err = fmt.Errorf("pod %s: the plugin has not waited", attachment.Pod)
+	}
+	a.report(attachment, err)
+	if err != nil {
 		return errors.Join(err, a.remove(func(other handshake.Attachment) bool { return other == at }))
 	}
 	return nil
+}
+
+// report says on the pod when it has not been connected for long.
+func (a *Attachments) report(attachment policy.Attachment, failed error) {
+	key := pendingPod{attachment.Pod, attachment.UID}
+	now := time.Now()
+	a.mu.Lock()
+	for pod, p := range a.pending {
+		if pod == key && failed == nil || now.Sub(p.last) > pendingForgotten {
+			delete(a.pending, pod)
+		}
+	}
+	if failed == nil {
+		a.mu.Unlock()
+		return
+	}
+	p := a.pending[key]
+	if p == nil {
+		p = &pending{since: now}
+		a.pending[key] = p
+	}
+	p.last = now
+	say := !p.said && now.Sub(p.since) >= pendingLong
+	p.said = p.said || say
+	a.mu.Unlock()
+	if !say {
+		return
+	}
+	a.log.Error(failed, "A pod is not connected, as its rules are not in the kernel", "pod", key.String(), "since", p.since)
+	if a.events == nil {
+		return
+	}
+	pod := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: key.uid}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	event := warning(pod, a.node, ReasonNotFenced, string(key.uid)+" "+p.since.String(), failed.Error())
+	if err := a.events.Create(ctx, event); err != nil {
+		a.log.Error(err, "Cannot create the pod's Event", "pod", key.String())
+	}
 }
 
 // keep stores an attachment and feeds it. It is stored first: what was told
@@ -104,6 +184,14 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 func (a *Attachments) keep(at handshake.Attachment, attachment policy.Attachment) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	// Whoever had one of the addresses before is gone, though nobody said so:
+	// the plugin gives none out twice.
+	err := a.forget(func(other handshake.Attachment) bool {
+		return other != at && slices.ContainsFunc(a.known[other].IPs, func(ip netip.Addr) bool { return slices.Contains(attachment.IPs, ip) })
+	})
+	if err != nil {
+		return err
+	}
 	if err := a.store.save(at, attachment); err != nil {
 		return fmt.Errorf("keeping attachment %s %s: %w", at.ContainerID, at.IfName, err)
 	}
@@ -140,6 +228,10 @@ func (a *Attachments) committed(ctx context.Context, attachment policy.Attachmen
 func (a *Attachments) remove(gone func(handshake.Attachment) bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.forget(gone)
+}
+
+func (a *Attachments) forget(gone func(handshake.Attachment) bool) error {
 	var errs []error
 	for at := range a.known {
 		if !gone(at) {
