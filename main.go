@@ -149,7 +149,7 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
-			conn, err := kernel.Open(kernel.Options{})
+			conn, err := kernel.Open(kernel.Options{Guard: c.mode == "bridge", Masquerade: c.mode == "bridge"})
 			if err != nil {
 				return err
 			}
@@ -167,7 +167,8 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
-			o.CNI, o.Ruleset.Masquerade = cni, cni != nil && cni.Bridge != nil
+			connects := cni != nil && cni.Bridge != nil
+			o.CNI, o.Ruleset.Masquerade, o.Ruleset.Guard = cni, connects, connects
 			o.Registry = ctrlmetrics.Registry
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
@@ -314,7 +315,7 @@ func uninstallCommand() *cobra.Command {
 			if err := conn.Uninstall(); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "table inet %s is gone\n", ruleset.TableName)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "tables inet and bridge %s are gone\n", ruleset.TableName)
 			return err
 		},
 	}

@@ -8,9 +8,10 @@ import (
 )
 
 // notRouted are destinations that no router takes further, so that no other
-// sender's address could help.
+// sender's address could help. IPv4's link-local range is not among them: clouds
+// serve their metadata at an address of it, to the node.
 var notRouted = []netip.Prefix{
-	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/4"),
+	netip.MustParsePrefix("224.0.0.0/4"),
 	netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
 }
 

@@ -114,8 +114,8 @@ func (i *inspection) checkPort() (err error) {
 		return err
 	}
 	for _, flag := range portFlags {
-		if values[flag.attr] != 0 {
-			return drift("bridge port %s: %s is on", name, flag.name)
+		if values[flag.attr] != flag.want {
+			return drift("bridge port %s: %s is %d, not %d", name, flag.name, values[flag.attr], flag.want)
 		}
 	}
 	entries, err := dump(func() ([]netlink.Neigh, error) { return i.host.NeighList(i.port.Attrs().Index, unix.AF_BRIDGE) })

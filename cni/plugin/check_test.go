@@ -73,8 +73,9 @@ func TestCheck(t *testing.T) {
 		{"port", host(func(p, _ netlink.Link) error { return netlink.LinkSetNoMaster(p) }), plugin.CodeDrift, "is not in bridge podfence0"},
 		{"port down", host(func(p, _ netlink.Link) error { return netlink.LinkSetDown(p) }), plugin.CodeDrift, "is down"},
 		{"port's MTU", host(func(p, _ netlink.Link) error { return netlink.LinkSetMTU(p, 1400) }), plugin.CodeDrift, "its MTU is 1400, not 1450"},
-		{"learning", host(func(p, _ netlink.Link) error { return netlink.LinkSetLearning(p, true) }), plugin.CodeDrift, "learning is on"},
-		{"flooding", host(func(p, _ netlink.Link) error { return netlink.LinkSetFlood(p, true) }), plugin.CodeDrift, "unicast flooding is on"},
+		{"learning", host(func(p, _ netlink.Link) error { return netlink.LinkSetLearning(p, true) }), plugin.CodeDrift, "learning is 1"},
+		{"hairpin", host(func(p, _ netlink.Link) error { return netlink.LinkSetHairpin(p, false) }), plugin.CodeDrift, "hairpin mode is 0"},
+		{"flooding", host(func(p, _ netlink.Link) error { return netlink.LinkSetFlood(p, true) }), plugin.CodeDrift, "unicast flooding is 1"},
 		{"FDB", host(func(p, _ netlink.Link) error {
 			return netlink.NeighDel(&netlink.Neigh{LinkIndex: p.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, HardwareAddr: plugin.PodMAC("c-a", "eth0")})
 		}), plugin.CodeDrift, "static address"},

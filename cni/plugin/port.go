@@ -14,16 +14,20 @@ import (
 // stateForwarding is BR_STATE_FORWARDING of linux/if_bridge.h.
 const stateForwarding = 3
 
-// portFlags are what a pod's port must not do: learn addresses from what the pod
-// sends, and get frames that are not for its own address.
+// portFlags are a pod's port's. It must not learn addresses from what the pod
+// sends, nor get frames that are not for its own address. In hairpin mode a
+// frame may go back to where it came from: a Service leads a pod back to itself
+// so, where br_netfilter is on.
 var portFlags = []struct {
 	attr int
 	name string
+	want byte
 }{
-	{nl.IFLA_BRPORT_LEARNING, "learning"},
-	{nl.IFLA_BRPORT_UNICAST_FLOOD, "unicast flooding"},
-	{nl.IFLA_BRPORT_MCAST_FLOOD, "multicast flooding"},
-	{nl.IFLA_BRPORT_BCAST_FLOOD, "broadcast flooding"},
+	{nl.IFLA_BRPORT_LEARNING, "learning", 0},
+	{nl.IFLA_BRPORT_UNICAST_FLOOD, "unicast flooding", 0},
+	{nl.IFLA_BRPORT_MCAST_FLOOD, "multicast flooding", 0},
+	{nl.IFLA_BRPORT_BCAST_FLOOD, "broadcast flooding", 0},
+	{nl.IFLA_BRPORT_MODE, "hairpin mode", 1},
 }
 
 // makeLink makes the pair: the host's end down and in no bridge, the pod's end
@@ -88,11 +92,11 @@ func makePort(host *netlink.Handle, link, bridge netlink.Link, podMAC net.Hardwa
 	req.AddData(msg)
 	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	for _, flag := range portFlags {
-		info.AddRtAttr(flag.attr, []byte{0})
+		info.AddRtAttr(flag.attr, []byte{flag.want})
 	}
 	req.AddData(info)
 	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return fmt.Errorf("bridge port %s: learning and flooding off: %w", name, err)
+		return fmt.Errorf("bridge port %s: set learning, flooding, hairpin: %w", name, err)
 	}
 	if err := host.NeighSet(fdbEntry(link, podMAC)); err != nil {
 		return fmt.Errorf("bridge port %s: add static address %s: %w", name, podMAC, err)
