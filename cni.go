@@ -19,6 +19,7 @@ import (
 type cniFlags struct {
 	mode, routing string
 	socket, state string
+	leases        string
 	places        install.Places
 	procSys       string
 }
@@ -30,6 +31,7 @@ func (c *cniFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.state, "cni-state", "/run/podfence/attachments", "folder that keeps what podfence-cni has said; it must not outlive a reboot")
 	f.StringVar(&c.places.ConfDir, "cni-conf-dir", install.DefaultConfDir, "where the container runtime looks for CNI configurations")
 	f.StringVar(&c.places.BinDir, "cni-bin-dir", install.DefaultBinDir, "where the container runtime looks for CNI plugins")
+	f.StringVar(&c.leases, "cni-data-dir", plugin.DefaultDataDir, "folder where podfence-cni keeps which addresses are taken")
 	f.StringVar(&c.places.Plugin, "cni-plugin", "", "podfence-cni to install; empty: the one beside this program")
 	f.StringVar(&c.procSys, "proc-sys", "/proc/sys", "where sysctls can be written: in a container, a mount of the host's")
 }
@@ -80,5 +82,5 @@ func (c *cniFlags) publish(routes *node.Network, self node.Node) error {
 	if err != nil {
 		return err
 	}
-	return c.places.Publish(install.Conf{PodCIDRs: self.PodCIDRs, MTU: mtu, Bridge: node.DefaultBridge, Socket: c.socket})
+	return c.places.Publish(install.Conf{PodCIDRs: self.PodCIDRs, MTU: mtu, Bridge: node.DefaultBridge, Socket: c.socket, DataDir: c.leases})
 }

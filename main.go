@@ -287,11 +287,12 @@ func demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show podfence at work on this machine, in network namespaces",
-		Long: `Show podfence at work on this machine: a node and a few pods as network
-namespaces, a small shop's policies enforced by the agent, and real packets
-between all of them. Needs root. Removes all of it at the end, and does not
-touch the machine's own ruleset. Exits with 1 if any packet got another verdict
-than the policies give.`,
+		Long: `Show podfence at work on this machine: two nodes and a few pods as network
+namespaces, the pods connected by podfence-cni, a small shop's policies enforced
+by the agents, and real packets between all of them, on one node and across.
+Needs root, and podfence-cni beside this program. Removes all of it at the end,
+and does not touch the machine's own ruleset. Exits with 1 if any packet got
+another verdict than the policies give.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return demo.Run(cmd.Context(), cmd.OutOrStdout(), keep)

@@ -3,7 +3,9 @@ package node
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -118,18 +120,20 @@ func (r *round) own(index int) bool {
 }
 
 // uplinks are the links with this node's InternalIPs and, behind them, those
-// of the default routes, IPv4 before IPv6.
+// of the default routes, IPv4 before IPv6. Where the InternalIPs are on the
+// loopback link and there is no default route, they are the links of the routes
+// that have an InternalIP as their source.
 func (r *round) uplinks() ([]netlink.Link, error) {
-	var links []netlink.Link
-	add := func(index int) {
-		if l := r.linkByIndex(index); l != nil && !r.own(index) {
-			links = append(links, l)
+	var links, sources []netlink.Link
+	add := func(to *[]netlink.Link, index int) {
+		if l := r.linkByIndex(index); l != nil && !r.own(index) && l.Attrs().Flags&net.FlagLoopback == 0 {
+			*to = append(*to, l)
 		}
 	}
 	for _, want := range r.self.Addrs {
 		for _, a := range r.addrs {
 			if addrOf(a.IP) == want {
-				add(a.LinkIndex)
+				add(&links, a.LinkIndex)
 			}
 		}
 	}
@@ -139,14 +143,24 @@ func (r *round) uplinks() ([]netlink.Link, error) {
 			return nil, err
 		}
 		for _, route := range routes {
-			if p := prefixOf(route.Dst); p.Bits() != 0 || route.Type != unix.RTN_UNICAST {
+			to := &links
+			switch {
+			case route.Type != unix.RTN_UNICAST:
+				continue
+			case prefixOf(route.Dst).Bits() == 0:
+			case route.Src != nil && slices.Contains(r.self.Addrs, addrOf(route.Src)):
+				to = &sources
+			default:
 				continue
 			}
-			add(route.LinkIndex)
+			add(to, route.LinkIndex)
 			for _, hop := range route.MultiPath {
-				add(hop.LinkIndex)
+				add(to, hop.LinkIndex)
 			}
 		}
+	}
+	if len(links) == 0 {
+		links = sources
 	}
 	return links, nil
 }
