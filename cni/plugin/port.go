@@ -85,6 +85,12 @@ func makePort(host *netlink.Handle, link, bridge netlink.Link, podMAC net.Hardwa
 	if err := host.LinkSetMaster(link, bridge); err != nil {
 		return fmt.Errorf("add %s to bridge %s: %w", name, bridge.Attrs().Name, err)
 	}
+	// Frames to the groups that a bridge does not pass on (01:80:c2:00:00:0X)
+	// come in by the port's own link, past all rules of the bridge. Without ARP
+	// there, none makes the node answer, or note a neighbour (arp_rcv).
+	if err := host.LinkSetARPOff(link); err != nil {
+		return fmt.Errorf("bridge port %s: ARP off: %w", name, err)
+	}
 	// The library sets one flag at a time, and not all of these.
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
