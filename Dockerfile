@@ -1,15 +1,16 @@
-# The image holds static binaries and nothing else: no shell, no libc, no user
-# database, hence nothing to patch but podfence itself.
+# The image holds two static binaries and nothing else: no shell, no libc, no
+# user database, hence nothing to patch but podfence itself. The agent is
+# /podfence; it installs /podfence-cni on the node, as /opt/cni/bin/podfence.
 #
-#   docker build --build-arg VERSION=v1.2.3 .       builds the binary too
-#   buildah bud --target prebuilt .                 takes bin/podfence; pulls nothing
+#   docker build --build-arg VERSION=v1.2.3 .       builds the binaries too
+#   buildah bud --target prebuilt .                 takes those in bin; pulls nothing
 #
 # `make image` picks between them.
 
 FROM scratch AS base
 ARG VERSION=dev
 LABEL org.opencontainers.image.title="podfence" \
-      org.opencontainers.image.description="Kubernetes NetworkPolicy, enforced with nftables" \
+      org.opencontainers.image.description="Kubernetes NetworkPolicy with nftables, and a CNI plugin" \
       org.opencontainers.image.url="https://github.com/podfence/podfence" \
       org.opencontainers.image.source="https://github.com/podfence/podfence" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -19,7 +20,7 @@ ENTRYPOINT ["/podfence"]
 # Before the stage "build", so that a builder that works through the stages in
 # order reaches this one without a base image to pull.
 FROM base AS prebuilt
-COPY bin/podfence /podfence
+COPY bin/podfence bin/podfence-cni /
 
 FROM golang:1.26 AS build
 WORKDIR /src
@@ -28,8 +29,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/podfence .
+RUN mkdir /out && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out . ./cni/podfence-cni
 
-# /out is copied whole: podfence-cni joins the image by being built there.
 FROM base
 COPY --from=build /out/ /

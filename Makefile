@@ -8,6 +8,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMG ?= ghcr.io/podfence/podfence:latest
 FUZZTIME ?= 30s
 KEEP ?=
+# What to deploy: default (podfence connects the pods), chained or policy-only.
+OVERLAY ?= default
 # Build tags that some files need: vet and staticcheck read those files too.
 TAGS ?=
 
@@ -25,8 +27,9 @@ help: ## List the targets
 	  /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
-build: ## bin/podfence, static
+build: ## bin/podfence and bin/podfence-cni, static
 	$(GO_BUILD) -o $(BIN)/podfence .
+	$(GO_BUILD) -o $(BIN)/podfence-cni ./cni/podfence-cni
 
 .PHONY: demo
 demo: build ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
@@ -65,7 +68,7 @@ lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck, kustomize
 	if [[ -n $$unformatted ]]; then echo "not formatted; run make fmt:"; echo "$$unformatted"; exit 1; fi
 	go vet -tags '$(TAGS)' ./...
 	$(TOOLS)/staticcheck -tags '$(TAGS)' ./...
-	@for overlay in default samples; do echo "kustomize build config/$$overlay"; \
+	@for overlay in default chained policy-only samples; do echo "kustomize build config/$$overlay"; \
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
 
 .PHONY: vuln
@@ -89,7 +92,7 @@ bench: ## The benchmarks; compare two runs with bin/tools/benchstat
 ##@ Deploy
 
 .PHONY: image
-image: ## The container image IMG, by docker, or else by buildah from bin/podfence
+image: ## The container image IMG, by docker, or else by buildah from what is in bin
 	@if docker info >/dev/null 2>&1; then set -x; \
 	  docker build --build-arg VERSION=$(VERSION) -t $(IMG) .; \
 	else $(MAKE) --no-print-directory image-prebuilt; fi
@@ -103,9 +106,9 @@ image-prebuilt: build
 	  --build-arg VERSION=$(VERSION) -t $(IMG) .
 
 .PHONY: manifest
-manifest: $(TOOLS)/.built ## dist/install.yaml: all that a cluster needs, with IMG
+manifest: $(TOOLS)/.built ## dist/install.yaml: all that a cluster needs, from OVERLAY, with IMG
 	@mkdir -p dist
-	$(TOOLS)/kustomize build config/default | sed 's|image: ghcr.io/podfence/podfence:.*|image: $(IMG)|' >dist/install.yaml
+	$(TOOLS)/kustomize build config/$(OVERLAY) | sed 's|image: ghcr.io/podfence/podfence:.*|image: $(IMG)|' >dist/install.yaml
 
 .PHONY: deploy
 deploy: manifest ## Install in the cluster of the current kubeconfig

@@ -115,6 +115,7 @@ func agentCommand() *cobra.Command {
 	var (
 		o                   controllers.Options
 		e                   enforcement
+		c                   cniFlags
 		kubeconfig          string
 		logLevel, logFormat string
 	)
@@ -148,7 +149,7 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
-			conn, err := kernel.Open(kernel.Options{})
+			conn, err := kernel.Open(kernel.Options{Guard: c.mode == "bridge", Masquerade: c.mode == "bridge"})
 			if err != nil {
 				return err
 			}
@@ -161,6 +162,13 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 				defer flows.Close()
 				o.Flows = flows
 			}
+			cni, stop, err := c.options(o.Node, conn)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+			connects := cni != nil && cni.Bridge != nil
+			o.CNI, o.Ruleset.Masquerade, o.Ruleset.Guard = cni, connects, connects
 			o.Registry = ctrlmetrics.Registry
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
@@ -177,6 +185,7 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
 	e.flags(f)
+	c.flags(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd
@@ -278,11 +287,12 @@ func demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show podfence at work on this machine, in network namespaces",
-		Long: `Show podfence at work on this machine: a node and a few pods as network
-namespaces, a small shop's policies enforced by the agent, and real packets
-between all of them. Needs root. Removes all of it at the end, and does not
-touch the machine's own ruleset. Exits with 1 if any packet got another verdict
-than the policies give.`,
+		Long: `Show podfence at work on this machine: two nodes and a few pods as network
+namespaces, the pods connected by podfence-cni, a small shop's policies enforced
+by the agents, and real packets between all of them, on one node and across.
+Needs root, and podfence-cni beside this program. Removes all of it at the end,
+and does not touch the machine's own ruleset. Exits with 1 if any packet got
+another verdict than the policies give.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return demo.Run(cmd.Context(), cmd.OutOrStdout(), keep)
@@ -306,7 +316,7 @@ func uninstallCommand() *cobra.Command {
 			if err := conn.Uninstall(); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "table inet %s is gone\n", ruleset.TableName)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "tables inet and bridge %s are gone\n", ruleset.TableName)
 			return err
 		},
 	}

@@ -60,7 +60,7 @@ func TestProcessFails(t *testing.T) {
 
 func TestProcessUninstalls(t *testing.T) {
 	out, err := podfence(t, "uninstall").CombinedOutput()
-	if err != nil || string(out) != "table inet podfence is gone\n" {
+	if err != nil || string(out) != "tables inet and bridge podfence are gone\n" {
 		t.Errorf("where there is no table: %v: %s", err, out)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -34,11 +36,30 @@ type Options struct {
 	// Flows is where to cut established flows that policy no longer allows; it
 	// needs Ruleset.RevokedMark. Nil: they are left alone.
 	Flows Flows
+	// CNI says what the agent does for the CNI plugin; nil: nothing, pods are
+	// fenced when the API shows their addresses.
+	CNI *CNI
 	// Ruleset are the choices that change the table.
 	Ruleset ruleset.Options
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
+}
+
+// CNI is the agent's part of connecting pods.
+type CNI struct {
+	// Socket is where the plugin asks, State the folder that keeps what it said.
+	Socket, State string
+	// Bridge is the bridge that the plugin connects pods by, Routes what makes
+	// the routes to the other nodes' pods; nil: another plugin does both.
+	Bridge *Bridge
+	Routes NodeNetwork
+	// Ready refuses readiness while the node cannot enforce what another plugin
+	// connects; nil: nothing to ask.
+	Ready func() error
+	// Publish writes the CNI configuration for this node, and installs the
+	// plugin, where that has changed; nil: others do.
+	Publish func(self node.Node) error
 }
 
 // Agent fences one node's pods.
@@ -80,10 +101,35 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics}
 		err = mgr.Add(a.Manifests)
 	}
+	if o.CNI != nil {
+		err = errors.Join(err, a.serveCNI(o))
+	}
 	return a, errors.Join(err,
 		mgr.Add(a.Enforcer),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("committed", a.Enforcer.Ready))
+}
+
+// serveCNI has the manager answer the CNI plugin, and keep the node's network.
+func (a *Agent) serveCNI(o Options) error {
+	var events client.Writer
+	if o.API != nil {
+		events = a.GetClient()
+	}
+	attachments, err := newAttachments(o, a.Enforcer, events)
+	if err != nil {
+		return err
+	}
+	err = a.Add(attachments)
+	if o.CNI.Ready != nil {
+		err = errors.Join(err, a.AddReadyzCheck("bridge-netfilter", func(*http.Request) error { return o.CNI.Ready() }))
+	}
+	if o.CNI.Publish != nil {
+		err = errors.Join(err, a.Add(&Network{
+			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish, log: o.Log.WithName("network"),
+		}))
+	}
+	return err
 }
 
 // watchCluster has the manager feed the enforcer from the API server.

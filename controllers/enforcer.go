@@ -60,6 +60,10 @@ type Enforcer struct {
 	// known says that the kernel does hold table: false before the first commit
 	// and after a failed one. Only Start's goroutine touches it.
 	known bool
+	// guard is the bridge's table; nil where podfence does not connect the pods.
+	guard *guard
+	// nodes holds a token when nodes have changed.
+	nodes chan struct{}
 }
 
 // newEnforcer returns an enforcer for a node.
@@ -69,6 +73,8 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics) *Enforcer {
 		begin:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		judge:   make(chan struct{}, 1),
+		nodes:   make(chan struct{}, 1),
+		guard:   newGuard(o.CNI),
 		model:   policy.NewModel(o.Node),
 		waiting: map[chan struct{}]uint64{},
 	}
@@ -197,6 +203,12 @@ func (e *Enforcer) commit() error {
 			e.log.V(1).Info("Committed", "operations", len(plan.Ops), "took", time.Since(began).String())
 		}
 	}
+	if err := e.guard.commit(e); err != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.failure = err
+		return err
+	}
 	e.metrics.holds(e.table)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -218,6 +230,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		intent := e.model.Intent()
 		fed = e.fed
 		e.mu.Unlock()
+		signal(e.nodes)
 		table := ruleset.Build(intent, e.options)
 		e.tableMu.Lock()
 		e.table = table
@@ -227,6 +240,9 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	delta := e.model.Take()
 	fed = e.fed
 	e.mu.Unlock()
+	if delta.Cluster != nil {
+		signal(e.nodes)
+	}
 	e.tableMu.Lock()
 	defer e.tableMu.Unlock()
 	return fed, e.table.Update(delta)

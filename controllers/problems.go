@@ -2,17 +2,14 @@ package controllers
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -89,30 +86,9 @@ func (p *Problems) count() {
 	p.metrics.problems.Set(float64(total))
 }
 
-// maxEventMessage is the API server's limit (NoteLengthLimit in
-// k8s.io/kubernetes/pkg/apis/core/validation/events.go).
-const maxEventMessage = 1024
-
 func (p *Problems) event(np *networkingv1.NetworkPolicy, identity, message string) *corev1.Event {
-	if len(message) > maxEventMessage {
-		message = strings.ToValidUTF8(message[:maxEventMessage-3], "") + "..."
-	}
-	now := metav1.NewTime(time.Now())
-	sum := sha256.Sum256([]byte(identity))
-	name := np.Name
-	const suffix = 1 + 16
-	if len(name) > 253-suffix {
-		name = strings.TrimRight(name[:253-suffix], "-.")
-	}
-	return &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: np.Namespace, Name: fmt.Sprintf("%s.%x", name, sum[:8])},
-		InvolvedObject: corev1.ObjectReference{
-			APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy",
-			Namespace: np.Namespace, Name: np.Name, UID: np.UID, ResourceVersion: np.ResourceVersion,
-		},
-		Type: corev1.EventTypeWarning, Reason: ReasonNotEnforceable, Message: message,
-		Source:              corev1.EventSource{Component: "podfence", Host: p.node},
-		ReportingController: "podfence", ReportingInstance: p.node,
-		FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}
+	return warning(corev1.ObjectReference{
+		APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy",
+		Namespace: np.Namespace, Name: np.Name, UID: np.UID, ResourceVersion: np.ResourceVersion,
+	}, p.node, ReasonNotEnforceable, identity, message)
 }

@@ -11,17 +11,22 @@ import (
 func Compile(s Snapshot, node string) (Intent, []Problem) {
 	c := compiler{owners: map[netip.Addr]Pod{}, namespaces: map[string]*Namespace{}}
 	in := newIntent()
+	var nodes []Node
 	for _, n := range s.Nodes {
+		read := NodeOf(n)
+		nodes = append(nodes, read)
 		if n.Name == node {
-			in.PodCIDRs = NodeOf(n).PodCIDRs
+			in.PodCIDRs = read.PodCIDRs
 		}
 	}
+	in.Cluster = clusterOf(slices.Values(nodes))
 	for _, ns := range s.Namespaces {
 		read := NamespaceOf(ns)
 		c.namespaces[ns.Name] = &read
 	}
 	for _, p := range s.Pods {
 		if pod, live := PodOf(p); live {
+			pod = pod.attach(s.Attachments)
 			c.pods = append(c.pods, pod)
 			for _, ip := range pod.IPs {
 				if owner, taken := c.owners[ip]; !taken || pod.ownsBefore(owner) < 0 {

@@ -31,6 +31,9 @@ type Intent struct {
 	// PodCIDRs are the node's pod ranges. An address in them that no subject
 	// has is dropped: closed until known.
 	PodCIDRs []netip.Prefix
+	// Cluster are the ranges that pods reach with their own address: all
+	// nodes' pod ranges and node addresses, disjoint and in order.
+	Cluster []netip.Prefix
 	// Subjects are the node's live pods, isolated or not.
 	Subjects map[Key]Subject
 	// Policies are those that select a subject.
@@ -113,8 +116,8 @@ func (p Problem) String() string {
 // Delta is what has changed in an Intent. Applying deltas in order to the
 // Intent that they follow gives the newer Intent.
 type Delta struct {
-	// PodCIDRs replaces the ranges when it is not nil.
-	PodCIDRs *[]netip.Prefix
+	// PodCIDRs and Cluster replace the ranges when they are not nil.
+	PodCIDRs, Cluster *[]netip.Prefix
 	// Subjects and Policies replace by key; nil says gone (or never there).
 	Subjects map[Key]*Subject
 	Policies map[Key]*Policy
@@ -134,5 +137,5 @@ type Members[T comparable] struct {
 
 // Empty reports whether the delta changes nothing.
 func (d *Delta) Empty() bool {
-	return d.PodCIDRs == nil && len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
+	return d.PodCIDRs == nil && d.Cluster == nil && len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
 }

@@ -84,7 +84,8 @@ func (j *judge) place(addr netip.Addr) place {
 	}
 	var owner Pod
 	for _, pod := range j.Pods {
-		if p, live := PodOf(pod); live && slices.Contains(p.IPs, addr) && (at.pod == nil || p.ownsBefore(owner) < 0) {
+		p, live := PodOf(pod)
+		if p = p.attach(j.Attachments); live && slices.Contains(p.IPs, addr) && (at.pod == nil || p.ownsBefore(owner) < 0) {
 			at.pod, at.node, owner = pod, p.Node, p
 		}
 	}

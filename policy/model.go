@@ -15,10 +15,15 @@ import (
 type Model struct {
 	node       string
 	podCIDRs   []netip.Prefix
+	nodes      map[string]Node
 	namespaces map[string]*namespace
 	pods       map[Key]*Pod
 	// claims are the pods that have an address, its owner first.
 	claims map[netip.Addr][]*Pod
+	// attachments are what the CNI plugin has made, by pod, and reportedIPs
+	// what the API shows of the pods that have any.
+	attachments map[Key][]Attachment
+	reportedIPs map[Key][]netip.Addr
 
 	members
 	dirty
@@ -45,6 +50,7 @@ type selecting struct {
 // dirty is what Take has to look at.
 type dirty struct {
 	dirtyPodCIDRs bool
+	dirtyCluster  bool
 	dirtySubjects map[Key]struct{}
 	dirtyPolicies map[Key]struct{}
 }
@@ -52,12 +58,15 @@ type dirty struct {
 // NewModel returns the model of an empty cluster for a node's agent.
 func NewModel(node string) *Model {
 	return &Model{
-		node:       node,
-		namespaces: map[string]*namespace{},
-		pods:       map[Key]*Pod{},
-		claims:     map[netip.Addr][]*Pod{},
-		members:    newMembers(),
-		dirty:      newDirty(),
+		node:        node,
+		nodes:       map[string]Node{},
+		namespaces:  map[string]*namespace{},
+		pods:        map[Key]*Pod{},
+		claims:      map[netip.Addr][]*Pod{},
+		attachments: map[Key][]Attachment{},
+		reportedIPs: map[Key][]netip.Addr{},
+		members:     newMembers(),
+		dirty:       newDirty(),
 	}
 }
 
@@ -65,8 +74,12 @@ func newDirty() dirty {
 	return dirty{dirtySubjects: map[Key]struct{}{}, dirtyPolicies: map[Key]struct{}{}}
 }
 
-// SetNode takes a node in as it is now. Only the model's own matters.
+// SetNode takes a node in as it is now.
 func (m *Model) SetNode(n Node) {
+	if reflect.DeepEqual(n, m.nodes[n.Name]) {
+		return
+	}
+	m.nodes[n.Name], m.dirtyCluster = n, true
 	if n.Name == m.node && !slices.Equal(n.PodCIDRs, m.podCIDRs) {
 		m.podCIDRs, m.dirtyPodCIDRs = n.PodCIDRs, true
 		for key := range m.pods {
@@ -76,7 +89,12 @@ func (m *Model) SetNode(n Node) {
 }
 
 // DeleteNode forgets a node.
-func (m *Model) DeleteNode(name string) { m.SetNode(Node{Name: name}) }
+func (m *Model) DeleteNode(name string) {
+	if _, there := m.nodes[name]; there {
+		m.SetNode(Node{Name: name})
+		delete(m.nodes, name)
+	}
+}
 
 // SetNamespace takes a namespace in as it is now.
 func (m *Model) SetNamespace(object Namespace) { m.namespaceChanged(object.Name, &object) }
@@ -140,6 +158,12 @@ func (m *Model) policyChanged(ns *namespace, key Key) {
 
 // SetPod takes a pod in as it is now, in place of the one of that name.
 func (m *Model) SetPod(p Pod) {
+	delete(m.reportedIPs, p.Key)
+	if reported := p.IPs; len(m.attachments[p.Key]) > 0 {
+		if p = p.attach(m.attachments[p.Key]); p.attached {
+			m.reportedIPs[p.Key] = reported
+		}
+	}
 	old := m.pods[p.Key]
 	if old != nil && old.equal(p) {
 		return
@@ -161,6 +185,7 @@ func (m *Model) DeletePod(key Key) {
 	}
 	m.release(old)
 	delete(m.pods, key)
+	delete(m.reportedIPs, key)
 	delete(m.in(key.Namespace).pods, key)
 	m.refreshSubject(key)
 	m.dropIfEmpty(key.Namespace)

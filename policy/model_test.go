@@ -28,6 +28,9 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 	if d.PodCIDRs != nil {
 		in.PodCIDRs = *d.PodCIDRs
 	}
+	if d.Cluster != nil {
+		in.Cluster = *d.Cluster
+	}
 	for key, s := range d.Subjects {
 		if delete(in.Subjects, key); s != nil {
 			in.Subjects[key] = *s
@@ -119,7 +122,8 @@ func TestHistoryOrder(t *testing.T) {
 		"split": func(_ *rand.Rand, h []random.Event) []random.Event { // through an empty cluster
 			var undo []random.Event
 			for _, event := range random.Final(h) {
-				undo = append(undo, random.Event{Object: event.Object, Delete: true})
+				event.Delete = true
+				undo = append(undo, event)
 			}
 			return slices.Concat(h, undo, h)
 		},
@@ -159,7 +163,7 @@ func TestModelUnchanged(t *testing.T) {
 	for _, event := range random.Final(history) {
 		event.Feed(m)
 		if d := m.Take(); !d.Empty() {
-			t.Errorf("%T %s again: %+v", event.Object, event.Object.GetName(), d)
+			t.Errorf("%+v again: %+v", event, d)
 		}
 	}
 }
@@ -175,7 +179,8 @@ func TestModelForgets(t *testing.T) {
 		apply(t, &have, m.Take())
 	}
 	for _, event := range random.Final(history) {
-		random.Event{Object: event.Object, Delete: true}.Feed(m)
+		event.Delete = true
+		event.Feed(m)
 	}
 	apply(t, &have, m.Take())
 	if diff := cmp.Diff(policy.NewModel(random.Node).Intent(), have, exact); diff != "" {

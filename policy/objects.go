@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,15 +15,17 @@ import (
 // Key names a namespaced object: "namespace/name".
 type Key = types.NamespacedName
 
-// Pod is what policy needs of a pod: a live one, on the pod network, with an
-// address.
+// Pod is what policy needs of a pod: a live one, on the pod network.
 type Pod struct {
 	Key
 	UID    types.UID
 	Node   string
 	Labels map[string]string
-	// IPs are all of status.podIPs, IPv4-mapped ones as IPv4.
+	// IPs are all of status.podIPs, IPv4-mapped ones as IPv4, and those of the
+	// pod's attachments. There may be none yet.
 	IPs []netip.Addr
+	// attached: IPs has those of an attachment.
+	attached bool
 	// Ports are the named ports of all containers, sorted, each once.
 	Ports []ContainerPort
 	// Terminating, Started and Created order pods that claim one address.
@@ -38,8 +41,8 @@ type ContainerPort struct {
 }
 
 // PodOf reads a pod. It reports false for one that policy does not see: on the
-// host's network (that is node traffic), Succeeded or Failed (its address may
-// be another pod's by now), or without an address.
+// host's network (that is node traffic), or Succeeded or Failed (its address
+// may be another pod's by now).
 //
 // A terminating pod counts until it is terminal or gone: its containers may
 // still be talking.
@@ -74,7 +77,7 @@ func PodOf(p *corev1.Pod) (Pod, bool) {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number))
 	})
 	pod.Ports = slices.Compact(pod.Ports)
-	return pod, len(pod.IPs) > 0
+	return pod, true
 }
 
 // podIPs returns the pod's addresses: status.podIPs, or the older
@@ -100,17 +103,24 @@ func podIPs(p *corev1.Pod) []netip.Addr {
 // equal reports whether nothing that policy looks at differs: most pod updates
 // are status changes that do not.
 func (p Pod) equal(q Pod) bool {
-	return p.Key == q.Key && p.UID == q.UID && p.Node == q.Node && p.Terminating == q.Terminating &&
+	return p.Key == q.Key && p.UID == q.UID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating &&
 		p.Started.Equal(q.Started) && p.Created.Equal(q.Created) &&
 		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && maps.Equal(p.Labels, q.Labels)
 }
 
 // ownsBefore orders pods that claim the same address, the owner first: an
 // address belongs to at most one live pod, and late news of the pod that had
-// it before must not take it from the one that has it now. A pod that goes
-// yields to one that stays, then the older to the newer; the rest only makes
-// the order total, so that it does not depend on the order of events.
+// it before must not take it from the one that has it now. A pod that was just
+// given it by the CNI plugin has it, a pod that goes yields to one that stays,
+// then the older to the newer; the rest only makes the order total, so that it
+// does not depend on the order of events.
 func (p Pod) ownsBefore(q Pod) int {
+	if p.attached != q.attached {
+		if p.attached {
+			return -1
+		}
+		return 1
+	}
 	if p.Terminating != q.Terminating {
 		if q.Terminating {
 			return -1
@@ -142,6 +152,20 @@ type Node struct {
 	Name string
 	// PodCIDRs are the ranges that this node's pods get their addresses from.
 	PodCIDRs []netip.Prefix
+	// Addrs are the node's own addresses inside the cluster (InternalIP).
+	Addrs []netip.Addr
+}
+
+// clusterOf are the ranges inside the cluster: its nodes' and their pods'.
+func clusterOf(nodes iter.Seq[Node]) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for n := range nodes {
+		prefixes = append(prefixes, n.PodCIDRs...)
+		for _, addr := range n.Addrs {
+			prefixes = append(prefixes, netip.PrefixFrom(addr, addr.BitLen()))
+		}
+	}
+	return Union(prefixes)
 }
 
 // NodeOf reads a node. Ranges that do not parse are left out: an unknown
@@ -160,5 +184,12 @@ func NodeOf(n *corev1.Node) Node {
 	}
 	slices.SortFunc(node.PodCIDRs, comparePrefix)
 	node.PodCIDRs = slices.Compact(node.PodCIDRs)
+	for _, address := range n.Status.Addresses {
+		if addr, ok := parseAddr(address.Address); ok && address.Type == corev1.NodeInternalIP {
+			node.Addrs = append(node.Addrs, addr)
+		}
+	}
+	slices.SortFunc(node.Addrs, netip.Addr.Compare)
+	node.Addrs = slices.Compact(node.Addrs)
 	return node
 }

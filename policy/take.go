@@ -19,6 +19,10 @@ func (m *Model) Take() Delta {
 		podCIDRs := slices.Clone(m.podCIDRs)
 		d.PodCIDRs = &podCIDRs
 	}
+	if m.dirtyCluster {
+		cluster := clusterOf(maps.Values(m.nodes))
+		d.Cluster = &cluster
+	}
 	for key := range m.dirtySubjects {
 		d.Subjects[key] = m.subject(key)
 	}
@@ -50,6 +54,7 @@ func (m *Model) Intent() Intent {
 	m.Take()
 	in := newIntent()
 	in.PodCIDRs = slices.Clone(m.podCIDRs)
+	in.Cluster = clusterOf(maps.Values(m.nodes))
 	for _, ns := range m.namespaces {
 		for key := range ns.subjects {
 			in.Subjects[key] = *m.subject(key)

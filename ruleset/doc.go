@@ -8,5 +8,9 @@
 //	Text      a Table, or a Plan, as nft reads it
 //	Trace     the way of a packet through a Table: rules met, verdict
 //
+//	BuildGuard, UpdateGuard
+//	          the same for the second table, of family bridge, where podfence
+//	          connects the pods too
+//
 // Package ruleset/kernel carries Plans out.
 package ruleset

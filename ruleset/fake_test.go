@@ -13,6 +13,7 @@ import (
 // EEXIST, ENOENT and EBUSY.
 type fake struct {
 	t      *testing.T
+	family ruleset.Family
 	sets   map[string]*ruleset.Set
 	chains map[string]*ruleset.Chain
 }
@@ -22,7 +23,11 @@ func newFake(t *testing.T) *fake { return &fake{t: t} }
 func (f *fake) apply(plan ruleset.Plan) {
 	f.t.Helper()
 	if plan.Replace {
+		f.family = plan.Family
 		f.sets, f.chains = map[string]*ruleset.Set{}, map[string]*ruleset.Chain{}
+	}
+	if plan.Family != f.family {
+		f.t.Errorf("a plan for family %s in family %s", plan.Family, f.family)
 	}
 	for _, op := range plan.Ops {
 		if err := f.carryOut(op); err != nil {
@@ -160,5 +165,5 @@ func uses(rule ruleset.Rule, set string) bool {
 }
 
 func (f *fake) text() string {
-	return (&ruleset.Table{Sets: maps.Clone(f.sets), Chains: maps.Clone(f.chains)}).Text()
+	return (&ruleset.Table{Family: f.family, Sets: maps.Clone(f.sets), Chains: maps.Clone(f.chains)}).Text()
 }

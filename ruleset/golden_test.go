@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // goldens are the renderings of testdata's manifests, one for each way to
-// deny. That the kernel holds the same is tested in ruleset/kernel.
+// deny, and the guard of two pods. That the kernel holds the same is tested in ruleset/kernel.
 func goldens(t *testing.T) map[string]*ruleset.Table {
 	t.Helper()
 	tables := map[string]*ruleset.Table{}
@@ -34,11 +34,13 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 		}
 		intent, _ := policy.Compile(snapshot, "node-1")
 		name := strings.TrimSuffix(input, ".yaml")
-		tables[name+".nft"] = ruleset.Build(intent, ruleset.Options{})
+		own := filepath.Base(name) == "masquerade"
+		tables[name+".nft"] = ruleset.Build(intent, ruleset.Options{Guard: own, Masquerade: own})
 		if filepath.Base(name) == "default-deny" {
 			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29})
 		}
 	}
+	tables["testdata/guard.nft"] = ruleset.BuildGuard(attachments(2), gateway)
 	return tables
 }
 
@@ -71,8 +73,10 @@ func TestRulesetDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(string(data), "<!-- golden: ")
-	if len(parts) < 3 {
-		t.Fatalf("%s shows %d goldens", path, len(parts)-1)
+	for _, name := range []string{"default-deny", "web", "default-deny-options", "masquerade", "guard"} {
+		if !strings.Contains(string(data), "<!-- golden: "+name+".nft -->") {
+			t.Errorf("%s does not show %s.nft", path, name)
+		}
 	}
 	for i, part := range parts[1:] {
 		name, rest, found := strings.Cut(part, " -->\n```nft\n")

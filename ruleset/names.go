@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ const (
 	chainEgressForward  = "egress-forward"
 	chainEgressInput    = "egress-input"
 	chainIngressForward = "ingress-forward"
+	chainMasquerade     = "postrouting-masquerade"
 
 	setNeighbourDiscovery = "neighbour-discovery"
 	setMulticastListener  = "multicast-listener"
@@ -61,11 +63,21 @@ type family int
 
 var families = [...]family{4, 6}
 
+func familyOf(addr netip.Addr) family {
+	if addr.Is4() {
+		return 4
+	}
+	return 6
+}
+
 // podMap is the map from a pod's address to its chain.
 func podMap(d policy.Direction, f family) string { return fmt.Sprintf("%s-pods-%d", d, f) }
 
 // podRangeSet holds the node's pod ranges.
 func podRangeSet(f family) string { return fmt.Sprintf("pod-ranges-%d", f) }
+
+// clusterSet holds what pods reach with their own address.
+func clusterSet(f family) string { return fmt.Sprintf("cluster-%d", f) }
 
 // peersSet holds the addresses that a selector means. The lengths keep two
 // selectors whose parts concatenate alike apart.
@@ -112,6 +124,8 @@ func compareElement(a, b Element) int {
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.First, b.First),
 		cmp.Compare(a.Last, b.Last),
+		slices.Compare(a.MAC[:], b.MAC[:]),
+		slices.Compare(a.Port[:], b.Port[:]),
 	)
 }
 

@@ -3,6 +3,8 @@ package ruleset
 // Plan is a list of operations, to be carried out in order in one transaction:
 // all of them or none.
 type Plan struct {
+	// Family is that of the table.
+	Family Family
 	// Replace says that the kernel's table, if there is one, goes first: the
 	// operations then make the whole table.
 	Replace bool

@@ -25,6 +25,12 @@ func baseChains(o Options) []*Chain {
 		rules := append([]Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}, baseRules(policy.Egress, o)...)
 		chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: rules})
 	}
+	if o.Guard {
+		chains = append(chains, portsChain())
+	}
+	if o.Masquerade {
+		chains = append(chains, masqueradeChain())
+	}
 	return chains
 }
 
@@ -43,22 +49,22 @@ func baseRules(d policy.Direction, o Options) []Rule {
 	return append(rules,
 		Rule{Matches: []Match{Established | Related}, Verdict: Verdict{Action: Accept}},
 		Rule{
-			Matches: []Match{Lookup{[]Field{ICMPv6MessageType}, setNeighbourDiscovery}, HopLimit(policy.NeighbourDiscoveryHopLimit)},
+			Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setNeighbourDiscovery}, HopLimit(policy.NeighbourDiscoveryHopLimit)},
 			Verdict: Verdict{Action: Accept},
 		},
 		Rule{
-			Matches: []Match{Lookup{[]Field{ICMPv6MessageType}, setMulticastListener}, HopLimit(policy.MulticastListenerHopLimit)},
+			Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setMulticastListener}, HopLimit(policy.MulticastListenerHopLimit)},
 			Verdict: Verdict{Action: Accept},
 		},
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
-		Rule{Matches: []Match{Lookup{[]Field{addr4}, podRangeSet(4)}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "no pod known by this address"},
-		Rule{Matches: []Match{Lookup{[]Field{addr6}, podRangeSet(6)}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "no pod known by this address"},
+		Rule{Matches: []Match{Lookup{Fields: []Field{addr4}, Set: podRangeSet(4)}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "no pod known by this address"},
+		Rule{Matches: []Match{Lookup{Fields: []Field{addr6}, Set: podRangeSet(6)}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "no pod known by this address"},
 	)
 }
 
 // baseSets are the sets and maps that are always there, empty of pods.
-func baseSets() []*Set {
+func baseSets(o Options) []*Set {
 	sets := []*Set{
 		{Name: setNeighbourDiscovery, Type: ICMPv6Type, Elements: messageTypes(policy.NeighbourDiscovery), Comment: "without these no IPv6 link works"},
 		{Name: setMulticastListener, Type: ICMPv6Type, Elements: messageTypes(policy.MulticastListener), Comment: "without these no IPv6 link works"},
@@ -74,6 +80,12 @@ func baseSets() []*Set {
 			Name: podRangeSet(f), Type: f.prefix(), Elements: map[Element]struct{}{},
 			Comment: "this node's pod ranges: closed but for known pods",
 		})
+		if o.Masquerade {
+			sets = append(sets, &Set{
+				Name: clusterSet(f), Type: f.prefix(), Elements: map[Element]struct{}{},
+				Comment: "what pods reach with their own address",
+			})
+		}
 	}
 	return sets
 }
@@ -131,11 +143,11 @@ func rulesOf(d policy.Direction, r policy.Rule) (rules []Rule, sets []*Set) {
 	if len(r.Ports) > 0 {
 		set := portsSetOf(r.Ports)
 		sets = append(sets, set)
-		ports = append(ports, way{matches: []Match{Lookup{[]Field{L4Protocol, DstPort}, set.Name}}})
+		ports = append(ports, way{matches: []Match{Lookup{Fields: []Field{L4Protocol, DstPort}, Set: set.Name}}})
 	}
 	for _, name := range r.NamedPorts {
 		for _, f := range families {
-			ports = append(ports, way{[]Match{Lookup{[]Field{f.dst(), L4Protocol, DstPort}, namedSet(f, name)}}, f})
+			ports = append(ports, way{[]Match{Lookup{Fields: []Field{f.dst(), L4Protocol, DstPort}, Set: namedSet(f, name)}}, f})
 		}
 	}
 	for _, peer := range peers {
@@ -174,11 +186,11 @@ func peerMatches(d policy.Direction, r policy.Rule) (matches []peerMatch, sets [
 			field = f.dst()
 		}
 		for _, s := range r.Peers {
-			matches = append(matches, peerMatch{[]Match{Lookup{[]Field{field}, peersSet(f, s)}}, f})
+			matches = append(matches, peerMatch{[]Match{Lookup{Fields: []Field{field}, Set: peersSet(f, s)}}, f})
 		}
 		if set := blockSetOf(f, r.Blocks); set != nil {
 			sets = append(sets, set)
-			matches = append(matches, peerMatch{[]Match{Lookup{[]Field{field}, set.Name}}, f})
+			matches = append(matches, peerMatch{[]Match{Lookup{Fields: []Field{field}, Set: set.Name}}, f})
 		}
 	}
 	return matches, sets

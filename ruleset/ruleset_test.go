@@ -23,7 +23,7 @@ var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}), cmpopts.E
 func TestUpdateEqualsBuild(t *testing.T) {
 	for seed := range int64(*histories) {
 		r := rand.New(rand.NewSource(seed))
-		o := ruleset.Options{Reject: seed%2 == 0, AllowToNode: seed%3 == 0, RevokedMark: uint32(seed % 2)}
+		o := ruleset.Options{Reject: seed%2 == 0, AllowToNode: seed%3 == 0, Guard: seed%7 == 0, Masquerade: seed%5 < 2, RevokedMark: uint32(seed % 2)}
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)
 		table := ruleset.Build(m.Intent(), o)

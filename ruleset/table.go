@@ -6,12 +6,31 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// TableName is the one table, of family inet, that podfence owns. Every
-// component should create its own table and work only within that.
+// TableName is the name of the tables that podfence owns: one of family inet
+// and, where podfence connects the pods too, one of family bridge (see
+// BuildGuard). Every component should create its own tables and work only
+// within those.
 const TableName = "podfence"
+
+// Family is the family of a table: which packets it sees.
+type Family uint8
+
+// The families that podfence has a table of.
+const (
+	Inet   Family = iota // IPv4 and IPv6 packets
+	Bridge               // frames that a bridge handles
+)
+
+func (f Family) String() string {
+	if f == Inet {
+		return "inet"
+	}
+	return "bridge"
+}
 
 // Table is what the kernel holds, or must hold.
 type Table struct {
+	Family Family
 	Sets   map[string]*Set
 	Chains map[string]*Chain
 
@@ -35,6 +54,10 @@ const (
 	Endpoint4                 // ipv4_addr . inet_proto . inet_service
 	Endpoint6                 // ipv6_addr . inet_proto . inet_service
 	ICMPv6Type                // icmpv6_type
+	EtherAddr                 // ether_addr
+	EtherType                 // ether_type
+	Sender4                   // ifname . ether_addr . ipv4_addr
+	Sender6                   // ifname . ether_addr . ipv6_addr
 )
 
 // Element is one element of a set, or the key of one of a map. It is
@@ -49,9 +72,14 @@ type Element struct {
 	// Protocol is the IP protocol (Ports, Endpoint4, Endpoint6), or the message
 	// type (ICMPv6Type).
 	Protocol uint8
-	// First is the port (Endpoint4, Endpoint6); First to Last are the range,
-	// both included (Ports).
+	// First is the port (Endpoint4, Endpoint6) or the number (EtherType); First
+	// to Last are the range, both included (Ports).
 	First, Last uint16
+	// MAC is the hardware address (EtherAddr, Sender4, Sender6).
+	MAC [6]byte
+	// Port is the name of the bridge's port, padded with zeros as the kernel
+	// does it (Sender4, Sender6).
+	Port [16]byte
 }
 
 // Set is a named set, or a verdict map.
@@ -79,9 +107,28 @@ type Chain struct {
 
 // Hook is where a base chain is attached.
 type Hook struct {
+	// NAT makes it a chain of type nat, which sees only the first packet of a
+	// flow; else it is of type filter.
+	NAT   bool
 	Point HookPoint
-	// Priority is relative to filter (0), as in "priority filter - 10".
+	// Base is what Priority is relative to, as in "priority filter - 10".
+	Base     Base
 	Priority int
+}
+
+// Base is a priority with a name. The family says what number it is.
+type Base uint8
+
+// The bases.
+const (
+	Filter Base = iota
+	DstNAT
+	SrcNAT
+	Raw // family inet only
+)
+
+func (b Base) String() string {
+	return [...]string{Filter: "filter", DstNAT: "dstnat", SrcNAT: "srcnat", Raw: "raw"}[b]
 }
 
 // HookPoint is a netfilter hook.
@@ -91,13 +138,12 @@ type HookPoint uint8
 const (
 	Forward HookPoint = iota
 	Input
+	Prerouting
+	Postrouting
 )
 
 func (h HookPoint) String() string {
-	if h == Forward {
-		return "forward"
-	}
-	return "input"
+	return [...]string{Forward: "forward", Input: "input", Prerouting: "prerouting", Postrouting: "postrouting"}[h]
 }
 
 // Rule is one rule: every match must hold, then the packet is counted and the
@@ -111,11 +157,16 @@ type Rule struct {
 	Comment string
 }
 
-// Match is one of Loopback, CtState, Mark, HopLimit, Lookup. The set is closed.
+// Match is one of Loopback, PodPort, CtState, Mark, HopLimit, MessageType,
+// Lookup. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
 type Loopback struct{}
+
+// PodPort matches packets that came in by a pod's port of the bridge:
+// iifname "pf*".
+type PodPort struct{}
 
 // CtState matches the states of connection tracking in the mask.
 type CtState uint8
@@ -134,23 +185,32 @@ type Mark uint32
 // HopLimit matches the IPv6 hop limit: ip6 hoplimit N.
 type HopLimit uint8
 
-// Lookup matches when the fields, concatenated, are in the set.
+// MessageType matches the type of an ICMPv6 message: icmpv6 type T.
+type MessageType uint8
+
+// Lookup matches when the fields, concatenated, are in the set: ip saddr @set.
 type Lookup struct {
 	Fields []Field
 	Set    string
+	// Not matches when they are not in it: ip saddr != @set. The packet must
+	// have the fields all the same.
+	Not bool
 }
 
-func (Loopback) match() {}
-func (CtState) match()  {}
-func (Mark) match()     {}
-func (HopLimit) match() {}
-func (Lookup) match()   {}
+func (Loopback) match()    {}
+func (PodPort) match()     {}
+func (CtState) match()     {}
+func (Mark) match()        {}
+func (HopLimit) match()    {}
+func (MessageType) match() {}
+func (Lookup) match()      {}
 
 // Field is a field of the packet.
 type Field uint8
 
-// The fields, in nft's words. Those of an address match only packets of their
-// own family, ICMPv6MessageType only ICMPv6.
+// The fields, in nft's words. Those of an IP address match only packets of their
+// own family, ICMPv6MessageType only ICMPv6, those of ARP only ARP. Those of the
+// frame are for the table of family bridge.
 const (
 	SrcAddr4          Field = iota // ip saddr
 	DstAddr4                       // ip daddr
@@ -159,6 +219,13 @@ const (
 	L4Protocol                     // meta l4proto
 	DstPort                        // th dport
 	ICMPv6MessageType              // icmpv6 type
+	InPort                         // iifname
+	SrcMAC                         // ether saddr
+	DstMAC                         // ether daddr
+	FrameType                      // ether type
+	ARPSrcMAC                      // arp saddr ether
+	ARPSrcAddr                     // arp saddr ip
+	ARPDstAddr                     // arp daddr ip
 )
 
 // Verdict is what becomes of a packet.
@@ -176,11 +243,12 @@ type Action uint8
 
 // The actions.
 const (
-	Accept   Action = iota // ends this base chain, not the others of the hook
-	Drop                   // final
-	Reject                 // final, with an ICMP error: icmpx admin-prohibited
-	Jump                   // to Chain, and on here if that comes to no verdict
-	Dispatch               // to the verdict that Map has for Field; on if it has none
+	Accept     Action = iota // ends this base chain, not the others of the hook
+	Drop                     // final
+	Reject                   // final, with an ICMP error: icmpx admin-prohibited
+	Jump                     // to Chain, and on here if that comes to no verdict
+	Dispatch                 // to the verdict that Map has for Field; on if it has none
+	Masquerade               // accept, with the outgoing link's address as the source
 )
 
 // Options are the choices that change the table.
@@ -190,6 +258,11 @@ type Options struct {
 	// AllowToNode lets pods reach their own node whatever their egress policies
 	// say; else they are policed there too.
 	AllowToNode bool
+	// Guard: there is the table that BuildGuard makes, too. This one then closes
+	// what goes round it: see portsChain.
+	Guard bool
+	// Masquerade gives what pods send to outside the cluster the node's address.
+	Masquerade bool
 	// RevokedMark is the bit of the conntrack mark that says that a flow has
 	// been revoked. Zero: none is looked for.
 	RevokedMark uint32

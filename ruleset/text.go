@@ -10,7 +10,7 @@ import (
 // that is there.
 func (t *Table) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s\ndelete table inet %s\ntable inet %s {\n", TableName, TableName, TableName)
+	fmt.Fprintf(&b, "table %s %s\ndelete table %s %s\ntable %s %s {\n", t.Family, TableName, t.Family, TableName, t.Family, TableName)
 	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
 		t.Sets[name].text(&b)
 		b.WriteString("\n")
@@ -62,11 +62,17 @@ func (s *Set) text(b *strings.Builder) {
 }
 
 func (h *Hook) String() string {
-	sign, distance := '+', h.Priority
-	if distance < 0 {
-		sign, distance = '-', -distance
+	kind, priority := "filter", h.Base.String()
+	if h.NAT {
+		kind = "nat"
 	}
-	return fmt.Sprintf("type filter hook %s priority filter %c %d; policy accept;", h.Point, sign, distance)
+	switch {
+	case h.Priority > 0:
+		priority += fmt.Sprintf(" + %d", h.Priority)
+	case h.Priority < 0:
+		priority += fmt.Sprintf(" - %d", -h.Priority)
+	}
+	return fmt.Sprintf("type %s hook %s priority %s; policy accept;", kind, h.Point, priority)
 }
 
 // String is the rule as nft writes it.
@@ -95,13 +101,18 @@ func (v Verdict) String() string {
 		return "reject with icmpx admin-prohibited"
 	case Jump:
 		return "jump " + v.Chain
+	case Masquerade:
+		return "masquerade fully-random"
 	}
 	return fmt.Sprintf("%s vmap @%s", v.Field, v.Map)
 }
 
 func (Loopback) String() string   { return `iifname "lo"` }
+func (PodPort) String() string    { return fmt.Sprintf("iifname %q", PortPrefix+"*") }
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
+
+func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }
 
 func (s CtState) String() string {
 	var states []string
@@ -118,13 +129,19 @@ func (l Lookup) String() string {
 	for i, f := range l.Fields {
 		fields[i] = f.String()
 	}
-	return fmt.Sprintf("%s @%s", strings.Join(fields, " . "), l.Set)
+	not := ""
+	if l.Not {
+		not = "!= "
+	}
+	return fmt.Sprintf("%s %s@%s", strings.Join(fields, " . "), not, l.Set)
 }
 
 func (f Field) String() string {
 	return [...]string{
 		SrcAddr4: "ip saddr", DstAddr4: "ip daddr", SrcAddr6: "ip6 saddr", DstAddr6: "ip6 daddr",
 		L4Protocol: "meta l4proto", DstPort: "th dport", ICMPv6MessageType: "icmpv6 type",
+		InPort: "iifname", SrcMAC: "ether saddr", DstMAC: "ether daddr", FrameType: "ether type",
+		ARPSrcMAC: "arp saddr ether", ARPSrcAddr: "arp saddr ip", ARPDstAddr: "arp daddr ip",
 	}[f]
 }
 
@@ -133,7 +150,8 @@ func (t SetType) String() string {
 		Addr4: "ipv4_addr", Addr6: "ipv6_addr", Prefix4: "ipv4_addr", Prefix6: "ipv6_addr",
 		Ports:     "inet_proto . inet_service",
 		Endpoint4: "ipv4_addr . inet_proto . inet_service", Endpoint6: "ipv6_addr . inet_proto . inet_service",
-		ICMPv6Type: "icmpv6_type",
+		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
+		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr",
 	}[t]
 }
 
@@ -156,13 +174,19 @@ func (t SetType) text(e Element) string {
 		return fmt.Sprintf("%s . %s . %d", t.addrOf(e), protocolText(e.Protocol), e.First)
 	case ICMPv6Type:
 		return messageTypeTexts[e.Protocol]
+	case EtherAddr:
+		return macText(e.MAC)
+	case EtherType:
+		return etherTypeTexts[e.First]
+	case Sender4, Sender6:
+		return fmt.Sprintf("%q . %s . %s", strings.TrimRight(string(e.Port[:]), "\x00"), macText(e.MAC), t.addrOf(e))
 	}
 	return t.addrOf(e).String()
 }
 
 // addrOf is the address of an element.
 func (t SetType) addrOf(e Element) netip.Addr {
-	if t == Addr4 || t == Prefix4 || t == Endpoint4 {
+	if t == Addr4 || t == Prefix4 || t == Endpoint4 || t == Sender4 {
 		return netip.AddrFrom4([4]byte(e.Addr[:4]))
 	}
 	return netip.AddrFrom16(e.Addr)
@@ -186,66 +210,9 @@ var messageTypeTexts = map[uint8]string{
 	133: "nd-router-solicit", 134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert", 137: "nd-redirect",
 }
 
-// Text is the plan as nft reads it: one command an operation.
-func (p Plan) Text() string {
-	var b strings.Builder
-	if p.Replace {
-		fmt.Fprintf(&b, "add table inet %s\ndelete table inet %s\nadd table inet %s\n", TableName, TableName, TableName)
-	}
-	for _, op := range p.Ops {
-		b.WriteString(opText(op))
-	}
-	return b.String()
-}
+// etherTypeTexts are nft's names of the EtherTypes in the table.
+var etherTypeTexts = map[uint16]string{TypeIPv4: "ip", TypeARP: "arp", TypeIPv6: "ip6"}
 
-func opText(op Op) string {
-	switch o := op.(type) {
-	case AddSet:
-		kind, data, extra := "set", "", ""
-		if o.Map {
-			kind, data = "map", " : verdict"
-		}
-		if o.Type.interval() {
-			extra = " flags interval;"
-		}
-		if o.Comment != "" {
-			extra += fmt.Sprintf(" comment %q;", o.Comment)
-		}
-		return fmt.Sprintf("add %s inet %s %s { type %s%s;%s }\n", kind, TableName, o.Name, o.Type, data, extra)
-	case DeleteSet:
-		return fmt.Sprintf("delete set inet %s %s\n", TableName, o.Name)
-	case AddElements:
-		return elementsText("add", o.Set, o.Type, o.Elements)
-	case DeleteElements:
-		return elementsText("delete", o.Set, o.Type, o.Elements)
-	case AddVerdicts:
-		texts := make([]string, len(o.Entries))
-		for i, entry := range o.Entries {
-			texts[i] = o.Type.text(entry.Key) + " : " + entry.Verdict.String()
-		}
-		return fmt.Sprintf("add element inet %s %s { %s }\n", TableName, o.Map, strings.Join(texts, ", "))
-	case AddChain:
-		hook := ""
-		if o.Hook != nil {
-			hook = fmt.Sprintf(" { %s }", o.Hook)
-		}
-		return fmt.Sprintf("add chain inet %s %s%s\n", TableName, o.Name, hook)
-	case DeleteChain:
-		return fmt.Sprintf("delete chain inet %s %s\n", TableName, o.Name)
-	case SetRules:
-		text := fmt.Sprintf("flush chain inet %s %s\n", TableName, o.Chain)
-		for _, rule := range o.Rules {
-			text += fmt.Sprintf("add rule inet %s %s %s\n", TableName, o.Chain, rule)
-		}
-		return text
-	}
-	return ""
-}
-
-func elementsText(verb, set string, t SetType, elements []Element) string {
-	texts := make([]string, len(elements))
-	for i, e := range elements {
-		texts[i] = t.text(e)
-	}
-	return fmt.Sprintf("%s element inet %s %s { %s }\n", verb, TableName, set, strings.Join(texts, ", "))
+func macText(mac [6]byte) string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5])
 }

@@ -18,6 +18,25 @@ type TracePacket struct {
 	Mark uint32
 	// Loopback: it came in on the loopback device.
 	Loopback bool
+	// Frame is what it came in, for the table of family bridge.
+	Frame Frame
+}
+
+// Frame is what a bridge sees around a packet.
+type Frame struct {
+	// Port is the name of the bridge's port that it came in by.
+	Port     string
+	Src, Dst [6]byte
+	// Type is the EtherType as it is on the wire: a VLAN tag's, if it has one.
+	// If it is ARP's, there is no packet, but ARP.
+	Type uint16
+	ARP  ARP
+}
+
+// ARP is an ARP message, as far as anyone looks at it.
+type ARP struct {
+	SrcMAC   [6]byte
+	Src, Dst netip.Addr
 }
 
 // Trace is the way of a packet through the base chains of one hook.
@@ -44,10 +63,14 @@ func (t Trace) String() string {
 }
 
 // Trace runs a packet through the table as the kernel would: every base chain
-// of the hook by priority, until one denies.
+// of the hook by priority, until one denies. What gives a packet another address
+// denies none, and is left out.
 func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
-	for _, name := range [...]string{chainEgressForward, chainEgressInput, chainIngressForward} { // by priority
+	for _, name := range [...]string{
+		chainEgressForward, chainEgressInput, chainIngressForward, // by priority
+		chainPortsPrerouting, chainPortsForward,
+	} {
 		chain, there := t.Chains[name]
 		if !there || chain.Hook.Point != hook {
 			continue
@@ -97,6 +120,10 @@ func (t *tracer) match(m Match) bool {
 	switch m := m.(type) {
 	case Loopback:
 		return t.packet.Loopback
+	case PodPort:
+		return strings.HasPrefix(t.packet.Frame.Port, PortPrefix)
+	case MessageType:
+		return t.packet.Protocol == policy.ICMPv6 && t.packet.ICMPType == uint8(m)
 	case CtState:
 		return t.packet.State&m != 0
 	case Mark:
@@ -105,7 +132,7 @@ func (t *tracer) match(m Match) bool {
 		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
 	case Lookup:
 		key, ok := t.key(m.Fields)
-		return ok && t.table.Sets[m.Set].contains(key)
+		return ok && t.table.Sets[m.Set].contains(key) != m.Not
 	}
 	return false
 }
@@ -126,6 +153,7 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 		e.Addr = AddrElement(addr).Addr
 		return addr.Is4() == is4
 	}
+	frame, isARP := t.packet.Frame, t.packet.Frame.Type == TypeARP
 	ok = true
 	for _, f := range fields {
 		switch f {
@@ -140,6 +168,21 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 		case ICMPv6MessageType:
 			ok = ok && t.packet.Protocol == policy.ICMPv6
 			e.Protocol = t.packet.ICMPType
+		case InPort:
+			copy(e.Port[:], frame.Port)
+		case SrcMAC:
+			e.MAC = frame.Src
+		case DstMAC:
+			e.MAC = frame.Dst
+		case FrameType:
+			e.First = frame.Type
+		case ARPSrcMAC:
+			ok = ok && isARP
+			e.MAC = frame.ARP.SrcMAC
+		case ARPSrcAddr:
+			ok = ok && isARP && addr(frame.ARP.Src, true)
+		case ARPDstAddr:
+			ok = ok && isARP && addr(frame.ARP.Dst, true)
 		}
 	}
 	return e, ok

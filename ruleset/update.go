@@ -12,7 +12,7 @@ import (
 // Build returns the table for an intent.
 func Build(in policy.Intent, o Options) *Table {
 	t := &Table{Sets: map[string]*Set{}, Chains: map[string]*Chain{}, options: o, refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{}}
-	for _, set := range baseSets() {
+	for _, set := range baseSets(o) {
 		t.Sets[set.Name] = set
 	}
 	for _, chain := range baseChains(o) {
@@ -20,6 +20,7 @@ func Build(in policy.Intent, o Options) *Table {
 	}
 	d := policy.Delta{
 		PodCIDRs:   &in.PodCIDRs,
+		Cluster:    &in.Cluster,
 		Subjects:   map[policy.Key]*policy.Subject{},
 		Policies:   map[policy.Key]*policy.Policy{},
 		Peers:      map[policy.Selector]policy.Members[netip.Addr]{},
@@ -47,6 +48,9 @@ func (t *Table) Update(d policy.Delta) Plan {
 	u := update{Table: t, was: map[string]map[Element]Verdict{}}
 	if d.PodCIDRs != nil {
 		u.podRanges(policy.Union(*d.PodCIDRs))
+	}
+	if d.Cluster != nil && t.options.Masquerade {
+		u.cluster(*d.Cluster)
 	}
 	for _, s := range sortedBy(d.Peers, policy.Selector.String) {
 		u.peers(s, d.Peers[s])
@@ -87,38 +91,7 @@ func (u *update) plan() Plan {
 			u.oldSets = append(u.oldSets, DeleteSet{Name: name})
 		}
 	}
-	return Plan{Ops: slices.Concat(u.newSets, u.newChains, u.rules, u.entries, u.oldChains, u.oldPolicyChains, u.oldMembers, u.oldSets)}
-}
-
-func (u *update) podRanges(prefixes []netip.Prefix) {
-	for _, f := range families {
-		set := u.Sets[podRangeSet(f)]
-		want := map[Element]struct{}{}
-		for _, prefix := range prefixes {
-			if f.has(prefix.Addr()) {
-				want[PrefixElement(prefix)] = struct{}{}
-			}
-		}
-		var gone, added []Element
-		for e := range set.Elements {
-			if _, stays := want[e]; !stays {
-				gone = append(gone, e)
-			}
-		}
-		for e := range want {
-			if _, there := set.Elements[e]; !there {
-				added = append(added, e)
-			}
-		}
-		// Out before in: two ranges that overlap cannot be in the set together.
-		if len(gone) > 0 {
-			u.newSets = append(u.newSets, DeleteElements{Set: set.Name, Type: set.Type, Elements: sorted(gone)})
-		}
-		if len(added) > 0 {
-			u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sorted(added)})
-		}
-		set.Elements = want
-	}
+	return Plan{Family: u.Family, Ops: slices.Concat(u.newSets, u.newChains, u.rules, u.entries, u.oldChains, u.oldPolicyChains, u.oldMembers, u.oldSets)}
 }
 
 func (u *update) peers(s policy.Selector, m policy.Members[netip.Addr]) {
@@ -269,11 +242,7 @@ func (u *update) subject(key policy.Key, s *policy.Subject) {
 
 // mapOf is the verdict map for an address, remembered as it was.
 func (u *update) mapOf(d policy.Direction, addr netip.Addr) *Set {
-	f := family(6)
-	if addr.Is4() {
-		f = 4
-	}
-	return u.Sets[podMap(d, f)]
+	return u.Sets[podMap(d, familyOf(addr))]
 }
 
 func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v Verdict) {
@@ -343,46 +312,6 @@ func (u *update) verdicts() {
 			u.entries = append(u.entries, AddVerdicts{Map: name, Type: set.Type, Entries: in})
 		}
 	}
-}
-
-// Replacement is the plan that puts the whole table in place of whatever the
-// kernel has.
-func (t *Table) Replacement() Plan {
-	var sets, chains, rules, entries []Op
-	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
-		set := t.Sets[name]
-		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment})
-		if len(set.Elements) > 0 {
-			sets = append(sets, AddElements{Set: name, Type: set.Type, Elements: sortedElements(set.Elements)})
-		}
-		if len(set.Verdicts) > 0 {
-			add := AddVerdicts{Map: name, Type: set.Type}
-			for _, e := range sortedElements(set.Verdicts) {
-				add.Entries = append(add.Entries, VerdictEntry{Key: e, Verdict: set.Verdicts[e]})
-			}
-			entries = append(entries, add)
-		}
-	}
-	for _, chain := range t.sortedChains() {
-		chains = append(chains, AddChain{Name: chain.Name, Hook: chain.Hook})
-		if len(chain.Rules) > 0 {
-			rules = append(rules, SetRules{Chain: chain.Name, Rules: chain.Rules})
-		}
-	}
-	return Plan{Replace: true, Ops: slices.Concat(sets, chains, rules, entries)}
-}
-
-// sortedChains are the base chains, then the others by name.
-func (t *Table) sortedChains() []*Chain {
-	return slices.SortedFunc(maps.Values(t.Chains), func(a, b *Chain) int {
-		if base := a.Hook != nil; base != (b.Hook != nil) {
-			if base {
-				return -1
-			}
-			return 1
-		}
-		return compareString(a.Name, b.Name)
-	})
 }
 
 func compareString(a, b string) int {

@@ -3,6 +3,7 @@ package test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,9 +20,14 @@ var rules = []struct {
 	{module + "/policy", []string{module, "!" + module + "/policy", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
 	// No netlink, and no way around the Kernel interface.
-	{module + "/controllers", []string{module + "/ruleset/kernel", module + "/test", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
+	{module + "/controllers", []string{module + "/ruleset/kernel", module + "/cni/plugin", module + "/cni/install", module + "/test", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// The kernel room knows tables, not clusters' APIs.
 	{module + "/ruleset/kernel", []string{module + "/controllers", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
+	// The CNI rooms know links and files, not clusters and not tables.
+	{module + "/cni", []string{module, "!" + module + "/cni", "net/http", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/mdlayher"}},
+	// The plugin is a process of its own: it has the agent by the handshake alone.
+	{module + "/cni/plugin", []string{module + "/cni/node", module + "/cni/install"}},
+	{module + "/cni/handshake", []string{module, "!" + module + "/cni/handshake", "github.com/vishvananda", "github.com/containernetworking"}},
 	// Only the command uses what is for tests and the demo.
 	{module + "/test/lab", []string{module + "/ruleset", module + "/controllers", "testing"}},
 	{module + "/test/demo", []string{"testing"}},
@@ -32,7 +38,14 @@ var only = map[string][]string{
 	"github.com/google/nftables":     {module + "/ruleset/kernel"},
 	"github.com/mdlayher/netlink":    {module + "/ruleset/kernel"},
 	"github.com/vishvananda/netlink": {module + "/cni", module + "/test"},
+	"github.com/containernetworking": {module + "/cni", module + "/test"},
 }
+
+// pluginBinary is the program that runs for every pod. What it links in is paid
+// for at each start, so its rule holds for all that it depends on.
+const pluginBinary = module + "/cni/podfence-cni"
+
+var notInPlugin = []string{"net/http", "k8s.io/client-go", "k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/controller-runtime", module + "/policy", module + "/ruleset", module + "/controllers"}
 
 func TestRooms(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"/...").Output()
@@ -58,9 +71,32 @@ func TestRooms(t *testing.T) {
 		{module + "/ruleset", "github.com/google/nftables/expr"},
 		{module + "/controllers", module + "/ruleset/kernel"},
 		{module + "/controllers/manifests", "github.com/vishvananda/netlink"},
+		{module + "/controllers", "github.com/containernetworking/cni/pkg/types"},
+		{module + "/controllers", module + "/cni/plugin"},
+		{module + "/cni/node", module + "/policy"},
+		{module + "/cni/plugin", module + "/cni/node"},
+		{module + "/cni/handshake", module + "/cni/plugin"},
 	} {
 		if broken(bad[0], bad[1]) == "" {
 			t.Errorf("%s may import %s: the rules have a hole", bad[0], bad[1])
+		}
+	}
+}
+
+func TestPluginBinary(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", pluginBinary).Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, module+"/cni/handshake") {
+		t.Errorf("%s does not depend on the handshake: these are not its dependencies", pluginBinary)
+	}
+	for _, dep := range deps {
+		for _, banned := range notInPlugin {
+			if in(dep, banned) {
+				t.Errorf("%s links %s in; each pod's start pays for it", pluginBinary, dep)
+			}
 		}
 	}
 }

@@ -137,6 +137,7 @@ func TestInvalid(t *testing.T) {
 		"map of ranges":                ruleset.AddSet{Name: "m", Type: ruleset.Prefix4, Map: true},
 		"to map ranges":                ruleset.AddVerdicts{Map: "ranges", Type: ruleset.Ports, Entries: verdicts(ruleset.Verdict{}, ports(6, 1, 2))},
 		"unknown hook":                 ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: 99}},
+		"unknown priority":             ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Base: 99}},
 		"unknown type <nil>":           nil,
 	} {
 		t.Run(text, func(t *testing.T) {

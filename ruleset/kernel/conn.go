@@ -23,19 +23,25 @@ const (
 	receiveBuffer = 16 << 20
 )
 
-// Options say where the table is.
+// Options say where the tables are, and what Open has to try besides what every
+// table is made of.
 type Options struct {
 	// NetNS is the descriptor of a network namespace. It is used only while
 	// Open runs. 0: the namespace of the calling thread.
 	NetNS int
-	// Table is the table's name; empty: ruleset.TableName.
+	// Table is the tables' name; empty: ruleset.TableName.
 	Table string
+	// Guard: there will be the table of family bridge (ruleset.BuildGuard).
+	Guard bool
+	// Masquerade: that of family inet will (ruleset.Options).
+	Masquerade bool
 }
 
 // Conn is a connection to the nf_tables of one network namespace. It may be
 // used from several goroutines; they take turns.
 type Conn struct {
-	table *nftables.Table
+	// name is the tables'.
+	name string
 
 	mu  sync.Mutex
 	nft *nftables.Conn
@@ -51,7 +57,7 @@ func Open(options Options) (*Conn, error) {
 	if options.Table == "" {
 		options.Table = ruleset.TableName
 	}
-	c := &Conn{table: &nftables.Table{Name: options.Table, Family: nftables.TableFamilyINet}}
+	c := &Conn{name: options.Table}
 	nft, err := nftables.New(
 		nftables.AsLasting(),
 		nftables.WithNetNSFd(options.NetNS),
@@ -71,7 +77,7 @@ func Open(options Options) (*Conn, error) {
 		return nil, &OpError{Op: "connect", Err: err}
 	}
 	c.nft = nft
-	if err := c.probe(); err != nil {
+	if err := c.probe(options); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -110,7 +116,7 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 	if plan.Empty() {
 		return nil
 	}
-	messages, err := encode(c.table, plan)
+	messages, err := encode(c.table(plan.Family), plan)
 	if err != nil {
 		return err
 	}
@@ -118,14 +124,26 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 	return err
 }
 
-// Uninstall removes the table with all that is in it. That it isn't there is
-// no error.
-func (c *Conn) Uninstall() error {
-	_, err := c.commit([]message{deleteTable(c.table)})
-	if errors.Is(err, unix.ENOENT) {
-		return nil
+// table is the table of a family.
+func (c *Conn) table(family ruleset.Family) *nftables.Table {
+	table := &nftables.Table{Name: c.name, Family: nftables.TableFamilyINet}
+	if family == ruleset.Bridge {
+		table.Family = nftables.TableFamilyBridge
 	}
-	return err
+	return table
+}
+
+// Uninstall removes the tables with all that is in them. That one isn't there is
+// no error, nor that the kernel doesn't know its family.
+func (c *Conn) Uninstall() error {
+	var errs []error
+	for _, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge} {
+		_, err := c.commit([]message{deleteTable(c.table(family))})
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Close closes the connection; the table stays. Closing twice is no error.

@@ -1,9 +1,9 @@
 // Package kernel carries a ruleset.Plan out in the kernel, over netlink.
 //
 //	Open       connects, and finds out early whether the kernel will do
-//	Apply      one Plan, one netlink transaction
-//	Uninstall  takes the table away
-//	Close      hangs up; the table stays
+//	Apply      one Plan, one table, one netlink transaction
+//	Uninstall  takes the tables away
+//	Close      hangs up; the tables stay
 //
 // It decides nothing: it is ruleset's values in nf_tables' words. What it
 // writes is, expression for expression, what nft writes for ruleset's text, so

@@ -101,22 +101,40 @@ func (e *encoder) chain(name string) *nftables.Chain {
 	return &nftables.Chain{Name: name, Table: e.table}
 }
 
+// hooks have the same numbers in both families: NF_INET_ in
+// include/uapi/linux/netfilter.h, NF_BR_ in netfilter_bridge.h.
+var hooks = map[ruleset.HookPoint]*nftables.ChainHook{
+	ruleset.Prerouting: nftables.ChainHookPrerouting, ruleset.Input: nftables.ChainHookInput,
+	ruleset.Forward: nftables.ChainHookForward, ruleset.Postrouting: nftables.ChainHookPostrouting,
+}
+
+// bases are the numbers of the named priorities: enum nf_ip_hook_priorities of
+// include/uapi/linux/netfilter_ipv4.h, nf_br_hook_priorities of
+// netfilter_bridge.h.
+var bases = map[nftables.TableFamily]map[ruleset.Base]nftables.ChainPriority{
+	nftables.TableFamilyINet:   {ruleset.Filter: 0, ruleset.Raw: -300, ruleset.DstNAT: -100, ruleset.SrcNAT: 100},
+	nftables.TableFamilyBridge: {ruleset.Filter: -200, ruleset.DstNAT: -300, ruleset.SrcNAT: 300},
+}
+
 func (e *encoder) addChain(op ruleset.AddChain) error {
 	what := func() string { return "add chain " + op.Name }
 	chain := e.chain(op.Name)
 	if op.Hook != nil {
 		// type filter hook forward priority filter - 10; policy accept;
-		switch op.Hook.Point {
-		case ruleset.Forward:
-			chain.Hooknum = nftables.ChainHookForward
-		case ruleset.Input:
-			chain.Hooknum = nftables.ChainHookInput
-		default:
+		hook, known := hooks[op.Hook.Point]
+		if !known {
 			return &OpError{Op: what(), Err: fmt.Errorf("unknown hook %d", op.Hook.Point)}
 		}
+		base, known := bases[e.table.Family][op.Hook.Base]
+		if !known {
+			return &OpError{Op: what(), Err: fmt.Errorf("unknown priority %d", op.Hook.Base)}
+		}
 		policy := nftables.ChainPolicyAccept
-		chain.Type, chain.Policy = nftables.ChainTypeFilter, &policy
-		chain.Priority = nftables.ChainPriorityRef(*nftables.ChainPriorityFilter + nftables.ChainPriority(op.Hook.Priority))
+		chain.Hooknum, chain.Type, chain.Policy = hook, nftables.ChainTypeFilter, &policy
+		if op.Hook.NAT {
+			chain.Type = nftables.ChainTypeNAT
+		}
+		chain.Priority = nftables.ChainPriorityRef(base + nftables.ChainPriority(op.Hook.Priority))
 	}
 	// add chain inet podfence NAME
 	e.add(what, func(c *nftables.Conn) { c.AddChain(chain) })
@@ -130,7 +148,7 @@ func (e *encoder) setRules(op ruleset.SetRules) error {
 		func(c *nftables.Conn) { c.FlushChain(chain) })
 	for i, rule := range op.Rules {
 		what := func() string { return fmt.Sprintf("add rule %d of chain %s", i+1, op.Chain) }
-		exprs, err := program(rule)
+		exprs, err := program(rule, e.table.Family == nftables.TableFamilyBridge)
 		if err == nil {
 			err = checkComment(rule.Comment)
 		}

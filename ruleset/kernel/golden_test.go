@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,25 +22,55 @@ func TestGoldens(t *testing.T) {
 	}
 	for _, path := range paths {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			input, options := strings.TrimSuffix(path, ".nft"), ruleset.Options{}
-			if plain, found := strings.CutSuffix(input, "-options"); found {
-				input, options = plain, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29}
-			}
-			snapshot, err := manifests.Load(input + ".yaml")
-			if err != nil {
-				t.Fatal(err)
-			}
-			intent, _ := policy.Compile(snapshot, "node-1")
 			golden, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			have, want := newNamespace(t), newNamespace(t)
-			if err := have.open().Apply(ruleset.Build(intent, options).Replacement()); err != nil {
+			if err := have.open().Apply(tableOf(t, strings.TrimSuffix(path, ".nft")).Replacement()); err != nil {
 				t.Fatal(err)
 			}
 			want.nft(string(golden), "-f", "-")
 			expectSame(t, have, want)
 		})
 	}
+}
+
+// tableOf is the table that a golden shows.
+func tableOf(t *testing.T, input string) *ruleset.Table {
+	t.Helper()
+	var options ruleset.Options
+	switch name := filepath.Base(input); {
+	case name == "guard":
+		return ruleset.BuildGuard([]policy.Attachment{
+			attachment("pf4kzn2xo1a7", 2, "10.244.1.2", "fd00:10:244:1::2"),
+			attachment("pfq3vd8s0mwe", 3, "10.244.1.3", "fd00:10:244:1::3"),
+		}, gateway("10.244.1.1", "fd00:10:244:1::1"))
+	case name == "masquerade":
+		options.Guard, options.Masquerade = true, true
+	case strings.HasSuffix(name, "-options"):
+		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29}
+	}
+	snapshot, err := manifests.Load(input + ".yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	intent, _ := policy.Compile(snapshot, "node-1")
+	return ruleset.Build(intent, options)
+}
+
+// attachment is a pod's, with the last byte of its hardware address.
+func attachment(port string, last byte, addrs ...string) policy.Attachment {
+	return policy.Attachment{HostInterface: port, MAC: [6]byte{0x0a, 0x58, 0x0a, 0xf4, 0x01, last}, IPs: parseAddrs(addrs)}
+}
+
+func gateway(addrs ...string) ruleset.Gateway {
+	return ruleset.Gateway{MAC: [6]byte{0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x01}, Addrs: parseAddrs(addrs)}
+}
+
+func parseAddrs(texts []string) (parsed []netip.Addr) {
+	for _, text := range texts {
+		parsed = append(parsed, netip.MustParseAddr(text))
+	}
+	return parsed
 }

@@ -112,7 +112,7 @@ func (n *namespace) list() string {
 }
 
 var (
-	handles = regexp.MustCompile(`(?m)^(inet \S+ [^\n@]*?)( \d+)+ *$`)
+	handles = regexp.MustCompile(`(?m)^((?:inet|bridge) \S+ [^\n@]*?)( \d+)+ *$`)
 	// The element with which nft starts a new interval set: an end at 0.
 	nullElement = regexp.MustCompile(`^\telement (00000000 )+ : 1 \[end\]$`)
 )
@@ -128,7 +128,7 @@ func (n *namespace) bytecode() []string {
 	for _, line := range strings.Split(out, "\n") {
 		switch {
 		case nullElement.MatchString(line):
-		case strings.HasPrefix(line, "inet "):
+		case strings.HasPrefix(line, "inet "), strings.HasPrefix(line, "bridge "):
 			sections = append(sections, line)
 		case len(sections) > 0:
 			sections[len(sections)-1] += "\n" + strings.TrimRight(line, " ")

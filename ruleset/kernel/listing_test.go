@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -104,6 +105,8 @@ func matches(verdict ruleset.Verdict, matches ...ruleset.Match) ruleset.Rule {
 type part struct {
 	ops  []ruleset.Op
 	text string
+	// family is the table's.
+	family ruleset.Family
 }
 
 func parts() map[string]part {
@@ -160,6 +163,17 @@ func parts() map[string]part {
 			ops:  []ruleset.Op{ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: ruleset.Input, Priority: 7}}},
 			text: `chain c { type filter hook input priority filter + 7; policy accept; }`,
 		},
+		"raw": {
+			ops:  []ruleset.Op{ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: ruleset.Prerouting, Base: ruleset.Raw}}},
+			text: `chain c { type filter hook prerouting priority raw; policy accept; }`,
+		},
+		"masquerade": {
+			ops: []ruleset.Op{
+				ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{NAT: true, Point: ruleset.Postrouting, Base: ruleset.SrcNAT}},
+				ruleset.SetRules{Chain: "c", Rules: []ruleset.Rule{{Counter: true, Verdict: ruleset.Verdict{Action: ruleset.Masquerade}}}},
+			},
+			text: `chain c { type nat hook postrouting priority srcnat; policy accept; counter masquerade fully-random; }`,
+		},
 	}
 	for text, r := range map[string]ruleset.Rule{
 		`accept`:                             {},
@@ -175,6 +189,9 @@ func parts() map[string]part {
 		`ct state new accept`:                                                    matches(accept, ruleset.New),
 		`ct mark & 0x1 == 0x1 drop`:                                              matches(drop, ruleset.Mark(1)),
 		`ct mark & 0x80000000 == 0x80000000 drop`:                                matches(drop, ruleset.Mark(1<<31)),
+		`ip saddr @block-4 ip daddr != @addrs-4 drop`:                            matches(drop, lookup("block-4", ruleset.SrcAddr4), ruleset.Lookup{Fields: []ruleset.Field{ruleset.DstAddr4}, Set: "addrs-4", Not: true}),
+		`icmpv6 type nd-neighbor-solicit accept`:                                 matches(accept, ruleset.MessageType(135)),
+		`iifname "pf*" counter drop`:                                             {Matches: []ruleset.Match{ruleset.PodPort{}}, Counter: true, Verdict: drop},
 		`ip6 hoplimit 255 accept`:                                                matches(accept, ruleset.HopLimit(255)),
 		`ip saddr @addrs-4 accept`:                                               matches(accept, lookup("addrs-4", ruleset.SrcAddr4)),
 		`ip daddr @block-4 accept`:                                               matches(accept, lookup("block-4", ruleset.DstAddr4)),
@@ -207,12 +224,14 @@ func parts() map[string]part {
 // namespace each: the kernel must hold the same, and nft print it and take it
 // back.
 func TestListing(t *testing.T) {
-	for name, part := range parts() {
+	all := parts()
+	maps.Copy(all, bridgeParts())
+	for name, part := range all {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			have, want := newNamespace(t), newNamespace(t)
-			want.nft("table inet podfence {\n"+part.text+"\n}\n", "-f", "-")
-			g.Expect(have.open().Apply(ruleset.Plan{Replace: true, Ops: part.ops})).To(Succeed())
+			want.nft(fmt.Sprintf("table %s podfence {\n%s\n}\n", part.family, part.text), "-f", "-")
+			g.Expect(have.open().Apply(ruleset.Plan{Family: part.family, Replace: true, Ops: part.ops})).To(Succeed())
 			expectSame(t, have, want)
 		})
 	}
@@ -251,7 +270,7 @@ func (n *namespace) objects() []string {
 				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | of.get),
 				Flags: netlink.Request | netlink.Dump,
 			},
-			Data: []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0},
+			Data: []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, 0},
 		})
 		if err != nil {
 			n.t.Fatal(err)
@@ -261,7 +280,7 @@ func (n *namespace) objects() []string {
 			if err != nil {
 				n.t.Fatal(err)
 			}
-			text := fmt.Sprintf("answer to %d:", of.get)
+			text := fmt.Sprintf("answer to %d, family %d:", of.get, answer.Data[0])
 			for _, a := range attributes {
 				if of.get == unix.NFT_MSG_GETSET && a.Type == unix.NFTA_SET_USERDATA {
 					a.Data = readUserData(a.Data, attributes)

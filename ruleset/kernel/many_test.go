@@ -133,6 +133,12 @@ func TestMessages(t *testing.T) {
 			return endpoint("10.0.0.1", policy.TCP, uint16(i))
 		},
 		ruleset.Endpoint6: func(i int) ruleset.Element { return endpoint("fd00::1", policy.UDP, uint16(i)) },
+		ruleset.EtherAddr: func(i int) ruleset.Element { return ruleset.Element{MAC: [6]byte{2, 4: byte(i >> 8), 5: byte(i)}} },
+		ruleset.EtherType: func(i int) ruleset.Element { return ruleset.Element{First: uint16(i)} },
+		ruleset.Sender4:   func(i int) ruleset.Element { return sender("pf0", byte(i), manyAddrs(i, 1)[0]) },
+		ruleset.Sender6: func(i int) ruleset.Element {
+			return sender("pf0", byte(i), ruleset.Element{Addr: [16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)}})
+		},
 	}
 	long := "egress-" + strings.Repeat("x", 240)
 	for setType, key := range keys {

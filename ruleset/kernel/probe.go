@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/ruleset"
@@ -19,13 +18,13 @@ type requirement struct {
 // requirements are one operation for each part of the kernel that the table is
 // made of and that can be missing, alone. The base chain has no rules, and the
 // chain with rules no hook: no packet meets any of it.
-func requirements() []requirement {
+func requirements(masquerade bool) []requirement {
 	tcp := ruleset.Element{Protocol: unix.IPPROTO_TCP, First: 1, Last: 2}
 	rule := func(rule ruleset.Rule) ruleset.Op {
 		return ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{rule}}
 	}
 	ports := ruleset.Lookup{Fields: []ruleset.Field{ruleset.L4Protocol, ruleset.DstPort}, Set: "ports"}
-	return []requirement{
+	needs := []requirement{
 		{"CONFIG_NF_TABLES_INET", ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward}}},
 		{"CONFIG_NF_TABLES", ruleset.AddChain{Name: "rules"}},
 		{"Linux 5.6 or later", ruleset.AddSet{Name: "ports", Type: ruleset.Ports}},
@@ -35,15 +34,44 @@ func requirements() []requirement {
 		{"CONFIG_NF_CONNTRACK_MARK", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Mark(1)}})},
 		{"CONFIG_NFT_REJECT_INET", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Reject}})},
 	}
+	if masquerade {
+		needs = append(needs,
+			requirement{"CONFIG_NFT_NAT", ruleset.AddChain{Name: "nat", Hook: &ruleset.Hook{NAT: true, Point: ruleset.Postrouting, Base: ruleset.SrcNAT}}},
+			requirement{"CONFIG_NFT_MASQ", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Masquerade}})},
+		)
+	}
+	return needs
 }
 
-// probe makes a table with everything that can be missing, and deletes it, in
-// one transaction. Nobody can see the table; the generation of the namespace's
+// guardRequirements are the same for the table of family bridge.
+func guardRequirements() []requirement {
+	return []requirement{
+		{"CONFIG_NF_TABLES_BRIDGE", ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Prerouting, Base: ruleset.DstNAT}}},
+		{"CONFIG_NF_TABLES", ruleset.AddChain{Name: "rules"}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "senders", Type: ruleset.Sender6}},
+		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
+			Matches: []ruleset.Match{ruleset.PodPort{}, ruleset.Lookup{Fields: []ruleset.Field{ruleset.InPort, ruleset.SrcMAC, ruleset.SrcAddr6}, Set: "senders"}},
+			Counter: true,
+		}}}},
+	}
+}
+
+// probe tries each table that there will be.
+func (c *Conn) probe(options Options) error {
+	err := c.try(ruleset.Inet, "CONFIG_NF_TABLES", requirements(options.Masquerade))
+	if err != nil || !options.Guard {
+		return err
+	}
+	return c.try(ruleset.Bridge, "CONFIG_NF_TABLES_BRIDGE", guardRequirements())
+}
+
+// try makes a table with everything that can be missing, and deletes it, in one
+// transaction. Nobody can see the table; the generation of the namespace's
 // ruleset goes up by one.
-func (c *Conn) probe() error {
-	table := &nftables.Table{Name: c.table.Name + "-probe", Family: c.table.Family}
-	needs := requirements()
-	plan := ruleset.Plan{Replace: true}
+func (c *Conn) try(family ruleset.Family, missing string, needs []requirement) error {
+	table := c.table(family)
+	table.Name += "-probe"
+	plan := ruleset.Plan{Family: family, Replace: true}
 	for _, n := range needs {
 		plan.Ops = append(plan.Ops, n.op)
 	}
@@ -59,7 +87,6 @@ func (c *Conn) probe() error {
 	if failed < 0 && errors.As(err, &op) {
 		op.Op = "try the kernel"
 	}
-	missing := "CONFIG_NF_TABLES"
 	if failed >= 0 && failed < len(messages) && messages[failed].op >= 0 {
 		missing = needs[messages[failed].op].needs
 	}

@@ -11,10 +11,10 @@ import (
 )
 
 // program returns the expressions of a rule. They are those of nft for a table
-// of family inet, dependencies and register numbers included: nft recognises
+// of the same family, dependencies and register numbers included: nft recognises
 // its own way of saying a thing, and prints anything else in pieces or wrongly.
-func program(rule ruleset.Rule) ([]expr.Any, error) {
-	var p assembler
+func program(rule ruleset.Rule, bridge bool) ([]expr.Any, error) {
+	p := assembler{bridge: bridge}
 	for _, match := range rule.Matches {
 		if err := p.match(match); err != nil {
 			return nil, err
@@ -33,9 +33,13 @@ func program(rule ruleset.Rule) ([]expr.Any, error) {
 // assembler collects the expressions of one rule.
 type assembler struct {
 	exprs []expr.Any
-	// family and protocol are what the rule has established about the packet:
-	// a dependency comes once, before its first use. Zero: nothing.
-	family, protocol byte
+	// bridge: the table is of family bridge.
+	bridge bool
+	// frameType and protocol are what the rule has established about the packet,
+	// the first as an EtherType, in a table of family inet too: a dependency
+	// comes once, before its first use. Zero: nothing.
+	frameType uint16
+	protocol  byte
 }
 
 func (p *assembler) emit(exprs ...expr.Any) { p.exprs = append(p.exprs, exprs...) }
@@ -64,6 +68,12 @@ func (p *assembler) match(match ruleset.Match) error {
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: name},
 		)
+	case ruleset.PodPort:
+		// iifname "pf*"
+		p.emit(
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstRegister},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte(ruleset.PortPrefix)},
+		)
 	case ruleset.CtState:
 		// ct state established,related
 		p.emit(
@@ -85,12 +95,18 @@ func (p *assembler) match(match ruleset.Match) error {
 			&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 7, Len: 1, DestRegister: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(m)}},
 		)
+	case ruleset.MessageType:
+		// icmpv6 type nd-neighbor-solicit
+		if err := p.load([]ruleset.Field{ruleset.ICMPv6MessageType}); err != nil {
+			return err
+		}
+		p.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(m)}})
 	case ruleset.Lookup:
 		// ip daddr . meta l4proto . th dport @set
 		if err := p.load(m.Fields); err != nil {
 			return err
 		}
-		p.emit(&expr.Lookup{SourceRegister: firstRegister, SetName: m.Set})
+		p.emit(&expr.Lookup{SourceRegister: firstRegister, SetName: m.Set, Invert: m.Not})
 	default:
 		return fmt.Errorf("unknown match %T", match)
 	}
@@ -138,8 +154,14 @@ func (p *assembler) load(fields []ruleset.Field) error {
 			p.requireFamily(unix.NFPROTO_IPV4)
 		case ruleset.SrcAddr6, ruleset.DstAddr6:
 			p.requireFamily(unix.NFPROTO_IPV6)
+		case ruleset.ARPSrcMAC, ruleset.ARPSrcAddr, ruleset.ARPDstAddr:
+			p.requireFrameType(unix.ETH_P_ARP)
 		case ruleset.ICMPv6MessageType:
-			p.requireFamily(unix.NFPROTO_IPV6)
+			if p.bridge {
+				p.requireFrameType(unix.ETH_P_IPV6)
+			} else {
+				p.requireFamily(unix.NFPROTO_IPV6)
+			}
 			p.requireProtocol(unix.IPPROTO_ICMPV6)
 		}
 	}
@@ -183,20 +205,58 @@ func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint3
 		return payload(expr.PayloadBaseTransportHeader, 2, 2), nil
 	case ruleset.ICMPv6MessageType: // icmpv6 type
 		return payload(expr.PayloadBaseTransportHeader, 0, 1), nil
+	case ruleset.InPort: // iifname
+		p.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register})
+		return unix.IFNAMSIZ / 4, nil
+	case ruleset.DstMAC: // ether daddr
+		return payload(expr.PayloadBaseLLHeader, 0, 6), nil
+	case ruleset.SrcMAC: // ether saddr
+		return payload(expr.PayloadBaseLLHeader, 6, 6), nil
+	case ruleset.FrameType: // ether type
+		return payload(expr.PayloadBaseLLHeader, 12, 2), nil
+	case ruleset.ARPSrcMAC: // arp saddr ether
+		return payload(expr.PayloadBaseNetworkHeader, 8, 6), nil
+	case ruleset.ARPSrcAddr: // arp saddr ip
+		return payload(expr.PayloadBaseNetworkHeader, 14, 4), nil
+	case ruleset.ARPDstAddr: // arp daddr ip
+		return payload(expr.PayloadBaseNetworkHeader, 24, 4), nil
 	}
 	return 0, fmt.Errorf("unknown field %d", field)
 }
 
 // requireFamily lets only packets of the family go on.
 func (p *assembler) requireFamily(family byte) {
-	if p.family == family {
+	frameType := map[byte]uint16{unix.NFPROTO_IPV4: unix.ETH_P_IP, unix.NFPROTO_IPV6: unix.ETH_P_IPV6}[family]
+	if p.frameType == frameType {
 		return
 	}
-	p.family = family
+	p.frameType = frameType
+	if p.bridge {
+		// meta protocol ip
+		p.emit(
+			&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: firstRegister},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.BigEndian.PutUint16(frameType)},
+		)
+		return
+	}
 	// meta nfproto ipv4
 	p.emit(
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: firstRegister},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{family}},
+	)
+}
+
+// requireFrameType lets only frames of the type go on. It is nft's way, in family
+// bridge, where what depends on it is not an IP header's own field.
+func (p *assembler) requireFrameType(frameType uint16) {
+	if p.frameType == frameType {
+		return
+	}
+	p.frameType = frameType
+	// ether type arp
+	p.emit(
+		&expr.Payload{Base: expr.PayloadBaseLLHeader, Offset: 12, Len: 2, DestRegister: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.BigEndian.PutUint16(frameType)},
 	)
 }
 
@@ -227,6 +287,9 @@ func (p *assembler) verdict(v ruleset.Verdict) error {
 	case ruleset.Jump:
 		// jump CHAIN
 		p.emit(&expr.Verdict{Kind: expr.VerdictJump, Chain: v.Chain})
+	case ruleset.Masquerade:
+		// masquerade fully-random
+		p.emit(&expr.Masq{FullyRandom: true})
 	case ruleset.Dispatch:
 		// ip saddr vmap @map
 		if err := p.load([]ruleset.Field{v.Field}); err != nil {

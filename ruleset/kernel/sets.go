@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -16,7 +18,7 @@ import (
 )
 
 // known reports whether the type of set is one of ruleset's.
-func known(t ruleset.SetType) bool { return t <= ruleset.ICMPv6Type }
+func known(t ruleset.SetType) bool { return t <= ruleset.Sender6 }
 
 // hasRanges reports whether the elements are ranges.
 func hasRanges(t ruleset.SetType) bool {
@@ -51,11 +53,19 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService)
 	case ruleset.ICMPv6Type: // type icmpv6_type
 		set.KeyType = nftables.TypeICMP6Type
+	case ruleset.EtherAddr: // type ether_addr
+		set.KeyType = nftables.TypeEtherAddr
+	case ruleset.EtherType: // type ether_type
+		set.KeyType = nftables.TypeEtherType
+	case ruleset.Sender4: // type ifname . ether_addr . ipv4_addr
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)
+	case ruleset.Sender6: // type ifname . ether_addr . ipv6_addr
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr)
 	default:
 		return nil, fmt.Errorf("unknown set type %d", op.Type)
 	}
 	switch op.Type {
-	case ruleset.Ports, ruleset.Endpoint4, ruleset.Endpoint6:
+	case ruleset.Ports, ruleset.Endpoint4, ruleset.Endpoint6, ruleset.Sender4, ruleset.Sender6:
 		set.KeyByteOrder = nil
 	}
 	if op.Map && hasRanges(op.Type) {
@@ -81,6 +91,14 @@ func keyBytes(t ruleset.SetType) int {
 		return 12
 	case ruleset.Endpoint6:
 		return 24
+	case ruleset.EtherAddr:
+		return 6
+	case ruleset.EtherType:
+		return 2
+	case ruleset.Sender4:
+		return 28
+	case ruleset.Sender6:
+		return 40
 	default: // ruleset.ICMPv6Type
 		return 1
 	}
@@ -97,6 +115,12 @@ func setElement(to []nftables.SetElement, t ruleset.SetType, e ruleset.Element) 
 		return append(to, nftables.SetElement{Key: portKey(e.Addr[:keyBytes(t)-8], e.Protocol, e.First)})
 	case ruleset.ICMPv6Type:
 		return append(to, nftables.SetElement{Key: []byte{e.Protocol}})
+	case ruleset.EtherAddr:
+		return append(to, nftables.SetElement{Key: bytes.Clone(e.MAC[:])})
+	case ruleset.EtherType:
+		return append(to, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, e.First)})
+	case ruleset.Sender4, ruleset.Sender6:
+		return append(to, nftables.SetElement{Key: slices.Concat(e.Port[:], e.MAC[:], []byte{0, 0}, e.Addr[:keyBytes(t)-24])})
 	default: // ruleset.Addr4, ruleset.Addr6
 		return append(to, nftables.SetElement{Key: bytes.Clone(e.Addr[:keyBytes(t)])})
 	}
@@ -239,7 +263,7 @@ func verdictBytes(chain int) int {
 // elementText is the element as nft writes it, for errors.
 func elementText(t ruleset.SetType, e ruleset.Element) string {
 	addr := netip.AddrFrom16(e.Addr)
-	if t == ruleset.Addr4 || t == ruleset.Prefix4 || t == ruleset.Endpoint4 {
+	if t == ruleset.Addr4 || t == ruleset.Prefix4 || t == ruleset.Endpoint4 || t == ruleset.Sender4 {
 		addr = netip.AddrFrom4([4]byte(e.Addr[:4]))
 	}
 	switch t {
@@ -251,6 +275,12 @@ func elementText(t ruleset.SetType, e ruleset.Element) string {
 		return fmt.Sprintf("%v . %v . %d", addr, policy.Protocol(e.Protocol), e.First)
 	case ruleset.ICMPv6Type:
 		return fmt.Sprint(e.Protocol)
+	case ruleset.EtherAddr:
+		return net.HardwareAddr(e.MAC[:]).String()
+	case ruleset.EtherType:
+		return fmt.Sprintf("%#04x", e.First)
+	case ruleset.Sender4, ruleset.Sender6:
+		return fmt.Sprintf("%s . %s . %v", bytes.TrimRight(e.Port[:], "\x00"), net.HardwareAddr(e.MAC[:]), addr)
 	default:
 		return addr.String()
 	}

@@ -1,5 +1,6 @@
-// Package demo shows podfence at work on one machine: a small shop in network
-// namespaces, fenced by the agent, with real traffic between all its parts.
+// Package demo shows podfence at work on one machine: a small shop on two nodes
+// made of network namespaces, its pods connected by the CNI plugin and fenced by
+// the agents, with real traffic between all its parts.
 package demo
 
 import (
@@ -8,20 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/go-logr/logr"
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/manifests"
-	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
-	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -36,91 +29,57 @@ type stage struct {
 	title string
 	// add is a file of shop/ to enforce from now on.
 	add string
-	// replace changes the text of a file that is there: from, to.
-	file, from, to string
+	// from, to change the text of cluster.yaml.
+	from, to string
 }
 
+// cluster is the file of shop/ with all that is no policy.
+const cluster = "cluster.yaml"
+
 var stages = []stage{
-	{title: "1. Before any policy: everyone reaches everyone", add: "cluster.yaml"},
+	{title: "1. Before any policy: everyone reaches everyone"},
 	{title: "2. After default deny in shop and data: pods send and receive nothing", add: "default-deny.yaml"},
 	{title: "3. After the allows: the shop works, and nothing else does", add: "allows.yaml"},
-	{title: "4. After the frontend's label changes to app=retired: it is cut off", file: "cluster.yaml", from: "labels: {app: frontend}", to: "labels: {app: retired}"},
+	{title: "4. After the frontend's label changes to app=retired: it is cut off", from: "labels: {app: frontend}", to: "labels: {app: retired}"},
 }
 
 // Run runs the demo and writes what it finds. It fails if any packet got
 // another verdict than policy.Judge gives. It removes all that it makes, and
 // what an earlier demo has left, unless told to keep it.
-func Run(ctx context.Context, out io.Writer, keep bool) (err error) {
+func Run(ctx context.Context, out io.Writer, keep bool) error {
+	plugin, err := findPlugin()
+	if err != nil {
+		return err
+	}
 	if err := removeLeftovers(); err != nil {
 		return fmt.Errorf("removing an earlier demo: %w", err)
 	}
-	defer func() {
-		if ctx.Err() != nil {
-			err = errors.New("interrupted; all that the demo made is removed")
-		}
-	}()
-	l, err := lab.New(lab.Options{Prefix: prefix})
-	if err != nil {
-		return err
+	var t town
+	err = t.show(ctx, newPrinter(out), plugin, keep)
+	stopped := t.stop()
+	if keep && err == nil && stopped == nil {
+		return nil
 	}
-	defer func() {
-		if !keep || err != nil {
-			err = errors.Join(err, l.Close())
-		}
-	}()
-	town, err := build(l)
-	if err != nil {
-		return err
+	removed := errors.Join(stopped, t.remove())
+	if ctx.Err() != nil && removed == nil {
+		return errors.New("interrupted; all that the demo made is removed")
 	}
-	folder, err := os.MkdirTemp("", prefix)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if !keep || err != nil {
-			err = errors.Join(err, os.RemoveAll(folder))
-		}
-	}()
+	return errors.Join(err, removed)
+}
 
-	agentContext, cancel := context.WithCancel(ctx)
-	defer cancel()
-	agent, stopped, err := startAgent(agentContext, town.node, folder)
+// findPlugin finds the CNI plugin, which is built beside this program.
+func findPlugin() (string, error) {
+	self, err := os.Executable()
 	if err != nil {
-		return err
+		return "", fmt.Errorf("finding podfence-cni: %w", err)
 	}
-	defer func() {
-		cancel()
-		err = errors.Join(err, <-stopped)
-	}()
-
-	p := newPrinter(out)
-	p.intro()
-	wrong := 0
-	for _, s := range stages {
-		if err := s.apply(folder); err != nil {
-			return err
-		}
-		if err := agent.Manifests.Reload(); err != nil {
-			return err
-		}
-		if err := awaitCommit(ctx, agent); err != nil {
-			return err
-		}
-		snapshot, err := manifests.Load(folder)
-		if err != nil {
-			return err
-		}
-		conversations, err := town.talk(ctx, snapshot)
-		if err != nil {
-			return err
-		}
-		wrong += p.stage(s.title, conversations)
+	path := filepath.Join(filepath.Dir(self), "podfence-cni")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("the demo connects its pods by %s, and there is no such file: run make build", path)
+	} else if err != nil {
+		return "", fmt.Errorf("finding podfence-cni: %w", err)
 	}
-	if wrong > 0 {
-		return fmt.Errorf("%d of the conversations above did not go as the policies say", wrong)
-	}
-	p.outro(keep, folder)
-	return nil
+	return path, nil
 }
 
 // removeLeftovers removes what a demo that was killed, or told to keep it, has
@@ -135,121 +94,76 @@ func removeLeftovers() error {
 	return err
 }
 
-// awaitCommit waits until the agent has committed what it read.
-func awaitCommit(ctx context.Context, agent *controllers.Agent) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	return agent.Enforcer.Sync(ctx)
+// show builds the town and goes through the stages.
+func (t *town) show(ctx context.Context, p *printer, plugin string, keep bool) error {
+	if err := t.build(ctx, plugin); err != nil {
+		return err
+	}
+	p.intro()
+	wrong := 0
+	for _, s := range stages {
+		if err := s.apply(t.manifests()); err != nil {
+			return err
+		}
+		if err := t.enforced(ctx); err != nil {
+			return err
+		}
+		snapshot, err := manifests.Load(t.manifests())
+		if err != nil {
+			return err
+		}
+		conversations, err := t.talk(ctx, snapshot)
+		if err != nil {
+			return err
+		}
+		wrong += p.stage(s.title, t.services, conversations)
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d of the conversations above did not go as the policies say", wrong)
+	}
+	p.outro(keep, t.folder)
+	return nil
 }
 
 // apply brings a folder of manifests to the stage.
 func (s stage) apply(folder string) error {
 	if s.add != "" {
-		text, err := shop.ReadFile("shop/" + s.add)
-		if err != nil {
+		if err := add(folder, s.add); err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(folder, s.add), text, 0o644)
 	}
-	path := filepath.Join(folder, s.file)
+	if s.from == "" {
+		return nil
+	}
+	return edit(filepath.Join(folder, cluster), s.from, s.to)
+}
+
+// add copies a file of shop/ into a folder.
+func add(folder, name string) error {
+	text, err := shop.ReadFile("shop/" + name)
+	if err != nil {
+		return err
+	}
+	return write(filepath.Join(folder, name), text)
+}
+
+// edit changes the text of a file.
+func edit(path, from, to string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(string(text), s.from) {
-		return fmt.Errorf("%s does not have %q", s.file, s.from)
+	if !strings.Contains(string(text), from) {
+		return fmt.Errorf("%s does not have %q", path, from)
 	}
-	return os.WriteFile(path, []byte(strings.Replace(string(text), s.from, s.to, 1)), 0o644)
+	return write(path, []byte(strings.Replace(string(text), from, to, 1)))
 }
 
-// startAgent runs the agent against the node's namespace.
-func startAgent(ctx context.Context, node *lab.Node, folder string) (*controllers.Agent, <-chan error, error) {
-	const revokedMark = 1 << 29
-	namespace := kernel.Options{NetNS: node.NetNS()}
-	conn, err := kernel.Open(namespace)
-	if err != nil {
-		return nil, nil, err
+// write writes a file whole: the agents watch the folder.
+func write(path string, text []byte) error {
+	unfinished := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(unfinished, text, 0o644); err != nil {
+		return err
 	}
-	flows, err := kernel.OpenFlows(namespace, revokedMark)
-	if err != nil {
-		return nil, nil, errors.Join(err, conn.Close())
-	}
-	stop := func() error { return errors.Join(flows.Close(), conn.Close()) }
-	agent, err := controllers.NewAgent(conn, controllers.Options{
-		Node: "node", Manifests: folder, MetricsAddress: "0", HealthAddress: "0",
-		Flows: flows, Ruleset: ruleset.Options{RevokedMark: revokedMark},
-		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
-	})
-	if err != nil {
-		return nil, nil, errors.Join(err, stop())
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- errors.Join(agent.Start(ctx), stop()) }()
-	return agent, stopped, nil
+	return os.Rename(unfinished, path)
 }
-
-// town is the shop and its surroundings.
-type town struct {
-	node     *lab.Node
-	people   []*lab.Host
-	services []service
-}
-
-// service is something to talk to.
-type service struct {
-	host     *lab.Host
-	title    string
-	protocol policy.Protocol
-	port     uint16
-}
-
-// build makes the namespaces, and the servers in them.
-func build(l *lab.Lab) (*town, error) {
-	node, err := l.AddNode("node", addr("192.0.2.1"), addr("2001:db8:0:1::1"))
-	if err != nil {
-		return nil, err
-	}
-	t := &town{node: node}
-	var failed error
-	add := func(name string, pod bool, addrs ...netip.Addr) *lab.Host {
-		if failed != nil {
-			return nil
-		}
-		var host *lab.Host
-		if pod {
-			host, failed = node.AddPod(name, lab.PodOptions{IPs: addrs})
-		} else {
-			host, failed = node.AddExternal(name, addrs...)
-		}
-		t.people = append(t.people, host)
-		return host
-	}
-	frontend := add("frontend", true, addr("10.244.1.2"), addr("fd00:10:244:1::2"))
-	backend := add("backend", true, addr("10.244.1.3"), addr("fd00:10:244:1::3"))
-	db := add("db", true, addr("10.244.1.4"), addr("fd00:10:244:1::4"))
-	customer := add("customer", false, addr("203.0.113.10"), addr("2001:db8:113::10"))
-	partner := add("partner", false, addr("198.51.100.20"), addr("2001:db8:51::20"))
-	other := add("except", false, addr("198.51.100.200"), addr("2001:db8:51:8000::200"))
-	t.people = append(t.people, &node.Host)
-	t.services = []service{
-		{frontend, "frontend http", policy.TCP, 8080},
-		{backend, "backend http", policy.TCP, 9090},
-		{backend, "backend stats", policy.UDP, 8125},
-		{db, "db sql", policy.TCP, 5432},
-		{customer, "customer", policy.TCP, 443},
-		{partner, "partner", policy.TCP, 443},
-		{other, "except", policy.TCP, 443},
-		{&node.Host, "node", policy.TCP, 10250},
-	}
-	if failed != nil {
-		return nil, failed
-	}
-	for _, s := range t.services {
-		if _, err := s.host.Serve(s.protocol, s.port); err != nil {
-			return nil, err
-		}
-	}
-	return t, nil
-}
-
-func addr(text string) netip.Addr { return netip.MustParseAddr(text) }

@@ -27,7 +27,7 @@ const (
 	dim    = "2"
 	bold   = "1"
 	alarm  = "41;97"
-	column = 14
+	column = 10
 )
 
 // paint pads a text and colours it.
@@ -40,76 +40,65 @@ func (p *printer) paint(code, text string, width int) string {
 }
 
 func (p *printer) intro() {
-	fmt.Fprint(p.out, `podfence demo: a shop in network namespaces. Pods: shop/frontend, shop/backend,
-data/db. Outside: a customer, a partner, and a host that an ipBlock's except
-leaves out. Every cell is real traffic, TCP or UDP, over IPv4 and IPv6.
+	fmt.Fprint(p.out, `podfence demo: a shop on two nodes, in network namespaces. Pods, connected by
+podfence-cni: shop/frontend, shop/backend, data/db. Outside: a customer, a
+partner, and a host that an ipBlock's except leaves out. Every cell is real
+traffic, TCP or UDP, over IPv4 and IPv6.
 `)
 }
 
-// stage writes what became of the conversations, and counts those that went
-// wrong.
-func (p *printer) stage(title string, all []conversation) (wrong int) {
+// stage writes what became of the conversations, a row for each who began them,
+// and counts those that went wrong.
+func (p *printer) stage(title string, services []service, all []conversation) int {
 	fmt.Fprintf(p.out, "\n%s\n\n", p.paint(bold, title, 0))
-	var columns []string
-	cells := map[string]map[string]conversation{}
-	var rows []string
-	for _, c := range all {
-		if cells[c.from.Name] == nil {
-			cells[c.from.Name] = map[string]conversation{}
-			rows = append(rows, c.from.Name)
-		}
-		cells[c.from.Name][c.to.title] = c
-	}
-	seen := map[string]bool{}
-	for _, row := range append([]string{rows[len(rows)-1]}, rows...) {
-		for _, c := range all {
-			if c.from.Name == row && !seen[c.to.title] {
-				seen[c.to.title] = true
-				columns = append(columns, c.to.title)
-			}
-		}
-	}
-	p.header(columns)
-	for _, row := range rows {
-		line := fmt.Sprintf("  %-10s", row)
-		for _, title := range columns {
-			c, there := cells[row][title]
-			switch {
-			case !there:
+	p.header(services)
+	var complaints []conversation
+	for len(all) > 0 {
+		from := all[0].from
+		line := rowTitle(from.Name, from.where)
+		for _, to := range services {
+			if len(all) == 0 || all[0].from != from || all[0].to != to {
 				line += strings.Repeat(" ", column)
-			case c.wrong:
-				wrong++
-				line += p.paint(alarm, "WRONG", column)
-			case c.want:
-				line += p.paint(green, "yes", column)
-			default:
-				line += p.paint(dim, "-", column)
+				continue
 			}
+			line += p.cell(all[0])
+			if all[0].wrong {
+				complaints = append(complaints, all[0])
+			}
+			all = all[1:]
 		}
 		fmt.Fprintln(p.out, strings.TrimRight(line, " "))
 	}
-	for _, c := range all {
-		if c.wrong {
-			fmt.Fprintf(p.out, "  WRONG: %s to %s (%s port %d) must be %s\n", c.from, c.to.title, c.to.protocol, c.to.port, c.verdict)
-		}
+	for _, c := range complaints {
+		fmt.Fprintf(p.out, "  WRONG: %s to %s %s (%s port %d) must be %s\n", c.from, c.to.host, c.to.what, c.to.protocol, c.to.port, c.verdict)
 	}
-	return wrong
+	return len(complaints)
 }
 
-// header writes the services' titles in two lines: whose, and what.
-func (p *printer) header(columns []string) {
-	for line := range 2 {
-		text := "  from \\ to "
-		if line == 1 {
-			text = strings.Repeat(" ", 12)
+func (p *printer) cell(c conversation) string {
+	switch {
+	case c.wrong:
+		return p.paint(alarm, "WRONG", column)
+	case c.want:
+		return p.paint(green, "yes", column)
+	}
+	return p.paint(dim, "-", column)
+}
+
+// header writes the services' titles in three lines: whose, what, and where.
+func (p *printer) header(services []service) {
+	lines := []string{rowTitle(`from \ to`, ""), rowTitle("", ""), rowTitle("", "")}
+	for _, s := range services {
+		for i, word := range []string{s.host.Name, s.what, s.host.where} {
+			lines[i] += fmt.Sprintf("%-*s", column, word)
 		}
-		for _, title := range columns {
-			words := append(strings.Fields(title), "")
-			text += fmt.Sprintf("%-*s", column, words[line])
-		}
-		fmt.Fprintln(p.out, strings.TrimRight(text, " "))
+	}
+	for _, line := range lines {
+		fmt.Fprintln(p.out, strings.TrimRight(line, " "))
 	}
 }
+
+func rowTitle(name, where string) string { return fmt.Sprintf("  %-10s%-9s", name, where) }
 
 func (p *printer) outro(keep bool, folder string) {
 	fmt.Fprint(p.out, "\nEvery packet got the verdict that the policies give.\n")
@@ -118,15 +107,19 @@ func (p *printer) outro(keep bool, folder string) {
 	}
 	fmt.Fprintf(p.out, `
 Kept. Look around:
-  ip netns exec %[1]snode nft list table inet podfence
-  ip netns exec %[1]snode nft list chain inet podfence egress-forward
+  ip netns exec %[1]snode-2 nft list table inet podfence
+  ip netns exec %[1]snode-2 nft list table bridge podfence
+  ip netns exec %[1]snode-2 ip route show proto 112   # podfence's: other nodes' pods, own pods
   ip netns exec %[1]sbackend ip address
   ip netns exec %[1]sbackend ping -c 1 198.51.100.20   # denied: the rule has ports
-  ls %[2]s
+  cat %[2]s/node-2/net.d/*.conflist
+  ls %[2]s/manifests
 The same agent on the same node, following changes in that folder:
-  ip netns exec %[1]snode %[3]s agent --node-name node --manifests %[2]s
+  ip netns exec %[1]snode-2 %[3]s agent --node-name node-2 --manifests %[2]s/manifests \
+    --cni bridge --cni-socket %[2]s/node-2/agent.sock --cni-state %[2]s/node-2/attachments \
+    --cni-conf-dir %[2]s/node-2/net.d --cni-bin-dir %[2]s/node-2/bin
 Remove it with:
-  for ns in $(ip netns list | grep -o '%[1]s[a-z]*'); do ip netns delete $ns; done; rm -r %[2]s
+  for ns in $(ip netns list | grep -o '%[1]s[a-z0-9-]*'); do ip netns delete $ns; done; rm -r %[2]s
 `, prefix, folder, executable())
 }
 

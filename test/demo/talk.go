@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/test/lab"
 )
 
 // How long a conversation may take: one that must succeed gets time on a busy
@@ -20,7 +19,7 @@ const (
 // conversation is what became of one host's talk to one service, by both
 // families.
 type conversation struct {
-	from    *lab.Host
+	from    *person
 	to      service
 	verdict policy.Verdict // of the last packet
 	want    bool
@@ -47,9 +46,9 @@ func (t *town) talk(ctx context.Context, s policy.Snapshot) ([]conversation, err
 
 // hold talks, over IPv4 and IPv6, and compares with the verdict function.
 func (c *conversation) hold(s policy.Snapshot) {
-	for i, dst := range c.to.host.IPs {
+	for _, dst := range c.to.host.IPs {
 		c.verdict = policy.Judge(s, policy.Packet{
-			Src: c.from.IPs[i], Dst: dst, Protocol: c.to.protocol, DstPort: c.to.port, HopLimit: 64,
+			Src: c.from.IP(dst), Dst: dst, Protocol: c.to.protocol, DstPort: c.to.port, HopLimit: 64,
 		}, policy.JudgeOptions{})
 		c.want = c.verdict.Allowed()
 		timeout := impatience

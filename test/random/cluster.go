@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/podfence/podfence/policy"
 )
 
 // The nodes of every cluster: Node is the one whose agent is tested.
@@ -113,6 +115,20 @@ func Pod(r *rand.Rand, i int) *corev1.Pod {
 		p.Spec.InitContainers = []corev1.Container{{Name: "init", Ports: ports(r)}}
 	}
 	return p
+}
+
+// Attachment is one of the i-th pod's, perhaps of an earlier pod of its name.
+func Attachment(r *rand.Rand, i int) *policy.Attachment {
+	pod := Pod(r, i)
+	a := &policy.Attachment{
+		ContainerID: fmt.Sprintf("container-%d", i), IfName: "eth0",
+		Pod: policy.Key{Namespace: pod.Namespace, Name: pod.Name}, UID: pod.UID,
+		IPs: PodAddrs(i+r.Intn(2), Node),
+	}
+	if maybe(r, 4) {
+		a.UID = "uid-of-an-earlier-pod"
+	}
+	return a
 }
 
 func ports(r *rand.Rand) (ports []corev1.ContainerPort) {

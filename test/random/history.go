@@ -14,14 +14,23 @@ import (
 	"github.com/podfence/podfence/ruleset"
 )
 
-// Event is one change of the cluster.
+// Event is one change of the cluster: of an object, or of an attachment.
 type Event struct {
-	Object client.Object
-	Delete bool
+	Object     client.Object
+	Attachment *policy.Attachment
+	Delete     bool
 }
 
 // Feed tells a model of the event, as the controllers do.
 func (e Event) Feed(m *policy.Model) {
+	if a := e.Attachment; a != nil {
+		if e.Delete {
+			m.DeleteAttachment(a.ContainerID, a.IfName)
+		} else {
+			m.SetAttachment(*a)
+		}
+		return
+	}
 	key := client.ObjectKeyFromObject(e.Object)
 	switch o := e.Object.(type) {
 	case *corev1.Pod:
@@ -54,6 +63,9 @@ func (e Event) Feed(m *policy.Model) {
 
 // identity is what makes two objects the same one.
 func (e Event) identity() string {
+	if e.Attachment != nil {
+		return "attachment " + e.Attachment.ContainerID
+	}
 	return fmt.Sprintf("%T %s", e.Object, client.ObjectKeyFromObject(e.Object))
 }
 
@@ -63,7 +75,9 @@ func History(r *rand.Rand, n int) []Event {
 	var events []Event
 	for range n {
 		event := Event{Delete: maybe(r, 4)}
-		switch r.Intn(8) {
+		switch r.Intn(9) {
+		case 8:
+			event.Attachment = Attachment(r, r.Intn(pods))
 		case 0:
 			event.Object = Namespace(r, r.Intn(len(namespaces)))
 		case 1, 2, 3:
@@ -102,6 +116,10 @@ func Final(history []Event) []Event {
 func Snapshot(history []Event) (s policy.Snapshot) {
 	for _, event := range Final(history) {
 		if event.Delete {
+			continue
+		}
+		if event.Attachment != nil {
+			s.Attachments = append(s.Attachments, *event.Attachment)
 			continue
 		}
 		switch o := event.Object.(type) {

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/podfence/podfence/cni/handshake"
+	"github.com/podfence/podfence/cni/install"
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/cni/plugin"
+	"github.com/podfence/podfence/controllers"
+)
+
+// cniFlags are the agent's flags about connecting pods.
+type cniFlags struct {
+	mode, routing string
+	socket, state string
+	leases        string
+	places        install.Places
+	procSys       string
+}
+
+func (c *cniFlags) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.mode, "cni", "none", "what to do for the CNI plugin podfence-cni: bridge (it connects the pods), chained (another plugin does, podfence-cni after it) or none")
+	f.StringVar(&c.routing, "routing", "auto", "with --cni bridge, how packets reach other nodes: host-gw, vxlan, or auto (host-gw to nodes on the same link)")
+	f.StringVar(&c.socket, "cni-socket", handshake.DefaultSocket, "where podfence-cni asks the agent")
+	f.StringVar(&c.state, "cni-state", "/run/podfence/attachments", "folder that keeps what podfence-cni has said; it must not outlive a reboot")
+	f.StringVar(&c.places.ConfDir, "cni-conf-dir", install.DefaultConfDir, "where the container runtime looks for CNI configurations")
+	f.StringVar(&c.places.BinDir, "cni-bin-dir", install.DefaultBinDir, "where the container runtime looks for CNI plugins")
+	f.StringVar(&c.leases, "cni-data-dir", plugin.DefaultDataDir, "folder where podfence-cni keeps which addresses are taken")
+	f.StringVar(&c.places.Plugin, "cni-plugin", "", "podfence-cni to install; empty: the one beside this program")
+	f.StringVar(&c.procSys, "proc-sys", "/proc/sys", "where sysctls can be written: in a container, a mount of the host's")
+}
+
+// options turns the flags into the agent's part of connecting pods, with what
+// has to be closed in the end.
+func (c *cniFlags) options(nodeName string, kernel controllers.Kernel) (o *controllers.CNI, stop func() error, err error) {
+	stop = func() error { return nil }
+	if c.mode == "none" {
+		return nil, stop, nil
+	}
+	if c.places.Plugin == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, stop, fmt.Errorf("finding podfence-cni: %w", err)
+		}
+		c.places.Plugin = filepath.Join(filepath.Dir(self), "podfence-cni")
+	}
+	o = &controllers.CNI{Socket: c.socket, State: c.state}
+	switch c.mode {
+	case "bridge":
+		mode, err := node.ParseMode(c.routing)
+		if err != nil {
+			return nil, stop, fmt.Errorf("--routing: %w", err)
+		}
+		routes, err := node.Open(node.Options{Node: nodeName, Mode: mode, ProcSys: c.procSys})
+		if err != nil {
+			return nil, stop, err
+		}
+		o.Bridge = &controllers.Bridge{Kernel: kernel, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway}
+		o.Routes = routes
+		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
+		return o, routes.Close, nil
+	case "chained":
+		o.Ready = func() error { return node.BridgeNetfilter(c.procSys) }
+		o.Publish = func(node.Node) error {
+			_, err := install.Binary(c.places.Plugin, c.places.BinDir)
+			return errors.Join(err, node.BridgeNetfilter(c.procSys))
+		}
+		return o, stop, nil
+	}
+	return nil, stop, fmt.Errorf("--cni is %q: it must be none, bridge or chained", c.mode)
+}
+
+// publish installs the plugin and its configuration for this node.
+func (c *cniFlags) publish(routes *node.Network, self node.Node) error {
+	mtu, err := routes.MTU()
+	if err != nil {
+		return err
+	}
+	return c.places.Publish(install.Conf{PodCIDRs: self.PodCIDRs, MTU: mtu, Bridge: node.DefaultBridge, Socket: c.socket, DataDir: c.leases})
+}

@@ -1,0 +1,31 @@
+// Package handshake is what the CNI plugin and the agent of a node say to each
+// other, over a unix socket.
+//
+//	Call     the plugin's side: one request, one answer
+//	Listen   the agent's side: the socket
+//	Serve    answers, by a function that does what is asked
+//
+// A connection carries one Request and one Response, each one line of JSON that
+// ends with a newline, at most MaxSize octets long:
+//
+//	-> {"version":1,"op":"add","containerID":"8c…","ifName":"eth0",
+//	    "pod":{"namespace":"shop","name":"web-0","uid":"0f…"},
+//	    "ips":["10.244.1.7","fd00:10:244:1::7"],"mac":"ae:…","hostInterface":"pf…","netNS":"/run/netns/…"}
+//	<- {"version":1}
+//
+// The answer to an add says that the pod's rules are in the kernel. Until then
+// the plugin lets no frame of the pod pass; without it, ADD fails. An error in
+// the answer, a late answer and none at all are one to the plugin.
+//
+// # Who may speak
+//
+// Who can add a pod can give any address any pod's rights. The socket is root's
+// alone, mode 0600, and Serve asks the kernel who has connected
+// (SO_PEERCRED, see unix(7)).
+//
+// # Versions
+//
+// Each side says which version it speaks, one that grows when an older side
+// would misunderstand. New fields that may be ignored don't change it. A server
+// answers an unknown version with an error and its own version.
+package handshake

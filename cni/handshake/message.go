@@ -1,0 +1,134 @@
+package handshake
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+const (
+	// Version is the version of the protocol that this package speaks.
+	Version = 1
+
+	// MaxSize is how long a request or an answer may be, its newline included.
+	// It is enough for a gc with some 550 attachments, whose container IDs have
+	// 64 digits.
+	MaxSize = 64 << 10
+
+	// DefaultSocket is where the agent listens if it is not told otherwise.
+	DefaultSocket = "/run/podfence/agent.sock"
+)
+
+// The operations of a Request.
+const (
+	// OpAdd announces a pod's interface. The answer comes when the pod's rules
+	// are committed.
+	OpAdd = "add"
+	// OpDel says that the interface is gone. It is no error if the agent has
+	// never heard of it.
+	OpDel = "del"
+	// OpGC lists the interfaces that there still are; all others are gone.
+	OpGC = "gc"
+	// OpStatus asks whether an add could succeed now.
+	OpStatus = "status"
+)
+
+// Pod says which pod an interface belongs to.
+type Pod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	// UID is empty if the container runtime doesn't tell; it tells a pod from
+	// an earlier one of the same name.
+	UID string `json:"uid,omitempty"`
+}
+
+func (p Pod) String() string { return p.Namespace + "/" + p.Name }
+
+// Attachment is one interface of one container, as CNI counts them.
+type Attachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"`
+}
+
+// Request is what the plugin says. The container and the interface name the
+// attachment: an add with a known pair replaces what was said of it before, for
+// a plugin that was killed is called again. An add with an address that another
+// attachment has says that the other is gone: its del was lost, for DEL doesn't
+// wait for an agent that is away.
+type Request struct {
+	// Version is that of the sender; Call sets it.
+	Version int `json:"version"`
+	// Op is OpAdd, OpDel, OpGC or OpStatus.
+	Op string `json:"op"`
+
+	// ContainerID and IfName are set for add and del.
+	ContainerID string `json:"containerID,omitempty"`
+	IfName      string `json:"ifName,omitempty"`
+
+	// What follows is set for add alone.
+
+	Pod Pod `json:"pod,omitzero"`
+	// IPs are the pod's addresses, at least one.
+	IPs []netip.Addr `json:"ips,omitempty"`
+	// MAC is that of the pod's interface, or empty: a chained plugin may not
+	// have been told.
+	MAC string `json:"mac,omitempty"`
+	// HostInterface is the node's end of the pod's link, or empty: a chained
+	// plugin may not have been told. It exists, and is down.
+	HostInterface string `json:"hostInterface,omitempty"`
+	// NetNS is the path of the pod's network namespace.
+	NetNS string `json:"netNS,omitempty"`
+
+	// Attachments are those that are valid, for gc alone. Empty means that
+	// none is; nil is refused, for it may mean that somebody forgot to say.
+	Attachments []Attachment `json:"attachments"`
+}
+
+// Response is what the agent answers.
+type Response struct {
+	// Version is that of the agent.
+	Version int `json:"version"`
+	// Error says why the agent did not do what was asked; empty: it did.
+	Error string `json:"error,omitempty"`
+}
+
+// check says what is wrong with a request. It does not look at the version.
+func (r *Request) check() error {
+	switch r.Op {
+	case OpStatus:
+		return nil
+	case OpGC:
+		if r.Attachments == nil {
+			return errors.New("gc without a list of valid attachments")
+		}
+		return nil
+	case OpAdd, OpDel:
+	default:
+		return fmt.Errorf("unknown operation %q", r.Op)
+	}
+	if r.ContainerID == "" || r.IfName == "" {
+		return fmt.Errorf("%s without a container or an interface name", r.Op)
+	}
+	if r.Op == OpDel {
+		return nil
+	}
+	if r.Pod.Namespace == "" || r.Pod.Name == "" {
+		return errors.New("add without the pod's namespace and name")
+	}
+	if len(r.IPs) == 0 {
+		return errors.New("add without an address")
+	}
+	for _, a := range r.IPs {
+		// The zero Addr is the empty string in JSON.
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return fmt.Errorf("add with %q, which is no plain unicast address", a)
+		}
+	}
+	if r.MAC != "" {
+		if mac, err := net.ParseMAC(r.MAC); err != nil || len(mac) != 6 {
+			return fmt.Errorf("add with %q, which is no MAC address", r.MAC)
+		}
+	}
+	return nil
+}

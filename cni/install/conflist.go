@@ -1,0 +1,141 @@
+package install
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+const (
+	// CNIVersion is that of the specification that the configuration follows.
+	CNIVersion = "1.1.0"
+	// Network is the network's name: leases are kept under it.
+	Network = "podfence"
+	// Plugin is the plugin's type, which is its file's name where the container
+	// runtime looks for it.
+	Plugin = "podfence"
+	// PortMap is the type of the plugin for hostPort, which is not podfence's.
+	PortMap = "portmap"
+)
+
+// Conf is what the plugin is told. What is zero is left out, and is then the
+// plugin's own default.
+type Conf struct {
+	// PodCIDRs are the node's, at most one of each family. Chained, there are
+	// none.
+	PodCIDRs []netip.Prefix
+	// MTU is that of the pods' links.
+	MTU int
+	// Bridge is the name of the pods' bridge.
+	Bridge string
+	// Socket is where the agent listens.
+	Socket string
+	// Timeout is how many seconds ADD waits for the agent.
+	Timeout int
+	// DataDir is where the leases are kept.
+	DataDir string
+}
+
+// plugin is the plugin's part of the configuration.
+type plugin struct {
+	Type     string         `json:"type"`
+	Mode     string         `json:"mode,omitempty"`
+	Bridge   string         `json:"bridge,omitempty"`
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
+	MTU      int            `json:"mtu,omitempty"`
+	Socket   string         `json:"socket,omitempty"`
+	Timeout  int            `json:"timeout,omitempty"`
+	DataDir  string         `json:"dataDir,omitempty"`
+}
+
+// portMap has a pod reach its own hostPort, too (snat): the packet comes back to
+// it with its own address as source otherwise.
+type portMap struct {
+	Type         string          `json:"type"`
+	Capabilities map[string]bool `json:"capabilities"`
+	SNAT         bool            `json:"snat"`
+}
+
+func (c Conf) plugin(mode string) plugin {
+	return plugin{
+		Type: Plugin, Mode: mode, Bridge: c.Bridge, PodCIDRs: c.PodCIDRs, MTU: c.MTU,
+		Socket: c.Socket, Timeout: c.Timeout, DataDir: c.DataDir,
+	}
+}
+
+// Conflist is the network configuration of a node, with the portmap plugin
+// chained if it is to be. The same Conf gives the same text. It needs a pod CIDR
+// of which it can tell the pods' addresses.
+func Conflist(c Conf, portmap bool) ([]byte, error) {
+	if len(c.PodCIDRs) == 0 {
+		return nil, errors.New("network configuration: no podCIDR")
+	}
+	seen := map[bool]bool{}
+	for _, p := range c.PodCIDRs {
+		if !p.IsValid() || p != p.Masked() {
+			return nil, fmt.Errorf("network configuration: podCIDR %s is no range", p)
+		}
+		if seen[p.Addr().Is4()] {
+			return nil, fmt.Errorf("network configuration: podCIDR %s is the second of its family", p)
+		}
+		seen[p.Addr().Is4()] = true
+	}
+	plugins := []any{c.plugin("")}
+	if portmap {
+		plugins = append(plugins, portMap{Type: PortMap, Capabilities: map[string]bool{"portMappings": true}, SNAT: true})
+	}
+	return marshal(struct {
+		CNIVersion string `json:"cniVersion"`
+		Name       string `json:"name"`
+		Plugins    []any  `json:"plugins"`
+	}{CNIVersion, Network, plugins})
+}
+
+// Chain is another network's configuration with podfence's plugin, in its
+// chained mode, behind the others; one that is there already is replaced. All
+// else stays as it is, but for the order of the keys. To write it anywhere is up
+// to the caller: the file is another's.
+func Chain(conflist []byte, c Conf) ([]byte, error) {
+	list := map[string]json.RawMessage{}
+	if err := json.Unmarshal(conflist, &list); err != nil {
+		return nil, fmt.Errorf("chain to network configuration: %w", err)
+	}
+	var all, plugins []json.RawMessage
+	if err := json.Unmarshal(list["plugins"], &all); err != nil {
+		return nil, fmt.Errorf("chain to network configuration: it has no list of plugins: %w", err)
+	}
+	for _, text := range all {
+		var p plugin
+		if err := json.Unmarshal(text, &struct{ Type *string }{&p.Type}); err != nil {
+			return nil, fmt.Errorf("chain to network configuration: %w", err)
+		}
+		if p.Type != Plugin {
+			plugins = append(plugins, text)
+		}
+	}
+	if len(plugins) == 0 {
+		return nil, errors.New("chain to network configuration: there is no plugin to chain to")
+	}
+	c.PodCIDRs = nil
+	own, err := json.Marshal(c.plugin("chained"))
+	if err != nil {
+		return nil, fmt.Errorf("chain to network configuration: %w", err)
+	}
+	if list["plugins"], err = json.Marshal(append(plugins, own)); err != nil {
+		return nil, fmt.Errorf("chain to network configuration: %w", err)
+	}
+	return marshal(list)
+}
+
+func marshal(value any) ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return nil, fmt.Errorf("network configuration: %w", err)
+	}
+	return text.Bytes(), nil
+}

@@ -1,0 +1,24 @@
+package install
+
+// Places are where a container runtime looks, and where the plugin comes from.
+type Places struct {
+	// ConfDir is for configurations, BinDir for plugins.
+	ConfDir, BinDir string
+	// Plugin is the plugin's binary.
+	Plugin string
+}
+
+// Publish installs the plugin, and then the configuration that has it called,
+// with the portmap plugin chained if it is there. What is there already is not
+// written again.
+func (p Places) Publish(c Conf) error {
+	if _, err := Binary(p.Plugin, p.BinDir); err != nil {
+		return err
+	}
+	conflist, err := Conflist(c, HasPortMap(p.BinDir))
+	if err != nil {
+		return err
+	}
+	_, err = WriteConflist(p.ConfDir, conflist)
+	return err
+}

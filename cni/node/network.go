@@ -1,0 +1,218 @@
+package node
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// RouteProtocol marks the routes and rules that podfence has made (rtm_protocol
+// in rtnetlink(7), "proto 112" in ip(8)). Neither the kernel nor iproute2's
+// rt_protos use the number.
+const RouteProtocol = 112
+
+// NodesTable is the routing table of the nodes that pods reach inside the
+// tunnel, and the priority of the rules that lead there: "pf" in ASCII.
+const NodesTable = 0x7066
+
+// The defaults of Options.
+const (
+	DefaultBridge      = "podfence0"
+	DefaultVXLANDevice = "podfence-vxlan"
+	DefaultVNI         = 1
+	// DefaultVXLANPort is what Linux has by default and most networks for pods
+	// use, not the 4789 that was assigned later (RFC 7348).
+	DefaultVXLANPort = 8472
+)
+
+// ErrClosed is what every call on a closed Network returns.
+var ErrClosed = errors.New("closed")
+
+// Mode is how packets reach the pods of other nodes.
+type Mode int
+
+const (
+	// Auto is HostGW to nodes on a link of this node, VXLAN to others. Nodes on
+	// one link must agree on its prefix.
+	Auto Mode = iota
+	// HostGW routes to the other node's InternalIP, and fails for a node that is
+	// not on a link of this one.
+	HostGW
+	// VXLAN sends everything through the tunnel.
+	VXLAN
+)
+
+var modes = map[Mode]string{Auto: "auto", HostGW: "host-gw", VXLAN: "vxlan"}
+
+// String is what ParseMode reads.
+func (m Mode) String() string {
+	if name, ok := modes[m]; ok {
+		return name
+	}
+	return fmt.Sprintf("Mode(%d)", int(m))
+}
+
+// ParseMode reads auto, host-gw or vxlan.
+func ParseMode(text string) (Mode, error) {
+	for m, name := range modes {
+		if text == name {
+			return m, nil
+		}
+	}
+	return 0, fmt.Errorf("mode %q: it is auto, host-gw or vxlan", text)
+}
+
+// Options are a Network's settings. They must be the same on all nodes. The
+// zero value of each but Node is its default.
+type Options struct {
+	// NetNS is an open file of a network namespace; 0 is the process's own. It
+	// must stay open as long as the Network.
+	NetNS int
+	// Node is the name of this node, as in Reconcile's self; empty is whichever
+	// that is.
+	Node string
+	// Mode is how packets reach other nodes.
+	Mode Mode
+	// Bridge is the name of the pods' bridge, as in the CNI configuration.
+	Bridge string
+	// VXLANPort is the UDP port of the tunnel. Only nodes may be let send to it.
+	VXLANPort int
+	// VNI is the tunnel's VXLAN network identifier.
+	VNI int
+	// VXLANDevice is the name of the tunnel's device.
+	VXLANDevice string
+	// ProcSys is where settings can be written: /proc/sys, or in a container,
+	// where that is read-only, a mount of the host's.
+	ProcSys string
+}
+
+// Node is what matters here of a cluster's Node.
+type Node struct {
+	// Name is the Node's.
+	Name string
+	// Addrs are its InternalIPs, the preferred one first.
+	Addrs []netip.Addr
+	// PodCIDRs are the ranges of its pods' addresses.
+	PodCIDRs []netip.Prefix
+}
+
+// Network is the pods' network on a node. Its methods may be called
+// concurrently; they wait for each other.
+type Network struct {
+	options Options
+
+	mu     sync.Mutex
+	handle *netlink.Handle // nil when closed
+	// self and tunnel are what the last Reconcile had and found necessary.
+	self   Node
+	tunnel bool
+}
+
+// Open connects to the kernel. It changes nothing.
+func Open(options Options) (*Network, error) {
+	options.Bridge = cmp.Or(options.Bridge, DefaultBridge)
+	options.ProcSys = cmp.Or(options.ProcSys, "/proc/sys")
+	options.VXLANPort = cmp.Or(options.VXLANPort, DefaultVXLANPort)
+	options.VNI = cmp.Or(options.VNI, DefaultVNI)
+	options.VXLANDevice = cmp.Or(options.VXLANDevice, DefaultVXLANDevice)
+	if err := options.check(); err != nil {
+		return nil, err
+	}
+	n := &Network{options: options}
+	err := inside(options.NetNS, func() (err error) {
+		n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to rtnetlink: %w", err)
+	}
+	return n, nil
+}
+
+func (o *Options) check() error {
+	if _, ok := modes[o.Mode]; !ok {
+		return fmt.Errorf("mode %d: unknown", int(o.Mode))
+	}
+	if o.VXLANPort < 1 || o.VXLANPort > 65535 {
+		return fmt.Errorf("VXLAN port %d: not from 1 to 65535", o.VXLANPort)
+	}
+	if o.VNI < 1 || o.VNI >= 1<<24 {
+		return fmt.Errorf("VNI %d: not from 1 to %d", o.VNI, 1<<24-1)
+	}
+	for _, name := range []string{o.Bridge, o.VXLANDevice} {
+		if len(name) >= unix.IFNAMSIZ {
+			return fmt.Errorf("device %s: the name is longer than %d", name, unix.IFNAMSIZ-1)
+		}
+	}
+	if o.Bridge == o.VXLANDevice {
+		return fmt.Errorf("bridge and VXLAN device have the same name, %s", o.Bridge)
+	}
+	return nil
+}
+
+// Close closes the connection; what Reconcile has made stays. It may be called
+// again.
+func (n *Network) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.handle != nil {
+		n.handle.Close()
+		n.handle = nil
+	}
+	return nil
+}
+
+// Reconcile makes bridge, VXLAN device, addresses, neighbours, routes and
+// settings of the kernel what the nodes need, and removes what they no longer
+// need. It returns how many changes it made; with nothing to do, none. Others
+// may contain self.
+//
+// A node that can't be reached, or whose data are wrong, is an error that names
+// it, and so is a route to its pods that another has made; all other nodes are
+// seen to, and routes to its pods that were there before stay. The error joins
+// all that went wrong: calling again later is right for all of them.
+func (n *Network) Reconcile(self Node, others []Node) (changes int, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.handle == nil {
+		return 0, ErrClosed
+	}
+	if self.Name == "" || n.options.Node != "" && n.options.Node != self.Name {
+		return 0, fmt.Errorf("this node is %q, not %q", n.options.Node, self.Name)
+	}
+	r := &round{Handle: n.handle, options: n.options}
+	err = inside(n.options.NetNS, func() error { return r.run(self, others) })
+	n.self = r.self
+	n.tunnel = r.tunnel
+	return r.changes, err
+}
+
+// MTU is what a pod's link must have: that of the link with this node's
+// InternalIP or, before the first Reconcile and where there is none, of the
+// default route's, less the tunnel's headers. In Mode Auto these count from the
+// first Reconcile that had a node behind a router; pods from before then learn
+// by path MTU discovery.
+func (n *Network) MTU() (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.handle == nil {
+		return 0, ErrClosed
+	}
+	r := &round{Handle: n.handle, options: n.options, self: n.self}
+	if err := r.observe(); err != nil {
+		return 0, err
+	}
+	mtu, err := r.uplinkMTU()
+	if err != nil {
+		return 0, err
+	}
+	if n.tunnel || n.options.Mode == VXLAN {
+		mtu -= overhead(n.self.underlay())
+	}
+	return mtu, nil
+}

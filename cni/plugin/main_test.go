@@ -1,0 +1,83 @@
+package plugin_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/cni/plugin"
+)
+
+// What makes this test binary be a plugin, and what it does between the steps.
+const (
+	asPlugin  = "PODFENCE_TEST_AS_PLUGIN"
+	killAfter = "PODFENCE_TEST_KILL_AFTER" // the step after which it is killed
+	stepsFile = "PODFENCE_TEST_STEPS"      // a file to which it adds each step
+)
+
+// binDir has the plugin as users run it, and brokenDir the one that can be killed.
+var binDir, brokenDir string
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asPlugin) != "" {
+		skel.PluginMainFuncs(plugin.Plugin{After: between}.Funcs(), plugin.Versions(), "podfence under test")
+		return
+	}
+	os.Exit(build(m))
+}
+
+// between is called by the plugin after each step.
+func between(step string) {
+	if path := os.Getenv(stepsFile); path != "" {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(f, step)
+		}
+		if err != nil {
+			panic(err)
+		}
+		f.Close()
+	}
+	if os.Getenv(killAfter) == step {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	}
+}
+
+// build makes the plugins, and runs the tests.
+func build(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		return m.Run() // the tests say what they miss
+	}
+	dir, err := os.MkdirTemp("", "podfence-cni-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binDir, brokenDir = filepath.Join(dir, "bin"), filepath.Join(dir, "broken")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
+		"-o", filepath.Join(binDir, "podfence"), "github.com/podfence/podfence/cni/podfence-cni")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build podfence-cni: %v\n%s", err, out)
+		return 1
+	}
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Mkdir(brokenDir, 0o700)
+	}
+	if err == nil {
+		err = os.Symlink(self, filepath.Join(brokenDir, "podfence"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}

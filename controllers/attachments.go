@@ -1,0 +1,304 @@
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/cni/handshake"
+	"github.com/podfence/podfence/policy"
+)
+
+// Attachments takes what the CNI plugin says into the model, and answers when
+// the rules are in the kernel. What it has been told is kept in a folder, so
+// that a pod whose address the API does not show yet stays connected and fenced
+// when the agent starts anew.
+type Attachments struct {
+	socket   string
+	store    store
+	enforcer *Enforcer
+	events   client.Writer // nil: there is no API server to tell
+	node     string
+	log      logr.Logger
+
+	// mu keeps what is said of attachments in order.
+	mu    sync.Mutex
+	known map[handshake.Attachment]policy.Attachment
+	// pending are the pods whose adds have failed.
+	pending map[pendingPod]*pending
+}
+
+type pendingPod struct {
+	policy.Key
+	uid types.UID
+}
+
+// pending is since when a pod's adds have failed.
+type pending struct {
+	since, last time.Time
+	said        bool
+}
+
+// ReasonNotFenced is the reason of the Warning Event on a pod that cannot be
+// connected because its rules do not get into the kernel.
+const ReasonNotFenced = "NotFenced"
+
+const (
+	// pendingLong is after how long of failing a pod's Event is created: until
+	// then kubelet's own retries may well do.
+	pendingLong = 30 * time.Second
+	// pendingForgotten is after how long without an add nobody waits any more.
+	pendingForgotten = 10 * time.Minute
+)
+
+// newAttachments reads what was kept, and feeds it. It must be called before
+// the enforcer begins.
+func newAttachments(o Options, e *Enforcer, events client.Writer) (*Attachments, error) {
+	a := &Attachments{
+		socket: o.CNI.Socket, store: store(o.CNI.State), enforcer: e,
+		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
+	}
+	var err error
+	if a.known, err = a.store.load(); err != nil {
+		return nil, fmt.Errorf("reading what the CNI plugin has said before: %w", err)
+	}
+	e.Feed(func(m *policy.Model) {
+		for _, attachment := range a.known {
+			m.SetAttachment(attachment)
+		}
+	})
+	return a, nil
+}
+
+// Start serves the socket until ctx is done. It implements manager.Runnable.
+func (a *Attachments) Start(ctx context.Context) error {
+	listener, err := handshake.Listen(a.socket)
+	if err != nil {
+		return err
+	}
+	return handshake.Serve(ctx, listener, a.handle)
+}
+
+func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
+	switch r.Op {
+	case handshake.OpAdd:
+		return a.add(ctx, r)
+	case handshake.OpDel:
+		return a.remove(func(at handshake.Attachment) bool {
+			return at == handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}
+		})
+	case handshake.OpGC:
+		valid := map[handshake.Attachment]bool{}
+		for _, at := range r.Attachments {
+			valid[at] = true
+		}
+		return a.remove(func(at handshake.Attachment) bool { return !valid[at] })
+	case handshake.OpStatus:
+		return a.enforcer.Ready(nil)
+	}
+	return fmt.Errorf("unknown operation %q", r.Op)
+}
+
+// add takes an attachment in and waits until its pod's rules are in the kernel.
+// If they do not get there, nothing is left of it.
+func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
+	attachment := policy.Attachment{
+		ContainerID: r.ContainerID, IfName: r.IfName, HostInterface: r.HostInterface, IPs: r.IPs,
+		Pod: policy.Key{Namespace: r.Pod.Namespace, Name: r.Pod.Name}, UID: types.UID(r.Pod.UID),
+	}
+	if mac, err := net.ParseMAC(r.MAC); err == nil {
+		copy(attachment.MAC[:], mac)
+	}
+	at := handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}
+	if err := a.keep(at, attachment); err != nil {
+		return err
+	}
+	err := a.committed(ctx, attachment)
+	if err == nil && ctx.Err() != nil {
+		// Nobody waits for the answer any more: the plugin has undone its part,
+		// and its del may have come before this.
+		err = fmt.Errorf("pod %s: the plugin has not waited", attachment.Pod)
+	}
+	a.report(attachment, err)
+	if err != nil {
+		return errors.Join(err, a.remove(func(other handshake.Attachment) bool { return other == at }))
+	}
+	return nil
+}
+
+// report says on the pod when it has not been connected for long.
+func (a *Attachments) report(attachment policy.Attachment, failed error) {
+	key := pendingPod{attachment.Pod, attachment.UID}
+	now := time.Now()
+	a.mu.Lock()
+	for pod, p := range a.pending {
+		if pod == key && failed == nil || now.Sub(p.last) > pendingForgotten {
+			delete(a.pending, pod)
+		}
+	}
+	if failed == nil {
+		a.mu.Unlock()
+		return
+	}
+	p := a.pending[key]
+	if p == nil {
+		p = &pending{since: now}
+		a.pending[key] = p
+	}
+	p.last = now
+	say := !p.said && now.Sub(p.since) >= pendingLong
+	p.said = p.said || say
+	a.mu.Unlock()
+	if !say {
+		return
+	}
+	a.log.Error(failed, "A pod is not connected, as its rules are not in the kernel", "pod", key.String(), "since", p.since)
+	if a.events == nil {
+		return
+	}
+	pod := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: key.uid}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	event := warning(pod, a.node, ReasonNotFenced, string(key.uid)+" "+p.since.String(), failed.Error())
+	if err := a.events.Create(ctx, event); err != nil {
+		a.log.Error(err, "Cannot create the pod's Event", "pod", key.String())
+	}
+}
+
+// keep stores an attachment and feeds it. It is stored first: what was told
+// must not be forgotten, and what is stored but not fed was never confirmed.
+func (a *Attachments) keep(at handshake.Attachment, attachment policy.Attachment) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Whoever had one of the addresses before is gone, though nobody said so:
+	// the plugin gives none out twice.
+	err := a.forget(func(other handshake.Attachment) bool {
+		return other != at && slices.ContainsFunc(a.known[other].IPs, func(ip netip.Addr) bool { return slices.Contains(attachment.IPs, ip) })
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.store.save(at, attachment); err != nil {
+		return fmt.Errorf("keeping attachment %s %s: %w", at.ContainerID, at.IfName, err)
+	}
+	a.known[at] = attachment
+	a.enforcer.Feed(func(m *policy.Model) { m.SetAttachment(attachment) })
+	return nil
+}
+
+// lookAgain is how often an add looks whether the watch has brought its pod:
+// kubelet may have it a moment earlier.
+const lookAgain = 10 * time.Millisecond
+
+// committed waits until the pod is known, and what was fed up to then is in the
+// kernel.
+func (a *Attachments) committed(ctx context.Context, attachment policy.Attachment) error {
+	for known := false; !known; {
+		a.enforcer.Feed(func(m *policy.Model) { known = m.Attached(attachment) })
+		if known {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("pod %s (UID %s) is not known yet, so neither are its policies", attachment.Pod, attachment.UID)
+		case <-time.After(lookAgain):
+		}
+	}
+	if err := a.enforcer.Sync(ctx); err != nil {
+		return fmt.Errorf("the rules of pod %s are not in the kernel: %w", attachment.Pod, err)
+	}
+	return nil
+}
+
+// remove forgets attachments.
+func (a *Attachments) remove(gone func(handshake.Attachment) bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.forget(gone)
+}
+
+func (a *Attachments) forget(gone func(handshake.Attachment) bool) error {
+	var errs []error
+	for at := range a.known {
+		if !gone(at) {
+			continue
+		}
+		if err := a.store.remove(at); err != nil {
+			errs = append(errs, fmt.Errorf("forgetting attachment %s %s: %w", at.ContainerID, at.IfName, err))
+		}
+		delete(a.known, at)
+		a.enforcer.Feed(func(m *policy.Model) { m.DeleteAttachment(at.ContainerID, at.IfName) })
+	}
+	return errors.Join(errs...)
+}
+
+// store is a folder with a file for each attachment. It belongs in /run: what
+// it tells of does not outlive the machine's uptime either.
+type store string
+
+func (s store) path(at handshake.Attachment) string {
+	return filepath.Join(string(s), filepath.Base(at.ContainerID+"."+at.IfName)+".json")
+}
+
+// save writes the file whole or not at all.
+func (s store) save(at handshake.Attachment, attachment policy.Attachment) error {
+	data, err := json.Marshal(attachment)
+	if err != nil {
+		return err
+	}
+	temporary := s.path(at) + ".new"
+	if err := os.WriteFile(temporary, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temporary, s.path(at))
+}
+
+func (s store) remove(at handshake.Attachment) error {
+	err := os.Remove(s.path(at))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// load reads all files. One that cannot be read is no reason to forget the
+// others, but to say so: its pod is closed until its container is made anew.
+func (s store) load() (map[handshake.Attachment]policy.Attachment, error) {
+	if err := os.MkdirAll(string(s), 0o700); err != nil {
+		return nil, err
+	}
+	paths, err := filepath.Glob(filepath.Join(string(s), "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	known := map[handshake.Attachment]policy.Attachment{}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		var attachment policy.Attachment
+		if json.Unmarshal(data, &attachment) != nil || attachment.ContainerID == "" {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		known[handshake.Attachment{ContainerID: attachment.ContainerID, IfName: attachment.IfName}] = attachment
+	}
+	return known, nil
+}

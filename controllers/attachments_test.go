@@ -1,0 +1,169 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podfence/podfence/cni/handshake"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// told is a Kernel that keeps what it is told, per table.
+type told struct {
+	mu    sync.Mutex
+	texts strings.Builder
+	fail  error
+}
+
+func (k *told) Apply(p ruleset.Plan) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fail != nil {
+		return k.fail
+	}
+	k.texts.WriteString(p.Text())
+	return nil
+}
+
+func (k *told) holds(text string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return strings.Contains(k.texts.String(), text)
+}
+
+// answering is an enforcer with Attachments, as an agent has them; state is the
+// folder that outlives it.
+func answering(t *testing.T, state string) (*Attachments, *told) {
+	t.Helper()
+	kernel := &told{}
+	o := Options{Node: "node", Log: logr.Discard(), CNI: &CNI{State: state, Bridge: &Bridge{
+		Kernel: kernel, MAC: [6]byte{2, 0, 0, 0, 0, 1}, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() },
+	}}}
+	e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()))
+	a, err := newAttachments(o, e, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Feed(func(m *policy.Model) {
+		m.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}})
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- e.Start(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	e.Begin()
+	return a, kernel
+}
+
+func add(container, pod, uid, ip string) handshake.Request {
+	return handshake.Request{
+		Op: handshake.OpAdd, ContainerID: container, IfName: "eth0", Pod: handshake.Pod{Namespace: "shop", Name: pod, UID: uid},
+		IPs: []netip.Addr{netip.MustParseAddr(ip)}, MAC: "02:00:00:00:01:02", HostInterface: "pf" + container,
+	}
+}
+
+func known(name string, uid types.UID) policy.Pod {
+	return policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, UID: uid, Node: "node"}
+}
+
+// TestAddAnswersWhenCommitted: the answer comes with the rules of both tables,
+// and not before the pod is known.
+func TestAddAnswersWhenCommitted(t *testing.T) {
+	a, kernel := answering(t, t.TempDir())
+	short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	err := a.handle(short, add("c1", "web", "uid-1", "10.244.1.7"))
+	if err == nil || !strings.Contains(err.Error(), "shop/web") || kernel.holds("10.244.1.7 : ") {
+		t.Fatalf("a pod that nobody knows: %v", err)
+	}
+	answered := make(chan error)
+	go func() { answered <- a.handle(t.Context(), add("c1", "web", "uid-1", "10.244.1.7")) }()
+	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	if !kernel.holds("add element inet podfence ingress-pods-4 { 10.244.1.7 : accept }") || !kernel.holds("02:00:00:00:01:02 . 10.244.1.7") {
+		t.Errorf("answered before both tables have the pod:\n%s", kernel.texts.String())
+	}
+	// Another pod of that name: its policies may be other ones.
+	other := add("c2", "web", "uid-2", "10.244.1.8")
+	short, cancel = context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := a.handle(short, other); err == nil {
+		t.Error("an attachment of another UID was confirmed")
+	}
+}
+
+// TestAddFails: what was not confirmed leaves nothing behind.
+func TestAddFails(t *testing.T) {
+	state := t.TempDir()
+	a, kernel := answering(t, state)
+	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	if err := a.enforcer.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kernel.mu.Lock()
+	kernel.fail = errors.New("no")
+	kernel.mu.Unlock()
+	short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := a.handle(short, add("c1", "web", "uid-1", "10.244.1.7")); err == nil {
+		t.Fatal("confirmed what the kernel refused")
+	}
+	files, err := os.ReadDir(state)
+	if err != nil || len(files) != 0 || len(a.known) != 0 {
+		t.Errorf("%v is left (%v)", files, err)
+	}
+	if a.handle(t.Context(), handshake.Request{Op: handshake.OpStatus}) == nil {
+		t.Error("an add could not succeed now, but the status says so")
+	}
+}
+
+// TestAttachmentsSurvive: what was confirmed is there after a restart, until it
+// is removed, by name or by not being valid any more; an address that is given
+// out again is its former owner's no more.
+func TestAttachmentsSurvive(t *testing.T) {
+	state := t.TempDir()
+	first, _ := answering(t, state)
+	first.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	for _, r := range []handshake.Request{add("c1", "web", "uid-1", "10.244.1.7"), add("c2", "web", "uid-1", "10.244.1.8"), add("c3", "web", "uid-1", "10.244.1.7")} {
+		if err := first.handle(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(state, "torn.json"), []byte(`{"Contai`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second, kernel := answering(t, state)
+	if len(second.known) != 2 {
+		t.Fatalf("%v survived, want c2 and c3", second.known)
+	}
+	second.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	if err := second.enforcer.Sync(t.Context()); err != nil || !kernel.holds("10.244.1.8 : accept") {
+		t.Errorf("a pod that the API shows without address is closed (%v)", err)
+	}
+	if err := second.handle(t.Context(), handshake.Request{Op: handshake.OpDel, ContainerID: "c2", IfName: "eth0"}); err != nil {
+		t.Error(err)
+	}
+	if err := second.handle(t.Context(), handshake.Request{Op: handshake.OpGC, Attachments: []handshake.Attachment{}}); err != nil {
+		t.Error(err)
+	}
+	if err := second.enforcer.Sync(t.Context()); err != nil || !kernel.holds("delete element inet podfence ingress-pods-4") {
+		t.Errorf("removed attachments still pass (%v)", err)
+	}
+	if third, _ := answering(t, state); len(third.known) != 0 {
+		t.Errorf("%v came back", third.known)
+	}
+}

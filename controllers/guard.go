@@ -1,0 +1,65 @@
+package controllers
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Bridge is the bridge that the CNI plugin connects this node's pods by.
+type Bridge struct {
+	// Kernel carries out plans for the table of family bridge.
+	Kernel Kernel
+	// MAC is the bridge's.
+	MAC [6]byte
+	// Gateway is the address of a pod range that the bridge has.
+	Gateway func(podCIDR netip.Prefix) netip.Addr
+}
+
+// guard keeps the bridge's table, as the enforcer keeps the other. It is
+// committed after that: what may pass the bridge is judged by then.
+type guard struct {
+	Bridge
+	table *ruleset.Table
+	known bool // the kernel holds table
+}
+
+func newGuard(cni *CNI) *guard {
+	if cni == nil || cni.Bridge == nil {
+		return nil
+	}
+	return &guard{Bridge: *cni.Bridge}
+}
+
+// commit brings the bridge's table up to date in one transaction.
+func (g *guard) commit(e *Enforcer) error {
+	if g == nil {
+		return nil
+	}
+	var attachments []policy.Attachment
+	gateway := ruleset.Gateway{MAC: g.MAC}
+	e.mu.Lock()
+	attachments = e.model.Attachments()
+	for _, podCIDR := range e.model.PodCIDRs() {
+		gateway.Addrs = append(gateway.Addrs, g.Gateway(podCIDR))
+	}
+	e.mu.Unlock()
+	var plan ruleset.Plan
+	if g.known {
+		plan = g.table.UpdateGuard(attachments, gateway)
+	} else {
+		g.table = ruleset.BuildGuard(attachments, gateway)
+		plan = g.table.Replacement()
+	}
+	if plan.Empty() {
+		return nil
+	}
+	err := g.Kernel.Apply(plan)
+	g.known = err == nil
+	if err != nil {
+		return fmt.Errorf("the bridge's table: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,256 @@
+package ruleset
+
+import (
+	"net/netip"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// PortPrefix begins the name of every pod's port of the bridge, and of no other
+// link: the guard is closed to what comes in by a port of such a name.
+const PortPrefix = "pf"
+
+// The EtherTypes that a pod may send.
+const (
+	TypeIPv4 = 0x0800
+	TypeARP  = 0x0806
+	TypeIPv6 = 0x86dd
+)
+
+// Gateway is where pods send everything: the bridge itself.
+type Gateway struct {
+	// MAC is the bridge's. Zero: not known, and nothing of the pods passes.
+	MAC [6]byte
+	// Addrs are its addresses that pods have as their routes' gateway.
+	Addrs []netip.Addr
+}
+
+// The names in the guard's table.
+const (
+	chainPortsPrerouting = "ports-prerouting"
+	chainPortsForward    = "ports-forward"
+	chainFramesARP       = "frames-arp"
+	chainFramesIPv4      = "frames-ipv4"
+	chainFramesIPv6      = "frames-ipv6"
+
+	mapFrames           = "frames"
+	setGateway          = "gateway"
+	setGatewayGroups    = "gateway-and-groups"
+	setGateway4         = "gateway-4"
+	setGatewaySolicited = "gateway-solicited-6"
+	setRouterMessages   = "router-messages"
+)
+
+// sendersSet holds who may send by which port.
+func sendersSet(f family) string {
+	if f == 4 {
+		return "senders-4"
+	}
+	return "senders-6"
+}
+
+// BuildGuard returns the table of family bridge that keeps pods from going
+// round the gateway, where policy is judged, and from sending with an address
+// that is not their own. Attachments without a HostInterface are none of its
+// business: another plugin connects them.
+func BuildGuard(attachments []policy.Attachment, gateway Gateway) *Table {
+	t := &Table{Family: Bridge, Sets: map[string]*Set{}, Chains: map[string]*Chain{}, refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{}}
+	for _, set := range guardSets() {
+		t.Sets[set.Name] = set
+	}
+	for _, chain := range guardChains() {
+		t.Chains[chain.Name] = chain
+	}
+	t.UpdateGuard(attachments, gateway)
+	return t
+}
+
+// UpdateGuard makes the table the one for these attachments, which are all
+// there are, and this gateway. It returns what that takes in a kernel that holds
+// the table as it was: one element more or less for each address.
+func (t *Table) UpdateGuard(attachments []policy.Attachment, gateway Gateway) Plan {
+	u := update{Table: t}
+	want := guardElements(attachments, gateway)
+	for _, name := range sortedBy(want, func(s string) string { return s }) {
+		u.content(t.Sets[name], want[name])
+	}
+	return u.plan()
+}
+
+// guardElements are the elements of all sets that have to do with who there is.
+func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]map[Element]struct{} {
+	want := map[string]map[Element]struct{}{}
+	for _, name := range []string{sendersSet(4), sendersSet(6), setGateway, setGatewayGroups, setGateway4, setGatewaySolicited} {
+		want[name] = map[Element]struct{}{}
+	}
+	for _, a := range attachments {
+		// A name that is too long is no link's (IFNAMSIZ).
+		if a.HostInterface == "" || len(a.HostInterface) >= len(Element{}.Port) || a.MAC == [6]byte{} {
+			continue
+		}
+		for _, addr := range a.IPs {
+			want[sendersSet(familyOf(addr))][senderElement(a.HostInterface, a.MAC, addr)] = struct{}{}
+		}
+	}
+	if gateway.MAC == [6]byte{} {
+		return want
+	}
+	want[setGateway][Element{MAC: gateway.MAC}] = struct{}{}
+	want[setGatewayGroups][Element{MAC: gateway.MAC}] = struct{}{}
+	for _, addr := range gateway.Addrs {
+		if addr.Is4() {
+			want[setGateway4][AddrElement(addr)] = struct{}{}
+			want[setGatewayGroups][Element{MAC: broadcast}] = struct{}{}
+			continue
+		}
+		group, mac := solicitedNode(addr)
+		want[setGatewaySolicited][AddrElement(group)] = struct{}{}
+		want[setGatewayGroups][Element{MAC: mac}] = struct{}{}
+	}
+	return want
+}
+
+var broadcast = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// solicitedNode is the group that is asked for an address's hardware address
+// (RFC 4291 section 2.7.1), and the group's own (RFC 2464 section 7).
+func solicitedNode(addr netip.Addr) (netip.Addr, [6]byte) {
+	a := addr.As16()
+	group := [16]byte{0: 0xff, 1: 0x02, 11: 0x01, 12: 0xff, 13: a[13], 14: a[14], 15: a[15]}
+	return netip.AddrFrom16(group), [6]byte{0x33, 0x33, 0xff, a[13], a[14], a[15]}
+}
+
+func senderElement(port string, mac [6]byte, addr netip.Addr) Element {
+	e := AddrElement(addr)
+	e.MAC = mac
+	copy(e.Port[:], port)
+	return e
+}
+
+func guardSets() []*Set {
+	none := func() map[Element]struct{} { return map[Element]struct{}{} }
+	return []*Set{
+		{Name: sendersSet(4), Type: Sender4, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
+		{Name: sendersSet(6), Type: Sender6, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
+		{Name: setGateway, Type: EtherAddr, Elements: none(), Comment: "the bridge"},
+		{Name: setGatewayGroups, Type: EtherAddr, Elements: none(), Comment: "the bridge, and where it is asked for its address"},
+		{Name: setGateway4, Type: Addr4, Elements: none(), Comment: "the bridge's addresses"},
+		{Name: setGatewaySolicited, Type: Addr6, Elements: none(), Comment: "where the bridge is asked for its address"},
+		{Name: setRouterMessages, Type: ICMPv6Type, Elements: messageTypes(routerMessages), Comment: "not a pod's to send"},
+		{Name: mapFrames, Type: EtherType, Comment: "what a pod may send", Verdicts: map[Element]Verdict{
+			{First: TypeIPv4}: {Action: Jump, Chain: chainFramesIPv4},
+			{First: TypeARP}:  {Action: Jump, Chain: chainFramesARP},
+			{First: TypeIPv6}: {Action: Jump, Chain: chainFramesIPv6},
+		}},
+	}
+}
+
+// routerMessages are those of router discovery, redirects and multicast
+// listeners. The node ignores what a pod could send of them: they need a
+// link-local source. Not to depend on that costs next to nothing.
+var routerMessages = []uint8{130, 131, 132, 133, 134, 137, 143}
+
+const neighbourSolicitation MessageType = 135
+
+// guardChains judge frames by the port that they came in by.
+//
+// Prerouting sees a frame before the bridge has learnt its source or looked for
+// a way. At dstnat - 10 it also comes before anything that rewrites addresses:
+// ebtables' DNAT (-300) and br_netfilter (0), which puts a Service's packet back
+// into the bridge as a frame to the pod that it has chosen. Such a frame begins
+// after br_netfilter, in the middle of the hook (br_nf_hook_thresh in
+// net/bridge/br_netfilter_hooks.c), and is judged as it was sent, to the
+// gateway.
+//
+// Forward keeps the questions for the gateway's address, which have to go to a
+// group, from the other ports. What br_netfilter has put back into the bridge
+// goes to a pod's own hardware address, and on.
+func guardChains() []*Chain {
+	drop := Verdict{Action: Drop}
+	return []*Chain{
+		{Name: chainPortsPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: []Rule{
+			// All of the frame's types, a VLAN tag's included: "meta protocol",
+			// on which the rules of the chains depend, is what is in the tag.
+			{Matches: []Match{PodPort{}}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapFrames}},
+			{Matches: []Match{PodPort{}}, Counter: true, Verdict: drop, Comment: "neither IP nor ARP"},
+		}},
+		{Name: chainPortsForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: []Rule{
+			{Matches: []Match{PodPort{}, Lookup{Fields: []Field{DstMAC}, Set: setGatewayGroups}}, Counter: true, Verdict: drop, Comment: "for the bridge alone"},
+		}},
+		{Name: chainFramesARP, Rules: framesARP()},
+		{Name: chainFramesIPv4, Rules: []Rule{
+			{Matches: []Match{toGateway, senders(4, SrcMAC, SrcAddr4)}, Verdict: Verdict{Action: Accept}},
+			{Counter: true, Verdict: drop, Comment: "not to the gateway, or not from the pod's own address"},
+		}},
+		{Name: chainFramesIPv6, Rules: framesIPv6()},
+	}
+}
+
+// portsChain is in the table of family inet, for the one kind of frame that the
+// bridge's prerouting does not see: those to the reserved groups
+// 01:80:c2:00:00:0X, which a bridge hands to the port's own link, for 0E (LLDP)
+// without any hook of its family (br_handle_frame in net/bridge/br_input.c). The
+// node would receive an IP packet inside as from any other link, whatever its
+// source. What comes the right way, or by br_netfilter, comes in by the bridge.
+//
+// Raw is before connection tracking: a neighbour's flow would otherwise be
+// tracked on by a packet in its name. Of what else such a frame can hold, the
+// node takes ARP, into the port's own neighbour table, by which nothing is sent.
+// That the bridge does not learn a source from it, which no rule can prevent, is
+// for the plugin to see to: learning is off on pods' ports.
+func portsChain() *Chain {
+	return &Chain{Name: chainPortsPrerouting, Hook: &Hook{Point: Prerouting, Base: Raw}, Rules: []Rule{
+		{Matches: []Match{PodPort{}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "round the bridge"},
+	}}
+}
+
+var toGateway = Lookup{Fields: []Field{DstMAC}, Set: setGateway}
+
+// senders matches what has the hardware and the IP address of the port's pod.
+func senders(f family, mac, addr Field) Lookup {
+	return Lookup{Fields: []Field{InPort, mac, addr}, Set: sendersSet(f)}
+}
+
+// framesARP lets a pod answer the gateway, or ask it, and ask all for the
+// gateway; with its own addresses in the message as well as on the frame. With
+// the neighbour entries that the plugin makes no pod needs to.
+func framesARP() []Rule {
+	own := []Match{senders(4, SrcMAC, ARPSrcAddr), senders(4, ARPSrcMAC, ARPSrcAddr)}
+	return []Rule{
+		{Matches: append([]Match{toGateway}, own...), Verdict: Verdict{Action: Accept}},
+		{
+			Matches: append([]Match{Lookup{Fields: []Field{DstMAC}, Set: setGatewayGroups}, Lookup{Fields: []Field{ARPDstAddr}, Set: setGateway4}}, own...),
+			Verdict: Verdict{Action: Accept},
+		},
+		{Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not with the gateway, or not with the pod's own addresses"},
+	}
+}
+
+// framesIPv6 lets a pod send to the gateway, neighbour discovery included, and
+// ask the group for the gateway's hardware address; from its own address only.
+// A link-local address is none: a pod needs it for nothing but what is not let
+// through. So no duplicate address detection, no multicast listener reports and
+// no router solicitations pass. That harms nobody: pods get their addresses from
+// the plugin, and nothing is multicast between them.
+//
+// The hardware addresses inside neighbour discovery are not looked at: they are
+// options, which can be anywhere. A pod could forge one for its own address
+// only (or, in an advertisement, for the target that it pleases), and the node's
+// entries for pods are permanent, which no message changes (__neigh_update in
+// net/core/neighbour.c).
+func framesIPv6() []Rule {
+	accept, drop := Verdict{Action: Accept}, Verdict{Action: Drop}
+	return []Rule{
+		{Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setRouterMessages}}, Counter: true, Verdict: drop, Comment: "not a pod's to send"},
+		{Matches: []Match{toGateway, senders(6, SrcMAC, SrcAddr6)}, Verdict: accept},
+		{
+			Matches: []Match{
+				neighbourSolicitation,
+				Lookup{Fields: []Field{DstMAC}, Set: setGatewayGroups}, Lookup{Fields: []Field{DstAddr6}, Set: setGatewaySolicited},
+				senders(6, SrcMAC, SrcAddr6),
+			},
+			Verdict: accept,
+		},
+		{Counter: true, Verdict: drop, Comment: "not to the gateway, or not from the pod's own address"},
+	}
+}

@@ -1,0 +1,71 @@
+package ruleset
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Text is the plan as nft reads it: one command an operation.
+func (p Plan) Text() string {
+	var b strings.Builder
+	table := p.Family.String() + " " + TableName
+	if p.Replace {
+		fmt.Fprintf(&b, "add table %s\ndelete table %s\nadd table %s\n", table, table, table)
+	}
+	for _, op := range p.Ops {
+		b.WriteString(opText(table, op))
+	}
+	return b.String()
+}
+
+func opText(table string, op Op) string {
+	switch o := op.(type) {
+	case AddSet:
+		kind, data, extra := "set", "", ""
+		if o.Map {
+			kind, data = "map", " : verdict"
+		}
+		if o.Type.interval() {
+			extra = " flags interval;"
+		}
+		if o.Comment != "" {
+			extra += fmt.Sprintf(" comment %q;", o.Comment)
+		}
+		return fmt.Sprintf("add %s %s %s { type %s%s;%s }\n", kind, table, o.Name, o.Type, data, extra)
+	case DeleteSet:
+		return fmt.Sprintf("delete set %s %s\n", table, o.Name)
+	case AddElements:
+		return elementsText(table, "add", o.Set, o.Type, o.Elements)
+	case DeleteElements:
+		return elementsText(table, "delete", o.Set, o.Type, o.Elements)
+	case AddVerdicts:
+		texts := make([]string, len(o.Entries))
+		for i, entry := range o.Entries {
+			texts[i] = o.Type.text(entry.Key) + " : " + entry.Verdict.String()
+		}
+		return fmt.Sprintf("add element %s %s { %s }\n", table, o.Map, strings.Join(texts, ", "))
+	case AddChain:
+		hook := ""
+		if o.Hook != nil {
+			hook = fmt.Sprintf(" { %s }", o.Hook)
+		}
+		return fmt.Sprintf("add chain %s %s%s\n", table, o.Name, hook)
+	case DeleteChain:
+		return fmt.Sprintf("delete chain %s %s\n", table, o.Name)
+	case SetRules:
+		text := fmt.Sprintf("flush chain %s %s\n", table, o.Chain)
+		for _, rule := range o.Rules {
+			text += fmt.Sprintf("add rule %s %s %s\n", table, o.Chain, rule)
+		}
+		return text
+	}
+	return ""
+}
+
+func elementsText(table, verb, set string, t SetType, elements []Element) string {
+	texts := make([]string, len(elements))
+	for i, e := range elements {
+		texts[i] = t.text(e)
+	}
+	return fmt.Sprintf("%s element %s %s { %s }\n", verb, table, set, strings.Join(texts, ", "))
+}

@@ -1,0 +1,46 @@
+package ruleset
+
+import (
+	"maps"
+	"slices"
+)
+
+// Replacement is the plan that puts the whole table in place of whatever the
+// kernel has.
+func (t *Table) Replacement() Plan {
+	var sets, chains, rules, entries []Op
+	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
+		set := t.Sets[name]
+		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment})
+		if len(set.Elements) > 0 {
+			sets = append(sets, AddElements{Set: name, Type: set.Type, Elements: sortedElements(set.Elements)})
+		}
+		if len(set.Verdicts) > 0 {
+			add := AddVerdicts{Map: name, Type: set.Type}
+			for _, e := range sortedElements(set.Verdicts) {
+				add.Entries = append(add.Entries, VerdictEntry{Key: e, Verdict: set.Verdicts[e]})
+			}
+			entries = append(entries, add)
+		}
+	}
+	for _, chain := range t.sortedChains() {
+		chains = append(chains, AddChain{Name: chain.Name, Hook: chain.Hook})
+		if len(chain.Rules) > 0 {
+			rules = append(rules, SetRules{Chain: chain.Name, Rules: chain.Rules})
+		}
+	}
+	return Plan{Family: t.Family, Replace: true, Ops: slices.Concat(sets, chains, rules, entries)}
+}
+
+// sortedChains are the base chains, then the others by name.
+func (t *Table) sortedChains() []*Chain {
+	return slices.SortedFunc(maps.Values(t.Chains), func(a, b *Chain) int {
+		if base := a.Hook != nil; base != (b.Hook != nil) {
+			if base {
+				return -1
+			}
+			return 1
+		}
+		return compareString(a.Name, b.Name)
+	})
+}

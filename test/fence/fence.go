@@ -1,0 +1,187 @@
+// Package fence runs podfence's agent on a node of a lab, and connects pods
+// there by the CNI plugin, as kubelet and a container runtime would.
+package fence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/cni/install"
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/cni/plugin"
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/lab"
+)
+
+// revokedMark is the agent's default.
+const revokedMark = 1 << 29
+
+// Options are what a node is fenced with.
+type Options struct {
+	// Manifests is the folder of YAML to enforce.
+	Manifests string
+	// Dir is a folder of the node's own: socket, state, CNI configuration,
+	// plugins, leases.
+	Dir string
+	// Plugin is the built podfence-cni.
+	Plugin string
+	// Mode is how packets reach other nodes.
+	Mode node.Mode
+	// Log is the agent's.
+	Log logr.Logger
+}
+
+// Fence is an agent at work on a node.
+type Fence struct {
+	*controllers.Agent
+	Node *lab.Node
+
+	options Options
+	socket  string
+	places  install.Places
+	cancel  context.CancelFunc
+	stopped chan error
+}
+
+// Start runs an agent on a node. The node's name in the manifests is the lab
+// node's. Stop ends it; the rules stay.
+func Start(n *lab.Node, o Options) (f *Fence, err error) {
+	f = &Fence{Node: n, options: o, socket: filepath.Join(o.Dir, "agent.sock"), stopped: make(chan error, 1)}
+	f.places = install.Places{ConfDir: filepath.Join(o.Dir, "net.d"), BinDir: filepath.Join(o.Dir, "bin"), Plugin: o.Plugin}
+	var closers []func() error
+	stop := func() (err error) {
+		for _, c := range closers {
+			err = errors.Join(err, c())
+		}
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, stop())
+		}
+	}()
+	namespace := kernel.Options{NetNS: n.NetNS()}
+	conn, err := kernel.Open(namespace)
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, conn.Close)
+	flows, err := kernel.OpenFlows(namespace, revokedMark)
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, flows.Close)
+	routes, err := node.Open(node.Options{NetNS: n.NetNS(), Node: n.Name, Mode: o.Mode})
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, routes.Close)
+	f.Agent, err = controllers.NewAgent(conn, controllers.Options{
+		Node: n.Name, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0",
+		Flows: flows, Ruleset: ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true},
+		Registry: prometheus.NewRegistry(), Log: o.Log,
+		CNI: &controllers.CNI{
+			Socket: f.socket, State: filepath.Join(o.Dir, "attachments"),
+			Bridge:  &controllers.Bridge{Kernel: conn, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway},
+			Routes:  routes,
+			Publish: func(self node.Node) error { return f.publish(routes, self) },
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f.cancel = cancel
+	go func() { f.stopped <- errors.Join(f.Agent.Start(ctx), stop()) }()
+	return f, nil
+}
+
+func (f *Fence) publish(routes *node.Network, self node.Node) error {
+	mtu, err := routes.MTU()
+	if err != nil {
+		return err
+	}
+	return f.places.Publish(install.Conf{
+		PodCIDRs: self.PodCIDRs, MTU: mtu, Bridge: node.DefaultBridge, Socket: f.socket, DataDir: filepath.Join(f.options.Dir, "leases"),
+	})
+}
+
+// Stop ends the agent.
+func (f *Fence) Stop() error {
+	f.cancel()
+	return <-f.stopped
+}
+
+// Conflist is the CNI configuration that the agent has published; it is there
+// once pods can be connected.
+func (f *Fence) Conflist() (*libcni.NetworkConfigList, error) {
+	data, err := os.ReadFile(filepath.Join(f.places.ConfDir, install.ConflistName))
+	if err != nil {
+		return nil, err
+	}
+	return libcni.ConfListFromBytes(data)
+}
+
+// runtime is what a container runtime says of a sandbox: the container's ID is
+// its name.
+func (f *Fence) runtime(h *lab.Host, pod policy.Key, uid string) *libcni.RuntimeConf {
+	return &libcni.RuntimeConf{
+		ContainerID: h.Name, NetNS: h.NetNSPath(), IfName: "eth0",
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", pod.Namespace}, {"K8S_POD_NAME", pod.Name}, {"K8S_POD_UID", uid}},
+	}
+}
+
+func (f *Fence) cni() *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir([]string{f.places.BinDir}, filepath.Join(f.options.Dir, "cache"), nil)
+}
+
+// Add connects a sandbox as a pod, and says so to the lab. It returns what the
+// plugin says when it cannot.
+func (f *Fence) Add(ctx context.Context, h *lab.Host, pod policy.Key, uid string) ([]netip.Addr, error) {
+	conflist, err := f.Conflist()
+	if err != nil {
+		return nil, fmt.Errorf("no CNI configuration yet: %w", err)
+	}
+	var result types.Result
+	// The plugin runs in the namespace of the thread that starts it.
+	err = f.Node.Do(func() (err error) {
+		result, err = f.cni().AddNetworkList(ctx, conflist, f.runtime(h, pod, uid))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	made, err := current.NewResultFromResult(result)
+	if err != nil {
+		return nil, err
+	}
+	var ips []netip.Addr
+	for _, ip := range made.IPs {
+		addr, _ := netip.AddrFromSlice(ip.Address.IP)
+		ips = append(ips, addr.Unmap())
+	}
+	h.Connected(ips)
+	return ips, nil
+}
+
+// Del disconnects a sandbox.
+func (f *Fence) Del(ctx context.Context, h *lab.Host, pod policy.Key, uid string) error {
+	conflist, err := f.Conflist()
+	if err != nil {
+		return err
+	}
+	return f.Node.Do(func() error { return f.cni().DelNetworkList(ctx, conflist, f.runtime(h, pod, uid)) })
+}
