@@ -13,7 +13,9 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/policy"
@@ -165,5 +167,50 @@ func TestAttachmentsSurvive(t *testing.T) {
 	}
 	if third, _ := answering(t, state); len(third.known) != 0 {
 		t.Errorf("%v came back", third.known)
+	}
+}
+
+// noted is a client.Writer that keeps the Events it is to create.
+type noted struct {
+	client.Writer
+	events []*corev1.Event
+}
+
+func (n *noted) Create(_ context.Context, object client.Object, _ ...client.CreateOption) error {
+	n.events = append(n.events, object.(*corev1.Event))
+	return nil
+}
+
+// TestPendingEvent: a pod that has waited for half a minute gets one Event, not
+// one a try, and another only after it has been connected in between.
+func TestPendingEvent(t *testing.T) {
+	a, _ := answering(t, t.TempDir())
+	events := &noted{}
+	a.events = events
+	waits := policy.Attachment{Pod: policy.Key{Namespace: "shop", Name: "web"}, UID: "uid-1"}
+	failed := errors.New("the rules of pod shop/web are not in the kernel")
+	a.report(waits, failed)
+	if len(events.events) != 0 {
+		t.Fatal("an Event at the first failure")
+	}
+	for range 2 {
+		for _, p := range a.pending {
+			p.since = time.Now().Add(-pendingLong)
+		}
+		a.report(waits, failed)
+		a.report(waits, failed)
+		if len(events.events) != 1 {
+			t.Fatalf("%d Events, want 1", len(events.events))
+		}
+		e := events.events[0]
+		if e.Type != corev1.EventTypeWarning || e.Reason != ReasonNotFenced || e.InvolvedObject.UID != "uid-1" || e.InvolvedObject.Kind != "Pod" || e.Message != failed.Error() {
+			t.Errorf("%+v", e)
+		}
+		events.events = nil
+		a.report(waits, nil)
+		if len(a.pending) != 0 {
+			t.Error("a connected pod is still waited for")
+		}
+		a.report(waits, failed)
 	}
 }
