@@ -55,7 +55,9 @@ func (p *pod) uid() string { return "uid-" + p.key.Name }
 type settings struct {
 	nodes int
 	mode  node.Mode
-	// more is YAML: namespaces and policies.
+	// tiny ranges have five addresses for pods each.
+	tiny bool
+	// more is YAML: policies.
 	more string
 }
 
@@ -84,7 +86,7 @@ func newCluster(t testing.TB, s settings) *cluster {
 		c.nodes = append(c.nodes, n)
 	}
 	c.must(os.Mkdir(c.path("manifests"), 0o755))
-	c.write("cluster.yaml", clusterYAML(s.nodes)+s.more)
+	c.write("cluster.yaml", clusterYAML(s)+s.more)
 	c.write("pods.yaml", "")
 	for _, n := range c.nodes {
 		o := fence.Options{Manifests: c.path("manifests"), Dir: c.path(n.Name), Plugin: cniBinary, Mode: s.mode, Log: logr.Discard()}
@@ -175,17 +177,21 @@ func gateways() []netip.Addr {
 	return []netip.Addr{netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd00:10:244:1::1")}
 }
 
-func clusterYAML(nodes int) string {
+func clusterYAML(s settings) string {
+	bits4, bits6 := 24, 64
+	if s.tiny {
+		bits4, bits6 = 29, 125
+	}
 	var b strings.Builder
-	for i := range nodes {
+	for i := range s.nodes {
 		addrs := nodeAddrs(i)
 		fmt.Fprintf(&b, `---
 apiVersion: v1
 kind: Node
 metadata: {name: node-%[1]d}
-spec: {podCIDR: 10.244.%[1]d.0/24, podCIDRs: [10.244.%[1]d.0/24, "fd00:10:244:%[1]d::/64"]}
+spec: {podCIDRs: [10.244.%[1]d.0/%[4]d, "fd00:10:244:%[1]d::/%[5]d"]}
 status: {addresses: [{type: InternalIP, address: %[2]s}, {type: InternalIP, address: "%[3]s"}]}
-`, i+1, addrs[0], addrs[1])
+`, i+1, addrs[0], addrs[1], bits4, bits6)
 	}
 	for _, name := range []string{"shop", "hall", "vault"} {
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %[1]s, labels: {name: %[1]s}}\n", name)

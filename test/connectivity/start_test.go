@@ -124,6 +124,86 @@ func TestNothingDeniedPassesWhilePodsStart(t *testing.T) {
 	t.Logf("%d packets sent after the pods were connected", sent)
 }
 
+// A pod may be given the address of one before it, which was allowed more, and
+// of whose end the agent has not heard.
+func TestNothingDeniedPassesFromAnInheritedAddress(t *testing.T) {
+	const room = 5
+	c := newCluster(t, settings{nodes: 2, tiny: true, more: denying})
+	hall := c.pod("hall", 1, "hall-1")[0]
+	c.meter(hall.Host)
+	var targets []target
+	for _, ip := range hall.IPs {
+		targets = append(targets, target{policy.UDP, netip.AddrPortFrom(ip, deniedPort)}, target{policy.TCP, netip.AddrPortFrom(ip, deniedPort)})
+	}
+	for round := range 4 {
+		var before, after []string
+		for i := range room {
+			before = append(before, fmt.Sprintf("before-%d-%d", round, i))
+			after = append(after, fmt.Sprintf("after-%d-%d", round, i))
+		}
+		free := c.pod("hall", 0, before...)
+		had := map[netip.Addr]bool{}
+		for _, p := range free {
+			c.expect("the pod before", udp(p.Host, hall.Host, allowedPort, true))
+			for _, ip := range p.IPs {
+				had[ip] = true
+			}
+		}
+		dead := c.fences[0]
+		c.stop(0)
+		for _, p := range free {
+			c.must(c.disconnect(dead, p))
+			c.must(c.nodes[0].RemoveSandbox(p.Name))
+		}
+		c.start(0)
+		heirs := c.add("shop", 0, after...)
+		var floods []*flood
+		for _, p := range heirs {
+			floods = append(floods, newFlood(p.Host, targets))
+		}
+		for _, p := range heirs {
+			c.eventually("ADD with the next agent", func() error { return c.connect(p) })
+			for _, ip := range p.IPs {
+				// Of IPv6 there is one more.
+				if ip.Is4() && !had[ip] {
+					t.Errorf("%s has %s, which nobody had", p, ip)
+				}
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+		for i, p := range heirs {
+			c.must(floods[i].halt())
+			c.must(c.disconnect(c.fences[0], p))
+			c.must(c.nodes[0].RemoveSandbox(p.Name))
+		}
+	}
+	if n := c.count(hall.Host, "denied"); n > 0 {
+		t.Errorf("%d denied packets have arrived", n)
+	}
+}
+
+// ADD answers when the rules are there, and pins all neighbours, so not even a
+// pod's first packet is lost, and nothing would send these again.
+func TestTheFirstPacketArrives(t *testing.T) {
+	c := newCluster(t, settings{nodes: 2, more: denying})
+	hall := append(c.pod("hall", 0, "hall-1"), c.pod("hall", 1, "hall-2")...)
+	for _, h := range hall {
+		_, err := h.Serve(policy.UDP, allowedPort)
+		c.must(err)
+	}
+	var names []string
+	for i := range 40 {
+		names = append(names, fmt.Sprintf("start-%d", i))
+	}
+	for i, p := range c.add("shop", 0, names...) {
+		c.must(c.connect(p))
+		to := hall[i%2].IPs[i/2%2]
+		if err := p.Exchange(policy.UDP, netip.AddrPortFrom(to, allowedPort), time.Second); err != nil {
+			t.Errorf("%s: %v", p, err)
+		}
+	}
+}
+
 // together does something for all pods at once.
 func (c *cluster) together(pods []*pod, do func(*pod) error) {
 	c.t.Helper()
