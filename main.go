@@ -305,7 +305,7 @@ another verdict than the policies give.`,
 func uninstallCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "uninstall",
-		Short: "Remove podfence's table from this node's kernel: its pods are open then",
+		Short: "Remove podfence's tables from this node's kernel: its pods are open then",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			conn, err := kernel.Open(kernel.Options{})
