@@ -8,8 +8,9 @@
 //	           Take hands out what has changed for one node's pods
 //	Compile    the same from scratch: slow, obvious, the Model's specification
 //	Judge      the verdict on one packet straight from the API objects, with
-//	           the policy and rule that gave it; shares no code with the two
-//	           above, so that each can be tested against the other
+//	           the policy and rule that gave it; shares no more with the two
+//	           above than how an object's identity and addresses are read, so
+//	           that each can be tested against the other
 //
 // Words: a subject is a pod that a policy selects, a peer what its rules name.
 // A subject is isolated for a direction when some policy selects it and lists
