@@ -16,7 +16,7 @@ TAGS ?=
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
-export KUBEBUILDER_ASSETS ?= $(BIN)/envtest
+export KUBEBUILDER_ASSETS ?= $(BIN)/assets
 
 ##@ Develop
 
@@ -59,8 +59,26 @@ packages: ## Install, or name, the Debian packages that the tests need
 
 .PHONY: envtest-assets
 envtest-assets: ## Build kube-apiserver and etcd for the envtest suites; cold 10 minutes
-	@if [[ "$$KUBEBUILDER_ASSETS" == $(BIN)/envtest ]]; then test/assets/build.sh $(BIN)/envtest; \
+	@if [[ "$$KUBEBUILDER_ASSETS" == $(BIN)/assets ]]; then test/assets/build.sh $(BIN)/assets etcd kube-apiserver; \
 	else echo "envtest: using KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; fi
+
+##@ Test on a real cluster (root)
+
+.PHONY: cluster-up
+cluster-up: cluster-binaries cluster-images ## A real Kubernetes here, with podfence: NODES=2 IPFAMILY=ipv4|dual KPROXY=nftables|iptables
+	$(CLUSTER) up --nodes $(NODES) --ip-family $(IPFAMILY) --kube-proxy $(KPROXY) \
+	  $(foreach image,pause agnhost coredns podfence,--image $(BIN)/images/$(image).tar)
+	$(CLUSTER) kubectl apply -f test/cluster/manifests -k config/$(OVERLAY)
+
+.PHONY: cluster-down
+cluster-down: $(CLUSTER) ## Remove it, whatever state it is in
+	$(CLUSTER) down
+
+.PHONY: cluster-binaries
+cluster-binaries: $(CLUSTER)
+	test/packages.sh cluster
+	test/assets/build.sh $(BIN)/assets etcd kube-apiserver kube-controller-manager kube-scheduler kubectl \
+	  kubelet kube-proxy containerd ctr containerd-shim-runc-v2 coredns agnhost e2e.test ginkgo
 
 .PHONY: lint
 lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck, kustomize

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that `make test` needs and that are missing; where
-# it can't (no apt, not root), names them and fails.
+# Installs the Debian packages that are needed and missing; where it can't (no
+# apt, not root), names them and fails.
+#
+#   packages.sh            for `make test`
+#   packages.sh cluster    for `make cluster-up`
+#   packages.sh kernels    for `make test-kernels`
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # nft is there, and a user's PATH may lack it
 
@@ -13,6 +17,24 @@ need gcc gcc libc6-dev # the race detector needs cgo
 # gcc may be there without the C library's headers.
 [[ " ${missing[*]} " == *" gcc "* ]] ||
   echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libc6-dev)
+
+if [[ ${1:-} == cluster ]]; then
+  need ip iproute2
+  need nsenter util-linux
+  need mount mount
+  need runc runc
+  need iptables iptables
+  need conntrack conntrack
+  need buildah buildah
+fi
+if [[ ${1:-} == kernels ]]; then
+  need ip iproute2
+  need qemu-system-x86_64 qemu-system-x86
+  need busybox busybox-static # no libc in the first root file system
+  need cpio cpio
+  need depmod kmod
+  need xz xz-utils
+fi
 
 ((${#missing[@]})) || exit 0
 if ! command -v apt-get >/dev/null || ((EUID != 0)); then

@@ -18,6 +18,10 @@ const (
 	Plugin = "podfence"
 	// PortMap is the type of the plugin for hostPort, which is not podfence's.
 	PortMap = "portmap"
+	// Loopback is the type of the plugin that container runtimes call before a
+	// network's own. Nodes have it from their distribution's CNI plugins, if
+	// those are installed.
+	Loopback = "loopback"
 )
 
 // Conf is what the plugin is told. What is zero is left out, and is then the

@@ -54,15 +54,39 @@ func Binary(from, dir string) (changed bool, err error) {
 	return changed, nil
 }
 
+// LinkLoopback makes the plugin that is in a folder the loopback plugin, too, if
+// the folder has none. It returns whether it had none.
+func LinkLoopback(dir string) (changed bool, err error) {
+	path := filepath.Join(dir, Loopback)
+	err = os.Symlink(Plugin, path)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		return false, fmt.Errorf("install loopback plugin: %w", err)
+	}
+	return true, nil
+}
+
 // RemoveConflist takes the configuration away, so that the node gets no more
 // pods of this network. It returns whether there was one.
 func RemoveConflist(dir string) (changed bool, err error) {
 	return remove(dir, ConflistName)
 }
 
-// RemoveBinary takes the plugin away. Runtimes need it to remove pods, so it
-// goes when there are none left.
-func RemoveBinary(dir string) (changed bool, err error) { return remove(dir, Plugin) }
+// RemoveBinary takes the plugin away, and the loopback plugin if that is a link
+// to it. Runtimes need them to remove pods, so they go when there are none left.
+func RemoveBinary(dir string) (changed bool, err error) {
+	if target, err := os.Readlink(filepath.Join(dir, Loopback)); err == nil && target == Plugin {
+		if _, err := remove(dir, Loopback); err != nil {
+			return false, err
+		}
+	}
+	return remove(dir, Plugin)
+}
 
 func remove(dir, name string) (bool, error) {
 	if err := removeUnfinished(dir, name, 0); err != nil {

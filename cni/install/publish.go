@@ -9,10 +9,13 @@ type Places struct {
 }
 
 // Publish installs the plugin, and then the configuration that has it called,
-// with the portmap plugin chained if it is there. What is there already is not
-// written again.
+// with the portmap plugin chained if it is there. A loopback plugin is added if
+// there is none. What is there already is not written again.
 func (p Places) Publish(c Conf) error {
 	if _, err := Binary(p.Plugin, p.BinDir); err != nil {
+		return err
+	}
+	if _, err := LinkLoopback(p.BinDir); err != nil {
 		return err
 	}
 	conflist, err := Conflist(c, HasPortMap(p.BinDir))

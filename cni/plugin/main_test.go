@@ -3,7 +3,6 @@ package plugin_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/cni/plugin"
+	"github.com/podfence/podfence/test/prebuilt"
 )
 
 // What makes this test binary be a plugin, and what it does between the steps.
@@ -61,11 +61,8 @@ func build(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binDir, brokenDir = filepath.Join(dir, "bin"), filepath.Join(dir, "broken")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
-		"-o", filepath.Join(binDir, "podfence"), "github.com/podfence/podfence/cni/podfence-cni")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build podfence-cni: %v\n%s", err, out)
+	if err := prebuilt.Plugin(filepath.Join(binDir, "podfence")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	self, err := os.Executable()

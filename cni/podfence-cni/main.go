@@ -4,6 +4,9 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/podfence/podfence/cni/plugin"
@@ -13,5 +16,11 @@ import (
 var version = "dev"
 
 func main() {
+	// A runtime asks for a plugin by its file's name. On a node without the
+	// loopback plugin that name is a link to this program.
+	if filepath.Base(os.Args[0]) == plugin.LoopbackType {
+		skel.PluginMainFuncs(plugin.Loopback{}.Funcs(), plugin.Versions(), "CNI plugin loopback of podfence "+version)
+		return
+	}
 	skel.PluginMainFuncs(plugin.Plugin{}.Funcs(), plugin.Versions(), "CNI plugin podfence "+version)
 }
