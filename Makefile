@@ -10,11 +10,16 @@ FUZZTIME ?= 30s
 KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
 OVERLAY ?= default
+# The cluster that `make cluster-up` starts.
+NODES ?= 2
+IPFAMILY ?= ipv4
+KPROXY ?= nftables
 # Build tags that some files need: vet and staticcheck read those files too.
-TAGS ?=
+TAGS ?= e2e
 
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
+PODFENCE_CLUSTER := $(BIN)/assets/podfence-cluster
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 export KUBEBUILDER_ASSETS ?= $(BIN)/assets
 
@@ -24,7 +29,7 @@ export KUBEBUILDER_ASSETS ?= $(BIN)/assets
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## bin/podfence and bin/podfence-cni, static
@@ -62,24 +67,6 @@ envtest-assets: ## Build kube-apiserver and etcd for the envtest suites; cold 10
 	@if [[ "$$KUBEBUILDER_ASSETS" == $(BIN)/assets ]]; then test/assets/build.sh $(BIN)/assets etcd kube-apiserver; \
 	else echo "envtest: using KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; fi
 
-##@ Test on a real cluster (root)
-
-.PHONY: cluster-up
-cluster-up: cluster-binaries cluster-images ## A real Kubernetes here, with podfence: NODES=2 IPFAMILY=ipv4|dual KPROXY=nftables|iptables
-	$(CLUSTER) up --nodes $(NODES) --ip-family $(IPFAMILY) --kube-proxy $(KPROXY) \
-	  $(foreach image,pause agnhost coredns podfence,--image $(BIN)/images/$(image).tar)
-	$(CLUSTER) kubectl apply -f test/cluster/manifests -k config/$(OVERLAY)
-
-.PHONY: cluster-down
-cluster-down: $(CLUSTER) ## Remove it, whatever state it is in
-	$(CLUSTER) down
-
-.PHONY: cluster-binaries
-cluster-binaries: $(CLUSTER)
-	test/packages.sh cluster
-	test/assets/build.sh $(BIN)/assets etcd kube-apiserver kube-controller-manager kube-scheduler kubectl \
-	  kubelet kube-proxy containerd ctr containerd-shim-runc-v2 coredns agnhost e2e.test ginkgo
-
 .PHONY: lint
 lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck, kustomize
 	@unformatted=$$(gofmt -l .); \
@@ -106,6 +93,44 @@ fuzz: ## Each fuzz target for FUZZTIME (30s)
 .PHONY: bench
 bench: ## The benchmarks; compare two runs with bin/tools/benchstat
 	go test -run '^$$' -bench . -benchmem ./...
+
+##@ A real cluster on this machine (root)
+
+.PHONY: cluster-up
+cluster-up: cluster-assets ## Start it, with podfence: NODES=2 IPFAMILY=ipv4|dual KPROXY=nftables|iptables
+	$(PODFENCE_CLUSTER) up --nodes $(NODES) --ip-family $(IPFAMILY) --kube-proxy $(KPROXY) \
+	  $(foreach image,pause agnhost coredns podfence,--image $(BIN)/images/$(image).tar)
+	$(PODFENCE_CLUSTER) kubectl apply -f test/cluster/manifests
+	$(PODFENCE_CLUSTER) kubectl apply -k config/$(OVERLAY)
+	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace podfence-system daemonset/podfence-agent
+	$(PODFENCE_CLUSTER) kubectl wait --timeout=3m --for=condition=Ready nodes --all
+	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace kube-system deployment/coredns
+	@echo; echo "The cluster is up. Use it by:  $(PODFENCE_CLUSTER) kubectl get pods -A"
+
+.PHONY: cluster-down
+cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
+	$(PODFENCE_CLUSTER) down
+
+.PHONY: e2e
+e2e: ## podfence's own tests on the cluster that is up
+	go test -count 1 -timeout 40m -tags e2e -v ./test/e2e
+
+.PHONY: conformance
+conformance: cluster-assets ## Kubernetes' NetworkPolicy suite: FAMILIES, PROXIES, RUNS=1, FOCUS=Netpol
+	test/conformance/run.sh
+
+# The programs and images that a cluster is made of.
+.PHONY: cluster-assets
+cluster-assets: $(PODFENCE_CLUSTER)
+	test/packages.sh cluster
+	test/assets/build.sh $(BIN)/assets etcd kube-apiserver kube-controller-manager kube-scheduler kubectl \
+	  kubelet kube-proxy containerd ctr containerd-shim-runc-v2 coredns agnhost e2e.test ginkgo
+	$(MAKE) --no-print-directory image-prebuilt
+	test/cluster/images/build.sh $(BIN)/assets $(BIN)/images $(IMG)
+
+.PHONY: $(PODFENCE_CLUSTER)
+$(PODFENCE_CLUSTER):
+	CGO_ENABLED=0 go build -o $@ ./test/cluster/podfence-cluster
 
 ##@ Deploy
 
