@@ -10,6 +10,8 @@ FUZZTIME ?= 30s
 KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
 OVERLAY ?= default
+# Helm wants a semantic version, without the v.
+CHART_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//' | grep . || echo 0.0.0-dev)
 # The cluster that `make cluster-up` starts.
 NODES ?= 2
 IPFAMILY ?= ipv4
@@ -150,8 +152,15 @@ image-prebuilt: build
 
 .PHONY: manifest
 manifest: $(TOOLS)/.built ## dist/install.yaml: all that a cluster needs, from OVERLAY, with IMG
+	@rm -rf dist/config && mkdir -p dist && cp -r config dist/
+	cd dist/config/manager && $(TOOLS)/kustomize edit set image podfence=$(IMG)
+	$(TOOLS)/kustomize build dist/config/$(OVERLAY) >dist/install.yaml
+	@rm -rf dist/config
+
+.PHONY: chart
+chart: $(TOOLS)/.built ## dist/podfence-CHART_VERSION.tgz, a Helm chart for the image VERSION
 	@mkdir -p dist
-	$(TOOLS)/kustomize build config/$(OVERLAY) | sed 's|image: ghcr.io/podfence/podfence:.*|image: $(IMG)|' >dist/install.yaml
+	$(TOOLS)/helm package charts/podfence --version $(CHART_VERSION) --app-version $(VERSION) --destination dist
 
 .PHONY: deploy
 deploy: manifest ## Install in the cluster of the current kubeconfig

@@ -35,9 +35,9 @@ func (c *Cluster) RESTConfig() (*rest.Config, error) {
 // HostNetNS is the path of a host's network namespace, for Inside.
 func (c *Cluster) HostNetNS(host string) string { return filepath.Join(namesDir, c.netns(host)) }
 
-// PodNetNS is the path of the network namespace of a pod on this cluster's
-// nodes, by its UID, for Inside. It is valid while the pod runs.
-func PodNetNS(uid string) (string, error) {
+// PodProcess is the process directory, in /proc of this machine, of a process
+// of a pod that runs on one of the nodes.
+func PodProcess(uid string) (string, error) {
 	found, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
 		return "", err
@@ -45,10 +45,17 @@ func PodNetNS(uid string) (string, error) {
 	for _, file := range found {
 		data, err := os.ReadFile(file)
 		if err == nil && bytes.Contains(data, []byte("pod"+uid)) {
-			return filepath.Join(filepath.Dir(file), "ns", "net"), nil
+			return filepath.Dir(file), nil
 		}
 	}
 	return "", fmt.Errorf("no process of the pod with UID %s", uid)
+}
+
+// PodNetNS is the path of the network namespace of a pod that runs on one of
+// the nodes, for Inside. It is valid while the process is there.
+func PodNetNS(uid string) (string, error) {
+	process, err := PodProcess(uid)
+	return filepath.Join(process, "ns", "net"), err
 }
 
 // Inside calls f on a thread in the network namespace at path. Sockets that f

@@ -1,0 +1,579 @@
+// Package charts holds the Helm chart. Here: that it renders what the overlays
+// in config do, and that each of its values does what it says, and no more.
+package charts
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	release   = "podfence"
+	namespace = "podfence-system"
+)
+
+func TestChartEqualsOverlays(t *testing.T) {
+	for _, c := range []struct {
+		overlay, mode string
+	}{
+		{"default", "bridge"},
+		{"chained", "chained"},
+		{"policy-only", "none"},
+	} {
+		for _, prometheus := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, prometheus %v", c.overlay, prometheus), func(t *testing.T) {
+				got := render(t, `namespace.create=true`, `cni.mode="`+c.mode+`"`, fmt.Sprintf("metrics.prometheus.enabled=%v", prometheus))
+				compare(t, got, overlay(t, c.overlay, prometheus))
+			})
+		}
+	}
+	t.Run("default, no value set", func(t *testing.T) {
+		want := overlay(t, "default", false)
+		if _, there := want["Namespace/"+namespace]; !there {
+			t.Fatal("config/default has no Namespace")
+		}
+		delete(want, "Namespace/"+namespace)
+		compare(t, render(t), want)
+	})
+}
+
+const (
+	ds    = "DaemonSet/podfence-agent.spec."
+	pod   = ds + "template.spec."
+	agent = pod + "containers[0]."
+)
+
+// setting is what a value changes. It is set as PATH=JSON.
+type setting struct {
+	value string   // as values.yaml has it
+	given []string // what else is set, before
+	set   []string
+	want  []string // the changes to the objects
+}
+
+var settings = []setting{
+	{"fullnameOverride", nil, []string{`fullnameOverride="podfence"`}, nil}, // and TestNames
+	{"namespace.create", nil, []string{`namespace.create=true`}, []string{
+		`+ Namespace/podfence-system.apiVersion: "v1"`,
+		`+ Namespace/podfence-system.kind: "Namespace"`,
+		`+ Namespace/podfence-system.metadata.labels.app.kubernetes.io/name: "podfence"`,
+		`+ Namespace/podfence-system.metadata.labels.pod-security.kubernetes.io/audit: "privileged"`,
+		`+ Namespace/podfence-system.metadata.labels.pod-security.kubernetes.io/enforce: "privileged"`,
+		`+ Namespace/podfence-system.metadata.labels.pod-security.kubernetes.io/warn: "privileged"`,
+		`+ Namespace/podfence-system.metadata.name: "podfence-system"`,
+	}},
+	{"image.repository", nil, []string{`image.repository="localhost:5000/podfence"`}, []string{
+		`+ ` + agent + `image: "localhost:5000/podfence:latest"`,
+		`- ` + agent + `image: "ghcr.io/podfence/podfence:latest"`,
+	}},
+	{"image.tag", nil, []string{`image.tag="v1"`}, []string{
+		`+ ` + agent + `image: "ghcr.io/podfence/podfence:v1"`,
+		`- ` + agent + `image: "ghcr.io/podfence/podfence:latest"`,
+	}},
+	{"image.pullPolicy", nil, []string{`image.pullPolicy="Always"`}, []string{
+		`+ ` + agent + `imagePullPolicy: "Always"`,
+		`- ` + agent + `imagePullPolicy: "IfNotPresent"`,
+	}},
+	{"imagePullSecrets", nil, []string{`imagePullSecrets=[{"name":"a"},{"name":"b"}]`}, []string{
+		`+ ` + pod + `imagePullSecrets[0].name: "a"`,
+		`+ ` + pod + `imagePullSecrets[1].name: "b"`,
+	}},
+	// What the modes are TestChartEqualsOverlays tells.
+	{"cni.mode", []string{`cni.mode="chained"`}, []string{`cni.mode="none"`}, []string{
+		`- ` + agent + `args[1]: "--proc-sys=/host/proc/sys"`,
+		`- ` + agent + `args[2]: "--cni=chained"`,
+		`- ` + agent + `volumeMounts[0].mountPath: "/run/podfence"`,
+		`- ` + agent + `volumeMounts[0].name: "run"`,
+		`- ` + agent + `volumeMounts[1].mountPath: "/opt/cni/bin"`,
+		`- ` + agent + `volumeMounts[1].name: "cni-bin"`,
+		`- ` + agent + `volumeMounts[2].mountPath: "/host/proc/sys/net"`,
+		`- ` + agent + `volumeMounts[2].name: "proc-sys-net"`,
+		`- ` + pod + `volumes[0].hostPath.path: "/run/podfence"`,
+		`- ` + pod + `volumes[0].hostPath.type: "DirectoryOrCreate"`,
+		`- ` + pod + `volumes[0].name: "run"`,
+		`- ` + pod + `volumes[1].hostPath.path: "/opt/cni/bin"`,
+		`- ` + pod + `volumes[1].hostPath.type: "DirectoryOrCreate"`,
+		`- ` + pod + `volumes[1].name: "cni-bin"`,
+		`- ` + pod + `volumes[2].hostPath.path: "/proc/sys/net"`,
+		`- ` + pod + `volumes[2].hostPath.type: "Directory"`,
+		`- ` + pod + `volumes[2].name: "proc-sys-net"`,
+	}},
+	{"cni.routing", nil, []string{`cni.routing="vxlan"`}, []string{
+		`+ ` + agent + `args[3]: "--routing=vxlan"`,
+		`- ` + agent + `args[3]: "--routing=auto"`,
+	}},
+	{"cni.confDir", nil, []string{`cni.confDir="/etc/other/net.d"`}, []string{
+		`+ ` + pod + `volumes[0].hostPath.path: "/etc/other/net.d"`,
+		`- ` + pod + `volumes[0].hostPath.path: "/etc/cni/net.d"`,
+	}},
+	{"cni.binDir", nil, []string{`cni.binDir="/usr/libexec/cni"`}, []string{
+		`+ ` + pod + `volumes[2].hostPath.path: "/usr/libexec/cni"`,
+		`- ` + pod + `volumes[2].hostPath.path: "/opt/cni/bin"`,
+	}},
+	{"deny", nil, []string{`deny="reject"`}, []string{`+ ` + agent + `args[4]: "--deny=reject"`}},
+	{"podToNode", nil, []string{`podToNode="allow"`}, []string{`+ ` + agent + `args[4]: "--pod-to-node=allow"`}},
+	{"log.level", nil, []string{`log.level="debug"`}, []string{`+ ` + agent + `args[4]: "--log-level=debug"`}},
+	{"log.format", nil, []string{`log.format="json"`}, []string{`+ ` + agent + `args[4]: "--log-format=json"`}},
+	{"extraArgs", []string{`deny="reject"`}, []string{`extraArgs=["--revoked-mark=0","--metrics-address=0"]`}, []string{
+		`+ ` + agent + `args[5]: "--revoked-mark=0"`,
+		`+ ` + agent + `args[6]: "--metrics-address=0"`,
+	}},
+	// What is added TestChartEqualsOverlays tells.
+	{"metrics.prometheus.enabled", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.enabled=false`}, []string{
+		`+ ` + agent + `env[0].name: "PODFENCE_NODE_NAME"`,
+		`+ ` + agent + `env[0].valueFrom.fieldRef.fieldPath: "spec.nodeName"`,
+		`- ` + agent + `env[0].name: "HOST_IP"`,
+		`- ` + agent + `env[0].valueFrom.fieldRef.fieldPath: "status.hostIP"`,
+		`- ` + agent + `env[1].name: "PODFENCE_METRICS_ADDRESS"`,
+		`- ` + agent + `env[1].value: "$(HOST_IP):9478"`,
+		`- ` + agent + `env[2].name: "PODFENCE_NODE_NAME"`,
+		`- ` + agent + `env[2].valueFrom.fieldRef.fieldPath: "spec.nodeName"`,
+		`- ` + agent + `ports[0].containerPort: 9478`,
+		`- ` + agent + `ports[0].name: "metrics"`,
+		`- ` + agent + `ports[0].protocol: "TCP"`,
+		`- PodMonitor/podfence-agent.apiVersion: "monitoring.coreos.com/v1"`,
+		`- PodMonitor/podfence-agent.kind: "PodMonitor"`,
+		`- PodMonitor/podfence-agent.metadata.labels.app.kubernetes.io/name: "podfence"`,
+		`- PodMonitor/podfence-agent.metadata.name: "podfence-agent"`,
+		`- PodMonitor/podfence-agent.metadata.namespace: "podfence-system"`,
+		`- PodMonitor/podfence-agent.spec.podMetricsEndpoints[0].path: "/metrics"`,
+		`- PodMonitor/podfence-agent.spec.podMetricsEndpoints[0].port: "metrics"`,
+		`- PodMonitor/podfence-agent.spec.selector.matchLabels.app.kubernetes.io/component: "agent"`,
+		`- PodMonitor/podfence-agent.spec.selector.matchLabels.app.kubernetes.io/name: "podfence"`,
+	}},
+	{"metrics.prometheus.ipv6", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.ipv6=true`}, []string{
+		`+ ` + agent + `env[1].value: "[$(HOST_IP)]:9478"`,
+		`- ` + agent + `env[1].value: "$(HOST_IP):9478"`,
+	}},
+	{"metrics.prometheus.podMonitorLabels", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.podMonitorLabels={"release":"a"}`}, []string{
+		`+ PodMonitor/podfence-agent.metadata.labels.release: "a"`,
+	}},
+	{"resources", nil, []string{`resources.limits={"memory":"1Gi"}`, `resources.requests.cpu=1`}, []string{
+		`+ ` + agent + `resources.limits.memory: "1Gi"`,
+		`+ ` + agent + `resources.requests.cpu: 1`,
+		`- ` + agent + `resources.requests.cpu: "50m"`,
+	}},
+	{"resources", nil, []string{`resources=null`}, []string{
+		`- ` + agent + `resources.requests.cpu: "50m"`,
+		`- ` + agent + `resources.requests.memory: "64Mi"`,
+	}},
+	{"updateStrategy", nil, []string{`updateStrategy={"type":"OnDelete","rollingUpdate":null}`}, []string{
+		`+ ` + ds + `updateStrategy.type: "OnDelete"`,
+		`- ` + ds + `updateStrategy.rollingUpdate.maxUnavailable: "10%"`,
+		`- ` + ds + `updateStrategy.type: "RollingUpdate"`,
+	}},
+	{"updateStrategy", nil, []string{`updateStrategy.rollingUpdate.maxUnavailable=1`}, []string{
+		`+ ` + ds + `updateStrategy.rollingUpdate.maxUnavailable: 1`,
+		`- ` + ds + `updateStrategy.rollingUpdate.maxUnavailable: "10%"`,
+	}},
+	{"priorityClassName", nil, []string{`priorityClassName=""`}, []string{
+		`- ` + pod + `priorityClassName: "system-node-critical"`,
+	}},
+	{"nodeSelector", nil, []string{`nodeSelector={"zone":"a"}`}, []string{
+		`+ ` + pod + `nodeSelector.zone: "a"`,
+	}},
+	{"nodeSelector", nil, []string{`nodeSelector=null`}, []string{
+		`- ` + pod + `nodeSelector.kubernetes.io/os: "linux"`,
+	}},
+	{"tolerations", nil, []string{`tolerations=[{"key":"a","operator":"Exists","effect":"NoExecute"}]`}, []string{
+		`+ ` + pod + `tolerations[0].effect: "NoExecute"`,
+		`+ ` + pod + `tolerations[0].key: "a"`,
+	}},
+	{"tolerations", nil, []string{`tolerations=[]`}, []string{
+		`- ` + pod + `tolerations[0].operator: "Exists"`,
+	}},
+	{"seLinuxOptions", nil, []string{`seLinuxOptions={"type":"spc_t"}`}, []string{
+		`+ ` + agent + `securityContext.seLinuxOptions.type: "spc_t"`,
+	}},
+}
+
+func TestValues(t *testing.T) {
+	for _, c := range settings {
+		t.Run(strings.Join(c.set, " "), func(t *testing.T) {
+			before, after := flat(t, render(t, c.given...)), flat(t, render(t, append(slices.Clone(c.given), c.set...)...))
+			var got []string
+			for path, value := range before {
+				if after[path] != value {
+					got = append(got, "- "+path+": "+value)
+				}
+			}
+			for path, value := range after {
+				if before[path] != value {
+					got = append(got, "+ "+path+": "+value)
+				}
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("the changes are not as wanted (-) but (+):\n%s", diff)
+			}
+		})
+	}
+	t.Run("all of values.yaml", func(t *testing.T) {
+		for path := range leaves(values(t)) {
+			if !slices.ContainsFunc(settings, func(c setting) bool {
+				return path == c.value || strings.HasPrefix(path, c.value+".") || strings.HasPrefix(path, c.value+"[")
+			}) {
+				t.Errorf("no test sets %s", path)
+			}
+		}
+	})
+	t.Run("of a chart above", func(t *testing.T) {
+		compare(t, render(t, `global={"other":"chart's"}`), render(t))
+	})
+}
+
+// Names and namespace come from the release, and nothing else does.
+func TestNames(t *testing.T) {
+	long := strings.Repeat("a", 53) // the longest that Helm takes
+	standard := template(t, release, namespace)
+	for _, c := range []struct{ release, namespace, override, want string }{
+		{"podfence", "kube-system", "", "podfence-agent"},
+		{"podfence", "2026", "", "podfence-agent"}, // no number
+		{"net", namespace, "", "net-podfence-agent"},
+		{"my-podfence", namespace, "", "my-podfence-agent"},
+		{"net", namespace, "fence", "fence-agent"},
+		{long, namespace, "", long + "-pod-agent"},
+		{"net", namespace, long + "-abc-d", long + "-abc-agent"},
+	} {
+		t.Run(c.release+" in "+c.namespace+" "+c.override, func(t *testing.T) {
+			if len(c.want) > 63 {
+				t.Errorf("%s has %d characters", c.want, len(c.want))
+			}
+			want := strings.NewReplacer("podfence-agent", c.want, namespace, c.namespace).Replace(standard)
+			got := parse(t, template(t, c.release, c.namespace, `fullnameOverride="`+c.override+`"`))
+			compare(t, got, parse(t, want))
+			account, _ := got["ServiceAccount/"+c.want].(map[string]any)
+			if diff := cmp.Diff(map[string]any{"name": c.want, "namespace": c.namespace, "labels": map[string]any{"app.kubernetes.io/name": "podfence"}}, account["metadata"]); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestSchemaRefuses(t *testing.T) {
+	refused := func(set, want string) {
+		t.Run(set, func(t *testing.T) {
+			out, err := helm(t, "template", release, "podfence", "-n", namespace, "--set-json", set)
+			if err == nil {
+				t.Fatalf("it is taken:\n%s", out)
+			}
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("the error does not say %q: %v", want, err)
+			}
+		})
+	}
+	refused(`iamge={"tag":"v1"}`, "additional properties 'iamge' not allowed")
+	refused(`cni.mode="brigde"`, "'/cni/mode': value must be one of 'bridge', 'chained', 'none'")
+	refused(`cni.routing="bgp"`, "'/cni/routing': value must be one of 'auto', 'host-gw', 'vxlan'")
+	refused(`cni.mode=null`, "missing property 'mode'")
+	refused(`cni.binDir="opt/cni/bin"`, "'/cni/binDir'")
+	refused(`deny="refuse"`, "'/deny': value must be one of '', 'drop', 'reject'")
+	refused(`podToNode="deny"`, "'/podToNode': value must be one of '', 'police', 'allow'")
+	refused(`log.level="all"`, "'/log/level'")
+	refused(`log.format="xml"`, "'/log/format'")
+	refused(`image.tag=1.0`, "'/image/tag': got number, want string")
+	refused(`fullnameOverride="Fence"`, "'/fullnameOverride'")
+	refused(`extraArgs=["deny=reject"]`, "'/extraArgs/0'")
+	refused(`tolerations=[{"opreator":"Exists"}]`, "additional properties 'opreator' not allowed")
+	refused(`seLinuxOptions={"typ":"spc_t"}`, "additional properties 'typ' not allowed")
+	refused(`updateStrategy.rollingUpdate.maxSurge=1`, "additional properties 'maxSurge' not allowed")
+	// No level has room for a typing error.
+	for path, value := range nodes("", values(t)) {
+		if _, is := value.(map[string]any); is {
+			refused(strings.TrimPrefix(path+".typo=true", "."), "typo")
+		}
+	}
+}
+
+func TestLint(t *testing.T) {
+	for _, mode := range []string{"bridge", "chained", "none"} {
+		if out, err := helm(t, "lint", "--strict", "podfence", "--set-json", `cni.mode="`+mode+`"`); err != nil {
+			t.Errorf("%s: %v\n%s", mode, err, out)
+		}
+	}
+}
+
+func TestNotes(t *testing.T) {
+	for _, c := range []struct {
+		set       []string
+		want, not string
+	}{
+		{nil, "no other network plugin", "conflist"},
+		{nil, "rollout status daemonset/podfence-agent", "{{"},
+		{nil, "label namespace podfence-system pod-security.kubernetes.io/enforce=privileged", "\n\n\n"},
+		{[]string{`namespace.create=true`}, "podfence uninstall", "label namespace"},
+		{[]string{`cni.mode="chained"`}, `{"type":"podfence","mode":"chained"}`, "\n\n\n"},
+		{[]string{`cni.mode="none"`}, "until the API shows it", "\n\n\n"},
+	} {
+		args := []string{"install", release, "podfence", "-n", namespace, "--create-namespace", "--dry-run=client"}
+		for _, set := range c.set {
+			args = append(args, "--set-json", set)
+		}
+		out, err := helm(t, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, notes, found := strings.Cut(out, "NOTES:\n")
+		if !found || !strings.Contains(notes, c.want) || strings.Contains(notes, c.not) {
+			t.Errorf("with %v, the notes lack %q or have %q:\n%s", c.set, c.want, c.not, notes)
+		}
+	}
+}
+
+// The table in the chart's README has each value, with its default.
+func TestReadme(t *testing.T) {
+	file, err := os.Open("podfence/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	rows := map[string]string{}
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		cells := strings.Split(lines.Text(), "|")
+		if len(cells) == 5 && strings.Contains(cells[1], "`") {
+			rows[strings.Trim(cells[1], " `")] = strings.Trim(cells[2], " `")
+		}
+	}
+	all := nodes("", values(t))
+	for _, c := range settings {
+		row, there := rows[c.value]
+		want := ""
+		switch value := all[c.value].(type) {
+		case string, bool:
+			want = fmt.Sprint(value)
+		default: // a list or an object, which is told in short
+			want = row
+		}
+		if !there || row != want {
+			t.Errorf("%s is not in the table with the default %q, but %q", c.value, want, row)
+		}
+	}
+	for value := range rows {
+		if _, there := all[value]; !there {
+			t.Errorf("the table has %s, which is not in values.yaml", value)
+		}
+	}
+}
+
+// render is the chart's objects, with values as PATH=JSON.
+func render(t *testing.T, sets ...string) map[string]any {
+	t.Helper()
+	return parse(t, template(t, release, namespace, sets...))
+}
+
+func template(t *testing.T, release, namespace string, sets ...string) string {
+	t.Helper()
+	args := []string{"template", release, "podfence", "-n", namespace}
+	for _, set := range sets {
+		args = append(args, "--set-json", set)
+	}
+	out, err := helm(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// overlay is the objects of an overlay in config, or of a copy in which the
+// commented-out lines for Prometheus are none.
+func overlay(t *testing.T, name string, prometheus bool) map[string]any {
+	t.Helper()
+	config := filepath.Join("..", "config")
+	if prometheus {
+		copied := t.TempDir()
+		if err := os.CopyFS(copied, os.DirFS(config)); err != nil {
+			t.Fatal(err)
+		}
+		config = copied
+		path := filepath.Join(config, name, "kustomization.yaml")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Count(string(text), "\n# - ../prometheus\n") != 1 {
+			t.Fatalf("%s has no component ../prometheus to switch on", path)
+		}
+		text = []byte(strings.NewReplacer("# components:\n", "components:\n", "# - ../prometheus\n", "- ../prometheus\n").Replace(string(text)))
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := tool(t, "kustomize", "build", filepath.Join(config, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, out)
+}
+
+// parse reads a stream of objects, by kind and name.
+func parse(t *testing.T, text string) map[string]any {
+	t.Helper()
+	all := map[string]any{}
+	for reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text))); ; {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		var object map[string]any
+		if err := yaml.UnmarshalStrict(document, &object); err != nil {
+			t.Fatalf("%v:\n%s", err, document)
+		}
+		if object == nil {
+			continue
+		}
+		metadata, _ := object["metadata"].(map[string]any)
+		key := fmt.Sprintf("%v/%v", object["kind"], metadata["name"])
+		if all[key] != nil {
+			t.Fatalf("there are two %s:\n%s", key, text)
+		}
+		all[key] = object
+	}
+	if len(all) == 0 {
+		t.Fatal("there are no objects")
+	}
+	return all
+}
+
+func compare(t *testing.T, got, want map[string]any) {
+	t.Helper()
+	keys := maps.Clone(got)
+	maps.Copy(keys, want)
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		switch {
+		case got[key] == nil:
+			t.Errorf("%s is missing", key)
+		case want[key] == nil:
+			t.Errorf("%s should not be there", key)
+		default:
+			if diff := cmp.Diff(want[key], got[key]); diff != "" {
+				t.Errorf("%s is not as wanted (-) but (+):\n%s", key, diff)
+			}
+		}
+	}
+}
+
+// flat is each scalar of the objects, as JSON, by its path.
+func flat(t *testing.T, objects map[string]any) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for path, value := range leaves(objects) {
+		text, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[path] = string(text)
+	}
+	return all
+}
+
+// leaves are the nodes that have none below.
+func leaves(value any) map[string]any {
+	all := nodes("", value)
+	maps.DeleteFunc(all, func(_ string, value any) bool {
+		switch value := value.(type) {
+		case map[string]any:
+			return len(value) > 0
+		case []any:
+			return len(value) > 0
+		}
+		return false
+	})
+	return all
+}
+
+// nodes are a value and all in it, by path.
+func nodes(path string, value any) map[string]any {
+	all := map[string]any{path: value}
+	switch value := value.(type) {
+	case map[string]any:
+		for key, value := range value {
+			maps.Copy(all, nodes(strings.TrimPrefix(path+"."+key, "."), value))
+		}
+	case []any:
+		for i, value := range value {
+			maps.Copy(all, nodes(fmt.Sprintf("%s[%d]", path, i), value))
+		}
+	}
+	return all
+}
+
+// values are the chart's defaults.
+func values(t *testing.T) map[string]any {
+	t.Helper()
+	text, err := os.ReadFile("podfence/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]any
+	if err := yaml.UnmarshalStrict(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func helm(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return tool(t, "helm", args...)
+}
+
+// tools are the paths of those that have run.
+var tools = map[string]string{}
+
+// tool runs one of those that test/tools pins. The go command builds it, once.
+func tool(t *testing.T, name string, args ...string) (string, error) {
+	t.Helper()
+	if tools[name] == "" {
+		watch(t)
+		out, err := exec.Command("go", "-C", "../test/tools", "tool", "-n", name).Output()
+		if err != nil {
+			t.Fatalf("building %s: %v", name, explained(err))
+		}
+		tools[name] = strings.TrimSpace(string(out))
+	}
+	home := t.TempDir() // no one's plugins, repositories and clusters
+	cmd := exec.Command(tools[name], args...)
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+os.DevNull)
+	out, err := cmd.Output()
+	return string(out), explained(err)
+}
+
+// watch has the go command see that the test depends on what the tools read: it
+// would otherwise take a result from its cache after the chart has changed.
+func watch(t *testing.T) {
+	t.Helper()
+	for _, folder := range []string{"podfence", "../config", "../test/tools"} {
+		if err := filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// explained adds what a program has said to its error.
+func explained(err error) error {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	return err
+}
