@@ -93,17 +93,19 @@ func inherit(parent, child string) error {
 	return nil
 }
 
-// removeCgroups removes a cluster's cgroups, whose processes have ended.
-func removeCgroups(cluster string) error {
+// removeCgroups removes those of a cluster, or of one of its nodes, whose
+// processes have ended.
+func removeCgroups(below ...string) error {
 	dirs, _, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, dir := range dirs {
-		errs = append(errs, removeTree(filepath.Join(dir, "podfence-cluster", cluster)))
+		all := filepath.Join(dir, "podfence-cluster")
+		errs = append(errs, removeTree(filepath.Join(append([]string{all}, below...)...)))
 		// That of all clusters, unless there is another.
-		if err := os.Remove(filepath.Join(dir, "podfence-cluster")); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(all); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

@@ -71,6 +71,10 @@ func (c *Cluster) RestartNode(ctx context.Context, n int, between func() error) 
 	if err := c.removeHost(ctx, c.netns(NodeName(n))); err != nil {
 		return fmt.Errorf("stop %s: %w", NodeName(n), err)
 	}
+	// kubelet would look into each of a container's, one after the other.
+	if err := removeCgroups(c.Name, NodeName(n)); err != nil {
+		return err
+	}
 	// The kernel takes its time to remove a namespace's links.
 	if err := ipCommands("-n " + c.netns("switch") + " link del " + NodeName(n)); err != nil {
 		return err
