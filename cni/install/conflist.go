@@ -9,8 +9,12 @@ import (
 )
 
 const (
-	// CNIVersion is that of the specification that the configuration follows.
-	CNIVersion = "1.1.0"
+	// CNIVersion is that of the specification that the configuration follows,
+	// for runtimes that know no later one, such as containerd 1.7.
+	CNIVersion = "1.0.0"
+	// LatestCNIVersion is for those that do: with it they call GC and STATUS.
+	// They find it in cniVersions and take the highest that they know.
+	LatestCNIVersion = "1.1.0"
 	// Network is the network's name: leases are kept under it.
 	Network = "podfence"
 	// Plugin is the plugin's type, which is its file's name where the container
@@ -91,10 +95,11 @@ func Conflist(c Conf, portmap bool) ([]byte, error) {
 		plugins = append(plugins, portMap{Type: PortMap, Capabilities: map[string]bool{"portMappings": true}, SNAT: true})
 	}
 	return marshal(struct {
-		CNIVersion string `json:"cniVersion"`
-		Name       string `json:"name"`
-		Plugins    []any  `json:"plugins"`
-	}{CNIVersion, Network, plugins})
+		CNIVersion  string   `json:"cniVersion"`
+		CNIVersions []string `json:"cniVersions"`
+		Name        string   `json:"name"`
+		Plugins     []any    `json:"plugins"`
+	}{CNIVersion, []string{CNIVersion, LatestCNIVersion}, Network, plugins})
 }
 
 // Chain is another network's configuration with podfence's plugin, in its

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/libcni"
+
 	"github.com/podfence/podfence/cni/install"
 )
 
@@ -33,7 +35,11 @@ func conflist(t *testing.T, c install.Conf, portmap bool) []byte {
 
 func TestConflist(t *testing.T) {
 	const want = `{
-  "cniVersion": "1.1.0",
+  "cniVersion": "1.0.0",
+  "cniVersions": [
+    "1.0.0",
+    "1.1.0"
+  ],
   "name": "podfence",
   "plugins": [
     {
@@ -57,6 +63,11 @@ func TestConflist(t *testing.T) {
   ]
 }
 `
+	// The library of CNI 1.1 takes the later version; those before know one key.
+	list, err := libcni.NetworkConfFromBytes(conflist(t, conf, true))
+	if err != nil || list.CNIVersion != install.LatestCNIVersion {
+		t.Errorf("read as version %v, %v", list, err)
+	}
 	if got := string(conflist(t, conf, true)); got != want {
 		t.Errorf("not\n%s\nbut\n%s", want, got)
 	}

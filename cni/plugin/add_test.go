@@ -208,7 +208,9 @@ func TestClosedUntilAnswered(t *testing.T) {
 
 func TestConcurrentAdds(t *testing.T) {
 	const count = 50
-	n := newNode(t, nil)
+	// So many processes at once take a while on a slow machine, and none of them
+	// has anybody here that would try again.
+	n := newNode(t, map[string]any{"timeout": 60})
 	pods := make([]*pod, count)
 	for i := range pods {
 		pods[i] = newPod(t, fmt.Sprint(i))
