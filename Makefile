@@ -16,6 +16,11 @@ CHART_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed
 NODES ?= 2
 IPFAMILY ?= ipv4
 KPROXY ?= nftables
+# What `make conformance` goes through: each family with each proxy, RUNS times.
+FAMILIES ?= ipv4 dual
+PROXIES ?= nftables iptables
+RUNS ?= 1
+FOCUS ?= Netpol
 # Build tags that some files need: vet and staticcheck read those files too.
 TAGS ?= e2e
 
@@ -109,6 +114,13 @@ cluster-up: cluster-assets ## Start it, with podfence: NODES=2 IPFAMILY=ipv4|dua
 	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace kube-system deployment/coredns
 	@echo; echo "The cluster is up. Use it by:  $(PODFENCE_CLUSTER) kubectl get pods -A"
 
+.PHONY: cluster-reload
+cluster-reload: $(PODFENCE_CLUSTER) image-prebuilt ## Run the code as it is now on the cluster that is up
+	test/cluster/images/build.sh $(BIN)/assets $(BIN)/images $(IMG)
+	$(PODFENCE_CLUSTER) load $(BIN)/images/podfence.tar
+	$(PODFENCE_CLUSTER) kubectl rollout restart --namespace podfence-system daemonset/podfence-agent
+	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace podfence-system daemonset/podfence-agent
+
 .PHONY: cluster-down
 cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
 	$(PODFENCE_CLUSTER) down
@@ -119,7 +131,12 @@ e2e: ## podfence's own tests on the cluster that is up
 
 .PHONY: conformance
 conformance: cluster-assets ## Kubernetes' NetworkPolicy suite: FAMILIES, PROXIES, RUNS=1, FOCUS=Netpol
-	test/conformance/run.sh
+	FAMILIES="$(FAMILIES)" PROXIES="$(PROXIES)" RUNS="$(RUNS)" FOCUS="$(FOCUS)" test/conformance/run.sh
+
+.PHONY: smoke
+smoke: ## A few of those specs on one cluster
+	$(MAKE) --no-print-directory conformance FAMILIES=dual PROXIES=nftables RUNS=1 \
+	  FOCUS="Netpol.*(default-deny-all|updated policy|one named port|except clause|UDP should enforce policy based on Ports)"
 
 # The programs and images that a cluster is made of.
 .PHONY: cluster-assets

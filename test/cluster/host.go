@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// initName is the program in Options.Bin whose command "init" calls Init.
+const initName = "podfence-cluster"
+
 // controlPlane is the name of the host that runs it.
 const controlPlane = "cp"
 
@@ -92,7 +95,7 @@ func (c *Cluster) startHost(s hostSpec) error {
 	defer log.Close()
 	// nsenter enters the network namespace and becomes podfence-cluster. (ip
 	// netns exec would mount a new /sys, without the cgroups.)
-	cmd := exec.Command("nsenter", "--net="+filepath.Join(namesDir, c.netns(s.Name)), filepath.Join(c.Bin, "podfence-cluster"), "init", spec)
+	cmd := exec.Command("nsenter", "--net="+filepath.Join(namesDir, c.netns(s.Name)), filepath.Join(c.Bin, initName), "init", spec)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
