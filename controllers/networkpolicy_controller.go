@@ -18,7 +18,7 @@ type NetworkPolicyReconciler struct {
 	Problems *Problems
 }
 
-// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=list;watch
 
 // Reconcile implements reconcile.Reconciler. The policy is enforced first:
 // reporting may take a while, or fail and be tried again.

@@ -35,24 +35,27 @@ func (c *Cluster) RESTConfig() (*rest.Config, error) {
 // HostNetNS is the path of a host's network namespace, for Inside.
 func (c *Cluster) HostNetNS(host string) string { return filepath.Join(namesDir, c.netns(host)) }
 
-// PodProcess is the process directory, in /proc of this machine, of a process
-// of a pod that runs on one of the nodes.
+// PodProcess is the directory, in /proc of this machine, of the process that
+// holds the namespaces of a pod on one of the nodes. The pod's others may end at
+// any time.
 func PodProcess(uid string) (string, error) {
 	found, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
 		return "", err
 	}
 	for _, file := range found {
-		data, err := os.ReadFile(file)
-		if err == nil && bytes.Contains(data, []byte("pod"+uid)) {
-			return filepath.Dir(file), nil
+		dir := filepath.Dir(file)
+		cgroup, _ := os.ReadFile(file) // the process may have ended
+		command, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if bytes.Contains(cgroup, []byte("pod"+uid)) && string(command) == pauseCommand {
+			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no process of the pod with UID %s", uid)
+	return "", fmt.Errorf("no process holds the namespaces of the pod with UID %s", uid)
 }
 
-// PodNetNS is the path of the network namespace of a pod that runs on one of
-// the nodes, for Inside. It is valid while the process is there.
+// PodNetNS is the path of the network namespace of a pod on one of the nodes,
+// for Inside.
 func PodNetNS(uid string) (string, error) {
 	process, err := PodProcess(uid)
 	return filepath.Join(process, "ns", "net"), err

@@ -46,6 +46,9 @@ const root = "/var/lib/podfence-cluster"
 // PauseImage is the image that holds a pod's namespaces.
 const PauseImage = "registry.k8s.io/pause:3.10.1"
 
+// pauseCommand is what runs of it; see images/Dockerfile.
+const pauseCommand = "/agnhost\x00pause\x00"
+
 // Cluster is a cluster that is up, or partly so.
 type Cluster struct {
 	Options
