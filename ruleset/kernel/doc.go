@@ -29,6 +29,8 @@
 //
 // # Which kernels
 //
-// 5.6 or later: ranges in concatenated keys. Open says so, and names the kernel
-// option when an expression is missing.
+// 5.7 or later for what is written here: ranges in concatenated keys, by the
+// flag that says that a key is one. Open tries it, asks for no version, and names
+// the kernel option when an expression is missing. docs/KERNELS.md has all that
+// podfence uses.
 package kernel

@@ -67,3 +67,11 @@ func TestUnsupported(t *testing.T) {
 		g.Expect(errors.Is(unsupported(&OpError{Err: other}, "x"), ErrUnsupported)).To(BeFalse())
 	}
 }
+
+func TestNoConntrack(t *testing.T) {
+	g := NewWithT(t)
+	err := noConntrack(&netlink.OpError{Op: "receive", Err: unix.EINVAL})
+	g.Expect(err).To(MatchError(unix.EINVAL))
+	g.Expect(err).To(MatchError(ContainSubstring("CONFIG_NF_CT_NETLINK")))
+	g.Expect(noConntrack(unix.EPERM)).To(BeIdenticalTo(unix.EPERM))
+}

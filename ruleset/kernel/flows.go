@@ -135,7 +135,7 @@ func (f *Flows) list() (flows []flow, err error) {
 			Data:   nfgenmsg(family),
 		})
 		if err != nil {
-			return nil, err
+			return nil, noConntrack(err)
 		}
 		for _, answer := range answers {
 			if len(answer.Data) < nfgenmsgLength {
@@ -147,6 +147,16 @@ func (f *Flows) list() (flows []flow, err error) {
 		}
 	}
 	return flows, nil
+}
+
+// noConntrack says what EINVAL means to say when flows are listed: there is no
+// such subsystem of nfnetlink, nor a module that has it (nfnetlink_rcv_msg in
+// net/netfilter/nfnetlink.c).
+func noConntrack(err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("it needs CONFIG_NF_CT_NETLINK: %w", err)
+	}
+	return err
 }
 
 func parseFlow(family byte, data []byte) (f flow, ok bool) {

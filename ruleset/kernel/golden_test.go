@@ -30,7 +30,7 @@ func TestGoldens(t *testing.T) {
 			if err := have.open().Apply(tableOf(t, strings.TrimSuffix(path, ".nft")).Replacement()); err != nil {
 				t.Fatal(err)
 			}
-			want.nft(string(golden), "-f", "-")
+			want.load(string(golden))
 			expectSame(t, have, want)
 		})
 	}

@@ -230,8 +230,8 @@ func TestListing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			have, want := newNamespace(t), newNamespace(t)
-			want.nft(fmt.Sprintf("table %s podfence {\n%s\n}\n", part.family, part.text), "-f", "-")
 			g.Expect(have.open().Apply(ruleset.Plan{Family: part.family, Replace: true, Ops: part.ops})).To(Succeed())
+			want.load(fmt.Sprintf("table %s podfence {\n%s\n}\n", part.family, part.text))
 			expectSame(t, have, want)
 		})
 	}

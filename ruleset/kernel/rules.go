@@ -165,18 +165,16 @@ func (p *assembler) load(fields []ruleset.Field) error {
 			p.requireProtocol(unix.IPPROTO_ICMPV6)
 		}
 	}
+	// nft 1.0.6 turns a protocol's byte order round before it looks it up in
+	// ranges, as if a single byte had one ([ byteorder reg 1 = hton(reg 1, 2, 1) ]).
+	// That never did anything, and newer kernels refuse it with EOPNOTSUPP: of
+	// Linux 6.12, those since 6.12.115 ("nft_byteorder: remove multi-register
+	// support"). It is left out here; nft prints the rule all the same.
 	word := uint32(0)
-	for i, field := range fields {
+	for _, field := range fields {
 		words, err := p.loadField(field, register(word))
 		if err != nil {
 			return err
-		}
-		if field == ruleset.L4Protocol && i == 0 && len(fields) > 1 {
-			// nft turns a number of the machine's byte order round before it
-			// looks it up in ranges, and does so even with a single byte, where
-			// it has no effect. A concatenation that starts with the protocol is
-			// ruleset.Ports, the one that has ranges.
-			p.emit(&expr.Byteorder{SourceRegister: firstRegister, DestRegister: firstRegister, Op: expr.ByteorderHton, Len: 1, Size: 2})
 		}
 		word += words
 	}
