@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,8 +76,17 @@ func (c *Cluster) RestartNode(ctx context.Context, n int, between func() error) 
 	if err := removeCgroups(c.Name, NodeName(n)); err != nil {
 		return err
 	}
-	// The kernel takes its time to remove a namespace's links.
-	if err := ipCommands("-n " + c.netns("switch") + " link del " + NodeName(n)); err != nil {
+	// The kernel takes its time to remove a namespace's links, and the other end
+	// of eth0 with them.
+	sw := "-n " + c.netns("switch") + " link "
+	err := c.poll(ctx, 10*time.Second, "the link to "+NodeName(n)+" to go", func() error {
+		_ = ipCommands(sw + "del " + NodeName(n)) // it may be gone in between
+		if ipCommands(sw+"show "+NodeName(n)) == nil {
+			return errors.New("it is there")
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	if between != nil {
