@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -115,18 +114,6 @@ func denyAll(namespace string) *networkingv1.NetworkPolicy {
 			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
 		},
 	}
-}
-
-// dial connects from a network namespace, and says nothing. The address must be
-// a literal.
-func dial(netns, network, address string) error {
-	return cluster.Inside(netns, func() error {
-		conn, err := (&net.Dialer{Timeout: time.Second}).Dial(network, address)
-		if err == nil {
-			err = conn.Close()
-		}
-		return err
-	})
 }
 
 // netnsOf is the network namespace of a pod that runs.

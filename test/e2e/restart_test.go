@@ -31,13 +31,10 @@ func agents(t *testing.T) map[string]bool {
 // them.
 func TestNodeRestart(t *testing.T) {
 	ns, open := newNamespace(t), newNamespace(t)
-	apply(t, denyAll(ns))
-	for _, policy := range allowFrom(ns, "server", "friend") {
-		apply(t, policy)
-	}
+	friendsAndServers(t, ns)
 	var isolated []*corev1.Pod
 	for i := range 5 {
-		isolated = append(isolated, newPod(ns, fmt.Sprintf("server-%d", i), on("node2"), func(p *corev1.Pod) { p.Labels["app"] = "server" }))
+		isolated = append(isolated, newPod(ns, fmt.Sprintf("server-%d", i), on("node2"), labelled("app", "server")))
 	}
 	isolated = start(t, isolated...)
 	others := start(t, newPod(ns, "friend", on("node1")), newPod(open, "stranger", on("node1")), newPod(open, "control", on("node2")))
@@ -66,9 +63,7 @@ func TestNodeRestart(t *testing.T) {
 	sprayed(t, control)
 	for _, pod := range isolated {
 		pod = again(pod)
-		eventually(t, time.Minute, "the friend to reach "+pod.Name, func() error {
-			return dial(netnsOf(t, friend), "tcp", hostPort(pod.Status.PodIP, 8080))
-		})
+		expectWays(t, "the friend to reach "+pod.Name, ways("friend", netnsOf(t, friend), podIPs(pod), 8080, 0), nil)
 		if n := received(t, pod); n != 0 {
 			t.Errorf("%s has received %d denied packets", pod.Name, n)
 		}

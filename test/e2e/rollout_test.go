@@ -5,55 +5,28 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// allowFrom lets pods with the label app=peer into those with app=subject, and
-// out to them.
-func allowFrom(namespace, subject, peer string) []*networkingv1.NetworkPolicy {
-	selector := func(app string) metav1.LabelSelector {
-		return metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
-	}
-	of := func(app string) []networkingv1.NetworkPolicyPeer {
-		s := selector(app)
-		return []networkingv1.NetworkPolicyPeer{{PodSelector: &s}}
-	}
-	return []*networkingv1.NetworkPolicy{{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: peer + "-into-" + subject},
-		Spec: networkingv1.NetworkPolicySpec{
-			PodSelector: selector(subject),
-			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
-			Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: of(peer)}},
-		},
-	}, {
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: peer + "-out-to-" + subject},
-		Spec: networkingv1.NetworkPolicySpec{
-			PodSelector: selector(peer),
-			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
-			Egress:      []networkingv1.NetworkPolicyEgressRule{{To: of(subject)}},
-		},
-	}}
+// friendsAndServers isolates all pods of a namespace, but for those labelled
+// app=friend, who may reach those labelled app=server.
+func friendsAndServers(t *testing.T, namespace string) {
+	t.Helper()
+	apply(t, denyAll(namespace))
+	apply(t, ingressFrom(namespace, "server", podsWith("app", "friend")))
+	apply(t, egressTo(namespace, "app", "friend", podsWith("app", "server")))
 }
 
 // TestRollout replaces all agents, twice, under traffic: nothing that is
 // allowed breaks, and nothing that is denied passes.
 func TestRollout(t *testing.T) {
 	ns := newNamespace(t)
-	apply(t, denyAll(ns))
-	for _, policy := range allowFrom(ns, "server", "friend") {
-		apply(t, policy)
-	}
+	friendsAndServers(t, ns)
 	var pods []*corev1.Pod
-	labelled := func(app string) func(*corev1.Pod) {
-		return func(p *corev1.Pod) { p.Labels["app"] = app }
-	}
 	for _, node := range []string{"node1", "node2"} {
 		for _, app := range []string{"server", "friend"} {
-			pods = append(pods, newPod(ns, app+"-"+node, on(node), labelled(app)))
+			pods = append(pods, newPod(ns, app+"-"+node, on(node), labelled("app", app)))
 		}
 	}
 	pods = start(t, pods...)
@@ -66,11 +39,10 @@ func TestRollout(t *testing.T) {
 	var talks []*steady
 	for _, friend := range friends {
 		for _, server := range servers {
-			for _, ip := range server.Status.PodIPs {
-				eventually(t, time.Minute, friend.Name+" to reach "+server.Name, func() error {
-					return dial(netnsOf(t, friend), "tcp", hostPort(ip.IP, 8080))
-				})
-				talks = append(talks, keepTalking(t, friend, ip.IP))
+			// By TCP alone: the servers' counts are of UDP.
+			expectWays(t, friend.Name+" to reach "+server.Name, ways(friend.Name, netnsOf(t, friend), podIPs(server), 8080, 0), nil)
+			for _, ip := range podIPs(server) {
+				talks = append(talks, keepTalking(t, friend, ip))
 			}
 		}
 	}
