@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -143,6 +144,9 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
 			}
+			if err := loopback("--pprof-address", o.PprofAddress); err != nil {
+				return err
+			}
 			if o.Node == "" {
 				return errors.New("--node-name is needed: the Node whose pods to fence")
 			}
@@ -184,11 +188,25 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 	f.StringVar(&o.Manifests, "manifests", "", "folder of YAML to enforce, instead of an API server")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
+	f.StringVar(&o.PprofAddress, "pprof-address", "0", "where to serve Go's profiles on /debug/pprof, such as 127.0.0.1:9480; of loopback addresses only; 0: nowhere")
 	e.flags(f)
 	c.flags(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd
+}
+
+// loopback refuses an address that others than this machine can reach: profiles
+// tell much, and taking one costs much.
+func loopback(flag, address string) error {
+	if address == "0" || address == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		return fmt.Errorf("%s is %q: it must be a loopback address with a port, such as 127.0.0.1:9480, or 0", flag, address)
+	}
+	return nil
 }
 
 // markBit reads a mark of one bit, or of none.

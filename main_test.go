@@ -91,6 +91,10 @@ func TestMistakes(t *testing.T) {
 		{"bad --deny from the environment", map[string]string{"PODFENCE_DENY": "refuse"}, []string{"render", "-f", folder, "--node", "n"}, []string{"--deny", `"refuse"`}},
 		{"bad --pod-to-node", nil, []string{"agent", "--pod-to-node", "deny"}, []string{"--pod-to-node", "police", "allow"}},
 		{"bad --revoked-mark", nil, []string{"agent", "--revoked-mark", "0x3"}, []string{"--revoked-mark", `"0x3"`, "one bit"}},
+		{"--pprof-address of the network", nil, []string{"agent", "--node-name", "n", "--pprof-address", "10.0.0.1:9480"}, []string{"--pprof-address", "10.0.0.1", "loopback"}},
+		{"--pprof-address of all", nil, []string{"agent", "--node-name", "n", "--pprof-address", ":9480"}, []string{"--pprof-address", "loopback"}},
+		{"--pprof-address without a port", nil, []string{"agent", "--node-name", "n", "--pprof-address", "127.0.0.1"}, []string{"--pprof-address", "loopback"}},
+		{"--pprof-address by a name", nil, []string{"agent", "--node-name", "n", "--pprof-address", "localhost:9480"}, []string{"--pprof-address", "loopback"}},
 		{"bad --log-level", nil, []string{"agent", "--log-level", "all"}, []string{"--log-level", "debug"}},
 		{"bad --log-format", nil, []string{"agent", "--log-format", "xml"}, []string{"--log-format", "json"}},
 		{"bad flag in the environment", map[string]string{"PODFENCE_KEEP": "perhaps"}, []string{"demo"}, []string{"PODFENCE_KEEP", "perhaps"}},
@@ -142,7 +146,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "revoked-mark", "log-level", "log-format"} {
+	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "revoked-mark", "log-level", "log-format"} {
 		if !strings.Contains(agent, " --"+flag+" ") {
 			t.Errorf("the agent's help does not list --%s:\n%s", flag, agent)
 		}

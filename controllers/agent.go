@@ -33,6 +33,8 @@ type Options struct {
 	Manifests string
 	// MetricsAddress and HealthAddress are where to serve; "0": nowhere.
 	MetricsAddress, HealthAddress string
+	// PprofAddress is where to serve profiles; "0" or empty: nowhere.
+	PprofAddress string
 	// Flows is where to cut established flows that policy no longer allows; it
 	// needs Ruleset.RevokedMark. Nil: they are left alone.
 	Flows Flows
@@ -88,6 +90,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		Cache:                  caches,
 		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},
 		HealthProbeBindAddress: o.HealthAddress,
+		PprofBindAddress:       o.PprofAddress,
 		Controller:             config.Controller{SkipNameValidation: &skipNameValidation},
 	})
 	if err != nil {
