@@ -206,7 +206,7 @@ func TestHost(t *testing.T) {
 		Services: []service{
 			{Name: "first", Command: []string{"sh", "-c", "echo $$ >>/var/runs; hostname >/var/name; echo 7 >/proc/sys/vm/panic_on_oom; exec sleep 0.1"}, Ready: []string{"sh", "-c", "test $(wc -l </var/runs) -ge 2"}},
 			{Name: "second", Command: []string{"sh", "-c", "cp /var/runs /var/seen && touch /run/lost /etc/kept"}, Once: true},
-			{Name: "third", Command: []string{"sleep", "600"}},
+			{Name: "third", Command: []string{"sh", "-c", "touch /var/third; exec sleep 600"}},
 		},
 	}
 	machine, err := os.ReadFile("/proc/sys/vm/panic_on_oom")
@@ -217,17 +217,17 @@ func TestHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := c.poll(ctx, 30*time.Second, "the third service", func() error {
-		cmd, err := c.Exec(ctx, NodeName(1), "pgrep", "-x", "sleep", "-a")
-		if err != nil {
-			return err
-		}
-		out, err := cmd.CombinedOutput()
-		if err == nil && !strings.Contains(string(out), "sleep 600") {
-			err = errors.New(string(out))
-		}
+		_, err := os.Stat(filepath.Join(tree, "tree/var/third"))
 		return err
 	}); err != nil {
 		t.Fatal(err)
+	}
+	enter, err := c.Exec(ctx, NodeName(1), "cat", "/var/name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := enter.CombinedOutput(); strings.TrimSpace(string(out)) != NodeName(1) || err != nil {
+		t.Errorf("inside the host: %q, %v", out, err)
 	}
 	read := func(path string) string {
 		data, err := os.ReadFile(filepath.Join(tree, path))
