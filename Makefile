@@ -16,6 +16,8 @@ CHART_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed
 NODES ?= 2
 IPFAMILY ?= ipv4
 KPROXY ?= nftables
+# Debian's packages of the kernels for `make test-kernels`; empty: 6.1 and 6.12.
+KERNELS ?=
 # What `make conformance` goes through: each family with each proxy, RUNS times.
 FAMILIES ?= ipv4 dual
 PROXIES ?= nftables iptables
@@ -64,6 +66,11 @@ test: packages lint envtest-assets ## All of it: lint, every test with the race 
 .PHONY: test-unit
 test-unit: ## The pure rooms only; no root, no packages
 	go test ./policy/... $$(go list ./ruleset/... | grep -v /ruleset/kernel)
+
+.PHONY: test-kernels
+test-kernels: ## The suites that talk to the kernel, under Linux 6.1 and 6.12, emulated; KERNELS= names packages (root)
+	test/packages.sh
+	test/kernels/run.sh $(KERNELS)
 
 .PHONY: packages
 packages: ## Install, or name, the Debian packages that the tests need

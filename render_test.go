@@ -90,12 +90,27 @@ func accepted(t *testing.T, text string) {
 	if os.Geteuid() != 0 {
 		t.Skip("nft needs root, even to check: skipped")
 	}
-	cmd := exec.Command("nft", "-c", "-f", "-")
-	cmd.Stdin = strings.NewReader(text)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("nft -c: %v: %s\n%s", err, out, text)
+	check := func(text string) (string, error) {
+		cmd := exec.Command("nft", "-c", "-f", "-")
+		cmd.Stdin = strings.NewReader(text)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
 	}
+	out, err := check(text)
+	if err == nil {
+		return
+	}
+	// nft 1.0.6 writes for this what newer kernels refuse (ruleset/kernel/rules.go).
+	const least = `table inet least {
+		set s { type inet_proto . inet_service; flags interval; }
+		chain c { meta l4proto . th dport @s; }
+	}
+	`
+	if why, refused := check(least); refused != nil {
+		t.Skipf("skipped: this nft can load no ports on this kernel: %s", why)
+	}
+	t.Errorf("nft -c: %v: %s\n%s", err, out, text)
 }
 
 func TestRenderSaysWhereItIsWrong(t *testing.T) {

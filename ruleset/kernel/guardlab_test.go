@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -94,7 +95,39 @@ func newGuardLab(t *testing.T, callIPTables string) *guardLab {
 	l.connectOutside()
 	l.a = l.addPod(attachment("pf4kzn2xo1a7", 2, "10.244.1.2", "fd00:10:244:1::2"))
 	l.b = l.addPod(attachment("pfq3vd8s0mwe", 3, "10.244.1.3", "fd00:10:244:1::3"))
+	l.node.awaitLocal("fd00:10:244:1::1", "2001:db8::1")
+	l.outside.awaitLocal("2001:db8::2", "2001:db8:f::1")
+	l.a.awaitLocal("fd00:10:244:1::2")
+	l.b.awaitLocal("fd00:10:244:1::3")
 	return l
+}
+
+// awaitLocal waits until packets to IPv6 addresses are delivered: the kernel
+// makes an address's local route in a work queue (addrconf_dad_work), which on a
+// busy machine takes its time.
+func (n *namespace) awaitLocal(texts ...string) {
+	n.t.Helper()
+	for _, text := range texts {
+		local := func() error {
+			routes, err := netlink.RouteGet(net.ParseIP(text))
+			if err == nil && (len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL) {
+				err = errors.New("no local route")
+			}
+			return err
+		}
+		deadline := time.Now().Add(30 * time.Second)
+		for {
+			var err error
+			n.run(func() { err = local() })
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				n.t.Fatalf("address %s: %v", text, err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 // connectOutside makes the uplink.

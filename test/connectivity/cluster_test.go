@@ -21,8 +21,9 @@ import (
 	"github.com/podfence/podfence/test/lab"
 )
 
-// soon is how long anything may take that is to happen at once.
-const soon = 20 * time.Second
+// soon is how long anything may take that is to happen at once, fifty times over
+// and on a slow machine. Nothing waits it out that goes well.
+const soon = time.Minute
 
 // uplinkMTU is that of the nodes' links.
 const uplinkMTU = 1500

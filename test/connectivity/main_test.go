@@ -3,12 +3,13 @@ package connectivity_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/go-logr/logr"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/podfence/podfence/test/prebuilt"
 )
 
 // cniBinary is the built podfence-cni.
@@ -29,11 +30,8 @@ func build(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	cniBinary = filepath.Join(dir, "podfence")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
-		"-o", cniBinary, "github.com/podfence/podfence/cni/podfence-cni")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build podfence-cni: %v\n%s", err, out)
+	if err := prebuilt.Plugin(cniBinary); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()

@@ -81,10 +81,20 @@ func TestNothingDeniedPassesWhilePodsStart(t *testing.T) {
 			floods = append(floods, newFlood(p.Host, targets))
 		}
 		c.together(pods, c.connect)
+		var before []int64
 		for _, f := range floods {
+			before = append(before, f.sent.Load())
 			sent -= f.sent.Load()
 		}
 		time.Sleep(20 * time.Millisecond)
+		for i, f := range floods {
+			c.eventually("a flood", func() error {
+				if n := f.sent.Load() - before[i]; n < 100 {
+					return fmt.Errorf("%d packets", n)
+				}
+				return nil
+			})
+		}
 		for _, f := range floods {
 			c.must(f.halt())
 			sent += f.sent.Load()

@@ -13,8 +13,8 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// Dial opens a TCP connection, or a UDP socket, from the host. The connection
-// stays in the host's namespace; the caller closes it.
+// Dial opens a TCP connection, an SCTP association, or a UDP socket, from the
+// host. The connection stays in the host's namespace; the caller closes it.
 func (h *Host) Dial(ctx context.Context, protocol policy.Protocol, to netip.AddrPort) (net.Conn, error) {
 	return h.DialFrom(ctx, netip.AddrPort{}, protocol, to)
 }
@@ -22,6 +22,9 @@ func (h *Host) Dial(ctx context.Context, protocol policy.Protocol, to netip.Addr
 // DialFrom is Dial from a given address and port. The zero Addr, and port 0,
 // leave the choice to the kernel.
 func (h *Host) DialFrom(ctx context.Context, from netip.AddrPort, protocol policy.Protocol, to netip.AddrPort) (net.Conn, error) {
+	if protocol == policy.SCTP {
+		return h.associate(ctx, from, to)
+	}
 	var dialer net.Dialer
 	dialer.SetMultipathTCP(false)
 	var network string
@@ -37,12 +40,28 @@ func (h *Host) DialFrom(ctx context.Context, from netip.AddrPort, protocol polic
 			dialer.LocalAddr = &net.UDPAddr{IP: from.Addr().AsSlice(), Port: int(from.Port())}
 		}
 	default:
-		return nil, fmt.Errorf("dial %s %s from %s: only TCP and UDP can be dialled", protocol, to, h.Name)
+		return nil, fmt.Errorf("dial %s %s from %s: only TCP, UDP and SCTP can be dialled", protocol, to, h.Name)
 	}
 	var conn net.Conn
 	err := h.Do(func() (err error) {
 		// With an address, not a name, the socket is made on this thread.
 		conn, err = dialer.DialContext(ctx, network, to.String())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("from %s: %w", h.Name, err)
+	}
+	return conn, nil
+}
+
+// associate is DialFrom for SCTP. Without an address to dial from, the host's
+// own of the family is it.
+func (h *Host) associate(ctx context.Context, from, to netip.AddrPort) (conn net.Conn, err error) {
+	if !from.Addr().IsValid() {
+		from = netip.AddrPortFrom(h.IP(to.Addr()), from.Port())
+	}
+	err = h.Do(func() error {
+		conn, err = dialSCTP(ctx, from, to)
 		return err
 	})
 	if err != nil {

@@ -26,7 +26,8 @@
 //
 //	Lab, Node, Host    the namespaces: AddNode, AddPod, AddExternal, Connect
 //	Lab.Probe          single packets, sent in batches: which ones arrived?
-//	Host.Serve, Dial   real TCP and UDP connections, to keep and talk on
+//	Host.Serve, Dial   real TCP and UDP connections, to keep and talk on, and
+//	                   SCTP associations where the kernel has them (CheckSCTP)
 //	Host.Do            anything else, run inside the namespace
 //
 // A probe is judged at the receiver: each packet carries a unique tag at its

@@ -23,7 +23,7 @@ type Server struct {
 	wait    sync.WaitGroup
 }
 
-// Serve starts a TCP or UDP echo server. It runs until it or its host is
+// Serve starts a TCP, UDP or SCTP echo server. It runs until it or its host is
 // closed.
 func (h *Host) Serve(protocol policy.Protocol, port uint16) (*Server, error) {
 	s := &Server{host: h, open: map[io.Closer]struct{}{}}
@@ -72,6 +72,14 @@ func (s *Server) listen(protocol policy.Protocol, addr netip.AddrPort) error {
 		s.track(l)
 		s.wait.Go(func() { s.accept(l) })
 		return nil
+	case policy.SCTP:
+		l, err := listenSCTP(addr)
+		if err != nil {
+			return err
+		}
+		s.track(l)
+		s.wait.Go(func() { s.accept(l) })
+		return nil
 	case policy.UDP:
 		c, err := config.ListenPacket(context.Background(), "udp", addr.String())
 		if err != nil {
@@ -81,7 +89,7 @@ func (s *Server) listen(protocol policy.Protocol, addr netip.AddrPort) error {
 		s.wait.Go(func() { echoDatagrams(c) })
 		return nil
 	}
-	return errors.New("only TCP and UDP can be served")
+	return errors.New("only TCP, UDP and SCTP can be served")
 }
 
 // track notes what stop must close; after it, it says false.
@@ -135,7 +143,7 @@ func echoDatagrams(c net.PacketConn) {
 	}
 }
 
-// Accepts is how many TCP connections have been accepted so far.
+// Accepts is how many TCP connections and SCTP associations have been accepted so far.
 func (s *Server) Accepts() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -3,9 +3,12 @@ package lab_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
@@ -101,5 +104,40 @@ func TestEstablishedConnection(t *testing.T) {
 	}
 	if err := b.Exchange(policy.TCP, to, time.Second); err == nil {
 		t.Error("closed server answered")
+	}
+}
+
+func TestAssociations(t *testing.T) {
+	if err := lab.CheckSCTP(); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
+		t.Run(attach.String(), func(t *testing.T) {
+			l := open(t, lab.Options{})
+			n, a, b, _ := pair(t, l, attach)
+			load(t, n, `table inet t { chain c { type filter hook forward priority 0; ct state established accept; sctp dport 81 drop; }; }`)
+			for _, port := range []uint16{80, 81} {
+				server, err := b.Serve(policy.SCTP, port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, addr := range b.IPs {
+					timeout := 3 * time.Second
+					if port == 81 {
+						timeout = 300 * time.Millisecond
+					}
+					if err := a.Exchange(policy.SCTP, netip.AddrPortFrom(addr, port), timeout); (err == nil) != (port == 80) {
+						t.Errorf("to %s port %d: %v", addr, port, err)
+					}
+				}
+				if want := map[uint16]int{80: len(b.IPs)}[port]; server.Accepts() != want {
+					t.Errorf("port %d: %d associations accepted, want %d", port, server.Accepts(), want)
+				}
+			}
+			// Nobody listens: an ABORT comes back, at once.
+			if err := a.Exchange(policy.SCTP, netip.AddrPortFrom(b.IPs[0], 82), 3*time.Second); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("to a port without server: %v", err)
+			}
+		})
 	}
 }

@@ -191,7 +191,8 @@ func TestA22_EgressNamesWithoutPeers(t *testing.T) {
 	`)
 }
 
-// A23 sends single INITs: the sockets of SCTP are not on every test kernel.
+// A23 here sends single INITs: the sockets of SCTP are not on every test kernel.
+// TestA23_Associations has those.
 func TestA23_SCTPIsNeitherTCPNorAny(t *testing.T) {
 	c := cluster(t, base+`policy db/p {podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 80}]}]}`)
 	c.expect(`

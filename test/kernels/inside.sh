@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The part of run.sh that runs under the other kernel:
+#
+#   inside.sh TESTS RESULTS
+#
+# TESTS has the test binaries and their list (see run.sh); logs go to RESULTS,
+# and for each suite a file with its exit code and seconds.
+set -euo pipefail
+tests=$1 results=$2
+
+# What a node has loaded before podfence comes: kube-proxy and the container
+# runtime load some of it, and so would the kernel by itself, where no user
+# namespace is in the way. br_netfilter is the one that only an administrator
+# loads; sctp is for the tests' own sockets.
+modules=(nf_tables nft_ct nft_reject_inet nft_nat nft_masq nf_conntrack nf_conntrack_netlink br_netfilter
+  bridge veth vxlan dummy sctp)
+for module in "${modules[@]}"; do
+  modprobe "$module" 2>>"$results/modules.log" || echo "$module" >>"$results/modules-missing"
+done
+uname -r >"$results/release"
+nft --version >"$results/nft"
+
+root=$PWD
+while read -r suite folder skip; do
+  echo "  $suite ..."
+  cd "$root/$folder"
+  began=$SECONDS
+  code=0
+  # Twice the time that the slowest takes under emulation; a hang ends with all
+  # goroutines' stacks.
+  "$tests/$suite.test" -test.v -test.timeout 20m ${RUN:+-test.run "$RUN"} ${skip:+-test.skip "$skip"} </dev/null >"$results/$suite.log" 2>&1 || code=$?
+  echo "$code $((SECONDS - began))" >"$results/$suite.exit"
+done <"$tests/list"
+sysctl -n kernel.tainted >"$results/tainted"
+dmesg >"$results/dmesg"
