@@ -161,7 +161,7 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if bit := o.Ruleset.RevokedMark; bit != 0 {
 				flows, err := kernel.OpenFlows(kernel.Options{}, bit)
 				if err != nil {
-					return err
+					return fmt.Errorf("%w (--revoked-mark 0 does without)", err)
 				}
 				defer flows.Close()
 				o.Flows = flows

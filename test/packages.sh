@@ -13,14 +13,14 @@ need() { # COMMAND PACKAGE...
   command -v "$1" >/dev/null || missing+=("${@:2}")
 }
 need nft nftables
+need ip iproute2
+need nsenter util-linux
 need gcc gcc libc6-dev # the race detector needs cgo
 # gcc may be there without the C library's headers.
 [[ " ${missing[*]} " == *" gcc "* ]] ||
   echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libc6-dev)
 
 if [[ ${1:-} == cluster ]]; then
-  need ip iproute2
-  need nsenter util-linux
   need mount mount
   need runc runc
   need iptables iptables
@@ -28,7 +28,6 @@ if [[ ${1:-} == cluster ]]; then
   need buildah buildah
 fi
 if [[ ${1:-} == kernels ]]; then
-  need ip iproute2
   need qemu-system-x86_64 qemu-system-x86
   need busybox busybox-static # no libc in the first root file system
   need cpio cpio

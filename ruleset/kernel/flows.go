@@ -32,7 +32,7 @@ type Flows struct {
 
 // OpenFlows connects. The bit is the one of the mark that says that a flow has
 // been revoked. It fails with ErrPermission, or with the error of the system
-// call that failed.
+// call that failed; a kernel that cannot list flows is named as that.
 func OpenFlows(options Options, bit uint32) (*Flows, error) {
 	conntrack, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
 	if err != nil {
@@ -42,7 +42,16 @@ func OpenFlows(options Options, bit uint32) (*Flows, error) {
 	if err != nil {
 		return nil, &OpError{Op: "connect to rtnetlink", Err: errors.Join(err, conntrack.Close())}
 	}
-	return &Flows{conntrack: conntrack, route: route, bit: bit}, nil
+	f := &Flows{conntrack: conntrack, route: route, bit: bit}
+	// Its counters, one answer a CPU, are the cheapest to ask for.
+	_, err = conntrack.Execute(netlink.Message{
+		Header: netlink.Header{Type: ctMessageGetStats, Flags: netlink.Request | netlink.Dump},
+		Data:   nfgenmsg(unix.AF_UNSPEC),
+	})
+	if err != nil {
+		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(noConntrack(err), f.Close())}
+	}
+	return f, nil
 }
 
 // Close closes the connections; the marks stay.
@@ -99,6 +108,8 @@ type flow struct {
 const (
 	ctMessageNew = unix.NFNL_SUBSYS_CTNETLINK << 8
 	ctMessageGet = unix.NFNL_SUBSYS_CTNETLINK<<8 + 1
+	// ctMessageGetStats asks for the counters of each CPU.
+	ctMessageGetStats = unix.NFNL_SUBSYS_CTNETLINK<<8 + 4
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
@@ -149,9 +160,9 @@ func (f *Flows) list() (flows []flow, err error) {
 	return flows, nil
 }
 
-// noConntrack says what EINVAL means to say when flows are listed: there is no
-// such subsystem of nfnetlink, nor a module that has it (nfnetlink_rcv_msg in
-// net/netfilter/nfnetlink.c).
+// noConntrack says what EINVAL means to say when connection tracking is asked:
+// there is no such subsystem of nfnetlink, nor a module that has it
+// (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
 func noConntrack(err error) error {
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("it needs CONFIG_NF_CT_NETLINK: %w", err)
