@@ -40,6 +40,12 @@ func command() *cobra.Command {
 
 With several clusters on one machine, the environment variable CLUSTER names
 the one that is meant; it is "fence" if unset.`,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if os.Geteuid() != 0 {
+				return errors.New("it makes namespaces and mounts: run it as root")
+			}
+			return nil
+		},
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
