@@ -61,7 +61,7 @@ func assetsFolder() string {
 	if folder := os.Getenv("KUBEBUILDER_ASSETS"); folder != "" {
 		return folder
 	}
-	return filepath.Join("..", "bin", "envtest")
+	return filepath.Join("..", "bin", "assets")
 }
 
 // addAgentUser makes a user and gives it the role that is deployed.
