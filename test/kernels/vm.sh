@@ -9,7 +9,8 @@
 # All of this machine's files are there to be read. What is written is gone when
 # the machine is off, but for what is written to FOLDER, which must exist. The
 # command starts in the current folder. What it prints comes by the emulated
-# serial port; its exit code is vm.sh's. There is no network but lo.
+# serial port; its exit code is vm.sh's. There is no network but lo. What the
+# kernel says is in FOLDER/console, up to its last word if it hangs.
 #
 # PACKAGE may be a metapackage; its kernel is unpacked below bin/kernels, not
 # installed, and used until that folder is removed. Emulation is
@@ -106,18 +107,18 @@ mount -t tmpfs shm /new/dev/shm
 mount -t tmpfs run /new/run
 mount -t cgroup2 cgroup /new/sys/fs/cgroup
 cp /command /new/run/vm-command
-exec switch_root /new /bin/bash /run/vm-command </new/dev/null
+exec switch_root /new /bin/bash /run/vm-command </new/dev/null >/new/dev/ttyS1 2>&1
 END
 chmod +x "$first/init"
 (cd "$first" && find . | cpio -o -H newc --quiet) | gzip -1 >"$work/initrd"
 
-rm -f "$folder/.vm-exit"
+rm -f "$folder/.vm-exit" "$folder/console"
 # Without the terminal's control sequences that the firmware prints, and its words.
 timeout "${VM_TIMEOUT:-7200}" qemu-system-x86_64 \
   -accel "${VM_ACCEL:-tcg,thread=multi}" -cpu max -smp 2 -m "${VM_MEMORY:-4096}" \
-  -nodefaults -no-reboot -display none -serial stdio -nic none \
+  -nodefaults -no-reboot -display none -serial "file:$folder/console" -serial stdio -nic none \
   -kernel "$kernel/boot/vmlinuz-$release" -initrd "$work/initrd" \
-  -append "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init" \
+  -append "console=ttyS0 loglevel=6 softlockup_all_cpu_backtrace=1 panic=-1 rdinit=/init" \
   -virtfs "local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap" \
   -virtfs "local,path=$kernel/lib/modules,mount_tag=modules,security_model=none,readonly=on" \
   -virtfs "local,path=$folder,mount_tag=folder,security_model=none" \

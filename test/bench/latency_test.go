@@ -1,9 +1,9 @@
-// Package latency measures the time from the API server's answer to a change
+// Package bench measures the time from the API server's answer to a change
 // until the first packet gets the verdict that the change means: a real API
 // server, an agent, and real packets between two pods of a lab's node.
 //
-//	KUBEBUILDER_ASSETS=$PWD/bin/assets go test ./test/latency -run '^$' -bench . -benchtime 200x
-package latency
+//	KUBEBUILDER_ASSETS=$PWD/bin/assets go test ./test/bench -run '^$' -bench . -benchtime 200x
+package bench
 
 import (
 	"context"
