@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,6 +147,11 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			}
 			if err := loopback("--pprof-address", o.PprofAddress); err != nil {
 				return err
+			}
+			// What the agent holds changes little; less room for garbage costs it
+			// little time, and spares every node a third of its memory.
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(40)
 			}
 			if o.Node == "" {
 				return errors.New("--node-name is needed: the Node whose pods to fence")

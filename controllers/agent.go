@@ -138,12 +138,16 @@ func (a *Agent) serveCNI(o Options) error {
 // watchCluster has the manager feed the enforcer from the API server.
 func (a *Agent) watchCluster(problems *Problems) error {
 	reader := a.GetCache()
+	pods, err := podsOf(context.Background(), reader)
+	if err != nil {
+		return err
+	}
 	return errors.Join(
 		(&NodeReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
 		(&NamespaceReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
-		(&PodReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
+		(&PodReconciler{pods, a.Enforcer}).SetupWithManager(a.Manager),
 		(&NetworkPolicyReconciler{reader, a.Enforcer, problems}).SetupWithManager(a.Manager),
-		a.Add(&firstLoad{reader, a.Enforcer}),
+		a.Add(&firstLoad{reader, pods, a.Enforcer}),
 	)
 }
 
@@ -152,6 +156,7 @@ func (a *Agent) watchCluster(problems *Problems) error {
 // traffic, or let denied traffic through.
 type firstLoad struct {
 	cache    cache.Cache
+	pods     podStore
 	enforcer *Enforcer
 }
 
@@ -160,7 +165,6 @@ func (l *firstLoad) Start(ctx context.Context) error {
 	var (
 		nodes      corev1.NodeList
 		namespaces corev1.NamespaceList
-		pods       corev1.PodList
 		policies   networkingv1.NetworkPolicyList
 	)
 	for _, object := range []client.Object{&corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}, &networkingv1.NetworkPolicy{}} {
@@ -170,7 +174,8 @@ func (l *firstLoad) Start(ctx context.Context) error {
 	}
 	var failed error
 	l.enforcer.Feed(func(m *policy.Model) {
-		for _, list := range []client.ObjectList{&nodes, &namespaces, &pods, &policies} {
+		l.enforcer.loaded = true
+		for _, list := range []client.ObjectList{&nodes, &namespaces, &policies} {
 			if err := l.cache.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 				failed = fmt.Errorf("listing %T: %w", list, err)
 				return
@@ -182,17 +187,20 @@ func (l *firstLoad) Start(ctx context.Context) error {
 		for i := range namespaces.Items {
 			setNamespace(m, &namespaces.Items[i])
 		}
-		for i := range pods.Items {
-			setPod(m, &pods.Items[i])
+		for _, object := range l.pods.List() {
+			if pod := object.(*cachedPod).seen; pod != nil {
+				m.SetPod(pod)
+			}
 		}
 		for i := range policies.Items {
 			setPolicy(m, &policies.Items[i])
 		}
 	})
-	if failed == nil {
-		l.enforcer.Begin()
+	if failed != nil {
+		return failed
 	}
-	return failed
+	l.enforcer.Begin()
+	return nil
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every node's

@@ -76,8 +76,8 @@ func add(container, pod, uid, ip string) handshake.Request {
 	}
 }
 
-func known(name string, uid types.UID) policy.Pod {
-	return policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, UID: uid, Node: "node"}
+func known(name string, uid types.UID) *policy.Pod {
+	return &policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, UID: uid, Node: "node"}
 }
 
 // TestAddAnswersWhenCommitted: the answer comes with the rules of both tables,

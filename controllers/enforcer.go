@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -48,6 +49,7 @@ type Enforcer struct {
 
 	mu        sync.Mutex
 	model     *policy.Model
+	loaded    bool   // what there was at the start has been fed
 	fed       uint64 // changes fed
 	committed uint64 // changes in the kernel
 	failure   error  // of the last commit
@@ -199,6 +201,8 @@ func (e *Enforcer) commit() error {
 		signal(e.judge)
 		if plan.Replace {
 			e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", time.Since(began).String())
+			// To read and to build all of it took far more than it takes to hold.
+			go debug.FreeOSMemory()
 		} else {
 			e.log.V(1).Info("Committed", "operations", len(plan.Ops), "took", time.Since(began).String())
 		}

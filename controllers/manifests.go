@@ -82,3 +82,11 @@ func (m *Manifests) reload() {
 		m.said = err.Error()
 	}
 }
+
+func setPod(m *policy.Model, p *corev1.Pod) {
+	if pod, seen := policy.PodOf(p); seen {
+		m.SetPod(pod)
+	} else {
+		m.DeletePod(client.ObjectKeyFromObject(p))
+	}
+}

@@ -2,37 +2,57 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/podfence/podfence/policy"
 )
 
 // PodReconciler feeds pods: this node's as subjects, all as peers.
 type PodReconciler struct {
-	client.Reader
+	pods podStore
 	*Enforcer
 }
 
 // +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch
 
-// Reconcile implements reconcile.Reconciler.
-func (r *PodReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcile(ctx, r.Enforcer, r, req, &corev1.Pod{}, setPod,
-		func(m *policy.Model) { m.DeletePod(req.NamespacedName) })
+// Reconcile implements reconcile.Reconciler. As in reconcile, cache and model
+// are looked at in one step.
+func (r *PodReconciler) Reconcile(_ context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var failed error
+	r.Feed(func(m *policy.Model) {
+		switch pod, err := r.pods.pod(req.NamespacedName); {
+		case err != nil:
+			failed = fmt.Errorf("reading pod %s: %w", req.NamespacedName, err)
+		case pod == nil:
+			m.DeletePod(req.NamespacedName)
+		default:
+			m.SetPod(pod)
+		}
+	})
+	return ctrl.Result{}, failed
 }
 
-func setPod(m *policy.Model, p *corev1.Pod) {
-	if pod, seen := policy.PodOf(p); seen {
-		m.SetPod(pod)
-	} else {
-		m.DeletePod(client.ObjectKeyFromObject(p))
-	}
-}
-
-// SetupWithManager has the manager call Reconcile.
+// SetupWithManager has the manager call Reconcile for what is new. The pods that
+// there are at the start are not: firstLoad feeds them.
 func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return ctrl.NewControllerManagedBy(mgr).For(&corev1.Pod{}).Named("pod").Complete(r)
+	news := predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return r.isNew(e.Object.(*cachedPod)) }}
+	// A logger for each call would be most of what a call costs; errors name the pod.
+	log := mgr.GetLogger().WithValues("controller", "pod")
+	return ctrl.NewControllerManagedBy(mgr).For(&corev1.Pod{}, builder.WithPredicates(news)).Named("pod").
+		WithLogConstructor(func(*ctrl.Request) logr.Logger { return log }).Complete(r)
+}
+
+// isNew reports whether a pod is news to the model. What is in the cache before
+// the first load is not, as that reads the cache.
+func (r *PodReconciler) isNew(p *cachedPod) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.loaded && !r.model.Holds(policy.Key{Namespace: p.Namespace, Name: p.Name}, p.seen)
 }

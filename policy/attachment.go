@@ -31,20 +31,24 @@ type attachmentKey struct{ containerID, ifName string }
 
 func (a Attachment) key() attachmentKey { return attachmentKey{a.ContainerID, a.IfName} }
 
-// attach adds to a pod the addresses of its attachments: those that were made
-// for it, not for an earlier pod of its name.
-func (p Pod) attach(attachments []Attachment) Pod {
+// attach returns the pod with the addresses of its attachments too: those that
+// were made for it, not for an earlier pod of its name.
+func (p *Pod) attach(attachments []Attachment) *Pod {
+	var ips []netip.Addr
 	for _, a := range attachments {
-		if a.Pod == p.Key && (a.UID == "" || a.UID == p.UID) && len(a.IPs) > 0 {
-			p.IPs = append(slices.Clone(p.IPs), a.IPs...)
-			p.attached = true
+		if a.Pod == p.Key && (a.UID == "" || a.UID == p.UID) {
+			ips = append(ips, a.IPs...)
 		}
 	}
-	if p.attached {
-		slices.SortFunc(p.IPs, netip.Addr.Compare)
-		p.IPs = slices.Compact(p.IPs)
+	if len(ips) == 0 {
+		return p
 	}
-	return p
+	attached := *p
+	attached.attached = true
+	attached.IPs = append(ips, p.IPs...)
+	slices.SortFunc(attached.IPs, netip.Addr.Compare)
+	attached.IPs = slices.Compact(attached.IPs)
+	return &attached
 }
 
 // SetAttachment takes in what the CNI plugin has made. Its addresses are the
@@ -81,10 +85,10 @@ func (m *Model) forgetAttachment(key attachmentKey) (pod Key, was bool) {
 
 // reattach works out a pod's addresses anew.
 func (m *Model) reattach(key Key) {
-	if pod := m.pods[key]; pod != nil {
+	if pod := m.pod(key); pod != nil {
 		object := *pod
 		object.IPs, object.attached = m.reported(pod), false
-		m.SetPod(object)
+		m.SetPod(&object)
 	}
 }
 
@@ -99,7 +103,7 @@ func (m *Model) reported(pod *Pod) []netip.Addr {
 // Attached reports whether an attachment's pod is known, so that its policies
 // hold for the attachment's addresses.
 func (m *Model) Attached(a Attachment) bool {
-	pod := m.pods[a.Pod]
+	pod := m.pod(a.Pod)
 	return pod != nil && (a.UID == "" || pod.UID == a.UID) && pod.Node == m.node && pod.attached
 }
 

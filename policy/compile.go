@@ -9,7 +9,7 @@ import (
 // of all policies. It goes over everything for everything: it is the
 // specification of Model, which does the same by what has changed.
 func Compile(s Snapshot, node string) (Intent, []Problem) {
-	c := compiler{owners: map[netip.Addr]Pod{}, namespaces: map[string]*Namespace{}}
+	c := compiler{owners: map[netip.Addr]*Pod{}, namespaces: map[string]*Namespace{}}
 	in := newIntent()
 	var nodes []Node
 	for _, n := range s.Nodes {
@@ -44,7 +44,7 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	slices.SortFunc(c.policies, func(a, b Policy) int { return compareKey(a.Key, b.Key) })
 
 	for _, pod := range c.pods {
-		ips := addrsHere(&pod, c.owned(pod), node, in.PodCIDRs)
+		ips := addrsHere(pod, c.owned(pod), node, in.PodCIDRs)
 		switch {
 		case len(ips) == 0:
 		case pod.Node == node:
@@ -73,29 +73,29 @@ func newIntent() Intent {
 }
 
 type compiler struct {
-	pods       []Pod
-	owners     map[netip.Addr]Pod
+	pods       []*Pod
+	owners     map[netip.Addr]*Pod
 	namespaces map[string]*Namespace
 	policies   []Policy
 }
 
 // owned are the addresses of a pod that are no other pod's.
-func (c *compiler) owned(pod Pod) (ips []netip.Addr) {
+func (c *compiler) owned(pod *Pod) (ips []netip.Addr) {
 	for _, ip := range pod.IPs {
-		if c.owners[ip].Key == pod.Key {
+		if owner := c.owners[ip]; owner != nil && owner.Key == pod.Key {
 			ips = append(ips, ip)
 		}
 	}
 	return ips
 }
 
-func (c *compiler) subject(pod Pod, ips []netip.Addr, in *Intent) Subject {
+func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 	subject := Subject{Key: pod.Key, IPs: ips}
 	for _, policy := range c.policies {
 		if policy.Subject == nil {
 			continue
 		}
-		if m := matcherOf(*policy.Subject); !m.matches(&pod, nil) {
+		if m := matcherOf(*policy.Subject); !m.matches(pod, nil) {
 			continue
 		}
 		in.Policies[policy.Key] = policy
@@ -114,7 +114,7 @@ func (c *compiler) members(rule Rule, node string, in *Intent) {
 		m := matcherOf(s)
 		in.Peers[s] = map[netip.Addr]struct{}{}
 		for ip, pod := range c.owners {
-			if m.matches(&pod, c.namespaces[pod.Namespace]) {
+			if m.matches(pod, c.namespaces[pod.Namespace]) {
 				in.Peers[s][ip] = struct{}{}
 			}
 		}
@@ -123,7 +123,7 @@ func (c *compiler) members(rule Rule, node string, in *Intent) {
 		in.NamedPorts[name] = map[Endpoint]struct{}{}
 		for ip, pod := range c.owners {
 			for _, port := range pod.Ports {
-				if name.means(&pod, port, node) {
+				if name.means(pod, port, node) {
 					in.NamedPorts[name][Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number}] = struct{}{}
 				}
 			}

@@ -82,10 +82,13 @@ func (j *judge) place(addr netip.Addr) place {
 			}
 		}
 	}
-	var owner Pod
+	var owner *Pod
 	for _, pod := range j.Pods {
 		p, live := PodOf(pod)
-		if p = p.attach(j.Attachments); live && slices.Contains(p.IPs, addr) && (at.pod == nil || p.ownsBefore(owner) < 0) {
+		if !live {
+			continue
+		}
+		if p = p.attach(j.Attachments); slices.Contains(p.IPs, addr) && (owner == nil || p.ownsBefore(owner) < 0) {
 			at.pod, at.node, owner = pod, p.Node, p
 		}
 	}

@@ -123,7 +123,7 @@ func (ms *members) moved(ip netip.Addr, pod *Pod, ns *Namespace, node string, in
 	}
 	visit(labelIndex{})
 	visit(labelIndex{namespace: pod.Namespace})
-	for key, value := range pod.Labels {
+	for key, value := range pod.Labels.All() {
 		label := key + "=" + value
 		visit(labelIndex{label: label})
 		visit(labelIndex{namespace: pod.Namespace, label: label})

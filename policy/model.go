@@ -17,7 +17,6 @@ type Model struct {
 	podCIDRs   []netip.Prefix
 	nodes      map[string]Node
 	namespaces map[string]*namespace
-	pods       map[Key]*Pod
 	// claims are the pods that have an address, its owner first.
 	claims map[netip.Addr][]*Pod
 	// attachments are what the CNI plugin has made, by pod, and reportedIPs
@@ -32,8 +31,8 @@ type Model struct {
 // namespace is what is known of a namespace, whether or not the object itself
 // has been seen.
 type namespace struct {
-	object   *Namespace // nil: not seen, or deleted
-	pods     map[Key]*Pod
+	object   *Namespace      // nil: not seen, or deleted
+	pods     map[string]*Pod // by name
 	policies map[Key]*selecting
 	// subjects are the pods of this node and the policies that select them.
 	subjects map[Key][]*selecting
@@ -61,7 +60,6 @@ func NewModel(node string) *Model {
 		node:        node,
 		nodes:       map[string]Node{},
 		namespaces:  map[string]*namespace{},
-		pods:        map[Key]*Pod{},
 		claims:      map[netip.Addr][]*Pod{},
 		attachments: map[Key][]Attachment{},
 		reportedIPs: map[Key][]netip.Addr{},
@@ -82,8 +80,10 @@ func (m *Model) SetNode(n Node) {
 	m.nodes[n.Name], m.dirtyCluster = n, true
 	if n.Name == m.node && !slices.Equal(n.PodCIDRs, m.podCIDRs) {
 		m.podCIDRs, m.dirtyPodCIDRs = n.PodCIDRs, true
-		for key := range m.pods {
-			m.refreshSubject(key)
+		for _, ns := range m.namespaces {
+			for _, pod := range ns.pods {
+				m.refreshSubject(pod.Key)
+			}
 		}
 	}
 }
@@ -156,39 +156,57 @@ func (m *Model) policyChanged(ns *namespace, key Key) {
 	}
 }
 
-// SetPod takes a pod in as it is now, in place of the one of that name.
-func (m *Model) SetPod(p Pod) {
+// SetPod takes a pod in as it is now, in place of the one of that name. The
+// model keeps p, which must not change any more.
+func (m *Model) SetPod(p *Pod) {
 	delete(m.reportedIPs, p.Key)
 	if reported := p.IPs; len(m.attachments[p.Key]) > 0 {
 		if p = p.attach(m.attachments[p.Key]); p.attached {
 			m.reportedIPs[p.Key] = reported
 		}
 	}
-	old := m.pods[p.Key]
+	old := m.pod(p.Key)
+	ns := m.in(p.Namespace)
 	if old != nil && old.equal(p) {
+		// Nothing is new, but whoever made p keeps it too: hold that one, not both.
+		ns.pods[p.Name] = p
+		for _, ip := range p.IPs {
+			claims := m.claims[ip]
+			claims[slices.Index(claims, old)] = p
+		}
 		return
 	}
 	m.release(old)
-	ns := m.in(p.Namespace)
-	m.pods[p.Key], ns.pods[p.Key] = &p, &p
+	ns.pods[p.Name] = p
 	for _, ip := range p.IPs {
-		m.claim(ip, &p)
+		m.claim(ip, p)
 	}
 	m.refreshSubject(p.Key)
 }
 
 // DeletePod forgets a pod: it is gone, or policy does not see it any more.
 func (m *Model) DeletePod(key Key) {
-	old := m.pods[key]
+	old := m.pod(key)
 	if old == nil {
 		return
 	}
 	m.release(old)
-	delete(m.pods, key)
 	delete(m.reportedIPs, key)
-	delete(m.in(key.Namespace).pods, key)
+	delete(m.in(key.Namespace).pods, key.Name)
 	m.refreshSubject(key)
 	m.dropIfEmpty(key.Namespace)
+}
+
+// Holds reports whether what the model has of a pod's name is this very pod; nil:
+// nothing.
+func (m *Model) Holds(key Key, p *Pod) bool { return m.pod(key) == p }
+
+// pod returns the pod of that name; nil if there is none.
+func (m *Model) pod(key Key) *Pod {
+	if ns := m.namespaces[key.Namespace]; ns != nil {
+		return ns.pods[key.Name]
+	}
+	return nil
 }
 
 func (m *Model) release(pod *Pod) {
@@ -202,7 +220,7 @@ func (m *Model) release(pod *Pod) {
 // claim adds a pod to those that have an address; disclaim takes it off.
 func (m *Model) claim(ip netip.Addr, pod *Pod) {
 	claims := m.claims[ip]
-	at, _ := slices.BinarySearchFunc(claims, pod, func(a, b *Pod) int { return a.ownsBefore(*b) })
+	at, _ := slices.BinarySearchFunc(claims, pod, func(a, b *Pod) int { return a.ownsBefore(b) })
 	m.setClaims(ip, slices.Insert(slices.Clip(claims), at, pod))
 }
 
@@ -269,7 +287,7 @@ func addrsHere(pod *Pod, owned []netip.Addr, node string, podCIDRs []netip.Prefi
 func (m *Model) refreshSubject(key Key) {
 	ns := m.in(key.Namespace)
 	before, was := ns.subjects[key]
-	pod := m.pods[key]
+	pod := m.pod(key)
 	is := pod != nil && len(m.here(pod)) > 0
 	if !was && !is {
 		return
@@ -304,7 +322,7 @@ func (m *Model) refreshSubject(key Key) {
 func (m *Model) in(name string) *namespace {
 	ns := m.namespaces[name]
 	if ns == nil {
-		ns = &namespace{pods: map[Key]*Pod{}, policies: map[Key]*selecting{}, subjects: map[Key][]*selecting{}}
+		ns = &namespace{pods: map[string]*Pod{}, policies: map[Key]*selecting{}, subjects: map[Key][]*selecting{}}
 		m.namespaces[name] = ns
 	}
 	return ns

@@ -3,7 +3,6 @@ package policy
 import (
 	"cmp"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,7 +19,7 @@ type Pod struct {
 	Key
 	UID    types.UID
 	Node   string
-	Labels map[string]string
+	Labels Labels
 	// IPs are all of status.podIPs, IPv4-mapped ones as IPv4, and those of the
 	// pod's attachments. There may be none yet.
 	IPs []netip.Addr
@@ -46,15 +45,15 @@ type ContainerPort struct {
 //
 // A terminating pod counts until it is terminal or gone: its containers may
 // still be talking.
-func PodOf(p *corev1.Pod) (Pod, bool) {
+func PodOf(p *corev1.Pod) (*Pod, bool) {
 	if p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-		return Pod{}, false
+		return nil, false
 	}
-	pod := Pod{
+	pod := &Pod{
 		Key:         Key{Namespace: p.Namespace, Name: p.Name},
 		UID:         p.UID,
 		Node:        p.Spec.NodeName,
-		Labels:      p.Labels,
+		Labels:      LabelsOf(p.Labels),
 		IPs:         podIPs(p),
 		Terminating: p.DeletionTimestamp != nil,
 		Created:     p.CreationTimestamp.Time,
@@ -102,10 +101,10 @@ func podIPs(p *corev1.Pod) []netip.Addr {
 
 // equal reports whether nothing that policy looks at differs: most pod updates
 // are status changes that do not.
-func (p Pod) equal(q Pod) bool {
+func (p *Pod) equal(q *Pod) bool {
 	return p.Key == q.Key && p.UID == q.UID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating &&
 		p.Started.Equal(q.Started) && p.Created.Equal(q.Created) &&
-		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && maps.Equal(p.Labels, q.Labels)
+		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && p.Labels == q.Labels
 }
 
 // ownsBefore orders pods that claim the same address, the owner first: an
@@ -114,7 +113,7 @@ func (p Pod) equal(q Pod) bool {
 // given it by the CNI plugin has it, a pod that goes yields to one that stays,
 // then the older to the newer; the rest only makes the order total, so that it
 // does not depend on the order of events.
-func (p Pod) ownsBefore(q Pod) int {
+func (p *Pod) ownsBefore(q *Pod) int {
 	if p.attached != q.attached {
 		if p.attached {
 			return -1

@@ -90,7 +90,7 @@ func (m *Model) subject(key Key) *Subject {
 	if !is {
 		return nil
 	}
-	s := &Subject{Key: key, IPs: m.here(m.pods[key])}
+	s := &Subject{Key: key, IPs: m.here(m.pod(key))}
 	for _, policy := range selecting {
 		for _, d := range Directions {
 			if policy.Isolates[d] {
@@ -138,13 +138,24 @@ func (m *Model) meant(g *peers) (ips []netip.Addr) {
 
 // endpoints are the ports of pods that go by a name.
 func (m *Model) endpoints(name NamedPort) (endpoints []Endpoint) {
-	for _, pod := range m.pods {
+	look := func(pod *Pod) {
 		for _, port := range pod.Ports {
 			if name.means(pod, port, m.node) {
 				for _, ip := range m.owned(pod) {
 					endpoints = append(endpoints, Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number})
 				}
 			}
+		}
+	}
+	for _, ns := range m.namespaces {
+		if name.Scope == Local { // subjects are all of the node's pods that own an address
+			for key := range ns.subjects {
+				look(ns.pods[key.Name])
+			}
+			continue
+		}
+		for _, pod := range ns.pods {
+			look(pod)
 		}
 	}
 	return endpoints

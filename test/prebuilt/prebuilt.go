@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // PluginVariable names, in the environment, a podfence-cni to be tested instead
@@ -26,11 +27,19 @@ func Plugin(path string) error {
 		}
 		return os.Symlink(made, path)
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
-		"-o", path, "github.com/podfence/podfence/cni/podfence-cni")
+	return build("cni/podfence-cni", path)
+}
+
+// Podfence builds podfence, as it is released, to path.
+func Podfence(path string) error { return build("", path) }
+
+// build builds a program of this module.
+func build(folder, path string) error {
+	program := strings.TrimSuffix("github.com/podfence/podfence/"+folder, "/")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build podfence-cni: %w\n%s", err, out)
+		return fmt.Errorf("build %s: %w\n%s", program, err, out)
 	}
 	return nil
 }

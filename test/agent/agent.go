@@ -1,0 +1,273 @@
+// Package agent runs podfence's agent as its users do, a process of its own, on
+// a node of a lab.
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/podfence/podfence/test/lab"
+)
+
+// Options say what to run.
+type Options struct {
+	// Binary is podfence; see prebuilt.Podfence.
+	Binary string
+	// Node is where it runs. The Node of the API has its name.
+	Node *lab.Node
+	// Kubeconfig is that of an API server on this machine's loopback, as envtest
+	// starts it.
+	Kubeconfig []byte
+	// Args are more of the agent's flags.
+	Args []string
+}
+
+// Agent is a running agent. Its methods may be called from any goroutine.
+type Agent struct {
+	node    *lab.Node
+	process *exec.Cmd
+	folder  string
+	relay   *relay
+	http    http.Client
+	ended   chan struct{}
+
+	mu     sync.Mutex
+	waited error
+	lines  []string // of its log
+}
+
+// Start starts an agent. It is not ready yet.
+func Start(o Options) (_ *Agent, err error) {
+	a := &Agent{node: o.Node, ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("start the agent of %s: %w", o.Node.Name, err), a.cleanUp())
+		}
+	}()
+	if a.folder, err = os.MkdirTemp("", "podfence-agent-"); err != nil {
+		return nil, err
+	}
+	kubeconfig := filepath.Join(a.folder, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, o.Kubeconfig, 0o600); err != nil {
+		return nil, err
+	}
+	if a.relay, err = newRelay(o.Node, o.Kubeconfig); err != nil {
+		return nil, err
+	}
+	a.http.Transport = &http.Transport{DialContext: a.dial, DisableKeepAlives: true}
+	args := append([]string{"agent", "--node-name", o.Node.Name, "--kubeconfig", kubeconfig, "--log-level", "info"}, o.Args...)
+	a.process = exec.Command(o.Binary, args...)
+	// As the DaemonSet's containers, not with what this process was given.
+	a.process.Env = []string{"PATH=" + os.Getenv("PATH")}
+	logs, err := a.process.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	// The child is forked from a thread of the node's, so it is in its namespace.
+	if err := o.Node.Do(a.process.Start); err != nil {
+		a.process = nil
+		return nil, err
+	}
+	go a.follow(logs)
+	return a, nil
+}
+
+// follow keeps the process's log until the process has ended.
+func (a *Agent) follow(logs io.Reader) {
+	for lines := bufio.NewScanner(logs); lines.Scan(); {
+		a.mu.Lock()
+		a.lines = append(a.lines, lines.Text())
+		a.mu.Unlock()
+	}
+	err := a.process.Wait()
+	a.mu.Lock()
+	a.waited = err
+	a.mu.Unlock()
+	close(a.ended)
+}
+
+// Log is what the agent has written until now.
+func (a *Agent) Log() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return strings.Join(a.lines, "\n")
+}
+
+// AwaitReady waits until the agent says that it enforces.
+func (a *Agent) AwaitReady(ctx context.Context) error {
+	for {
+		if status, _, err := a.get(ctx, "9479", "/readyz"); err == nil && status == http.StatusOK {
+			return nil
+		}
+		select {
+		case <-a.ended:
+			return fmt.Errorf("the agent of %s has ended:\n%s", a.node.Name, a.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("the agent of %s is not ready: %w:\n%s", a.node.Name, ctx.Err(), a.Log())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Usage is what a process takes of the machine.
+type Usage struct {
+	// Resident and Peak are bytes of memory: now, and at most since the start.
+	Resident, Peak uint64
+	// CPU is the time on all processors.
+	CPU time.Duration
+}
+
+// Usage reads what the agent takes (proc_pid_status(5), proc_pid_stat(5)).
+func (a *Agent) Usage() (u Usage, err error) {
+	status, err := a.Proc("status")
+	if err != nil {
+		return u, err
+	}
+	for line := range strings.Lines(string(status)) {
+		fields := strings.Fields(line)
+		if len(fields) != 3 || fields[2] != "kB" {
+			continue
+		}
+		kilobytes, _ := strconv.ParseUint(fields[1], 10, 64)
+		switch fields[0] {
+		case "VmRSS:":
+			u.Resident = kilobytes << 10
+		case "VmHWM:":
+			u.Peak = kilobytes << 10
+		}
+	}
+	stat, err := a.Proc("stat")
+	if err != nil {
+		return u, err
+	}
+	// utime and stime are fields 14 and 15; the second, the name, may have spaces.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	const hertz = 100 // USER_HZ, the same on every architecture that Go has
+	for _, field := range fields[11:13] {
+		ticks, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return u, fmt.Errorf("the agent of %s: stat: %w", a.node.Name, err)
+		}
+		u.CPU += time.Duration(ticks) * time.Second / hertz
+	}
+	return u, nil
+}
+
+// Proc reads a file of /proc/PID.
+func (a *Agent) Proc(file string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(a.process.Process.Pid), file))
+	if err != nil {
+		return nil, fmt.Errorf("the agent of %s: %w", a.node.Name, err)
+	}
+	return text, nil
+}
+
+// Metrics are the values on /metrics by name: of those with labels, the sum; of
+// histograms, name_count and name_sum.
+func (a *Agent) Metrics(ctx context.Context) (map[string]float64, error) {
+	_, body, err := a.get(ctx, "9478", "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("metrics of the agent of %s: %w", a.node.Name, err)
+	}
+	values := map[string]float64{}
+	for name, family := range families {
+		for _, m := range family.Metric {
+			values[name] += m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
+			if h := m.GetHistogram(); h != nil {
+				values[name+"_count"] += float64(h.GetSampleCount())
+				values[name+"_sum"] += h.GetSampleSum()
+			}
+		}
+	}
+	return values, nil
+}
+
+// Profile is one of Go's, such as /debug/pprof/heap; it takes Args
+// --pprof-address 127.0.0.1:9480.
+func (a *Agent) Profile(ctx context.Context, path string) ([]byte, error) {
+	_, body, err := a.get(ctx, "9480", path)
+	return []byte(body), err
+}
+
+// get asks one of the agent's servers, at its usual port.
+func (a *Agent) get(ctx context.Context, port, path string) (status int, body string, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+port+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := a.http.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	all, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(all), err
+}
+
+// dial connects inside the node.
+func (a *Agent) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = a.node.Do(func() (err error) {
+		// By address, so that no resolver's goroutine is asked.
+		to, err := net.ResolveTCPAddr(network, address)
+		if err != nil {
+			return err
+		}
+		conn, err = (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, to.String())
+		return err
+	})
+	return conn, err
+}
+
+// Kill kills the agent, as a crash would.
+func (a *Agent) Kill() error { return a.end(syscall.SIGKILL) }
+
+// Stop ends the agent as kubelet does, and waits for it.
+func (a *Agent) Stop() error { return a.end(syscall.SIGTERM) }
+
+func (a *Agent) end(by syscall.Signal) error {
+	// One that has ended already is told by what it ended with.
+	_ = a.process.Process.Signal(by)
+	<-a.ended
+	a.mu.Lock()
+	err := a.waited
+	a.mu.Unlock()
+	if status, ok := a.process.ProcessState.Sys().(syscall.WaitStatus); ok && by == syscall.SIGKILL && status.Signal() == by {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("the agent of %s ended with %w:\n%s", a.node.Name, err, a.Log())
+	}
+	return errors.Join(err, a.cleanUp())
+}
+
+func (a *Agent) cleanUp() error {
+	var err error
+	if a.relay != nil {
+		err = a.relay.close()
+	}
+	if a.folder != "" {
+		err = errors.Join(err, os.RemoveAll(a.folder))
+	}
+	return err
+}

@@ -1,0 +1,168 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/prebuilt"
+	"github.com/podfence/podfence/test/scale"
+)
+
+func must(b *testing.B, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// cluster is an API server with what a size of cluster has.
+type cluster struct {
+	*kubernetes.Clientset
+	kubeconfig []byte
+}
+
+// newCluster starts an API server for the benchmark, and fills it.
+func newCluster(b *testing.B, size scale.Size) *cluster {
+	b.Helper()
+	if err := lab.Check(); err != nil {
+		b.Skipf("skipped: %v", err)
+	}
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		b.Skip("skipped: KUBEBUILDER_ASSETS must name the folder with kube-apiserver and etcd: make envtest-assets")
+	}
+	ctrl.SetLogger(logr.Discard())
+	environment := &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute}
+	config, err := environment.Start()
+	b.Cleanup(func() { must(b, environment.Stop()) })
+	must(b, err)
+	config.QPS, config.Burst = -1, -1
+	config.ContentType = runtime.ContentTypeProtobuf
+	api, err := kubernetes.NewForConfig(config)
+	must(b, err)
+	c := &cluster{Clientset: api, kubeconfig: environment.KubeConfig}
+	c.fill(b, size)
+	return c
+}
+
+// fill creates what the size has, node by node and pod by pod.
+func (c *cluster) fill(b *testing.B, size scale.Size) {
+	b.Helper()
+	ctx := context.Background()
+	nodes := size.Nodes()
+	each(b, len(nodes), func(n int) error {
+		created, err := c.CoreV1().Nodes().Create(ctx, nodes[n], metav1.CreateOptions{})
+		if err != nil {
+			return err
+		}
+		created.Status = nodes[n].Status
+		_, err = c.CoreV1().Nodes().UpdateStatus(ctx, created, metav1.UpdateOptions{})
+		return err
+	})
+	each(b, size.Namespaces, func(n int) error {
+		_, err := c.CoreV1().Namespaces().Create(ctx, scale.Namespace(n), metav1.CreateOptions{})
+		return err
+	})
+	each(b, size.Policies, func(n int) error {
+		np := size.Policy(n)
+		_, err := c.NetworkingV1().NetworkPolicies(np.Namespace).Create(ctx, np, metav1.CreateOptions{})
+		return err
+	})
+	each(b, size.Pods, func(n int) error { return c.createPod(size.Pod(n)) })
+}
+
+// createPod does what scheduler and kubelet do too: the pod has a node and
+// addresses from two writes.
+func (c *cluster) createPod(pod *corev1.Pod) error {
+	ctx := context.Background()
+	pod.UID = ""
+	for i := range pod.Spec.Containers {
+		pod.Spec.Containers[i].Image = "image"
+	}
+	no, none := false, int64(0)
+	pod.Spec.AutomountServiceAccountToken, pod.Spec.TerminationGracePeriodSeconds = &no, &none
+	status := pod.Status
+	created, err := c.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	created.Status = status
+	_, err = c.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, created, metav1.UpdateOptions{})
+	return err
+}
+
+// each calls do for 0 to n-1, some at once.
+func each(b *testing.B, n int, do func(int) error) {
+	b.Helper()
+	var wg sync.WaitGroup
+	next, errs := make(chan int), make(chan error, 1)
+	for range 16 {
+		wg.Go(func() {
+			for i := range next {
+				if err := do(i); err != nil {
+					select {
+					case errs <- err:
+					default:
+					}
+				}
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	select {
+	case err := <-errs:
+		b.Fatal(err)
+	default:
+	}
+}
+
+// podfence is where the program is built, for the agents.
+var (
+	podfence string
+	build    = sync.OnceValue(func() error { return prebuilt.Podfence(podfence) })
+)
+
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "podfence-bench-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	podfence = filepath.Join(folder, "podfence")
+	code := m.Run()
+	_ = os.RemoveAll(folder)
+	os.Exit(code)
+}
+
+// startAgent runs an agent on a node until the benchmark ends, and waits until
+// it enforces.
+func (c *cluster) startAgent(b *testing.B, node *lab.Node) *agent.Agent {
+	b.Helper()
+	must(b, build())
+	a, err := agent.Start(agent.Options{Binary: podfence, Node: node, Kubeconfig: c.kubeconfig, Args: []string{"--pprof-address", "127.0.0.1:9480"}})
+	must(b, err)
+	b.Cleanup(func() { must(b, a.Stop()) })
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	must(b, a.AwaitReady(ctx))
+	return a
+}

@@ -1,0 +1,4 @@
+// Package bench measures podfence from end to end: a real API server, the agent
+// as a process of its own, and real packets between pods of a lab's node. `make
+// bench` runs it with the other rooms' benchmarks and writes docs/benchmarks.md.
+package bench
