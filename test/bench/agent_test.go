@@ -2,18 +2,18 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/scale"
@@ -36,8 +36,8 @@ func BenchmarkAgent(b *testing.B) {
 				time.Sleep(30 * time.Second)
 				usage, err := a.Usage()
 				must(b, err)
-				if folder := os.Getenv("PODFENCE_BENCH_PROFILES"); folder != "" {
-					writeProfiles(b, a, filepath.Join(folder, fmt.Sprint("pods-", size.Pods)))
+				if profiles != "" {
+					writeProfiles(b, a, filepath.Join(profiles, fmt.Sprint("pods-", size.Pods)))
 				}
 				b.ReportMetric(float64(usage.Resident)/1e6, "MB-rss")
 				b.ReportMetric(float64(usage.Peak)/1e6, "MB-peak")
@@ -48,27 +48,49 @@ func BenchmarkAgent(b *testing.B) {
 }
 
 // BenchmarkEvents is a rolling restart in a big cluster: a thousand events of
-// pods a second, for a minute, and the delay of label changes meanwhile.
+// pods a second, for a minute, and the delay of label changes meanwhile, from the
+// event on. The load comes from a replay.
 func BenchmarkEvents(b *testing.B) {
 	const rate, lasts = 1000, time.Minute
 	size := scale.Size{Pods: 20_000, Namespaces: 200, Policies: 2_000, Local: 100}
 	b.Run(sizeName(size), func(b *testing.B) {
+		pods := size.Pods
+		size.Pods = 0
 		c := newCluster(b, size)
+		size.Pods = pods
+		r := newReplay(b, c.config)
+		for n := range size.Pods {
+			r.set(size.Pod(n))
+		}
 		node := newNode(b)
 		w := newWay(b, c, node)
+		label := func(value string) func() error {
+			return func() error {
+				client := podOfWay("client", clientIP)
+				client.Labels["friend"] = value
+				r.set(client)
+				return nil
+			}
+		}
+		must(b, label("yes")())
+		r.set(podOfWay("server", serverIP))
+		c.kubeconfig = r.kubeconfig
 		a := c.startAgent(b, node)
-		c.admitFriends(b, w)
+		c.admitFriends(b, w, label("no"), label("yes"))
 		for range b.N {
+			profiled := profileCPU(b, a)
 			var d delays
 			before, err := a.Usage()
 			must(b, err)
-			start := time.Now()
-			restarting := c.restart(size, rate, lasts)
-			for time.Since(start) < lasts {
-				must(b, w.measure(&d, func() error { return c.label("no") }, func() error { return c.label("yes") }))
-			}
-			events, err := restarting()
+			metrics, err := a.Metrics(context.Background())
 			must(b, err)
+			start := time.Now()
+			restarted := make(chan int, 1)
+			go func() { restarted <- r.restart(size, rate, lasts) }()
+			for time.Since(start) < lasts {
+				must(b, w.measure(&d, label("no"), label("yes")))
+			}
+			events := <-restarted
 			took := time.Since(start)
 			after, err := a.Usage()
 			must(b, err)
@@ -76,75 +98,62 @@ func BenchmarkEvents(b *testing.B) {
 			b.ReportMetric(float64(events)/took.Seconds(), "events/s")
 			b.ReportMetric((after.CPU-before.CPU).Seconds()/took.Seconds(), "cores")
 			b.ReportMetric(float64(after.Resident)/1e6, "MB-rss")
+			now, err := a.Metrics(context.Background())
+			must(b, err)
+			b.ReportMetric((now["podfence_commits_total"]-metrics["podfence_commits_total"])/took.Seconds(), "commits/s")
+			must(b, <-profiled)
 		}
 	})
 }
 
-// restart deletes pods and creates others in their place, at a rate of events
-// (a pod's deletion, its creation, its address). The function that it returns
-// waits for the end, and says how many events there were.
-func (c *cluster) restart(size scale.Size, rate int, lasts time.Duration) func() (int, error) {
+// restart replaces pods by new ones, at a rate of events: a pod's deletion, the
+// creation of another, its address. It returns how many events there were.
+func (r *replay) restart(size scale.Size, rate int, lasts time.Duration) (events int) {
 	const eventsEach = 3
-	var (
-		done   sync.WaitGroup
-		events atomic.Int64
-		failed atomic.Pointer[error]
-		next   = make(chan int)
-	)
-	for range 16 {
-		done.Go(func() {
-			for n := range next {
-				if err := c.replace(size, n); err != nil {
-					failed.Store(&err)
-					continue
-				}
-				events.Add(eventsEach)
+	start := time.Now()
+	for time.Since(start) < lasts {
+		for due := int(time.Since(start).Seconds() * float64(rate)); events < due; events += eventsEach {
+			n := events / eventsEach % size.Pods
+			old, created := size.Pod(n), size.Pod(n)
+			// The cluster's other nodes have a hundred pods each: there is room above.
+			address := netip.MustParseAddr(old.Status.PodIP).As4()
+			if again := events/eventsEach/size.Pods%2 == 1; again {
+				old.Name += "-new"
+			} else {
+				created.Name += "-new"
+				address[3] += 100
 			}
-		})
-	}
-	done.Go(func() {
-		defer close(next)
-		tick := time.NewTicker(time.Second * eventsEach / time.Duration(rate))
-		defer tick.Stop()
-		end := time.After(lasts)
-		// The ticker drops ticks that come too late; what is due is counted.
-		start := time.Now()
-		for n := 0; ; {
-			select {
-			case <-end:
-				return
-			case now := <-tick.C:
-				for due := int(now.Sub(start).Seconds() * float64(rate) / eventsEach); n < due; n++ {
-					next <- n % size.Pods
-				}
-			}
+			created.UID += types.UID(fmt.Sprint("-", events))
+			created.Labels["pod-template-hash"] = fmt.Sprintf("%08x", ^uint32(n))
+			r.remove(old)
+			pending := created.DeepCopy()
+			pending.Status = corev1.PodStatus{Phase: corev1.PodPending}
+			r.set(pending)
+			created.Status.PodIP = netip.AddrFrom4(address).String()
+			created.Status.PodIPs = []corev1.PodIP{{IP: created.Status.PodIP}}
+			r.set(created)
 		}
-	})
-	return func() (int, error) {
-		done.Wait()
-		if err := failed.Load(); err != nil {
-			return 0, *err
-		}
-		return int(events.Load()), nil
+		time.Sleep(time.Millisecond)
 	}
+	return events
 }
 
-// replace is what a rollout does with the nth pod: it goes, and one of another
-// name comes, with another address.
-func (c *cluster) replace(size scale.Size, n int) error {
-	pod := size.Pod(n)
-	ctx := context.Background()
-	none := int64(0)
-	if err := c.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &none}); err != nil {
-		return err
+// profiles is the folder that gets the agents' profiles; empty: none are taken.
+var profiles = os.Getenv("PODFENCE_BENCH_PROFILES")
+
+// profileCPU takes a profile of the agent's next 20 seconds.
+func profileCPU(b *testing.B, a *agent.Agent) <-chan error {
+	b.Helper()
+	done := make(chan error, 1)
+	if profiles == "" {
+		done <- nil
+		return done
 	}
-	pod.Name += "-new"
-	address := netip.MustParseAddr(pod.Status.PodIP).As4()
-	address[3] += 100 // the nodes of the cluster have a hundred pods each
-	pod.Status.PodIP = netip.AddrFrom4(address).String()
-	pod.Status.PodIPs[0].IP = pod.Status.PodIP
-	pod.Labels["pod-template-hash"] = fmt.Sprintf("%08x", ^uint32(n))
-	return c.createPod(pod)
+	go func() {
+		profile, err := a.Profile(context.Background(), "/debug/pprof/profile?seconds=20")
+		done <- errors.Join(err, os.WriteFile(filepath.Join(profiles, "events-cpu"), profile, 0o644))
+	}()
+	return done
 }
 
 // writeProfiles keeps the agent's profiles, and what the kernel says of its

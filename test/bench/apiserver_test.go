@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -33,7 +34,8 @@ func must(b *testing.B, err error) {
 // cluster is an API server with what a size of cluster has.
 type cluster struct {
 	*kubernetes.Clientset
-	kubeconfig []byte
+	config     *rest.Config
+	kubeconfig []byte // of the agents
 }
 
 // newCluster starts an API server for the benchmark, and fills it.
@@ -55,7 +57,7 @@ func newCluster(b *testing.B, size scale.Size) *cluster {
 	config.ContentType = runtime.ContentTypeProtobuf
 	api, err := kubernetes.NewForConfig(config)
 	must(b, err)
-	c := &cluster{Clientset: api, kubeconfig: environment.KubeConfig}
+	c := &cluster{Clientset: api, config: config, kubeconfig: environment.KubeConfig}
 	c.fill(b, size)
 	return c
 }

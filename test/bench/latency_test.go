@@ -37,8 +37,8 @@ func BenchmarkLatency(b *testing.B) {
 			}, func() error {
 				return policies.Delete(context.Background(), "deny", metav1.DeleteOptions{})
 			})
-			c.admitFriends(b, w)
-			measure(b, w, "change=label", func() error { return c.label("no") }, func() error { return c.label("yes") })
+			c.admitFriends(b, w, c.label("no"), c.label("yes"))
+			measure(b, w, "change=label", c.label("no"), c.label("yes"))
 		})
 	}
 }

@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -64,11 +63,7 @@ func newWay(b *testing.B, c *cluster, node *lab.Node) *way {
 	must(b, err)
 	pods := map[string]*lab.Host{}
 	for name, ip := range map[string]netip.Addr{"client": clientIP, "server": serverIP} {
-		must(b, c.createPod(&corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": name, "friend": "yes"}},
-			Spec:       corev1.PodSpec{NodeName: scale.Node, Containers: []corev1.Container{{Name: "main"}}},
-			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip.String(), PodIPs: []corev1.PodIP{{IP: ip.String()}}},
-		}))
+		must(b, c.createPod(podOfWay(name, ip)))
 		pods[name], err = node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{ip}})
 		must(b, err)
 	}
@@ -88,6 +83,15 @@ func newWay(b *testing.B, c *cluster, node *lab.Node) *way {
 		must(b, errors.Join(<-stopped, receiver.Close()))
 	})
 	return w
+}
+
+// podOfWay is one end of the way: client or server.
+func podOfWay(name string, ip netip.Addr) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": name, "friend": "yes"}},
+		Spec:       corev1.PodSpec{NodeName: scale.Node, Containers: []corev1.Container{{Name: "main"}}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip.String(), PodIPs: []corev1.PodIP{{IP: ip.String()}}},
+	}
 }
 
 func (w *way) receive(from *net.UDPConn) {
@@ -221,25 +225,20 @@ func friendsOnly(name string) *networkingv1.NetworkPolicy {
 	}
 }
 
-// label changes the client's label.
-func (c *cluster) label(value string) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]string{"friend": value}}})
-	if err != nil {
+// label returns a change of the client's label.
+func (c *cluster) label(value string) func() error {
+	patch := fmt.Appendf(nil, `{"metadata":{"labels":{"friend":%q}}}`, value)
+	return func() error {
+		_, err := c.CoreV1().Pods(namespace).Patch(context.Background(), "client", types.MergePatchType, patch, metav1.PatchOptions{})
 		return err
 	}
-	_, err = c.CoreV1().Pods(namespace).Patch(context.Background(), "client", types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
 }
 
-// admitFriends creates the policy that makes the label decide.
-func (c *cluster) admitFriends(b *testing.B, w *way) {
+// admitFriends creates the policy that makes the label decide, and waits until
+// it does.
+func (c *cluster) admitFriends(b *testing.B, w *way, shut, open func() error) {
 	b.Helper()
 	_, err := c.NetworkingV1().NetworkPolicies(namespace).Create(context.Background(), friendsOnly("friends-only"), metav1.CreateOptions{})
 	must(b, err)
-	must(b, c.label("no"))
-	_, err = w.closes()
-	must(b, err)
-	must(b, c.label("yes"))
-	_, err = w.opens(time.Since(began))
-	must(b, err)
+	must(b, w.measure(&delays{}, shut, open))
 }
