@@ -7,6 +7,8 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMG ?= ghcr.io/podfence/podfence:latest
 FUZZTIME ?= 30s
+SOAK ?= 10m
+ROUNDS ?= 5
 KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
 OVERLAY ?= default
@@ -105,8 +107,12 @@ fuzz: ## Each fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: bench
-bench: ## The benchmarks; compare two runs with bin/tools/benchstat
-	go test -run '^$$' -bench . -benchmem ./...
+bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 25 minutes): ROUNDS=5
+	ROUNDS="$(ROUNDS)" test/bench/run.sh $(BIN)/bench docs
+
+.PHONY: soak
+soak: packages envtest-assets ## Random changes and live probes against the verdict function (root): SOAK=10m
+	go test -count 1 -timeout 0 -v ./test/soak -soak $(SOAK)
 
 ##@ A real cluster on this machine (root)
 

@@ -46,6 +46,11 @@ type selecting struct {
 	subjects int
 }
 
+// selects reports whether a policy of a pod's namespace selects the pod, on a node.
+func (s *selecting) selects(pod *Pod, node string) bool {
+	return pod.Node == node && s.matcher != nil && s.matcher.matches(pod, nil)
+}
+
 // dirty is what Take has to look at.
 type dirty struct {
 	dirtyPodCIDRs bool
@@ -151,8 +156,12 @@ func (m *Model) DeletePolicy(key Key) {
 
 func (m *Model) policyChanged(ns *namespace, key Key) {
 	m.dirtyPolicies[key] = struct{}{}
-	for subject := range ns.subjects {
-		m.refreshSubject(subject)
+	now := ns.policies[key] // nil: gone
+	for subject, by := range ns.subjects {
+		selected := slices.ContainsFunc(by, func(s *selecting) bool { return s.Key == key })
+		if selected || now != nil && now.selects(m.pod(subject), m.node) {
+			m.refreshSubject(subject)
+		}
 	}
 }
 
@@ -296,7 +305,7 @@ func (m *Model) refreshSubject(key Key) {
 	var now []*selecting
 	if is {
 		for _, s := range ns.policies {
-			if pod.Node == m.node && s.matcher != nil && s.matcher.matches(pod, nil) {
+			if s.selects(pod, m.node) {
 				now = append(now, s)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -12,11 +13,13 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/quantiles"
 	"github.com/podfence/podfence/test/scale"
 )
 
 // sizes are those that a change must cost the same at.
 var sizes = []scale.Size{
+	{Pods: 1_000, Namespaces: 10, Policies: 100, Local: 250},
 	{Pods: 10_000, Namespaces: 100, Policies: 1_000, Local: 250},
 	scale.Big,
 }
@@ -102,14 +105,16 @@ func BenchmarkChange(b *testing.B) {
 		run := func(name string, do, undo func()) {
 			b.Run(fmt.Sprintf("%s/pods=%d", name, s.Pods), func(b *testing.B) {
 				b.ReportAllocs()
+				var took []time.Duration
 				for b.Loop() {
+					began := time.Now()
 					do()
-					table.Update(m.Take())
-					b.StopTimer()
+					settle()
+					took = append(took, time.Since(began))
 					undo()
 					settle()
-					b.StartTimer()
 				}
+				quantiles.Report(b, "", time.Microsecond, took, 50, 99)
 			})
 		}
 		key := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}

@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
+
+	"github.com/podfence/podfence/test/quantiles"
 )
 
 // BenchmarkAddDel is one pod's ADD and DEL by the real binary and libcni, with
@@ -44,14 +45,6 @@ func measure(b *testing.B, n *node) {
 		n.mustDel(p)
 		adds, dels = append(adds, added.Sub(start)), append(dels, time.Since(added))
 	}
-	report(b, adds, "add")
-	report(b, dels, "del")
-}
-
-// report reports the median and the 99th percentile.
-func report(b *testing.B, all []time.Duration, what string) {
-	slices.Sort(all)
-	ms := func(i int) float64 { return float64(all[i].Microseconds()) / 1000 }
-	b.ReportMetric(ms(len(all)/2), what+"-p50-ms")
-	b.ReportMetric(ms(len(all)*99/100), what+"-p99-ms")
+	quantiles.Report(b, "add", time.Millisecond, adds, 50, 99)
+	quantiles.Report(b, "del", time.Millisecond, dels, 50, 99)
 }

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/quantiles"
 	"github.com/podfence/podfence/test/scale"
 )
 
@@ -197,17 +198,8 @@ func (w *way) measure(d *delays, shut, open func() error) error {
 
 // report reports the distribution of both.
 func (d *delays) report(b *testing.B) {
-	b.ReportMetric(0, "ns/op")
 	for kind, all := range map[string][]time.Duration{"close": d.closing, "open": d.opening} {
-		slices.Sort(all)
-		for _, percent := range []int{10, 25, 50, 75, 90, 95, 99, 100} {
-			name := fmt.Sprintf("p%d", percent)
-			if percent == 100 {
-				name = "max"
-			}
-			at := all[min(len(all)*percent/100, len(all)-1)]
-			b.ReportMetric(float64(at.Microseconds())/1000, kind+"-"+name+"-ms")
-		}
+		quantiles.Report(b, kind, time.Millisecond, all, 10, 25, 50, 75, 90, 95, 99, 100)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/quantiles"
 )
 
 // BenchmarkAdd measures ADD by libcni, in turns in one run: podfence with its
@@ -53,8 +53,7 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 			}
 		}
 		for what, all := range took {
-			slices.Sort(all)
-			b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, what+"-p50-ms")
+			quantiles.Report(b, what, time.Millisecond, all, 50)
 		}
 	}
 }
