@@ -84,7 +84,7 @@ func TestPlans(t *testing.T) {
 			"delete chain policy-ingress-s43vmrvr32z5fvoe-shop/web", "delete chain policy-egress-s43vmrvr32z5fvoe-shop/web",
 			"delete set " + clients, "delete set peers-6-s22h7iqewmxlj6r7", "delete set " + peers, "delete set peers-6-264rnmzdcgfjjcbn",
 			"delete set named-4-bekuzxiffmq674z6", "delete set named-6-bekuzxiffmq674z6",
-			"delete set block-4-ur3iizap2u2w2hsq", "delete set ports-jkoloxzneacpojmv", "delete set ports-rxtphqeo3kqirxej",
+			"delete set block-4-ur3iizap2u2w2hsq", "delete set ports-jkoloxzneacpojmv", "delete set ports-twd4qppxill6kbz4",
 		}},
 	} {
 		step.event.Feed(m)

@@ -3,6 +3,7 @@ package ruleset
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -220,10 +221,20 @@ func blockSetOf(f family, blocks []netip.Prefix) *Set {
 	return set
 }
 
+// portsSetOf is the set of a rule's ports. Single ones are looked up by hash, which
+// costs a new connection half of what ranges do, and to load next to nothing: many
+// ranges take the kernel time by the square of their number.
 func portsSetOf(ports []policy.PortRange) *Set {
-	set := &Set{Type: Ports, Elements: map[Element]struct{}{}}
+	set := &Set{Type: Port, Elements: map[Element]struct{}{}}
+	if slices.ContainsFunc(ports, func(r policy.PortRange) bool { return r.First != r.Last }) {
+		set.Type = PortRange
+	}
 	for _, r := range ports {
-		set.Elements[PortsElement(r)] = struct{}{}
+		if set.Type == Port {
+			set.Elements[PortElement(r.Protocol, r.First)] = struct{}{}
+		} else {
+			set.Elements[PortRangeElement(r)] = struct{}{}
+		}
 	}
 	set.Name = portsSet(set.Elements)
 	return set

@@ -50,7 +50,8 @@ const (
 	Addr6                     // ipv6_addr
 	Prefix4                   // ipv4_addr; flags interval
 	Prefix6                   // ipv6_addr; flags interval
-	Ports                     // inet_proto . inet_service; flags interval
+	Port                      // inet_proto . inet_service
+	PortRange                 // inet_proto . inet_service; flags interval
 	Endpoint4                 // ipv4_addr . inet_proto . inet_service
 	Endpoint6                 // ipv6_addr . inet_proto . inet_service
 	ICMPv6Type                // icmpv6_type
@@ -69,11 +70,12 @@ type Element struct {
 	Addr [16]byte
 	// Bits is the prefix length (Prefix4, Prefix6).
 	Bits uint8
-	// Protocol is the IP protocol (Ports, Endpoint4, Endpoint6), or the message
+	// Protocol is the IP protocol (Port, PortRange, Endpoint4, Endpoint6), or the
+	// message
 	// type (ICMPv6Type).
 	Protocol uint8
-	// First is the port (Endpoint4, Endpoint6) or the number (EtherType); First
-	// to Last are the range, both included (Ports).
+	// First is the port (Port, Endpoint4, Endpoint6) or the number (EtherType);
+	// First to Last are the range, both included (PortRange).
 	First, Last uint16
 	// MAC is the hardware address (EtherAddr, Sender4, Sender6).
 	MAC [6]byte
@@ -289,9 +291,14 @@ func EndpointElement(endpoint policy.Endpoint) Element {
 	return e
 }
 
-// PortsElement is the element of a range of ports.
-func PortsElement(ports policy.PortRange) Element {
+// PortRangeElement is the element of a range of ports.
+func PortRangeElement(ports policy.PortRange) Element {
 	return Element{Protocol: uint8(ports.Protocol), First: ports.First, Last: ports.Last}
+}
+
+// PortElement is the element of a port.
+func PortElement(protocol policy.Protocol, port uint16) Element {
+	return Element{Protocol: uint8(protocol), First: port}
 }
 
 // Size counts what a table holds.

@@ -148,14 +148,14 @@ func (f Field) String() string {
 func (t SetType) String() string {
 	return [...]string{
 		Addr4: "ipv4_addr", Addr6: "ipv6_addr", Prefix4: "ipv4_addr", Prefix6: "ipv6_addr",
-		Ports:     "inet_proto . inet_service",
+		Port: "inet_proto . inet_service", PortRange: "inet_proto . inet_service",
 		Endpoint4: "ipv4_addr . inet_proto . inet_service", Endpoint6: "ipv6_addr . inet_proto . inet_service",
 		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
 		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr",
 	}[t]
 }
 
-func (t SetType) interval() bool { return t == Prefix4 || t == Prefix6 || t == Ports }
+func (t SetType) interval() bool { return t == Prefix4 || t == Prefix6 || t == PortRange }
 
 // text is an element as nft writes it.
 func (t SetType) text(e Element) string {
@@ -165,7 +165,9 @@ func (t SetType) text(e Element) string {
 			return netip.PrefixFrom(addr, int(e.Bits)).String()
 		}
 		return t.addrOf(e).String()
-	case Ports:
+	case Port:
+		return fmt.Sprintf("%s . %d", protocolText(e.Protocol), e.First)
+	case PortRange:
 		if e.First == e.Last {
 			return fmt.Sprintf("%s . %d", protocolText(e.Protocol), e.First)
 		}

@@ -201,7 +201,7 @@ func (s *Set) contains(key Element) bool {
 			}
 		}
 		return false
-	case Ports:
+	case PortRange:
 		for e := range s.Elements {
 			if e.Protocol == key.Protocol && e.First <= key.First && key.First <= e.Last {
 				return true

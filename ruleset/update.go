@@ -209,7 +209,7 @@ func (u *update) count(chain *Chain, by int) {
 				continue
 			}
 			set := u.Sets[lookup.Set]
-			if set == nil || set.Type != Prefix4 && set.Type != Prefix6 && set.Type != Ports {
+			if set == nil || !set.Type.interval() && set.Type != Port {
 				continue
 			}
 			if u.refs[lookup.Set] += by; u.refs[lookup.Set] == 0 {

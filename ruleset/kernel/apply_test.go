@@ -135,7 +135,7 @@ func TestInvalid(t *testing.T) {
 		"to map pods":                  ruleset.AddVerdicts{Map: "pods", Entries: verdicts(ruleset.Verdict{Action: ruleset.Reject}, addrs("10.0.0.3")...)},
 		"verdict 99 can't be in a map": ruleset.AddVerdicts{Map: "pods", Entries: verdicts(ruleset.Verdict{Action: 99}, addrs("10.0.0.3")...)},
 		"map of ranges":                ruleset.AddSet{Name: "m", Type: ruleset.Prefix4, Map: true},
-		"to map ranges":                ruleset.AddVerdicts{Map: "ranges", Type: ruleset.Ports, Entries: verdicts(ruleset.Verdict{}, ports(6, 1, 2))},
+		"to map ranges":                ruleset.AddVerdicts{Map: "ranges", Type: ruleset.PortRange, Entries: verdicts(ruleset.Verdict{}, ports(6, 1, 2))},
 		"unknown hook":                 ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: 99}},
 		"unknown priority":             ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Base: 99}},
 		"unknown type <nil>":           nil,

@@ -40,7 +40,7 @@ func prefixes(texts ...string) []ruleset.Element {
 }
 
 func ports(protocol policy.Protocol, first, last uint16) ruleset.Element {
-	return ruleset.PortsElement(policy.PortRange{Protocol: protocol, First: first, Last: last})
+	return ruleset.PortRangeElement(policy.PortRange{Protocol: protocol, First: first, Last: last})
 }
 
 func endpoint(addr string, protocol policy.Protocol, port uint16) ruleset.Element {
@@ -73,7 +73,7 @@ func rule(text string, rule ruleset.Rule) part {
 			ruleset.AddSet{Name: "addrs-4", Type: ruleset.Addr4},
 			ruleset.AddSet{Name: "addrs-6", Type: ruleset.Addr6},
 			ruleset.AddSet{Name: "block-4", Type: ruleset.Prefix4},
-			ruleset.AddSet{Name: "ports", Type: ruleset.Ports},
+			ruleset.AddSet{Name: "ports", Type: ruleset.PortRange},
 			ruleset.AddSet{Name: "named-4", Type: ruleset.Endpoint4},
 			ruleset.AddSet{Name: "named-6", Type: ruleset.Endpoint6},
 			ruleset.AddSet{Name: "nd", Type: ruleset.ICMPv6Type},
@@ -126,7 +126,9 @@ func parts() map[string]part {
 		"prefix6":    set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { fd00::/64, fd00:0:0:1::/64, fd00:1::/33, ::1/128 }`, prefixes("fd00::/64", "fd00:0:0:1::/64", "fd00:1::/33", "::1/128")...),
 		"open6":      set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { ff00::/8, fc00::/7 }`, prefixes("ff00::/8", "fc00::/7")...),
 		"all6":       set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { ::/0 }`, prefixes("::/0")...),
-		"ports": set(ruleset.Ports, `type inet_proto . inet_service; flags interval; elements = { tcp . 80, udp . 53-60, sctp . 0-65535 }`,
+		"port": set(ruleset.Port, `type inet_proto . inet_service; elements = { tcp . 80, udp . 53, sctp . 0 }`,
+			ruleset.PortElement(policy.TCP, 80), ruleset.PortElement(policy.UDP, 53), ruleset.PortElement(policy.SCTP, 0)),
+		"ports": set(ruleset.PortRange, `type inet_proto . inet_service; flags interval; elements = { tcp . 80, udp . 53-60, sctp . 0-65535 }`,
 			ports(policy.TCP, 80, 80), ports(policy.UDP, 53, 60), ports(policy.SCTP, 0, 65535)),
 		"endpoint4": set(ruleset.Endpoint4, `type ipv4_addr . inet_proto . inet_service; elements = { 10.0.0.1 . tcp . 8080, 10.0.0.2 . udp . 53 }`,
 			endpoint("10.0.0.1", policy.TCP, 8080), endpoint("10.0.0.2", policy.UDP, 53)),

@@ -127,7 +127,8 @@ func TestMessages(t *testing.T) {
 		ruleset.Prefix6: func(i int) ruleset.Element {
 			return ruleset.Element{Addr: [16]byte{0: 0xff, 1: byte(i >> 8), 2: byte(i)}, Bits: 24}
 		},
-		ruleset.Ports: func(i int) ruleset.Element { return ports(policy.TCP, uint16(2*i), uint16(2*i)) },
+		ruleset.Port:      func(i int) ruleset.Element { return ruleset.PortElement(policy.TCP, uint16(i)) },
+		ruleset.PortRange: func(i int) ruleset.Element { return ports(policy.TCP, uint16(2*i), uint16(2*i)) },
 		ruleset.Endpoint4: func(i int) ruleset.Element {
 			return endpoint("10.0.0.1", policy.TCP, uint16(i))
 		},
@@ -142,7 +143,7 @@ func TestMessages(t *testing.T) {
 	long := "egress-" + strings.Repeat("x", 240)
 	for setType, key := range keys {
 		for _, isMap := range []bool{false, true} {
-			if isMap && (setType == ruleset.Prefix4 || setType == ruleset.Prefix6 || setType == ruleset.Ports) {
+			if isMap && (setType == ruleset.Prefix4 || setType == ruleset.Prefix6 || setType == ruleset.PortRange) {
 				continue
 			}
 			t.Run(fmt.Sprint(setType, " map ", isMap), func(t *testing.T) {
@@ -150,7 +151,7 @@ func TestMessages(t *testing.T) {
 				n := newNamespace(t)
 				c := n.open()
 				size := 20_000
-				if setType == ruleset.Ports {
+				if setType == ruleset.PortRange {
 					// The time that ranges in concatenated keys take grows with the
 					// square of their number, above all where they are taken back
 					// (nft_pipapo_remove).

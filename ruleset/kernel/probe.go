@@ -27,8 +27,8 @@ func requirements(masquerade bool) []requirement {
 	needs := []requirement{
 		{"CONFIG_NF_TABLES_INET", ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward}}},
 		{"CONFIG_NF_TABLES", ruleset.AddChain{Name: "rules"}},
-		{"Linux 5.7 or later", ruleset.AddSet{Name: "ports", Type: ruleset.Ports}},
-		{"Linux 5.7 or later", ruleset.AddElements{Set: "ports", Type: ruleset.Ports, Elements: []ruleset.Element{tcp}}},
+		{"Linux 5.7 or later", ruleset.AddSet{Name: "ports", Type: ruleset.PortRange}},
+		{"Linux 5.7 or later", ruleset.AddElements{Set: "ports", Type: ruleset.PortRange, Elements: []ruleset.Element{tcp}}},
 		{"CONFIG_NF_TABLES", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Loopback{}, ports}})},
 		{"CONFIG_NFT_COUNTER", rule(ruleset.Rule{Counter: true})},
 		{"CONFIG_NFT_CT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.New}})},

@@ -22,7 +22,7 @@ func known(t ruleset.SetType) bool { return t <= ruleset.Sender6 }
 
 // hasRanges reports whether the elements are ranges.
 func hasRanges(t ruleset.SetType) bool {
-	return t == ruleset.Prefix4 || t == ruleset.Prefix6 || t == ruleset.Ports
+	return t == ruleset.Prefix4 || t == ruleset.Prefix6 || t == ruleset.PortRange
 }
 
 // errRangeMap refuses what ruleset has no use for.
@@ -44,7 +44,9 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		set.KeyType, set.Interval = nftables.TypeIPAddr, true
 	case ruleset.Prefix6: // type ipv6_addr; flags interval
 		set.KeyType, set.Interval = nftables.TypeIP6Addr, true
-	case ruleset.Ports: // type inet_proto . inet_service; flags interval
+	case ruleset.Port: // type inet_proto . inet_service
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
+	case ruleset.PortRange: // type inet_proto . inet_service; flags interval
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 		set.Interval, set.Concatenation = true, true
 	case ruleset.Endpoint4: // type ipv4_addr . inet_proto . inet_service
@@ -65,7 +67,7 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		return nil, fmt.Errorf("unknown set type %d", op.Type)
 	}
 	switch op.Type {
-	case ruleset.Ports, ruleset.Endpoint4, ruleset.Endpoint6, ruleset.Sender4, ruleset.Sender6:
+	case ruleset.Port, ruleset.PortRange, ruleset.Endpoint4, ruleset.Endpoint6, ruleset.Sender4, ruleset.Sender6:
 		set.KeyByteOrder = nil
 	}
 	if op.Map && hasRanges(op.Type) {
@@ -85,7 +87,7 @@ func keyBytes(t ruleset.SetType) int {
 		return 4
 	case ruleset.Addr6, ruleset.Prefix6:
 		return 16
-	case ruleset.Ports:
+	case ruleset.Port, ruleset.PortRange:
 		return 8
 	case ruleset.Endpoint4:
 		return 12
@@ -109,7 +111,9 @@ func setElement(to []nftables.SetElement, t ruleset.SetType, e ruleset.Element) 
 	switch t {
 	case ruleset.Prefix4, ruleset.Prefix6:
 		return interval(to, e, keyBytes(t))
-	case ruleset.Ports:
+	case ruleset.Port:
+		return append(to, nftables.SetElement{Key: portKey(nil, e.Protocol, e.First)})
+	case ruleset.PortRange:
 		return append(to, nftables.SetElement{Key: portKey(nil, e.Protocol, e.First), KeyEnd: portKey(nil, e.Protocol, e.Last)})
 	case ruleset.Endpoint4, ruleset.Endpoint6:
 		return append(to, nftables.SetElement{Key: portKey(e.Addr[:keyBytes(t)-8], e.Protocol, e.First)})
@@ -247,7 +251,7 @@ func elementBytes(t ruleset.SetType) int {
 	case ruleset.Prefix4, ruleset.Prefix6:
 		// Two elements, the second with flags; or one with 6 bytes of user data.
 		return attribute(key) + attribute(attribute(4)+key)
-	case ruleset.Ports:
+	case ruleset.PortRange:
 		return attribute(2 * key)
 	default:
 		return attribute(key)
@@ -269,7 +273,7 @@ func elementText(t ruleset.SetType, e ruleset.Element) string {
 	switch t {
 	case ruleset.Prefix4, ruleset.Prefix6:
 		return netip.PrefixFrom(addr, int(e.Bits)).String()
-	case ruleset.Ports:
+	case ruleset.PortRange:
 		return fmt.Sprintf("%v . %d-%d", policy.Protocol(e.Protocol), e.First, e.Last)
 	case ruleset.Endpoint4, ruleset.Endpoint6:
 		return fmt.Sprintf("%v . %v . %d", addr, policy.Protocol(e.Protocol), e.First)
