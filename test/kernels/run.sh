@@ -36,6 +36,8 @@ suites() {
 # What is left out, packages and tests of a package, and why. Nothing else is.
 declare -A without=(
   [controllers]="needs an API server; what it has to do with the kernel is ruleset/kernel's"
+  [test/soak]="needs an API server too"
+  [test/bench]="has benchmarks alone"
   [". TestAgentTakesChart"]="runs helm by the go command, and has nothing to do with the kernel"
 )
 
