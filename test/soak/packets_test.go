@@ -1,0 +1,164 @@
+package soak
+
+import (
+	"fmt"
+	"math/rand"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/agreement"
+	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
+)
+
+// newLab makes the node, with hosts for all addresses that pods ever have, on
+// whichever node. Which pod has an address is for the agent to know: in the lab
+// each is always at the same host.
+func newLab(t *testing.T) *agreement.Cluster {
+	t.Helper()
+	// A probe that should arrive is sent twice, as one that should not, and no
+	// more: a verdict that comes late is wrong.
+	l, err := agreement.New(agreement.Options{Lab: lab.Options{Patience: time.Nanosecond}})
+	must(t, err)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	must(t, l.Disconnect()) // the table is the agent's
+	for i := range pods {
+		pod := random.Pod(rand.New(rand.NewSource(0)), i)
+		_, err := l.Node.AddPod(pod.Name, lab.PodOptions{IPs: random.PodAddrs(i, pod.Spec.NodeName)})
+		must(t, err)
+	}
+	return l
+}
+
+// fate is what became of a packet, and what should have.
+type fate struct {
+	packet  policy.Packet
+	verdict policy.Verdict
+	lab.Result
+}
+
+// wrong says whether the packet passed and should not have, or the other way
+// round.
+func (f fate) wrong() bool { return f.Arrived != f.Expect }
+
+// tally counts fates.
+type tally struct{ sent, allowed, wrong int }
+
+// count adds one.
+func (n *tally) count(f fate) {
+	n.sent++
+	if f.Expect {
+		n.allowed++
+	}
+	if f.wrong() {
+		n.wrong++
+	}
+}
+
+// judge fails the test for wrong verdicts, and for packets that say little.
+func (n tally) judge(t *testing.T) {
+	t.Helper()
+	t.Logf("%d packets, %d of them to pass; %d wrong verdicts", n.sent, n.allowed, n.wrong)
+	if n.wrong > 0 {
+		t.Errorf("%d of %d verdicts are wrong", n.wrong, n.sent)
+	}
+	if 10*min(n.allowed, n.sent-n.allowed) < n.sent {
+		t.Errorf("%d of %d packets were to pass: too few of one kind to tell", n.allowed, n.sent)
+	}
+}
+
+// send sends random packets and judges them by the snapshot.
+func send(t *testing.T, l *agreement.Cluster, r *rand.Rand, s policy.Snapshot, packets int) []fate {
+	t.Helper()
+	var fates []fate
+	var probes []lab.Probe
+	for len(fates) < packets {
+		packet := random.Packet(r, s)
+		probe, ok := probeOf(l, s, packet)
+		if !ok {
+			continue
+		}
+		verdict := policy.Judge(s, packet, policy.JudgeOptions{})
+		probe.Expect = verdict.At(random.Node)
+		fates, probes = append(fates, fate{packet: packet, verdict: verdict}), append(probes, probe)
+	}
+	results, err := l.Lab.Probe(t.Context(), probes)
+	must(t, err)
+	for i := range fates {
+		fates[i].Result = results[i]
+	}
+	return fates
+}
+
+// probeOf is how to send a packet. It reports false for one that the node's
+// hooks don't see, or see otherwise than it was sent: test/agreement has those.
+func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Probe, bool) {
+	probe := lab.Probe{From: l.Lab.Owner(p.Src), To: l.Lab.Owner(p.Dst), Packet: p}
+	_, seen := random.Hook(s, p)
+	if p.Hairpin {
+		// Only to pods leads a Service.
+		probe.Packet.Dst = agreement.Hairpin(p.Dst)
+		seen = seen && claimed(s, p.Dst)
+	}
+	neighbours := p.Protocol == policy.ICMPv6 && slices.Contains(policy.NeighbourDiscovery, p.ICMPType)
+	return probe, seen && !neighbours && probe.From != nil && probe.To != nil
+}
+
+// describe is a packet's fate, with the objects that decide it: the pods that
+// claim its addresses, their namespaces and the policies in these.
+func describe(s policy.Snapshot, f fate) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "%s\n  verdict: %s; at %s it should pass: %t\n  passed: %t; sent %d times, seen at %v\n",
+		f.packet, f.verdict, random.Node, f.Expect, f.Arrived, f.Sent, f.At)
+	involved := map[string]bool{}
+	for _, pod := range s.Pods {
+		if claims(pod, f.packet.Src) || claims(pod, f.packet.Dst) {
+			involved[pod.Namespace] = true
+			write(&out, pod)
+		}
+	}
+	for _, ns := range s.Namespaces {
+		if involved[ns.Name] {
+			write(&out, ns)
+		}
+	}
+	for _, np := range s.Policies {
+		if involved[np.Namespace] {
+			write(&out, np)
+		}
+	}
+	return out.String()
+}
+
+// claimed reports whether some pod claims an address.
+func claimed(s policy.Snapshot, addr netip.Addr) bool {
+	return slices.ContainsFunc(s.Pods, func(pod *corev1.Pod) bool { return claims(pod, addr) })
+}
+
+// claims reports whether a pod's status has an address.
+func claims(pod *corev1.Pod, addr netip.Addr) bool {
+	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == addr.String() })
+}
+
+// write adds an object as YAML, without the notes on who wrote which field.
+func write(out *strings.Builder, object client.Object) {
+	object = object.DeepCopyObject().(client.Object)
+	object.SetManagedFields(nil)
+	text, err := yaml.Marshal(object)
+	if err != nil {
+		text = []byte(err.Error())
+	}
+	fmt.Fprintf(out, "--- # %T\n%s", object, text)
+}
