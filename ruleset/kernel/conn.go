@@ -47,6 +47,7 @@ type Conn struct {
 	nft *nftables.Conn
 	// socket is nft's own, for what that does not pass on.
 	socket *netlink.Conn
+	watch  *Watch // nil: nobody watches
 	closed bool
 }
 
@@ -120,8 +121,25 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.commit(messages)
+	_, err = c.commit(messages, plan.Replace && objects(plan) >= many)
 	return err
+}
+
+// objects are those that a plan makes.
+func objects(plan ruleset.Plan) (n int) {
+	for _, op := range plan.Ops {
+		switch op := op.(type) {
+		case ruleset.AddElements:
+			n += len(op.Elements)
+		case ruleset.AddVerdicts:
+			n += len(op.Entries)
+		case ruleset.SetRules:
+			n += len(op.Rules)
+		default:
+			n++
+		}
+	}
+	return n
 }
 
 // table is the table of a family.
@@ -138,7 +156,7 @@ func (c *Conn) table(family ruleset.Family) *nftables.Table {
 func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge} {
-		_, err := c.commit([]message{deleteTable(c.table(family))})
+		_, err := c.commit([]message{deleteTable(c.table(family))}, false)
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 			errs = append(errs, err)
 		}
@@ -157,21 +175,30 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// commit sends the messages as one batch. With an error comes the index of the
-// message that the kernel refused first, or -1.
-func (c *Conn) commit(messages []message) (int, error) {
+// commit sends the messages as one batch; unheard says how to where a Watch
+// listens. With an error comes the index of the message that the kernel refused
+// first, or -1.
+func (c *Conn) commit(messages []message, unheard bool) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		// The library would dial again, into whatever namespace it is called in.
 		return -1, &OpError{Op: "apply", Err: ErrClosed}
 	}
-	for _, m := range messages {
-		m.queue(c.nft)
+	flush := func(generation uint32) error {
+		for _, m := range messages {
+			m.queue(c.nft)
+		}
+		// It forgets the messages, whether it fails or not. It also returns what
+		// went wrong as they were queued; then nothing was sent.
+		return c.nft.FlushWithGenID(generation)
 	}
-	// Flush forgets the messages, whether it fails or not. It also returns what
-	// went wrong as they were queued; then nothing was sent.
-	err := c.nft.Flush()
+	var err error
+	if unheard && c.watch != nil {
+		err = c.unheard(flush)
+	} else {
+		err = flush(0)
+	}
 	if err == nil {
 		return -1, nil
 	}

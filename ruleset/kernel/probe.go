@@ -80,7 +80,7 @@ func (c *Conn) try(family ruleset.Family, missing string, needs []requirement) e
 	if err != nil {
 		return err
 	}
-	failed, err := c.commit(append(messages, deleteTable(table)))
+	failed, err := c.commit(append(messages, deleteTable(table)), false)
 	if err == nil {
 		return nil
 	}
