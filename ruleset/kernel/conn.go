@@ -35,6 +35,10 @@ type Options struct {
 	Guard bool
 	// Masquerade: that of family inet will (ruleset.Options).
 	Masquerade bool
+	// Own: the tables are to be the connection's own where the kernel can do that
+	// without taking them away when the connection ends. Others are refused then
+	// what would change them, until it ends.
+	Own bool
 }
 
 // Conn is a connection to the nf_tables of one network namespace. It may be
@@ -42,6 +46,8 @@ type Options struct {
 type Conn struct {
 	// name is the tables'.
 	name string
+	// owns: new tables are the connection's own.
+	owns bool
 
 	mu  sync.Mutex
 	nft *nftables.Conn
@@ -145,11 +151,17 @@ func objects(plan ruleset.Plan) (n int) {
 // table is the table of a family.
 func (c *Conn) table(family ruleset.Family) *nftables.Table {
 	table := &nftables.Table{Name: c.name, Family: nftables.TableFamilyINet}
+	if c.owns {
+		table.Flags = owned
+	}
 	if family == ruleset.Bridge {
 		table.Family = nftables.TableFamilyBridge
 	}
 	return table
 }
+
+// Owns reports whether the tables that the connection makes are its own.
+func (c *Conn) Owns() bool { return c.owns }
 
 // Uninstall removes the tables with all that is in them. That one isn't there is
 // no error, nor that the kernel doesn't know its family.
@@ -157,6 +169,9 @@ func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge} {
 		_, err := c.commit([]message{deleteTable(c.table(family))}, false)
+		if errors.Is(err, ErrPermission) { // it isn't the capability: Open has tried
+			return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)
+		}
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 			errs = append(errs, err)
 		}
