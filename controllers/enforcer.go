@@ -65,6 +65,9 @@ type Enforcer struct {
 	// known says that the kernel does hold table: false before the first commit
 	// and after a failed one. Only Start's goroutine touches it.
 	known bool
+	// undone says that table is as it should be, though the kernel holds something
+	// else: somebody else has changed that. Only Start's goroutine touches it.
+	undone bool
 	// repairs says when to repair; repairing is whether there is something to,
 	// noticed since when. Only Start's goroutine touches them.
 	repairs   repairs
@@ -217,13 +220,13 @@ func (e *Enforcer) commit() error {
 		err := e.kernel.Apply(plan)
 		e.metrics.committed(plan, err, time.Since(began))
 		if err != nil {
-			e.known = false // but keep the table: flows stay judged by it
+			e.known, e.undone = false, false // but keep the table: flows stay judged by it
 			e.mu.Lock()
 			e.failure = err
 			e.mu.Unlock()
 			return err
 		}
-		e.known = true
+		e.known, e.undone = true, false
 		signal(e.judge)
 		if plan.Replace {
 			e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", time.Since(began).String())
@@ -254,10 +257,12 @@ func (e *Enforcer) commit() error {
 }
 
 // plan takes what has changed out of the model, and works out what that takes
-// in the kernel: all of it if the kernel's table is not known.
+// in the kernel: all of it if the kernel's table is not known. What somebody else has
+// undone is done again from the table, which is there; after a failure the table is
+// built anew too, which takes as long again.
 func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	e.mu.Lock()
-	if !e.known {
+	if !e.known && !e.undone {
 		intent := e.model.Intent()
 		fed = e.fed
 		e.mu.Unlock()
@@ -276,7 +281,11 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	}
 	e.tableMu.Lock()
 	defer e.tableMu.Unlock()
-	return fed, e.table.Update(delta)
+	update := e.table.Update(delta)
+	if e.undone {
+		return fed, e.table.Replacement()
+	}
+	return fed, update
 }
 
 // judgeFlows has established flows judged anew after each commit, until ctx is

@@ -115,6 +115,7 @@ func (e *Enforcer) take() (*ruleset.Tampering, error) {
 	if len(noticed) == 0 {
 		return nil, nil
 	}
+	e.undone = e.undone || e.known
 	e.known = false
 	return &noticed[len(noticed)-1], nil
 }

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -38,6 +39,41 @@ func TestRepairsArePaused(t *testing.T) {
 			t.Errorf("round %d: the fight is over before it has been quiet", round)
 		}
 		now = now.Add(2*quiet + time.Second)
+	}
+}
+
+// After a failed commit the table is built anew, even if somebody has interfered.
+func TestRepairAfterFailure(t *testing.T) {
+	kernel, watch := &told{}, &noticing{}
+	e := newEnforcer(kernel, Options{Node: "node", Log: logr.Discard(), Watch: watch}, newMetrics(prometheus.NewRegistry()), nil)
+	for _, step := range []struct {
+		fail, tamper, undone bool // undone: what is in the kernel next is the table, done again
+	}{
+		{}, {tamper: true, undone: true}, {}, {fail: true}, {tamper: true}, {}, {tamper: true, undone: true, fail: true}, {tamper: true}, {},
+	} {
+		kernel.fail = nil
+		if step.fail {
+			kernel.fail = errors.New("the kernel said no")
+		}
+		if step.tamper {
+			watch.once = []ruleset.Tampering{{}}
+		}
+		e.repairs = repairs{} // no fight
+		if err := e.distrust(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if e.undone != step.undone {
+			t.Fatalf("%+v: undone is %v", step, e.undone)
+		}
+		if step.fail { // an empty plan would not fail
+			e.known = e.known && step.undone
+		}
+		if err := e.commit(); (err != nil) != step.fail {
+			t.Fatalf("%+v: %v", step, err)
+		}
+		if e.known == step.fail || e.undone {
+			t.Fatalf("%+v: afterwards known is %v, undone %v", step, e.known, e.undone)
+		}
 	}
 }
 
