@@ -127,15 +127,18 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.commit(messages, plan.Replace && objects(plan) >= many)
+	// Of what others did to the table before, an update would not know.
+	_, err = c.commit(messages, (plan.Replace || c.owns) && objects(plan) >= many)
 	return err
 }
 
-// objects are those that a plan makes.
+// objects are those that a plan makes or deletes one by one.
 func objects(plan ruleset.Plan) (n int) {
 	for _, op := range plan.Ops {
 		switch op := op.(type) {
 		case ruleset.AddElements:
+			n += len(op.Elements)
+		case ruleset.DeleteElements:
 			n += len(op.Elements)
 		case ruleset.AddVerdicts:
 			n += len(op.Entries)

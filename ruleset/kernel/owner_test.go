@@ -117,6 +117,25 @@ func TestOwnedGuard(t *testing.T) {
 	g.Expect(n.list()).To(ContainSubstring("table bridge podfence"))
 }
 
+// TestOwnedManyUpdates has updates that the kernel tells nobody of, and a watch that
+// goes on noticing after them.
+func TestOwnedManyUpdates(t *testing.T) {
+	g := NewWithT(t)
+	n := newNamespace(t)
+	c := n.own()
+	w := n.watch(c, false)
+	g.Expect(c.Apply(fenced())).To(Succeed())
+	before := n.list()
+	all := manyAddrs(100, 10_000)
+	g.Expect(c.Apply(apply(ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: all}))).To(Succeed())
+	g.Expect(c.Apply(apply(ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: all}))).To(Succeed())
+	g.Expect(n.list()).To(Equal(before))
+	g.Consistently(w.Tampered(), watchWhile).ShouldNot(Receive())
+	g.Expect(c.Close()).To(Succeed())
+	n.nft("", "delete table inet podfence") // which has no owner now
+	g.Expect(takeOne(g, w).Process).To(Equal("nft"))
+}
+
 // TestOwnedFailure has a replacement fail: the old table stays, and stays owned.
 func TestOwnedFailure(t *testing.T) {
 	g := NewWithT(t)
