@@ -159,11 +159,18 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
-			conn, err := kernel.Open(kernel.Options{Guard: c.mode == "bridge", Masquerade: c.mode == "bridge"})
+			tables := kernel.Options{Guard: c.mode == "bridge", Masquerade: c.mode == "bridge", Own: true}
+			conn, err := kernel.Open(tables)
 			if err != nil {
 				return err
 			}
 			defer conn.Close()
+			watch, err := conn.Watch(tables)
+			if err != nil {
+				return err
+			}
+			defer watch.Close()
+			o.Watch = watch
 			if bit := o.Ruleset.RevokedMark; bit != 0 {
 				flows, err := kernel.OpenFlows(kernel.Options{}, bit)
 				if err != nil {
@@ -184,7 +191,7 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if err != nil {
 				return err
 			}
-			o.Log.Info("Starting", "version", version, "node", o.Node)
+			o.Log.Info("Starting", "version", version, "node", o.Node, "ownsTable", conn.Owns())
 			return agent.Start(cmd.Context())
 		},
 	}

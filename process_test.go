@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,6 +40,134 @@ func podfence(t *testing.T, args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), asMain+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	return cmd
+}
+
+// agents are processes in one network namespace.
+type agents struct {
+	t      *testing.T
+	folder string
+}
+
+// newAgents moves the test's thread into a namespace of its own; a child is in that
+// of the thread that starts it.
+func newAgents(t *testing.T) *agents {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a network namespace needs root: skipped")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	return &agents{t, samples(t)}
+}
+
+func (a *agents) podfence(args ...string) *exec.Cmd {
+	a.t.Helper()
+	cmd := podfence(a.t, args...)
+	cmd.SysProcAttr = nil
+	return cmd
+}
+
+// start starts an agent, and returns its log line by line.
+func (a *agents) start() (*exec.Cmd, <-chan string) {
+	a.t.Helper()
+	cmd := a.podfence("agent", "--node-name", "node-1", "--manifests", a.folder, "--metrics-address", "0", "--health-address", "0")
+	logs, err := cmd.StderrPipe()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	lines := make(chan string, 1000)
+	go func() {
+		defer close(lines)
+		for scanner := bufio.NewScanner(logs); scanner.Scan(); {
+			lines <- scanner.Text()
+		}
+	}()
+	return cmd, lines
+}
+
+// await waits for a line of a log.
+func (a *agents) await(lines <-chan string, text string) string {
+	a.t.Helper()
+	var all []string
+	for line := range lines {
+		if all = append(all, line); strings.Contains(line, text) {
+			return line
+		}
+	}
+	a.t.Fatalf("the agent has not said %q:\n%s", text, strings.Join(all, "\n"))
+	return ""
+}
+
+func (a *agents) table() string {
+	a.t.Helper()
+	out, err := exec.Command("nft", "-s", "list", "table", "inet", "podfence").CombinedOutput()
+	if err != nil {
+		a.t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+// Two agents overlap, the first is killed, the second stops: there is always a
+// table, and what would remove it while an agent runs is refused or undone.
+func TestProcessesHandTheTableOver(t *testing.T) {
+	a := newAgents(t)
+	first, firstLog := a.start()
+	owns := strings.Contains(a.await(firstLog, "Starting"), `"ownsTable": true`)
+	a.await(firstLog, "Replaced the table")
+	before := a.table()
+	out, err := a.podfence("uninstall").CombinedOutput()
+	if owns && (err == nil || !strings.Contains(string(out), "stop it first")) {
+		t.Errorf("uninstall beside an agent: %v: %s", err, out)
+	}
+	if !owns {
+		a.await(firstLog, "Repaired the table")
+	}
+	if a.table() != before {
+		t.Errorf("after uninstall beside an agent:\n%s\nbefore:\n%s", a.table(), before)
+	}
+
+	second, secondLog := a.start()
+	if owns {
+		if line := a.await(secondLog, "Cannot commit"); !strings.Contains(line, "another process owns the table") {
+			t.Errorf("the second says %s", line)
+		}
+		if a.table() != before {
+			t.Errorf("beside a second agent:\n%s\nbefore:\n%s", a.table(), before)
+		}
+	}
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	if rules := a.table(); !strings.Contains(rules, "hook forward") {
+		t.Errorf("the first was killed, and left\n%s", rules)
+	}
+	a.await(secondLog, "Replaced the table")
+	if !owns {
+		_ = second.Process.Kill() // enough of it
+	} else if a.table() != before {
+		t.Errorf("taken over:\n%s\nbefore:\n%s", a.table(), before)
+	}
+	_ = second.Process.Signal(syscall.SIGTERM)
+	for range secondLog {
+	}
+	if err := second.Wait(); err != nil && owns {
+		t.Errorf("the second ended with %v", err)
+	}
+	if rules := a.table(); !strings.Contains(rules, "hook forward") {
+		t.Errorf("the second stopped, and left\n%s", rules)
+	}
+	if out, err := a.podfence("uninstall").CombinedOutput(); err != nil {
+		t.Errorf("uninstall, without an agent: %v: %s", err, out)
+	}
+	if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("uninstalled: %v\n%s", err, out)
+	}
 }
 
 func TestProcessFails(t *testing.T) {

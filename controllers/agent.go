@@ -38,6 +38,8 @@ type Options struct {
 	// Flows is where to cut established flows that policy no longer allows; it
 	// needs Ruleset.RevokedMark. Nil: they are left alone.
 	Flows Flows
+	// Watch notices what others do to the tables. Nil: nothing does.
+	Watch Watch
 	// CNI says what the agent does for the CNI plugin; nil: nothing, pods are
 	// fenced when the API shows their addresses.
 	CNI *CNI
@@ -97,7 +99,11 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
 	}
 	metrics := newMetrics(o.Registry)
-	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics)}
+	var events client.Writer
+	if o.API != nil {
+		events = mgr.GetClient()
+	}
+	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics, events)}
 	if o.API != nil {
 		err = a.watchCluster(newProblems(mgr.GetClient(), o.Node, o.Log, metrics))
 	} else {
@@ -105,7 +111,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		err = mgr.Add(a.Manifests)
 	}
 	if o.CNI != nil {
-		err = errors.Join(err, a.serveCNI(o))
+		err = errors.Join(err, a.serveCNI(o, events))
 	}
 	return a, errors.Join(err,
 		mgr.Add(a.Enforcer),
@@ -114,11 +120,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 }
 
 // serveCNI has the manager answer the CNI plugin, and keep the node's network.
-func (a *Agent) serveCNI(o Options) error {
-	var events client.Writer
-	if o.API != nil {
-		events = a.GetClient()
-	}
+func (a *Agent) serveCNI(o Options, events client.Writer) error {
 	attachments, err := newAttachments(o, a.Enforcer, events)
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ func answering(t *testing.T, state string) (*Attachments, *told) {
 	o := Options{Node: "node", Log: logr.Discard(), CNI: &CNI{State: state, Bridge: &Bridge{
 		Kernel: kernel, MAC: [6]byte{2, 0, 0, 0, 0, 1}, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() },
 	}}}
-	e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()))
+	e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()), nil)
 	a, err := newAttachments(o, e, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -32,10 +33,12 @@ type Flows interface {
 // Sources Feed it; Start commits: at once when idle, and what comes in during a
 // commit together in the next. The first commit, once Begin has been called,
 // replaces the whole table; each later one changes what has changed. One that
-// fails leaves the kernel as it was, and is followed by a replacement.
+// fails leaves the kernel as it was, and is followed by a replacement; so is what
+// somebody else does to the table (repairs.go).
 type Enforcer struct {
 	kernel  Kernel
 	flows   Flows // nil: established flows are left alone
+	watch   Watch // nil: what others do is not noticed
 	options ruleset.Options
 	log     logr.Logger
 	metrics *metrics
@@ -62,6 +65,15 @@ type Enforcer struct {
 	// known says that the kernel does hold table: false before the first commit
 	// and after a failed one. Only Start's goroutine touches it.
 	known bool
+	// undone says that table is as it should be, though the kernel holds something
+	// else: somebody else has changed that. Only Start's goroutine touches it.
+	undone bool
+	// repairs says when to repair; repairing is whether there is something to,
+	// noticed since when. Only Start's goroutine touches them.
+	repairs   repairs
+	repairing bool
+	noticed   time.Time
+	reports   *reports
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
 	// nodes holds a token when nodes have changed.
@@ -69,9 +81,11 @@ type Enforcer struct {
 }
 
 // newEnforcer returns an enforcer for a node.
-func newEnforcer(kernel Kernel, o Options, metrics *metrics) *Enforcer {
+func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Writer) *Enforcer {
+	log := o.Log.WithName("enforcer")
 	return &Enforcer{
-		kernel: kernel, flows: o.Flows, options: o.Ruleset, log: o.Log.WithName("enforcer"), metrics: metrics,
+		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
+		reports: newReports(events, o.Node, log),
 		begin:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		judge:   make(chan struct{}, 1),
@@ -147,10 +161,13 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	case <-e.begin:
 	}
 	e.Feed(func(*policy.Model) {}) // an empty cluster is a commit too
+	var beside sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer beside.Wait()
+	defer cancel()
+	beside.Go(func() { e.reports.run(ctx) })
 	if e.flows != nil {
-		var judging sync.WaitGroup
-		judging.Go(func() { e.judgeFlows(ctx) })
-		defer judging.Wait()
+		beside.Go(func() { e.judgeFlows(ctx) })
 	}
 	retry := newBackoff()
 	for {
@@ -158,6 +175,13 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-e.wake:
+		case <-e.tampered():
+		}
+		if err := e.distrust(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
 		}
 		err := e.commit()
 		if err == nil {
@@ -165,15 +189,16 @@ func (e *Enforcer) Start(ctx context.Context) error {
 			continue
 		}
 		// What changes meanwhile does not shorten the wait: it would be refused
-		// along with the rest.
+		// along with the rest. But who has changed the table may be why.
 		delay := retry.Step()
 		e.log.Error(err, "Cannot commit; the kernel keeps the rules it has", "retryAfter", delay.String())
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(delay):
-			signal(e.wake)
+		case <-e.tampered():
 		}
+		signal(e.wake)
 	}
 }
 
@@ -186,18 +211,22 @@ func newBackoff() wait.Backoff {
 // commit brings the kernel up to date in one transaction.
 func (e *Enforcer) commit() error {
 	began := time.Now()
+	if !e.known {
+		// The other table's state may be no better known, and it is small.
+		e.guard.forget()
+	}
 	fed, plan := e.plan()
 	if !plan.Empty() {
 		err := e.kernel.Apply(plan)
 		e.metrics.committed(plan, err, time.Since(began))
 		if err != nil {
-			e.known = false // but keep the table: flows stay judged by it
+			e.known, e.undone = false, false // but keep the table: flows stay judged by it
 			e.mu.Lock()
 			e.failure = err
 			e.mu.Unlock()
 			return err
 		}
-		e.known = true
+		e.known, e.undone = true, false
 		signal(e.judge)
 		if plan.Replace {
 			e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", time.Since(began).String())
@@ -214,6 +243,7 @@ func (e *Enforcer) commit() error {
 		return err
 	}
 	e.metrics.holds(e.table)
+	e.repaired()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.failure, e.committed = nil, fed
@@ -227,10 +257,12 @@ func (e *Enforcer) commit() error {
 }
 
 // plan takes what has changed out of the model, and works out what that takes
-// in the kernel: all of it if the kernel's table is not known.
+// in the kernel: all of it if the kernel's table is not known. What somebody else has
+// undone is done again from the table, which is there; after a failure the table is
+// built anew too, which takes as long again.
 func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	e.mu.Lock()
-	if !e.known {
+	if !e.known && !e.undone {
 		intent := e.model.Intent()
 		fed = e.fed
 		e.mu.Unlock()
@@ -249,7 +281,11 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	}
 	e.tableMu.Lock()
 	defer e.tableMu.Unlock()
-	return fed, e.table.Update(delta)
+	update := e.table.Update(delta)
+	if e.undone {
+		return fed, e.table.Replacement()
+	}
+	return fed, update
 }
 
 // judgeFlows has established flows judged anew after each commit, until ctx is

@@ -20,6 +20,10 @@ func warning(about corev1.ObjectReference, node, reason, identity, message strin
 	if len(message) > maxEventMessage {
 		message = strings.ToValidUTF8(message[:maxEventMessage-3], "") + "..."
 	}
+	namespace := about.Namespace
+	if namespace == "" {
+		namespace = metav1.NamespaceDefault // where Events about cluster-wide objects must be
+	}
 	now := metav1.NewTime(time.Now())
 	sum := sha256.Sum256([]byte(identity))
 	name := about.Name
@@ -28,7 +32,7 @@ func warning(about corev1.ObjectReference, node, reason, identity, message strin
 		name = strings.TrimRight(name[:253-suffix], "-.")
 	}
 	return &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: about.Namespace, Name: fmt.Sprintf("%s.%x", name, sum[:8])},
+		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s.%x", name, sum[:8])},
 		InvolvedObject: about,
 		Type:           corev1.EventTypeWarning, Reason: reason, Message: message,
 		Source:              corev1.EventSource{Component: "podfence", Host: node},

@@ -33,6 +33,13 @@ func newGuard(cni *CNI) *guard {
 	return &guard{Bridge: *cni.Bridge}
 }
 
+// forget has the next commit replace the table.
+func (g *guard) forget() {
+	if g != nil {
+		g.known = false
+	}
+}
+
 // commit brings the bridge's table up to date in one transaction.
 func (g *guard) commit(e *Enforcer) error {
 	if g == nil {

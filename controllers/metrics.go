@@ -18,6 +18,7 @@ type metrics struct {
 	elements   prometheus.Gauge
 	problems   prometheus.Gauge
 	flows      *prometheus.CounterVec
+	repairs    prometheus.Counter
 	manifests  prometheus.Gauge
 }
 
@@ -46,11 +47,14 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		flows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "podfence_flows_total", Help: "Established flows that a policy change has cut (revoked) or let go on (restored).",
 		}, []string{"change"}),
+		repairs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_repairs_total", Help: "Replacements of the table because somebody else had changed it; the log says who.",
+		}),
 		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.flows, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.flows, m.repairs, m.manifests)
 	return m
 }
 

@@ -25,6 +25,7 @@ type world struct {
 	where *lab.Node
 	// kernel is the node's, and notes what it is told.
 	kernel *recorder
+	watch  *kernel.Watch
 	hosts  int
 }
 
@@ -46,13 +47,17 @@ func newWorld() *world {
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(conn.Close)
 	w.kernel = &recorder{next: conn}
+	watch, err := conn.Watch(kernel.Options{NetNS: w.where.NetNS()})
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(watch.Close)
+	w.watch = watch
 	return w
 }
 
 // watchCluster starts an agent for the node, with the API server as source.
 func (w *world) watchCluster() *running {
 	GinkgoHelper()
-	agent := run(w.kernel, controllers.Options{Node: w.node, API: agentUser})
+	agent := run(w.kernel, controllers.Options{Node: w.node, API: agentUser, Watch: w.watch})
 	agent.awaitReady()
 	return agent
 }

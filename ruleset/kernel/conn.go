@@ -35,6 +35,10 @@ type Options struct {
 	Guard bool
 	// Masquerade: that of family inet will (ruleset.Options).
 	Masquerade bool
+	// Own: the tables are to be the connection's own where the kernel can do that
+	// without taking them away when the connection ends. Others are refused then
+	// what would change them, until it ends.
+	Own bool
 }
 
 // Conn is a connection to the nf_tables of one network namespace. It may be
@@ -42,11 +46,14 @@ type Options struct {
 type Conn struct {
 	// name is the tables'.
 	name string
+	// owns: new tables are the connection's own.
+	owns bool
 
 	mu  sync.Mutex
 	nft *nftables.Conn
 	// socket is nft's own, for what that does not pass on.
 	socket *netlink.Conn
+	watch  *Watch // nil: nobody watches
 	closed bool
 }
 
@@ -120,25 +127,54 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.commit(messages)
+	// Of what others did to the table before, an update would not know.
+	_, err = c.commit(messages, (plan.Replace || c.owns) && objects(plan) >= many)
 	return err
+}
+
+// objects are those that a plan makes or deletes one by one.
+func objects(plan ruleset.Plan) (n int) {
+	for _, op := range plan.Ops {
+		switch op := op.(type) {
+		case ruleset.AddElements:
+			n += len(op.Elements)
+		case ruleset.DeleteElements:
+			n += len(op.Elements)
+		case ruleset.AddVerdicts:
+			n += len(op.Entries)
+		case ruleset.SetRules:
+			n += len(op.Rules)
+		default:
+			n++
+		}
+	}
+	return n
 }
 
 // table is the table of a family.
 func (c *Conn) table(family ruleset.Family) *nftables.Table {
 	table := &nftables.Table{Name: c.name, Family: nftables.TableFamilyINet}
+	if c.owns {
+		table.Flags = owned
+	}
 	if family == ruleset.Bridge {
 		table.Family = nftables.TableFamilyBridge
 	}
 	return table
 }
 
+// Owns reports whether the tables that the connection makes are its own.
+func (c *Conn) Owns() bool { return c.owns }
+
 // Uninstall removes the tables with all that is in them. That one isn't there is
 // no error, nor that the kernel doesn't know its family.
 func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge} {
-		_, err := c.commit([]message{deleteTable(c.table(family))})
+		_, err := c.commit([]message{deleteTable(c.table(family))}, false)
+		if errors.Is(err, ErrPermission) { // it isn't the capability: Open has tried
+			return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)
+		}
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 			errs = append(errs, err)
 		}
@@ -157,21 +193,30 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// commit sends the messages as one batch. With an error comes the index of the
-// message that the kernel refused first, or -1.
-func (c *Conn) commit(messages []message) (int, error) {
+// commit sends the messages as one batch; unheard says how to where a Watch
+// listens. With an error comes the index of the message that the kernel refused
+// first, or -1.
+func (c *Conn) commit(messages []message, unheard bool) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		// The library would dial again, into whatever namespace it is called in.
 		return -1, &OpError{Op: "apply", Err: ErrClosed}
 	}
-	for _, m := range messages {
-		m.queue(c.nft)
+	flush := func(generation uint32) error {
+		for _, m := range messages {
+			m.queue(c.nft)
+		}
+		// It forgets the messages, whether it fails or not. It also returns what
+		// went wrong as they were queued; then nothing was sent.
+		return c.nft.FlushWithGenID(generation)
 	}
-	// Flush forgets the messages, whether it fails or not. It also returns what
-	// went wrong as they were queued; then nothing was sent.
-	err := c.nft.Flush()
+	var err error
+	if unheard && c.watch != nil {
+		err = c.unheard(flush)
+	} else {
+		err = flush(0)
+	}
 	if err == nil {
 		return -1, nil
 	}

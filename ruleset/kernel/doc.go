@@ -2,6 +2,7 @@
 //
 //	Open       connects, and finds out early whether the kernel will do
 //	Apply      one Plan, one table, one netlink transaction
+//	Watch      notices what others do to the tables
 //	Uninstall  takes the tables away
 //	Close      hangs up; the tables stay
 //
@@ -25,7 +26,8 @@
 //     has Replace set, which is right in both cases.
 //
 // The table belongs to the network namespace and not to the process: it goes on
-// judging packets after the process has gone, however it went.
+// judging packets after the process has gone, however it went. One that a Conn
+// owns (Options.Own) has no owner then, and is the next one's to replace.
 //
 // # Which kernels
 //

@@ -27,7 +27,12 @@ type message struct {
 // queued: the library has no way to take back what has been.
 func encode(table *nftables.Table, plan ruleset.Plan) ([]message, error) {
 	e := encoder{table: table, op: -1}
-	if plan.Replace {
+	switch {
+	case plan.Replace && table.Flags != 0:
+		// One that is there, whoever made it, may have other flags, which cannot
+		// be changed.
+		e.messages = append(e.messages, destroyTable(table), addTable(table))
+	case plan.Replace:
 		// Deleting a table that isn't there fails; adding one that is does not.
 		e.messages = append(e.messages, addTable(table), deleteTable(table), addTable(table))
 	}
@@ -55,6 +60,15 @@ func deleteTable(table *nftables.Table) message {
 		what: func() string { return "delete table " + table.Name },
 		// delete table inet podfence
 		queue: func(c *nftables.Conn) { c.DelTable(table) },
+	}
+}
+
+func destroyTable(table *nftables.Table) message {
+	return message{
+		op:   -1,
+		what: func() string { return "destroy table " + table.Name },
+		// destroy table inet podfence
+		queue: func(c *nftables.Conn) { c.DestroyTable(table) },
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/ruleset"
@@ -57,8 +58,33 @@ func guardRequirements() []requirement {
 	}
 }
 
+// owned is a table that is one connection's own while that lasts, and stays when it
+// ends. Without the second flag the table, and with it all that fences the pods,
+// would go when the agent does.
+const owned = nftables.TableFlagOwner | nftables.TableFlagPersist
+
+// probeOwner tries whether the kernel has both flags.
+func (c *Conn) probeOwner() error {
+	table := c.table(ruleset.Inet)
+	table.Name += "-probe"
+	table.Flags = owned
+	_, err := c.commit([]message{destroyTable(table), addTable(table), deleteTable(table)}, false)
+	switch {
+	case err == nil:
+		c.owns = true
+	case !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL):
+		return err
+	}
+	return nil
+}
+
 // probe tries each table that there will be.
 func (c *Conn) probe(options Options) error {
+	if options.Own {
+		if err := c.probeOwner(); err != nil {
+			return unsupported(err, "CONFIG_NF_TABLES")
+		}
+	}
 	err := c.try(ruleset.Inet, "CONFIG_NF_TABLES", requirements(options.Masquerade))
 	if err != nil || !options.Guard {
 		return err
@@ -80,7 +106,7 @@ func (c *Conn) try(family ruleset.Family, missing string, needs []requirement) e
 	if err != nil {
 		return err
 	}
-	failed, err := c.commit(append(messages, deleteTable(table)))
+	failed, err := c.commit(append(messages, deleteTable(table)), false)
 	if err == nil {
 		return nil
 	}

@@ -1,0 +1,194 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Watch notices what others do to podfence's tables.
+type Watch interface {
+	// Tampered gets a token when there is something to take.
+	Tampered() <-chan struct{}
+	// Take hands out what others have done since the last call. With an error
+	// nothing is noticed any more.
+	Take() ([]ruleset.Tampering, error)
+}
+
+const (
+	// atOnce is how many times in a row the tables are repaired at once; more is a
+	// fight. A firewall manager that restarts undoes them once or twice.
+	atOnce = 3
+	// quiet is after how long without tampering a fight is over.
+	quiet = time.Minute
+)
+
+// repairs decides how soon to repair what somebody else has changed: at once, but
+// in a fight less and less often. Two programs that each undo the other as fast as
+// they can would take all of the node, and neither would win.
+type repairs struct {
+	row   int       // of repairs, without a quiet time between
+	last  time.Time // tampering
+	pause wait.Backoff
+}
+
+// next is how long to wait before the repair of what was noticed now.
+func (r *repairs) next(now time.Time) time.Duration {
+	if now.Sub(r.last) >= quiet {
+		r.row, r.pause = 0, newBackoff()
+	}
+	r.last = now
+	if r.row++; r.row <= atOnce {
+		return 0
+	}
+	return r.pause.Step()
+}
+
+// tampered is the watch's channel; without a watch it says nothing.
+func (e *Enforcer) tampered() <-chan struct{} {
+	if e.watch == nil {
+		return nil
+	}
+	return e.watch.Tampered()
+}
+
+// distrust looks whether somebody else has changed the tables. Then nothing is
+// known of them, so that the next commit replaces them; in a fight it waits before.
+// What others change meanwhile is repaired along with it, and what the sources
+// change waits too: it would be undone with the rest.
+func (e *Enforcer) distrust(ctx context.Context) error {
+	noticed, err := e.take()
+	if err != nil || noticed == nil || e.table == nil {
+		return err // before the first commit, the table is no business of this agent's
+	}
+	now := time.Now()
+	pause := e.repairs.next(now)
+	if !e.repairing {
+		e.repairing, e.noticed = true, now
+	}
+	about := []any{"changes", noticed.What(), "process", noticed.Process, "pid", noticed.PID}
+	switch {
+	case pause == 0:
+		e.log.Info("Somebody else has changed the table; replacing it", about...)
+	default:
+		e.log.Info("Somebody else keeps changing the table; replacing it less often",
+			append(about, "inARow", e.repairs.row, "after", pause.String())...)
+		e.mu.Lock()
+		e.failure = fmt.Errorf("undone again and again, last by %s", noticed.Who())
+		e.mu.Unlock()
+	}
+	if e.repairs.row == 1 || e.repairs.row == atOnce+1 {
+		e.reports.add(report{*noticed, pause > 0})
+	}
+	if pause == 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(pause):
+	}
+	_, err = e.take()
+	return err
+}
+
+// take forgets what the kernel holds if somebody else has changed it, and returns
+// the last change.
+func (e *Enforcer) take() (*ruleset.Tampering, error) {
+	if e.watch == nil {
+		return nil, nil
+	}
+	noticed, err := e.watch.Take()
+	if err != nil {
+		// To go on would be to trust blindly. A new agent replaces everything.
+		return nil, fmt.Errorf("what others do to the table is not noticed any more: %w", err)
+	}
+	if len(noticed) == 0 {
+		return nil, nil
+	}
+	e.undone = e.undone || e.known
+	e.known = false
+	return &noticed[len(noticed)-1], nil
+}
+
+// repaired notes that the tables are as they should be.
+func (e *Enforcer) repaired() {
+	if !e.repairing {
+		return
+	}
+	e.repairing = false
+	e.metrics.repairs.Inc()
+	e.log.Info("Repaired the table", "after", time.Since(e.noticed).String())
+}
+
+// ReasonTamperedWith is the reason of the Warning Event on a Node whose table
+// somebody else has changed.
+const ReasonTamperedWith = "TamperedWith"
+
+// report is what is said of tampering to who looks at the Node.
+type report struct {
+	ruleset.Tampering
+	fight bool
+}
+
+// reports tells the API server, beside the commits: it may not answer.
+type reports struct {
+	events client.Writer // nil: there is no API server to tell
+	node   string
+	log    logr.Logger
+	queue  chan report
+}
+
+func newReports(events client.Writer, node string, log logr.Logger) *reports {
+	return &reports{events: events, node: node, log: log, queue: make(chan report, 8)}
+}
+
+// add queues a report. One too many is dropped: the log has it.
+func (r *reports) add(one report) {
+	select {
+	case r.queue <- one:
+	default:
+	}
+}
+
+// run sends until ctx is done.
+func (r *reports) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case one := <-r.queue:
+			if r.events == nil {
+				continue
+			}
+			limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+			err := r.events.Create(limited, r.event(one))
+			cancel()
+			if err != nil && !apierrors.IsAlreadyExists(err) {
+				r.log.Error(err, "Cannot report by an Event that the table was changed")
+			}
+		}
+	}
+}
+
+// +kubebuilder:rbac:groups="",resources=events,verbs=create
+
+// event is a Warning on the Node, whose UID in Events is its name, as kubelet has
+// it. The same program's doing is one Event, until the API server forgets that.
+func (r *reports) event(one report) *corev1.Event {
+	message := fmt.Sprintf("podfence's table was changed, and replaced: %s; by %s", one.What(), one.Who())
+	if one.fight {
+		message = fmt.Sprintf("podfence's table is changed over and over, and replaced less and less often; last %s; by %s", one.What(), one.Who())
+	}
+	about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: r.node, UID: types.UID(r.node)}
+	return warning(about, r.node, ReasonTamperedWith, fmt.Sprintf("%s %s %v", r.node, one.Process, one.fight), message)
+}

@@ -1,0 +1,49 @@
+package kernel
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// TestWatchOverrun has others change more than the socket holds, which is next to
+// nothing here: what is lost must be taken for a change of podfence's table, and
+// for one, not for many.
+func TestWatchOverrun(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a network namespace of the test's own needs root: skipped")
+	}
+	g := NewWithT(t)
+	// Never unlocked: the thread, and with it the namespace, ends with the test.
+	runtime.LockOSThread()
+	g.Expect(unix.Unshare(unix.CLONE_NEWNET)).To(Succeed())
+	c, err := Open(Options{})
+	g.Expect(err).NotTo(HaveOccurred())
+	w, err := c.Watch(Options{})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(w.socket.SetReadBuffer(1)).To(Succeed()) // the kernel's least
+	change := exec.Command("nft", "-f", "-")
+	change.Stdin = strings.NewReader("table ip other {\n" + strings.Repeat("chain c { accept; accept; accept; }\n", 2000) + "}\n")
+	out, err := change.CombinedOutput()
+	g.Expect(err).NotTo(HaveOccurred(), string(out))
+	g.Eventually(w.Tampered(), "30s").Should(Receive())
+	time.Sleep(100 * time.Millisecond) // what else may come
+	g.Expect(w.Take()).To(And(Not(BeEmpty()), HaveEach(ruleset.Tampering{}), WithTransform(func(all []ruleset.Tampering) int { return len(all) }, BeNumerically("<=", keep))))
+
+	// It goes on noticing.
+	g.Expect(w.socket.SetReadBuffer(watchBuffer)).To(Succeed())
+	change = exec.Command("nft", "add", "table", "inet", "podfence")
+	g.Expect(change.Run()).To(Succeed())
+	g.Eventually(w.Tampered(), "30s").Should(Receive())
+	g.Expect(w.Take()).To(ContainElement(HaveField("Changes", []string{"add table inet podfence"})))
+	g.Expect(w.Close()).To(Succeed())
+	g.Expect(c.Close()).To(Succeed())
+}

@@ -1,0 +1,322 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+const (
+	// watchBuffer is a limit: nothing is allocated. Every transaction of the
+	// namespace passes through it, kube-proxy's too.
+	watchBuffer = 32 << 20
+	// signature is how long to wait for the message that says who it was. It comes
+	// from the same system call as those before it; the wait is in case it doesn't.
+	signature = time.Second
+	// keep is how many transactions of others wait to be taken one by one.
+	keep = 16
+)
+
+// A Watch notices what others do to the tables of a Conn.
+//
+// The kernel tells a multicast group of each change, and at the end of each
+// transaction who made it. What the Conn itself does is recognised by its socket's
+// port id, which is in every message: not by its process id, which podfence does
+// not know as the kernel tells it.
+type Watch struct {
+	tables map[byte]string // by family, as text
+	name   string
+	socket *netlink.Conn
+	// tampered holds a token while there may be something to take.
+	tampered chan struct{}
+	ended    chan struct{}
+
+	mu      sync.Mutex
+	noticed []ruleset.Tampering
+	err     error
+}
+
+// Watch starts to watch, until Close. One Conn has one Watch, made before its
+// first Apply. What was done to the tables before is not noticed.
+func (c *Conn) Watch(options Options) (*Watch, error) {
+	socket, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
+	if err != nil {
+		return nil, &OpError{Op: "connect to watch", Err: err}
+	}
+	w := &Watch{
+		name:     c.name,
+		tables:   map[byte]string{unix.NFPROTO_INET: "table inet " + c.name},
+		socket:   socket,
+		tampered: make(chan struct{}, 1),
+		ended:    make(chan struct{}),
+	}
+	if options.Guard {
+		w.tables[unix.NFPROTO_BRIDGE] = "table bridge " + c.name
+	}
+	if err := w.listen(c.socket.PID()); err != nil {
+		return nil, &OpError{Op: "watch", Err: errors.Join(err, socket.Close())}
+	}
+	c.mu.Lock()
+	c.watch = w
+	c.mu.Unlock()
+	go w.read()
+	return w, nil
+}
+
+// listen joins the group, for all but the messages of a port.
+func (w *Watch) listen(own uint32) error {
+	if err := w.socket.SetReadBuffer(watchBuffer); err != nil {
+		return fmt.Errorf("enlarge the receive buffer: %w", err)
+	}
+	// The kernel packs messages of one transaction together, never of two.
+	// nlmsg_pid is in the host's byte order, and the filter loads network order.
+	filter, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: 12, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, own)), SkipFalse: 1},
+		bpf.RetConstant{Val: 0},
+		bpf.RetConstant{Val: 1<<32 - 1},
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.socket.SetBPF(filter); err != nil {
+		return fmt.Errorf("filter: %w", err)
+	}
+	return w.join()
+}
+
+func (w *Watch) join() error { return w.socket.JoinGroup(unix.NFNLGRP_NFTABLES) }
+
+// Tampered gets a token when there is something to Take.
+func (w *Watch) Tampered() <-chan struct{} { return w.tampered }
+
+// Take hands out what others have done since the last call, one transaction
+// each. With an error the watch has ended, and nothing is noticed any more.
+func (w *Watch) Take() ([]ruleset.Tampering, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	noticed := w.noticed
+	w.noticed = nil
+	return noticed, w.err
+}
+
+// Close ends the watch.
+func (w *Watch) Close() error {
+	err := w.socket.Close()
+	<-w.ended
+	if err != nil {
+		return &OpError{Op: "close the watch", Err: err}
+	}
+	return nil
+}
+
+// read reads until the socket is closed.
+func (w *Watch) read() {
+	defer close(w.ended)
+	var touched ruleset.Tampering // by the transaction that is being told of
+	for {
+		messages, err := w.socket.Receive()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			// The buffer was full or memory short. What was lost is not known.
+			w.lose()
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			w.notice(touched) // by nobody knows whom
+			touched = ruleset.Tampering{}
+			_ = w.socket.SetReadDeadline(time.Time{})
+			continue
+		case err != nil:
+			w.fail(err)
+			return
+		}
+		for _, message := range messages {
+			if message.Header.Type != newGeneration {
+				if change := w.change(message); change != "" {
+					touched.Add(change)
+				}
+				continue
+			}
+			if len(touched.Changes) > 0 {
+				touched.PID, touched.Process = author(message)
+				w.notice(touched)
+				touched = ruleset.Tampering{}
+				_ = w.socket.SetReadDeadline(time.Time{})
+			}
+		}
+		if len(touched.Changes) > 0 {
+			_ = w.socket.SetReadDeadline(time.Now().Add(signature))
+		}
+	}
+}
+
+// notice keeps a transaction to be taken. There is never more than a few: many
+// are one another's repetition.
+func (w *Watch) notice(t ruleset.Tampering) {
+	w.mu.Lock()
+	if last := len(w.noticed) - 1; last+1 < keep {
+		w.noticed = append(w.noticed, t)
+	} else {
+		w.noticed[last].More += len(t.Changes) + t.More
+	}
+	w.mu.Unlock()
+	w.signal()
+}
+
+// lose notes that notices may have been lost.
+func (w *Watch) lose() { w.notice(ruleset.Tampering{}) }
+
+func (w *Watch) fail(err error) {
+	w.mu.Lock()
+	if w.err == nil {
+		w.err = &OpError{Op: "watch", Err: err}
+	}
+	w.mu.Unlock()
+	w.signal()
+}
+
+func (w *Watch) signal() {
+	select {
+	case w.tampered <- struct{}{}:
+	default:
+	}
+}
+
+// newGeneration is the type of the message that ends a transaction.
+const newGeneration = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN)
+
+// author reads who has ended a transaction.
+func author(message netlink.Message) (pid uint32, process string) {
+	ad, err := netlink.NewAttributeDecoder(message.Data[min(nfgenmsgLength, len(message.Data)):])
+	if err != nil {
+		return 0, ""
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_GEN_PROC_PID:
+			pid = ad.Uint32()
+		case unix.NFTA_GEN_PROC_NAME:
+			process = ad.String()
+		}
+	}
+	return pid, process
+}
+
+// told are the messages of changes, and which attribute names what is changed. The
+// name of the table is attribute 1 in all of them (enum nft_*_attributes in
+// include/uapi/linux/netfilter/nf_tables.h).
+var told = map[netlink.HeaderType]struct {
+	what string
+	name uint16
+}{
+	unix.NFT_MSG_NEWTABLE:     {"add ", 0},
+	unix.NFT_MSG_DELTABLE:     {"delete ", 0},
+	unix.NFT_MSG_NEWCHAIN:     {"add chain", unix.NFTA_CHAIN_NAME},
+	unix.NFT_MSG_DELCHAIN:     {"delete chain", unix.NFTA_CHAIN_NAME},
+	unix.NFT_MSG_NEWRULE:      {"add rule in chain", unix.NFTA_RULE_CHAIN},
+	unix.NFT_MSG_DELRULE:      {"delete rule in chain", unix.NFTA_RULE_CHAIN},
+	unix.NFT_MSG_NEWSET:       {"add set", unix.NFTA_SET_NAME},
+	unix.NFT_MSG_DELSET:       {"delete set", unix.NFTA_SET_NAME},
+	unix.NFT_MSG_NEWSETELEM:   {"add element of set", unix.NFTA_SET_ELEM_LIST_SET},
+	unix.NFT_MSG_DELSETELEM:   {"delete element of set", unix.NFTA_SET_ELEM_LIST_SET},
+	unix.NFT_MSG_NEWOBJ:       {"add object", unix.NFTA_OBJ_NAME},
+	unix.NFT_MSG_DELOBJ:       {"delete object", unix.NFTA_OBJ_NAME},
+	unix.NFT_MSG_NEWFLOWTABLE: {"add flowtable", flowtableName},
+	unix.NFT_MSG_DELFLOWTABLE: {"delete flowtable", flowtableName},
+}
+
+const (
+	nftaTable     = 1
+	flowtableName = 2 // NFTA_FLOWTABLE_NAME
+)
+
+// change says what a message tells of, if that is of the tables; else nothing.
+// What it cannot read, it takes for such a change.
+func (w *Watch) change(message netlink.Message) string {
+	if message.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(message.Data) < nfgenmsgLength {
+		return ""
+	}
+	table, ours := w.tables[message.Data[0]]
+	if !ours {
+		return ""
+	}
+	kind, known := told[message.Header.Type&0xff]
+	if !known {
+		kind.what = fmt.Sprintf("message %d about", message.Header.Type&0xff)
+	}
+	var tableName, name string
+	ad, err := netlink.NewAttributeDecoder(message.Data[nfgenmsgLength:])
+	if err != nil {
+		return kind.what + " something"
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case nftaTable:
+			tableName = ad.String()
+		case kind.name:
+			name = ad.String()
+		}
+	}
+	switch {
+	case tableName != w.name:
+		return ""
+	case kind.name == 0:
+		return strings.TrimRight(kind.what, " ") + " " + table
+	}
+	return kind.what + " " + name + " of " + table
+}
+
+// many is from how many objects on a replacement is carried out unheard, or an
+// update of a table that nobody else can change. For each the kernel would write a message of its own, of a page, before it sends any.
+const many = 2000
+
+// unheard has flush carry a transaction out while the watch is out of the group,
+// so that the kernel writes nobody of it, and finds out by the generation, which
+// each transaction counts up, whether somebody else came in between. What others
+// did to the table before a replacement does not matter, nor can they do anything to one
+// that is owned.
+func (c *Conn) unheard(flush func(generation uint32) error) error {
+	if err := c.watch.socket.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return flush(0)
+	}
+	var (
+		before   *nftables.Gen
+		askErr   error
+		flushErr error = unix.ERESTART
+	)
+	// The kernel refuses it if another transaction was faster since we asked.
+	for attempt := 0; attempt < 3 && errors.Is(flushErr, unix.ERESTART); attempt++ {
+		if before, askErr = c.nft.GetGen(); askErr != nil {
+			break
+		}
+		flushErr = flush(before.ID)
+	}
+	if err := c.watch.join(); err != nil {
+		c.watch.fail(err)
+	}
+	if errors.Is(flushErr, unix.ERESTART) {
+		return flush(0) // heard
+	}
+	if flushErr != nil {
+		return flushErr
+	}
+	if after, err := c.nft.GetGen(); err != nil || after.ID != next(before.ID) {
+		c.watch.lose()
+	}
+	return nil
+}
+
+// next is the generation after another; 0 is none.
+func next(generation uint32) uint32 { return max(generation+1, 1) }
