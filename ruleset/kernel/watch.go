@@ -279,14 +279,15 @@ func (w *Watch) change(message netlink.Message) string {
 }
 
 // many is from how many objects on a replacement is carried out unheard, or an
-// update of a table that nobody else can change. For each the kernel would write a message of its own, of a page, before it sends any.
+// update of a table that nobody else can change. For each the kernel would write a
+// message of its own, of a page, before it sends any.
 const many = 2000
 
 // unheard has flush carry a transaction out while the watch is out of the group,
 // so that the kernel writes nobody of it, and finds out by the generation, which
 // each transaction counts up, whether somebody else came in between. What others
-// did to the table before a replacement does not matter, nor can they do anything to one
-// that is owned.
+// did to the table before a replacement does not matter, and to one that is owned
+// they can do nothing.
 func (c *Conn) unheard(flush func(generation uint32) error) error {
 	if err := c.watch.socket.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		return flush(0)
@@ -311,6 +312,9 @@ func (c *Conn) unheard(flush func(generation uint32) error) error {
 	}
 	if flushErr != nil {
 		return flushErr
+	}
+	if c.owns {
+		return nil // whoever it was, kube-proxy perhaps, it was not at this table
 	}
 	if after, err := c.nft.GetGen(); err != nil || after.ID != next(before.ID) {
 		c.watch.lose()
