@@ -22,7 +22,7 @@ report=$(cd "$report" && pwd)
 only=${ONLY:-}
 
 header() {
-  echo "kernel: $(uname -r)"
+  echo "kernel: $(uname -r | cut -d- -f1)"
   echo "cores: $(nproc)"
   echo "go: $(go env GOVERSION)"
   echo "kubernetes: $(cd test/assets && go list -m -f '{{.Version}}' k8s.io/kubernetes)"
