@@ -109,12 +109,16 @@ fuzz: ## Each fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: bench
-bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 25 minutes): ROUNDS=5
+bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=5
 	ROUNDS="$(ROUNDS)" test/bench/run.sh $(BIN)/bench docs
 
 .PHONY: soak
 soak: packages envtest-assets ## Random changes and live probes against the verdict function (root): SOAK=10m
 	go test -count 1 -timeout 0 -v ./test/soak -soak $(SOAK)
+
+.PHONY: chaos
+chaos: packages envtest-assets ## Faults under live traffic, a line each, into docs/RELIABILITY.md's table (root)
+	go test -count 1 -timeout 0 -v ./test/chaos -chaos -table $(BIN)/chaos.md
 
 ##@ A real cluster on this machine (root)
 

@@ -15,6 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
+
+	"github.com/podfence/podfence/test/apiserver"
 )
 
 // How long something may take to happen, on a machine that is busy with other
@@ -42,12 +44,8 @@ func TestControllers(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	ctrl.SetLogger(GinkgoLogr)
-	assets := assetsFolder()
-	for _, binary := range []string{"kube-apiserver", "etcd"} {
-		if _, err := os.Stat(filepath.Join(assets, binary)); err != nil {
-			Fail("the specs need an API server, but there is no " + binary + " in " + assets + ": run `make envtest-assets`")
-		}
-	}
+	assets, err := apiserver.Assets()
+	Expect(err).NotTo(HaveOccurred())
 	environment = &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute}
 	config, err := environment.Start()
 	DeferCleanup(func() error { return environment.Stop() })
@@ -56,13 +54,6 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(err).NotTo(HaveOccurred())
 	agentUser = addAgentUser(ctx)
 })
-
-func assetsFolder() string {
-	if folder := os.Getenv("KUBEBUILDER_ASSETS"); folder != "" {
-		return folder
-	}
-	return filepath.Join("..", "bin", "assets")
-}
 
 // addAgentUser makes a user and gives it the role that is deployed.
 func addAgentUser(ctx SpecContext) *rest.Config {

@@ -9,16 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/apiserver"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/prebuilt"
 	"github.com/podfence/podfence/test/scale"
@@ -44,20 +41,8 @@ func newCluster(b *testing.B, size scale.Size) *cluster {
 	if err := lab.Check(); err != nil {
 		b.Skipf("skipped: %v", err)
 	}
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		b.Skip("skipped: KUBEBUILDER_ASSETS must name the folder with kube-apiserver and etcd: make envtest-assets")
-	}
-	ctrl.SetLogger(logr.Discard())
-	environment := &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute}
-	config, err := environment.Start()
-	b.Cleanup(func() { must(b, environment.Stop()) })
-	must(b, err)
-	config.QPS, config.Burst = -1, -1
-	config.ContentType = runtime.ContentTypeProtobuf
-	api, err := kubernetes.NewForConfig(config)
-	must(b, err)
-	c := &cluster{Clientset: api, config: config, kubeconfig: environment.KubeConfig}
+	c := &cluster{}
+	c.Clientset, c.config, c.kubeconfig = apiserver.Start(b)
 	c.fill(b, size)
 	return c
 }

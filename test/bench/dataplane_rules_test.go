@@ -28,34 +28,60 @@ type rules struct {
 	// open: it lets everything through.
 	open bool
 	load func(*testing.B, *lab.Node)
+	// its table, by family and name
+	table string
 }
 
-// allRules are those compared. All but the empty one are for a node of 252 pods,
-// of which two are measured.
+// allRules are those compared with none. All are for a node of 252 pods, of which
+// two are measured.
 func allRules() []rules {
+	const podfence = "inet " + ruleset.TableName
 	all := []rules{
-		{name: "rules=empty", open: true, load: func(b *testing.B, n *lab.Node) { nft(b, n, emptyRules) }},
-		{name: "rules=jump-per-pod", load: func(b *testing.B, n *lab.Node) { nft(b, n, jumpPerPod(manyPods(b, 100))) }},
-		{name: "rules=podfence/policies-of-one-pod=100", load: func(b *testing.B, n *lab.Node) { commit(b, n, onePod(b, 100)) }},
+		{name: "rules=empty", open: true, load: func(b *testing.B, n *lab.Node) { nft(b, n, emptyRules("again")) }, table: "inet again"},
+		{name: "rules=jump-per-pod", load: func(b *testing.B, n *lab.Node) { nft(b, n, jumpPerPod(manyPods(b, 100))) }, table: "ip jump-per-pod"},
+		{name: "rules=podfence/policies-of-one-pod=100", load: func(b *testing.B, n *lab.Node) { commit(b, n, onePod(b, 100)) }, table: podfence},
 	}
 	for _, policies := range []int{10, 100, 1000} {
 		all = append(all, rules{
-			name: fmt.Sprintf("rules=podfence/policies=%d", policies),
-			load: func(b *testing.B, n *lab.Node) { commit(b, n, manyPods(b, policies)) },
+			name:  fmt.Sprintf("rules=podfence/policies=%d", policies),
+			load:  func(b *testing.B, n *lab.Node) { commit(b, n, manyPods(b, policies)) },
+			table: podfence,
 		})
 	}
 	return all
 }
 
-// emptyRules judge nothing, but have connection tracking on, as kube-proxy has it
-// on every node. Without a rule that asks for it, a network namespace does not
-// track, and tracking would count as the other rulesets' cost.
-const emptyRules = `table inet empty {
+// emptyRules judge nothing.
+func emptyRules(name string) string {
+	return fmt.Sprintf(`table inet %s {
 	chain forward {
 		type filter hook forward priority filter; policy accept;
 		ct state established,related accept
 	}
+}`, name)
+}
+
+// tracking has connection tracking on all the time, as kube-proxy has it on every
+// node, in a hook that forwarded packets don't pass. Without a rule that asks for it
+// a network namespace does not track, and tracking would count as rules' cost.
+const tracking = `table inet tracking {
+	chain input {
+		type filter hook input priority filter; policy accept;
+		ct state established accept
+	}
 }`
+
+// load puts in place the rules and, asleep, the empty ones. What it returns wakes
+// the ones and sends the others to sleep, without a packet lost between.
+func (w *wire) load(b *testing.B, r rules) (rules, none func()) {
+	const empty = "inet empty"
+	nft(b, w.node, "flush ruleset\n"+tracking+"\n"+emptyRules("empty"))
+	r.load(b, w.node)
+	change := func(awake, asleep string) func() {
+		return func() { nft(b, w.node, fmt.Sprintf("table %s { }\ntable %s { flags dormant; }", awake, asleep)) }
+	}
+	return change(r.table, empty), change(empty, r.table)
+}
 
 // nft loads rules into the node.
 func nft(b *testing.B, n *lab.Node, text string) {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,9 +22,11 @@ import (
 )
 
 const (
-	// warmUp is how long a load runs before it is measured, for as long as period.
-	warmUp = 300 * time.Millisecond
-	period = 1500 * time.Millisecond
+	// Each load runs under a ruleset and under the empty one in turns, pairs times:
+	// what else the machine does falls on both alike. A turn is settling, then slice.
+	pairs    = 8
+	settling = 50 * time.Millisecond
+	slice    = 250 * time.Millisecond
 
 	// The policies allow firstPort to lastPort, and not closedPort.
 	firstPort  = 7000
@@ -53,12 +56,10 @@ var clientAddr, serverAddr = netip.MustParseAddr("10.0.0.252"), netip.MustParseA
 // CONFIG_IRQ_TIME_ACCOUNTING counts softirq apart; there only the rates mean
 // anything.)
 //
-// The order of the rulesets is another each time. Many runs of one iteration each
-// compare better than one long run:
-//
-//	go test -c -o bench.test ./test/bench
-//	for i in {1..10}; do ./bench.test -test.run '^$' -test.bench DataPlane -test.benchtime 1x; done | tee out
-//	bin/tools/benchstat -col /rules,/policies,/policies-of-one-pod out
+// Those with % are what passes, or is taken, of that with an empty ruleset: the
+// median of pairs of turns, one with the rules and one without, of the same streams
+// and connections, that follow each other. The empty ruleset against itself is the
+// noise. The order of the rulesets is another each time.
 func BenchmarkDataPlane(b *testing.B) {
 	if err := lab.Check(); err != nil {
 		b.Skipf("skipped: %v", err)
@@ -68,21 +69,26 @@ func BenchmarkDataPlane(b *testing.B) {
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	for _, r := range all {
 		b.Run(r.name, func(b *testing.B) {
-			nft(b, w.node, "flush ruleset")
-			r.load(b, w.node)
+			rules, none := w.load(b, r)
+			rules()
 			w.check(b, r.open)
-			var stream, datagrams, connections throughput
+			var stream, datagrams, connections comparison
 			for b.Loop() {
 				must(b, w.node.FlushConntrack())
-				stream.measure(b, w.stream)
-				datagrams.measure(b, w.datagrams)
-				connections.measure(b, w.connections)
+				stream.measure(b, w.stream, rules, none)
+				datagrams.measure(b, w.datagrams, rules, none)
+				connections.measure(b, w.connections, rules, none)
 			}
-			b.ReportMetric(stream.perSecond()*8/1e9, "Gbit/s")
-			b.ReportMetric(datagrams.perSecond()/1e6, "Mpkt/s")
-			b.ReportMetric(datagrams.cpuPerUnit()*1e9, "cpu-ns/packet")
-			b.ReportMetric(connections.perSecond(), "conn/s")
-			b.ReportMetric(connections.cpuPerUnit()*1e9, "cpu-ns/conn")
+			b.ReportMetric(stream.rate()*8/1e9, "Gbit/s")
+			b.ReportMetric(datagrams.rate()/1e6, "Mpkt/s")
+			b.ReportMetric(datagrams.cpu()*1e9, "cpu-ns/packet")
+			b.ReportMetric(connections.rate(), "conn/s")
+			b.ReportMetric(connections.cpu()*1e9, "cpu-ns/conn")
+			b.ReportMetric(stream.ratio(turn.perSecond), "%Gbit/s")
+			b.ReportMetric(datagrams.ratio(turn.perSecond), "%Mpkt/s")
+			b.ReportMetric(datagrams.ratio(turn.cpuPerUnit), "%cpu-ns/packet")
+			b.ReportMetric(connections.ratio(turn.perSecond), "%conn/s")
+			b.ReportMetric(connections.ratio(turn.cpuPerUnit), "%cpu-ns/conn")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -147,30 +153,68 @@ type load struct {
 	stop func() error
 }
 
-// throughput is how much of a load has arrived, in what time.
-type throughput struct {
+// turn is how much of a load has arrived, in what time.
+type turn struct {
 	units     uint64
 	wall, cpu time.Duration
 }
 
-// measure adds a period of a load to it.
-func (t *throughput) measure(b *testing.B, start func(*testing.B) load) {
+func (t turn) perSecond() float64  { return float64(t.units) / t.wall.Seconds() }
+func (t turn) cpuPerUnit() float64 { return t.cpu.Seconds() / float64(t.units) }
+
+// comparison is a load's turns under a ruleset, and those under the empty one, each
+// beside the one that it is compared with.
+type comparison struct{ rules, none []turn }
+
+// measure adds the turns of a load. Which of a pair comes first changes.
+func (c *comparison) measure(b *testing.B, start func(*testing.B) load, rules, none func()) {
 	b.Helper()
 	l := start(b)
-	time.Sleep(warmUp)
-	units, began, cpu := l.count(), time.Now(), cpuTime(b)
-	time.Sleep(period)
-	units, cpu = l.count()-units, cpuTime(b)-cpu
-	wall := time.Since(began)
-	must(b, l.stop())
-	if units == 0 {
-		b.Fatal("nothing arrives")
+	for n := range pairs {
+		sides := []func(){
+			func() { rules(); c.rules = append(c.rules, l.turn(b)) },
+			func() { none(); c.none = append(c.none, l.turn(b)) },
+		}
+		sides[n%2]()
+		sides[1-n%2]()
 	}
-	t.units, t.wall, t.cpu = t.units+units, t.wall+wall, t.cpu+cpu
+	must(b, l.stop())
 }
 
-func (t *throughput) perSecond() float64  { return float64(t.units) / t.wall.Seconds() }
-func (t *throughput) cpuPerUnit() float64 { return t.cpu.Seconds() / float64(t.units) }
+// turn is what passes from now on.
+func (l load) turn(b *testing.B) turn {
+	b.Helper()
+	time.Sleep(settling)
+	units, began, cpu := l.count(), time.Now(), cpuTime(b)
+	time.Sleep(slice)
+	t := turn{l.count() - units, time.Since(began), cpuTime(b) - cpu}
+	if t.units == 0 {
+		b.Fatal("nothing arrives")
+	}
+	return t
+}
+
+// rate is the median under the rules, a second; cpu the time for one of them.
+func (c *comparison) rate() float64 { return median(c.rules, turn.perSecond) }
+func (c *comparison) cpu() float64  { return median(c.rules, turn.cpuPerUnit) }
+
+// ratio is the median of the pairs', in percent.
+func (c *comparison) ratio(of func(turn) float64) float64 {
+	var ratios []float64
+	for n := range c.rules {
+		ratios = append(ratios, 100*of(c.rules[n])/of(c.none[n]))
+	}
+	return median(ratios, func(v float64) float64 { return v })
+}
+
+func median[T any](all []T, of func(T) float64) float64 {
+	values := make([]float64, 0, len(all))
+	for _, one := range all {
+		values = append(values, of(one))
+	}
+	slices.Sort(values)
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+}
 
 // cpuTime is what this process has used, in user space and in the kernel.
 func cpuTime(b *testing.B) time.Duration {

@@ -6,7 +6,7 @@
 # RESULTS gets Go's benchmark output (benchstat reads it), REPORT benchmarks.md and
 # its plots. What is short runs in ROUNDS rounds, all of it in each, so that a busy
 # moment of the machine falls on all alike; what starts an API server runs once.
-# About 25 minutes on two cores. In the environment:
+# About 30 minutes on two cores. In the environment:
 #
 #   ROUNDS  5
 #   ONLY    "rounds" or "end-to-end": not the other

@@ -9,6 +9,7 @@ import (
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/agreement"
+	"github.com/podfence/podfence/test/apiserver"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -36,7 +37,7 @@ func TestSoak(t *testing.T) {
 		t.Skipf("skipped: %v", err)
 	}
 	l := newLab(t)
-	api, kubeconfig := startAPI(t)
+	api, _, kubeconfig := apiserver.Start(t)
 	c, err := newCluster(t.Context(), api, rand.New(rand.NewSource(*seed)))
 	must(t, err)
 	must(t, writeSteady(c, l))

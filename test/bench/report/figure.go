@@ -50,8 +50,11 @@ func (f *figure) String() string {
 }
 
 // readable is the figure in the unit that a reader expects: of "p50-us",
-// "close-p99-ms", "s-ready" and "MB-rss" the part that says how much.
+// "close-p99-ms", "s-ready", "MB-rss" and "%conn/s" the part that says how much.
 func (f *figure) readable() *figure {
+	if strings.HasPrefix(f.unit, "%") {
+		return f.times("%", 1)
+	}
 	for part := range strings.SplitSeq(f.unit, "-") {
 		switch part {
 		case "ms", "s", "MB":

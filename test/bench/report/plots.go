@@ -149,9 +149,8 @@ func memoryPlot(r *results) (*chart, error) {
 
 // dataPlanePlot is what passes with rules, of what passes with none.
 func dataPlanePlot(r *results) (*chart, error) {
-	const empty = "DataPlane/rules=empty"
 	rules := []struct{ label, name string }{
-		{"no rules", empty},
+		{"no rules", "DataPlane/rules=empty"},
 		{"10\npolicies", "DataPlane/rules=podfence/policies=10"},
 		{"100\npolicies", "DataPlane/rules=podfence/policies=100"},
 		{"1,000\npolicies", "DataPlane/rules=podfence/policies=1000"},
@@ -171,13 +170,13 @@ func dataPlanePlot(r *results) (*chart, error) {
 		label, unit string
 		style       line
 	}{
-		{"throughput", "Gbit/s", line{blue, nil, draw.CircleGlyph{}}},
-		{"packets", "Mpkt/s", line{green, nil, draw.PyramidGlyph{}}},
-		{"connections", "conn/s", line{orange, nil, draw.BoxGlyph{}}},
+		{"throughput", "%Gbit/s", line{blue, nil, draw.CircleGlyph{}}},
+		{"packets", "%Mpkt/s", line{green, nil, draw.PyramidGlyph{}}},
+		{"connections", "%conn/s", line{orange, nil, draw.BoxGlyph{}}},
 	} {
 		var bars errorBars
 		for at, rule := range rules {
-			f, err := r.percent(rule.name, empty, kind.unit)
+			f, err := r.find(rule.name, kind.unit)
 			if err != nil {
 				return nil, err
 			}
