@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
@@ -134,7 +135,10 @@ file and line, and changes nothing until it is.
 
 Nothing is written before the source has been read whole. The rules stay in the
 kernel when the agent stops, however it stops; "podfence uninstall" removes
-them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
+them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.
+
+It collects garbage more often than Go does by itself, for less memory: set GOGC
+in the environment (100 is Go's own) to have it otherwise.`,
 		Example: `  podfence agent --node-name "$(hostname)" --kubeconfig ~/.kube/config
   podfence agent --node-name node-1 --manifests ./manifests --deny reject`,
 		Args: cobra.NoArgs,
@@ -186,6 +190,9 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			defer func() { err = errors.Join(err, stop()) }()
 			connects := cni != nil && cni.Bridge != nil
 			o.CNI, o.Ruleset.Masquerade, o.Ruleset.Guard = cni, connects, connects
+			if connects && c.routing != node.HostGW.String() {
+				o.Ruleset.TunnelPort = node.DefaultVXLANPort
+			}
 			o.Registry = ctrlmetrics.Registry
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {

@@ -19,7 +19,7 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 			in.PodCIDRs = read.PodCIDRs
 		}
 	}
-	in.Cluster = clusterOf(slices.Values(nodes))
+	in.Cluster, in.Nodes = clusterOf(slices.Values(nodes)), addrsOf(slices.Values(nodes))
 	for _, ns := range s.Namespaces {
 		read := NamespaceOf(ns)
 		c.namespaces[ns.Name] = &read

@@ -34,6 +34,8 @@ type Intent struct {
 	// Cluster are the ranges that pods reach with their own address: all
 	// nodes' pod ranges and node addresses, disjoint and in order.
 	Cluster []netip.Prefix
+	// Nodes are the addresses of all nodes, in order.
+	Nodes []netip.Addr
 	// Subjects are the node's live pods, isolated or not.
 	Subjects map[Key]Subject
 	// Policies are those that select a subject.
@@ -116,8 +118,10 @@ func (p Problem) String() string {
 // Delta is what has changed in an Intent. Applying deltas in order to the
 // Intent that they follow gives the newer Intent.
 type Delta struct {
-	// PodCIDRs and Cluster replace the ranges when they are not nil.
+	// PodCIDRs and Cluster replace the ranges, and Nodes the addresses, when they
+	// are not nil.
 	PodCIDRs, Cluster *[]netip.Prefix
+	Nodes             *[]netip.Addr
 	// Subjects and Policies replace by key; nil says gone (or never there).
 	Subjects map[Key]*Subject
 	Policies map[Key]*Policy
@@ -137,5 +141,5 @@ type Members[T comparable] struct {
 
 // Empty reports whether the delta changes nothing.
 func (d *Delta) Empty() bool {
-	return d.PodCIDRs == nil && d.Cluster == nil && len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
+	return d.PodCIDRs == nil && d.Cluster == nil && d.Nodes == nil && len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
 }

@@ -31,6 +31,9 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 	if d.Cluster != nil {
 		in.Cluster = *d.Cluster
 	}
+	if d.Nodes != nil {
+		in.Nodes = *d.Nodes
+	}
 	for key, s := range d.Subjects {
 		if delete(in.Subjects, key); s != nil {
 			in.Subjects[key] = *s

@@ -167,6 +167,15 @@ func clusterOf(nodes iter.Seq[Node]) []netip.Prefix {
 	return Union(prefixes)
 }
 
+// addrsOf are the addresses of nodes, in order.
+func addrsOf(nodes iter.Seq[Node]) (addrs []netip.Addr) {
+	for n := range nodes {
+		addrs = append(addrs, n.Addrs...)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
 // NodeOf reads a node. Ranges that do not parse are left out: an unknown
 // address in them is then not dropped, which is also what a node without
 // ranges gets.

@@ -20,8 +20,8 @@ func (m *Model) Take() Delta {
 		d.PodCIDRs = &podCIDRs
 	}
 	if m.dirtyCluster {
-		cluster := clusterOf(maps.Values(m.nodes))
-		d.Cluster = &cluster
+		cluster, nodes := clusterOf(maps.Values(m.nodes)), addrsOf(maps.Values(m.nodes))
+		d.Cluster, d.Nodes = &cluster, &nodes
 	}
 	for key := range m.dirtySubjects {
 		d.Subjects[key] = m.subject(key)
@@ -54,7 +54,7 @@ func (m *Model) Intent() Intent {
 	m.Take()
 	in := newIntent()
 	in.PodCIDRs = slices.Clone(m.podCIDRs)
-	in.Cluster = clusterOf(maps.Values(m.nodes))
+	in.Cluster, in.Nodes = clusterOf(maps.Values(m.nodes)), addrsOf(maps.Values(m.nodes))
 	for _, ns := range m.namespaces {
 		for key := range ns.subjects {
 			in.Subjects[key] = *m.subject(key)

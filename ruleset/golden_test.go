@@ -34,8 +34,11 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 		}
 		intent, _ := policy.Compile(snapshot, "node-1")
 		name := strings.TrimSuffix(input, ".yaml")
-		own := filepath.Base(name) == "masquerade"
-		tables[name+".nft"] = ruleset.Build(intent, ruleset.Options{Guard: own, Masquerade: own})
+		var options ruleset.Options
+		if filepath.Base(name) == "masquerade" {
+			options = ruleset.Options{Guard: true, Masquerade: true, TunnelPort: 8472}
+		}
+		tables[name+".nft"] = ruleset.Build(intent, options)
 		if filepath.Base(name) == "default-deny" {
 			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29})
 		}

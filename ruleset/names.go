@@ -18,9 +18,11 @@ const (
 	chainEgressInput    = "egress-input"
 	chainIngressForward = "ingress-forward"
 	chainMasquerade     = "postrouting-masquerade"
+	chainTunnelInput    = "tunnel-input"
 
 	setNeighbourDiscovery = "neighbour-discovery"
 	setMulticastListener  = "multicast-listener"
+	setTunnel             = "tunnel"
 )
 
 // A generated name is at most 127 characters: the kernel has 256, but not
@@ -78,6 +80,9 @@ func podRangeSet(f family) string { return fmt.Sprintf("pod-ranges-%d", f) }
 
 // clusterSet holds what pods reach with their own address.
 func clusterSet(f family) string { return fmt.Sprintf("cluster-%d", f) }
+
+// nodesSet holds the nodes' addresses.
+func nodesSet(f family) string { return fmt.Sprintf("nodes-%d", f) }
 
 // peersSet holds the addresses that a selector means. The lengths keep two
 // selectors whose parts concatenate alike apart.

@@ -16,8 +16,12 @@ import (
 // what those drop stays dropped, and after destination NAT (-100): a packet to
 // a Service already has its pod's address and port.
 func baseChains(o Options) []*Chain {
+	var tunnel []Rule
+	if o.TunnelPort != 0 {
+		tunnel = tunnelRules()
+	}
 	chains := []*Chain{
-		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: baseRules(policy.Egress, o)},
+		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: baseRules(policy.Egress, o, tunnel...)},
 		{Name: chainIngressForward, Hook: &Hook{Point: Forward, Priority: -9}, Rules: baseRules(policy.Ingress, o)},
 	}
 	if !o.AllowToNode {
@@ -32,13 +36,16 @@ func baseChains(o Options) []*Chain {
 	if o.Masquerade {
 		chains = append(chains, masqueradeChain())
 	}
+	if o.TunnelPort != 0 {
+		chains = append(chains, tunnelChain())
+	}
 	return chains
 }
 
-// baseRules are the rules of a base chain: what needs no judging, then the
-// pod's own chain, then nothing for an address of the pod range that no known
+// baseRules are the rules of a base chain: what needs no judging, what has to be
+// looked at first, then the pod's own chain, then nothing for an address of the pod range that no known
 // pod has (closed until known).
-func baseRules(d policy.Direction, o Options) []Rule {
+func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 	addr4, addr6 := SrcAddr4, SrcAddr6
 	if d == policy.Ingress {
 		addr4, addr6 = DstAddr4, DstAddr6
@@ -47,8 +54,9 @@ func baseRules(d policy.Direction, o Options) []Rule {
 	if o.RevokedMark != 0 {
 		rules = append(rules, Rule{Matches: []Match{Mark(o.RevokedMark)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a policy has changed: no longer allowed"})
 	}
+	rules = append(rules, Rule{Matches: []Match{Established | Related}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, first...)
 	return append(rules,
-		Rule{Matches: []Match{Established | Related}, Verdict: Verdict{Action: Accept}},
 		Rule{
 			Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setNeighbourDiscovery}, HopLimit(policy.NeighbourDiscoveryHopLimit)},
 			Verdict: Verdict{Action: Accept},
@@ -69,6 +77,9 @@ func baseSets(o Options) []*Set {
 	sets := []*Set{
 		{Name: setNeighbourDiscovery, Type: ICMPv6Type, Elements: messageTypes(policy.NeighbourDiscovery), Comment: "without these no IPv6 link works"},
 		{Name: setMulticastListener, Type: ICMPv6Type, Elements: messageTypes(policy.MulticastListener), Comment: "without these no IPv6 link works"},
+	}
+	if o.TunnelPort != 0 {
+		sets = append(sets, tunnelSets(o.TunnelPort)...)
 	}
 	for _, f := range families {
 		for _, d := range policy.Directions {

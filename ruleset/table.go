@@ -265,6 +265,9 @@ type Options struct {
 	Guard bool
 	// Masquerade gives what pods send to outside the cluster the node's address.
 	Masquerade bool
+	// TunnelPort is the UDP port at which the node takes what is in a tunnel for
+	// sent by pods of other nodes. Zero: there is none. See tunnelChain.
+	TunnelPort uint16
 	// RevokedMark is the bit of the conntrack mark that says that a flow has
 	// been revoked. Zero: none is looked for.
 	RevokedMark uint32

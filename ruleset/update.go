@@ -21,6 +21,7 @@ func Build(in policy.Intent, o Options) *Table {
 	d := policy.Delta{
 		PodCIDRs:   &in.PodCIDRs,
 		Cluster:    &in.Cluster,
+		Nodes:      &in.Nodes,
 		Subjects:   map[policy.Key]*policy.Subject{},
 		Policies:   map[policy.Key]*policy.Policy{},
 		Peers:      map[policy.Selector]policy.Members[netip.Addr]{},
@@ -51,6 +52,9 @@ func (t *Table) Update(d policy.Delta) Plan {
 	}
 	if d.Cluster != nil && t.options.Masquerade {
 		u.cluster(*d.Cluster)
+	}
+	if d.Nodes != nil && t.options.TunnelPort != 0 {
+		u.nodes(*d.Nodes)
 	}
 	for _, s := range sortedBy(d.Peers, policy.Selector.String) {
 		u.peers(s, d.Peers[s])

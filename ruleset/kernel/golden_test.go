@@ -47,7 +47,7 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 			attachment("pfq3vd8s0mwe", 3, "10.244.1.3", "fd00:10:244:1::3"),
 		}, gateway("10.244.1.1", "fd00:10:244:1::1"))
 	case name == "masquerade":
-		options.Guard, options.Masquerade = true, true
+		options = ruleset.Options{Guard: true, Masquerade: true, TunnelPort: 8472}
 	case strings.HasSuffix(name, "-options"):
 		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29}
 	}

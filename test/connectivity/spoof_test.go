@@ -25,9 +25,10 @@ type siege struct {
 	vaults, halls    []*pod
 }
 
-func newSiege(t *testing.T) *siege {
+func newSiege(t *testing.T, o settings) *siege {
 	t.Helper()
-	s := &siege{cluster: newCluster(t, settings{nodes: 2, more: clients})}
+	o.nodes, o.more = 2, clients
+	s := &siege{cluster: newCluster(t, o)}
 	s.attacker, s.client = s.pod("hall", 0, "attacker-1")[0], s.pod("hall", 0, "client-1")[0]
 	for i, n := range s.nodes {
 		s.vaults = append(s.vaults, s.pod("vault", i, "vault-"+n.Name)...)
@@ -58,7 +59,7 @@ func (s *siege) unmoved() {
 }
 
 func TestPacketsInAnothersName(t *testing.T) {
-	s := newSiege(t)
+	s := newSiege(t, settings{})
 	var all []lab.Probe
 	for i := range 2 {
 		forged := []netip.Addr{s.client.IPs[i], s.halls[1].IPs[i], nodeAddrs(0)[i], nodeAddrs(1)[i], vacant(0)[i]}
@@ -80,7 +81,7 @@ func TestPacketsInAnothersName(t *testing.T) {
 }
 
 func TestNeighboursCannotBeReachedRoundTheNode(t *testing.T) {
-	s := newSiege(t)
+	s := newSiege(t, settings{})
 	for _, to := range []*pod{s.vaults[0], s.halls[0]} {
 		s.must(s.attacker.Do(func() error { return routeTo("eth0", to.IPs, podMAC(to)) }))
 		s.expect("on a link of their own", tcp(s.attacker.Host, to.Host, allowedPort, false), udp(s.attacker.Host, to.Host, allowedPort, false))
@@ -92,7 +93,7 @@ func TestNeighboursCannotBeReachedRoundTheNode(t *testing.T) {
 }
 
 func TestForgedFrames(t *testing.T) {
-	s := newSiege(t)
+	s := newSiege(t, settings{})
 	watched := []*lab.Host{s.client.Host, s.vaults[0].Host, s.vaults[1].Host, s.halls[0].Host, s.halls[1].Host}
 	for _, n := range s.nodes {
 		s.meter(&n.Host)

@@ -91,7 +91,7 @@ func Start(n *lab.Node, o Options) (f *Fence, err error) {
 	closers = append(closers, routes.Close)
 	f.Agent, err = controllers.NewAgent(conn, controllers.Options{
 		Node: n.Name, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0",
-		Flows: flows, Ruleset: ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true},
+		Flows: flows, Ruleset: ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, TunnelPort: node.DefaultVXLANPort},
 		Registry: prometheus.NewRegistry(), Log: o.Log,
 		CNI: &controllers.CNI{
 			Socket: f.socket, State: filepath.Join(o.Dir, "attachments"),
