@@ -18,6 +18,7 @@ const (
 	chainEgressInput    = "egress-input"
 	chainIngressForward = "ingress-forward"
 	chainMasquerade     = "postrouting-masquerade"
+	chainBeginnings     = "beginnings"
 
 	setNeighbourDiscovery = "neighbour-discovery"
 	setMulticastListener  = "multicast-listener"
