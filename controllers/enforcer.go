@@ -292,12 +292,22 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 // done. It runs beside the commits: listing many flows takes longer than one. A
 // commit after a quiet time is followed at once; where one follows the other, it
 // takes a tenth of a processor at most, and a flow is cut flowsPause later.
+//
+// Once more flowsAgain after the last commit: a packet may have been judged by the
+// rules before it, and its flow entered into connection tracking only after that was
+// listed, as it does so when it leaves the node. In between another CPU may have
+// handled it, or somebody else's queue have kept it (NFQUEUE). The kernel does not
+// say when the last of them is through. See also kernel.Flows.Revoke.
 func (e *Enforcer) judgeFlows(ctx context.Context) {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.judge:
+			again = time.After(flowsAgain)
+		case <-again:
+			again = nil
 		}
 		began := time.Now()
 		revoked, restored, err := e.flows.Revoke(e.passes)
@@ -321,6 +331,7 @@ func (e *Enforcer) judgeFlows(ctx context.Context) {
 const (
 	flowsRetry = time.Second
 	flowsPause = 500 * time.Millisecond
+	flowsAgain = 500 * time.Millisecond
 )
 
 // passes reports whether the table lets a new connection pass. Without a table

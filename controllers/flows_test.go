@@ -78,7 +78,12 @@ var _ = Describe("Established flows", func() {
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Eventually(judged.passed.Load, soon, often).Should(BeFalse())
 
-		// Nothing to commit, nothing to judge.
+		// Nothing to commit, nothing to judge, once what follows a commit is over.
+		Eventually(func() bool {
+			calls := judged.calls.Load()
+			time.Sleep(2 * while)
+			return judged.calls.Load() == calls
+		}, soon, often).Should(BeTrue())
 		calls := judged.calls.Load()
 		feedPod(agent, 1)
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())

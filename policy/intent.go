@@ -17,6 +17,9 @@ const (
 // Directions are both, in the order of their names in the API.
 var Directions = [...]Direction{Ingress, Egress}
 
+// Opposite is the other direction.
+func (d Direction) Opposite() Direction { return Egress - d }
+
 func (d Direction) String() string {
 	if d == Ingress {
 		return "ingress"

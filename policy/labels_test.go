@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"maps"
 	"math/rand"
 	"reflect"
@@ -45,5 +46,20 @@ func TestLabels(t *testing.T) {
 	}
 	if same == 0 || (policy.Labels{}) != policy.LabelsOf(nil) {
 		t.Errorf("%d pairs were equal", same)
+	}
+}
+
+// TestLabelsOrder: a map's labels are the same value however often, and so in
+// whatever order, they are read.
+func TestLabelsOrder(t *testing.T) {
+	set := map[string]string{}
+	for i := range 12 {
+		set[fmt.Sprintf("key-%d", i)] = fmt.Sprint("value-", i)
+	}
+	want := policy.LabelsOf(set)
+	for range 200 { // each goes through the map from another place
+		if again := policy.LabelsOf(maps.Clone(set)); again != want {
+			t.Fatalf("%v and %v are not equal", maps.Collect(again.All()), maps.Collect(want.All()))
+		}
 	}
 }

@@ -19,6 +19,7 @@ const (
 	chainIngressForward = "ingress-forward"
 	chainMasquerade     = "postrouting-masquerade"
 	chainTunnelInput    = "tunnel-input"
+	chainBeginnings     = "beginnings"
 
 	setNeighbourDiscovery = "neighbour-discovery"
 	setMulticastListener  = "multicast-listener"

@@ -8,6 +8,14 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
+// staticChains are those that do not depend on the cluster.
+func staticChains(o Options) []*Chain {
+	if o.RevokedMark == 0 {
+		return baseChains(o)
+	}
+	return append(baseChains(o), beginningsChain())
+}
+
 // baseChains are where packets enter. Each direction has a base chain of its
 // own, because accept ends only the chain it is said in: "egress allows" and
 // "ingress allows" need no marks to be combined.
@@ -42,9 +50,34 @@ func baseChains(o Options) []*Chain {
 	return chains
 }
 
+// beginningsChain is where the map of a direction leads what is with a pod that
+// is isolated for the other direction only.
+func beginningsChain() *Chain {
+	rules := append([]Rule{{Matches: []Match{Invalid}, Counter: true, Verdict: Verdict{Action: Drop}}}, beginnings()...)
+	return &Chain{Name: chainBeginnings, Rules: append(rules, Rule{Verdict: Verdict{Action: Accept}})}
+}
+
+// beginnings let nothing pass that is new to connection tracking but begins no
+// connection. They are for a direction whose opposite the pod is isolated for: there,
+// such a packet may be the answer to a connection that the pod's policies deny. A
+// revoked flow keeps its mark for as long as connection tracking knows it; when the
+// entry is deleted, or runs out, and the pod then goes on talking, the flow would
+// begin anew, reversed.
+//
+// The price: a connection that connection tracking has lost goes on only if its next
+// packet is judged, and allowed, by the one direction that the pod is isolated for.
+func beginnings() (rules []Rule) {
+	for _, protocol := range []policy.Protocol{policy.TCP, policy.SCTP} {
+		rules = append(rules, Rule{
+			Matches: []Match{Midstream(protocol)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "begins no connection",
+		})
+	}
+	return rules
+}
+
 // baseRules are the rules of a base chain: what needs no judging, what has to be
-// looked at first, then the pod's own chain, then nothing for an address of the pod range that no known
-// pod has (closed until known).
+// looked at first, then the pod's own chain, then nothing for an address of the pod
+// range that no known pod has (closed until known).
 func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 	addr4, addr6 := SrcAddr4, SrcAddr6
 	if d == policy.Ingress {
@@ -116,6 +149,9 @@ func podChainOf(d policy.Direction, s *policy.Subject, o Options) *Chain {
 	chain := &Chain{Name: podChain(d, s.Key), Rules: []Rule{
 		{Matches: []Match{Invalid}, Counter: true, Verdict: Verdict{Action: Drop}},
 	}}
+	if o.RevokedMark != 0 && len(s.Isolating[d.Opposite()]) > 0 {
+		chain.Rules = append(chain.Rules, beginnings()...)
+	}
 	for _, key := range s.Isolating[d] {
 		chain.Rules = append(chain.Rules, Rule{Verdict: Verdict{Action: Jump, Chain: policyChain(d, key)}})
 	}

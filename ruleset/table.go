@@ -159,8 +159,8 @@ type Rule struct {
 	Comment string
 }
 
-// Match is one of Loopback, PodPort, CtState, Mark, HopLimit, MessageType,
-// Lookup. The set is closed.
+// Match is one of Loopback, PodPort, CtState, Mark, Midstream, HopLimit,
+// MessageType, Lookup. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
@@ -184,6 +184,12 @@ const (
 // Mark matches flows whose conntrack mark has all of these bits: ct mark & M == M.
 type Mark uint32
 
+// Midstream matches packets of a protocol that begin no connection: TCP's without
+// SYN (tcp flags ! syn), SCTP's that have another chunk than INIT first
+// (@th,96,8 != 0x1). Where connection tracking knows the connection no more, it
+// takes them for new all the same (nf_conntrack_tcp_loose; an SCTP HEARTBEAT).
+type Midstream policy.Protocol
+
 // HopLimit matches the IPv6 hop limit: ip6 hoplimit N.
 type HopLimit uint8
 
@@ -203,6 +209,7 @@ func (Loopback) match()    {}
 func (PodPort) match()     {}
 func (CtState) match()     {}
 func (Mark) match()        {}
+func (Midstream) match()   {}
 func (HopLimit) match()    {}
 func (MessageType) match() {}
 func (Lookup) match()      {}

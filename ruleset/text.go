@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/podfence/podfence/policy"
 )
 
 // Text is the table as nft reads it: `nft -f` makes it, in place of the one
@@ -111,6 +113,13 @@ func (Loopback) String() string   { return `iifname "lo"` }
 func (PodPort) String() string    { return fmt.Sprintf("iifname %q", PortPrefix+"*") }
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
+
+func (m Midstream) String() string {
+	if policy.Protocol(m) == policy.TCP {
+		return "tcp flags ! syn"
+	}
+	return "meta l4proto sctp @th,96,8 != 0x1"
+}
 
 func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }
 

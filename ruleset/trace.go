@@ -16,6 +16,8 @@ type TracePacket struct {
 	State CtState
 	// Mark is the flow's conntrack mark.
 	Mark uint32
+	// Midstream: it begins no connection, whatever State is.
+	Midstream bool
 	// Loopback: it came in on the loopback device.
 	Loopback bool
 	// Frame is what it came in, for the table of family bridge.
@@ -128,6 +130,8 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.State&m != 0
 	case Mark:
 		return t.packet.Mark&uint32(m) == uint32(m)
+	case Midstream:
+		return t.packet.Midstream && t.packet.Protocol == policy.Protocol(m)
 	case HopLimit:
 		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
 	case Lookup:

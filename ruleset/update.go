@@ -15,7 +15,7 @@ func Build(in policy.Intent, o Options) *Table {
 	for _, set := range baseSets(o) {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range baseChains(o) {
+	for _, chain := range staticChains(o) {
 		t.Chains[chain.Name] = chain
 	}
 	d := policy.Delta{
@@ -232,6 +232,9 @@ func (u *update) subject(key policy.Key, s *policy.Subject) {
 			verdict = Verdict{Action: Jump, Chain: chain.Name}
 		} else {
 			u.oldChains = u.dropChain(podChain(d, key), u.oldChains)
+			if s != nil && len(s.Isolating[d.Opposite()]) > 0 && u.options.RevokedMark != 0 {
+				verdict = Verdict{Action: Jump, Chain: chainBeginnings}
+			}
 		}
 		if s != nil {
 			for _, addr := range s.IPs {

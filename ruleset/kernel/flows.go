@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -44,11 +45,7 @@ func OpenFlows(options Options, bit uint32) (*Flows, error) {
 	}
 	f := &Flows{conntrack: conntrack, route: route, bit: bit}
 	// Its counters, one answer a CPU, are the cheapest to ask for.
-	_, err = conntrack.Execute(netlink.Message{
-		Header: netlink.Header{Type: ctMessageGetStats, Flags: netlink.Request | netlink.Dump},
-		Data:   nfgenmsg(unix.AF_UNSPEC),
-	})
-	if err != nil {
+	if _, err := dump(conntrack, ctMessageGetStats, nfgenmsg(unix.AF_UNSPEC)); err != nil {
 		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(noConntrack(err), f.Close())}
 	}
 	return f, nil
@@ -62,8 +59,15 @@ func (f *Flows) Close() error { return errors.Join(f.conntrack.Close(), f.route.
 // judge says whether the policies let the first packet of a flow pass a hook.
 //
 // A flow is judged by its original source and its real destination, which
-// after destination NAT is the source of the replies. What the node itself
-// sends is none of policy's business.
+// after destination NAT is the source of the replies; one that another has
+// announced (FTP's data, of its control connection) by the other's. What the node
+// itself sends is none of policy's business.
+//
+// Three things it cannot see, and sets right when it is called again: a flow whose
+// first packet the rules before a commit have let pass, and that is listed only once
+// it has left the node; a flow that ended since it was listed and began anew with the
+// same ports, by NAT perhaps to another pod; and a mark that somebody else, who had
+// read it before, has written back without the bit.
 func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	local, err := f.localAddrs()
 	if err != nil {
@@ -73,6 +77,7 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 	if err != nil {
 		return 0, 0, &OpError{Op: "list flows", Err: err}
 	}
+	inheritPackets(flows)
 	for _, flow := range flows {
 		hook := ruleset.Forward
 		if local[flow.packet.Dst] {
@@ -100,8 +105,31 @@ type flow struct {
 	family byte
 	packet policy.Packet
 	mark   uint32
-	// tuple and zone name the entry, as the kernel gave them.
-	tuple, zone []byte
+	// tuple and zone name the entry, as the kernel gave them; master is the tuple of
+	// the flow that has announced this one, nil if none has.
+	tuple, zone, master []byte
+}
+
+// inheritPackets has flows that others have announced judged by those others: they
+// pass as related to them, whatever the rules say of their own ports. One whose
+// master has ended is left to be judged by itself.
+func inheritPackets(flows []flow) {
+	if !slices.ContainsFunc(flows, func(f flow) bool { return f.master != nil }) {
+		return
+	}
+	byTuple := make(map[string]flow, len(flows))
+	for _, f := range flows {
+		byTuple[string(f.tuple)] = f
+	}
+	for i, f := range flows {
+		for listed := true; listed && f.master != nil; {
+			var master flow
+			if master, listed = byTuple[string(f.master)]; listed {
+				f = master
+			}
+		}
+		flows[i].packet = f.packet
+	}
 }
 
 // ctnetlink's numbers (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
@@ -114,6 +142,7 @@ const (
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
 	ctaMark       = 8
+	ctaMaster     = 14
 	ctaZone       = 18
 	ctaMarkMask   = 21
 
@@ -141,10 +170,7 @@ func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 
 
 func (f *Flows) list() (flows []flow, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		answers, err := f.conntrack.Execute(netlink.Message{
-			Header: netlink.Header{Type: ctMessageGet, Flags: netlink.Request | netlink.Dump},
-			Data:   nfgenmsg(family),
-		})
+		answers, err := dump(f.conntrack, ctMessageGet, nfgenmsg(family))
 		if err != nil {
 			return nil, noConntrack(err)
 		}
@@ -159,6 +185,25 @@ func (f *Flows) list() (flows []flow, err error) {
 	}
 	return flows, nil
 }
+
+// dump asks for a list, and again where it changed while the kernel wrote it down, as
+// something may be missing then: without one of the node's own addresses, what the
+// node sends would be taken for somebody else's.
+func dump(conn *netlink.Conn, kind netlink.HeaderType, request []byte) ([]netlink.Message, error) {
+	for range dumpTries {
+		answers, err := conn.Execute(netlink.Message{
+			Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump}, Data: request,
+		})
+		interrupted := func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
+		if err != nil || !slices.ContainsFunc(answers, interrupted) {
+			return answers, err
+		}
+	}
+	return nil, fmt.Errorf("it has changed %d times while it was listed: %w", dumpTries, unix.EINTR)
+}
+
+// dumpTries is how often a list is asked for that changes meanwhile.
+const dumpTries = 10
 
 // noConntrack says what EINVAL means to say when connection tracking is asked:
 // there is no such subsystem of nfnetlink, nor a module that has it
@@ -189,6 +234,8 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 			f.mark = ad.Uint32()
 		case ctaZone:
 			f.zone = ad.Bytes()
+		case ctaMaster:
+			f.master = ad.Bytes()
 		}
 	}
 	f.packet = policy.Packet{
@@ -266,10 +313,7 @@ func (f *Flows) mark(entry flow, set bool) error {
 
 // localAddrs are the addresses of the namespace itself.
 func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
-	answers, err := f.route.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
-		Data:   make([]byte, ifaddrmsgLength),
-	})
+	answers, err := dump(f.route, unix.RTM_GETADDR, make([]byte, ifaddrmsgLength))
 	if err != nil {
 		return nil, err
 	}

@@ -145,3 +145,48 @@ func TestRevokeBehindNAT(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRevokeAnnouncedFlows: a flow that another has announced, as FTP's control
+// connection does its data, is judged by that other.
+func TestRevokeAnnouncedFlows(t *testing.T) {
+	const bit = 1
+	l := newLab(t)
+	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
+	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
+	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
+	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
+	defer conn.Close()
+	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
+	defer flows.Close()
+	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
+		t.Fatal(err)
+	}
+	nft(t, node, `table ip announced {
+		ct helper ftp-data { type "ftp" protocol tcp; }
+		chain c { type filter hook prerouting priority 0; tcp dport 21 ct helper set "ftp-data"; }
+	}`)
+	must(server.Serve(policy.TCP, 21))(t)
+	must(server.Serve(policy.TCP, 1025))(t)
+	control := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:21")))(t)
+	defer control.Close()
+	// The echo server says it, as an FTP server would; a helper listens after a first line.
+	for _, line := range []string{"220 Ready\r\n", "227 Entering Passive Mode (10,0,0,4,4,1)\r\n"} {
+		if err := lab.Echo(control, []byte(line), 2*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:1025")))(t)
+	defer data.Close()
+	for _, x := range []struct {
+		allowed           uint16
+		revoked, restored int
+	}{{21, 0, 0}, {1025, 2, 0}, {21, 0, 2}} {
+		revoked, restored, err := flows.Revoke(func(_ ruleset.HookPoint, p policy.Packet) bool { return p.DstPort == x.allowed })
+		if err != nil || revoked != x.revoked || restored != x.restored {
+			t.Errorf("only port %d allowed: revoked %d, restored %d, %v; want %d, %d", x.allowed, revoked, restored, err, x.revoked, x.restored)
+		}
+	}
+	if err := lab.Echo(data, []byte("data"), 2*time.Second); err != nil {
+		t.Error(err)
+	}
+}

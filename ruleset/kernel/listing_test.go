@@ -192,6 +192,8 @@ func parts() map[string]part {
 		`ct mark & 0x1 == 0x1 drop`:                                              matches(drop, ruleset.Mark(1)),
 		`ct mark & 0x80000000 == 0x80000000 drop`:                                matches(drop, ruleset.Mark(1<<31)),
 		`ip saddr @block-4 ip daddr != @addrs-4 drop`:                            matches(drop, lookup("block-4", ruleset.SrcAddr4), ruleset.Lookup{Fields: []ruleset.Field{ruleset.DstAddr4}, Set: "addrs-4", Not: true}),
+		`tcp flags ! syn counter drop`:                                           {Matches: []ruleset.Match{ruleset.Midstream(policy.TCP)}, Counter: true, Verdict: drop},
+		`meta l4proto sctp @th,96,8 != 0x1 counter drop`:                         {Matches: []ruleset.Match{ruleset.Midstream(policy.SCTP)}, Counter: true, Verdict: drop},
 		`icmpv6 type nd-neighbor-solicit accept`:                                 matches(accept, ruleset.MessageType(135)),
 		`iifname "pf*" counter drop`:                                             {Matches: []ruleset.Match{ruleset.PodPort{}}, Counter: true, Verdict: drop},
 		`ip6 hoplimit 255 accept`:                                                matches(accept, ruleset.HopLimit(255)),

@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
 
@@ -88,6 +89,8 @@ func (p *assembler) match(match ruleset.Match) error {
 			and(uint32(m)),
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.NativeEndian.PutUint32(uint32(m))},
 		)
+	case ruleset.Midstream:
+		return p.midstream(policy.Protocol(m))
 	case ruleset.HopLimit:
 		// ip6 hoplimit 255
 		p.requireFamily(unix.NFPROTO_IPV6)
@@ -109,6 +112,30 @@ func (p *assembler) match(match ruleset.Match) error {
 		p.emit(&expr.Lookup{SourceRegister: firstRegister, SetName: m.Set, Invert: m.Not})
 	default:
 		return fmt.Errorf("unknown match %T", match)
+	}
+	return nil
+}
+
+// midstream matches what begins no connection, by the octet of the header that says so.
+func (p *assembler) midstream(protocol policy.Protocol) error {
+	p.requireProtocol(byte(protocol))
+	octet := func(offset uint32) {
+		p.emit(&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 1, DestRegister: firstRegister})
+	}
+	switch protocol {
+	case policy.TCP:
+		// tcp flags ! syn
+		octet(13)
+		p.emit(
+			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 1, Mask: []byte{0x02}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}},
+		)
+	case policy.SCTP:
+		// @th,96,8 != 0x1: the type of the first chunk, behind the common header
+		octet(12)
+		p.emit(&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: []byte{1}})
+	default:
+		return fmt.Errorf("no packet of %s begins a connection", protocol)
 	}
 	return nil
 }

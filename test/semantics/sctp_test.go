@@ -10,7 +10,6 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
-	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -78,32 +77,17 @@ func TestA23_Associations(t *testing.T) {
 // is open is cut when it is judged, its neighbour is not, and what was held back
 // arrives when it is allowed again.
 func TestA40_AssociationsAreCut(t *testing.T) {
-	const bit = 1 << 29
 	only := func(protocol string, port int) string {
 		return fmt.Sprintf("policy db/only {podSelector: {}, ingress: [{ports: [{protocol: %s, port: %d}]}]}\n", protocol, port)
 	}
 	both := "policy db/both {podSelector: {}, ingress: [{}]}\n"
 	needsSCTP(t)
-	c := clusterWith(t, lab.Routed, ruleset.Options{RevokedMark: bit}, base+only("SCTP", 5432)+both)
-	flows, err := kernel.OpenFlows(kernel.Options{NetNS: c.Node.NetNS()}, bit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer flows.Close()
+	c := revoking(t, lab.Routed, base+only("SCTP", 5432)+both)
 	open := map[uint16][]net.Conn{}
 	for _, port := range []uint16{5432, 6432} {
 		c.serve("db/pg", policy.SCTP, port)
 		for _, addr := range c.host("db/pg").IPs {
 			open[port] = append(open[port], c.dial("shop/web", policy.SCTP, netip.AddrPortFrom(addr, port)))
-		}
-	}
-	judge := func() {
-		t.Helper()
-		_, _, err := flows.Revoke(func(hook ruleset.HookPoint, p policy.Packet) bool {
-			return c.Table().Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
 	}
 	echo := func(when string, port uint16, want bool) {
@@ -118,23 +102,23 @@ func TestA40_AssociationsAreCut(t *testing.T) {
 			}
 		}
 	}
-	judge()
+	c.judge()
 	echo("before", 5432, true)
 	echo("before", 6432, true)
 	c.becomes(base + only("SCTP", 5432))
 	echo("committed, not judged yet", 6432, true)
-	judge()
+	c.judge()
 	echo("judged", 5432, true)
 	echo("judged", 6432, false)
 	c.talks(false, "shop/web", "db/pg", policy.SCTP, 6432)
 
 	// The same ports, of the other protocol.
 	c.becomes(base + only("TCP", 5432))
-	judge()
+	c.judge()
 	echo("only TCP allowed", 5432, false)
 
 	c.becomes(base + both)
-	judge()
+	c.judge()
 	for port, conns := range open {
 		for _, conn := range conns {
 			// SCTP sends it again after a second or a few (RFC 9260 section 6.3).
