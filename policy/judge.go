@@ -238,7 +238,7 @@ func (j *judge) port(port networkingv1.NetworkPolicyPort, destination place) boo
 			last = *port.EndPort
 		}
 		return 1 <= first && last <= 65535 && first <= number && number <= last
-	case port.EndPort != nil || destination.pod == nil:
+	case port.Port.Type != intstr.String || port.EndPort != nil || destination.pod == nil || number == 0:
 		return false
 	}
 	spec := destination.pod.Spec

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"unicode"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,11 +40,32 @@ func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
 type reader struct {
 	policy   Key
 	problems []Problem
+	// ways are the pairs of a selector and a port name so far.
+	ways int
 }
 
 func (r *reader) problem(field, format string, args ...any) {
-	r.problems = append(r.problems, Problem{Policy: r.policy, Field: field, Reason: fmt.Sprintf(format, args...)})
+	r.problems = append(r.problems, Problem{Policy: r.policy, Field: field, Reason: plain(fmt.Sprintf(format, args...))})
 }
+
+// plain makes a line of a text that may quote anything: it goes into logs and
+// Events. Of a long one it keeps the end, which says what follows.
+func plain(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
+	if len(text) > maxReason {
+		half := maxReason/2 - len(" … ")
+		text = strings.ToValidUTF8(text[:half], "") + " … " + strings.ToValidUTF8(text[len(text)-half:], "")
+	}
+	return text
+}
+
+// maxReason is how many bytes a Problem's Reason has at most.
+const maxReason = 512
 
 // isolates reads policyTypes. Empty means Ingress, and Egress if there is any
 // egress rule; the API server defaults it so, a manifest may not.
@@ -70,7 +93,7 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	if d == Egress {
 		list = "to"
 	}
-	var blocks []netip.Prefix
+	var blocks []AddrRange
 	for i, peer := range peers {
 		at := fmt.Sprintf("%s.%s[%d]", field, list, i)
 		selects := peer.PodSelector != nil || peer.NamespaceSelector != nil
@@ -89,7 +112,7 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	}
 	slices.SortFunc(rule.Peers, compareSelector)
 	rule.Peers = slices.Compact(rule.Peers)
-	rule.Blocks = Union(blocks)
+	rule.Blocks = MergeRanges(blocks)
 
 	scope := Local
 	if d == Egress {
@@ -101,8 +124,20 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	rule.Ports = mergePorts(rule.Ports)
 	slices.SortFunc(rule.NamedPorts, compareNamedPort)
 	rule.NamedPorts = slices.Compact(rule.NamedPorts)
+	if ways := len(rule.Peers) * len(rule.NamedPorts); r.ways+ways > maxWays {
+		r.problem(field, "%d selectors with %d port names each, where all rules of a policy may have %d such pairs: the port names match nothing",
+			len(rule.Peers), len(rule.NamedPorts), maxWays)
+		rule.NamedPorts = nil
+	} else {
+		r.ways += ways
+	}
 	return rule
 }
+
+// maxWays is how many pairs of a selector and a port name the rules of a policy
+// may have. Each is a rule in the kernel, or two, so that one object of the size
+// that etcd takes could make millions.
+const maxWays = 10_000
 
 // peer reads a peer of selectors:
 //
@@ -132,7 +167,7 @@ func (r *reader) peer(at string, peer *networkingv1.NetworkPolicyPeer) (s Select
 
 // block reads an ipBlock: in cidr and in no except. One except that does not
 // parse voids the whole block, for leaving it out would open what it closes.
-func (r *reader) block(at string, block *networkingv1.IPBlock) []netip.Prefix {
+func (r *reader) block(at string, block *networkingv1.IPBlock) []AddrRange {
 	cidr, err := ParsePrefix(block.CIDR)
 	if err != nil {
 		r.problem(at+".cidr", "%v: the block matches nothing", err)
@@ -167,6 +202,8 @@ func (r *reader) port(rule *Rule, scope Scope, at string, port networkingv1.Netw
 		rule.Ports = append(rule.Ports, PortRange{Protocol: protocol, First: 0, Last: 65535})
 	case port.Port.Type == intstr.String:
 		rule.NamedPorts = append(rule.NamedPorts, NamedPort{Protocol: protocol, Name: port.Port.StrVal, Scope: scope})
+	case port.Port.Type != intstr.Int:
+		r.problem(at+".port", "neither a number nor a name: the port matches nothing")
 	default:
 		first := port.Port.IntVal
 		last := first
