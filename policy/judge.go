@@ -20,7 +20,7 @@ type JudgeOptions struct {
 // Judge says what becomes of a packet, and which policies and rules say so. It
 // reads the API objects as they are, one after another, as a person would read
 // them: slow, and independent of Parse, Compile and Model, which it is there to
-// be compared with.
+// be compared with. It has no limit to the size of a policy, as Parse has.
 func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	j := judge{Snapshot: s, packet: p}
 	src, dst := j.place(p.Src), j.place(p.Dst)

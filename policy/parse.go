@@ -15,7 +15,10 @@ import (
 // Parse reads a NetworkPolicy. It always returns a Policy that can be
 // enforced: what cannot be read allows nothing and is a Problem.
 func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
-	r := reader{policy: Key{Namespace: np.Namespace, Name: np.Name}}
+	r := reader{
+		policy: Key{Namespace: np.Namespace, Name: np.Name},
+		size:   size{selectors: map[Selector]struct{}{}, names: map[NamedPort]struct{}{}},
+	}
 	p := Policy{Key: r.policy}
 	if pods, err := canonical(&np.Spec.PodSelector); err != nil {
 		r.problem("spec.podSelector", "%v: the policy selects no pod", err)
@@ -40,8 +43,7 @@ func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
 type reader struct {
 	policy   Key
 	problems []Problem
-	// ways are the pairs of a selector and a port name so far.
-	ways int
+	size     size
 }
 
 func (r *reader) problem(field, format string, args ...any) {
@@ -124,20 +126,13 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	rule.Ports = mergePorts(rule.Ports)
 	slices.SortFunc(rule.NamedPorts, compareNamedPort)
 	rule.NamedPorts = slices.Compact(rule.NamedPorts)
-	if ways := len(rule.Peers) * len(rule.NamedPorts); r.ways+ways > maxWays {
-		r.problem(field, "%d selectors with %d port names each, where all rules of a policy may have %d such pairs: the port names match nothing",
-			len(rule.Peers), len(rule.NamedPorts), maxWays)
-		rule.NamedPorts = nil
-	} else {
-		r.ways += ways
+	if !r.size.fits(&rule) {
+		r.problem(field, "the policy is too large with its %d selectors, %d ranges of addresses, %d of ports and %d port names: "+
+			"the rule matches nothing; make it another policy", len(rule.Peers), len(rule.Blocks), len(rule.Ports), len(rule.NamedPorts))
+		return Rule{Index: index}
 	}
 	return rule
 }
-
-// maxWays is how many pairs of a selector and a port name the rules of a policy
-// may have. Each is a rule in the kernel, or two, so that one object of the size
-// that etcd takes could make millions.
-const maxWays = 10_000
 
 // peer reads a peer of selectors:
 //

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -57,6 +58,48 @@ func TestParseProblems(t *testing.T) {
 		}
 		if !p.Isolates[policy.Ingress] {
 			t.Errorf("%s: the policy does not isolate", c.what)
+		}
+	}
+}
+
+// TestTooLarge: a policy of the size that etcd takes, whatever it is made of, makes
+// no more of the kernel than there is room for: the rules past that match nothing,
+// those before hold, and the policy isolates.
+func TestTooLarge(t *testing.T) {
+	list := func(n int, format string) string {
+		texts := make([]string, n)
+		for i := range texts {
+			texts[i] = strings.ReplaceAll(format, "#", strconv.Itoa(i+1))
+		}
+		return "[" + strings.Join(texts, ",") + "]"
+	}
+	const selector, name = `{"podSelector":{"matchLabels":{"l#":"x"}}}`, `{"port":"p#"}`
+	for what, rules := range map[string]string{
+		"selectors":           `{"from":` + list(30_000, selector) + `}`,
+		"port names":          `{"ports":` + list(90_000, name) + `}`,
+		"pairs":               `{"from":` + list(1_000, selector) + `,"ports":` + list(1_000, name) + `}`,
+		"pairs with ranges":   `{"from":` + list(1_000, selector) + `,"ports":` + list(6_000, `{"port":#0,"endPort":#1}`) + `}`,
+		"rules":               strings.Trim(list(100_000, `{}`), "[]"),
+		"rules of a selector": strings.Trim(list(20_000, `{"from":[`+selector+`]}`), "[]"),
+		"rules of a block":    strings.Trim(list(25_000, `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}]}`), "[]"),
+		"rules of a port":     strings.Trim(list(40_000, `{"ports":[{"port":1}]}`), "[]"),
+	} {
+		p, problems := parse(t, `{"ingress":[{"ports":[{"port":80}]},`+rules+`]}`)
+		if len(problems) == 0 || !strings.Contains(problems[0].Reason, "too large") || !p.Isolates[policy.Ingress] {
+			t.Errorf("%s: %d problems, the first: %.1v", what, len(problems), problems)
+		}
+		if first := p.Rules[policy.Ingress][0]; len(first.Ports) != 1 {
+			t.Errorf("%s: the first rule is %+v", what, first)
+		}
+		held := 0
+		for _, rule := range p.Rules[policy.Ingress] {
+			held += max(len(rule.Peers), 1)*max(len(rule.NamedPorts), 1) - 1
+			if rule.AnyPeer || rule.AnyPort || len(rule.Peers)+len(rule.Blocks)+len(rule.Ports)+len(rule.NamedPorts) > 0 {
+				held++
+			}
+		}
+		if held > 4000 {
+			t.Errorf("%s: %d rules are held", what, held)
 		}
 	}
 }
