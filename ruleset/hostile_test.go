@@ -17,61 +17,77 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// FuzzTable: whatever the API's objects say, within their Go types, and in
+// FuzzTable begins with a few histories of expectTable's, and goes on from there.
+func FuzzTable(f *testing.F) {
+	for seed := range int64(8) {
+		f.Add(tape(seed), []byte(nil), uint8(seed))
+	}
+	for _, np := range random.Cluster(rand.New(rand.NewSource(1)), 3, 3).Policies {
+		encoded, err := random.Encoded(np)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add([]byte{0, 7, 1, 2, 3}, encoded, uint8(1))
+	}
+	f.Fuzz(expectTable)
+}
+
+// TestHostile goes through histories of expectTable's, without a fuzzer's guidance.
+func TestHostile(t *testing.T) {
+	for seed := range int64(5 * *histories) {
+		if expectTable(t, tape(seed), nil, uint8(seed)); t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func tape(seed int64) []byte {
+	r := rand.New(rand.NewSource(seed))
+	tape := make([]byte, 50+r.Intn(1200))
+	r.Read(tape)
+	return tape
+}
+
+// expectTable: whatever the API's objects say, within their Go types, and in
 // whatever order they come: the table that is kept up to date by plans is the
 // one that is built from scratch, every plan is one that the kernel takes, what
 // is written of it can't be broken out of, and it lets through just what the
 // verdict function says.
-func FuzzTable(f *testing.F) {
-	for seed := range int64(8) {
-		r := rand.New(rand.NewSource(seed))
-		tape := make([]byte, 200*(seed+1))
-		r.Read(tape)
-		f.Add(tape, []byte(nil), uint8(seed))
+func expectTable(t *testing.T, tape, encoded []byte, options uint8) {
+	t.Helper()
+	o := ruleset.Options{Reject: options&1 != 0, AllowToNode: options&2 != 0, Guard: options&4 != 0, Masquerade: options&8 != 0}
+	history := random.Hostile(tape, encoded)
+	m := policy.NewModel(random.Node)
+	table := ruleset.Build(m.Intent(), o)
+	fake := newFake(t)
+	fake.apply(table.Replacement())
+	for done := 0; done < len(history); {
+		next := min(len(history), done+1+int(options>>4))
+		for _, event := range history[done:next] {
+			event.Feed(m)
+		}
+		done = next
+		plan := table.Update(m.Take())
+		expectClean(t, "plan", plan.Text())
+		fake.apply(plan)
 	}
-	s := random.Cluster(rand.New(rand.NewSource(1)), 3, 3)
-	for _, np := range s.Policies {
-		if encoded, err := random.Encoded(np); err != nil {
-			f.Fatal(err)
-		} else {
-			f.Add([]byte{0, 7, 1, 2, 3}, encoded, uint8(1))
+	s := random.Snapshot(history)
+	intent, problems := policy.Compile(s, random.Node)
+	want := ruleset.Build(intent, o)
+	if diff := cmp.Diff(want.Text(), table.Text()); diff != "" {
+		t.Fatalf("the updated table is not the built one (-built +updated):\n%s", diff)
+	}
+	if diff := cmp.Diff(want.Text(), fake.text()); diff != "" || t.Failed() {
+		t.Fatalf("plans made another table (-want +have):\n%s", diff)
+	}
+	expectNames(t, table, intent)
+	expectClean(t, "table", table.Text())
+	for _, problem := range problems {
+		if strings.ContainsFunc(problem.Field+problem.Reason, unicode.IsControl) || len(problem.Reason) > 1000 {
+			t.Errorf("a problem is not a line of text: %.1100q", problem.Reason)
 		}
 	}
-	f.Fuzz(func(t *testing.T, tape, encoded []byte, options uint8) {
-		o := ruleset.Options{Reject: options&1 != 0, AllowToNode: options&2 != 0, Guard: options&4 != 0, Masquerade: options&8 != 0}
-		history := random.Hostile(tape, encoded)
-		m := policy.NewModel(random.Node)
-		table := ruleset.Build(m.Intent(), o)
-		fake := newFake(t)
-		fake.apply(table.Replacement())
-		for done := 0; done < len(history); {
-			next := min(len(history), done+1+int(options>>4))
-			for _, event := range history[done:next] {
-				event.Feed(m)
-			}
-			done = next
-			plan := table.Update(m.Take())
-			expectClean(t, "plan", plan.Text())
-			fake.apply(plan)
-		}
-		s := random.Snapshot(history)
-		intent, problems := policy.Compile(s, random.Node)
-		want := ruleset.Build(intent, o)
-		if diff := cmp.Diff(want.Text(), table.Text()); diff != "" {
-			t.Fatalf("the updated table is not the built one (-built +updated):\n%s", diff)
-		}
-		if diff := cmp.Diff(want.Text(), fake.text()); diff != "" || t.Failed() {
-			t.Fatalf("plans made another table (-want +have):\n%s", diff)
-		}
-		expectNames(t, table, intent)
-		expectClean(t, "table", table.Text())
-		for _, problem := range problems {
-			if strings.ContainsFunc(problem.Field+problem.Reason, unicode.IsControl) || len(problem.Reason) > 1000 {
-				t.Errorf("a problem is not a line of text: %.1100q", problem.Reason)
-			}
-		}
-		expectVerdicts(t, s, table, o, tape)
-	})
+	expectVerdicts(t, s, table, o, tape)
 }
 
 // word is what nft reads as one name, and line the form of every line that podfence
@@ -95,11 +111,11 @@ func expectClean(t *testing.T, what, text string) {
 func expectNames(t *testing.T, table *ruleset.Table, in policy.Intent) {
 	t.Helper()
 	have := 0
-	for name := range table.Chains {
+	for name, chain := range table.Chains {
 		if !word.MatchString(name) {
 			t.Errorf("chain %q", name)
 		}
-		if strings.Contains(name, "/") {
+		if chain.Hook == nil {
 			have++
 		}
 	}
