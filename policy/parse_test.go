@@ -5,8 +5,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -59,6 +61,32 @@ func TestParseProblems(t *testing.T) {
 		if !p.Isolates[policy.Ingress] {
 			t.Errorf("%s: the policy does not isolate", c.what)
 		}
+	}
+}
+
+// TestPortOfNoKind: a port that is neither a number nor a name, which JSON can't
+// say and protobuf can, matches nothing.
+func TestPortOfNoKind(t *testing.T) {
+	np := &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{
+		Ports: []networkingv1.NetworkPolicyPort{{Port: &intstr.IntOrString{Type: 7, IntVal: 80, StrVal: "http"}}},
+	}}}}
+	p, problems := policy.Parse(np)
+	if rule := p.Rules[policy.Ingress][0]; len(problems) != 1 || problems[0].Field != "spec.ingress[0].ports[0].port" || rule.AnyPort || len(rule.Ports)+len(rule.NamedPorts) > 0 {
+		t.Errorf("%v, %+v", problems, rule)
+	}
+}
+
+// TestProblemsAreLines: what an object says can't end the line that quotes it, nor
+// make it long.
+func TestProblemsAreLines(t *testing.T) {
+	_, problems := parse(t, `{"policyTypes":["`+strings.Repeat("x", 5000)+`"],"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8\nlevel=error \u001b[31m"}}]}]}`)
+	for _, problem := range problems {
+		if strings.ContainsFunc(problem.Reason, unicode.IsControl) || len(problem.Reason) > 512 || !strings.Contains(problem.Reason, ": the ") {
+			t.Errorf("%q", problem.Reason)
+		}
+	}
+	if len(problems) != 2 {
+		t.Error(problems)
 	}
 }
 

@@ -73,7 +73,7 @@ func (t *choices) of(from []string) string {
 
 var (
 	oddNames = []string{
-		"a", "b", "shop", "db", "a/b", "b/a", `a"b`, "a'b", "a\nb", "a\x00b", "a\x00c", "ä", "\xff\xfe", "a b", `a\b`, "}", "{ drop }", "-", ".", "..", "",
+		"a", "b", "shop", "db", "a/b", "b/a", "b/a", `a"b`, "a'b", "a\nb", "a\x00b", "a\x00c", "ä", "\xff\xfe", "a b", `a\b`, "}", "{ drop }", "-", ".", "..", "",
 		"lo", "0", "@a", "# a", "a;b", "\u2028", "\x1b[31m", strings.Repeat("x", 300), strings.Repeat("x", 299) + "y", strings.Repeat("ä", 150),
 	}
 	oddNamespaces = []string{"shop", "db", "a", "a/b", `a"b`, "a\nb", "ä", strings.Repeat("n", 63), strings.Repeat("n", 300)}
@@ -99,7 +99,12 @@ var (
 
 // meta is a namespaced object's.
 func (t *choices) meta() metav1.ObjectMeta {
-	m := metav1.ObjectMeta{Namespace: t.of(oddNamespaces), Name: t.of(oddNames)}
+	m := metav1.ObjectMeta{Name: t.of(oddNames)}
+	if t.oneIn(4) {
+		m.Namespace = t.of(oddNamespaces)
+	} else { // where policies and pods meet
+		m.Namespace = []string{"shop", "a/b", "a"}[t.n(3)]
+	}
 	if m.Namespace == "" {
 		m.Namespace = metav1.NamespaceDefault
 	}
