@@ -20,7 +20,7 @@ import (
 // FuzzTable begins with a few histories of expectTable's, and goes on from there.
 func FuzzTable(f *testing.F) {
 	for seed := range int64(8) {
-		f.Add(tape(seed), []byte(nil), uint8(seed))
+		f.Add(random.Tape(seed), []byte(nil), uint8(seed))
 	}
 	for _, np := range random.Cluster(rand.New(rand.NewSource(1)), 3, 3).Policies {
 		encoded, err := random.Encoded(np)
@@ -35,17 +35,10 @@ func FuzzTable(f *testing.F) {
 // TestHostile goes through histories of expectTable's, without a fuzzer's guidance.
 func TestHostile(t *testing.T) {
 	for seed := range int64(5 * *histories) {
-		if expectTable(t, tape(seed), nil, uint8(seed)); t.Failed() {
+		if expectTable(t, random.Tape(seed), nil, uint8(seed)); t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
 	}
-}
-
-func tape(seed int64) []byte {
-	r := rand.New(rand.NewSource(seed))
-	tape := make([]byte, 50+r.Intn(1200))
-	r.Read(tape)
-	return tape
 }
 
 // expectTable: whatever the API's objects say, within their Go types, and in

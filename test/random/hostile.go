@@ -2,6 +2,7 @@ package random
 
 import (
 	"fmt"
+	"math/rand"
 	"strings"
 	"time"
 
@@ -42,6 +43,14 @@ func Hostile(tape, encoded []byte) []Event {
 		events = append(events, event)
 	}
 	return events
+}
+
+// Tape is one for Hostile, of a seed.
+func Tape(seed int64) []byte {
+	r := rand.New(rand.NewSource(seed))
+	tape := make([]byte, 50+r.Intn(1200))
+	r.Read(tape)
+	return tape
 }
 
 // choices reads decisions off a tape; at its end, each is the first.
