@@ -28,6 +28,7 @@ func FuzzPlan(f *testing.F) {
 	one := slices.Concat(node(1, "192.0.2.1", "10.244.1.0/24", "fd00:1::/64"), node(2, "192.0.2.2", "10.244.2.0/24", "fd00:2::/64"), node(3, "198.51.100.3", "10.244.3.0/24"))
 	f.Add(uint8(0), one)
 	f.Add(uint8(1), slices.Concat(one, node(4, "0.0.0.0/0"), node(5, "192.0.2.1", "10.244.2.0/24"), node(6, "::", "255.255.255.255/32", "::/0")))
+	f.Add(uint8(2), slices.Concat(one, node(7, "192.0.2.7", "10.244.1.128/25")))
 	f.Add(uint8(2), slices.Concat(node(1, "fd00::1", "fd00:1::/64"), node(2, "fe80::1", "ff00::/8"), node(2, "fd00::2", "fd00:2::/127"), node(3, "::ffff:10.0.0.1", "::ffff:10.0.0.0/120")))
 	f.Fuzz(func(t *testing.T, mode uint8, data []byte) {
 		nodes := readNodes(data)
