@@ -145,7 +145,7 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.`,
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
 			}
-			if err := loopback("--pprof-address", o.PprofAddress); err != nil {
+			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), c.check()); err != nil {
 				return err
 			}
 			// What the agent holds changes little; less room for garbage costs it
