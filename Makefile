@@ -7,6 +7,8 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMG ?= ghcr.io/podfence/podfence:latest
 FUZZTIME ?= 30s
+FUZZKERNEL ?= 1h
+SEED ?= 1
 SOAK ?= 10m
 ROUNDS ?= 5
 KEEP ?=
@@ -107,6 +109,11 @@ fuzz: ## Each fuzz target for FUZZTIME (30s)
 	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
 	  done; \
 	done
+
+.PHONY: fuzz-kernel
+fuzz-kernel: packages ## Random clusters and changes, each packet judged, traced and sent (root): FUZZKERNEL=1h SEED=1
+	go test -count 1 -timeout 0 -v ./test/agreement -run '^TestThreeWayAgreement$$' -rounds 0 -changes 40 \
+	  -duration $(FUZZKERNEL) -seed $(SEED)
 
 .PHONY: bench
 bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=5

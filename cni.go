@@ -36,8 +36,39 @@ func (c *cniFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.procSys, "proc-sys", "/proc/sys", "where sysctls can be written: in a container, a mount of the host's")
 }
 
-// options turns the flags into the agent's part of connecting pods, with what
-// has to be closed in the end.
+// maxSocket is how long the path of a unix socket may be (unix(7), sun_path with
+// its final NUL).
+const maxSocket = 107
+
+// check refuses values that can't be meant, before anything is asked of the kernel.
+func (c *cniFlags) check() error {
+	switch c.mode {
+	case "none":
+		return nil
+	case "bridge":
+		if _, err := node.ParseMode(c.routing); err != nil {
+			return fmt.Errorf("--routing: %w", err)
+		}
+	case "chained":
+	default:
+		return fmt.Errorf("--cni is %q: it must be none, bridge or chained", c.mode)
+	}
+	for flag, path := range map[string]string{
+		"--cni-socket": c.socket, "--cni-state": c.state, "--cni-conf-dir": c.places.ConfDir,
+		"--cni-bin-dir": c.places.BinDir, "--cni-data-dir": c.leases, "--proc-sys": c.procSys,
+	} {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("%s is %q: it must be an absolute path", flag, path)
+		}
+	}
+	if len(c.socket) > maxSocket {
+		return fmt.Errorf("--cni-socket has %d bytes, of at most %d: %q", len(c.socket), maxSocket, c.socket)
+	}
+	return nil
+}
+
+// options turns flags that check has seen into the agent's part of connecting
+// pods, with what has to be closed in the end.
 func (c *cniFlags) options(nodeName string, kernel controllers.Kernel) (o *controllers.CNI, stop func() error, err error) {
 	stop = func() error { return nil }
 	if c.mode == "none" {
@@ -51,8 +82,7 @@ func (c *cniFlags) options(nodeName string, kernel controllers.Kernel) (o *contr
 		c.places.Plugin = filepath.Join(filepath.Dir(self), "podfence-cni")
 	}
 	o = &controllers.CNI{Socket: c.socket, State: c.state}
-	switch c.mode {
-	case "bridge":
+	if c.mode == "bridge" {
 		mode, err := node.ParseMode(c.routing)
 		if err != nil {
 			return nil, stop, fmt.Errorf("--routing: %w", err)
@@ -65,15 +95,13 @@ func (c *cniFlags) options(nodeName string, kernel controllers.Kernel) (o *contr
 		o.Routes = routes
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
 		return o, routes.Close, nil
-	case "chained":
-		o.Ready = func() error { return node.BridgeNetfilter(c.procSys) }
-		o.Publish = func(node.Node) error {
-			_, err := install.Binary(c.places.Plugin, c.places.BinDir)
-			return errors.Join(err, node.BridgeNetfilter(c.procSys))
-		}
-		return o, stop, nil
 	}
-	return nil, stop, fmt.Errorf("--cni is %q: it must be none, bridge or chained", c.mode)
+	o.Ready = func() error { return node.BridgeNetfilter(c.procSys) }
+	o.Publish = func(node.Node) error {
+		_, err := install.Binary(c.places.Plugin, c.places.BinDir)
+		return errors.Join(err, node.BridgeNetfilter(c.procSys))
+	}
+	return o, stop, nil
 }
 
 // publish installs the plugin and its configuration for this node.

@@ -149,7 +149,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
 			}
-			if err := loopback("--pprof-address", o.PprofAddress); err != nil {
+			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), c.check()); err != nil {
 				return err
 			}
 			// What the agent holds changes little; less room for garbage costs it

@@ -275,8 +275,8 @@ func (s store) remove(at handshake.Attachment) error {
 	return err
 }
 
-// load reads all files. One that cannot be read is no reason to forget the
-// others, but to say so: its pod is closed until its container is made anew.
+// load reads all files. One that cannot be understood is removed, and no reason to
+// forget the others: its pod is closed until its container is made anew.
 func (s store) load() (map[handshake.Attachment]policy.Attachment, error) {
 	if err := os.MkdirAll(string(s), 0o700); err != nil {
 		return nil, err
@@ -291,14 +291,26 @@ func (s store) load() (map[handshake.Attachment]policy.Attachment, error) {
 		if err != nil {
 			return nil, err
 		}
-		var attachment policy.Attachment
-		if json.Unmarshal(data, &attachment) != nil || attachment.ContainerID == "" {
+		attachment, ok := parseAttachment(data)
+		at := handshake.Attachment{ContainerID: attachment.ContainerID, IfName: attachment.IfName}
+		if !ok || s.path(at) != path { // under another name it would never be removed
 			if err := os.Remove(path); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		known[handshake.Attachment{ContainerID: attachment.ContainerID, IfName: attachment.IfName}] = attachment
+		known[at] = attachment
 	}
 	return known, nil
+}
+
+// parseAttachment reads what save has written; it fails for what save never
+// writes.
+func parseAttachment(data []byte) (a policy.Attachment, ok bool) {
+	if json.Unmarshal(data, &a) != nil || a.ContainerID == "" || a.IfName == "" || a.Pod.Namespace == "" || a.Pod.Name == "" {
+		return a, false
+	}
+	return a, len(a.IPs) > 0 && !slices.ContainsFunc(a.IPs, func(ip netip.Addr) bool {
+		return !ip.IsValid() || ip != ip.Unmap() || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast()
+	})
 }

@@ -32,6 +32,21 @@ type Problems struct {
 	parts       map[types.NamespacedName]int
 }
 
+// spelledOut is how many of a policy's problems are named; a policy can have
+// thousands.
+const spelledOut = 10
+
+func messageOf(problems []policy.Problem) string {
+	var texts []string
+	for _, problem := range problems[:min(len(problems), spelledOut)] {
+		texts = append(texts, problem.Field+": "+problem.Reason)
+	}
+	if more := len(problems) - spelledOut; more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(texts, "; ")
+}
+
 func newProblems(c client.Writer, node string, log logr.Logger, m *metrics) *Problems {
 	return &Problems{client: c, node: node, log: log, metrics: m, said: map[types.NamespacedName]string{}, known: map[types.NamespacedName]string{}, parts: map[types.NamespacedName]int{}}
 }
@@ -43,11 +58,7 @@ func newProblems(c client.Writer, node string, log logr.Logger, m *metrics) *Pro
 // finds the same, so the Event's name is made from what it says: one of them
 // creates it, and the others find it there.
 func (p *Problems) Report(ctx context.Context, key types.NamespacedName, np *networkingv1.NetworkPolicy, problems []policy.Problem) error {
-	texts := make([]string, len(problems))
-	for i, problem := range problems {
-		texts[i] = problem.Field + ": " + problem.Reason
-	}
-	message := strings.Join(texts, "; ")
+	message := messageOf(problems)
 	identity := fmt.Sprintf("%s %d %s", np.UID, np.Generation, message)
 
 	p.mu.Lock()

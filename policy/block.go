@@ -35,30 +35,51 @@ func parseAddr(text string) (netip.Addr, bool) {
 	return addr.Unmap(), ok
 }
 
+// AddrRange is the addresses First to Last, both included, of one family.
+type AddrRange struct{ First, Last netip.Addr }
+
 // Subtract returns what is in cidr and in none of the excepts, as disjoint
-// prefixes in order. Nothing may be left.
-func Subtract(cidr netip.Prefix, excepts []netip.Prefix) []netip.Prefix {
+// ranges in order: at most one more than there are excepts. (As prefixes, what
+// surrounds one address of IPv6 is 128 of them.) Nothing may be left.
+func Subtract(cidr netip.Prefix, excepts []netip.Prefix) []AddrRange {
 	var b netipx.IPSetBuilder
 	b.AddPrefix(cidr)
 	for _, except := range excepts {
 		b.RemovePrefix(except)
 	}
-	return prefixesOf(&b)
+	return rangesOf(&b)
+}
+
+// MergeRanges returns the addresses in any of the ranges, as disjoint ranges in
+// order: nftables refuses a set whose intervals overlap.
+func MergeRanges(ranges []AddrRange) []AddrRange {
+	var b netipx.IPSetBuilder
+	for _, r := range ranges {
+		b.AddRange(netipx.IPRangeFrom(r.First, r.Last))
+	}
+	return rangesOf(&b)
+}
+
+func rangesOf(b *netipx.IPSetBuilder) (ranges []AddrRange) {
+	set, err := b.IPSet()
+	if err != nil { // the builder saw an invalid prefix, which ParsePrefix never returns
+		return nil
+	}
+	for _, r := range set.Ranges() {
+		ranges = append(ranges, AddrRange{First: r.From(), Last: r.To()})
+	}
+	return ranges
 }
 
 // Union returns the addresses in any of the prefixes, as disjoint prefixes in
-// order: nftables refuses a set whose intervals overlap.
+// order.
 func Union(prefixes []netip.Prefix) []netip.Prefix {
 	var b netipx.IPSetBuilder
 	for _, prefix := range prefixes {
 		b.AddPrefix(prefix)
 	}
-	return prefixesOf(&b)
-}
-
-func prefixesOf(b *netipx.IPSetBuilder) []netip.Prefix {
 	set, err := b.IPSet()
-	if err != nil { // the builder saw an invalid prefix, which ParsePrefix never returns
+	if err != nil { // as above
 		return nil
 	}
 	return set.Prefixes()

@@ -94,8 +94,8 @@ type Rule struct {
 	AnyPeer bool
 	Peers   []Selector
 	// Blocks are the rule's ipBlocks, each less its own excepts, together as
-	// disjoint prefixes.
-	Blocks []netip.Prefix
+	// disjoint ranges, in order.
+	Blocks []AddrRange
 	// AnyPort: every port of every protocol, and protocols without ports. Else
 	// only Ports and NamedPorts; a rule with neither allows nothing.
 	AnyPort    bool

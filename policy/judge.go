@@ -20,7 +20,7 @@ type JudgeOptions struct {
 // Judge says what becomes of a packet, and which policies and rules say so. It
 // reads the API objects as they are, one after another, as a person would read
 // them: slow, and independent of Parse, Compile and Model, which it is there to
-// be compared with.
+// be compared with. It has no limit to the size of a policy, as Parse has.
 func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	j := judge{Snapshot: s, packet: p}
 	src, dst := j.place(p.Src), j.place(p.Dst)
@@ -238,7 +238,7 @@ func (j *judge) port(port networkingv1.NetworkPolicyPort, destination place) boo
 			last = *port.EndPort
 		}
 		return 1 <= first && last <= 65535 && first <= number && number <= last
-	case port.EndPort != nil || destination.pod == nil:
+	case port.Port.Type != intstr.String || port.EndPort != nil || destination.pod == nil || number == 0:
 		return false
 	}
 	spec := destination.pod.Spec

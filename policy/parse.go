@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"unicode"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,7 +15,10 @@ import (
 // Parse reads a NetworkPolicy. It always returns a Policy that can be
 // enforced: what cannot be read allows nothing and is a Problem.
 func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
-	r := reader{policy: Key{Namespace: np.Namespace, Name: np.Name}}
+	r := reader{
+		policy: Key{Namespace: np.Namespace, Name: np.Name},
+		size:   size{selectors: map[Selector]struct{}{}, names: map[NamedPort]struct{}{}},
+	}
 	p := Policy{Key: r.policy}
 	if pods, err := canonical(&np.Spec.PodSelector); err != nil {
 		r.problem("spec.podSelector", "%v: the policy selects no pod", err)
@@ -38,11 +43,31 @@ func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
 type reader struct {
 	policy   Key
 	problems []Problem
+	size     size
 }
 
 func (r *reader) problem(field, format string, args ...any) {
-	r.problems = append(r.problems, Problem{Policy: r.policy, Field: field, Reason: fmt.Sprintf(format, args...)})
+	r.problems = append(r.problems, Problem{Policy: r.policy, Field: field, Reason: plain(fmt.Sprintf(format, args...))})
 }
+
+// plain makes a line of a text that may quote anything: it goes into logs and
+// Events. Of a long one it keeps the end, which says what follows.
+func plain(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
+	if len(text) > maxReason {
+		half := maxReason/2 - len(" … ")
+		text = strings.ToValidUTF8(text[:half], "") + " … " + strings.ToValidUTF8(text[len(text)-half:], "")
+	}
+	return text
+}
+
+// maxReason is how many bytes a Problem's Reason has at most.
+const maxReason = 512
 
 // isolates reads policyTypes. Empty means Ingress, and Egress if there is any
 // egress rule; the API server defaults it so, a manifest may not.
@@ -70,7 +95,7 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	if d == Egress {
 		list = "to"
 	}
-	var blocks []netip.Prefix
+	var blocks []AddrRange
 	for i, peer := range peers {
 		at := fmt.Sprintf("%s.%s[%d]", field, list, i)
 		selects := peer.PodSelector != nil || peer.NamespaceSelector != nil
@@ -89,7 +114,7 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	}
 	slices.SortFunc(rule.Peers, compareSelector)
 	rule.Peers = slices.Compact(rule.Peers)
-	rule.Blocks = Union(blocks)
+	rule.Blocks = MergeRanges(blocks)
 
 	scope := Local
 	if d == Egress {
@@ -101,6 +126,11 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	rule.Ports = mergePorts(rule.Ports)
 	slices.SortFunc(rule.NamedPorts, compareNamedPort)
 	rule.NamedPorts = slices.Compact(rule.NamedPorts)
+	if !r.size.fits(&rule) {
+		r.problem(field, "the policy is too large with its %d selectors, %d ranges of addresses, %d of ports and %d port names: "+
+			"the rule matches nothing; make it another policy", len(rule.Peers), len(rule.Blocks), len(rule.Ports), len(rule.NamedPorts))
+		return Rule{Index: index}
+	}
 	return rule
 }
 
@@ -132,7 +162,7 @@ func (r *reader) peer(at string, peer *networkingv1.NetworkPolicyPeer) (s Select
 
 // block reads an ipBlock: in cidr and in no except. One except that does not
 // parse voids the whole block, for leaving it out would open what it closes.
-func (r *reader) block(at string, block *networkingv1.IPBlock) []netip.Prefix {
+func (r *reader) block(at string, block *networkingv1.IPBlock) []AddrRange {
 	cidr, err := ParsePrefix(block.CIDR)
 	if err != nil {
 		r.problem(at+".cidr", "%v: the block matches nothing", err)
@@ -167,6 +197,8 @@ func (r *reader) port(rule *Rule, scope Scope, at string, port networkingv1.Netw
 		rule.Ports = append(rule.Ports, PortRange{Protocol: protocol, First: 0, Last: 65535})
 	case port.Port.Type == intstr.String:
 		rule.NamedPorts = append(rule.NamedPorts, NamedPort{Protocol: protocol, Name: port.Port.StrVal, Scope: scope})
+	case port.Port.Type != intstr.Int:
+		r.problem(at+".port", "neither a number nor a name: the port matches nothing")
 	default:
 		first := port.Port.IntVal
 		last := first

@@ -2,10 +2,13 @@ package policy_test
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -57,6 +60,74 @@ func TestParseProblems(t *testing.T) {
 		}
 		if !p.Isolates[policy.Ingress] {
 			t.Errorf("%s: the policy does not isolate", c.what)
+		}
+	}
+}
+
+// TestPortOfNoKind: a port that is neither a number nor a name, which JSON can't
+// say and protobuf can, matches nothing.
+func TestPortOfNoKind(t *testing.T) {
+	np := &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{
+		Ports: []networkingv1.NetworkPolicyPort{{Port: &intstr.IntOrString{Type: 7, IntVal: 80, StrVal: "http"}}},
+	}}}}
+	p, problems := policy.Parse(np)
+	if rule := p.Rules[policy.Ingress][0]; len(problems) != 1 || problems[0].Field != "spec.ingress[0].ports[0].port" || rule.AnyPort || len(rule.Ports)+len(rule.NamedPorts) > 0 {
+		t.Errorf("%v, %+v", problems, rule)
+	}
+}
+
+// TestProblemsAreLines: what an object says can't end the line that quotes it, nor
+// make it long.
+func TestProblemsAreLines(t *testing.T) {
+	_, problems := parse(t, `{"policyTypes":["`+strings.Repeat("x", 5000)+`"],"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8\nlevel=error \u001b[31m"}}]}]}`)
+	for _, problem := range problems {
+		if strings.ContainsFunc(problem.Reason, unicode.IsControl) || len(problem.Reason) > 512 || !strings.Contains(problem.Reason, ": the ") {
+			t.Errorf("%q", problem.Reason)
+		}
+	}
+	if len(problems) != 2 {
+		t.Error(problems)
+	}
+}
+
+// TestTooLarge: a policy of the size that etcd takes, whatever it is made of, makes
+// no more of the kernel than there is room for: the rules past that match nothing,
+// those before hold, and the policy isolates.
+func TestTooLarge(t *testing.T) {
+	list := func(n int, format string) string {
+		texts := make([]string, n)
+		for i := range texts {
+			texts[i] = strings.ReplaceAll(format, "#", strconv.Itoa(i+1))
+		}
+		return "[" + strings.Join(texts, ",") + "]"
+	}
+	const selector, name = `{"podSelector":{"matchLabels":{"l#":"x"}}}`, `{"port":"p#"}`
+	for what, rules := range map[string]string{
+		"selectors":           `{"from":` + list(30_000, selector) + `}`,
+		"port names":          `{"ports":` + list(90_000, name) + `}`,
+		"pairs":               `{"from":` + list(1_000, selector) + `,"ports":` + list(1_000, name) + `}`,
+		"pairs with ranges":   `{"from":` + list(1_000, selector) + `,"ports":` + list(6_000, `{"port":#0,"endPort":#1}`) + `}`,
+		"rules":               strings.Trim(list(100_000, `{}`), "[]"),
+		"rules of a selector": strings.Trim(list(20_000, `{"from":[`+selector+`]}`), "[]"),
+		"rules of a block":    strings.Trim(list(25_000, `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}]}`), "[]"),
+		"rules of a port":     strings.Trim(list(40_000, `{"ports":[{"port":1}]}`), "[]"),
+	} {
+		p, problems := parse(t, `{"ingress":[{"ports":[{"port":80}]},`+rules+`]}`)
+		if len(problems) == 0 || !strings.Contains(problems[0].Reason, "too large") || !p.Isolates[policy.Ingress] {
+			t.Errorf("%s: %d problems, the first: %.1v", what, len(problems), problems)
+		}
+		if first := p.Rules[policy.Ingress][0]; len(first.Ports) != 1 {
+			t.Errorf("%s: the first rule is %+v", what, first)
+		}
+		held := 0
+		for _, rule := range p.Rules[policy.Ingress] {
+			held += max(len(rule.Peers), 1)*max(len(rule.NamedPorts), 1) - 1
+			if rule.AnyPeer || rule.AnyPort || len(rule.Peers)+len(rule.Blocks)+len(rule.Ports)+len(rule.NamedPorts) > 0 {
+				held++
+			}
+		}
+		if held > 4000 {
+			t.Errorf("%s: %d rules are held", what, held)
 		}
 	}
 }

@@ -58,6 +58,10 @@ type PortRange struct {
 	First, Last uint16
 }
 
+// RangesPerSet is how many ranges of ports one set in the kernel holds; a rule with
+// more takes several.
+const RangesPerSet = 1000
+
 // mergePorts returns the same ports in disjoint, non-adjacent ranges, in
 // order: nftables refuses a set whose intervals overlap.
 func mergePorts(ranges []PortRange) []PortRange {

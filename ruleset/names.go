@@ -38,6 +38,9 @@ const (
 // differ from others that begin alike; the namespace is never cut, so that
 // nobody can make a name that collides with another namespace's. A set is
 // named by the hash of its content's key alone, which its comment spells out.
+//
+// That names are what Kubernetes allows is for others to see to; one that is not
+// gets a valid name all the same, of its own.
 const (
 	maxName = 127
 	maxHash = 16
@@ -49,8 +52,21 @@ func hash(text string) string {
 }
 
 func objectName(prefix string, key policy.Key) string {
-	name := fmt.Sprintf("%s-%s-%s", prefix, hash(key.String()), key)
+	id := key.String()
+	if strings.Count(id, "/") != 1 { // "c" in "a/b" is not "b/c" in "a"
+		id = fmt.Sprintf("%q %q", key.Namespace, key.Name)
+	}
+	name := fmt.Sprintf("%s-%s-%s", prefix, hash(id), strings.Map(readable, key.String()))
 	return name[:min(len(name), maxName)]
+}
+
+// readable keeps what may be in a name.
+func readable(r rune) rune {
+	switch {
+	case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', strings.ContainsRune("/.-_", r):
+		return r
+	}
+	return '_'
 }
 
 // podChain is the chain of an isolated pod.
@@ -109,7 +125,7 @@ func portsSet(elements map[Element]struct{}) string {
 func contentHash(elements map[Element]struct{}) string {
 	var text strings.Builder
 	for _, e := range sortedElements(elements) {
-		fmt.Fprintf(&text, "%x/%d %d %d-%d\n", e.Addr, e.Bits, e.Protocol, e.First, e.Last)
+		fmt.Fprintf(&text, "%x-%x %d %d-%d\n", e.Addr, e.LastAddr, e.Protocol, e.First, e.Last)
 	}
 	return hash(text.String())
 }
@@ -126,7 +142,7 @@ func sortedElements[V any](elements map[Element]V) []Element {
 func compareElement(a, b Element) int {
 	return cmp.Or(
 		slices.Compare(a.Addr[:], b.Addr[:]),
-		cmp.Compare(a.Bits, b.Bits),
+		slices.Compare(a.LastAddr[:], b.LastAddr[:]),
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.First, b.First),
 		cmp.Compare(a.Last, b.Last),
@@ -139,9 +155,18 @@ func compareElement(a, b Element) int {
 // its final NUL.
 const maxComment = 127
 
-// comment makes a text fit, and safe between double quotes.
+// comment makes a text fit, and safe between double quotes: nft knows no way to
+// write a quote inside, and takes a backslash for one.
 func comment(text string) string {
-	text = strings.ReplaceAll(text, `"`, "'")
+	text = strings.Map(func(r rune) rune {
+		switch {
+		case r == '"':
+			return '\''
+		case r == '\\' || r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, text)
 	if len(text) <= maxComment {
 		return text
 	}

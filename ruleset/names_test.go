@@ -26,6 +26,18 @@ func TestNames(t *testing.T) {
 	if have, want := podChain(policy.Ingress, policy.Key{Namespace: "shop", Name: "web-0"}), "ingress-vuhuyjrpza4dvmex-shop/web-0"; have != want {
 		t.Errorf("%s, want %s: names must not change from one version to the next", have, want)
 	}
+	// Names that Kubernetes does not allow get valid ones all the same, each its own.
+	odd := map[string]bool{}
+	for _, key := range []policy.Key{
+		{Namespace: "a/b", Name: "c"}, {Namespace: "a", Name: "b/c"}, {Namespace: "a", Name: "b\nc"}, {Namespace: "a", Name: "b c"}, {Namespace: "a", Name: "b_c"},
+		{Namespace: strings.Repeat("n", 300), Name: "p"}, {Namespace: strings.Repeat("n", 300), Name: "q"}, {Namespace: "ä", Name: "\xff"}, {},
+	} {
+		name := podChain(policy.Egress, key)
+		if !nftName.MatchString(name) || len(name) > 127 || odd[name] {
+			t.Errorf("%q: %q", key, name)
+		}
+		odd[name] = true
+	}
 	// What concatenates alike is not the same.
 	if peersSet(4, policy.Selector{Namespaces: "a", Pods: "b,c"}) == peersSet(4, policy.Selector{Namespaces: "a,b", Pods: "c"}) ||
 		peersSet(4, policy.Selector{Namespace: "a"}) == peersSet(4, policy.Selector{Namespaces: "a"}) {

@@ -84,7 +84,7 @@ func TestPlans(t *testing.T) {
 			"delete chain policy-ingress-s43vmrvr32z5fvoe-shop/web", "delete chain policy-egress-s43vmrvr32z5fvoe-shop/web",
 			"delete set " + clients, "delete set peers-6-s22h7iqewmxlj6r7", "delete set " + peers, "delete set peers-6-264rnmzdcgfjjcbn",
 			"delete set named-4-bekuzxiffmq674z6", "delete set named-6-bekuzxiffmq674z6",
-			"delete set block-4-ur3iizap2u2w2hsq", "delete set ports-jkoloxzneacpojmv", "delete set ports-twd4qppxill6kbz4",
+			"delete set block-4-q4qrritczm55lqkz", "delete set ports-o3c6phydhxj3kevv", "delete set ports-cakrq5tgvf5vvczr",
 		}},
 	} {
 		step.event.Feed(m)
@@ -132,7 +132,7 @@ func TestTraceSteps(t *testing.T) {
 	})
 	want := `ingress-forward: ip daddr vmap @ingress-pods-4
 ingress-vuhuyjrpza4dvmex-shop/web-0: jump policy-ingress-s43vmrvr32z5fvoe-shop/web
-policy-ingress-s43vmrvr32z5fvoe-shop/web: ip saddr @block-4-ur3iizap2u2w2hsq meta l4proto . th dport @ports-jkoloxzneacpojmv counter accept comment "ingress[1]"
+policy-ingress-s43vmrvr32z5fvoe-shop/web: ip saddr @block-4-q4qrritczm55lqkz meta l4proto . th dport @ports-o3c6phydhxj3kevv counter accept comment "ingress[1]"
 accept`
 	if trace.String() != want {
 		t.Errorf("have\n%s\nwant\n%s", trace, want)

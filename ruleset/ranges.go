@@ -85,5 +85,5 @@ func (u *update) content(set *Set, want map[Element]struct{}) {
 	if len(added) > 0 {
 		u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sorted(added)})
 	}
-	set.Elements = want
+	set.setElements(want)
 }

@@ -15,7 +15,7 @@ import (
 
 var histories = flag.Int("histories", 100, "random histories that a property test goes through")
 
-var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}), cmpopts.EquateEmpty()}
+var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}, ruleset.Set{}), cmpopts.EquateEmpty()}
 
 // TestUpdateEqualsBuild: a table that was kept up to date by deltas is the one
 // that is built from scratch, and every plan on the way is one that the kernel

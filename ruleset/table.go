@@ -3,6 +3,8 @@ package ruleset
 import (
 	"net/netip"
 
+	"go4.org/netipx"
+
 	"github.com/podfence/podfence/policy"
 )
 
@@ -48,8 +50,8 @@ type SetType uint8
 const (
 	Addr4      SetType = iota // ipv4_addr
 	Addr6                     // ipv6_addr
-	Prefix4                   // ipv4_addr; flags interval
-	Prefix6                   // ipv6_addr; flags interval
+	Range4                    // ipv4_addr; flags interval
+	Range6                    // ipv6_addr; flags interval
 	Port                      // inet_proto . inet_service
 	PortRange                 // inet_proto . inet_service; flags interval
 	Endpoint4                 // ipv4_addr . inet_proto . inet_service
@@ -65,11 +67,9 @@ const (
 // comparable, and holds no pointer: there are many. Which fields count is the
 // set's type's to say; the others are zero.
 type Element struct {
-	// Addr is the address, or the first of the prefix: 16 bytes, an IPv4 one in
-	// the first 4.
-	Addr [16]byte
-	// Bits is the prefix length (Prefix4, Prefix6).
-	Bits uint8
+	// Addr is the address, or the first of the range: 16 bytes, an IPv4 one in
+	// the first 4. LastAddr is the last of the range (Range4, Range6).
+	Addr, LastAddr [16]byte
 	// Protocol is the IP protocol (Port, PortRange, Endpoint4, Endpoint6), or the
 	// message
 	// type (ICMPv6Type).
@@ -91,6 +91,9 @@ type Set struct {
 	Comment string
 	// Elements are the set's. Nil for a map.
 	Elements map[Element]struct{}
+	// ordered are the elements in order, where they are ranges: to find the one
+	// that has a key without asking all.
+	ordered []Element
 	// Verdicts are the map's. Nil for a set.
 	Verdicts map[Element]Verdict
 }
@@ -287,11 +290,16 @@ func AddrElement(addr netip.Addr) Element {
 	return e
 }
 
+// AddrRangeElement is the element of a range of addresses.
+func AddrRangeElement(addrs policy.AddrRange) Element {
+	e := AddrElement(addrs.First)
+	e.LastAddr = AddrElement(addrs.Last).Addr
+	return e
+}
+
 // PrefixElement is the element of a prefix.
 func PrefixElement(prefix netip.Prefix) Element {
-	e := AddrElement(prefix.Addr())
-	e.Bits = uint8(prefix.Bits())
-	return e
+	return AddrRangeElement(policy.AddrRange{First: prefix.Masked().Addr(), Last: netipx.PrefixLastIP(prefix)})
 }
 
 // EndpointElement is the element of an endpoint.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"go4.org/netipx"
+
 	"github.com/podfence/podfence/policy"
 )
 
@@ -156,7 +158,7 @@ func (f Field) String() string {
 
 func (t SetType) String() string {
 	return [...]string{
-		Addr4: "ipv4_addr", Addr6: "ipv6_addr", Prefix4: "ipv4_addr", Prefix6: "ipv6_addr",
+		Addr4: "ipv4_addr", Addr6: "ipv6_addr", Range4: "ipv4_addr", Range6: "ipv6_addr",
 		Port: "inet_proto . inet_service", PortRange: "inet_proto . inet_service",
 		Endpoint4: "ipv4_addr . inet_proto . inet_service", Endpoint6: "ipv6_addr . inet_proto . inet_service",
 		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
@@ -164,16 +166,19 @@ func (t SetType) String() string {
 	}[t]
 }
 
-func (t SetType) interval() bool { return t == Prefix4 || t == Prefix6 || t == PortRange }
+func (t SetType) interval() bool { return t == Range4 || t == Range6 || t == PortRange }
 
 // text is an element as nft writes it.
 func (t SetType) text(e Element) string {
 	switch t {
-	case Prefix4, Prefix6:
-		if addr := t.addrOf(e); int(e.Bits) < addr.BitLen() {
-			return netip.PrefixFrom(addr, int(e.Bits)).String()
+	case Range4, Range6:
+		first, last := t.addrOf(e), t.addrOf(Element{Addr: e.LastAddr})
+		if prefix, is := netipx.IPRangeFrom(first, last).Prefix(); !is {
+			return fmt.Sprintf("%s-%s", first, last)
+		} else if !prefix.IsSingleIP() {
+			return prefix.String()
 		}
-		return t.addrOf(e).String()
+		return first.String()
 	case Port:
 		return fmt.Sprintf("%s . %d", protocolText(e.Protocol), e.First)
 	case PortRange:
@@ -197,7 +202,7 @@ func (t SetType) text(e Element) string {
 
 // addrOf is the address of an element.
 func (t SetType) addrOf(e Element) netip.Addr {
-	if t == Addr4 || t == Prefix4 || t == Endpoint4 || t == Sender4 {
+	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 {
 		return netip.AddrFrom4([4]byte(e.Addr[:4]))
 	}
 	return netip.AddrFrom16(e.Addr)

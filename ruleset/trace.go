@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -195,24 +196,26 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 // contains reports whether a set has a key, or an interval that has it.
 func (s *Set) contains(key Element) bool {
 	switch s.Type {
-	case Prefix4, Prefix6:
-		addr := s.Type.addrOf(key)
-		for bits := 0; bits <= addr.BitLen(); bits++ {
-			if prefix, err := addr.Prefix(bits); err == nil {
-				if _, in := s.Elements[PrefixElement(prefix)]; in {
-					return true
-				}
+	case Range4, Range6, PortRange:
+		// The last range that begins at the key or before it.
+		after, _ := slices.BinarySearchFunc(s.ordered, key, func(e, key Element) int {
+			if begins(e, key) {
+				return -1
 			}
-		}
-		return false
-	case PortRange:
-		for e := range s.Elements {
-			if e.Protocol == key.Protocol && e.First <= key.First && key.First <= e.Last {
-				return true
-			}
-		}
-		return false
+			return 1
+		})
+		return after > 0 && ends(s.ordered[after-1], key)
 	}
 	_, in := s.Elements[key]
 	return in
+}
+
+// begins reports whether a range begins at the key or before it, ends whether it
+// ends at the key or after it, of the same protocol.
+func begins(e, key Element) bool {
+	return cmp.Or(slices.Compare(e.Addr[:], key.Addr[:]), cmp.Compare(e.Protocol, key.Protocol), cmp.Compare(e.First, key.First)) <= 0
+}
+
+func ends(e, key Element) bool {
+	return e.Protocol == key.Protocol && slices.Compare(e.LastAddr[:], key.Addr[:]) >= 0 && e.Last >= key.First
 }

@@ -236,3 +236,53 @@ func TestListen(t *testing.T) {
 		t.Errorf("%d got it", got.Load())
 	}
 }
+
+// TestFlood has thousands of clients that send garbage, too much, or half a
+// request, and hundreds that say nothing: others are served all the same, as
+// soon as the silent have been hung up on, and memory stays what the connections
+// served at once may take.
+func TestFlood(t *testing.T) {
+	t.Parallel() // the silent take it some seconds
+	socket, _ := serve(t, func(context.Context, handshake.Request) error { return nil })
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range 300 { // more than are served at once
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	texts := []string{
+		"", "\n", "x", `{"version":1,"op":"add"`, `{"version":1,"op":"del","containerID":"` + strings.Repeat("../", 1000) + `","ifName":"e"}` + "\n",
+		strings.Repeat("x", 2*handshake.MaxSize), strings.Repeat("[", 60_000) + "\n", `{"version":1,"op":"gc","attachments":[` + strings.Repeat("{},", 20_000) + "{}]}\n",
+	}
+	var wait sync.WaitGroup
+	for i := range 16 {
+		wait.Go(func() {
+			for j := range 125 {
+				c, err := net.Dial("unix", socket)
+				if err != nil {
+					continue // the backlog is full
+				}
+				_ = c.SetDeadline(time.Now().Add(200 * time.Millisecond))
+				_, _ = io.WriteString(c, texts[(i+j)%len(texts)])
+				c.Close()
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := handshake.Call(ctx, socket, add()); err != nil {
+		t.Errorf("in the flood: %v", err)
+	}
+	wait.Wait()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 200<<20 {
+		t.Errorf("the heap has grown by %d MB", grown>>20)
+	}
+	if err := call(t, socket, add()); err != nil {
+		t.Errorf("after the flood: %v", err)
+	}
+}

@@ -1,10 +1,13 @@
 package handshake
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
+	"strings"
 )
 
 const (
@@ -93,6 +96,31 @@ type Response struct {
 	Error string `json:"error,omitempty"`
 }
 
+// plainName is the form of a container's ID (CNI specification, section 2). It
+// names a file.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+
+// decode reads a request, and checks it.
+func decode(line []byte) (r Request, err error) {
+	// First the version alone: all else may have changed its meaning.
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(line, &v); err != nil {
+		return r, fmt.Errorf("the request is no JSON: %w", err)
+	}
+	if v.Version != Version {
+		return r, fmt.Errorf("version %d of the protocol is not known, this agent speaks %d", v.Version, Version)
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		return r, fmt.Errorf("the request is no JSON: %w", err)
+	}
+	if err := r.check(); err != nil {
+		return r, fmt.Errorf("invalid request: %w", err)
+	}
+	return r, nil
+}
+
 // check says what is wrong with a request. It does not look at the version.
 func (r *Request) check() error {
 	switch r.Op {
@@ -109,6 +137,9 @@ func (r *Request) check() error {
 	}
 	if r.ContainerID == "" || r.IfName == "" {
 		return fmt.Errorf("%s without a container or an interface name", r.Op)
+	}
+	if !plainName.MatchString(r.ContainerID) || strings.ContainsAny(r.IfName, "/\x00") {
+		return fmt.Errorf("%s of container %.100q with interface %.100q, which are no names", r.Op, r.ContainerID, r.IfName)
 	}
 	if r.Op == OpDel {
 		return nil

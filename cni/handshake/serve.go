@@ -114,22 +114,9 @@ func serve(ctx context.Context, conn net.Conn, handle func(context.Context, Requ
 	if err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
-	// First the version alone: all else may have changed its meaning.
-	var v struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(line, &v); err != nil {
-		return fmt.Errorf("the request is no JSON: %w", err)
-	}
-	if v.Version != Version {
-		return fmt.Errorf("version %d of the protocol is not known, this agent speaks %d", v.Version, Version)
-	}
-	var r Request
-	if err := json.Unmarshal(line, &r); err != nil {
-		return fmt.Errorf("the request is no JSON: %w", err)
-	}
-	if err := r.check(); err != nil {
-		return fmt.Errorf("invalid request: %w", err)
+	r, err := decode(line)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -22,26 +22,11 @@ func addChained(conf *Config, args *skel.CmdArgs, pod handshake.Pod) error {
 	if conf.PrevResult == nil {
 		return invalidConfig(errors.New("mode chained: there is no prevResult, another plugin must be before this one"))
 	}
-	request := handshake.Request{
-		Op: handshake.OpAdd, ContainerID: args.ContainerID, IfName: args.IfName, Pod: pod, NetNS: args.Netns,
+	request, err := chainedRequest(conf.PrevResult)
+	if err != nil {
+		return invalidConfig(fmt.Errorf("prevResult: %w", err))
 	}
-	for _, ip := range conf.PrevResult.IPs {
-		in, err := inPod(conf.PrevResult, ip)
-		if err != nil {
-			return invalidConfig(fmt.Errorf("prevResult: %w", err))
-		}
-		addr, ok := netip.AddrFromSlice(ip.Address.IP)
-		if !ok {
-			return invalidConfig(fmt.Errorf("prevResult: address %s", ip.Address.IP))
-		}
-		if in != nil {
-			request.IPs = append(request.IPs, addr.Unmap())
-			request.MAC = cmp.Or(request.MAC, in.Mac)
-		}
-	}
-	if len(request.IPs) == 0 {
-		return invalidConfig(errors.New("prevResult: no address of an interface in the pod"))
-	}
+	request.ContainerID, request.IfName, request.Pod, request.NetNS = args.ContainerID, args.IfName, pod, args.Netns
 	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout())
 	defer cancel()
 	if err := handshake.Call(ctx, conf.Socket, request); err != nil {
@@ -50,6 +35,30 @@ func addChained(conf *Config, args *skel.CmdArgs, pod handshake.Pod) error {
 		return agentError(err)
 	}
 	return types.PrintResult(conf.PrevResult, conf.CNIVersion)
+}
+
+// chainedRequest is an add of the addresses that the plugin before has given to
+// the pod.
+func chainedRequest(result *current.Result) (handshake.Request, error) {
+	request := handshake.Request{Op: handshake.OpAdd}
+	for _, ip := range result.IPs {
+		in, err := inPod(result, ip)
+		if err != nil {
+			return request, err
+		}
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		if !ok {
+			return request, fmt.Errorf("address %s", ip.Address.IP)
+		}
+		if in != nil {
+			request.IPs = append(request.IPs, addr.Unmap())
+			request.MAC = cmp.Or(request.MAC, in.Mac)
+		}
+	}
+	if len(request.IPs) == 0 {
+		return request, errors.New("no address of an interface in the pod")
+	}
+	return request, nil
 }
 
 // inPod returns the interface in the pod that has an address, nil if it is one

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,6 +107,12 @@ func ReadConfig(stdin []byte) (*Config, error) {
 }
 
 func (c *Config) readPrevResult(raw map[string]any) error {
+	for key, value := range raw {
+		// The library, and all that reads its lists, takes each entry for one.
+		if list, is := value.([]any); is && slices.ContainsFunc(list, func(entry any) bool { return entry == nil }) {
+			return fmt.Errorf("%s: an entry is null", key)
+		}
+	}
 	conf := types.PluginConf{CNIVersion: c.CNIVersion, RawPrevResult: raw}
 	if err := version.ParsePrevResult(&conf); err != nil {
 		return err

@@ -65,7 +65,7 @@ func TestOpenLeavesNothing(t *testing.T) {
 func TestFailure(t *testing.T) {
 	fine := ruleset.AddSet{Name: "fine", Type: ruleset.Addr4}
 	prefix := func(texts ...string) ruleset.AddElements {
-		return ruleset.AddElements{Set: "block", Type: ruleset.Prefix4, Elements: prefixes(texts...)}
+		return ruleset.AddElements{Set: "block", Type: ruleset.Range4, Elements: prefixes(texts...)}
 	}
 	for name, test := range map[string]struct {
 		op    ruleset.Op
@@ -101,7 +101,7 @@ func TestFailure(t *testing.T) {
 			n := newNamespace(t)
 			c := n.open()
 			g.Expect(c.Apply(small())).To(Succeed())
-			g.Expect(c.Apply(apply(ruleset.AddSet{Name: "block", Type: ruleset.Prefix4}))).To(Succeed())
+			g.Expect(c.Apply(apply(ruleset.AddSet{Name: "block", Type: ruleset.Range4}))).To(Succeed())
 			before := n.list()
 
 			err := c.Apply(apply(fine, test.op, ruleset.DeleteSet{Name: "fine"}))
@@ -134,7 +134,7 @@ func TestInvalid(t *testing.T) {
 		"unknown verdict":              ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Action: 99}}}},
 		"to map pods":                  ruleset.AddVerdicts{Map: "pods", Entries: verdicts(ruleset.Verdict{Action: ruleset.Reject}, addrs("10.0.0.3")...)},
 		"verdict 99 can't be in a map": ruleset.AddVerdicts{Map: "pods", Entries: verdicts(ruleset.Verdict{Action: 99}, addrs("10.0.0.3")...)},
-		"map of ranges":                ruleset.AddSet{Name: "m", Type: ruleset.Prefix4, Map: true},
+		"map of ranges":                ruleset.AddSet{Name: "m", Type: ruleset.Range4, Map: true},
 		"to map ranges":                ruleset.AddVerdicts{Map: "ranges", Type: ruleset.PortRange, Entries: verdicts(ruleset.Verdict{}, ports(6, 1, 2))},
 		"unknown hook":                 ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: 99}},
 		"unknown priority":             ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Base: 99}},

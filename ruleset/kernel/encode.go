@@ -243,7 +243,7 @@ func (e *encoder) elements(list elements) error {
 	if !known(list.setType) {
 		return &OpError{Op: fmt.Sprintf(list.format, "elements", list.set), Err: fmt.Errorf("unknown set type %d", list.setType)}
 	}
-	if list.setType == ruleset.Prefix4 || list.setType == ruleset.Prefix6 {
+	if list.setType == ruleset.Range4 || list.setType == ruleset.Range6 {
 		list.keys = slices.Clone(list.keys)
 		slices.SortFunc(list.keys, func(a, b ruleset.Element) int { return bytes.Compare(a.Addr[:], b.Addr[:]) })
 	}

@@ -319,26 +319,34 @@ func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
 	}
 	local := map[netip.Addr]bool{}
 	for _, answer := range answers {
-		if len(answer.Data) < ifaddrmsgLength {
-			continue
+		if addr, ok := parseAddress(answer.Data); ok {
+			local[addr] = true
 		}
-		ad, err := netlink.NewAttributeDecoder(answer.Data[ifaddrmsgLength:])
-		if err != nil {
-			return nil, err
-		}
-		var address, own netip.Addr
-		for ad.Next() {
-			switch ad.Type() {
-			case ifaAddress: // on a point-to-point link, the other end's
-				address, _ = netip.AddrFromSlice(ad.Bytes())
-			case ifaLocal:
-				own, _ = netip.AddrFromSlice(ad.Bytes())
-			}
-		}
-		if !own.IsValid() {
-			own = address
-		}
-		local[own] = true
 	}
 	return local, nil
+}
+
+// parseAddress reads the address of a link. An answer that can't be read is as
+// one that is not there: what the node sends by it is then judged too.
+func parseAddress(data []byte) (netip.Addr, bool) {
+	if len(data) < ifaddrmsgLength {
+		return netip.Addr{}, false
+	}
+	ad, err := netlink.NewAttributeDecoder(data[ifaddrmsgLength:])
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	var address, own netip.Addr
+	for ad.Next() {
+		switch ad.Type() {
+		case ifaAddress: // on a point-to-point link, the other end's
+			address, _ = netip.AddrFromSlice(ad.Bytes())
+		case ifaLocal:
+			own, _ = netip.AddrFromSlice(ad.Bytes())
+		}
+	}
+	if !own.IsValid() {
+		own = address
+	}
+	return own, own.IsValid() && ad.Err() == nil
 }

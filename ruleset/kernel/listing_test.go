@@ -72,7 +72,7 @@ func rule(text string, rule ruleset.Rule) part {
 			ruleset.AddChain{Name: "other"},
 			ruleset.AddSet{Name: "addrs-4", Type: ruleset.Addr4},
 			ruleset.AddSet{Name: "addrs-6", Type: ruleset.Addr6},
-			ruleset.AddSet{Name: "block-4", Type: ruleset.Prefix4},
+			ruleset.AddSet{Name: "block-4", Type: ruleset.Range4},
 			ruleset.AddSet{Name: "ports", Type: ruleset.PortRange},
 			ruleset.AddSet{Name: "named-4", Type: ruleset.Endpoint4},
 			ruleset.AddSet{Name: "named-6", Type: ruleset.Endpoint6},
@@ -117,15 +117,15 @@ func parts() map[string]part {
 		"empty set":  {ops: []ruleset.Op{ruleset.AddSet{Name: "s", Type: ruleset.Addr4}}, text: `set s { type ipv4_addr; }`},
 		"addr4":      set(ruleset.Addr4, `type ipv4_addr; elements = { 10.0.0.1, 10.0.0.2, 255.255.255.255, 0.0.0.0 }`, addrs("10.0.0.1", "10.0.0.2", "255.255.255.255", "0.0.0.0")...),
 		"addr6":      set(ruleset.Addr6, `type ipv6_addr; elements = { fd00::1, ::1 }`, addrs("fd00::1", "::1")...),
-		"prefix4":    set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 192.168.0.0/16, 10.0.0.0/24, 10.0.2.0/31, 10.9.9.9/32 }`, prefixes("192.168.0.0/16", "10.0.0.0/24", "10.0.2.0/31", "10.9.9.9/32")...),
-		"adjacent":   set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 10.0.0.0/24, 10.0.1.0/25, 10.0.1.128/32 }`, prefixes("10.0.1.128/32", "10.0.1.0/25", "10.0.0.0/24")...),
-		"open4":      set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 224.0.0.0/3, 10.0.0.0/8 }`, prefixes("224.0.0.0/3", "10.0.0.0/8")...),
-		"last addr4": set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 255.255.255.255/32, 0.0.0.0/32 }`, prefixes("255.255.255.255/32", "0.0.0.0/32")...),
-		"halves4":    set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 }`, prefixes("0.0.0.0/1", "128.0.0.0/1")...),
-		"all4":       set(ruleset.Prefix4, `type ipv4_addr; flags interval; elements = { 0.0.0.0/0 }`, prefixes("0.0.0.0/0")...),
-		"prefix6":    set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { fd00::/64, fd00:0:0:1::/64, fd00:1::/33, ::1/128 }`, prefixes("fd00::/64", "fd00:0:0:1::/64", "fd00:1::/33", "::1/128")...),
-		"open6":      set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { ff00::/8, fc00::/7 }`, prefixes("ff00::/8", "fc00::/7")...),
-		"all6":       set(ruleset.Prefix6, `type ipv6_addr; flags interval; elements = { ::/0 }`, prefixes("::/0")...),
+		"prefix4":    set(ruleset.Range4, `type ipv4_addr; flags interval; elements = { 192.168.0.0/16, 10.0.0.0/24, 10.0.2.0/31, 10.9.9.9/32 }`, prefixes("192.168.0.0/16", "10.0.0.0/24", "10.0.2.0/31", "10.9.9.9/32")...),
+		"adjacent":   set(ruleset.Range4, `type ipv4_addr; flags interval; elements = { 10.0.0.0/24, 10.0.1.0/25, 10.0.1.128/32 }`, prefixes("10.0.1.128/32", "10.0.1.0/25", "10.0.0.0/24")...),
+		"open4":      set(ruleset.Range4, `type ipv4_addr; flags interval; elements = { 224.0.0.0/3, 10.0.0.0/8 }`, prefixes("224.0.0.0/3", "10.0.0.0/8")...),
+		"last addr4": set(ruleset.Range4, `type ipv4_addr; flags interval; elements = { 255.255.255.255/32, 0.0.0.0/32 }`, prefixes("255.255.255.255/32", "0.0.0.0/32")...),
+		"halves4":    set(ruleset.Range4, `type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 }`, prefixes("0.0.0.0/1", "128.0.0.0/1")...),
+		"all4":       set(ruleset.Range4, `type ipv4_addr; flags interval; elements = { 0.0.0.0/0 }`, prefixes("0.0.0.0/0")...),
+		"prefix6":    set(ruleset.Range6, `type ipv6_addr; flags interval; elements = { fd00::/64, fd00:0:0:1::/64, fd00:1::/33, ::1/128 }`, prefixes("fd00::/64", "fd00:0:0:1::/64", "fd00:1::/33", "::1/128")...),
+		"open6":      set(ruleset.Range6, `type ipv6_addr; flags interval; elements = { ff00::/8, fc00::/7 }`, prefixes("ff00::/8", "fc00::/7")...),
+		"all6":       set(ruleset.Range6, `type ipv6_addr; flags interval; elements = { ::/0 }`, prefixes("::/0")...),
 		"port": set(ruleset.Port, `type inet_proto . inet_service; elements = { tcp . 80, udp . 53, sctp . 0 }`,
 			ruleset.PortElement(policy.TCP, 80), ruleset.PortElement(policy.UDP, 53), ruleset.PortElement(policy.SCTP, 0)),
 		"ports": set(ruleset.PortRange, `type inet_proto . inet_service; flags interval; elements = { tcp . 80, udp . 53-60, sctp . 0-65535 }`,
@@ -333,9 +333,9 @@ func TestIntervals(t *testing.T) {
 		g := NewWithT(t)
 		have, want := newNamespace(t), newNamespace(t)
 		c := have.open()
-		setType, words := ruleset.Prefix4, "ipv4_addr"
+		setType, words := ruleset.Range4, "ipv4_addr"
 		if i%2 == 1 {
-			setType, words = ruleset.Prefix6, "ipv6_addr"
+			setType, words = ruleset.Range6, "ipv6_addr"
 		}
 		all := randomPrefixes(random, setType)
 		var elements []ruleset.Element
@@ -377,7 +377,7 @@ func randomPrefixes(random *rand.Rand, t ruleset.SetType) []netip.Prefix {
 		for i := range bytes {
 			bytes[i] = byte(random.UintN(256))
 		}
-		if t == ruleset.Prefix4 {
+		if t == ruleset.Range4 {
 			p, _ := netip.AddrFrom4([4]byte(bytes[:4])).Prefix(3 + random.IntN(30))
 			b.AddPrefix(p)
 		} else {

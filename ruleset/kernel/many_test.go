@@ -86,11 +86,11 @@ func TestManyPrefixes(t *testing.T) {
 		elements = append(elements, ruleset.PrefixElement(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 7), byte(i << 1), 0}), 25)))
 	}
 	g.Expect(c.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddSet{Name: "block", Type: ruleset.Prefix4},
-		ruleset.AddElements{Set: "block", Type: ruleset.Prefix4, Elements: elements},
+		ruleset.AddSet{Name: "block", Type: ruleset.Range4},
+		ruleset.AddElements{Set: "block", Type: ruleset.Range4, Elements: elements},
 	}})).To(Succeed())
 	g.Expect(strings.Count(n.list(), "/25")).To(Equal(len(elements)))
-	g.Expect(c.Apply(apply(ruleset.DeleteElements{Set: "block", Type: ruleset.Prefix4, Elements: elements[1:]}))).To(Succeed())
+	g.Expect(c.Apply(apply(ruleset.DeleteElements{Set: "block", Type: ruleset.Range4, Elements: elements[1:]}))).To(Succeed())
 	g.Expect(strings.Count(n.list(), "/25")).To(Equal(1))
 }
 
@@ -121,11 +121,11 @@ func TestMessages(t *testing.T) {
 		ruleset.Addr6: func(i int) ruleset.Element {
 			return ruleset.Element{Addr: [16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)}}
 		},
-		ruleset.Prefix4: func(i int) ruleset.Element {
-			return ruleset.Element{Addr: [16]byte{10, byte(i >> 8), byte(i)}, Bits: 24}
+		ruleset.Range4: func(i int) ruleset.Element {
+			return ruleset.PrefixElement(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i)}), 24))
 		},
-		ruleset.Prefix6: func(i int) ruleset.Element {
-			return ruleset.Element{Addr: [16]byte{0: 0xff, 1: byte(i >> 8), 2: byte(i)}, Bits: 24}
+		ruleset.Range6: func(i int) ruleset.Element {
+			return ruleset.PrefixElement(netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(i >> 8), 2: byte(i)}), 24))
 		},
 		ruleset.Port:      func(i int) ruleset.Element { return ruleset.PortElement(policy.TCP, uint16(i)) },
 		ruleset.PortRange: func(i int) ruleset.Element { return ports(policy.TCP, uint16(2*i), uint16(2*i)) },
@@ -143,7 +143,7 @@ func TestMessages(t *testing.T) {
 	long := "egress-" + strings.Repeat("x", 240)
 	for setType, key := range keys {
 		for _, isMap := range []bool{false, true} {
-			if isMap && (setType == ruleset.Prefix4 || setType == ruleset.Prefix6 || setType == ruleset.PortRange) {
+			if isMap && (setType == ruleset.Range4 || setType == ruleset.Range6 || setType == ruleset.PortRange) {
 				continue
 			}
 			t.Run(fmt.Sprint(setType, " map ", isMap), func(t *testing.T) {

@@ -22,7 +22,7 @@ func known(t ruleset.SetType) bool { return t <= ruleset.Sender6 }
 
 // hasRanges reports whether the elements are ranges.
 func hasRanges(t ruleset.SetType) bool {
-	return t == ruleset.Prefix4 || t == ruleset.Prefix6 || t == ruleset.PortRange
+	return t == ruleset.Range4 || t == ruleset.Range6 || t == ruleset.PortRange
 }
 
 // errRangeMap refuses what ruleset has no use for.
@@ -40,9 +40,9 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		set.KeyType = nftables.TypeIPAddr
 	case ruleset.Addr6: // type ipv6_addr
 		set.KeyType = nftables.TypeIP6Addr
-	case ruleset.Prefix4: // type ipv4_addr; flags interval
+	case ruleset.Range4: // type ipv4_addr; flags interval
 		set.KeyType, set.Interval = nftables.TypeIPAddr, true
-	case ruleset.Prefix6: // type ipv6_addr; flags interval
+	case ruleset.Range6: // type ipv6_addr; flags interval
 		set.KeyType, set.Interval = nftables.TypeIP6Addr, true
 	case ruleset.Port: // type inet_proto . inet_service
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
@@ -83,9 +83,9 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 // registers of 4 bytes.
 func keyBytes(t ruleset.SetType) int {
 	switch t {
-	case ruleset.Addr4, ruleset.Prefix4:
+	case ruleset.Addr4, ruleset.Range4:
 		return 4
-	case ruleset.Addr6, ruleset.Prefix6:
+	case ruleset.Addr6, ruleset.Range6:
 		return 16
 	case ruleset.Port, ruleset.PortRange:
 		return 8
@@ -109,7 +109,7 @@ func keyBytes(t ruleset.SetType) int {
 // setElement appends an element of a set, as it is added or deleted.
 func setElement(to []nftables.SetElement, t ruleset.SetType, e ruleset.Element) []nftables.SetElement {
 	switch t {
-	case ruleset.Prefix4, ruleset.Prefix6:
+	case ruleset.Range4, ruleset.Range6:
 		return interval(to, e, keyBytes(t))
 	case ruleset.Port:
 		return append(to, nftables.SetElement{Key: portKey(nil, e.Protocol, e.First)})
@@ -153,8 +153,8 @@ func portKey(addr []byte, protocol uint8, port uint16) []byte {
 	return append(key, 0, 0)
 }
 
-// interval appends a prefix: the element at which it starts, and the one after
-// its last, which says that it has ended. A prefix that ends with the address
+// interval appends a range: the element at which it starts, and the one after
+// its last, which says that it has ended. A range that ends with the address
 // space has no address after its last; nft then marks the start as open, for
 // its own use.
 //
@@ -168,27 +168,22 @@ func portKey(addr []byte, protocol uint8, port uint16) []byte {
 // no kernel needs it, and it gets in the way of later additions.
 func interval(to []nftables.SetElement, e ruleset.Element, length int) []nftables.SetElement {
 	start := bytes.Clone(e.Addr[:length])
-	end, wrapped := after(start, int(e.Bits))
+	end, wrapped := after(e.LastAddr[:length])
 	if wrapped {
 		return append(to, nftables.SetElement{Key: start, IntervalOpen: true})
 	}
 	return append(to, nftables.SetElement{Key: start}, nftables.SetElement{Key: end, IntervalEnd: true})
 }
 
-// after returns the address after the last of the prefix addr/bits, and whether
-// there is none.
-func after(addr []byte, bits int) (next []byte, wrapped bool) {
+// after returns the address after another, and whether there is none.
+func after(addr []byte) (next []byte, wrapped bool) {
 	next = bytes.Clone(addr)
-	if bits <= 0 {
-		return next, true
+	for i := len(next) - 1; i >= 0; i-- {
+		if next[i]++; next[i] != 0 {
+			return next, false
+		}
 	}
-	// Add 1 at the prefix's last bit, and carry.
-	carry := uint(1) << (7 - (bits-1)%8)
-	for i := (bits - 1) / 8; i >= 0 && carry > 0; i-- {
-		sum := uint(next[i]) + carry
-		next[i], carry = byte(sum), sum>>8
-	}
-	return next, carry > 0
+	return next, true
 }
 
 // maxElements is how many bytes of elements go into one message. The library
@@ -215,7 +210,7 @@ func (l elements) fill(from int) (to int) {
 // message: its elements are ten times the size.
 func (l elements) convert(from, to int) []nftables.SetElement {
 	halves := 1
-	if l.setType == ruleset.Prefix4 || l.setType == ruleset.Prefix6 {
+	if l.setType == ruleset.Range4 || l.setType == ruleset.Range6 {
 		halves = 2
 	}
 	converted := make([]nftables.SetElement, 0, halves*(to-from))
@@ -248,7 +243,7 @@ func attribute(content int) int { return 4 + (content+3)&^3 }
 func elementBytes(t ruleset.SetType) int {
 	key := attribute(attribute(keyBytes(t))) // key { value }
 	switch t {
-	case ruleset.Prefix4, ruleset.Prefix6:
+	case ruleset.Range4, ruleset.Range6:
 		// Two elements, the second with flags; or one with 6 bytes of user data.
 		return attribute(key) + attribute(attribute(4)+key)
 	case ruleset.PortRange:
@@ -266,13 +261,13 @@ func verdictBytes(chain int) int {
 
 // elementText is the element as nft writes it, for errors.
 func elementText(t ruleset.SetType, e ruleset.Element) string {
-	addr := netip.AddrFrom16(e.Addr)
-	if t == ruleset.Addr4 || t == ruleset.Prefix4 || t == ruleset.Endpoint4 || t == ruleset.Sender4 {
-		addr = netip.AddrFrom4([4]byte(e.Addr[:4]))
+	addr, last := netip.AddrFrom16(e.Addr), netip.AddrFrom16(e.LastAddr)
+	if t == ruleset.Addr4 || t == ruleset.Range4 || t == ruleset.Endpoint4 || t == ruleset.Sender4 {
+		addr, last = netip.AddrFrom4([4]byte(e.Addr[:4])), netip.AddrFrom4([4]byte(e.LastAddr[:4]))
 	}
 	switch t {
-	case ruleset.Prefix4, ruleset.Prefix6:
-		return netip.PrefixFrom(addr, int(e.Bits)).String()
+	case ruleset.Range4, ruleset.Range6:
+		return fmt.Sprintf("%v-%v", addr, last)
 	case ruleset.PortRange:
 		return fmt.Sprintf("%v . %d-%d", policy.Protocol(e.Protocol), e.First, e.Last)
 	case ruleset.Endpoint4, ruleset.Endpoint6:

@@ -270,6 +270,8 @@ func (w *Watch) change(message netlink.Message) string {
 		}
 	}
 	switch {
+	case tableName == "" && ad.Err() != nil:
+		return kind.what + " something"
 	case tableName != w.name:
 		return ""
 	case kind.name == 0:

@@ -23,6 +23,9 @@ import (
 var (
 	seed   = flag.Int64("seed", 1, "seed of the first random cluster; each round takes the next")
 	rounds = flag.Int("rounds", 12, "random clusters for each way of attaching pods")
+	// More for `make fuzz-kernel` than for a test.
+	duration = flag.Duration("duration", 0, "go on with new rounds for so long, after those of -rounds")
+	changes  = flag.Int("changes", 4, "random changes of each cluster, made one after another")
 )
 
 // settle is how long a packet may be on its way. A denied one waits for it
@@ -50,7 +53,9 @@ func open(t *testing.T, attach lab.Attach, o lab.Options) *agreement.Cluster {
 
 // TestThreeWayAgreement: the verdict function, the table's trace and the fate
 // of real packets agree, for random clusters and after random changes of them
-// that are made by incremental plans. To see a failure again:
+// that are made by incremental plans; and so do the verdicts and the marks of the
+// flows that earlier packets have begun. To see a failure again, with as many
+// -changes as it was found with:
 //
 //	go test ./test/agreement -run TestThreeWayAgreement/bridged -rounds 1 -seed N
 func TestThreeWayAgreement(t *testing.T) {
@@ -58,10 +63,14 @@ func TestThreeWayAgreement(t *testing.T) {
 		t.Run(attach.String(), func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting for packets that do not come
 			c, total := open(t, attach, lab.Options{}), counts{}
-			for round := range *rounds {
-				agree(t, c, attach, *seed+int64(round), total)
+			next, until := *seed, time.Now().Add(*duration)
+			for ; next < *seed+int64(*rounds) || time.Now().Before(until); next++ {
+				agree(t, c, attach, next, total)
+				if *duration > 0 {
+					t.Logf("seed %d: %s", next, total)
+				}
 			}
-			t.Logf("seeds %d to %d: %s", *seed, *seed+int64(*rounds)-1, total)
+			t.Logf("seeds %d to %d: %s", *seed, next-1, total)
 			if allowed, denied := total[true], total[false]; 10*min(allowed, denied) < allowed+denied {
 				t.Errorf("%d allowed and %d denied packets: too few of one kind to tell", allowed, denied)
 			}
@@ -98,8 +107,8 @@ func (n counts) add(r agreement.Report) {
 }
 
 func (n counts) String() string {
-	text := fmt.Sprintf("%d probes, %d to pass and %d not; IPv4 %d, IPv6 %d; forward %d, input %d, the node's own %d; hairpin %d; plans %d;",
-		n["probes"], n[true], n[false], n[32], n[128], n[ruleset.Forward], n[ruleset.Input], n["own"], n["hairpin"], n["plans"])
+	text := fmt.Sprintf("%d probes, %d to pass and %d not; IPv4 %d, IPv6 %d; forward %d, input %d, the node's own %d; hairpin %d; plans %d; flows %d;",
+		n["probes"], n[true], n[false], n[32], n[128], n[ruleset.Forward], n[ruleset.Input], n["own"], n["hairpin"], n["plans"], n["flows"])
 	for _, p := range protocols {
 		text += fmt.Sprintf(" %s %d", p, n[p])
 	}
@@ -110,7 +119,7 @@ func (n counts) String() string {
 func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, total counts) {
 	t.Helper()
 	r := rand.New(rand.NewSource(2*seed + int64(attach))) // other clusters for each way of attaching
-	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, Reject: r.Intn(2) == 0}
+	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, Reject: r.Intn(2) == 0, RevokedMark: agreement.RevokedMark}
 	// A history has odd pods, and may lack nodes and namespaces; a whole
 	// cluster has more that may pass.
 	history := random.History(r, 80)
@@ -121,9 +130,19 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 	if err := c.Replace(s, o); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
-	check(t, c, r, s, fmt.Sprintf("seed %d, options %+v", seed, o), 100, total)
-	for change := range 4 {
-		history = append(history, random.History(r, 1+r.Intn(5))...)
+	if !check(t, c, r, s, fmt.Sprintf("seed %d, options %+v", seed, o), 100, total) {
+		return
+	}
+	for change := range *changes {
+		how := ""
+		switch r.Intn(8) {
+		case 0: // a whole other cluster, by what differs
+			history, how = events(random.Cluster(r, 12, 8)), "to another cluster "
+		case 1: // what an API server without validation would take
+			history, how = append(history, oddPolicies(r)...), "by odd policies "
+		default:
+			history = append(history, random.History(r, 1+r.Intn(5))...)
+		}
 		s = shown(history)
 		plan, err := c.Set(s)
 		if err != nil {
@@ -132,8 +151,35 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 		if !plan.Empty() {
 			total["plans"]++
 		}
-		check(t, c, r, s, fmt.Sprintf("seed %d, options %+v, after change %d by\n%s", seed, o, change, plan.Text()), 50, total)
+		when := fmt.Sprintf("seed %d, options %+v, after change %d %sby\n%s", seed, o, change, how, plan.Text())
+		flows, wrong, err := c.Revoke(s)
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		if total["flows"] += flows; len(wrong) > 0 {
+			t.Errorf("%s: %d of %d flows disagree:\n%s", when, len(wrong), flows, slices.Clip(wrong[:min(5, len(wrong))]))
+			return
+		}
+		if !check(t, c, r, s, when, 50, total) {
+			return
+		}
 	}
+}
+
+// oddPolicies are policies that are valid by their Go types alone, some of them in
+// namespaces that have pods.
+func oddPolicies(r *rand.Rand) (policies []random.Event) {
+	tape := make([]byte, 300)
+	r.Read(tape)
+	for _, event := range random.Hostile(tape, nil) {
+		if np, is := event.Object.(*networkingv1.NetworkPolicy); is {
+			if r.Intn(2) == 0 {
+				np.Namespace = random.Namespace(r, r.Intn(3)).Name
+			}
+			policies = append(policies, event)
+		}
+	}
+	return policies
 }
 
 // shown is a history's end as the API shows it. What a CNI plugin says besides
@@ -161,7 +207,9 @@ func events(s policy.Snapshot) (events []random.Event) {
 	return events
 }
 
-func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, when string, packets int, total counts) {
+// check sends packets, and reports where the three disagree about them, on the
+// smallest cluster that it finds; it returns false then.
+func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, when string, packets int, total counts) bool {
 	t.Helper()
 	var cases []agreement.Case
 	near := edges(s)
@@ -177,9 +225,12 @@ func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, 
 		t.Fatalf("%s: %v", when, err)
 	}
 	total.add(report)
-	if wrong := report.Disagreements(); len(wrong) > 0 {
-		t.Fatalf("%s: %d of %d packets disagree:\n%s", when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]))
+	wrong := report.Disagreements()
+	if len(wrong) > 0 {
+		t.Errorf("%s: %d of %d packets disagree:\n%s\nThe first of them, on the smallest cluster found:\n%s",
+			when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]), shrink(t, c, s, c.Options(), wrong[0].Case))
 	}
+	return len(wrong) == 0
 }
 
 // edges are the ports where a policy's ranges begin and end, and those next to
@@ -187,7 +238,7 @@ func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, 
 func edges(s policy.Snapshot) (near []uint16) {
 	add := func(ports []networkingv1.NetworkPolicyPort) {
 		for _, port := range ports {
-			if port.EndPort != nil {
+			if port.EndPort != nil && port.Port != nil {
 				first, last := uint16(port.Port.IntVal), uint16(*port.EndPort)
 				near = append(near, first-1, first, last, last+1)
 			}

@@ -50,6 +50,8 @@ type Cluster struct {
 	table    *ruleset.Table
 	// pods are the lab's hosts that stand for pods.
 	pods map[string]*lab.Host
+	// flows is where Revoke marks flows; nil until then.
+	flows *kernel.Flows
 }
 
 // New makes a cluster without pods, its node without a table.
@@ -119,11 +121,14 @@ func Hairpin(addr netip.Addr) netip.Addr {
 
 // Close takes the lab down.
 func (c *Cluster) Close() error {
-	var err error
+	var errs []error
 	if c.conn != nil {
-		err = c.conn.Close()
+		errs = append(errs, c.conn.Close())
 	}
-	return errors.Join(err, c.Lab.Close())
+	if c.flows != nil {
+		errs = append(errs, c.flows.Close())
+	}
+	return errors.Join(append(errs, c.Lab.Close())...)
 }
 
 // Reconnect hangs up on the kernel, if there is a connection, and opens a new

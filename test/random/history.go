@@ -66,7 +66,7 @@ func (e Event) identity() string {
 	if e.Attachment != nil {
 		return "attachment " + e.Attachment.ContainerID
 	}
-	return fmt.Sprintf("%T %s", e.Object, client.ObjectKeyFromObject(e.Object))
+	return fmt.Sprintf("%T %q %q", e.Object, e.Object.GetNamespace(), e.Object.GetName())
 }
 
 // History is n changes of a cluster of a few pods, policies and namespaces.
