@@ -301,13 +301,20 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 func (e *Enforcer) judgeFlows(ctx context.Context) {
 	var again <-chan time.Time
 	for {
+		committed := true
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.judge:
-			again = time.After(flowsAgain)
 		case <-again:
-			again = nil
+			select {
+			case <-e.judge:
+			default:
+				committed, again = false, nil
+			}
+		}
+		if committed {
+			again = time.After(flowsAgain)
 		}
 		began := time.Now()
 		revoked, restored, err := e.flows.Revoke(e.passes)
@@ -319,6 +326,9 @@ func (e *Enforcer) judgeFlows(ctx context.Context) {
 		if err != nil {
 			e.log.Error(err, "Cannot judge all established flows; trying again", "retryAfter", flowsRetry.String())
 			time.AfterFunc(flowsRetry, func() { signal(e.judge) })
+		}
+		if !committed {
+			continue // what is committed next has no part in it, and is not to wait for it
 		}
 		select {
 		case <-ctx.Done():

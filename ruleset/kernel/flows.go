@@ -168,19 +168,20 @@ const (
 // nfgenmsg is the header of a netfilter message for a family.
 func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 /* resource */} }
 
-func (f *Flows) list() (flows []flow, err error) {
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		answers, err := dump(f.conntrack, ctMessageGet, nfgenmsg(family))
-		if err != nil {
-			return nil, noConntrack(err)
+// list lists all flows, of both families at once: the kernel goes through all its
+// buckets, of all network namespaces, each time.
+func (f *Flows) list() ([]flow, error) {
+	answers, err := dump(f.conntrack, ctMessageGet, nfgenmsg(unix.AF_UNSPEC))
+	if err != nil {
+		return nil, noConntrack(err)
+	}
+	flows := make([]flow, 0, len(answers))
+	for _, answer := range answers {
+		if len(answer.Data) < nfgenmsgLength {
+			continue
 		}
-		for _, answer := range answers {
-			if len(answer.Data) < nfgenmsgLength {
-				continue
-			}
-			if entry, ok := parseFlow(family, answer.Data[nfgenmsgLength:]); ok {
-				flows = append(flows, entry)
-			}
+		if entry, ok := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:]); ok {
+			flows = append(flows, entry)
 		}
 	}
 	return flows, nil

@@ -1,0 +1,155 @@
+package chaos
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/yaml"
+
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
+)
+
+// fedNode is a node of a lab with an agent in this process, which the test feeds as
+// the watches would: what the API server takes to tell it is not in the times.
+type fedNode struct {
+	*lab.Node
+	agent *controllers.Agent
+	flows *watchedFlows
+}
+
+// watchedFlows are the node's flows, and when they were judged last.
+type watchedFlows struct {
+	controllers.Flows
+	mu      sync.Mutex
+	revoked int
+	judged  time.Time
+}
+
+// Revoke implements controllers.Flows.
+func (f *watchedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	revoked, restored, err = f.Flows.Revoke(judge)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.revoked += revoked; revoked > 0 {
+		f.judged = time.Now()
+	}
+	return revoked, restored, err
+}
+
+// take returns how many flows have been revoked since it was called last, and when the
+// last of them was.
+func (f *watchedFlows) take() (revoked int, at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	revoked, f.revoked = f.revoked, 0
+	return revoked, f.judged
+}
+
+// count is how many flows take would return.
+func (f *watchedFlows) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.revoked
+}
+
+// newFedNode makes the node that random clusters have, in a lab of its own, with both
+// its pod ranges closed.
+func newFedNode(t *testing.T) *fedNode {
+	t.Helper()
+	const mark = 1 << 29 // the agent's default
+	ctrl.SetLogger(logr.Discard())
+	l := must(lab.New(lab.Options{}))(t)
+	t.Cleanup(func() { must(0, l.Close())(t) })
+	n := &fedNode{Node: must(l.AddNode(random.Node, random.NodeAddrs...))(t)}
+	namespace := kernel.Options{NetNS: n.NetNS()}
+	conn := must(kernel.Open(namespace))(t)
+	flows := must(kernel.OpenFlows(namespace, mark))(t)
+	n.flows = &watchedFlows{Flows: flows}
+	n.agent = must(controllers.NewAgent(conn, controllers.Options{
+		Node: n.Name, Manifests: t.TempDir(), MetricsAddress: "0", HealthAddress: "0", Flows: n.flows,
+		Ruleset: ruleset.Options{RevokedMark: mark}, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
+	}))(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.agent.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		must(0, <-stopped)(t)
+		must(0, flows.Close())(t)
+		must(0, conn.Close())(t)
+	})
+	for _, node := range random.Nodes() {
+		n.feed(random.Event{Object: node})
+	}
+	n.sync(t)
+	return n
+}
+
+// feed tells the agent of changes, all at once.
+func (n *fedNode) feed(events ...random.Event) {
+	n.agent.Enforcer.Feed(func(m *policy.Model) {
+		for _, e := range events {
+			e.Feed(m)
+		}
+	})
+}
+
+// sync waits until all that was fed is in the kernel.
+func (n *fedNode) sync(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(0, n.agent.Enforcer.Sync(ctx))(t)
+}
+
+// must returns a value, or fails the test with the error that came instead.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+func namespaceOf(name string, labels map[string]string) random.Event {
+	return random.Event{Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}}
+}
+
+// podAt is a running pod of the node with these addresses.
+func podAt(namespace, name, uid string, labels map[string]string, started time.Time, ips ...netip.Addr) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: name, UID: types.UID(uid), Labels: labels, CreationTimestamp: metav1.NewTime(started),
+		},
+		Spec:   corev1.PodSpec{NodeName: random.Node},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, StartTime: &metav1.Time{Time: started}},
+	}
+	for _, ip := range ips {
+		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: ip.String()})
+	}
+	return p
+}
+
+func policyOf(t *testing.T, namespace, name, spec string) random.Event {
+	t.Helper()
+	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	must(0, yaml.UnmarshalStrict([]byte(spec), &np.Spec))(t)
+	return random.Event{Object: np}
+}
