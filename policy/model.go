@@ -132,7 +132,8 @@ func (m *Model) namespaceChanged(name string, object *Namespace) {
 // SetPolicy takes a policy in as it is now.
 func (m *Model) SetPolicy(p Policy) {
 	ns := m.in(p.Namespace)
-	if old, ok := ns.policies[p.Key]; ok && reflect.DeepEqual(old.Policy, p) {
+	old := ns.policies[p.Key]
+	if old != nil && reflect.DeepEqual(old.Policy, p) {
 		return
 	}
 	s := &selecting{Policy: p}
@@ -141,27 +142,58 @@ func (m *Model) SetPolicy(p Policy) {
 		s.matcher = &prepared
 	}
 	ns.policies[p.Key] = s
-	m.policyChanged(ns, p.Key)
+	m.policyChanged(ns, p.Key, old)
 }
 
 // DeletePolicy forgets a policy.
 func (m *Model) DeletePolicy(key Key) {
 	ns := m.in(key.Namespace)
-	if _, ok := ns.policies[key]; ok {
+	if old := ns.policies[key]; old != nil {
 		delete(ns.policies, key)
-		m.policyChanged(ns, key)
+		m.policyChanged(ns, key, old)
 	}
 	m.dropIfEmpty(key.Namespace)
 }
 
-func (m *Model) policyChanged(ns *namespace, key Key) {
+// policyChanged puts a policy in place of what it was, nil if it is new, in all
+// subjects of its namespace. It asks no other policy: there may be thousands.
+func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
 	m.dirtyPolicies[key] = struct{}{}
 	now := ns.policies[key] // nil: gone
 	for subject, by := range ns.subjects {
-		selected := slices.ContainsFunc(by, func(s *selecting) bool { return s.Key == key })
-		if selected || now != nil && now.selects(m.pod(subject), m.node) {
-			m.refreshSubject(subject)
+		at := -1
+		if old != nil && old.subjects > 0 {
+			at = slices.Index(by, old)
 		}
+		selects := now != nil && now.selects(m.pod(subject), m.node)
+		if at < 0 && !selects {
+			continue
+		}
+		m.dirtySubjects[subject] = struct{}{}
+		if at >= 0 {
+			by = slices.Delete(by, at, at+1)
+			m.deselect(old)
+		}
+		if selects {
+			by = append(by, now)
+			m.selected(now)
+		}
+		ns.subjects[subject] = by
+	}
+}
+
+// selected counts a subject more that a policy selects, deselect one less.
+func (m *Model) selected(s *selecting) {
+	if s.subjects++; s.subjects == 1 {
+		m.dirtyPolicies[s.Key] = struct{}{}
+		m.use(&s.Policy, 1)
+	}
+}
+
+func (m *Model) deselect(s *selecting) {
+	if s.subjects--; s.subjects == 0 {
+		m.dirtyPolicies[s.Key] = struct{}{}
+		m.use(&s.Policy, -1)
 	}
 }
 
@@ -314,16 +346,10 @@ func (m *Model) refreshSubject(key Key) {
 		delete(ns.subjects, key)
 	}
 	for _, s := range now {
-		if s.subjects++; s.subjects == 1 {
-			m.dirtyPolicies[s.Key] = struct{}{}
-			m.use(&s.Policy, 1)
-		}
+		m.selected(s)
 	}
 	for _, s := range before {
-		if s.subjects--; s.subjects == 0 {
-			m.dirtyPolicies[s.Key] = struct{}{}
-			m.use(&s.Policy, -1)
-		}
+		m.deselect(s)
 	}
 }
 

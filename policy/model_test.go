@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -191,5 +192,32 @@ func TestModelForgets(t *testing.T) {
 	}
 	if left := fmt.Sprint(policy.Held(m)); left != "0" {
 		t.Errorf("the model still holds %s things", left)
+	}
+}
+
+// TestManyPolicies: a namespace's policies cost their number, whichever comes first,
+// they or the pods that all of them select. (By the square of it, these took 13 s.)
+func TestManyPolicies(t *testing.T) {
+	began := time.Now()
+	m := policy.NewModel("node")
+	for i := range 100 {
+		m.SetPod(&policy.Pod{
+			Key: policy.Key{Namespace: "shop", Name: fmt.Sprint(i)}, Node: "node",
+			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
+		})
+	}
+	set := func(i int, types [2]bool) {
+		m.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: fmt.Sprint(i)}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: types})
+	}
+	for _, types := range [][2]bool{{true, true}, {false, true}} {
+		for i := range 1000 {
+			set(i, types)
+		}
+	}
+	if in := m.Intent(); len(in.Policies) != 1000 || len(in.Subjects) != 100 || len(in.Subjects[policy.Key{Namespace: "shop", Name: "7"}].Isolating[policy.Egress]) != 1000 {
+		t.Errorf("%d policies, %d subjects", len(in.Policies), len(in.Subjects))
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }

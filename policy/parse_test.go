@@ -90,7 +90,7 @@ func TestProblemsAreLines(t *testing.T) {
 	}
 }
 
-// TestTooLarge: a policy of the size that etcd takes, whatever it is made of, makes
+// TestTooLarge: a policy that is too large, whatever it is made of, makes
 // no more of the kernel than there is room for: the rules past that match nothing,
 // those before hold, and the policy isolates.
 func TestTooLarge(t *testing.T) {
@@ -103,14 +103,14 @@ func TestTooLarge(t *testing.T) {
 	}
 	const selector, name = `{"podSelector":{"matchLabels":{"l#":"x"}}}`, `{"port":"p#"}`
 	for what, rules := range map[string]string{
-		"selectors":           `{"from":` + list(30_000, selector) + `}`,
-		"port names":          `{"ports":` + list(90_000, name) + `}`,
-		"pairs":               `{"from":` + list(1_000, selector) + `,"ports":` + list(1_000, name) + `}`,
-		"pairs with ranges":   `{"from":` + list(1_000, selector) + `,"ports":` + list(6_000, `{"port":#0,"endPort":#1}`) + `}`,
-		"rules":               strings.Trim(list(100_000, `{}`), "[]"),
-		"rules of a selector": strings.Trim(list(20_000, `{"from":[`+selector+`]}`), "[]"),
-		"rules of a block":    strings.Trim(list(25_000, `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}]}`), "[]"),
-		"rules of a port":     strings.Trim(list(40_000, `{"ports":[{"port":1}]}`), "[]"),
+		"selectors":           `{"from":` + list(3_000, selector) + `}`,
+		"port names":          `{"ports":` + list(5_000, name) + `}`,
+		"pairs":               `{"from":` + list(200, selector) + `,"ports":` + list(200, name) + `}`,
+		"pairs with ranges":   `{"from":` + list(700, selector) + `,"ports":` + list(6_000, `{"port":#0,"endPort":#1}`) + `}`,
+		"rules":               strings.Trim(list(6_000, `{}`), "[]"),
+		"rules of a selector": strings.Trim(list(3_000, `{"from":[`+selector+`]}`), "[]"),
+		"rules of a block":    strings.Trim(list(3_000, `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}]}`), "[]"),
+		"rules of a port":     strings.Trim(list(3_000, `{"ports":[{"port":1}]}`), "[]"),
 	} {
 		p, problems := parse(t, `{"ingress":[{"ports":[{"port":80}]},`+rules+`]}`)
 		if len(problems) == 0 || !strings.Contains(problems[0].Reason, "too large") || !p.Isolates[policy.Ingress] {

@@ -93,10 +93,10 @@ func TestRequests(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	socket, _ := serve(t, func(_ context.Context, r handshake.Request) error {
-		return errors.New(strings.Repeat(r.ContainerID, 30000))
+		return errors.New(strings.Repeat(r.ContainerID+"\n", 30000))
 	})
 	r := add()
-	r.ContainerID = "no\n"
+	r.ContainerID = "no"
 	if err := call(t, socket, r); !errors.Is(err, handshake.ErrRefused) || !strings.Contains(err.Error(), "no") {
 		t.Errorf("refused: %.100v", err)
 	}

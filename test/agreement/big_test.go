@@ -28,6 +28,7 @@ const longest = 20 * time.Second
 // rightly: packets at the edges of what they allow get the verdict that they
 // should, by all three.
 func TestBig(t *testing.T) {
+	t.Parallel()
 	c := open(t, lab.Routed, lab.Options{})
 	for _, big := range []struct {
 		name string
