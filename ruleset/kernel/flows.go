@@ -44,10 +44,7 @@ func OpenFlows(options Options, bit uint32) (*Flows, error) {
 	}
 	f := &Flows{conntrack: conntrack, route: route, bit: bit}
 	// Its counters, one answer a CPU, are the cheapest to ask for.
-	_, err = conntrack.Execute(netlink.Message{
-		Header: netlink.Header{Type: ctMessageGetStats, Flags: netlink.Request | netlink.Dump},
-		Data:   nfgenmsg(unix.AF_UNSPEC),
-	})
+	_, err = list(conntrack, netlink.Message{Header: netlink.Header{Type: ctMessageGetStats}, Data: nfgenmsg(unix.AF_UNSPEC)})
 	if err != nil {
 		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(noConntrack(err), f.Close())}
 	}
@@ -60,6 +57,8 @@ func (f *Flows) Close() error { return errors.Join(f.conntrack.Close(), f.route.
 // Revoke judges every flow anew, and marks those that are not allowed, or
 // takes the mark off those that are again. It returns how many it changed. The
 // judge says whether the policies let the first packet of a flow pass a hook.
+// With an error, some flows are not judged: one that cannot be read or marked does
+// not keep the others from it.
 //
 // A flow is judged by its original source and its real destination, which
 // after destination NAT is the source of the replies. What the node itself
@@ -69,10 +68,12 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 	if err != nil {
 		return 0, 0, &OpError{Op: "list the node's addresses", Err: err}
 	}
-	flows, err := f.list()
+	flows, unreadable, err := f.list()
 	if err != nil {
 		return 0, 0, &OpError{Op: "list flows", Err: err}
 	}
+	var first error
+	failed := 0
 	for _, flow := range flows {
 		hook := ruleset.Forward
 		if local[flow.packet.Dst] {
@@ -82,17 +83,29 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 		if deny == (flow.mark&f.bit != 0) {
 			continue
 		}
-		switch err := f.mark(flow, deny); {
+		err := f.mark(flow, deny)
+		_, _, said := refusedBy(err)
+		switch {
 		case errors.Is(err, unix.ENOENT): // it has ended since
+		case err != nil && !said: // the next one would fare no better
+			return revoked, restored, &OpError{Op: "mark flow " + flow.packet.String(), Err: err}
 		case err != nil:
-			return revoked, restored, &OpError{Op: fmt.Sprintf("mark flow %s", flow.packet), Err: err}
+			if failed++; first == nil {
+				first = &OpError{Op: "mark flow " + flow.packet.String(), Err: err}
+			}
 		case deny:
 			revoked++
 		default:
 			restored++
 		}
 	}
-	return revoked, restored, nil
+	switch {
+	case failed > 1:
+		first = fmt.Errorf("%w, and %d more", first, failed-1)
+	case unreadable > 0 && first == nil:
+		first = &OpError{Op: "list flows", Err: fmt.Errorf("%d of %d cannot be read", unreadable, unreadable+len(flows))}
+	}
+	return revoked, restored, first
 }
 
 // flow is an entry of connection tracking.
@@ -139,25 +152,22 @@ const (
 // nfgenmsg is the header of a netfilter message for a family.
 func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 /* resource */} }
 
-func (f *Flows) list() (flows []flow, err error) {
+// list returns all flows, and how many more there are that it cannot read.
+func (f *Flows) list() (flows []flow, unreadable int, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		answers, err := f.conntrack.Execute(netlink.Message{
-			Header: netlink.Header{Type: ctMessageGet, Flags: netlink.Request | netlink.Dump},
-			Data:   nfgenmsg(family),
-		})
+		answers, err := list(f.conntrack, netlink.Message{Header: netlink.Header{Type: ctMessageGet}, Data: nfgenmsg(family)})
 		if err != nil {
-			return nil, noConntrack(err)
+			return nil, 0, noConntrack(err)
 		}
 		for _, answer := range answers {
-			if len(answer.Data) < nfgenmsgLength {
-				continue
-			}
-			if entry, ok := parseFlow(family, answer.Data[nfgenmsgLength:]); ok {
+			if entry, ok := parseFlow(family, answer.Data[min(nfgenmsgLength, len(answer.Data)):]); ok {
 				flows = append(flows, entry)
+			} else {
+				unreadable++
 			}
 		}
 	}
-	return flows, nil
+	return flows, unreadable, nil
 }
 
 // noConntrack says what EINVAL means to say when connection tracking is asked:
@@ -257,7 +267,7 @@ func (f *Flows) mark(entry flow, set bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.conntrack.Execute(netlink.Message{
+	_, err = ask(f.conntrack, netlink.Message{
 		Header: netlink.Header{Type: ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   append(nfgenmsg(entry.family), attributes...),
 	})
@@ -266,19 +276,13 @@ func (f *Flows) mark(entry flow, set bool) error {
 
 // localAddrs are the addresses of the namespace itself.
 func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
-	answers, err := f.route.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
-		Data:   make([]byte, ifaddrmsgLength),
-	})
+	answers, err := list(f.route, netlink.Message{Header: netlink.Header{Type: unix.RTM_GETADDR}, Data: make([]byte, ifaddrmsgLength)})
 	if err != nil {
 		return nil, err
 	}
 	local := map[netip.Addr]bool{}
 	for _, answer := range answers {
-		if len(answer.Data) < ifaddrmsgLength {
-			continue
-		}
-		ad, err := netlink.NewAttributeDecoder(answer.Data[ifaddrmsgLength:])
+		ad, err := netlink.NewAttributeDecoder(answer.Data[min(ifaddrmsgLength, len(answer.Data)):])
 		if err != nil {
 			return nil, err
 		}
@@ -293,6 +297,13 @@ func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
 		}
 		if !own.IsValid() {
 			own = address
+		}
+		// Without one of them, the node's own flows would be taken for others'.
+		if err := ad.Err(); err != nil {
+			return nil, err
+		}
+		if !own.IsValid() {
+			return nil, errors.New("an answer has no address in it")
 		}
 		local[own] = true
 	}
