@@ -145,14 +145,14 @@ func (c *Conn) answers(begin uint32, messages int) (index int, refused error) {
 
 // refusedBy takes an error of Receive apart: what the kernel says in a message is a
 // bare errno, about the message of that number; what a system call says, the
-// library wraps.
+// library wraps. For what cannot be read it has a bare EINVAL, without a number.
 func refusedBy(err error) (number uint32, errno syscall.Errno, said bool) {
 	var op *netlink.OpError
 	if errors.As(err, &op) {
 		errno, said = op.Err.(syscall.Errno)
 		number = op.Sequence
 	}
-	return number, errno, said
+	return number, errno, said && number != 0
 }
 
 // ask sends a request, and returns the answers to it, those of a dump all. Answers

@@ -272,7 +272,7 @@ func (w *Watch) change(message netlink.Message) string {
 		}
 	}
 	switch {
-	case ad.Err() != nil:
+	case ad.Err() != nil, tableName == "":
 		return kind.what + " something"
 	case tableName != w.name:
 		return ""
