@@ -167,10 +167,13 @@ func ask(socket *netlink.Conn, request netlink.Message) ([]netlink.Message, erro
 	}
 	for {
 		all, err := socket.Receive()
-		if number, _, said := refusedBy(err); said && number != sent.Header.Sequence {
+		number, _, said := refusedBy(err)
+		switch {
+		case said && number != sent.Header.Sequence:
 			continue
-		}
-		if err != nil {
+		case said: // that ends it
+			return nil, err
+		case err != nil:
 			drain(socket)
 			return nil, err
 		}

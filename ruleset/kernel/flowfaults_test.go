@@ -128,12 +128,13 @@ func TestFlowFaults(t *testing.T) {
 		}
 	}
 	faults := map[string]func([]datagram) []datagram{
-		"no answer":   func([]datagram) []datagram { return nil },
-		"no end":      func(all []datagram) []datagram { return all[:2] },
-		"garbage":     replace(1, datagram{err: unix.EINVAL}),
-		"overrun":     replace(1, datagram{err: callFails("recvmsg", unix.ENOBUFS)}),
-		"interrupted": interrupted,
-		"unreadable":  replace(0, datagram{messages: []netlink.Message{{Header: netlink.Header{Flags: netlink.Multi}}}}),
+		"no answer":    func([]datagram) []datagram { return nil },
+		"no end":       func(all []datagram) []datagram { return all[:2] },
+		"garbage":      replace(1, datagram{err: unix.EINVAL}),
+		"overrun":      replace(1, datagram{err: callFails("recvmsg", unix.ENOBUFS)}),
+		"overrun late": replace(3, datagram{err: callFails("recvmsg", unix.ENOBUFS)}), // only the end is left
+		"interrupted":  interrupted,
+		"unreadable":   replace(0, datagram{messages: []netlink.Message{{Header: netlink.Header{Flags: netlink.Multi}}}}),
 		"truncated": func(all []datagram) []datagram {
 			d := all[0].messages[0]
 			d.Data = d.Data[:len(d.Data)-14]

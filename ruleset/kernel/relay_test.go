@@ -21,6 +21,8 @@ type relay struct {
 	// kernel is what a request comes to.
 	kernel func([]netlink.Message) ([]datagram, error)
 	queue  []datagram
+	// join and leave are the errors of joining a group and leaving it.
+	join, leave error
 }
 
 func (r *relay) SendMessages(m []netlink.Message) error {
@@ -41,6 +43,8 @@ func (r *relay) Receive() ([]netlink.Message, error) {
 	return next.messages, next.err
 }
 
+func (r *relay) JoinGroup(uint32) error           { return r.join }
+func (r *relay) LeaveGroup(uint32) error          { return r.leave }
 func (r *relay) Close() error                     { return nil }
 func (r *relay) SetDeadline(time.Time) error      { return nil }
 func (r *relay) SetReadDeadline(time.Time) error  { return nil }
