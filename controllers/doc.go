@@ -5,6 +5,7 @@
 //	                 model; so does what is gone
 //	manifests.go     the other source: a folder of YAML, without a cluster
 //	enforcer.go      the model's changes, one transaction after another
+//	refusals.go      policies that the kernel refuses, found by search.go
 //	problems.go      a Warning Event for what cannot be enforced
 //
 // There is no policy logic here, and no netlink.

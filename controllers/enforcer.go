@@ -19,7 +19,11 @@ import (
 
 // Kernel carries plans out, each whole or not at all.
 type Kernel interface {
+	// Apply carries a plan out. If it is the plan that the kernel refuses, the error
+	// is a *ruleset.Refusal; any other is of the moment.
 	Apply(ruleset.Plan) error
+	// Check fails as Apply would, and leaves all as it is.
+	Check(ruleset.Plan) error
 }
 
 // Flows judges established flows anew: those that the judge does not let pass
@@ -34,7 +38,8 @@ type Flows interface {
 // commit together in the next. The first commit, once Begin has been called,
 // replaces the whole table; each later one changes what has changed. One that
 // fails leaves the kernel as it was, and is followed by a replacement; so is what
-// somebody else does to the table (repairs.go).
+// somebody else does to the table (repairs.go). Policies for which the kernel
+// refuses that too are closed (refusals.go).
 type Enforcer struct {
 	kernel  Kernel
 	flows   Flows // nil: established flows are left alone
@@ -74,6 +79,7 @@ type Enforcer struct {
 	repairing bool
 	noticed   time.Time
 	reports   *reports
+	refusals  refusals
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
 	// nodes holds a token when nodes have changed.
@@ -85,14 +91,15 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 	log := o.Log.WithName("enforcer")
 	return &Enforcer{
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
-		reports: newReports(events, o.Node, log),
-		begin:   make(chan struct{}),
-		wake:    make(chan struct{}, 1),
-		judge:   make(chan struct{}, 1),
-		nodes:   make(chan struct{}, 1),
-		guard:   newGuard(o.CNI),
-		model:   policy.NewModel(o.Node),
-		waiting: map[chan struct{}]uint64{},
+		reports:  newReports(events, o.Node, log),
+		refusals: newRefusals(),
+		begin:    make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+		judge:    make(chan struct{}, 1),
+		nodes:    make(chan struct{}, 1),
+		guard:    newGuard(o.CNI),
+		model:    policy.NewModel(o.Node),
+		waiting:  map[chan struct{}]uint64{},
 	}
 }
 
@@ -166,16 +173,25 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	defer beside.Wait()
 	defer cancel()
 	beside.Go(func() { e.reports.run(ctx) })
+	beside.Go(func() { e.announce(ctx) })
 	if e.flows != nil {
 		beside.Go(func() { e.judgeFlows(ctx) })
 	}
 	retry := newBackoff()
 	for {
+		var unfinished <-chan time.Time // of a search
+		if len(e.refusals.left) > 0 {
+			unfinished = time.After(searchPause)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-e.wake:
 		case <-e.tampered():
+		case <-unfinished:
+			if err := e.resume(); err != nil {
+				e.log.Error(err, "Cannot find out which policies the kernel refuses; trying again")
+			}
 		}
 		if err := e.distrust(ctx); err != nil {
 			return err
@@ -208,35 +224,17 @@ func newBackoff() wait.Backoff {
 	return wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 8, Cap: 5 * time.Second}
 }
 
-// commit brings the kernel up to date in one transaction.
+// commit brings the kernel up to date.
 func (e *Enforcer) commit() error {
-	began := time.Now()
 	if !e.known {
 		// The other table's state may be no better known, and it is small.
 		e.guard.forget()
 	}
-	fed, plan := e.plan()
-	if !plan.Empty() {
-		err := e.kernel.Apply(plan)
-		e.metrics.committed(plan, err, time.Since(began))
-		if err != nil {
-			e.known, e.undone = false, false // but keep the table: flows stay judged by it
-			e.mu.Lock()
-			e.failure = err
-			e.mu.Unlock()
-			return err
-		}
-		e.known, e.undone = true, false
-		signal(e.judge)
-		if plan.Replace {
-			e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", time.Since(began).String())
-			// To read and to build all of it took far more than it takes to hold.
-			go debug.FreeOSMemory()
-		} else {
-			e.log.V(1).Info("Committed", "operations", len(plan.Ops), "took", time.Since(began).String())
-		}
+	fed, err := e.apply()
+	if err == nil {
+		err = e.guard.commit(e)
 	}
-	if err := e.guard.commit(e); err != nil {
+	if err != nil {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.failure = err
@@ -246,6 +244,7 @@ func (e *Enforcer) commit() error {
 	e.repaired()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.metrics.refused.Set(float64(e.model.ClosedPolicies()))
 	e.failure, e.committed = nil, fed
 	for done, need := range e.waiting {
 		if need <= fed {
@@ -254,6 +253,57 @@ func (e *Enforcer) commit() error {
 		}
 	}
 	return nil
+}
+
+// apply brings the table up to date in one transaction. If the kernel refuses
+// that, it tries the table built anew; if it refuses this too, the same without the
+// rules of the policies that are to blame. It returns how many of the changes are
+// in the kernel then.
+func (e *Enforcer) apply() (fed uint64, err error) {
+	var first error // of a table that was not built anew
+	for {
+		began := time.Now()
+		anew := !e.known && !e.undone
+		fed, plan := e.plan()
+		if plan.Empty() {
+			return fed, nil
+		}
+		err := e.kernel.Apply(plan)
+		e.metrics.committed(plan, err, time.Since(began))
+		if err == nil {
+			e.applied(plan, time.Since(began))
+			if first != nil {
+				e.metrics.mismatches.Inc()
+				e.log.Error(first, "The kernel has refused a change, and taken all of it anew: the table was not as podfence had left it")
+			}
+			return fed, nil
+		}
+		e.known, e.undone = false, false // but keep the table: flows stay judged by it
+		if !refused(err) {
+			return 0, err
+		}
+		if !anew {
+			first = err
+			continue
+		}
+		first = nil // it was a policy's fault, or nobody's that is known
+		if excluded, why := e.exclude(); !excluded {
+			return 0, errors.Join(err, why)
+		}
+	}
+}
+
+// applied notes that the kernel holds the table.
+func (e *Enforcer) applied(plan ruleset.Plan, took time.Duration) {
+	e.known, e.undone = true, false
+	signal(e.judge)
+	if plan.Replace {
+		e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", took.String())
+		// To read and to build all of it took far more than it takes to hold.
+		go debug.FreeOSMemory()
+	} else {
+		e.log.V(1).Info("Committed", "operations", len(plan.Ops), "took", took.String())
+	}
 }
 
 // plan takes what has changed out of the model, and works out what that takes

@@ -17,6 +17,8 @@ type metrics struct {
 	objects    *prometheus.GaugeVec
 	elements   prometheus.Gauge
 	problems   prometheus.Gauge
+	refused    prometheus.Gauge
+	mismatches prometheus.Counter
 	flows      *prometheus.CounterVec
 	repairs    prometheus.Counter
 	manifests  prometheus.Gauge
@@ -44,6 +46,12 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",
 		}),
+		refused: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_policies_refused", Help: "NetworkPolicies that isolate their pods and allow nothing because the kernel refuses their rules; the log says why, and an Event on each.",
+		}),
+		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_mismatches_total", Help: "Changes that the kernel refused though it took the whole table: it was not as podfence had left it.",
+		}),
 		flows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "podfence_flows_total", Help: "Established flows that a policy change has cut (revoked) or let go on (restored).",
 		}, []string{"change"}),
@@ -54,7 +62,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.flows, m.repairs, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
 	return m
 }
 

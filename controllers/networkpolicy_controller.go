@@ -6,6 +6,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -26,7 +28,9 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 	np := &networkingv1.NetworkPolicy{}
 	var problems []policy.Problem
 	result, err := reconcile(ctx, r.Enforcer, r, req, np,
-		func(m *policy.Model, np *networkingv1.NetworkPolicy) { problems = setPolicy(m, np) },
+		func(m *policy.Model, np *networkingv1.NetworkPolicy) {
+			problems = append(setPolicy(m, np), m.Problems(req.NamespacedName)...)
+		},
 		func(m *policy.Model) { m.DeletePolicy(req.NamespacedName) })
 	if err != nil {
 		return result, err
@@ -40,7 +44,10 @@ func setPolicy(m *policy.Model, np *networkingv1.NetworkPolicy) []policy.Problem
 	return problems
 }
 
-// SetupWithManager has the manager call Reconcile.
+// SetupWithManager has the manager call Reconcile, also for a policy that the
+// kernel has refused.
 func (r *NetworkPolicyReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return ctrl.NewControllerManagedBy(mgr).For(&networkingv1.NetworkPolicy{}).Named("networkpolicy").Complete(r)
+	return ctrl.NewControllerManagedBy(mgr).For(&networkingv1.NetworkPolicy{}).
+		WatchesRawSource(source.Channel(r.Enforcer.refusals.events, &handler.EnqueueRequestForObject{})).
+		Named("networkpolicy").Complete(r)
 }

@@ -95,6 +95,8 @@ func (k *plans) Apply(plan ruleset.Plan) error {
 	return nil
 }
 
+func (k *plans) Check(ruleset.Plan) error { return nil }
+
 func TestRepairsBothTables(t *testing.T) {
 	kernel, watch := &plans{}, &noticing{}
 	o := Options{Node: "node", Log: logr.Discard(), Watch: watch, CNI: &CNI{Bridge: &Bridge{

@@ -146,10 +146,13 @@ type recorder struct {
 	next controllers.Kernel
 	// before runs before the n-th call, counted from 1, and may fail it.
 	before func(n int) error
+	// will says whether the kernel will have a plan; nil: it will have any.
+	will func(ruleset.Plan) error
 
-	mu    sync.Mutex
-	calls int
-	done  []ruleset.Plan
+	mu     sync.Mutex
+	calls  int
+	checks int
+	done   []ruleset.Plan
 }
 
 // Apply implements controllers.Kernel.
@@ -163,6 +166,11 @@ func (k *recorder) Apply(plan ruleset.Plan) error {
 			return err
 		}
 	}
+	if k.will != nil {
+		if err := k.will(plan); err != nil {
+			return err
+		}
+	}
 	if k.next != nil {
 		if err := k.next.Apply(plan); err != nil {
 			return err
@@ -172,6 +180,29 @@ func (k *recorder) Apply(plan ruleset.Plan) error {
 	defer k.mu.Unlock()
 	k.done = append(k.done, plan)
 	return nil
+}
+
+// Check implements controllers.Kernel.
+func (k *recorder) Check(plan ruleset.Plan) error {
+	k.mu.Lock()
+	k.checks++
+	k.mu.Unlock()
+	if k.will != nil {
+		if err := k.will(plan); err != nil {
+			return err
+		}
+	}
+	if k.next != nil {
+		return k.next.Check(plan)
+	}
+	return nil
+}
+
+// checked is how often Check has been called.
+func (k *recorder) checked() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.checks
 }
 
 // attempts is how often Apply has been called, whatever came of it.

@@ -23,6 +23,8 @@ type Model struct {
 	// what the API shows of the pods that have any.
 	attachments map[Key][]Attachment
 	reportedIPs map[Key][]netip.Addr
+	// closed says why of each policy that Close has closed.
+	closed map[Key]string
 
 	members
 	dirty
@@ -42,6 +44,8 @@ type namespace struct {
 // While that is not zero the policy is active: its peers are followed.
 type selecting struct {
 	Policy
+	// given is the policy as SetPolicy had it: another one while this one is closed.
+	given    *Policy
 	matcher  *matcher // nil: selects nothing
 	subjects int
 }
@@ -68,6 +72,7 @@ func NewModel(node string) *Model {
 		claims:      map[netip.Addr][]*Pod{},
 		attachments: map[Key][]Attachment{},
 		reportedIPs: map[Key][]netip.Addr{},
+		closed:      map[Key]string{},
 		members:     newMembers(),
 		dirty:       newDirty(),
 	}
@@ -129,14 +134,25 @@ func (m *Model) namespaceChanged(name string, object *Namespace) {
 	m.dropIfEmpty(name)
 }
 
-// SetPolicy takes a policy in as it is now.
+// SetPolicy takes a policy in as it is now. One that is closed stays so if it is
+// still the same.
 func (m *Model) SetPolicy(p Policy) {
-	ns := m.in(p.Namespace)
-	old := ns.policies[p.Key]
-	if old != nil && reflect.DeepEqual(old.Policy, p) {
+	if old := m.selecting(p.Key); old != nil && reflect.DeepEqual(*old.given, p) {
 		return
 	}
-	s := &selecting{Policy: p}
+	delete(m.closed, p.Key)
+	m.setPolicy(p, nil)
+}
+
+// setPolicy takes a policy in, with the one that it is the closed form of; nil: it
+// is none.
+func (m *Model) setPolicy(p Policy, given *Policy) {
+	ns := m.in(p.Namespace)
+	old := ns.policies[p.Key]
+	s := &selecting{Policy: p, given: given}
+	if given == nil {
+		s.given = &s.Policy
+	}
 	if p.Subject != nil {
 		prepared := matcherOf(*p.Subject)
 		s.matcher = &prepared
@@ -145,9 +161,18 @@ func (m *Model) SetPolicy(p Policy) {
 	m.policyChanged(ns, p.Key, old)
 }
 
+// selecting returns what is known of a policy; nil if there is none of that name.
+func (m *Model) selecting(key Key) *selecting {
+	if ns := m.namespaces[key.Namespace]; ns != nil {
+		return ns.policies[key]
+	}
+	return nil
+}
+
 // DeletePolicy forgets a policy.
 func (m *Model) DeletePolicy(key Key) {
 	ns := m.in(key.Namespace)
+	delete(m.closed, key)
 	if old := ns.policies[key]; old != nil {
 		delete(ns.policies, key)
 		m.policyChanged(ns, key, old)

@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 )
@@ -60,18 +62,19 @@ func TestOpenLeavesNothing(t *testing.T) {
 	g.Expect(n.list()).To(BeEmpty())
 }
 
-// TestFailure has an operation fail in the middle of each of these plans: the
-// table must be as before, the error name the operation, the connection go on.
-func TestFailure(t *testing.T) {
-	fine := ruleset.AddSet{Name: "fine", Type: ruleset.Addr4}
+// fails is an operation that the kernel refuses of a table that is small, with an
+// empty set "block".
+type fails struct {
+	op    ruleset.Op
+	errno error
+	text  string
+}
+
+func failures() map[string]fails {
 	prefix := func(texts ...string) ruleset.AddElements {
 		return ruleset.AddElements{Set: "block", Type: ruleset.Range4, Elements: prefixes(texts...)}
 	}
-	for name, test := range map[string]struct {
-		op    ruleset.Op
-		errno error
-		text  string
-	}{
+	return map[string]fails{
 		"no such set": {
 			ruleset.AddElements{Set: "none", Type: ruleset.Addr4, Elements: addrs("10.0.0.1")},
 			unix.ENOENT, "add element 10.0.0.1 to set none",
@@ -80,7 +83,7 @@ func TestFailure(t *testing.T) {
 			ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: addrs("10.0.0.9", "10.0.0.10")},
 			unix.ENOENT, "delete elements 10.0.0.9 to 10.0.0.10 (1 to 2 of 2) from set peers",
 		},
-		"overlap":        {prefix("10.0.0.0/8", "10.1.0.0/16"), unix.EEXIST, "add elements 10.0.0.0/8 to 10.1.0.0/16"},
+		"overlap":        {prefix("10.0.0.0/8", "10.1.0.0/16"), unix.EEXIST, "add elements 10.0.0.0-10.255.255.255 to 10.1.0.0-10.1.255.255"},
 		"other verdict":  {ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(jump("pod-a"), addrs("10.0.0.2")...)}, unix.EEXIST, "add element 10.0.0.2 to map pods"},
 		"no such target": {ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(jump("none"), addrs("10.0.0.3")...)}, unix.ENOENT, "add element 10.0.0.3 to map pods"},
 		"other type":     {ruleset.AddSet{Name: "peers", Type: ruleset.Addr6}, unix.EEXIST, "add set peers"},
@@ -95,29 +98,100 @@ func TestFailure(t *testing.T) {
 			ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{matches(jump("pod-a"))}},
 			unix.EMLINK, "add rule 1 of chain pod-a",
 		},
-	} {
+	}
+}
+
+// TestFailure has an operation fail in the middle of each of these plans: the
+// table must be as before, the error name the operation, the connection go on; and
+// a check must say the same.
+func TestFailure(t *testing.T) {
+	fine := ruleset.AddSet{Name: "fine", Type: ruleset.Addr4}
+	for name, test := range failures() {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			n := newNamespace(t)
 			c := n.open()
+			w := n.watch(c, false)
 			g.Expect(c.Apply(small())).To(Succeed())
 			g.Expect(c.Apply(apply(ruleset.AddSet{Name: "block", Type: ruleset.Range4}))).To(Succeed())
 			before := n.list()
 
-			err := c.Apply(apply(fine, test.op, ruleset.DeleteSet{Name: "fine"}))
-			g.Expect(errors.Is(err, test.errno)).To(BeTrue(), "%v", err)
-			var failed *kernel.OpError
-			g.Expect(errors.As(err, &failed)).To(BeTrue())
-			g.Expect(failed.Op).To(ContainSubstring(test.text))
-			g.Expect(n.list()).To(Equal(before))
+			plan := apply(fine, test.op, ruleset.DeleteSet{Name: "fine"})
+			for name, do := range map[string]func(ruleset.Plan) error{"apply": c.Apply, "check": c.Check} {
+				err := do(plan)
+				g.Expect(errors.Is(err, test.errno)).To(BeTrue(), "%s: %v", name, err)
+				var failed *kernel.OpError
+				g.Expect(errors.As(err, &failed)).To(BeTrue())
+				g.Expect(failed.Op).To(ContainSubstring(test.text))
+				var refusal *ruleset.Refusal
+				if passing := test.errno == unix.EBUSY; passing {
+					g.Expect(errors.As(err, &refusal)).To(BeFalse(), "%s: it may be in use for the moment only", name)
+				} else {
+					g.Expect(errors.As(err, &refusal)).To(BeTrue(), "%s", name)
+					g.Expect(refusal.Op).To(Equal(1))
+				}
+				g.Expect(n.list()).To(Equal(before))
+			}
 
 			// Nothing lingers: neither the failed batch's messages nor answers.
 			g.Expect(c.Apply(apply(ruleset.AddSet{Name: "after", Type: ruleset.Addr4}))).To(Succeed())
 			g.Expect(n.list()).NotTo(ContainSubstring("fine"))
 			g.Expect(c.Apply(apply(ruleset.DeleteSet{Name: "after"}))).To(Succeed())
 			g.Expect(n.list()).To(Equal(before))
+			g.Expect(w.Take()).To(BeEmpty())
 		})
 	}
+}
+
+// TestCheck has plans checked that the kernel takes: nobody must notice.
+func TestCheck(t *testing.T) {
+	for name, plan := range map[string]ruleset.Plan{
+		"nothing":        {},
+		"an update":      apply(ruleset.AddChain{Name: "more"}, ruleset.DeleteElements{Set: "pods", Type: ruleset.Addr4, Elements: addrs("10.0.0.1")}, ruleset.DeleteChain{Name: "pod-a"}),
+		"a replacement":  fenced(),
+		"an empty table": {Replace: true},
+		"another one's":  {Family: ruleset.Bridge, Replace: true, Ops: []ruleset.Op{ruleset.AddChain{Name: "c"}}},
+		"a large one":    full(),
+		"the same again": small(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			n := newNamespace(t)
+			c := n.open()
+			w := n.watch(c, false)
+			g.Expect(c.Apply(small())).To(Succeed())
+			before := n.nft("", "-a", "list", "ruleset") // with handles and counts
+			g.Expect(c.Check(plan)).To(Succeed())
+			g.Expect(c.Check(plan)).To(Succeed(), "the first has left nothing")
+			g.Expect(n.nft("", "-a", "list", "ruleset")).To(Equal(before))
+			g.Consistently(w.Tampered(), watchWhile).ShouldNot(Receive())
+			g.Expect(c.Apply(plan)).To(Succeed())
+		})
+	}
+}
+
+// TestRefusedPolicy has the compiler make a table that the kernel refuses: the
+// blocks of a rule are disjoint where they come from, and here they are not.
+func TestRefusedPolicy(t *testing.T) {
+	g := NewWithT(t)
+	n := newNamespace(t)
+	c := n.open()
+	overlapping := []policy.AddrRange{
+		{First: netip.MustParseAddr("10.0.0.0"), Last: netip.MustParseAddr("10.255.255.255")},
+		{First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255")},
+	}
+	in := policy.NewModel("node").Intent()
+	for name, blocks := range map[string][]policy.AddrRange{"bad": overlapping, "good": overlapping[:1]} {
+		key := policy.Key{Namespace: "shop", Name: name}
+		in.Policies[key] = policy.Policy{Key: key, Isolates: [2]bool{true}, Rules: [2][]policy.Rule{{{Blocks: blocks, AnyPort: true}}}}
+	}
+	bad := policy.Key{Namespace: "shop", Name: "bad"}
+	plan := ruleset.Build(in, ruleset.Options{}).Replacement()
+	var refusal *ruleset.Refusal
+	g.Expect(errors.As(c.Check(plan), &refusal)).To(BeTrue())
+	g.Expect(refusal).To(MatchError(unix.EEXIST))
+	g.Expect(ruleset.Users(in, plan.Ops[refusal.Op])).To(Equal([]policy.Key{bad}))
+	g.Expect(c.Apply(ruleset.Build(in.Close(map[policy.Key]struct{}{bad: {}}), ruleset.Options{}).Replacement())).To(Succeed())
 }
 
 // TestInvalid has plans that are refused before anything is sent.

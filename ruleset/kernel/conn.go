@@ -15,9 +15,9 @@ import (
 // The limits on what waits in the socket. They are limits: nothing is
 // allocated. A batch is one datagram, so a transaction must fit the send
 // buffer whole; one IPv4 address takes 16 bytes of it. The receive buffer holds
-// one small answer per refused message and an echo per added rule; when it is
-// full, later ones are dropped, which NETLINK_NO_ENOBUFS makes silent, so that
-// the first refusal is never hidden behind an ENOBUFS.
+// one small answer per refused message; when it is full, later ones are
+// dropped, which NETLINK_NO_ENOBUFS makes silent, so that the first refusal is
+// never hidden behind an ENOBUFS.
 const (
 	sendBuffer    = 512 << 20
 	receiveBuffer = 16 << 20
@@ -49,9 +49,7 @@ type Conn struct {
 	// owns: new tables are the connection's own.
 	owns bool
 
-	mu  sync.Mutex
-	nft *nftables.Conn
-	// socket is nft's own, for what that does not pass on.
+	mu     sync.Mutex
 	socket *netlink.Conn
 	watch  *Watch // nil: nobody watches
 	closed bool
@@ -64,12 +62,12 @@ func Open(options Options) (*Conn, error) {
 	if options.Table == "" {
 		options.Table = ruleset.TableName
 	}
-	c := &Conn{name: options.Table}
-	nft, err := nftables.New(
-		nftables.AsLasting(),
-		nftables.WithNetNSFd(options.NetNS),
-		nftables.WithSockOptions(c.prepare),
-	)
+	socket, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
+	if err == nil {
+		if err = prepare(socket); err != nil {
+			err = errors.Join(err, socket.Close())
+		}
+	}
 	switch {
 	case errors.Is(err, unix.EPROTONOSUPPORT):
 		err = fmt.Errorf("%w: it needs CONFIG_NETFILTER_NETLINK: %w", ErrUnsupported, err)
@@ -77,24 +75,17 @@ func Open(options Options) (*Conn, error) {
 		err = fmt.Errorf("%w: %w", ErrPermission, err)
 	}
 	if err != nil {
-		if c.socket != nil {
-			// The library leaves it open when prepare fails.
-			_ = c.socket.Close()
-		}
 		return nil, &OpError{Op: "connect", Err: err}
 	}
-	c.nft = nft
+	c := &Conn{name: options.Table, socket: socket}
 	if err := c.probe(options); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
-// prepare sets the new socket's options. The library would size the buffers for
-// each batch by itself, but leaves that to its caller once there is an option;
-// and only an option gets to see the socket.
-func (c *Conn) prepare(socket *netlink.Conn) error {
-	c.socket = socket
+// prepare sets a new socket's options.
+func prepare(socket *netlink.Conn) error {
 	// SO_SNDBUFFORCE, or SO_SNDBUF without the privilege: then the limit is
 	// net.core.wmem_max and a large transaction fails, saying so.
 	if err := socket.SetWriteBuffer(sendBuffer); err != nil {
@@ -115,10 +106,12 @@ func (c *Conn) prepare(socket *netlink.Conn) error {
 }
 
 // Apply carries the plan out in one transaction. An empty plan costs nothing.
+// It succeeds only if the kernel says so.
 //
 // An error is an *OpError. Then the table is as it was, unless the error is
-// ErrUnknown, and the Conn can go on. Of several operations that the kernel
-// refuses, the error names the first.
+// ErrUnknown, and the Conn can go on. If it is the plan that is at fault, and not
+// the moment, the error is a *ruleset.Refusal too. Of several operations that the
+// kernel refuses, it names the first.
 func (c *Conn) Apply(plan ruleset.Plan) error {
 	if plan.Empty() {
 		return nil
@@ -128,8 +121,21 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 		return err
 	}
 	// Of what others did to the table before, an update would not know.
-	_, err = c.commit(messages, (plan.Replace || c.owns) && objects(plan) >= many)
-	return err
+	unheard := (plan.Replace || c.owns) && objects(plan) >= many
+	index, err := c.commit(messages, unheard)
+	return refusal(messages, index, err)
+}
+
+// Check has the kernel check the plan as a whole, by the table that there is, and
+// undo it, as `nft --check` does. Nobody ever sees any of it. The errors are those
+// of Apply, but for what can only go wrong as a transaction comes into force.
+func (c *Conn) Check(plan ruleset.Plan) error {
+	messages, err := encode(c.table(plan.Family), plan)
+	if err != nil || len(messages) == 0 {
+		return err
+	}
+	index, err := c.send(messages, (*Conn).check)
+	return refusal(messages, index, err)
 }
 
 // objects are those that a plan makes or deletes one by one.
@@ -186,52 +192,47 @@ func (c *Conn) Uninstall() error {
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
 	c.closed = true
-	if err := c.nft.CloseLasting(); err != nil {
+	if err := c.socket.Close(); err != nil {
 		return &OpError{Op: "close the connection", Err: err}
 	}
 	return nil
 }
 
-// commit sends the messages as one batch; unheard says how to where a Watch
-// listens. With an error comes the index of the message that the kernel refused
-// first, or -1.
+// commit carries the messages out as one transaction; unheard says how to where a
+// Watch listens. With an error comes the index of the message that the kernel
+// refused first, or -1.
 func (c *Conn) commit(messages []message, unheard bool) (int, error) {
+	return c.send(messages, func(c *Conn, batch []netlink.Message) (int, error) {
+		if unheard && c.watch != nil {
+			return c.unheard(batch)
+		}
+		return c.flush(batch, 0)
+	})
+}
+
+// send makes a batch of the messages and has how send it. The index and the error
+// are commit's.
+func (c *Conn) send(messages []message, how func(*Conn, []netlink.Message) (int, error)) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		// The library would dial again, into whatever namespace it is called in.
 		return -1, &OpError{Op: "apply", Err: ErrClosed}
 	}
-	flush := func(generation uint32) error {
-		for _, m := range messages {
-			m.queue(c.nft)
-		}
-		// It forgets the messages, whether it fails or not. It also returns what
-		// went wrong as they were queued; then nothing was sent.
-		return c.nft.FlushWithGenID(generation)
+	all := fmt.Sprintf("apply %d messages", len(messages))
+	batch, err := batchOf(messages)
+	if err != nil {
+		return -1, &OpError{Op: all, Err: fmt.Errorf("%w: %w", errEncoding, err)}
 	}
-	var err error
-	if unheard && c.watch != nil {
-		err = c.unheard(flush)
-	} else {
-		err = flush(0)
-	}
+	index, err := how(c, batch)
 	if err == nil {
 		return -1, nil
 	}
-	index, err := refusedMessage(err, len(messages), c.nextSequence)
-	what := fmt.Sprintf("apply %d messages", len(messages))
 	if index >= 0 {
-		what = messages[index].what()
+		return index, &OpError{Op: messages[index].what(), Err: err}
 	}
-	return index, &OpError{Op: what, Err: err}
-}
-
-// nextSequence uses up a sequence number and returns it. The message that has
-// it asks for nothing, and gets no answer (netlink_rcv_skb in
-// net/netlink/af_netlink.c).
-func (c *Conn) nextSequence() (uint32, error) {
-	sent, err := c.socket.Send(netlink.Message{Header: netlink.Header{Type: netlink.Noop}})
-	return sent.Header.Sequence, err
+	return -1, &OpError{Op: all, Err: err}
 }

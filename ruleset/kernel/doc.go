@@ -2,6 +2,7 @@
 //
 //	Open       connects, and finds out early whether the kernel will do
 //	Apply      one Plan, one table, one netlink transaction
+//	Check      the same, undone by the kernel
 //	Watch      notices what others do to the tables
 //	Uninstall  takes the tables away
 //	Close      hangs up; the tables stay

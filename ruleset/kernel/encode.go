@@ -18,13 +18,13 @@ type message struct {
 	op int
 	// what says what the message does, for errors.
 	what func() string
-	// queue hands the message to the library: exactly one, or the number of the
-	// one that the kernel refuses would point elsewhere.
+	// queue hands the message to the library: exactly one, which answers are told
+	// by.
 	queue func(*nftables.Conn)
 }
 
-// encode turns a plan into messages. All of it is checked before the first is
-// queued: the library has no way to take back what has been.
+// encode turns a plan into messages. An operation that cannot be is a
+// *ruleset.Refusal.
 func encode(table *nftables.Table, plan ruleset.Plan) ([]message, error) {
 	e := encoder{table: table, op: -1}
 	switch {
@@ -39,7 +39,7 @@ func encode(table *nftables.Table, plan ruleset.Plan) ([]message, error) {
 	for i, op := range plan.Ops {
 		e.op = i
 		if err := e.encode(op); err != nil {
-			return nil, err
+			return nil, &ruleset.Refusal{Op: i, Err: err}
 		}
 	}
 	return e.messages, nil

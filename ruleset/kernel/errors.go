@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"syscall"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset"
 )
 
 var (
@@ -43,43 +44,32 @@ func (e *OpError) Error() string { return fmt.Sprintf("nftables: %s: %v", e.Op, 
 // Unwrap returns Err.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// refusedMessage finds out, for the error that a batch of these messages came to,
-// which of them the kernel refused, as an index; -1 if it was the whole batch,
-// or if that can't be known.
-//
-// The library gives the sequence number of the failed message, but not that of
-// the first. lastSequence returns the number that the connection gave the last
-// message it sent, which must be the one right after the batch.
-func refusedMessage(err error, messages int, lastSequence func() (uint32, error)) (int, error) {
-	var refused *netlink.OpError
-	if !errors.As(err, &refused) {
-		return -1, err
+// errEncoding says that the library can't put a plan into messages.
+var errEncoding = errors.New("it cannot be put into messages")
+
+// ofTheMoment are the errors that say nothing of the plan: memory was short, another
+// transaction came in between, another process owns the table, what is to be deleted
+// is in use.
+var ofTheMoment = []error{
+	ErrPermission, ErrUnknown, ErrClosed,
+	unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.ERESTART, unix.EBUSY, unix.EMSGSIZE,
+}
+
+// refusal makes an error a *ruleset.Refusal if the plan of these messages is at
+// fault. The index is the message that was refused, or -1.
+func refusal(messages []message, index int, err error) error {
+	var errno syscall.Errno
+	if err == nil || !errors.As(err, &errno) && !errors.Is(err, errEncoding) {
+		return err
 	}
-	// What the kernel says in a message is a bare errno; what a system call
-	// says, the library wraps.
-	_, said := refused.Err.(syscall.Errno)
-	switch {
-	case errors.Is(refused, unix.EPERM):
-		// The number isn't asked for: without the capability, that question
-		// would itself be answered with EPERM, to whoever reads next.
-		return -1, fmt.Errorf("%w: %w", ErrPermission, refused.Err)
-	case refused.Op == "send-messages" && errors.Is(refused, unix.EMSGSIZE):
-		return -1, fmt.Errorf("the transaction is larger than the socket's send buffer, "+
-			"which only CAP_NET_ADMIN in the initial user namespace can enlarge: %w", refused.Err)
-	case refused.Op == "send-messages":
-		return -1, refused.Err
-	case !said:
-		return -1, fmt.Errorf("%w: %w", ErrUnknown, refused.Err)
+	for _, passing := range ofTheMoment {
+		if errors.Is(err, passing) {
+			return err
+		}
 	}
-	last, seqErr := lastSequence()
-	if seqErr != nil {
-		return -1, refused.Err
+	op := -1
+	if index >= 0 {
+		op = messages[index].op
 	}
-	// batch begin, messages, batch end, the one after. A refusal of the batch
-	// as a whole, or of its commit, carries the number of batch begin.
-	index := int(int32(refused.Sequence-(last-uint32(messages)-2))) - 1
-	if index < 0 || index >= messages {
-		return -1, refused.Err
-	}
-	return index, refused.Err
+	return &ruleset.Refusal{Op: op, Err: err}
 }

@@ -45,7 +45,8 @@ func OpenFlows(options Options, bit uint32) (*Flows, error) {
 	}
 	f := &Flows{conntrack: conntrack, route: route, bit: bit}
 	// Its counters, one answer a CPU, are the cheapest to ask for.
-	if _, err := dump(conntrack, ctMessageGetStats, nfgenmsg(unix.AF_UNSPEC)); err != nil {
+	_, err = list(conntrack, netlink.Message{Header: netlink.Header{Type: ctMessageGetStats}, Data: nfgenmsg(unix.AF_UNSPEC)})
+	if err != nil {
 		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(noConntrack(err), f.Close())}
 	}
 	return f, nil
@@ -57,6 +58,8 @@ func (f *Flows) Close() error { return errors.Join(f.conntrack.Close(), f.route.
 // Revoke judges every flow anew, and marks those that are not allowed, or
 // takes the mark off those that are again. It returns how many it changed. The
 // judge says whether the policies let the first packet of a flow pass a hook.
+// With an error, some flows are not judged: one that cannot be read or marked does
+// not keep the others from it.
 //
 // A flow is judged by its original source and its real destination, which
 // after destination NAT is the source of the replies; one that another has
@@ -73,11 +76,13 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 	if err != nil {
 		return 0, 0, &OpError{Op: "list the node's addresses", Err: err}
 	}
-	flows, err := f.list()
+	flows, unreadable, err := f.list()
 	if err != nil {
 		return 0, 0, &OpError{Op: "list flows", Err: err}
 	}
 	inheritPackets(flows)
+	var first error
+	failed := 0
 	for _, flow := range flows {
 		hook := ruleset.Forward
 		if local[flow.packet.Dst] {
@@ -87,17 +92,29 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 		if deny == (flow.mark&f.bit != 0) {
 			continue
 		}
-		switch err := f.mark(flow, deny); {
+		err := f.mark(flow, deny)
+		_, _, said := refusedBy(err)
+		switch {
 		case errors.Is(err, unix.ENOENT): // it has ended since
+		case err != nil && !said: // the next one would fare no better
+			return revoked, restored, &OpError{Op: "mark flow " + flow.packet.String(), Err: err}
 		case err != nil:
-			return revoked, restored, &OpError{Op: fmt.Sprintf("mark flow %s", flow.packet), Err: err}
+			if failed++; first == nil {
+				first = &OpError{Op: "mark flow " + flow.packet.String(), Err: err}
+			}
 		case deny:
 			revoked++
 		default:
 			restored++
 		}
 	}
-	return revoked, restored, nil
+	switch {
+	case failed > 1:
+		first = fmt.Errorf("%w, and %d more", first, failed-1)
+	case unreadable > 0 && first == nil:
+		first = &OpError{Op: "list flows", Err: fmt.Errorf("%d of %d cannot be read", unreadable, unreadable+len(flows))}
+	}
+	return revoked, restored, first
 }
 
 // flow is an entry of connection tracking.
@@ -168,43 +185,28 @@ const (
 // nfgenmsg is the header of a netfilter message for a family.
 func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 /* resource */} }
 
-// list lists all flows, of both families at once: the kernel goes through all its
-// buckets, of all network namespaces, each time.
-func (f *Flows) list() ([]flow, error) {
-	answers, err := dump(f.conntrack, ctMessageGet, nfgenmsg(unix.AF_UNSPEC))
+// list returns all flows, and how many more there are that it cannot read. It asks for
+// both families at once: the kernel goes through all its buckets, of all network
+// namespaces, each time.
+func (f *Flows) list() (flows []flow, unreadable int, err error) {
+	answers, err := list(f.conntrack, netlink.Message{Header: netlink.Header{Type: ctMessageGet}, Data: nfgenmsg(unix.AF_UNSPEC)})
 	if err != nil {
-		return nil, noConntrack(err)
+		return nil, 0, noConntrack(err)
 	}
-	flows := make([]flow, 0, len(answers))
+	flows = make([]flow, 0, len(answers))
 	for _, answer := range answers {
 		if len(answer.Data) < nfgenmsgLength {
+			unreadable++
 			continue
 		}
 		if entry, ok := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:]); ok {
 			flows = append(flows, entry)
+		} else {
+			unreadable++
 		}
 	}
-	return flows, nil
+	return flows, unreadable, nil
 }
-
-// dump asks for a list, and again where it changed while the kernel wrote it down, as
-// something may be missing then: without one of the node's own addresses, what the
-// node sends would be taken for somebody else's.
-func dump(conn *netlink.Conn, kind netlink.HeaderType, request []byte) ([]netlink.Message, error) {
-	for range dumpTries {
-		answers, err := conn.Execute(netlink.Message{
-			Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump}, Data: request,
-		})
-		interrupted := func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
-		if err != nil || !slices.ContainsFunc(answers, interrupted) {
-			return answers, err
-		}
-	}
-	return nil, fmt.Errorf("it has changed %d times while it was listed: %w", dumpTries, unix.EINTR)
-}
-
-// dumpTries is how often a list is asked for that changes meanwhile.
-const dumpTries = 10
 
 // noConntrack says what EINVAL means to say when connection tracking is asked:
 // there is no such subsystem of nfnetlink, nor a module that has it
@@ -305,7 +307,7 @@ func (f *Flows) mark(entry flow, set bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.conntrack.Execute(netlink.Message{
+	_, err = ask(f.conntrack, netlink.Message{
 		Header: netlink.Header{Type: ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   append(nfgenmsg(entry.family), attributes...),
 	})
@@ -314,15 +316,18 @@ func (f *Flows) mark(entry flow, set bool) error {
 
 // localAddrs are the addresses of the namespace itself.
 func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
-	answers, err := dump(f.route, unix.RTM_GETADDR, make([]byte, ifaddrmsgLength))
+	answers, err := list(f.route, netlink.Message{Header: netlink.Header{Type: unix.RTM_GETADDR}, Data: make([]byte, ifaddrmsgLength)})
 	if err != nil {
 		return nil, err
 	}
 	local := map[netip.Addr]bool{}
 	for _, answer := range answers {
-		if addr, ok := parseAddress(answer.Data); ok {
-			local[addr] = true
+		addr, ok := parseAddress(answer.Data)
+		if !ok {
+			// Without it, the node's own flows would be taken for others'.
+			return nil, errors.New("an answer cannot be read")
 		}
+		local[addr] = true
 	}
 	return local, nil
 }

@@ -8,11 +8,32 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/ruleset"
 )
+
+// TestWatchTruncated cuts a notice of podfence's table off at each byte: what is not
+// whole must be taken for a change.
+func TestWatchTruncated(t *testing.T) {
+	g := NewWithT(t)
+	w := &Watch{name: "podfence", tables: map[byte]string{unix.NFPROTO_INET: "table inet podfence"}}
+	ae := netlink.NewAttributeEncoder()
+	ae.String(nftaTable, "podfence")
+	ae.String(unix.NFTA_RULE_CHAIN, "base")
+	attributes, err := ae.Encode()
+	g.Expect(err).NotTo(HaveOccurred())
+	data := append(nfgenmsg(unix.NFPROTO_INET), attributes...)
+	header := netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELRULE}
+	for n := range data {
+		g.Expect(w.change(netlink.Message{Header: header, Data: data[:n]})).NotTo(BeEmpty(), "%d bytes", n)
+	}
+	g.Expect(w.change(netlink.Message{Header: header, Data: data})).To(Equal("delete rule in chain base of table inet podfence"))
+	data[0] = unix.NFPROTO_IPV4
+	g.Expect(w.change(netlink.Message{Header: header, Data: data})).To(BeEmpty(), "another one's")
+}
 
 // TestWatchOverrun has others change more than the socket holds, which is next to
 // nothing here: what is lost must be taken for a change of podfence's table, and

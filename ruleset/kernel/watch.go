@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -245,8 +244,11 @@ const (
 // change says what a message tells of, if that is of the tables; else nothing.
 // What it cannot read, it takes for such a change.
 func (w *Watch) change(message netlink.Message) string {
-	if message.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(message.Data) < nfgenmsgLength {
+	if message.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES {
 		return ""
+	}
+	if len(message.Data) < nfgenmsgLength {
+		return "something"
 	}
 	table, ours := w.tables[message.Data[0]]
 	if !ours {
@@ -270,7 +272,7 @@ func (w *Watch) change(message netlink.Message) string {
 		}
 	}
 	switch {
-	case tableName == "" && ad.Err() != nil:
+	case tableName == "":
 		return kind.what + " something"
 	case tableName != w.name:
 		return ""
@@ -290,38 +292,69 @@ const many = 2000
 // each transaction counts up, whether somebody else came in between. What others
 // did to the table before a replacement does not matter, and to one that is owned
 // they can do nothing.
-func (c *Conn) unheard(flush func(generation uint32) error) error {
+func (c *Conn) unheard(batch []netlink.Message) (int, error) {
 	if err := c.watch.socket.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		return flush(0)
+		return c.flush(batch, 0)
 	}
 	var (
-		before   *nftables.Gen
-		askErr   error
-		flushErr error = unix.ERESTART
+		before uint32
+		askErr error
+		index        = -1
+		err    error = unix.ERESTART
 	)
 	// The kernel refuses it if another transaction was faster since we asked.
-	for attempt := 0; attempt < 3 && errors.Is(flushErr, unix.ERESTART); attempt++ {
-		if before, askErr = c.nft.GetGen(); askErr != nil {
+	for attempt := 0; attempt < 3 && errors.Is(err, unix.ERESTART); attempt++ {
+		if before, askErr = c.generation(); askErr != nil {
 			break
 		}
-		flushErr = flush(before.ID)
+		index, err = c.flush(batch, before)
 	}
 	if err := c.watch.join(); err != nil {
 		c.watch.fail(err)
 	}
-	if errors.Is(flushErr, unix.ERESTART) {
-		return flush(0) // heard
+	if errors.Is(err, unix.ERESTART) {
+		return c.flush(batch, 0) // heard
 	}
-	if flushErr != nil {
-		return flushErr
+	if err != nil {
+		return index, err
 	}
 	if c.owns {
-		return nil // whoever it was, kube-proxy perhaps, it was not at this table
+		return -1, nil // whoever it was, kube-proxy perhaps, it was not at this table
 	}
-	if after, err := c.nft.GetGen(); err != nil || after.ID != next(before.ID) {
+	if after, err := c.generation(); err != nil || after != next(before) {
 		c.watch.lose()
 	}
-	return nil
+	return -1, nil
+}
+
+// generation is the ruleset's.
+func (c *Conn) generation() (generation uint32, err error) {
+	answers, err := ask(c.socket, netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+		Data:   nfgenmsg(unix.AF_UNSPEC),
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, answer := range answers {
+		ad, err := netlink.NewAttributeDecoder(answer.Data[min(nfgenmsgLength, len(answer.Data)):])
+		if err != nil {
+			return 0, err
+		}
+		ad.ByteOrder = binary.BigEndian
+		for ad.Next() {
+			if ad.Type() == unix.NFTA_GEN_ID {
+				generation = ad.Uint32()
+			}
+		}
+		if err := ad.Err(); err != nil {
+			return 0, err
+		}
+	}
+	if generation == 0 {
+		return 0, errors.New("the kernel does not say which generation it is")
+	}
+	return generation, nil
 }
 
 // next is the generation after another; 0 is none.

@@ -1,0 +1,145 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+const (
+	// searchTime is how long a search may keep all else waiting.
+	searchTime = 5 * time.Second
+	// searchPause is how long after a search that was not finished it goes on.
+	searchPause = 5 * time.Second
+)
+
+// refusals are what the enforcer knows of policies that the kernel refuses. The
+// model has which are closed, and why.
+type refusals struct {
+	// left are those that are closed because there was no time yet to find out
+	// whether it is them. Only Start's goroutine touches it.
+	left []policy.Key
+	// news are the policies that have been closed or opened since announce has
+	// looked. Enforcer.mu guards it; wake holds a token while there are any.
+	news []policy.Key
+	wake chan struct{}
+	// events tell the NetworkPolicies' reconciler; nobody reads them where there is
+	// none.
+	events chan event.GenericEvent
+}
+
+func newRefusals() refusals {
+	return refusals{wake: make(chan struct{}, 1), events: make(chan event.GenericEvent)}
+}
+
+// exclude closes the policies for which the kernel refuses the table, and reports
+// whether there are any: until they change they isolate their pods, and allow
+// nothing. With an error, nothing was closed.
+func (e *Enforcer) exclude() (any bool, err error) {
+	return e.search(policy.Intent.Open)
+}
+
+// resume goes on with a search that was not finished.
+func (e *Enforcer) resume() error {
+	left := e.refusals.left
+	_, err := e.search(func(policy.Intent) []policy.Key { return left })
+	return err
+}
+
+// search searches some of the policies, and closes those that are to blame, and
+// those that it has not found out about. What an earlier search has left is open
+// meanwhile. The next commit must build the table anew.
+func (e *Enforcer) search(suspects func(policy.Intent) []policy.Key) (any bool, err error) {
+	began := time.Now()
+	e.known, e.undone = false, false // Intent takes the changes along
+	e.mu.Lock()
+	for _, key := range e.refusals.left {
+		e.model.Reopen(key)
+	}
+	intent := e.model.Intent()
+	e.mu.Unlock()
+	reopened := e.refusals.left
+	e.refusals.left = nil
+	s := &search{intent: intent, options: e.options, check: e.kernel.Check, until: began.Add(searchTime)}
+	f, err := s.among(there(intent, suspects(intent)))
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("looking for the policy to blame: %w", err)
+	case f.nobody != nil:
+		return false, fmt.Errorf("no policy is to blame, without the rules of any it is refused too: %w", f.nobody)
+	}
+	e.refusals.left = f.left
+	refused := slices.SortedFunc(maps.Keys(f.refused), compareKey)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, key := range refused {
+		e.model.Close(intent.Policies[key], fmt.Sprintf("the kernel refuses it: %v: the policy allows nothing until it is changed", f.refused[key]))
+	}
+	for _, key := range f.left {
+		e.model.Close(intent.Policies[key], "the kernel refuses this policy or another: it allows nothing until that is known")
+	}
+	e.refusals.news = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(e.refusals.news, reopened, refused, f.left)), compareKey))
+	signal(e.refusals.wake)
+	if len(refused)+len(f.left) == 0 {
+		return false, nil
+	}
+	var why error // of the first
+	names := make([]string, len(refused))
+	for i, key := range slices.Backward(refused) {
+		why, names[i] = f.refused[key], key.String()
+	}
+	e.log.Error(why, "The kernel refuses NetworkPolicies: they allow nothing until they are changed; all else is enforced",
+		"networkPolicies", strings.Join(names, " "), "notKnownYet", len(f.left), "trials", s.trials, "took", time.Since(began).String())
+	return true, nil
+}
+
+// there are those of the policies that the intent has.
+func there(in policy.Intent, keys []policy.Key) []policy.Key {
+	return slices.DeleteFunc(slices.Clone(keys), func(key policy.Key) bool {
+		_, there := in.Policies[key]
+		return !there
+	})
+}
+
+func compareKey(a, b policy.Key) int { return strings.Compare(a.String(), b.String()) }
+
+// announce has the policies reconciled that were closed or opened, until ctx is
+// done: what is wrong with them is reported from there.
+func (e *Enforcer) announce(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.refusals.wake:
+		}
+		e.mu.Lock()
+		news := e.refusals.news
+		e.refusals.news = nil
+		e.mu.Unlock()
+		for _, key := range news {
+			about := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+			select {
+			case <-ctx.Done():
+				return
+			case e.refusals.events <- event.GenericEvent{Object: about}:
+			}
+		}
+	}
+}
+
+// refused reports whether an error is of a table that the kernel will not have.
+func refused(err error) bool {
+	var refusal *ruleset.Refusal
+	return errors.As(err, &refusal)
+}

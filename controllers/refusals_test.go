@@ -1,0 +1,284 @@
+package controllers_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// badPort is the port that the kernel of these specs has no liking for: it refuses a
+// set that has it.
+const badPort = 666
+
+// dislikes refuses plans with badPort, by the operation or not.
+func dislikes(names bool) func(ruleset.Plan) error {
+	return func(plan ruleset.Plan) error {
+		at := slices.IndexFunc(plan.Ops, func(op ruleset.Op) bool {
+			add, is := op.(ruleset.AddElements)
+			return is && slices.ContainsFunc(add.Elements, func(e ruleset.Element) bool { return e.First == badPort })
+		})
+		switch {
+		case at < 0:
+			return nil
+		case names:
+			return &ruleset.Refusal{Op: at, Err: errRefused}
+		}
+		return &ruleset.Refusal{Op: -1, Err: errRefused}
+	}
+}
+
+// feedPolicy lets anybody reach the pods of the namespace shop by a port.
+func feedPolicy(agent *running, name string, port uint16) {
+	agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(allowing(name, port)) })
+}
+
+func allowing(name string, port uint16) policy.Policy {
+	return policy.Policy{
+		Key:     policy.Key{Namespace: "shop", Name: name},
+		Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true},
+		Rules: [2][]policy.Rule{{{AnyPeer: true, Ports: []policy.PortRange{{Protocol: policy.TCP, First: port, Last: port}}}}},
+	}
+}
+
+// inForce are the policies that have rules in the kernel, going by all plans.
+func inForce(kernel *recorder) []string {
+	open := map[string]bool{}
+	for _, plan := range kernel.plans() {
+		if plan.Replace {
+			clear(open)
+		}
+		for _, op := range plan.Ops {
+			switch op := op.(type) {
+			case ruleset.SetRules:
+				if _, name, is := strings.Cut(op.Chain, "-shop/"); is && strings.HasPrefix(op.Chain, "policy-") {
+					open[name] = len(op.Rules) > 0
+				}
+			case ruleset.DeleteChain:
+				if _, name, is := strings.Cut(op.Name, "-shop/"); is && strings.HasPrefix(op.Name, "policy-") {
+					delete(open, name)
+				}
+			}
+		}
+	}
+	var names []string
+	for name, is := range open {
+		if is {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+var _ = Describe("A policy that the kernel refuses", func() {
+	begin := func(kernel *recorder) *running {
+		GinkgoHelper()
+		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		agent.awaitReady()
+		feedPod(agent, 1)
+		return agent
+	}
+	refused := func(agent *running) float64 { return agent.metric("podfence_policies_refused") }
+
+	for _, names := range []bool{true, false} {
+		how := map[bool]string{true: "by a name", false: "without a word"}[names]
+
+		It("is closed, and all others are enforced, "+how, func(ctx SpecContext) {
+			kernel := &recorder{will: dislikes(names)}
+			agent := begin(kernel)
+			for i := range 9 {
+				feedPolicy(agent, fmt.Sprint("good-", i), uint16(80+i))
+			}
+			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			feedPolicy(agent, "bad", badPort)
+			feedPolicy(agent, "good-9", 89)
+			feedPod(agent, 2)
+			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(inForce(kernel)).To(And(HaveLen(10), Not(ContainElement("bad"))))
+			last := kernel.plans()[len(kernel.plans())-1]
+			Expect(last.Replace).To(BeTrue())
+			Expect(podsAdded(last)).To(Equal(2))
+			Expect(last.Ops).To(ContainElement(WithTransform(func(op ruleset.Op) bool {
+				rules, is := op.(ruleset.SetRules)
+				return is && strings.HasPrefix(rules.Chain, "ingress-") && slices.ContainsFunc(rules.Rules, func(r ruleset.Rule) bool {
+					return strings.HasSuffix(r.Verdict.Chain, "shop/bad")
+				})
+			}, BeTrue())), "it isolates its pods all the same")
+			Expect(refused(agent)).To(BeEquivalentTo(1))
+			Expect(agent.readyz()).To(Equal(http.StatusOK), "one policy is no reason to be down")
+			Expect(agent.log.with("The kernel refuses NetworkPolicies")).To(HaveLen(1))
+			Expect(agent.log.with("shop/bad")).To(HaveLen(1))
+			Expect(agent.metric("podfence_mismatches_total")).To(BeZero(), "it was not the update")
+
+			// Nothing is tried again while it stays as it is.
+			attempts, checks := kernel.attempts(), kernel.checked()
+			feedPolicy(agent, "bad", badPort)
+			feedPod(agent, 3)
+			feedPolicy(agent, "good-9", 99)
+			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(kernel.attempts()).To(BeNumerically("<=", attempts+3))
+			Expect(kernel.checked()).To(Equal(checks))
+			Expect(kernel.plans()[len(kernel.plans())-1].Replace).To(BeFalse())
+
+			By("putting it right")
+			feedPolicy(agent, "bad", 667)
+			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(inForce(kernel)).To(ContainElement("bad"))
+			Expect(refused(agent)).To(BeZero())
+
+			By("breaking it again, and deleting it")
+			feedPolicy(agent, "bad", badPort)
+			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(inForce(kernel)).NotTo(ContainElement("bad"))
+			Expect(refused(agent)).To(BeEquivalentTo(1))
+			agent.Enforcer.Feed(func(m *policy.Model) { m.DeletePolicy(policy.Key{Namespace: "shop", Name: "bad"}) })
+			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(refused(agent)).To(BeZero())
+			Expect(inForce(kernel)).To(HaveLen(10))
+		})
+
+		It("is found among others like it, from the first commit on, "+how, func(ctx SpecContext) {
+			kernel := &recorder{will: dislikes(names)}
+			agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+			agent.Enforcer.Feed(func(m *policy.Model) {
+				for i := range 12 {
+					m.SetPolicy(allowing(fmt.Sprint("good-", i), uint16(80+i)))
+				}
+				for i := range 3 {
+					m.SetPolicy(allowing(fmt.Sprint("bad-", i), badPort))
+				}
+			})
+			feedPod(agent, 1)
+			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(inForce(kernel)).To(And(HaveLen(12), HaveEach(HavePrefix("good-"))))
+			Expect(refused(agent)).To(BeEquivalentTo(3))
+			agent.awaitReady()
+		})
+	}
+
+	It("is not blamed for an error of the moment", func(ctx SpecContext) {
+		var moment atomic.Bool
+		kernel := &recorder{}
+		kernel.will = func(ruleset.Plan) error {
+			if moment.Load() {
+				return errors.New("cannot allocate memory")
+			}
+			return nil
+		}
+		agent := begin(kernel)
+		feedPolicy(agent, "good", 80)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		moment.Store(true)
+		feedPolicy(agent, "other", 81)
+		Eventually(agent.log.with, soon, often).WithArguments("Cannot commit").ShouldNot(BeEmpty())
+		Expect(kernel.checked()).To(BeZero())
+		moment.Store(false)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(inForce(kernel)).To(Equal([]string{"good", "other"}))
+		Expect(refused(agent)).To(BeZero())
+	})
+
+	It("is not blamed for what is no policy's", func(ctx SpecContext) {
+		var refuse atomic.Bool
+		kernel := &recorder{}
+		kernel.will = func(ruleset.Plan) error {
+			if refuse.Load() {
+				return &ruleset.Refusal{Op: 0, Err: errRefused}
+			}
+			return nil
+		}
+		agent := begin(kernel)
+		feedPolicy(agent, "good", 80)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		refuse.Store(true)
+		feedPod(agent, 2)
+		Eventually(agent.log.with, soon, often).WithArguments("no policy is to blame").ShouldNot(BeEmpty())
+		Expect(agent.Enforcer.Ready(nil)).To(MatchError(ContainSubstring("no policy is to blame")))
+		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
+		refuse.Store(false)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(refused(agent)).To(BeZero())
+		Expect(inForce(kernel)).To(Equal([]string{"good"}))
+	})
+
+	It("is not blamed for an update that is wrong: that heals, and is seen", func(ctx SpecContext) {
+		kernel := &recorder{}
+		kernel.will = func(plan ruleset.Plan) error {
+			if !plan.Replace {
+				return &ruleset.Refusal{Op: 0, Err: errRefused}
+			}
+			return nil
+		}
+		agent := begin(kernel)
+		feedPolicy(agent, "good", 80)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(inForce(kernel)).To(Equal([]string{"good"}))
+		Expect(kernel.checked()).To(BeZero())
+		Expect(agent.metric("podfence_mismatches_total")).To(BeNumerically(">=", 1))
+		Expect(agent.log.with("not as podfence had left it")).NotTo(BeEmpty())
+		Expect(refused(agent)).To(BeZero())
+		Expect(agent.readyz()).To(Equal(http.StatusOK))
+	})
+
+	It("is reported by an Event, and packets fare accordingly", func(ctx SpecContext) {
+		w := newWorld()
+		w.kernel.will = dislikes(true)
+		w.namespace("shop", nil)
+		web, _ := w.pod("shop", "web", set{"app": "web"})
+		client, _ := w.pod("shop", "client", set{"app": "client"})
+		agent := w.watchCluster()
+		w.eventually(ctx, arrive(client, web, 80))
+
+		w.policy("shop", "bad", onlyClients+"  ports: [{port: 80}, {port: 666}]\n")
+		w.eventually(ctx, lost(client, web, 80), arrive(web, client, 80))
+		db, _ := w.pod("shop", "db", nil)
+		w.eventually(ctx, arrive(client, db, 80), lost(client, web, 80))
+		Eventually(w.events, soon, often).WithArguments(ctx, "shop").Should(HaveLen(1))
+		event := w.events(ctx, "shop")[0]
+		Expect(event.Type).To(Equal(corev1.EventTypeWarning))
+		Expect(event.Reason).To(Equal(controllers.ReasonNotEnforceable))
+		Expect(event.InvolvedObject.Name).To(Equal("bad"))
+		Expect(event.Message).To(ContainSubstring("the kernel refuses it: " + errRefused.Error()))
+		Eventually(agent.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(1))
+		Expect(agent.readyz()).To(Equal(http.StatusOK))
+
+		w.policy("shop", "bad", onlyClients+"  ports: [{port: 80}]\n")
+		w.eventually(ctx, arrive(client, web, 80))
+		Eventually(agent.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
+		Expect(refused(agent)).To(BeZero())
+	})
+
+	It("is found by what the real kernel says", func(ctx SpecContext) {
+		w := newWorld()
+		agent := run(w.kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		agent.awaitReady()
+		feedPod(agent, 1)
+		feedPolicy(agent, "good", 80)
+		// A rule's blocks are disjoint where they come from, as no set may have both.
+		bad := allowing("bad", 81)
+		bad.Rules[policy.Ingress][0].AnyPeer = false
+		bad.Rules[policy.Ingress][0].Blocks = []policy.AddrRange{
+			{First: netip.MustParseAddr("10.0.0.0"), Last: netip.MustParseAddr("10.255.255.255")},
+			{First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255")},
+		}
+		agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(bad) })
+		feedPolicy(agent, "later", 82)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(inForce(w.kernel)).To(Equal([]string{"good", "later"}))
+		Expect(w.kernel.checked()).To(BeNumerically("<=", 3))
+		Expect(agent.log.with("The kernel refuses NetworkPolicies")).To(ConsistOf(And(ContainSubstring("shop/bad"), ContainSubstring("block-4-"))))
+		Expect(w.table()).To(And(ContainSubstring("shop/bad {"), ContainSubstring("tcp . 82"), Not(ContainSubstring("tcp . 81"))))
+	})
+})

@@ -1,0 +1,75 @@
+package policy
+
+import "reflect"
+
+// Closed is the policy without its rules: it isolates the same pods for the same
+// directions, and allows nothing.
+func (p Policy) Closed() Policy {
+	p.Rules = [len(Directions)][]Rule{}
+	return p
+}
+
+// open reports whether the policy has a rule.
+func (p *Policy) open() bool { return len(p.Rules[Ingress])+len(p.Rules[Egress]) > 0 }
+
+// Close closes policies, and leaves out the peers and named ports that no other
+// uses. The intent stays as it is; what is returned shares most of it.
+func (in Intent) Close(closed map[Key]struct{}) Intent {
+	out := newIntent()
+	out.PodCIDRs, out.Cluster, out.Nodes, out.Subjects = in.PodCIDRs, in.Cluster, in.Nodes, in.Subjects
+	for key, p := range in.Policies {
+		if _, is := closed[key]; is {
+			p = p.Closed()
+		}
+		out.Policies[key] = p
+		for _, d := range Directions {
+			for _, rule := range p.Rules[d] {
+				for _, s := range rule.Peers {
+					out.Peers[s] = in.Peers[s]
+				}
+				for _, n := range rule.NamedPorts {
+					out.NamedPorts[n] = in.NamedPorts[n]
+				}
+			}
+		}
+	}
+	return out
+}
+
+// Open are the policies that have a rule, in order.
+func (in Intent) Open() (open []Key) {
+	for key, p := range in.Policies {
+		if p.open() {
+			open = append(open, key)
+		}
+	}
+	return sortedKeys(open)
+}
+
+// Close closes a policy if it is still this one, until SetPolicy has another for it,
+// Reopen opens it, or DeletePolicy forgets it. The reason is kept for Problems.
+func (m *Model) Close(p Policy, reason string) {
+	if s := m.selecting(p.Key); s != nil && reflect.DeepEqual(*s.given, p) {
+		m.closed[p.Key] = reason
+		m.setPolicy(p.Closed(), s.given)
+	}
+}
+
+// Reopen opens a policy that has been closed.
+func (m *Model) Reopen(key Key) {
+	if _, closed := m.closed[key]; closed {
+		delete(m.closed, key)
+		m.setPolicy(*m.selecting(key).given, nil)
+	}
+}
+
+// Problems are those of a policy that has been closed; none otherwise.
+func (m *Model) Problems(key Key) []Problem {
+	if reason, closed := m.closed[key]; closed {
+		return []Problem{{Policy: key, Field: "spec", Reason: reason}}
+	}
+	return nil
+}
+
+// ClosedPolicies is how many policies are closed.
+func (m *Model) ClosedPolicies() int { return len(m.closed) }

@@ -1,0 +1,111 @@
+package policy_test
+
+import (
+	"math/rand"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/random"
+)
+
+// withoutRules is a policy that isolates the same pods for the same directions.
+func withoutRules(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
+	parsed, _ := policy.Parse(np)
+	np = np.DeepCopy()
+	np.Spec.Ingress, np.Spec.Egress = nil, nil
+	np.Spec.PolicyTypes = nil
+	for d, t := range map[policy.Direction]networkingv1.PolicyType{policy.Ingress: networkingv1.PolicyTypeIngress, policy.Egress: networkingv1.PolicyTypeEgress} {
+		if parsed.Isolates[d] {
+			np.Spec.PolicyTypes = append(np.Spec.PolicyTypes, t)
+		}
+	}
+	return np
+}
+
+// TestClosedModelEqualsCompile goes through random histories in which policies are
+// closed, and some opened again: the deltas add up to what Compile says of the same
+// policies without rules. One that changes is open again, one that is repeated is
+// not.
+func TestClosedModelEqualsCompile(t *testing.T) {
+	closings, repetitions := 0, 0
+	for seed := range int64(*histories) / 3 {
+		r := rand.New(rand.NewSource(seed))
+		history := random.History(r, 60)
+		m := policy.NewModel(random.Node)
+		have := m.Intent()
+		closed := map[policy.Key]policy.Policy{} // as it was
+		for done := range history {
+			event := history[done]
+			event.Feed(m)
+			if np, is := event.Object.(*networkingv1.NetworkPolicy); is {
+				parsed, _ := policy.Parse(np)
+				if event.Delete || !reflect.DeepEqual(parsed, closed[parsed.Key]) {
+					delete(closed, parsed.Key)
+				}
+			}
+			if done%6 != 5 {
+				continue
+			}
+			snapshot := random.Snapshot(history[:done+1])
+			there := map[policy.Key]policy.Policy{}
+			for _, np := range snapshot.Policies {
+				parsed, _ := policy.Parse(np)
+				there[parsed.Key] = parsed
+			}
+			for key, now := range there {
+				switch _, is := closed[key]; {
+				case !is && r.Intn(4) == 0:
+					closings++
+					m.Close(now, "test")
+					closed[key] = now
+				case !is:
+					stale := now
+					stale.Isolates[0] = !stale.Isolates[0]
+					m.Close(stale, "it has changed since")
+				case r.Intn(4) == 0:
+					repetitions++
+					m.SetPolicy(now)
+				case r.Intn(8) == 0:
+					m.Reopen(key)
+					delete(closed, key)
+				}
+			}
+			open := snapshot
+			snapshot.Policies = nil
+			for _, np := range open.Policies {
+				parsed, _ := policy.Parse(np)
+				_, is := closed[parsed.Key]
+				if is {
+					np = withoutRules(np)
+				}
+				snapshot.Policies = append(snapshot.Policies, np)
+				if got := len(m.Problems(parsed.Key)) > 0; got != is {
+					t.Fatalf("seed %d: problems with %s: %v, closed: %v", seed, parsed.Key, got, is)
+				}
+			}
+			if m.ClosedPolicies() != len(closed) {
+				t.Fatalf("seed %d: %d are closed, want %d", seed, m.ClosedPolicies(), len(closed))
+			}
+			apply(t, &have, m.Take())
+			want, _ := policy.Compile(snapshot, random.Node)
+			if diff := cmp.Diff(want, have, exact); diff != "" || t.Failed() {
+				t.Fatalf("seed %d, after %d events: deltas differ from Compile (-want +have):\n%s", seed, done+1, diff)
+			}
+			keys := map[policy.Key]struct{}{}
+			for key := range closed {
+				keys[key] = struct{}{}
+			}
+			whole, _ := policy.Compile(open, random.Node)
+			if diff := cmp.Diff(want, whole.Close(keys), exact); diff != "" {
+				t.Fatalf("seed %d, after %d events: Intent.Close differs from Compile (-want +have):\n%s", seed, done+1, diff)
+			}
+		}
+	}
+	if closings < *histories || repetitions < *histories/4 {
+		t.Errorf("%d closings and %d repetitions are too few to tell", closings, repetitions)
+	}
+}

@@ -1,0 +1,216 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// patience is how long an answer may take. The kernel has written all of them
+	// when sendmsg(2) returns, so one that does not come has been lost.
+	patience = 5 * time.Second
+	// rest is how long to wait for more answers where there may be none.
+	rest = 100 * time.Millisecond
+)
+
+// batchOf has the library make the messages. It hands them to nobody but its
+// socket; this one keeps them, as podfence sends them itself. The library takes
+// silence for success, and has no way to have a batch checked only.
+func batchOf(messages []message) (batch []netlink.Message, err error) {
+	library, err := nftables.New(nftables.WithTestDial(func(sent []netlink.Message) ([]netlink.Message, error) {
+		batch = append(batch, sent...)
+		return nil, io.EOF // no answer
+	}))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range messages {
+		m.queue(library)
+	}
+	if err := library.Flush(); err != nil {
+		return nil, err
+	}
+	if len(batch) != len(messages)+2 { // begin and end
+		return nil, fmt.Errorf("%d messages have become %d", len(messages), len(batch)-2)
+	}
+	batch = batch[1 : len(batch)-1]
+	for i := range batch {
+		// The kernel would write every rule back.
+		batch[i].Header.Flags &^= netlink.Echo
+	}
+	// The last one's answer tells that all were done, or would be.
+	batch[len(batch)-1].Header.Flags |= netlink.Acknowledge
+	return batch, nil
+}
+
+// bracket is the message before a batch, or after it. A batch of a generation is
+// refused (ERESTART) if there is another by now; 0 is any.
+func bracket(kind netlink.HeaderType, generation uint32) netlink.Message {
+	data := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}
+	if generation != 0 {
+		data = binary.NativeEndian.AppendUint16(data, 8)
+		data = binary.NativeEndian.AppendUint16(data, unix.NFNL_BATCH_GENID)
+		data = binary.BigEndian.AppendUint32(data, generation)
+	}
+	return netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request}, Data: data}
+}
+
+// flush has the kernel carry a batch out.
+func (c *Conn) flush(batch []netlink.Message, generation uint32) (int, error) {
+	return c.exchange(slices.Concat(
+		[]netlink.Message{bracket(unix.NFNL_MSG_BATCH_BEGIN, generation)},
+		batch,
+		[]netlink.Message{bracket(unix.NFNL_MSG_BATCH_END, 0)},
+	), len(batch))
+}
+
+// check has the kernel undo a batch when it has checked all of it: because it does
+// not end (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c).
+func (c *Conn) check(batch []netlink.Message) (int, error) {
+	return c.exchange(slices.Concat([]netlink.Message{bracket(unix.NFNL_MSG_BATCH_BEGIN, 0)}, batch), len(batch))
+}
+
+// exchange sends a batch of so many messages with what is around it, and reads the
+// answers. It returns the index of the message that was refused first, or -1.
+func (c *Conn) exchange(all []netlink.Message, messages int) (int, error) {
+	for i := range all {
+		all[i].Header.Sequence, all[i].Header.PID = 0, 0 // the socket's to give
+	}
+	sent, err := c.socket.SendMessages(all)
+	switch {
+	case errors.Is(err, unix.EMSGSIZE):
+		return -1, fmt.Errorf("the transaction is larger than the socket's send buffer, "+
+			"which only CAP_NET_ADMIN in the initial user namespace can enlarge: %w", err)
+	case err != nil:
+		return -1, err // the kernel has not seen it
+	}
+	index, err := c.answers(sent[0].Header.Sequence, messages)
+	if index >= messages || errors.Is(err, ErrPermission) {
+		index = -1
+	}
+	return index, err
+}
+
+// answers reads the answers to a batch of so many messages that begins with the
+// number begin: its messages have those that follow. They end with that to the last
+// message, which is always answered, unless the socket is full of refusals or the
+// kernel refuses the batch as a whole. With a refusal, the first one, comes the
+// index of its message; -1 is the batch as a whole.
+func (c *Conn) answers(begin uint32, messages int) (index int, refused error) {
+	index = -1
+	indexOf := func(number uint32) int { return int(int32(number-begin)) - 1 }
+	deadline := time.Now().Add(patience)
+	for {
+		if refused != nil {
+			deadline = time.Now().Add(rest)
+		}
+		if err := c.socket.SetReadDeadline(deadline); err != nil {
+			return -1, fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
+		answers, err := c.socket.Receive()
+		number, errno, said := refusedBy(err)
+		switch at := indexOf(number); {
+		case said && (at < -1 || at > messages): // an earlier batch has left it
+		case said:
+			if refused == nil { // only the first counts
+				index, refused = at, errno
+				if errno == unix.EPERM {
+					refused = fmt.Errorf("%w: %w", ErrPermission, errno)
+				}
+			}
+			if at == messages-1 {
+				return index, refused
+			}
+		case refused != nil && errors.Is(err, os.ErrDeadlineExceeded):
+			return index, refused
+		case err != nil:
+			return -1, fmt.Errorf("%w: %w", ErrUnknown, err)
+		case slices.ContainsFunc(answers, func(m netlink.Message) bool {
+			return m.Header.Type == netlink.Error && indexOf(m.Header.Sequence) == messages-1
+		}):
+			return index, refused
+		}
+	}
+}
+
+// refusedBy takes an error of Receive apart: what the kernel says in a message is a
+// bare errno, about the message of that number; what a system call says, the
+// library wraps. For what cannot be read it has a bare EINVAL, without a number.
+func refusedBy(err error) (number uint32, errno syscall.Errno, said bool) {
+	var op *netlink.OpError
+	if errors.As(err, &op) {
+		errno, said = op.Err.(syscall.Errno)
+		number = op.Sequence
+	}
+	return number, errno, said && number != 0
+}
+
+// ask sends a request, and returns the answers to it, those of a dump all. Answers
+// that an earlier request has left are skipped.
+func ask(socket *netlink.Conn, request netlink.Message) ([]netlink.Message, error) {
+	sent, err := socket.Send(request)
+	if err != nil {
+		return nil, err
+	}
+	if err := socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	for {
+		all, err := socket.Receive()
+		number, _, said := refusedBy(err)
+		switch {
+		case said && number != sent.Header.Sequence:
+			continue
+		case said: // that ends it
+			return nil, err
+		case err != nil:
+			drain(socket)
+			return nil, err
+		}
+		own := slices.DeleteFunc(slices.Clone(all), func(m netlink.Message) bool { return m.Header.Sequence != sent.Header.Sequence })
+		if len(own) == 0 && len(all) > 0 {
+			continue
+		}
+		if slices.ContainsFunc(own, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
+			return nil, errInterrupted
+		}
+		return own, nil
+	}
+}
+
+// errInterrupted says that what was listed has changed meanwhile
+// (NLM_F_DUMP_INTR): some of it may be missing.
+var errInterrupted = errors.New("it has changed while it was listed")
+
+// list asks for a dump, again if it was interrupted, up to a limit.
+func list(socket *netlink.Conn, request netlink.Message) (answers []netlink.Message, err error) {
+	request.Header.Flags |= netlink.Request | netlink.Dump
+	for range 5 {
+		if answers, err = ask(socket, request); !errors.Is(err, errInterrupted) {
+			break
+		}
+	}
+	return answers, err
+}
+
+// drain reads what is left of a dump that was not read to its end, up to a limit.
+func drain(socket *netlink.Conn) {
+	for range 1000 {
+		if err := socket.SetReadDeadline(time.Now().Add(rest)); err != nil {
+			return
+		}
+		if _, err := socket.Receive(); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.EBADF) {
+			return
+		}
+	}
+}

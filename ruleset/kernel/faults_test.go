@@ -1,0 +1,363 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"math/rand"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
+	. "github.com/onsi/gomega"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/random"
+)
+
+// errnos are what netlink may say, and whether it is the plan that is at fault.
+var errnos = map[unix.Errno]bool{
+	unix.ENOBUFS: false, unix.EINTR: false, unix.EBUSY: false, unix.ENOMEM: false,
+	unix.ERESTART: false, unix.EPERM: false, unix.EAGAIN: false,
+	unix.ENOENT: true, unix.EEXIST: true, unix.EOPNOTSUPP: true, unix.EINVAL: true, unix.EMLINK: true,
+}
+
+// relayed is a Conn whose requests come to a function.
+func relayed(kernel func([]netlink.Message) ([]datagram, error)) *Conn {
+	return &Conn{name: "podfence", socket: netlink.NewConn(&relay{kernel: kernel}, 7)}
+}
+
+func somePlan() ruleset.Plan {
+	return ruleset.Plan{Replace: true, Ops: []ruleset.Op{
+		ruleset.AddSet{Name: "s", Type: ruleset.Addr4}, ruleset.AddChain{Name: "c"},
+		ruleset.SetRules{Chain: "c", Rules: []ruleset.Rule{{}, {Counter: true}}},
+	}}
+}
+
+// TestFaults has each step of a transaction go wrong in each way.
+func TestFaults(t *testing.T) {
+	messages, err := encode((&Conn{name: "podfence"}).table(ruleset.Inet), somePlan())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for errno, atFault := range errnos {
+		expect := func(t *testing.T, kernel func([]netlink.Message) ([]datagram, error), what string, op int) {
+			t.Helper()
+			g := NewWithT(t)
+			for name, do := range map[string]func(*Conn, ruleset.Plan) error{"apply": (*Conn).Apply, "check": (*Conn).Check} {
+				err := do(relayed(kernel), somePlan())
+				g.Expect(err).To(MatchError(errno), name)
+				g.Expect(errors.Is(err, ErrUnknown)).To(BeFalse(), "%s: nothing was done", name)
+				g.Expect(errors.Is(err, ErrPermission)).To(Equal(errno == unix.EPERM))
+				var failed *OpError
+				g.Expect(errors.As(err, &failed)).To(BeTrue())
+				if errno == unix.EPERM {
+					what = "apply "
+				}
+				g.Expect(failed.Op).To(HavePrefix(what))
+				var refusal *ruleset.Refusal
+				g.Expect(errors.As(err, &refusal)).To(Equal(atFault), name)
+				if atFault {
+					g.Expect(refusal.Op).To(Equal(op))
+				}
+			}
+		}
+		t.Run(fmt.Sprint("send ", errno), func(t *testing.T) {
+			g := NewWithT(t)
+			c := relayed(func([]netlink.Message) ([]datagram, error) { return nil, callFails("sendmsg", errno) })
+			err := c.Apply(somePlan())
+			g.Expect(err).To(MatchError(errno))
+			g.Expect(errors.Is(err, ErrUnknown)).To(BeFalse())
+		})
+		t.Run(fmt.Sprint("commit ", errno), func(t *testing.T) {
+			expect(t, func(sent []netlink.Message) ([]datagram, error) {
+				return []datagram{says(sent[0], errno), says(sent[len(messages)], 0)}, nil
+			}, "apply ", -1)
+		})
+		t.Run(fmt.Sprint("receive ", errno), func(t *testing.T) {
+			g := NewWithT(t)
+			c := relayed(func(sent []netlink.Message) ([]datagram, error) {
+				return []datagram{{err: callFails("recvmsg", errno)}, says(sent[len(messages)], 0)}, nil
+			})
+			g.Expect(c.Apply(somePlan())).To(And(MatchError(ErrUnknown), MatchError(errno)))
+		})
+		for i, m := range messages {
+			t.Run(fmt.Sprint("message ", i, " ", errno), func(t *testing.T) {
+				expect(t, func(sent []netlink.Message) (answers []datagram, err error) {
+					// What an earlier batch has left comes first, other refusals after.
+					stale := sent[0]
+					stale.Header.Sequence -= 100
+					answers = []datagram{says(stale, unix.E2BIG), says(sent[1+i], errno)}
+					for _, later := range sent[i+2 : 1+len(messages)] {
+						answers = append(answers, says(later, unix.E2BIG))
+					}
+					return answers, nil
+				}, m.what(), m.op)
+			})
+		}
+	}
+}
+
+// acknowledged is the message that is answered in any case.
+func acknowledged(sent []netlink.Message) int {
+	return slices.IndexFunc(sent, func(m netlink.Message) bool { return m.Header.Flags&netlink.Acknowledge != 0 })
+}
+
+// TestUnclear has answers that tell nothing: whether the transaction was carried
+// out is not known then, whatever it was. The next one must not be taken in by what
+// they leave.
+func TestUnclear(t *testing.T) {
+	for name, answer := range map[string]func(last netlink.Message) []datagram{
+		"none":  func(netlink.Message) []datagram { return nil },
+		"empty": func(netlink.Message) []datagram { return []datagram{{}} },
+		"truncated": func(last netlink.Message) []datagram {
+			m := says(last, 0)
+			m.messages[0].Data = []byte{0}
+			return []datagram{m}
+		},
+		"garbage":           func(netlink.Message) []datagram { return []datagram{{err: unix.EINVAL}} },
+		"of another number": func(last netlink.Message) []datagram { last.Header.Sequence += 77; return []datagram{says(last, 0)} },
+		"of another kind":   func(last netlink.Message) []datagram { return []datagram{{messages: []netlink.Message{last}}} },
+		"refusal of another": func(last netlink.Message) []datagram {
+			last.Header.Sequence -= 77
+			return []datagram{says(last, unix.ENOENT)}
+		},
+		"to the first only": func(last netlink.Message) []datagram { last.Header.Sequence--; return []datagram{says(last, 0)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			unclear := true
+			c := relayed(func(sent []netlink.Message) ([]datagram, error) {
+				last := sent[acknowledged(sent)]
+				if unclear {
+					return answer(last), nil
+				}
+				return []datagram{says(last, 0)}, nil
+			})
+			err := c.Apply(somePlan())
+			g.Expect(err).To(MatchError(ErrUnknown))
+			var refusal *ruleset.Refusal
+			g.Expect(errors.As(err, &refusal)).To(BeFalse())
+			unclear = false
+			g.Expect(c.Apply(somePlan())).To(Succeed())
+		})
+	}
+}
+
+// kept is a table that is kept equal to a description, as the enforcer does it.
+type kept struct {
+	family ruleset.Family
+	table  *ruleset.Table
+	known  bool
+	// holds is what the kernel lists.
+	holds string
+}
+
+// TestRandomFaults carries random histories out on a kernel with random faults in
+// between. An error must say truly what the kernel holds: what it held, or, if it is
+// unclear, that or the new table, whole. A success means the new table. Once the
+// faults stop, the first transaction heals all.
+func TestRandomFaults(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a network namespace of the test's own needs root: skipped")
+	}
+	// Never unlocked: the thread, and with it the namespace, ends with the test.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	reference, err := Open(Options{Table: "reference"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reference.Close()
+	counts := map[string]int{}
+	for seed := range int64(8) {
+		randomFaults(t, rand.New(rand.NewSource(seed)), reference, counts)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	t.Logf("%v", counts)
+	for _, what := range []string{"success", "failure", "unclear, not done", "unclear, done", "refused check"} {
+		if counts[what] == 0 {
+			t.Errorf("no %s in %v: this shows less than it should", what, counts)
+		}
+	}
+}
+
+func randomFaults(t *testing.T, r *rand.Rand, reference *Conn, counts map[string]int) {
+	socket, pid, err := openReal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(socket.fd)
+	faults := true
+	c := &Conn{name: "podfence"}
+	c.socket = netlink.NewConn(&relay{kernel: func(sent []netlink.Message) ([]datagram, error) {
+		if !faults || r.Intn(2) == 0 {
+			return socket.send(sent)
+		}
+		return fault(r, socket, sent)
+	}}, pid)
+	m := policy.NewModel(random.Node)
+	history := random.History(r, 60)
+	kepts := []*kept{{family: ruleset.Inet}, {family: ruleset.Bridge}}
+	for _, k := range kepts {
+		k.holds = listed(t, k.family, "podfence")
+	}
+	for len(history) > 0 {
+		n := min(len(history), 1+r.Intn(6))
+		for _, event := range history[:n] {
+			event.Feed(m)
+		}
+		history = history[n:]
+		faults = len(history) > 0
+		for _, k := range kepts {
+			k.step(t, r, c, reference, m, counts)
+			if t.Failed() {
+				return
+			}
+			if !faults && !k.known {
+				t.Errorf("the faults have stopped, and table %s is not as it should be", k.family)
+			}
+		}
+	}
+}
+
+// step brings the table up to date, or tries to.
+func (k *kept) step(t *testing.T, r *rand.Rand, c, reference *Conn, m *policy.Model, counts map[string]int) {
+	t.Helper()
+	plan := k.plan(m)
+	if plan.Empty() {
+		return
+	}
+	whole := k.table.Replacement()
+	if err := reference.Apply(whole); err != nil {
+		t.Fatalf("the reference: %v", err)
+	}
+	want := listed(t, k.family, "reference")
+	if r.Intn(3) == 0 {
+		if c.Check(plan) != nil {
+			counts["refused check"]++
+		}
+		if have := listed(t, k.family, "podfence"); have != k.holds {
+			t.Fatalf("a check has changed the table (-before +after):\n%s", cmp.Diff(k.holds, have))
+		}
+	}
+	err := c.Apply(plan)
+	have := listed(t, k.family, "podfence")
+	k.known = err == nil
+	switch {
+	case err == nil && have != want:
+		t.Fatalf("carried out, but the table is not as it should be (-want +have):\n%s", cmp.Diff(want, have))
+	case err == nil:
+		counts["success"]++
+	case !errors.Is(err, ErrUnknown) && have != k.holds:
+		t.Fatalf("%v: the table has changed (-before +after):\n%s", err, cmp.Diff(k.holds, have))
+	case !errors.Is(err, ErrUnknown):
+		counts["failure"]++
+	case have == k.holds:
+		counts["unclear, not done"]++
+	case have == want:
+		counts["unclear, done"]++
+	default:
+		t.Fatalf("%v: the table is neither as before nor as it should be (-want +have):\n%s", err, cmp.Diff(want, have))
+	}
+	k.holds = have
+}
+
+// plan is what the kernel needs to be told.
+func (k *kept) plan(m *policy.Model) ruleset.Plan {
+	if k.family == ruleset.Bridge {
+		gateway := ruleset.Gateway{MAC: [6]byte{2, 1}}
+		if !k.known {
+			k.table = ruleset.BuildGuard(m.Attachments(), gateway)
+			return k.table.Replacement()
+		}
+		return k.table.UpdateGuard(m.Attachments(), gateway)
+	}
+	if !k.known {
+		k.table = ruleset.Build(m.Intent(), ruleset.Options{})
+		return k.table.Replacement()
+	}
+	return k.table.Update(m.Take())
+}
+
+// fault is one of the ways for a batch to go wrong.
+func fault(r *rand.Rand, socket real, sent []netlink.Message) ([]datagram, error) {
+	var all []unix.Errno
+	for errno := range errnos {
+		all = append(all, errno)
+	}
+	slices.Sort(all)
+	errno := all[r.Intn(len(all))]
+	last := acknowledged(sent)
+	switch r.Intn(8) {
+	case 0: // it never gets there
+		return nil, callFails("sendmsg", errno)
+	case 1: // a message is refused
+		return []datagram{says(sent[r.Intn(last+1)], errno), says(sent[last], unix.E2BIG)}, nil
+	case 2: // one is refused by the kernel itself, which says which
+		bad := sent[last]
+		bad.Header.Type, bad.Header.Flags = unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELCHAIN, netlink.Request
+		worse := slices.Clone(sent)
+		worse[1+r.Intn(last)] = bad
+		return socket.send(worse)
+	case 3: // the kernel never sees it, and nobody says anything
+		return nil, nil
+	case 4: // the kernel carries it out, and nobody says anything
+		_, err := socket.send(sent)
+		return nil, err
+	case 5: // or something else comes
+		_, err := socket.send(sent)
+		return []datagram{{err: callFails("recvmsg", errno)}}, err
+	case 6: // or something nobody understands
+		_, err := socket.send(sent)
+		m := says(sent[last], 0)
+		m.messages[0].Data = m.messages[0].Data[:r.Intn(4)]
+		return []datagram{m}, err
+	default: // or something that is left from before comes first
+		stale := sent[0]
+		stale.Header.Sequence -= uint32(1 + r.Intn(1000))
+		answers, err := socket.send(sent)
+		return append([]datagram{says(stale, errno)}, answers...), err
+	}
+}
+
+var listedElements = regexp.MustCompile(`elements = \{([^}]*)\}`)
+
+// listed is a table of the thread's namespace, but for its name and for the order of
+// its objects and of their elements.
+func listed(t *testing.T, family ruleset.Family, name string) string {
+	t.Helper()
+	out, err := exec.Command("nft", "-s", "list", "table", family.String(), name).CombinedOutput()
+	if err != nil {
+		if strings.Contains(string(out), "No such file or directory") {
+			return ""
+		}
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	text := listedElements.ReplaceAllStringFunc(string(out), func(list string) string {
+		all := strings.Split(listedElements.FindStringSubmatch(list)[1], ",")
+		for i := range all {
+			all[i] = strings.TrimSpace(all[i])
+		}
+		slices.Sort(all)
+		return strings.Join(all, ", ")
+	})
+	_, text, _ = strings.Cut(text, "\n") // table inet NAME {
+	objects := strings.SplitAfter(strings.TrimSuffix(text, "}\n"), "\n\t}\n")
+	for i := range objects {
+		objects[i] = strings.Trim(objects[i], "\n")
+	}
+	slices.Sort(objects)
+	return strings.Join(objects, "\n")
+}

@@ -1,0 +1,233 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/mdlayher/netlink"
+	. "github.com/onsi/gomega"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// tracked is connection tracking, and the node's addresses, as a relay's kernel.
+type tracked struct {
+	// flows are the sources of UDP flows of IPv4, in order; marks theirs.
+	flows []netip.Addr
+	marks map[netip.Addr]uint32
+	// dump changes the answer to a listing: what it returns comes instead.
+	dump func([]datagram) []datagram
+	// mark is the answer to the marking of a flow; 0: done.
+	mark map[netip.Addr]unix.Errno
+	// lost: the marking of flows is not answered.
+	lost bool
+}
+
+func (k *tracked) open() *Flows {
+	k.marks = map[netip.Addr]uint32{}
+	relayed := func(kernel func([]netlink.Message) ([]datagram, error)) *netlink.Conn {
+		return netlink.NewConn(&relay{kernel: kernel}, 7)
+	}
+	return &Flows{bit: 1, conntrack: relayed(k.conntrack), route: relayed(k.route)}
+}
+
+func (k *tracked) route(sent []netlink.Message) ([]datagram, error) {
+	return multipart(sent[0], nil), nil
+}
+
+func (k *tracked) conntrack(sent []netlink.Message) ([]datagram, error) {
+	request := sent[0]
+	switch {
+	case request.Header.Type == ctMessageNew:
+		f, _ := parseFlow(unix.AF_INET, append(request.Data[nfgenmsgLength:], tupleBytes(ctaTupleReply, netip.MustParseAddr("10.0.0.1"))...))
+		errno := k.mark[f.packet.Src]
+		if errno == 0 {
+			k.marks[f.packet.Src] = f.mark
+		}
+		if k.lost {
+			return nil, nil
+		}
+		return []datagram{says(request, errno)}, nil
+	case request.Data[0] == unix.AF_INET6:
+		return multipart(request, nil), nil
+	}
+	var entries [][]byte
+	for _, src := range k.flows {
+		ae := netlink.NewAttributeEncoder()
+		ae.ByteOrder = binary.BigEndian
+		ae.Uint32(ctaMark, k.marks[src])
+		mark, _ := ae.Encode()
+		entry := append(nfgenmsg(unix.AF_INET), tupleBytes(ctaTupleOrig, src)...)
+		entry = append(entry, tupleBytes(ctaTupleReply, netip.MustParseAddr("10.0.0.1"))...)
+		entries = append(entries, append(entry, mark...))
+	}
+	answers := multipart(request, entries)
+	if k.dump != nil {
+		answers = k.dump(answers)
+	}
+	return answers, nil
+}
+
+// tupleBytes is one direction of a UDP flow from an address.
+func tupleBytes(kind uint16, src netip.Addr) []byte {
+	ae := netlink.NewAttributeEncoder()
+	ae.ByteOrder = binary.BigEndian
+	ae.Nested(kind, func(ae *netlink.AttributeEncoder) error {
+		ae.Nested(ctaTupleIP, func(ae *netlink.AttributeEncoder) error { ae.Bytes(ctaIPv4Src, src.AsSlice()); return nil })
+		ae.Nested(ctaTupleProto, func(ae *netlink.AttributeEncoder) error {
+			ae.Uint8(ctaProtoNum, uint8(policy.UDP))
+			ae.Uint16(ctaProtoSrcPort, 53)
+			return nil
+		})
+		return nil
+	})
+	b, _ := ae.Encode()
+	return b
+}
+
+// multipart are the datagrams of a dump: one an entry, and the end.
+func multipart(request netlink.Message, entries [][]byte) (answers []datagram) {
+	header := netlink.Header{Flags: netlink.Multi, Sequence: request.Header.Sequence, PID: request.Header.PID}
+	for _, entry := range entries {
+		answers = append(answers, datagram{messages: []netlink.Message{{Header: header, Data: entry}}})
+	}
+	header.Type = netlink.Done
+	return append(answers, datagram{messages: []netlink.Message{{Header: header, Data: make([]byte, 4)}}})
+}
+
+func sources(n int) (all []netip.Addr) {
+	for i := range n {
+		all = append(all, netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}))
+	}
+	return all
+}
+
+func deny(ruleset.HookPoint, policy.Packet) bool { return false }
+
+// TestFlowFaults has a listing of flows go wrong, once or always: with an error
+// nothing is taken for judged, and the next time all is.
+func TestFlowFaults(t *testing.T) {
+	replace := func(at int, with ...datagram) func([]datagram) []datagram {
+		return func(all []datagram) []datagram {
+			return append(append(append([]datagram(nil), all[:at]...), with...), all[at+1:]...)
+		}
+	}
+	interrupted := func(all []datagram) []datagram {
+		for i := range all {
+			all[i].messages[0].Header.Flags |= netlink.DumpInterrupted
+		}
+		return all[1:] // what has made room while it was listed
+	}
+	refused := func(errno unix.Errno) func([]datagram) []datagram {
+		return func(all []datagram) []datagram {
+			return []datagram{says(all[0].messages[0], errno)}
+		}
+	}
+	faults := map[string]func([]datagram) []datagram{
+		"no answer":    func([]datagram) []datagram { return nil },
+		"no end":       func(all []datagram) []datagram { return all[:2] },
+		"garbage":      replace(1, datagram{err: unix.EINVAL}),
+		"overrun":      replace(1, datagram{err: callFails("recvmsg", unix.ENOBUFS)}),
+		"overrun late": replace(3, datagram{err: callFails("recvmsg", unix.ENOBUFS)}), // only the end is left
+		"interrupted":  interrupted,
+		"unreadable":   replace(0, datagram{messages: []netlink.Message{{Header: netlink.Header{Flags: netlink.Multi}}}}),
+		"truncated": func(all []datagram) []datagram {
+			d := all[0].messages[0]
+			d.Data = d.Data[:len(d.Data)-14]
+			all[0].messages[0] = d
+			return all
+		},
+		"short": func(all []datagram) []datagram { all[0].messages[0].Data = []byte{1}; return all },
+		"error at end": func(all []datagram) []datagram {
+			e := all[len(all)-1]
+			e.messages[0].Data = []byte{0xf4, 0xff, 0xff, 0xff}
+			return all
+		},
+	}
+	for errno := range errnos {
+		faults[fmt.Sprint("refused ", errno)] = refused(errno)
+		faults[fmt.Sprint("receive ", errno)] = replace(2, datagram{err: callFails("recvmsg", errno)})
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			k := &tracked{flows: sources(4), dump: fault}
+			flows := k.open()
+			revoked, _, err := flows.Revoke(deny)
+			if name == "unreadable" { // it has another number: somebody else's
+				g.Expect(err).NotTo(HaveOccurred())
+				g.Expect(revoked).To(Equal(3))
+			} else {
+				g.Expect(err).To(HaveOccurred(), "%d revoked", revoked)
+			}
+			g.Expect(revoked).To(Equal(len(k.marks)), "what it says is done, is")
+
+			// A fault that is over leaves nothing behind.
+			k.dump = nil
+			again, _, err := flows.Revoke(deny)
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(revoked + again).To(Equal(4))
+			g.Expect(k.marks).To(HaveLen(4))
+		})
+	}
+}
+
+// TestFlowInterruptedOnce has a listing interrupted, and then not.
+func TestFlowInterruptedOnce(t *testing.T) {
+	g := NewWithT(t)
+	times := 0
+	k := &tracked{flows: sources(3), dump: func(all []datagram) []datagram {
+		if times++; times <= 2 {
+			all[0].messages[0].Header.Flags |= netlink.DumpInterrupted
+			return all
+		}
+		return all
+	}}
+	revoked, _, err := k.open().Revoke(deny)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(revoked).To(Equal(3))
+}
+
+// TestMarkFaults has the marking of one flow refused: the others are cut all the
+// same.
+func TestMarkFaults(t *testing.T) {
+	for errno := range errnos {
+		t.Run(errno.Error(), func(t *testing.T) {
+			g := NewWithT(t)
+			all := sources(4)
+			k := &tracked{flows: all, mark: map[netip.Addr]unix.Errno{all[1]: errno}}
+			flows := k.open()
+			revoked, _, err := flows.Revoke(deny)
+			g.Expect(revoked).To(Equal(3))
+			g.Expect(k.marks).To(And(HaveLen(3), Not(HaveKey(all[1]))))
+			if errno == unix.ENOENT { // it has ended
+				g.Expect(err).NotTo(HaveOccurred())
+				return
+			}
+			g.Expect(err).To(MatchError(errno))
+			g.Expect(err.Error()).To(ContainSubstring("10.0.1.1"))
+			k.mark = nil
+			revoked, _, err = flows.Revoke(deny)
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(revoked).To(Equal(1))
+		})
+	}
+}
+
+// TestMarkUnanswered has no marking answered: one wait is enough.
+func TestMarkUnanswered(t *testing.T) {
+	g := NewWithT(t)
+	k := &tracked{flows: sources(4), lost: true}
+	flows := k.open()
+	_, _, err := flows.Revoke(deny)
+	g.Expect(err).To(HaveOccurred())
+	g.Expect(k.marks).To(HaveLen(1))
+	k.lost = false
+	revoked, _, err := flows.Revoke(deny)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(revoked).To(Equal(3))
+}
