@@ -111,6 +111,9 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 	t.Helper()
 	r := rand.New(rand.NewSource(2*seed + int64(attach))) // other clusters for each way of attaching
 	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, Reject: r.Intn(2) == 0}
+	if seed%2 == 0 {
+		o.RevokedMark = 1 << 29 // the agent's default
+	}
 	// A history has odd pods, and may lack nodes and namespaces; a whole
 	// cluster has more that may pass.
 	history := random.History(r, 80)
