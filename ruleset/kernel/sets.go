@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"go4.org/netipx"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -267,7 +268,11 @@ func elementText(t ruleset.SetType, e ruleset.Element) string {
 	}
 	switch t {
 	case ruleset.Range4, ruleset.Range6:
-		return fmt.Sprintf("%v-%v", addr, last)
+		addrs := netipx.IPRangeFrom(addr, last)
+		if prefix, is := addrs.Prefix(); is {
+			return prefix.String()
+		}
+		return addrs.String()
 	case ruleset.PortRange:
 		return fmt.Sprintf("%v . %d-%d", policy.Protocol(e.Protocol), e.First, e.Last)
 	case ruleset.Endpoint4, ruleset.Endpoint6:
