@@ -282,7 +282,7 @@ func TestFlood(t *testing.T) {
 	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 200<<20 {
 		t.Errorf("the heap has grown by %d MB", grown>>20)
 	}
-	if err := call(t, socket, add()); err != nil {
+	if err := handshake.Call(ctx, socket, add()); err != nil {
 		t.Errorf("after the flood: %v", err)
 	}
 }
