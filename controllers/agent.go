@@ -90,10 +90,11 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	mgr, err := manager.New(api, manager.Options{
 		Logger:                 o.Log,
 		Cache:                  caches,
+		MapperProvider:         kinds,
 		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},
 		HealthProbeBindAddress: o.HealthAddress,
 		PprofBindAddress:       o.PprofAddress,
-		Controller:             config.Controller{SkipNameValidation: &skipNameValidation},
+		Controller:             config.Controller{SkipNameValidation: &skipNameValidation, CacheSyncTimeout: patient},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
