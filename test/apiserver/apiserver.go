@@ -4,11 +4,14 @@
 package apiserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,10 +80,38 @@ func New() (s *Server, err error) {
 // startTimeout is for a machine that is busy with other things.
 const startTimeout = 2 * time.Minute
 
-// Stop ends the API server alone: etcd keeps what there is.
-func (s *Server) Stop() error { return s.environment.ControlPlane.GetAPIServer().Stop() }
+// Kill ends the API server alone, as a crash does: etcd keeps what there is.
+func (s *Server) Kill() error {
+	pid, err := s.pid()
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("kill kube-apiserver: %w", err)
+	}
+	// envtest has a goroutine that waits for it.
+	for syscall.Kill(pid, 0) == nil {
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
 
-// Resume starts it again after Stop, at the same address, and waits until it
+// pid finds the process, which envtest keeps to itself.
+func (s *Server) pid() (int, error) {
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for _, path := range paths {
+		arguments, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(arguments, []byte("--cert-dir="+s.folder+"\x00")) {
+			return strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return 0, errors.New("kube-apiserver is not running")
+}
+
+// Resume starts it again after Kill, at the same address, and waits until it
 // answers.
 func (s *Server) Resume() error { return s.environment.ControlPlane.GetAPIServer().Start() }
 

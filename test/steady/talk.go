@@ -63,7 +63,7 @@ func (t *Traffic) call(l net.Listener) {
 }
 
 func (t *Traffic) broke(begun time.Time, what string, err error) {
-	t.note(&t.breaks, Incident{begun, fmt.Sprintf("%s: %v", what, err)})
+	t.note(&t.breaks, Incident{begun, time.Now(), fmt.Sprintf("%s: %v", what, err)})
 }
 
 // talk is a TCP connection from caller to open: both its ends.

@@ -35,9 +35,10 @@ var forbidden = []struct{ from, to string }{{Caller, Shut}, {Mute, Caller}}
 // Incident is a packet that has passed and should not have, or an exchange that
 // was not answered, or not without losses.
 type Incident struct {
-	// At is when the packet was sent, or the exchange begun.
-	At   time.Time
-	What string
+	// At is when the packet was sent, or the exchange begun, and Until when it had
+	// arrived, or been given up.
+	At, Until time.Time
+	What      string
 }
 
 // Counts are what the traffic has come to.
@@ -140,7 +141,7 @@ func (t *Traffic) sink(host *lab.Host, at netip.AddrPort) error {
 func (t *Traffic) arrived(sent uint64, from net.Addr, to netip.AddrPort) {
 	t.got.Add(1)
 	if t.started.Load() {
-		t.note(&t.leaks, Incident{t.began.Add(time.Duration(sent)), fmt.Sprintf("a packet from %s to %s has passed", from, to)})
+		t.note(&t.leaks, Incident{t.began.Add(time.Duration(sent)), time.Now(), fmt.Sprintf("a packet from %s to %s has passed", from, to)})
 	}
 }
 
