@@ -16,7 +16,7 @@ func TestAPIServerAwayAtStart(t *testing.T) {
 		before, table := tr.inForce()
 		tr.kill()
 		tr.relay.Refuse()
-		tr.change(30)
+		tr.change(20)
 		tr.launch()
 		tr.unchanged(before, table)
 		if *full {
@@ -51,15 +51,15 @@ func TestAPIServerAway(t *testing.T) {
 			}
 			tr := newTrial(t)
 			tr.begin()
-			n := timesSlow(5)
+			n := timesSlow(3) // client-go asks less often after each
 			if way.full {
-				n = 2
+				n = 1
 			}
 			var repairs []time.Duration
 			for range n {
 				before, table := tr.inForce()
 				way.cut(tr)
-				tr.change(30)
+				tr.change(20)
 				tr.unchanged(before, table)
 				if *full {
 					time.Sleep(2 * time.Second)
@@ -90,7 +90,7 @@ func TestAPIServerRestarted(t *testing.T) {
 		must(t, tr.server.Kill())
 		tr.unchanged(before, table)
 		must(t, tr.server.Resume())
-		tr.change(30)
+		tr.change(20)
 		repairs = append(repairs, tr.settled())
 	}
 	tr.repairedIn(repairs)

@@ -270,7 +270,7 @@ const hasty = time.Second
 // one that it has not stays closed.
 func TestPodConnectedWhileAPIServerAway(t *testing.T) {
 	e := newEdge(t, "seen")
-	n := timesSlow(8)
+	n := timesSlow(3)
 	for i := range n {
 		seen, unseen := fmt.Sprintf("seen-%d", i), fmt.Sprintf("unseen-%d", i)
 		e.schedule(seen)

@@ -56,7 +56,7 @@ func TestAgentDown(t *testing.T) {
 	for range n {
 		before, table := tr.inForce()
 		tr.kill()
-		tr.change(30)
+		tr.change(20)
 		tr.unchanged(before, table)
 		if *full {
 			time.Sleep(5 * time.Second)
@@ -83,7 +83,7 @@ func TestAgentFrozen(t *testing.T) {
 	for range n {
 		before, table := tr.inForce()
 		must(t, tr.agent.Freeze())
-		tr.change(30)
+		tr.change(20)
 		time.Sleep(frozen)
 		tr.unchanged(before, table)
 		must(t, tr.agent.Thaw())

@@ -130,7 +130,7 @@ func TestTamperingIsRepaired(t *testing.T) {
 			tr.advance(20)
 			want, err := tr.tableOf(tr.lab.Node)
 			must(t, err)
-			n := timesSlow(30)
+			n := timesSlow(20)
 			var repairs, cuts []time.Duration
 			for i := range n {
 				if i > 0 && i%inARow == 0 { // the next would be a fight

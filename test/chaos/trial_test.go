@@ -219,7 +219,7 @@ func (tr *trial) enforces(s policy.Snapshot) {
 // are as they were before the fault, whatever has been written since.
 func (tr *trial) unchanged(before policy.Snapshot, table string) {
 	tr.t.Helper()
-	tr.advance(100)
+	tr.advance(50)
 	have, err := tr.tableOf(tr.lab.Node)
 	must(tr.t, err)
 	if err := differ(have, table); err != nil {

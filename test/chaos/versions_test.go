@@ -14,7 +14,7 @@ import (
 func TestVersions(t *testing.T) {
 	tr := newTrial(t)
 	tr.begin()
-	n := times(30)
+	n := times(20)
 	for i := range n {
 		if i%2 == 0 {
 			tr.stop()

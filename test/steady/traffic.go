@@ -269,9 +269,13 @@ func (t *Traffic) Counts() Counts {
 
 // Advance waits until n more of each kind have been sent, whatever became of them.
 func (t *Traffic) Advance(ctx context.Context, n int64) error {
-	kinds := []*atomic.Int64{&t.keeps, &t.makes, &t.denies}
-	for _, kind := range kinds {
-		for enough := kind.Load() + n; kind.Load() < enough; {
+	kinds := [...]*atomic.Int64{&t.keeps, &t.makes, &t.denies}
+	var enough [len(kinds)]int64
+	for i, kind := range kinds {
+		enough[i] = kind.Load() + n
+	}
+	for i, kind := range kinds {
+		for kind.Load() < enough[i] {
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("steady traffic does not go on: %w", errors.Join(ctx.Err(), t.failure()))
