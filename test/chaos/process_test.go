@@ -74,7 +74,7 @@ func TestAgentDown(t *testing.T) {
 func TestAgentFrozen(t *testing.T) {
 	tr := newTrial(t)
 	tr.begin()
-	frozen := time.Second
+	frozen := time.Second / 2
 	if *full {
 		frozen = 5 * time.Second
 	}

@@ -168,21 +168,29 @@ func eventually(t *testing.T, what string, holds func() error) {
 	}
 }
 
-// settled waits until the kernel's table is what the objects say, to the letter, and
-// sends packets. It returns how long that took.
+// settled waits until the node enforces what the objects say, and sends packets. It
+// returns how long it took to catch up.
 func (tr *trial) settled() time.Duration {
 	tr.t.Helper()
 	begun := time.Now()
-	s := tr.cluster.Snapshot()
+	s, _ := tr.inForce()
+	took := time.Since(begun)
+	tr.enforces(s)
+	return took
+}
+
+// inForce waits until the kernel's table is what the objects say, to the letter, and
+// returns both.
+func (tr *trial) inForce() (s policy.Snapshot, table string) {
+	tr.t.Helper()
+	s = tr.cluster.Snapshot()
 	want, err := tr.wanted(s)
 	must(tr.t, err)
 	eventually(tr.t, "catching up", func() error {
 		have, err := tr.tableOf(tr.lab.Node)
 		return errors.Join(err, differ(have, want))
 	})
-	took := time.Since(begun)
-	tr.enforces(s)
-	return took
+	return s, want
 }
 
 // packets are sent to see whether objects are enforced.
@@ -226,15 +234,6 @@ func (tr *trial) unchanged(before policy.Snapshot, table string) {
 		tr.t.Errorf("during the fault: %v", err)
 	}
 	tr.enforces(before)
-}
-
-// inForce is what the agent enforces now, once it has caught up.
-func (tr *trial) inForce() (policy.Snapshot, string) {
-	tr.t.Helper()
-	tr.settled()
-	table, err := tr.tableOf(tr.lab.Node)
-	must(tr.t, err)
-	return tr.cluster.Snapshot(), table
 }
 
 // end ends the traffic and records the fault.

@@ -51,8 +51,7 @@ func TestWatchFaults(t *testing.T) {
 			n := timesSlow(10)
 			var repairs []time.Duration
 			for range n {
-				tr.settled()
-				tr.change(20)
+				tr.inForce()
 				fault.make(tr, m)
 				repairs = append(repairs, tr.settled())
 			}
