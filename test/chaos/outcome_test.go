@@ -27,6 +27,8 @@ type outcome struct {
 	// were cut, or did not come about, but for those that were begun until the
 	// repair.
 	allowed, broken int64
+	// late are new flows whose first packet was lost, and sent again.
+	late int64
 	// leakedBefore and brokenBefore are those that happened until the repair.
 	leakedBefore, brokenBefore int64
 	// repair is the longest time until what should be in force was so again, and
@@ -78,8 +80,8 @@ func (o outcome) before() string {
 }
 
 func (o outcome) String() string {
-	s := fmt.Sprintf("%d times: %d of %d denied packets leaked, %d of %d allowed flows broken, repaired in %s",
-		o.times, o.leaked, o.denied, o.broken, o.allowed, o.repaired())
+	s := fmt.Sprintf("%d times: %d of %d denied packets leaked, %d of %d allowed flows broken, %d late, repaired in %s",
+		o.times, o.leaked, o.denied, o.broken, o.allowed, o.late, o.repaired())
 	if o.leakedBefore+o.brokenBefore > 0 {
 		s += "; until then " + o.before()
 	}
@@ -112,11 +114,11 @@ func record(t *testing.T, fault string, o outcome) {
 // rows is the table in Markdown.
 func rows() string {
 	var b strings.Builder
-	b.WriteString("| fault | times | denied packets | leaked | allowed exchanges | broken | repaired in (median, longest) | until then |\n")
-	b.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| fault | times | denied packets | leaked | allowed exchanges | broken | late | repaired in (median, longest) | until then |\n")
+	b.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for i, o := range recorded.outcomes {
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %s | %s |\n",
-			recorded.faults[i], o.times, o.denied, o.leaked, o.allowed, o.broken, o.repaired(), o.before())
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %s | %s |\n",
+			recorded.faults[i], o.times, o.denied, o.leaked, o.allowed, o.broken, o.late, o.repaired(), o.before())
 	}
 	return b.String()
 }

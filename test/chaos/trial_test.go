@@ -252,6 +252,7 @@ func (tr *trial) count(counts steady.Counts) {
 	tr.t.Helper()
 	tr.denied += counts.Denied
 	tr.allowed += counts.Kept + counts.Made
+	tr.late += int64(len(counts.Late))
 	sort := func(incidents []steady.Incident, excused func(span, steady.Incident) bool, after, before *int64) {
 		for _, i := range incidents {
 			if slices.ContainsFunc(tr.repairing, func(s span) bool { return excused(s, i) }) {

@@ -57,7 +57,10 @@ func (t *Traffic) call(l net.Listener) {
 		err = connection.echo()
 	}
 	connection.close()
-	if err != nil {
+	switch {
+	case errors.Is(err, errLost):
+		t.note(&t.late, Incident{begun, time.Now(), fmt.Sprintf("new connection: %v", err)})
+	case err != nil:
 		t.broke(begun, "new connection", err)
 	}
 }
@@ -115,11 +118,14 @@ func (c talk) echo() error {
 			return err
 		}
 		if n > 0 {
-			return fmt.Errorf("%s to %s: %d packets were lost", end.LocalAddr(), end.RemoteAddr(), n)
+			return fmt.Errorf("%s to %s: %d %w", end.LocalAddr(), end.RemoteAddr(), n, errLost)
 		}
 	}
 	return nil
 }
+
+// errLost says that an exchange came about, but not at the first attempt.
+var errLost = errors.New("packets were lost, and sent again")
 
 // confession is how long the other end may take to say that a packet came twice.
 const confession = 100 * time.Millisecond

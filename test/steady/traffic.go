@@ -46,8 +46,9 @@ type Counts struct {
 	// Kept are exchanges on kept connections, Made new connections that were
 	// tried, Denied packets that must not arrive.
 	Kept, Made, Denied int64
-	// Leaks are of Denied, Breaks of Kept and Made.
-	Leaks, Breaks []Incident
+	// Leaks are of Denied, Breaks of Kept and Made. Late are those of Made that came
+	// about, but not at the first attempt.
+	Leaks, Breaks, Late []Incident
 }
 
 // Traffic is the senders and receivers.
@@ -67,9 +68,9 @@ type Traffic struct {
 	started                   atomic.Bool
 	keeps, makes, denies, got atomic.Int64
 
-	mu            sync.Mutex
-	leaks, breaks []Incident
-	err           error
+	mu                  sync.Mutex
+	leaks, breaks, late []Incident
+	err                 error
 }
 
 // New opens the receivers on the pods of a lab, and makes sure that what must not
@@ -264,6 +265,7 @@ func (t *Traffic) Counts() Counts {
 	return Counts{
 		Kept: t.keeps.Load(), Made: t.makes.Load(), Denied: t.denies.Load(),
 		Leaks: append([]Incident(nil), t.leaks...), Breaks: append([]Incident(nil), t.breaks...),
+		Late: append([]Incident(nil), t.late...),
 	}
 }
 
