@@ -126,7 +126,7 @@ soak: packages envtest-assets ## Random changes and live probes against the verd
 
 .PHONY: chaos
 chaos: packages envtest-assets ## Faults under live traffic, a line each, into docs/RELIABILITY.md's table (root)
-	go test -count 1 -timeout 0 -v ./test/chaos -chaos -table $(BIN)/chaos.md
+	go test -count 1 -timeout 0 -v ./test/chaos -chaos -table $(CURDIR)/docs/RELIABILITY.md
 
 ##@ A real cluster on this machine (root)
 

@@ -74,8 +74,8 @@ type Agent struct {
 	Manifests *Manifests
 }
 
-// NewAgent puts an agent together: source -> model -> enforcer -> kernel. Its
-// Start runs it.
+// NewAgent puts an agent together: source -> model -> enforcer -> kernel. Start runs
+// it.
 func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	if o.Node == "" {
 		return nil, errors.New("no node name: podfence must know whose pods to fence")
@@ -90,10 +90,11 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	mgr, err := manager.New(api, manager.Options{
 		Logger:                 o.Log,
 		Cache:                  caches,
+		MapperProvider:         kinds,
 		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},
 		HealthProbeBindAddress: o.HealthAddress,
 		PprofBindAddress:       o.PprofAddress,
-		Controller:             config.Controller{SkipNameValidation: &skipNameValidation},
+		Controller:             config.Controller{SkipNameValidation: &skipNameValidation, CacheSyncTimeout: patient},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
@@ -117,6 +118,25 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		mgr.Add(a.Enforcer),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("committed", a.Enforcer.Ready))
+}
+
+// Start runs the agent until ctx is done. Before its caches have synced, which an API
+// server that is away puts off, the manager looks at no context, and there is nothing
+// yet to stop in order: then it is left behind.
+func (a *Agent) Start(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- a.Manager.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case <-a.Enforcer.begin:
+		return <-ended
+	default:
+		return nil
+	}
 }
 
 // serveCNI has the manager answer the CNI plugin, and keep the node's network.

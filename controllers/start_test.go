@@ -63,6 +63,18 @@ var _ = Describe("The start", Ordered, func() {
 		Expect(agent.metric("podfence_commits_total", "result=success")).To(BeEquivalentTo(1))
 	})
 
+	// One that ended would be started again less and less often.
+	It("waits for an API server that is away", func() {
+		away := rest.CopyConfig(agentUser)
+		away.Host = "https://" + freeAddress()
+		kernel := &recorder{}
+		agent := run(kernel, controllers.Options{Node: newCluster().node, API: away})
+		Eventually(agent.healthz, soon, often).Should(Equal(http.StatusOK))
+		Consistently(agent.done, while, often).ShouldNot(BeClosed())
+		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(kernel.attempts()).To(BeZero())
+	})
+
 	It("needs a node name", func() {
 		_, err := controllers.NewAgent(&recorder{}, controllers.Options{API: agentUser})
 		Expect(err).To(MatchError(ContainSubstring("no node name")))

@@ -34,6 +34,9 @@ type Options struct {
 	// Kubeconfig is that of an API server on this machine's loopback, as envtest
 	// starts it.
 	Kubeconfig []byte
+	// Relay is how the node reaches the API server, which the caller closes; nil: by
+	// one of the agent's own.
+	Relay *Relay
 	// Args are more of the agent's flags.
 	Args []string
 }
@@ -43,7 +46,7 @@ type Agent struct {
 	node    *lab.Node
 	process *exec.Cmd
 	folder  string
-	relay   *relay
+	relay   *Relay // nil: the caller's
 	http    http.Client
 	ended   chan struct{}
 
@@ -67,8 +70,10 @@ func Start(o Options) (_ *Agent, err error) {
 	if err := os.WriteFile(kubeconfig, o.Kubeconfig, 0o600); err != nil {
 		return nil, err
 	}
-	if a.relay, err = newRelay(o.Node, o.Kubeconfig); err != nil {
-		return nil, err
+	if o.Relay == nil {
+		if a.relay, err = NewRelay(o.Node, o.Kubeconfig); err != nil {
+			return nil, err
+		}
 	}
 	a.http.Transport = &http.Transport{DialContext: a.dial, DisableKeepAlives: true}
 	args := append([]string{"agent", "--node-name", o.Node.Name, "--kubeconfig", kubeconfig, "--log-level", "info"}, o.Args...)
@@ -109,10 +114,16 @@ func (a *Agent) Log() string {
 	return strings.Join(a.lines, "\n")
 }
 
+// Ready says whether the agent says that it enforces.
+func (a *Agent) Ready(ctx context.Context) bool {
+	status, _, err := a.get(ctx, "9479", "/readyz")
+	return err == nil && status == http.StatusOK
+}
+
 // AwaitReady waits until the agent says that it enforces.
 func (a *Agent) AwaitReady(ctx context.Context) error {
 	for {
-		if status, _, err := a.get(ctx, "9479", "/readyz"); err == nil && status == http.StatusOK {
+		if a.Ready(ctx) {
 			return nil
 		}
 		select {
@@ -239,6 +250,12 @@ func (a *Agent) dial(ctx context.Context, network, address string) (conn net.Con
 	return conn, err
 }
 
+// Freeze stops the agent from running, until Thaw: it neither ends nor answers.
+func (a *Agent) Freeze() error { return a.process.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets the agent go on.
+func (a *Agent) Thaw() error { return a.process.Process.Signal(syscall.SIGCONT) }
+
 // Kill kills the agent, as a crash would.
 func (a *Agent) Kill() error { return a.end(syscall.SIGKILL) }
 
@@ -264,7 +281,7 @@ func (a *Agent) end(by syscall.Signal) error {
 func (a *Agent) cleanUp() error {
 	var err error
 	if a.relay != nil {
-		err = a.relay.close()
+		err = a.relay.Close()
 	}
 	if a.folder != "" {
 		err = errors.Join(err, os.RemoveAll(a.folder))

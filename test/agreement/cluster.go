@@ -90,11 +90,14 @@ func (c *Cluster) furnish() (err error) {
 	if err := c.allowHairpin(stranger); err != nil {
 		return err
 	}
-	if err := c.NFT(hairpin); err != nil {
+	if err := c.ResetRuleset(); err != nil {
 		return err
 	}
 	return c.Reconnect()
 }
+
+// ResetRuleset leaves of the node's ruleset nothing but what stands for Services.
+func (c *Cluster) ResetRuleset() error { return c.NFT("flush ruleset\n" + hairpin) }
 
 // hairpin stands for one Service per pod, that leads to no other: what a pod
 // sends to Hairpin's address comes back to it. Only so does a packet to the

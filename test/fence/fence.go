@@ -15,6 +15,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/cni/install"
 	"github.com/podfence/podfence/cni/node"
@@ -31,8 +32,10 @@ const revokedMark = 1 << 29
 
 // Options are what a node is fenced with.
 type Options struct {
-	// Manifests is the folder of YAML to enforce.
+	// Manifests is the folder of YAML to enforce; API, if there is one, the API
+	// server to watch instead.
 	Manifests string
+	API       *rest.Config
 	// Dir is a folder of the node's own: socket, state, CNI configuration,
 	// plugins, leases.
 	Dir string
@@ -90,7 +93,7 @@ func Start(n *lab.Node, o Options) (f *Fence, err error) {
 	}
 	closers = append(closers, routes.Close)
 	f.Agent, err = controllers.NewAgent(conn, controllers.Options{
-		Node: n.Name, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0",
+		Node: n.Name, API: o.API, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0",
 		Flows: flows, Ruleset: ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, TunnelPort: node.DefaultVXLANPort},
 		Registry: prometheus.NewRegistry(), Log: o.Log,
 		CNI: &controllers.CNI{

@@ -10,7 +10,9 @@ import (
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/apiserver"
+	"github.com/podfence/podfence/test/churn"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/steady"
 )
 
 var (
@@ -24,6 +26,8 @@ const (
 	// time: below 10 ms at the 99th percentile, and below 150 ms while other
 	// things took the whole machine. The rest is for a slower one.
 	settling = time.Second
+	// patience is how long the agent may take to say how it is.
+	patience = 10 * time.Second
 	// packets are sent after each burst of changes.
 	packets = 60
 	// reports is how many wrong verdicts are described in full.
@@ -36,50 +40,59 @@ func TestSoak(t *testing.T) {
 	if err := lab.Check(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
-	l := newLab(t)
-	api, _, kubeconfig := apiserver.Start(t)
-	c, err := newCluster(t.Context(), api, rand.New(rand.NewSource(*seed)))
+	l, err := churn.NewLab()
 	must(t, err)
-	must(t, writeSteady(c, l))
-	steady := newSteady(t, l)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	api, _, kubeconfig := apiserver.Start(t)
+	c, err := churn.NewCluster(t.Context(), api, rand.New(rand.NewSource(*seed)))
+	must(t, err)
+	must(t, c.Fix(steady.Objects()))
+	must(t, steady.AddPods(l.Node))
+	traffic := newTraffic(t, l)
 	a := startAgent(t, l.Node, kubeconfig)
 
 	time.Sleep(settling)
 	before := tableOf(t, l, a)
-	steady.start()
+	must(t, traffic.Start())
 	t.Logf("seed %d, %s", *seed, *soak)
-	judgeGrowth(t, churn(t, l, c, a))
+	judgeGrowth(t, change(t, l, c, a))
 
-	must(t, c.clear())
+	must(t, c.Clear())
 	time.Sleep(settling)
 	if after := tableOf(t, l, a); after != before {
 		t.Errorf("with everything deleted, the table is\n%+v\nand was at the start\n%+v", after, before)
 	}
-	steady.finish()
+	judgeTraffic(t, traffic)
 }
 
-// churn changes the cluster in bursts and sends packets after each, for as long
+// change changes the cluster in bursts and sends packets after each, for as long
 // as the flag says. It returns the samples that it takes meanwhile.
-func churn(t *testing.T, l *agreement.Cluster, c *cluster, a *agent.Agent) []sample {
+func change(t *testing.T, l *agreement.Cluster, c *churn.Cluster, a *agent.Agent) []sample {
 	t.Helper()
 	var samples []sample
 	var now sample
 	t.Log(header)
 	for begun := time.Now(); now.at < *soak; {
 		now.bursts++
-		changes := 1 << c.r.Intn(7)
+		changes := 1 << c.Rand.Intn(7)
 		if now.bursts == 1 {
-			changes = 4 * pods // for a start
+			changes = 4 * churn.Pods // for a start
 		}
 		for range changes {
-			must(t, c.change())
+			must(t, c.Change())
 		}
 		time.Sleep(settling)
-		s := c.snapshot()
-		for _, f := range send(t, l, c.r, s, packets) {
+		s := c.Snapshot()
+		fates, err := churn.Send(t.Context(), l, c.Rand, s, packets)
+		must(t, err)
+		for _, f := range fates {
 			now.count(f)
-			if f.wrong() && now.wrong <= reports {
-				t.Errorf("seed %d, burst %d: %s", *seed, now.bursts, describe(s, f))
+			if f.Wrong() && now.wrong <= reports {
+				t.Errorf("seed %d, burst %d: %s", *seed, now.bursts, churn.Describe(s, f))
 			}
 		}
 		now.at = time.Since(begun)
@@ -90,7 +103,7 @@ func churn(t *testing.T, l *agreement.Cluster, c *cluster, a *agent.Agent) []sam
 			t.Log(now)
 		}
 	}
-	c.judge(t)
+	judgeWrites(t, c)
 	now.tally.judge(t)
 	return samples
 }

@@ -1,12 +1,13 @@
-package soak
+package churn
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand"
 	"net/netip"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,70 +20,41 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// newLab makes the node, with hosts for all addresses that pods ever have, on
+// NewLab makes the node, with hosts for all addresses that pods ever have, on
 // whichever node. Which pod has an address is for the agent to know: in the lab
-// each is always at the same host.
-func newLab(t *testing.T) *agreement.Cluster {
-	t.Helper()
+// each is always at the same host. The node has no table.
+func NewLab() (*agreement.Cluster, error) {
 	// A probe that should arrive is sent twice, as one that should not, and no
 	// more: a verdict that comes late is wrong.
 	l, err := agreement.New(agreement.Options{Lab: lab.Options{Patience: time.Nanosecond}})
-	must(t, err)
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	must(t, l.Disconnect()) // the table is the agent's
-	for i := range pods {
-		pod := random.Pod(rand.New(rand.NewSource(0)), i)
-		_, err := l.Node.AddPod(pod.Name, lab.PodOptions{IPs: random.PodAddrs(i, pod.Spec.NodeName)})
-		must(t, err)
+	if err != nil {
+		return nil, err
 	}
-	return l
+	err = l.Disconnect() // the table is the agent's
+	for i := 0; i < Pods && err == nil; i++ {
+		pod := random.Pod(rand.New(rand.NewSource(0)), i)
+		_, err = l.Node.AddPod(pod.Name, lab.PodOptions{IPs: random.PodAddrs(i, pod.Spec.NodeName)})
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
-// fate is what became of a packet, and what should have.
-type fate struct {
+// Fate is what became of a packet, and what should have.
+type Fate struct {
 	packet  policy.Packet
 	verdict policy.Verdict
 	lab.Result
 }
 
-// wrong says whether the packet passed and should not have, or the other way
+// Wrong says whether the packet passed and should not have, or the other way
 // round.
-func (f fate) wrong() bool { return f.Arrived != f.Expect }
+func (f Fate) Wrong() bool { return f.Arrived != f.Expect }
 
-// tally counts fates.
-type tally struct{ sent, allowed, wrong int }
-
-// count adds one.
-func (n *tally) count(f fate) {
-	n.sent++
-	if f.Expect {
-		n.allowed++
-	}
-	if f.wrong() {
-		n.wrong++
-	}
-}
-
-// judge fails the test for wrong verdicts, and for packets that say little.
-func (n tally) judge(t *testing.T) {
-	t.Helper()
-	t.Logf("%d packets, %d of them to pass; %d wrong verdicts", n.sent, n.allowed, n.wrong)
-	if n.wrong > 0 {
-		t.Errorf("%d of %d verdicts are wrong", n.wrong, n.sent)
-	}
-	if 10*min(n.allowed, n.sent-n.allowed) < n.sent {
-		t.Errorf("%d of %d packets were to pass: too few of one kind to tell", n.allowed, n.sent)
-	}
-}
-
-// send sends random packets and judges them by the snapshot.
-func send(t *testing.T, l *agreement.Cluster, r *rand.Rand, s policy.Snapshot, packets int) []fate {
-	t.Helper()
-	var fates []fate
+// Send sends random packets and judges them by the snapshot.
+func Send(ctx context.Context, l *agreement.Cluster, r *rand.Rand, s policy.Snapshot, packets int) ([]Fate, error) {
+	var fates []Fate
 	var probes []lab.Probe
 	for len(fates) < packets {
 		packet := random.Packet(r, s)
@@ -92,14 +64,16 @@ func send(t *testing.T, l *agreement.Cluster, r *rand.Rand, s policy.Snapshot, p
 		}
 		verdict := policy.Judge(s, packet, policy.JudgeOptions{})
 		probe.Expect = verdict.At(random.Node)
-		fates, probes = append(fates, fate{packet: packet, verdict: verdict}), append(probes, probe)
+		fates, probes = append(fates, Fate{packet: packet, verdict: verdict}), append(probes, probe)
 	}
-	results, err := l.Lab.Probe(t.Context(), probes)
-	must(t, err)
+	results, err := l.Lab.Probe(ctx, probes)
+	if err != nil {
+		return nil, err
+	}
 	for i := range fates {
 		fates[i].Result = results[i]
 	}
-	return fates
+	return fates, nil
 }
 
 // probeOf is how to send a packet. It reports false for one that the node's
@@ -116,9 +90,9 @@ func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Prob
 	return probe, seen && !neighbours && probe.From != nil && probe.To != nil
 }
 
-// describe is a packet's fate, with the objects that decide it: the pods that
+// Describe is a packet's fate, with the objects that decide it: the pods that
 // claim its addresses, their namespaces and the policies in these.
-func describe(s policy.Snapshot, f fate) string {
+func Describe(s policy.Snapshot, f Fate) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s\n  verdict: %s; at %s it should pass: %t\n  passed: %t; sent %d times, seen at %v\n",
 		f.packet, f.verdict, random.Node, f.Expect, f.Arrived, f.Sent, f.At)

@@ -1,4 +1,4 @@
-package soak
+package churn
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math/rand"
 	"slices"
-	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -21,36 +20,38 @@ import (
 // How many come and go at most. With more policies hardly a packet would pass;
 // the 97th pod's addresses are the stranger's.
 const (
-	pods       = 40
+	Pods       = 40
 	namespaces = 3
 	policies   = 12
 )
 
-// cluster is what has been written to the API server: every object is as its
-// last answer had it. It is for one goroutine.
-type cluster struct {
+// Cluster is what has been written to the API server: every object is as its
+// last answer had it. It is for one goroutine at a time.
+type Cluster struct {
+	// Rand is what the changes are drawn from.
+	Rand *rand.Rand
+
 	ctx context.Context
 	api *kubernetes.Clientset
-	r   *rand.Rand
 
 	nodes      []*corev1.Node
 	namespaces map[string]*corev1.Namespace
 	// pods and policies are those that come and go, by number.
 	pods     map[int]*corev1.Pod
 	policies map[int]*networkingv1.NetworkPolicy
-	// steadyPods and steadyPolicies stay as they are.
-	steadyPods     []*corev1.Pod
-	steadyPolicies []*networkingv1.NetworkPolicy
+	// fixedPods and fixedPolicies stay as they are.
+	fixedPods     []*corev1.Pod
+	fixedPolicies []*networkingv1.NetworkPolicy
 
-	// writes are those that the API server took, rejected those that it found
+	// Writes are those that the API server took, Rejected those that it found
 	// invalid.
-	writes, rejected int
+	Writes, Rejected int
 }
 
-// newCluster writes the nodes and the namespaces.
-func newCluster(ctx context.Context, api *kubernetes.Clientset, r *rand.Rand) (*cluster, error) {
-	c := &cluster{
-		ctx: ctx, api: api, r: r,
+// NewCluster writes random.Nodes and the namespaces.
+func NewCluster(ctx context.Context, api *kubernetes.Clientset, r *rand.Rand) (*Cluster, error) {
+	c := &Cluster{
+		Rand: r, ctx: ctx, api: api,
 		namespaces: map[string]*corev1.Namespace{}, pods: map[int]*corev1.Pod{}, policies: map[int]*networkingv1.NetworkPolicy{},
 	}
 	for _, node := range random.Nodes() {
@@ -74,7 +75,7 @@ func newCluster(ctx context.Context, api *kubernetes.Clientset, r *rand.Rand) (*
 }
 
 // createNamespace writes a namespace.
-func (c *cluster) createNamespace(ns *corev1.Namespace) error {
+func (c *Cluster) createNamespace(ns *corev1.Namespace) error {
 	written, err := c.api.CoreV1().Namespaces().Create(c.ctx, ns, metav1.CreateOptions{})
 	if err == nil {
 		c.namespaces[ns.Name] = written
@@ -82,9 +83,35 @@ func (c *cluster) createNamespace(ns *corev1.Namespace) error {
 	return err
 }
 
-// snapshot is the cluster as it is now.
-func (c *cluster) snapshot() policy.Snapshot {
-	s := policy.Snapshot{Nodes: c.nodes, Pods: slices.Clone(c.steadyPods), Policies: slices.Clone(c.steadyPolicies)}
+// Fix writes objects that stay as they are: a namespace, its pods with their status,
+// and its policies.
+func (c *Cluster) Fix(ns *corev1.Namespace, pods []*corev1.Pod, policies []*networkingv1.NetworkPolicy) error {
+	if err := c.createNamespace(ns); err != nil {
+		return err
+	}
+	for _, want := range pods {
+		pod, err := c.createPod(want)
+		if err != nil {
+			return err
+		}
+		if pod, err = c.updateStatus(pod, want.Status); err != nil {
+			return err
+		}
+		c.fixedPods = append(c.fixedPods, pod)
+	}
+	for _, want := range policies {
+		np, err := c.api.NetworkingV1().NetworkPolicies(want.Namespace).Create(c.ctx, want, metav1.CreateOptions{})
+		if err != nil {
+			return err
+		}
+		c.fixedPolicies = append(c.fixedPolicies, np)
+	}
+	return nil
+}
+
+// Snapshot is the cluster as it is now.
+func (c *Cluster) Snapshot() policy.Snapshot {
+	s := policy.Snapshot{Nodes: c.nodes, Pods: slices.Clone(c.fixedPods), Policies: slices.Clone(c.fixedPolicies)}
 	for _, name := range slices.Sorted(maps.Keys(c.namespaces)) {
 		s.Namespaces = append(s.Namespaces, c.namespaces[name])
 	}
@@ -97,19 +124,19 @@ func (c *cluster) snapshot() policy.Snapshot {
 	return s
 }
 
-// change makes one random change.
-func (c *cluster) change() error {
-	i := c.r.Intn(pods)
-	pod, n := c.pods[i], c.r.Intn(16)
+// Change makes one random change.
+func (c *Cluster) Change() error {
+	i := c.Rand.Intn(Pods)
+	pod, n := c.pods[i], c.Rand.Intn(16)
 	switch {
 	case n < 2 || n < 7 && pod == nil:
-		return c.replacePod(i, func() *corev1.Pod { return random.Pod(c.r, i) })
+		return c.replacePod(i, func() *corev1.Pod { return random.Pod(c.Rand, i) })
 	case n < 3:
-		return c.replacePod(i, func() *corev1.Pod { return random.OddPod(c.r, i, pods) })
+		return c.replacePod(i, func() *corev1.Pod { return random.OddPod(c.Rand, i, Pods) })
 	case n < 5:
 		return c.relabelPod(i)
 	case n < 6:
-		return c.count(c.writeStatus(i, random.OddPod(c.r, i, pods).Status))
+		return c.count(c.writeStatus(i, random.OddPod(c.Rand, i, Pods).Status))
 	case n < 7:
 		return c.deletePod(i, grace)
 	case n < 8 && pod != nil:
@@ -117,19 +144,34 @@ func (c *cluster) change() error {
 	case n < 10:
 		return c.relabelNamespace()
 	case n < 14:
-		return c.writePolicy(c.r.Intn(policies))
+		return c.writePolicy(c.Rand.Intn(policies))
 	}
-	return c.deletePolicy(c.r.Intn(policies))
+	return c.deletePolicy(c.Rand.Intn(policies))
+}
+
+// Vanish deletes up to n pods and n policies, for good.
+func (c *Cluster) Vanish(n int) error {
+	for _, i := range slices.Sorted(maps.Keys(c.pods))[:min(n, len(c.pods))] {
+		if err := c.deletePod(i, 0); err != nil {
+			return err
+		}
+	}
+	for _, i := range slices.Sorted(maps.Keys(c.policies))[:min(n, len(c.policies))] {
+		if err := c.deletePolicy(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // count counts a write; one that the API server finds invalid is no error.
-func (c *cluster) count(err error) error {
+func (c *Cluster) count(err error) error {
 	if apierrors.IsInvalid(err) {
-		c.rejected++
+		c.Rejected++
 		return nil
 	}
 	if err == nil {
-		c.writes++
+		c.Writes++
 	}
 	return err
 }
@@ -138,20 +180,20 @@ func (c *cluster) count(err error) error {
 const draws = 20
 
 // untilAccepted calls write, which draws an object anew, until one is taken.
-func (c *cluster) untilAccepted(write func() error) error {
+func (c *Cluster) untilAccepted(write func() error) error {
 	var err error
 	for range draws {
 		if err = write(); !apierrors.IsInvalid(err) {
 			return c.count(err)
 		}
-		c.rejected++
+		c.Rejected++
 	}
 	return fmt.Errorf("%d rejected in a row, the last: %w", draws, err)
 }
 
 // replacePod makes a pod in place of the ith, if there is one: node and
 // containers of a pod cannot change.
-func (c *cluster) replacePod(i int, draw func() *corev1.Pod) error {
+func (c *Cluster) replacePod(i int, draw func() *corev1.Pod) error {
 	if err := c.deletePod(i, 0); err != nil {
 		return err
 	}
@@ -178,7 +220,7 @@ func (c *cluster) replacePod(i int, draw func() *corev1.Pod) error {
 
 // createPod creates a pod, without its status but with what the API server asks
 // of a spec.
-func (c *cluster) createPod(want *corev1.Pod) (*corev1.Pod, error) {
+func (c *Cluster) createPod(want *corev1.Pod) (*corev1.Pod, error) {
 	pod := want.DeepCopy()
 	pod.UID, pod.DeletionTimestamp = "", nil
 	no := false
@@ -193,7 +235,7 @@ func (c *cluster) createPod(want *corev1.Pod) (*corev1.Pod, error) {
 
 // writeStatus gives the ith pod a status. If the API server rejects that, the
 // pod is as before.
-func (c *cluster) writeStatus(i int, status corev1.PodStatus) error {
+func (c *Cluster) writeStatus(i int, status corev1.PodStatus) error {
 	pod, err := c.updateStatus(c.pods[i], status)
 	if err == nil {
 		c.pods[i] = pod
@@ -202,7 +244,7 @@ func (c *cluster) writeStatus(i int, status corev1.PodStatus) error {
 }
 
 // updateStatus gives a pod what policy sees of a status, and returns the pod.
-func (c *cluster) updateStatus(pod *corev1.Pod, status corev1.PodStatus) (*corev1.Pod, error) {
+func (c *Cluster) updateStatus(pod *corev1.Pod, status corev1.PodStatus) (*corev1.Pod, error) {
 	pod = pod.DeepCopy()
 	pod.Status.Phase, pod.Status.StartTime = status.Phase, status.StartTime
 	pod.Status.PodIP, pod.Status.PodIPs = status.PodIP, status.PodIPs
@@ -210,9 +252,9 @@ func (c *cluster) updateStatus(pod *corev1.Pod, status corev1.PodStatus) (*corev
 }
 
 // relabelPod gives the ith pod other labels.
-func (c *cluster) relabelPod(i int) error {
+func (c *Cluster) relabelPod(i int) error {
 	pod := c.pods[i].DeepCopy()
-	pod.Labels = random.Labels(c.r)
+	pod.Labels = random.Labels(c.Rand)
 	written, err := c.api.CoreV1().Pods(pod.Namespace).Update(c.ctx, pod, metav1.UpdateOptions{})
 	if err == nil {
 		c.pods[i] = written
@@ -225,7 +267,7 @@ func (c *cluster) relabelPod(i int) error {
 const grace = 30
 
 // deletePod deletes the ith pod, if there is one, and keeps what is left of it.
-func (c *cluster) deletePod(i int, grace int64) error {
+func (c *Cluster) deletePod(i int, grace int64) error {
 	pod := c.pods[i]
 	if pod == nil {
 		return nil
@@ -246,8 +288,8 @@ func (c *cluster) deletePod(i int, grace int64) error {
 }
 
 // relabelNamespace gives some namespace other labels.
-func (c *cluster) relabelNamespace() error {
-	fresh := random.Namespace(c.r, c.r.Intn(namespaces))
+func (c *Cluster) relabelNamespace() error {
+	fresh := random.Namespace(c.Rand, c.Rand.Intn(namespaces))
 	ns := c.namespaces[fresh.Name].DeepCopy()
 	ns.Labels = fresh.Labels
 	written, err := c.api.CoreV1().Namespaces().Update(c.ctx, ns, metav1.UpdateOptions{})
@@ -258,9 +300,9 @@ func (c *cluster) relabelNamespace() error {
 }
 
 // writePolicy creates the ith policy, or gives it another spec.
-func (c *cluster) writePolicy(i int) error {
+func (c *Cluster) writePolicy(i int) error {
 	return c.untilAccepted(func() error {
-		fresh := random.Policy(c.r, i)
+		fresh := random.Policy(c.Rand, i)
 		api := c.api.NetworkingV1().NetworkPolicies(fresh.Namespace)
 		var written *networkingv1.NetworkPolicy
 		var err error
@@ -278,7 +320,7 @@ func (c *cluster) writePolicy(i int) error {
 }
 
 // deletePolicy deletes the ith policy, if there is one.
-func (c *cluster) deletePolicy(i int) error {
+func (c *Cluster) deletePolicy(i int) error {
 	np := c.policies[i]
 	if np == nil {
 		return nil
@@ -290,9 +332,9 @@ func (c *cluster) deletePolicy(i int) error {
 	return c.count(err)
 }
 
-// clear deletes all that comes and goes.
-func (c *cluster) clear() error {
-	for i := range pods {
+// Clear deletes all that comes and goes.
+func (c *Cluster) Clear() error {
+	for i := range Pods {
 		if err := c.deletePod(i, 0); err != nil {
 			return err
 		}
@@ -303,13 +345,4 @@ func (c *cluster) clear() error {
 		}
 	}
 	return nil
-}
-
-// judge fails the test if much of what was drawn is no valid object.
-func (c *cluster) judge(t *testing.T) {
-	t.Helper()
-	t.Logf("%d writes, and %d that the API server rejected", c.writes, c.rejected)
-	if 10*c.rejected > c.writes {
-		t.Errorf("the API server rejected %d objects and took %d", c.rejected, c.writes)
-	}
 }

@@ -1,0 +1,173 @@
+package chaos
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// outcome is what one fault has led to.
+type outcome struct {
+	// times is how often it was made to happen, refused how often the kernel did
+	// not let it.
+	times, refused int
+	// denied packets were sent, and leaked of them arrived, but for those that
+	// were sent until what the fault had undone was repaired.
+	denied, leaked int64
+	// allowed flows, or exchanges, were under way or tried, and broken of them
+	// were cut, or did not come about, but for those that were begun until the
+	// repair.
+	allowed, broken int64
+	// late are new flows whose first packet was lost, and sent again.
+	late int64
+	// leakedBefore and brokenBefore are those that happened until the repair.
+	leakedBefore, brokenBefore int64
+	// repair is the longest time until what should be in force was so again, and
+	// typical its median; 0 where nothing has to be repaired.
+	repair, typical time.Duration
+}
+
+// repairedIn sets repair and typical.
+func (o *outcome) repairedIn(times []time.Duration) {
+	if len(times) > 0 {
+		o.repair, o.typical = slices.Max(times), median(times)
+	}
+}
+
+func median(times []time.Duration) time.Duration {
+	sorted := slices.SortedFunc(slices.Values(times), cmp.Compare[time.Duration])
+	return sorted[len(sorted)/2]
+}
+
+// repaired is repair in words.
+func (o outcome) repaired() string {
+	switch {
+	case o.times > 0 && o.refused == o.times:
+		return "refused"
+	case o.repair == 0:
+		return "-"
+	case o.typical == 0:
+		return rounded(o.repair)
+	}
+	return rounded(o.typical) + ", " + rounded(o.repair)
+}
+
+func rounded(d time.Duration) string {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(time.Second).String()
+	case d >= time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(100 * time.Microsecond).String()
+}
+
+// before is what happened until the repair, in words.
+func (o outcome) before() string {
+	if o.leakedBefore+o.brokenBefore == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d leaked, %d broken", o.leakedBefore, o.brokenBefore)
+}
+
+func (o outcome) String() string {
+	s := fmt.Sprintf("%d times: %d of %d denied packets leaked, %d of %d allowed flows broken, %d late, repaired in %s",
+		o.times, o.leaked, o.denied, o.broken, o.allowed, o.late, o.repaired())
+	if o.leakedBefore+o.brokenBefore > 0 {
+		s += "; until then " + o.before()
+	}
+	return s
+}
+
+// recorded are the faults in the order in which they ended.
+var recorded struct {
+	sync.Mutex
+	faults   []string
+	outcomes []outcome
+}
+
+// record prints a fault's line, and fails the test if anything leaked or broke that
+// should not have, or if nothing was there to leak.
+func record(t *testing.T, fault string, o outcome) {
+	t.Helper()
+	fmt.Printf("chaos: %s: %s\n", fault, o)
+	recorded.Lock()
+	recorded.faults, recorded.outcomes = append(recorded.faults, fault), append(recorded.outcomes, o)
+	recorded.Unlock()
+	if o.leaked > 0 || o.broken > 0 {
+		t.Errorf("%s: leaked or broken", fault)
+	}
+	if o.times == 0 || o.denied == 0 {
+		t.Errorf("%s: shows nothing", fault)
+	}
+}
+
+// rows is the table in Markdown.
+func rows() string {
+	var b strings.Builder
+	b.WriteString("| fault | times | denied packets | leaked | allowed exchanges | broken | late | repaired in (median, longest) | until then |\n")
+	b.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	for i, o := range recorded.outcomes {
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %s | %s |\n",
+			recorded.faults[i], o.times, o.denied, o.leaked, o.allowed, o.broken, o.late, o.repaired(), o.before())
+	}
+	return b.String()
+}
+
+// The marks in the document between which the table is.
+const (
+	tableBegins = "<!-- chaos: written by make chaos -->\n"
+	tableEnds   = "<!-- /chaos -->\n"
+)
+
+// publish puts the table into the document at path, with where and how long it took.
+func publish(path string, took time.Duration) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	text, err = between(text, fmt.Sprintf("`make chaos` on %s, %s, in %s.\n\n%s", time.Now().UTC().Format(time.DateOnly), machine(), took.Round(time.Second), rows()))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return os.WriteFile(path, text, 0o644)
+}
+
+// between replaces what is between the marks.
+func between(document []byte, table string) ([]byte, error) {
+	head, rest, begins := bytes.Cut(document, []byte(tableBegins))
+	_, tail, ends := bytes.Cut(rest, []byte(tableEnds))
+	if !begins || !ends {
+		return nil, fmt.Errorf("the marks %q and %q are not there", tableBegins, tableEnds)
+	}
+	return slices.Concat(head, []byte(tableBegins), []byte(table), []byte(tableEnds), tail), nil
+}
+
+// machine is where this runs.
+func machine() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return err.Error()
+	}
+	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-")
+	return fmt.Sprintf("Linux %s, %d processors", release, runtime.NumCPU())
+}
+
+func TestTableIsPutBetweenTheMarks(t *testing.T) {
+	got, err := between([]byte("a\n"+tableBegins+"old\n"+tableEnds+"b\n"), "new\n")
+	if want := "a\n" + tableBegins + "new\n" + tableEnds + "b\n"; err != nil || string(got) != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+	if _, err := between([]byte("a\n"+tableBegins), "new\n"); err == nil {
+		t.Error("a document without the second mark: no error")
+	}
+}

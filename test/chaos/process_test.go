@@ -1,0 +1,94 @@
+package chaos
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// TestAgentKilled kills the agent at any moment, before and after its first commit,
+// and starts the next one at once.
+func TestAgentKilled(t *testing.T) {
+	tr := newTrial(t)
+	tr.begin()
+	stop := tr.keepChanging()
+	n, ready := times(100), 0
+	for range n {
+		time.Sleep(rand.N(time.Second))
+		if tr.agent.Ready(t.Context()) {
+			ready++
+		}
+		tr.kill()
+		tr.launch()
+	}
+	stop()
+	tr.awaitReady()
+	took := tr.settled()
+	t.Logf("%d of %d agents were ready when they were killed; the last caught up in %s", ready, n, took)
+	tr.end("agent killed (SIGKILL) 0 to 1 s after its start, started at once", n)
+}
+
+// TestAgentStopped ends the agent as a rolling update does.
+func TestAgentStopped(t *testing.T) {
+	tr := newTrial(t)
+	tr.begin()
+	stop := tr.keepChanging()
+	n := times(50)
+	for range n {
+		tr.awaitReady()
+		time.Sleep(rand.N(300 * time.Millisecond))
+		tr.stop()
+		tr.launch()
+	}
+	stop()
+	tr.awaitReady()
+	tr.settled()
+	tr.end("agent stopped (SIGTERM) and started", n)
+}
+
+// TestAgentDown has no agent for a while, in which flows follow the rules of before.
+func TestAgentDown(t *testing.T) {
+	tr := newTrial(t)
+	tr.begin()
+	n := timesSlow(5)
+	var repairs []time.Duration
+	for range n {
+		before, table := tr.inForce()
+		tr.kill()
+		tr.change(20)
+		tr.unchanged(before, table)
+		if *full {
+			time.Sleep(5 * time.Second)
+			tr.unchanged(before, table)
+		}
+		tr.launch()
+		repairs = append(repairs, tr.settled())
+	}
+	tr.repairedIn(repairs)
+	tr.end("agent away for seconds, objects changed meanwhile", n)
+}
+
+// TestAgentFrozen lets the agent's process stand still, as a machine does that is
+// suspended, or has no time for it: afterwards its clock has jumped.
+func TestAgentFrozen(t *testing.T) {
+	tr := newTrial(t)
+	tr.begin()
+	frozen := time.Second / 2
+	if *full {
+		frozen = 5 * time.Second
+	}
+	n := timesSlow(5)
+	var repairs []time.Duration
+	for range n {
+		before, table := tr.inForce()
+		must(t, tr.agent.Freeze())
+		tr.change(20)
+		time.Sleep(frozen)
+		tr.unchanged(before, table)
+		must(t, tr.agent.Thaw())
+		repairs = append(repairs, tr.settled())
+	}
+	tr.repairedIn(repairs)
+	tr.end(fmt.Sprintf("agent frozen for %s (SIGSTOP, SIGCONT), objects changed meanwhile", frozen), n)
+}
