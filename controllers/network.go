@@ -78,11 +78,14 @@ func (n *Network) reconcile() (changes int, err error) {
 		return 0, errNoPodCIDR
 	}
 	if n.routes != nil {
-		if changes, err = n.routes.Reconcile(self, others); err != nil {
+		changes, err = n.routes.Reconcile(self, others)
+		// One Node that is not as it should be must not keep all pods of this one.
+		var aboutOthers *node.OthersError
+		if err != nil && !errors.As(err, &aboutOthers) {
 			return changes, err
 		}
 	}
-	return changes, n.publish(self)
+	return changes, errors.Join(err, n.publish(self))
 }
 
 // nodes are this node and the others, as the model knows them.

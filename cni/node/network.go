@@ -167,6 +167,15 @@ func (n *Network) Close() error {
 	return nil
 }
 
+// OthersError says that other nodes cannot be reached. All that this node's own pods
+// need is there.
+type OthersError struct{ Err error }
+
+func (e *OthersError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *OthersError) Unwrap() error { return e.Err }
+
 // Reconcile makes bridge, VXLAN device, addresses, neighbours, routes and
 // settings of the kernel what the nodes need, and removes what they no longer
 // need. It returns how many changes it made; with nothing to do, none. Others
@@ -175,7 +184,8 @@ func (n *Network) Close() error {
 // A node that can't be reached, or whose data are wrong, is an error that names
 // it, and so is a route to its pods that another has made; all other nodes are
 // seen to, and routes to its pods that were there before stay. The error joins
-// all that went wrong: calling again later is right for all of them.
+// all that went wrong: calling again later is right for all of them. It is an
+// *OthersError if nothing else did.
 func (n *Network) Reconcile(self Node, others []Node) (changes int, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -24,7 +24,8 @@ type round struct {
 
 	tunnel  bool
 	changes int
-	errs    []error
+	errs    []error // about this node
+	others  []error // about others
 }
 
 // run goes from what others depend on to what depends on it, and removes in the
@@ -42,14 +43,17 @@ func (r *round) run(self Node, others []Node) error {
 	r.bridge()
 	plan, err := newPlan(r.options.Mode, r.self, others, view{r.direct, func(a netip.Addr) bool { return r.locals[a] }})
 	if err != nil {
-		r.errs = append(r.errs, err)
+		r.others = append(r.others, err)
 	}
 	r.tunnel = plan.tunnels() || r.options.Mode == VXLAN
 	device := r.device(plan)
 	r.setRemotes(device, plan)
 	r.setRoutes(device, plan)
 	r.cleanDevice(device, plan)
-	return errors.Join(r.errs...)
+	if len(r.errs) == 0 && len(r.others) > 0 {
+		return &OthersError{errors.Join(r.others...)}
+	}
+	return errors.Join(append(r.errs, r.others...)...)
 }
 
 // did counts a change, or notes why there is none. It returns whether there is.

@@ -32,7 +32,7 @@ func inTime() time.Duration {
 func TestFlowsCut(t *testing.T) {
 	n := newFedNode(t)
 	// Those that have been said little on must not end meanwhile.
-	must(0, n.SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "3600"))(t)
+	must(t, n.SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "3600"))
 	hosts := map[string]*lab.Host{}
 	labels := map[string]string{"allowed": "yes"}
 	store, other := map[string]string{"team": "store"}, map[string]string{"team": "other"}
@@ -40,7 +40,7 @@ func TestFlowsCut(t *testing.T) {
 		return random.Event{Object: podAt(namespace, name, "uid", labels, time.Unix(1700000000, 0), hosts[name].IPs...)}
 	}
 	for i, name := range []string{"server", "kept", "cut"} {
-		hosts[name] = must(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
+		hosts[name] = got(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
 	}
 	const from = "podSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {team: %s}}, podSelector: {matchLabels: {allowed: \"yes\"}}}]}]\n"
 	allowing := []random.Event{
@@ -62,7 +62,7 @@ func TestFlowsCut(t *testing.T) {
 	var ended sync.WaitGroup
 	t.Cleanup(ended.Wait)
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
-		must(hosts["server"].Serve(protocol, 80))(t)
+		got(hosts["server"].Serve(protocol, 80))(t)
 		for i := range real {
 			to := netip.AddrPortFrom(hosts["server"].IPs[i%2], 80)
 			kept = append(kept, startTalk(t, &ended, hosts["kept"], protocol, to))
@@ -70,7 +70,7 @@ func TestFlowsCut(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"kept", "cut"} {
-		begin := func(port int) { must(0, server.say(hosts[name], port))(t) }
+		begin := func(port int) { must(t, server.say(hosts[name], port)) }
 		for port := range idle + real {
 			begin(10_000 + port)
 		}
@@ -97,7 +97,7 @@ func TestFlowsCut(t *testing.T) {
 		// What began is said again: whatever comes through now has a flow that survived.
 		at := time.Now()
 		for _, port := range begun {
-			must(0, server.say(hosts["cut"], port))(t)
+			must(t, server.say(hosts["cut"], port))
 		}
 		time.Sleep(100 * time.Millisecond)
 		longest := judged.Sub(changed)
@@ -144,7 +144,7 @@ func startTalk(t *testing.T, ended *sync.WaitGroup, from *lab.Host, protocol pol
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	k := &talk{conn: must(from.Dial(ctx, protocol, to))(t)}
+	k := &talk{conn: got(from.Dial(ctx, protocol, to))(t)}
 	k.heard.Store(time.Now().UnixNano())
 	t.Cleanup(func() { _ = k.conn.Close() })
 	ended.Go(func() {
@@ -201,10 +201,10 @@ func listenForSources(t *testing.T, host *lab.Host, port uint16) *sources {
 		at := netip.AddrPortFrom(ip, port)
 		s.to = append(s.to, at)
 		var socket net.PacketConn
-		must(0, host.Do(func() (err error) {
+		must(t, host.Do(func() (err error) {
 			socket, err = net.ListenPacket("udp", at.String())
 			return err
-		}))(t)
+		}))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

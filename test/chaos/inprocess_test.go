@@ -96,6 +96,9 @@ func (k timedKernel) Apply(plan ruleset.Plan) error {
 	return err
 }
 
+// Check implements controllers.Kernel.
+func (k timedKernel) Check(plan ruleset.Plan) error { return k.conn.Check(plan) }
+
 // timedFlows notes when flows have been judged.
 type timedFlows struct{ *unowned }
 

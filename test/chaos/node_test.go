@@ -73,14 +73,14 @@ func newFedNode(t *testing.T) *fedNode {
 	t.Helper()
 	const mark = 1 << 29 // the agent's default
 	ctrl.SetLogger(logr.Discard())
-	l := must(lab.New(lab.Options{}))(t)
-	t.Cleanup(func() { must(0, l.Close())(t) })
-	n := &fedNode{Node: must(l.AddNode(random.Node, random.NodeAddrs...))(t)}
+	l := got(lab.New(lab.Options{}))(t)
+	t.Cleanup(func() { must(t, l.Close()) })
+	n := &fedNode{Node: got(l.AddNode(random.Node, random.NodeAddrs...))(t)}
 	namespace := kernel.Options{NetNS: n.NetNS()}
-	conn := must(kernel.Open(namespace))(t)
-	flows := must(kernel.OpenFlows(namespace, mark))(t)
+	conn := got(kernel.Open(namespace))(t)
+	flows := got(kernel.OpenFlows(namespace, mark))(t)
 	n.flows = &watchedFlows{Flows: flows}
-	n.agent = must(controllers.NewAgent(conn, controllers.Options{
+	n.agent = got(controllers.NewAgent(conn, controllers.Options{
 		Node: n.Name, Manifests: t.TempDir(), MetricsAddress: "0", HealthAddress: "0", Flows: n.flows,
 		Ruleset: ruleset.Options{RevokedMark: mark}, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}))(t)
@@ -89,9 +89,9 @@ func newFedNode(t *testing.T) *fedNode {
 	go func() { stopped <- n.agent.Start(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		must(0, <-stopped)(t)
-		must(0, flows.Close())(t)
-		must(0, conn.Close())(t)
+		must(t, <-stopped)
+		must(t, flows.Close())
+		must(t, conn.Close())
 	})
 	for _, node := range random.Nodes() {
 		n.feed(random.Event{Object: node})
@@ -114,11 +114,11 @@ func (n *fedNode) sync(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	must(0, n.agent.Enforcer.Sync(ctx))(t)
+	must(t, n.agent.Enforcer.Sync(ctx))
 }
 
-// must returns a value, or fails the test with the error that came instead.
-func must[T any](value T, err error) func(testing.TB) T {
+// got returns a value, or fails the test with the error that came instead.
+func got[T any](value T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
@@ -150,6 +150,6 @@ func podAt(namespace, name, uid string, labels map[string]string, started time.T
 func policyOf(t *testing.T, namespace, name, spec string) random.Event {
 	t.Helper()
 	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	must(0, yaml.UnmarshalStrict([]byte(spec), &np.Spec))(t)
+	must(t, yaml.UnmarshalStrict([]byte(spec), &np.Spec))
 	return random.Event{Object: np}
 }

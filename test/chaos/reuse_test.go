@@ -22,7 +22,7 @@ func TestAddressReused(t *testing.T) {
 	n := newFedNode(t)
 	hosts := map[string]*lab.Host{}
 	for i, name := range []string{"server", "asker", "reused"} {
-		hosts[name] = must(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
+		hosts[name] = got(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
 	}
 	start := time.Unix(1700000000, 0)
 	n.feed(
@@ -171,7 +171,7 @@ func (w *way) try(t *testing.T, expect bool) (sent, arrived int) {
 	const few, firstPort, ports = 6, 10_000, 50_000
 	began := time.Now()
 	for range few {
-		must(0, w.to.say(w.from, firstPort+w.next%ports))(t)
+		must(t, w.to.say(w.from, firstPort+w.next%ports))
 		w.next++
 	}
 	patience := 20 * time.Millisecond

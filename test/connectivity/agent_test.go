@@ -89,3 +89,23 @@ func TestAddressesWithoutAPod(t *testing.T) {
 	}
 	c.expect("addresses without a pod", all)
 }
+
+// TestOneBadNode: Nodes that are not as they should be keep no other node's pods from
+// being connected, fenced, and reached.
+func TestOneBadNode(t *testing.T) {
+	c := newCluster(t, settings{nodes: 2, more: denying + `---
+apiVersion: v1
+kind: Node
+metadata: {name: node-8}
+spec: {podCIDRs: [10.244.1.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.8}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-9}
+status: {addresses: [{type: InternalIP, address: 192.0.2.9}]}
+`})
+	hall := append(c.pod("hall", 0, "hall-1"), c.pod("hall", 1, "hall-2")...)
+	c.say(hall...)
+	c.eventually("routes", func() error { return c.judge(tcp(hall[0].Host, hall[1].Host, allowedPort, true)) })
+}
