@@ -70,8 +70,8 @@ func otherLayout() ruleset.Plan {
 		// The agent's pod-ranges-4 is a set of intervals, its pod-ranges-6 too.
 		ruleset.AddSet{Name: "pod-ranges-4", Type: ruleset.Addr4},
 		ruleset.AddElements{Set: "pod-ranges-4", Type: ruleset.Addr4, Elements: addrs4},
-		ruleset.AddSet{Name: "neighbour-discovery", Type: ruleset.Prefix6},
-		ruleset.AddElements{Set: "neighbour-discovery", Type: ruleset.Prefix6, Elements: prefixes6},
+		ruleset.AddSet{Name: "neighbour-discovery", Type: ruleset.Range6},
+		ruleset.AddElements{Set: "neighbour-discovery", Type: ruleset.Range6, Elements: prefixes6},
 		ruleset.AddSet{Name: "pod-ranges-6", Type: ruleset.Addr4, Map: true},
 		ruleset.AddVerdicts{Map: "pod-ranges-6", Type: ruleset.Addr4, Entries: entries},
 		ruleset.AddSet{Name: "ingress-pods-6", Type: ruleset.Addr6},
