@@ -37,7 +37,7 @@ suites() {
 declare -A without=(
   [controllers]="needs an API server; what it has to do with the kernel is ruleset/kernel's"
   [test/soak]="needs an API server too"
-  [test/chaos]="likewise"
+  [test/chaos]="needs an API server too"
   [test/bench]="has benchmarks alone"
   [". TestAgentTakesChart"]="runs helm by the go command, and has nothing to do with the kernel"
 )
