@@ -109,3 +109,24 @@ func TestClosedModelEqualsCompile(t *testing.T) {
 		t.Errorf("%d closings and %d repetitions are too few to tell", closings, repetitions)
 	}
 }
+
+// TestCloseKeepsTheRest: of what is no policy's nothing is lost, nor will be of what an
+// Intent has one day.
+func TestCloseKeepsTheRest(t *testing.T) {
+	var in policy.Intent
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(in)) {
+		value := reflect.ValueOf(&in).Elem().FieldByIndex(field.Index)
+		switch value.Kind() {
+		case reflect.Slice:
+			value.Set(reflect.MakeSlice(value.Type(), 1, 1))
+		case reflect.Map:
+			value.Set(reflect.MakeMap(value.Type()))
+		default:
+			t.Fatalf("%s is a %s: have this test make one", field.Name, value.Kind())
+		}
+	}
+	in.Subjects[policy.Key{Name: "pod"}] = policy.Subject{}
+	if diff := cmp.Diff(in, in.Close(nil), exact); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
