@@ -178,9 +178,9 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		beside.Go(func() { e.judgeFlows(ctx) })
 	}
 	retry := newBackoff()
+	var unfinished <-chan time.Time // when to go on with a search
 	for {
-		var unfinished <-chan time.Time // of a search
-		if len(e.refusals.left) > 0 {
+		if len(e.refusals.left) > 0 && unfinished == nil {
 			unfinished = time.After(searchPause)
 		}
 		select {
@@ -189,6 +189,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		case <-e.wake:
 		case <-e.tampered():
 		case <-unfinished:
+			unfinished = nil
 			if err := e.resume(); err != nil {
 				e.log.Error(err, "Cannot find out which policies the kernel refuses; trying again")
 			}
