@@ -46,7 +46,7 @@ func newRefusals() refusals {
 // exclude closes the policies for which the kernel refuses the table, and reports
 // whether there are any: until they change they isolate their pods, and allow
 // nothing. With an error, nothing was closed.
-func (e *Enforcer) exclude() (any bool, err error) {
+func (e *Enforcer) exclude() (found bool, err error) {
 	return e.search(policy.Intent.Open)
 }
 
@@ -60,16 +60,16 @@ func (e *Enforcer) resume() error {
 // search searches some of the policies, and closes those that are to blame, and
 // those that it has not found out about. What an earlier search has left is open
 // meanwhile. The next commit must build the table anew.
-func (e *Enforcer) search(suspects func(policy.Intent) []policy.Key) (any bool, err error) {
+func (e *Enforcer) search(suspects func(policy.Intent) []policy.Key) (found bool, err error) {
 	began := time.Now()
 	e.known, e.undone = false, false // Intent takes the changes along
 	e.mu.Lock()
 	for _, key := range e.refusals.left {
 		e.model.Reopen(key)
 	}
+	e.tell(e.refusals.left)
 	intent := e.model.Intent()
 	e.mu.Unlock()
-	reopened := e.refusals.left
 	e.refusals.left = nil
 	s := &search{intent: intent, options: e.options, check: e.kernel.Check, until: began.Add(searchTime)}
 	f, err := s.among(there(intent, suspects(intent)))
@@ -89,8 +89,7 @@ func (e *Enforcer) search(suspects func(policy.Intent) []policy.Key) (any bool, 
 	for _, key := range f.left {
 		e.model.Close(intent.Policies[key], "the kernel refuses this policy or another: it allows nothing until that is known")
 	}
-	e.refusals.news = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(e.refusals.news, reopened, refused, f.left)), compareKey))
-	signal(e.refusals.wake)
+	e.tell(slices.Concat(refused, f.left))
 	if len(refused)+len(f.left) == 0 {
 		return false, nil
 	}
@@ -102,6 +101,14 @@ func (e *Enforcer) search(suspects func(policy.Intent) []policy.Key) (any bool, 
 	e.log.Error(why, "The kernel refuses NetworkPolicies: they allow nothing until they are changed; all else is enforced",
 		"networkPolicies", strings.Join(names, " "), "notKnownYet", len(f.left), "trials", s.trials, "took", time.Since(began).String())
 	return true, nil
+}
+
+// tell has announce look at policies. The caller holds e.mu.
+func (e *Enforcer) tell(keys []policy.Key) {
+	all := slices.Concat(e.refusals.news, keys)
+	slices.SortFunc(all, compareKey)
+	e.refusals.news = slices.Compact(all)
+	signal(e.refusals.wake)
 }
 
 // there are those of the policies that the intent has.
