@@ -26,20 +26,24 @@ const (
 // batchOf has the library make the messages. It hands them to nobody but its
 // socket; this one keeps them, as podfence sends them itself. The library takes
 // silence for success, and has no way to have a batch checked only.
-func batchOf(messages []message) (batch []netlink.Message, err error) {
-	library, err := nftables.New(nftables.WithTestDial(func(sent []netlink.Message) ([]netlink.Message, error) {
-		batch = append(batch, sent...)
-		return nil, io.EOF // no answer
-	}))
-	if err != nil {
-		return nil, err
+func (c *Conn) batchOf(messages []message) (batch []netlink.Message, err error) {
+	if c.library == nil {
+		c.library, err = nftables.New(nftables.AsLasting(), nftables.WithTestDial(func(sent []netlink.Message) ([]netlink.Message, error) {
+			c.made = sent
+			return nil, io.EOF // no answer
+		}))
+		if err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range messages {
-		m.queue(library)
+		m.queue(c.library)
 	}
-	if err := library.Flush(); err != nil {
+	// It forgets the messages, whether it fails or not.
+	if err := c.library.Flush(); err != nil {
 		return nil, err
 	}
+	batch, c.made = c.made, nil
 	if len(batch) != len(messages)+2 { // begin and end
 		return nil, fmt.Errorf("%d messages have become %d", len(messages), len(batch)-2)
 	}

@@ -51,8 +51,11 @@ type Conn struct {
 
 	mu     sync.Mutex
 	socket *netlink.Conn
-	watch  *Watch // nil: nobody watches
-	closed bool
+	// library makes messages, and made are those of a batch; see batchOf.
+	library *nftables.Conn
+	made    []netlink.Message
+	watch   *Watch // nil: nobody watches
+	closed  bool
 }
 
 // Open connects, and tries in one transaction that leaves nothing behind what
@@ -223,7 +226,7 @@ func (c *Conn) send(messages []message, how func(*Conn, []netlink.Message) (int,
 		return -1, &OpError{Op: "apply", Err: ErrClosed}
 	}
 	all := fmt.Sprintf("apply %d messages", len(messages))
-	batch, err := batchOf(messages)
+	batch, err := c.batchOf(messages)
 	if err != nil {
 		return -1, &OpError{Op: all, Err: fmt.Errorf("%w: %w", errEncoding, err)}
 	}
