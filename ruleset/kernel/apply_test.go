@@ -83,7 +83,7 @@ func failures() map[string]fails {
 			ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: addrs("10.0.0.9", "10.0.0.10")},
 			unix.ENOENT, "delete elements 10.0.0.9 to 10.0.0.10 (1 to 2 of 2) from set peers",
 		},
-		"overlap":        {prefix("10.0.0.0/8", "10.1.0.0/16"), unix.EEXIST, "add elements 10.0.0.0-10.255.255.255 to 10.1.0.0-10.1.255.255"},
+		"overlap":        {prefix("10.0.0.0/8", "10.1.0.0/16"), unix.EEXIST, "add elements 10.0.0.0/8 to 10.1.0.0/16"},
 		"other verdict":  {ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(jump("pod-a"), addrs("10.0.0.2")...)}, unix.EEXIST, "add element 10.0.0.2 to map pods"},
 		"no such target": {ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(jump("none"), addrs("10.0.0.3")...)}, unix.ENOENT, "add element 10.0.0.3 to map pods"},
 		"other type":     {ruleset.AddSet{Name: "peers", Type: ruleset.Addr6}, unix.EEXIST, "add set peers"},
