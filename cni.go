@@ -13,11 +13,40 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/cni/plugin"
 	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/ruleset"
 )
+
+// network are the flags about connecting pods that change what is enforced.
+type network struct{ mode, routing string }
+
+func (n *network) flags(f *pflag.FlagSet) {
+	f.StringVar(&n.mode, "cni", "none", "what to do for the CNI plugin podfence-cni: bridge (it connects the pods), chained (another plugin does, podfence-cni after it) or none")
+	f.StringVar(&n.routing, "routing", "auto", "with --cni bridge, how packets reach other nodes: host-gw, vxlan, or auto (host-gw to nodes on the same link)")
+}
+
+// options adds what connecting the pods takes to the table's.
+func (n *network) options(o *ruleset.Options) error {
+	switch n.mode {
+	case "none", "chained":
+		return nil
+	case "bridge":
+	default:
+		return fmt.Errorf("--cni is %q: it must be none, bridge or chained", n.mode)
+	}
+	routing, err := node.ParseMode(n.routing)
+	if err != nil {
+		return fmt.Errorf("--routing: %w", err)
+	}
+	o.Guard, o.Masquerade = true, true
+	if routing != node.HostGW {
+		o.TunnelPort = node.DefaultVXLANPort
+	}
+	return nil
+}
 
 // cniFlags are the agent's flags about connecting pods.
 type cniFlags struct {
-	mode, routing string
+	network
 	socket, state string
 	leases        string
 	places        install.Places
@@ -25,8 +54,7 @@ type cniFlags struct {
 }
 
 func (c *cniFlags) flags(f *pflag.FlagSet) {
-	f.StringVar(&c.mode, "cni", "none", "what to do for the CNI plugin podfence-cni: bridge (it connects the pods), chained (another plugin does, podfence-cni after it) or none")
-	f.StringVar(&c.routing, "routing", "auto", "with --cni bridge, how packets reach other nodes: host-gw, vxlan, or auto (host-gw to nodes on the same link)")
+	c.network.flags(f)
 	f.StringVar(&c.socket, "cni-socket", handshake.DefaultSocket, "where podfence-cni asks the agent")
 	f.StringVar(&c.state, "cni-state", "/run/podfence/attachments", "folder that keeps what podfence-cni has said; it must not outlive a reboot")
 	f.StringVar(&c.places.ConfDir, "cni-conf-dir", install.DefaultConfDir, "where the container runtime looks for CNI configurations")
@@ -40,18 +68,10 @@ func (c *cniFlags) flags(f *pflag.FlagSet) {
 // its final NUL).
 const maxSocket = 107
 
-// check refuses values that can't be meant, before anything is asked of the kernel.
+// check refuses places that can't be meant, before anything is asked of the kernel.
 func (c *cniFlags) check() error {
-	switch c.mode {
-	case "none":
+	if c.mode == "none" {
 		return nil
-	case "bridge":
-		if _, err := node.ParseMode(c.routing); err != nil {
-			return fmt.Errorf("--routing: %w", err)
-		}
-	case "chained":
-	default:
-		return fmt.Errorf("--cni is %q: it must be none, bridge or chained", c.mode)
 	}
 	for flag, path := range map[string]string{
 		"--cni-socket": c.socket, "--cni-state": c.state, "--cni-conf-dir": c.places.ConfDir,
@@ -67,9 +87,9 @@ func (c *cniFlags) check() error {
 	return nil
 }
 
-// options turns flags that check has seen into the agent's part of connecting
-// pods, with what has to be closed in the end.
-func (c *cniFlags) options(nodeName string, kernel controllers.Kernel) (o *controllers.CNI, stop func() error, err error) {
+// connect turns flags that were checked into the agent's part of connecting pods,
+// with what has to be closed in the end.
+func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *controllers.CNI, stop func() error, err error) {
 	stop = func() error { return nil }
 	if c.mode == "none" {
 		return nil, stop, nil

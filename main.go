@@ -29,7 +29,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
@@ -149,7 +148,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
 			}
-			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), c.check()); err != nil {
+			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), c.network.options(&o.Ruleset), c.check()); err != nil {
 				return err
 			}
 			// What the agent holds changes little; less room for garbage costs it
@@ -163,7 +162,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
-			tables := kernel.Options{Guard: c.mode == "bridge", Masquerade: c.mode == "bridge", Own: true}
+			tables := kernel.Options{Guard: o.Ruleset.Guard, Masquerade: o.Ruleset.Masquerade, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
 				return err
@@ -183,16 +182,12 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				defer flows.Close()
 				o.Flows = flows
 			}
-			cni, stop, err := c.options(o.Node, conn)
+			cni, stop, err := c.connect(o.Node, conn)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
-			connects := cni != nil && cni.Bridge != nil
-			o.CNI, o.Ruleset.Masquerade, o.Ruleset.Guard = cni, connects, connects
-			if connects && c.routing != node.HostGW.String() {
-				o.Ruleset.TunnelPort = node.DefaultVXLANPort
-			}
+			o.CNI = cni
 			o.Registry = ctrlmetrics.Registry
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
@@ -283,13 +278,16 @@ func apiServer(kubeconfig, manifests string) (*rest.Config, error) {
 func renderCommand() *cobra.Command {
 	var (
 		e          enforcement
+		n          network
 		path, node string
 	)
 	cmd := &cobra.Command{
 		Use:   "render -f DIR --node NAME",
 		Short: "Print the nftables ruleset that manifests make on a node",
 		Long: `Print the nftables ruleset that manifests make on a node: offline, and without
-privilege. "nft -f" takes what is printed.
+privilege. "nft -f" takes what is printed. With the agent's --cni and --routing it
+is the agent's table; the one of family bridge, which says what each pod's link may
+send, is not shown.
 
   kubectl get nodes,namespaces,pods,networkpolicies -A -o yaml > cluster.yaml
   podfence render -f cluster.yaml --node node-1`,
@@ -297,6 +295,9 @@ privilege. "nft -f" takes what is printed.
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options, err := e.options()
 			if err != nil {
+				return err
+			}
+			if err := n.options(&options); err != nil {
 				return err
 			}
 			if path == "" || node == "" {
@@ -317,6 +318,7 @@ privilege. "nft -f" takes what is printed.
 	cmd.Flags().StringVarP(&path, "filename", "f", "", "folder of YAML, or one file: Pods with status.podIPs, Namespaces, NetworkPolicies, Nodes")
 	cmd.Flags().StringVar(&node, "node", "", "name of the node")
 	e.flags(cmd.Flags())
+	n.flags(cmd.Flags())
 	return cmd
 }
 

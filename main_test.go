@@ -102,6 +102,8 @@ func TestMistakes(t *testing.T) {
 		{"bad --cni", nil, []string{"agent", "--node-name", "n", "--cni", "brigde"}, []string{"--cni", `"brigde"`, "chained"}},
 		{"bad --cni from the environment", map[string]string{"PODFENCE_CNI": "\x1b[31m"}, []string{"agent", "--node-name", "n"}, []string{"--cni", `"\x1b[31m"`}},
 		{"bad --routing", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--routing", "bgp"}, []string{"--routing", `"bgp"`, "vxlan"}},
+		{"bad --cni of render", nil, []string{"render", "-f", folder, "--node", "n", "--cni", "brigde"}, []string{"--cni", `"brigde"`, "chained"}},
+		{"bad --routing of render", nil, []string{"render", "-f", folder, "--node", "n", "--cni", "bridge", "--routing", "bgp"}, []string{"--routing", `"bgp"`, "vxlan"}},
 		{"relative --cni-socket", nil, []string{"agent", "--node-name", "n", "--cni", "chained", "--cni-socket", "agent.sock"}, []string{"--cni-socket", "absolute"}},
 		{"empty --cni-state", map[string]string{"PODFENCE_CNI_STATE": ""}, []string{"agent", "--node-name", "n", "--cni", "bridge"}, []string{"--cni-state", "absolute"}},
 		{"long --cni-socket", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--cni-socket", "/" + strings.Repeat("s", 107)}, []string{"--cni-socket", "108", "107"}},

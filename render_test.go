@@ -55,6 +55,9 @@ func TestRender(t *testing.T) {
 		{[]string{"--node", "node-1"}, "ingress[0]", ""},
 		{[]string{"--node", "node-1", "--deny", "reject"}, "reject with icmpx admin-prohibited", ""},
 		{[]string{"--node", "node-1", "--pod-to-node", "allow"}, "chain egress-forward", ""},
+		{[]string{"--node", "node-1", "--cni", "bridge"}, "chain tunnel-input", ""},
+		{[]string{"--node", "node-1", "--cni", "bridge", "--routing", "host-gw"}, "chain postrouting-masquerade", ""},
+		{[]string{"--node", "node-1", "--cni", "chained"}, "chain egress-forward", ""},
 		{[]string{"--node", "elsewhere"}, "chain egress-forward", `no live pod with an address has spec.nodeName "elsewhere"`},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
@@ -82,6 +85,40 @@ func TestRender(t *testing.T) {
 			t.Errorf("%v:\n%s", err, text)
 		}
 	})
+}
+
+// TestRenderAsTheAgent: with the agent's flags, what is printed is the agent's table,
+// as docs/RULESET.md shows it.
+func TestRenderAsTheAgent(t *testing.T) {
+	render := func(args ...string) string {
+		text, _, err := run(t, append([]string{"render", "-f", "ruleset/testdata/masquerade.yaml", "--node", "node-1", "--revoked-mark", "0"}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	want, err := os.ReadFile("ruleset/testdata/masquerade.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := render("--cni", "bridge"); text != string(want) {
+		t.Errorf("it is not the golden file, but\n%s", text)
+	}
+	for _, c := range []struct {
+		args []string
+		lack []string
+	}{
+		{[]string{"--cni", "bridge", "--routing", "host-gw"}, []string{"tunnel"}},
+		{[]string{"--cni", "chained"}, []string{"tunnel", "masquerade", "ports-prerouting"}},
+		{nil, []string{"tunnel", "masquerade", "ports-prerouting"}},
+	} {
+		text := render(c.args...)
+		for _, lack := range c.lack {
+			if strings.Contains(text, lack) {
+				t.Errorf("%v: %q in\n%s", c.args, lack, text)
+			}
+		}
+	}
 }
 
 // accepted checks that nft takes a ruleset, in a network namespace of its own.

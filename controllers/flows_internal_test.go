@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +19,7 @@ import (
 // slowFlows is connection tracking that takes a while to be gone through.
 type slowFlows struct {
 	takes  time.Duration
-	fail   error
+	fails  atomic.Bool
 	starts []time.Duration // since the start of the test
 	began  time.Time
 }
@@ -26,7 +27,10 @@ type slowFlows struct {
 func (f *slowFlows) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	f.starts = append(f.starts, time.Since(f.began))
 	time.Sleep(f.takes)
-	return 0, 0, f.fail
+	if f.fails.Load() {
+		return 0, 0, errors.New("the list was interrupted")
+	}
+	return 0, 0, nil
 }
 
 // judging runs judgeFlows on a clock of its own, and returns when it began each time.
@@ -93,11 +97,12 @@ func TestFlowsArePaced(t *testing.T) {
 
 // TestFlowsAreJudgedAgainAfterAnError: a second later, until it succeeds.
 func TestFlowsAreJudgedAgainAfterAnError(t *testing.T) {
-	flows := &slowFlows{fail: errors.New("the list was interrupted")}
+	flows := &slowFlows{}
+	flows.fails.Store(true)
 	starts := judging(t, flows, func(commit func()) {
 		commit()
 		time.Sleep(10 * time.Second)
-		flows.fail = nil
+		flows.fails.Store(false)
 		synctest.Wait()
 		time.Sleep(time.Hour)
 	})

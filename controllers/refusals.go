@@ -53,6 +53,9 @@ func (e *Enforcer) exclude() (found bool, err error) {
 // resume goes on with a search that was not finished.
 func (e *Enforcer) resume() error {
 	left := e.refusals.left
+	if len(left) == 0 { // another search has finished it
+		return nil
+	}
 	_, err := e.search(func(policy.Intent) []policy.Key { return left })
 	return err
 }

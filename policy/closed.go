@@ -15,8 +15,8 @@ func (p *Policy) open() bool { return len(p.Rules[Ingress])+len(p.Rules[Egress])
 // Close closes policies, and leaves out the peers and named ports that no other
 // uses. The intent stays as it is; what is returned shares most of it.
 func (in Intent) Close(closed map[Key]struct{}) Intent {
-	out := newIntent()
-	out.PodCIDRs, out.Cluster, out.Nodes, out.Subjects = in.PodCIDRs, in.Cluster, in.Nodes, in.Subjects
+	out, none := in, newIntent()
+	out.Policies, out.Peers, out.NamedPorts = none.Policies, none.Peers, none.NamedPorts
 	for key, p := range in.Policies {
 		if _, is := closed[key]; is {
 			p = p.Closed()

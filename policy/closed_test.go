@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/random"
@@ -108,4 +110,75 @@ func TestClosedModelEqualsCompile(t *testing.T) {
 	if closings < *histories || repetitions < *histories/4 {
 		t.Errorf("%d closings and %d repetitions are too few to tell", closings, repetitions)
 	}
+}
+
+// TestCloseKeepsTheRest: of what is no policy's nothing is lost, nor will be of what an
+// Intent has one day.
+func TestCloseKeepsTheRest(t *testing.T) {
+	var in policy.Intent
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(in)) {
+		value := reflect.ValueOf(&in).Elem().FieldByIndex(field.Index)
+		switch value.Kind() {
+		case reflect.Slice:
+			value.Set(reflect.MakeSlice(value.Type(), 1, 1))
+		case reflect.Map:
+			value.Set(reflect.MakeMap(value.Type()))
+		default:
+			t.Fatalf("%s is a %s: have this test make one", field.Name, value.Kind())
+		}
+	}
+	in.Subjects[policy.Key{Name: "pod"}] = policy.Subject{}
+	if diff := cmp.Diff(in, in.Close(nil), exact); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+// TestClosedThroughRecreation: a policy whose namespace goes and comes, and that is the
+// same each time it is seen, stays closed; opened, it is as if it had never been. Once
+// it was seen to be gone, it is open.
+func TestClosedThroughRecreation(t *testing.T) {
+	space := func(label string) *corev1.Namespace {
+		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": label}}}
+	}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.PodSpec{NodeName: random.Node},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.244.1.7"}}},
+	}
+	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "team"}}
+	np.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{
+		{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "b"}}},
+	}}}
+	parsed, _ := policy.Parse(np)
+	m := policy.NewModel(random.Node)
+	have := m.Intent()
+	is := func(when string, closed bool, spaces ...*corev1.Namespace) {
+		t.Helper()
+		s := policy.Snapshot{Namespaces: spaces, Pods: []*corev1.Pod{pod}, Policies: []*networkingv1.NetworkPolicy{np}}
+		if closed {
+			s.Policies = []*networkingv1.NetworkPolicy{withoutRules(np)}
+		}
+		apply(t, &have, m.Take())
+		want, _ := policy.Compile(s, random.Node)
+		if diff := cmp.Diff(want, have, exact); diff != "" || (len(m.Problems(parsed.Key)) > 0) != closed {
+			t.Fatalf("%s: problems %v, (-want +have)\n%s", when, m.Problems(parsed.Key), diff)
+		}
+	}
+	here, _ := policy.PodOf(pod)
+	m.SetNamespace(policy.NamespaceOf(space("a")))
+	m.SetPod(here)
+	m.SetPolicy(parsed)
+	m.Close(parsed, "test")
+	is("closed", true, space("a"))
+	m.DeleteNamespace("shop")
+	m.SetPolicy(parsed)
+	is("its namespace is gone", true)
+	m.SetNamespace(policy.NamespaceOf(space("b")))
+	m.SetPolicy(parsed)
+	is("its namespace has come again", true, space("b"))
+	m.Reopen(parsed.Key)
+	is("opened", false, space("b"))
+	m.Close(parsed, "test")
+	m.DeletePolicy(parsed.Key)
+	m.SetPolicy(parsed)
+	is("made anew", false, space("b"))
 }

@@ -3,7 +3,7 @@
 // It is pure: API objects go in, plain values come out. It has no client, no
 // clock, no logger and no netlink, so all of it can be tested by tables.
 //
-//	Parse      one NetworkPolicy, read once: selectors, prefixes, ports
+//	Parse      one NetworkPolicy, read once: selectors, ranges, ports
 //	Model      the cluster, kept up to date by one call per changed object;
 //	           Take hands out what has changed for one node's pods
 //	Compile    the same from scratch: slow, obvious, the Model's specification

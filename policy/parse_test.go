@@ -90,18 +90,36 @@ func TestProblemsAreLines(t *testing.T) {
 	}
 }
 
+// list is a JSON list of n elements, # in which stands for their number from 1 on.
+func list(n int, format string) string {
+	texts := make([]string, n)
+	for i := range texts {
+		texts[i] = strings.ReplaceAll(format, "#", strconv.Itoa(i+1))
+	}
+	return "[" + strings.Join(texts, ",") + "]"
+}
+
+const selector, name = `{"podSelector":{"matchLabels":{"l#":"x"}}}`, `{"port":"p#"}`
+
+// TestLarge: what costs the kernel by its number alone may be as much as an object has
+// room for, with as many selectors as there may be.
+func TestLarge(t *testing.T) {
+	for what, rule := range map[string]string{
+		"selectors":    `{"from":` + list(1_300, selector) + `}`,
+		"port names":   `{"ports":` + list(1_300, name) + `}`,
+		"single ports": `{"from":` + list(1_300, selector) + `,"ports":` + list(5_000, `{"port":#1}`) + `}`,
+		"excepts":      `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8","except":` + list(250, `"10.1.#.0/32"`) + `}}]}`,
+	} {
+		if p, problems := parse(t, `{"ingress":[`+rule+`]}`); len(problems) > 0 {
+			t.Errorf("%s: %.1v, of %d rules", what, problems, len(p.Rules[policy.Ingress]))
+		}
+	}
+}
+
 // TestTooLarge: a policy that is too large, whatever it is made of, makes
 // no more of the kernel than there is room for: the rules past that match nothing,
 // those before hold, and the policy isolates.
 func TestTooLarge(t *testing.T) {
-	list := func(n int, format string) string {
-		texts := make([]string, n)
-		for i := range texts {
-			texts[i] = strings.ReplaceAll(format, "#", strconv.Itoa(i+1))
-		}
-		return "[" + strings.Join(texts, ",") + "]"
-	}
-	const selector, name = `{"podSelector":{"matchLabels":{"l#":"x"}}}`, `{"port":"p#"}`
 	for what, rules := range map[string]string{
 		"selectors":           `{"from":` + list(3_000, selector) + `}`,
 		"port names":          `{"ports":` + list(5_000, name) + `}`,

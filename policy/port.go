@@ -62,6 +62,12 @@ type PortRange struct {
 // more takes several.
 const RangesPerSet = 1000
 
+// SinglePorts reports whether each of these is a single port. They all go into one
+// set.
+func SinglePorts(ranges []PortRange) bool {
+	return !slices.ContainsFunc(ranges, func(r PortRange) bool { return r.First != r.Last })
+}
+
 // mergePorts returns the same ports in disjoint, non-adjacent ranges, in
 // order: nftables refuses a set whose intervals overlap.
 func mergePorts(ranges []PortRange) []PortRange {

@@ -31,8 +31,12 @@ func (s *size) fits(r *Rule) bool {
 	if len(r.Blocks) > 0 {
 		sets, peers = sets+2, peers+1
 	}
-	if len(r.Ports) > 0 {
-		chunks := 1 + (len(r.Ports)-1)/RangesPerSet
+	switch n := len(r.Ports); {
+	case n == 0:
+	case SinglePorts(r.Ports):
+		sets, ports = sets+1, ports+1
+	default:
+		chunks := 1 + (n-1)/RangesPerSet
 		sets, ports = sets+chunks, ports+chunks
 	}
 	// Each peer is paired with each way to say the port.

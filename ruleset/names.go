@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
@@ -140,9 +141,12 @@ func sortedElements[V any](elements map[Element]V) []Element {
 }
 
 func compareElement(a, b Element) int {
+	// Mostly the addresses tell, and cmp.Or would work all of it out.
+	if c := bytes.Compare(a.Addr[:], b.Addr[:]); c != 0 {
+		return c
+	}
 	return cmp.Or(
-		slices.Compare(a.Addr[:], b.Addr[:]),
-		slices.Compare(a.LastAddr[:], b.LastAddr[:]),
+		bytes.Compare(a.LastAddr[:], b.LastAddr[:]),
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.First, b.First),
 		cmp.Compare(a.Last, b.Last),

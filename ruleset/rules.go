@@ -280,7 +280,7 @@ func portsSetsOf(ports []policy.PortRange) (sets []*Set) {
 	if len(ports) == 0 {
 		return nil
 	}
-	if !slices.ContainsFunc(ports, func(r policy.PortRange) bool { return r.First != r.Last }) {
+	if policy.SinglePorts(ports) {
 		return []*Set{newPortsSet(Port, ports)}
 	}
 	for some := range slices.Chunk(ports, policy.RangesPerSet) {

@@ -19,6 +19,8 @@ type tracked struct {
 	// flows are the sources of UDP flows of IPv4, in order; marks theirs.
 	flows []netip.Addr
 	marks map[netip.Addr]uint32
+	// addrs are what it tells of the node's addresses.
+	addrs [][]byte
 	// dump changes the answer to a listing: what it returns comes instead.
 	dump func([]datagram) []datagram
 	// mark is the answer to the marking of a flow; 0: done.
@@ -36,7 +38,7 @@ func (k *tracked) open() *Flows {
 }
 
 func (k *tracked) route(sent []netlink.Message) ([]datagram, error) {
-	return multipart(sent[0], nil), nil
+	return multipart(sent[0], k.addrs), nil
 }
 
 func (k *tracked) conntrack(sent []netlink.Message) ([]datagram, error) {
@@ -173,6 +175,52 @@ func TestFlowFaults(t *testing.T) {
 			g.Expect(revoked + again).To(Equal(4))
 			g.Expect(k.marks).To(HaveLen(4))
 		})
+	}
+}
+
+// TestNodeAddresses: the node's own flows are left alone, whatever other protocols have
+// addresses there; with an address that cannot be read, all are.
+func TestNodeAddresses(t *testing.T) {
+	addr := func(family byte, local ...byte) []byte {
+		header := make([]byte, ifaddrmsgLength)
+		header[0] = family
+		return append(header, attributes(t, func(ae *netlink.AttributeEncoder) { ae.Bytes(ifaLocal, local) })...)
+	}
+	for name, c := range map[string]struct {
+		addrs   [][]byte
+		revoked int // of 4
+		fails   bool
+	}{
+		"one":              {[][]byte{addr(unix.AF_INET, 10, 0, 1, 0)}, 3, false},
+		"other protocols'": {[][]byte{addr(unix.AF_PHONET, 0x6c), addr(unix.AF_MCTP, 8), addr(unix.AF_INET, 10, 0, 1, 0)}, 3, false},
+		"half of one":      {[][]byte{addr(unix.AF_INET, 10, 0, 1, 1), addr(unix.AF_INET, 10, 0)}, 0, true},
+		"nothing of one":   {[][]byte{{}}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			k := &tracked{flows: sources(4), addrs: c.addrs}
+			revoked, _, err := k.open().Revoke(deny)
+			g.Expect(err != nil).To(Equal(c.fails), "%v", err)
+			g.Expect(revoked).To(Equal(c.revoked))
+			g.Expect(k.marks).To(HaveLen(c.revoked))
+		})
+	}
+}
+
+// TestMasters: a flow is judged by the first in the row of those that announced it, as
+// far as they are listed; a row without an end is no reason to go round for ever.
+func TestMasters(t *testing.T) {
+	g := NewWithT(t)
+	all := sources(4)
+	var flows []flow
+	for i, master := range [][]byte{nil, {0}, {1}, {9}, {5}, {4}, {6}} {
+		flows = append(flows, flow{packet: policy.Packet{Src: all[min(i, 3)]}, tuple: []byte{byte(i)}, master: master})
+	}
+	done := make(chan struct{})
+	go func() { inheritPackets(flows); close(done) }()
+	g.Eventually(done, "1m").Should(BeClosed())
+	for i, want := range []int{0, 0, 0, 3} { // 2 by 1 by 0; 3 by one that has ended
+		g.Expect(flows[i].packet.Src).To(Equal(all[want]), "flow %d", i)
 	}
 }
 

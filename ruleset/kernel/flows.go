@@ -129,7 +129,8 @@ type flow struct {
 
 // inheritPackets has flows that others have announced judged by those others: they
 // pass as related to them, whatever the rules say of their own ports. One whose
-// master has ended is left to be judged by itself.
+// master has ended is left to be judged by itself. A list is not of one moment: in it,
+// two flows may each be the other's master.
 func inheritPackets(flows []flow) {
 	if !slices.ContainsFunc(flows, func(f flow) bool { return f.master != nil }) {
 		return
@@ -139,15 +140,19 @@ func inheritPackets(flows []flow) {
 		byTuple[string(f.tuple)] = f
 	}
 	for i, f := range flows {
-		for listed := true; listed && f.master != nil; {
-			var master flow
-			if master, listed = byTuple[string(f.master)]; listed {
-				f = master
+		for range maxMasters {
+			master, listed := byTuple[string(f.master)]
+			if !listed {
+				break
 			}
+			f = master
 		}
 		flows[i].packet = f.packet
 	}
 }
+
+// maxMasters is how many flows in a row, each announced by the next, are followed.
+const maxMasters = 8
 
 // ctnetlink's numbers (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const (
@@ -314,7 +319,7 @@ func (f *Flows) mark(entry flow, set bool) error {
 	return err
 }
 
-// localAddrs are the addresses of the namespace itself.
+// localAddrs are the IP addresses of the namespace itself.
 func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
 	answers, err := list(f.route, netlink.Message{Header: netlink.Header{Type: unix.RTM_GETADDR}, Data: make([]byte, ifaddrmsgLength)})
 	if err != nil {
@@ -322,6 +327,9 @@ func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
 	}
 	local := map[netip.Addr]bool{}
 	for _, answer := range answers {
+		if len(answer.Data) > 0 && answer.Data[0] != unix.AF_INET && answer.Data[0] != unix.AF_INET6 {
+			continue // asked for all, the kernel tells of MCTP's and Phonet's too
+		}
 		addr, ok := parseAddress(answer.Data)
 		if !ok {
 			// Without it, the node's own flows would be taken for others'.
@@ -332,8 +340,7 @@ func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
 	return local, nil
 }
 
-// parseAddress reads the address of a link. An answer that can't be read is as
-// one that is not there: what the node sends by it is then judged too.
+// parseAddress reads the IP address of a link; it fails for what cannot be read.
 func parseAddress(data []byte) (netip.Addr, bool) {
 	if len(data) < ifaddrmsgLength {
 		return netip.Addr{}, false

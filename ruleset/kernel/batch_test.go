@@ -1,0 +1,59 @@
+package kernel
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/google/nftables"
+	. "github.com/onsi/gomega"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+func oneElement(g *WithT) []message {
+	messages, err := encode((&Conn{name: "podfence"}).table(ruleset.Inet), ruleset.Plan{Ops: []ruleset.Op{
+		ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: []ruleset.Element{{Addr: [16]byte{10, 0, 0, 1}}}},
+	}})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(messages).To(HaveLen(1))
+	return messages
+}
+
+// TestBatchesAreCheap: to make the messages of a small batch takes less memory than a
+// page. All of an agent's life, most batches are small.
+func TestBatchesAreCheap(t *testing.T) {
+	g := NewWithT(t)
+	c := &Conn{name: "podfence"}
+	messages := oneElement(g)
+	const rounds = 200
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range rounds {
+		if _, err := c.batchOf(messages); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	g.Expect((after.TotalAlloc - before.TotalAlloc) / rounds).To(BeNumerically("<", 4096))
+}
+
+// TestBatchesAreApart: what could not be made into messages leaves nothing to the
+// batches after it.
+func TestBatchesAreApart(t *testing.T) {
+	g := NewWithT(t)
+	c := &Conn{name: "podfence"}
+	messages := oneElement(g)
+	want, err := c.batchOf(messages)
+	g.Expect(err).NotTo(HaveOccurred())
+	for _, queue := range []func(*nftables.Conn){
+		func(*nftables.Conn) {},
+		func(nft *nftables.Conn) { messages[0].queue(nft); messages[0].queue(nft) },
+	} {
+		_, err := c.batchOf([]message{{queue: queue}})
+		g.Expect(err).To(HaveOccurred())
+		have, err := c.batchOf(messages)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(have).To(HaveLen(1))
+		g.Expect(have[0].Data).To(Equal(want[0].Data))
+	}
+}
