@@ -92,9 +92,13 @@ func Start(n *lab.Node, o Options) (f *Fence, err error) {
 		return nil, err
 	}
 	closers = append(closers, routes.Close)
+	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true}
+	if o.Mode != node.HostGW {
+		rules.TunnelPort = node.DefaultVXLANPort
+	}
 	f.Agent, err = controllers.NewAgent(conn, controllers.Options{
 		Node: n.Name, API: o.API, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0",
-		Flows: flows, Ruleset: ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, TunnelPort: node.DefaultVXLANPort},
+		Flows: flows, Ruleset: rules,
 		Registry: prometheus.NewRegistry(), Log: o.Log,
 		CNI: &controllers.CNI{
 			Socket: f.socket, State: filepath.Join(o.Dir, "attachments"),
