@@ -15,9 +15,10 @@ import (
 // A table is replaced in place where that can be: base chains that are as the plan
 // has them stay registered at their hooks, and only their rules change. The kernel
 // chooses between a base chain's old rules and its new ones once a packet
-// (nft_do_chain in net/netfilter/nf_tables_core.c), so that each packet meets the
-// ones or the others. A base chain that goes, and one that comes in its place, are
-// two to it: between them the rules may change, and the packet meet neither.
+// (nft_do_chain in net/netfilter/nf_tables_core.c). A base chain that goes, and one
+// that comes in its place, are two to it: a packet may pass the new one before it has
+// rules, and be at the old one, which comes after it, when the maps that it looks up
+// are empty (nft_map_deactivate in nf_tables_api.c), so that neither judges it.
 
 // base is what a base chain is registered with.
 type base struct {
@@ -42,9 +43,8 @@ type contents struct {
 // ruleset meanwhile.
 const attempts = 3
 
-// passing are the errors after which it is no use to replace the table in another
-// way.
-var passing = []error{
+// final are the errors after which it is no use to replace the table in another way.
+var final = []error{
 	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN,
 }
 
@@ -72,8 +72,8 @@ func (c *Conn) inPlace(plan ruleset.Plan, unheard bool) (done bool, err error) {
 		if err == nil {
 			return true, nil
 		}
-		for _, short := range passing {
-			if errors.Is(err, short) {
+		for _, end := range final {
+			if errors.Is(err, end) {
 				return true, err
 			}
 		}
