@@ -119,13 +119,18 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 	if plan.Empty() {
 		return nil
 	}
+	// Of what others did to the table before, an update would not know.
+	unheard := (plan.Replace || c.owns) && objects(plan) >= many
+	if plan.Replace {
+		if done, err := c.inPlace(plan, unheard); done {
+			return err
+		}
+	}
 	messages, err := encode(c.table(plan.Family), plan)
 	if err != nil {
 		return err
 	}
-	// Of what others did to the table before, an update would not know.
-	unheard := (plan.Replace || c.owns) && objects(plan) >= many
-	index, err := c.commit(messages, unheard)
+	index, err := c.commit(messages, 0, unheard)
 	return refusal(messages, index, err)
 }
 
@@ -180,7 +185,7 @@ func (c *Conn) Owns() bool { return c.owns }
 func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge} {
-		_, err := c.commit([]message{deleteTable(c.table(family))}, false)
+		_, err := c.commit([]message{deleteTable(c.table(family))}, 0, false)
 		if errors.Is(err, ErrPermission) { // it isn't the capability: Open has tried
 			return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)
 		}
@@ -205,15 +210,15 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// commit carries the messages out as one transaction; unheard says how to where a
-// Watch listens. With an error comes the index of the message that the kernel
-// refused first, or -1.
-func (c *Conn) commit(messages []message, unheard bool) (int, error) {
+// commit carries the messages out as one transaction, of a generation (see bracket);
+// unheard says how to where a Watch listens. With an error comes the index of the
+// message that the kernel refused first, or -1.
+func (c *Conn) commit(messages []message, generation uint32, unheard bool) (int, error) {
 	return c.send(messages, func(c *Conn, batch []netlink.Message) (int, error) {
 		if unheard && c.watch != nil {
-			return c.unheard(batch)
+			return c.unheard(batch, generation)
 		}
-		return c.flush(batch, 0)
+		return c.flush(batch, generation)
 	})
 }
 

@@ -30,6 +30,9 @@
 // judging packets after the process has gone, however it went. One that a Conn
 // owns (Options.Own) has no owner then, and is the next one's to replace.
 //
+// A Plan that replaces a table that is there leaves its base chains where they are,
+// if they are as they must be, and changes their rules alone (inplace.go).
+//
 // # Which kernels
 //
 // 5.7 or later for what is written here: ranges in concatenated keys, by the

@@ -36,11 +36,8 @@ func encode(table *nftables.Table, plan ruleset.Plan) ([]message, error) {
 		// Deleting a table that isn't there fails; adding one that is does not.
 		e.messages = append(e.messages, addTable(table), deleteTable(table), addTable(table))
 	}
-	for i, op := range plan.Ops {
-		e.op = i
-		if err := e.encode(op); err != nil {
-			return nil, &ruleset.Refusal{Op: i, Err: err}
-		}
+	if err := e.encodeAll(plan.Ops); err != nil {
+		return nil, err
 	}
 	return e.messages, nil
 }
@@ -77,6 +74,20 @@ type encoder struct {
 	table    *nftables.Table
 	op       int
 	messages []message
+	// kept are base chains that are there, and stay.
+	kept map[string]bool
+}
+
+// encodeAll adds the messages of a plan's operations. Its error is a
+// *ruleset.Refusal.
+func (e *encoder) encodeAll(ops []ruleset.Op) error {
+	for i, op := range ops {
+		e.op = i
+		if err := e.encode(op); err != nil {
+			return &ruleset.Refusal{Op: i, Err: err}
+		}
+	}
+	return nil
 }
 
 func (e *encoder) add(what func() string, queue func(*nftables.Conn)) {
@@ -131,28 +142,40 @@ var bases = map[nftables.TableFamily]map[ruleset.Base]nftables.ChainPriority{
 }
 
 func (e *encoder) addChain(op ruleset.AddChain) error {
-	what := func() string { return "add chain " + op.Name }
-	chain := e.chain(op.Name)
-	if op.Hook != nil {
-		// type filter hook forward priority filter - 10; policy accept;
-		hook, known := hooks[op.Hook.Point]
-		if !known {
-			return &OpError{Op: what(), Err: fmt.Errorf("unknown hook %d", op.Hook.Point)}
-		}
-		base, known := bases[e.table.Family][op.Hook.Base]
-		if !known {
-			return &OpError{Op: what(), Err: fmt.Errorf("unknown priority %d", op.Hook.Base)}
-		}
-		policy := nftables.ChainPolicyAccept
-		chain.Hooknum, chain.Type, chain.Policy = hook, nftables.ChainTypeFilter, &policy
-		if op.Hook.NAT {
-			chain.Type = nftables.ChainTypeNAT
-		}
-		chain.Priority = nftables.ChainPriorityRef(base + nftables.ChainPriority(op.Hook.Priority))
+	if e.kept[op.Name] {
+		return nil
+	}
+	chain, err := e.chainOf(op)
+	if err != nil {
+		return err
 	}
 	// add chain inet podfence NAME
-	e.add(what, func(c *nftables.Conn) { c.AddChain(chain) })
+	e.add(func() string { return "add chain " + op.Name }, func(c *nftables.Conn) { c.AddChain(chain) })
 	return nil
+}
+
+// chainOf is the library's chain for an AddChain.
+func (e *encoder) chainOf(op ruleset.AddChain) (*nftables.Chain, error) {
+	chain := e.chain(op.Name)
+	if op.Hook == nil {
+		return chain, nil
+	}
+	// type filter hook forward priority filter - 10; policy accept;
+	hook, known := hooks[op.Hook.Point]
+	if !known {
+		return nil, &OpError{Op: "add chain " + op.Name, Err: fmt.Errorf("unknown hook %d", op.Hook.Point)}
+	}
+	base, known := bases[e.table.Family][op.Hook.Base]
+	if !known {
+		return nil, &OpError{Op: "add chain " + op.Name, Err: fmt.Errorf("unknown priority %d", op.Hook.Base)}
+	}
+	policy := nftables.ChainPolicyAccept
+	chain.Hooknum, chain.Type, chain.Policy = hook, nftables.ChainTypeFilter, &policy
+	if op.Hook.NAT {
+		chain.Type = nftables.ChainTypeNAT
+	}
+	chain.Priority = nftables.ChainPriorityRef(base + nftables.ChainPriority(op.Hook.Priority))
+	return chain, nil
 }
 
 func (e *encoder) setRules(op ruleset.SetRules) error {

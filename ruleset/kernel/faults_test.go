@@ -29,9 +29,20 @@ var errnos = map[unix.Errno]bool{
 	unix.ENOENT: true, unix.EEXIST: true, unix.EOPNOTSUPP: true, unix.EINVAL: true, unix.EMLINK: true,
 }
 
-// relayed is a Conn whose requests come to a function.
+// relayed is a Conn whose requests come to a function, but for those by which a
+// replacement learns that there is no table.
 func relayed(kernel func([]netlink.Message) ([]datagram, error)) *Conn {
-	return &Conn{name: "podfence", socket: netlink.NewConn(&relay{kernel: kernel}, 7)}
+	told := false
+	return &Conn{name: "podfence", socket: netlink.NewConn(&relay{kernel: func(sent []netlink.Message) ([]datagram, error) {
+		switch kind := sent[0].Header.Type; {
+		case kind == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE:
+			told = true
+			return []datagram{says(sent[0], unix.ENOENT)}, nil
+		case kind == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN && !told:
+			return saysGeneration(sent[0], 1)
+		}
+		return kernel(sent)
+	}}, 7)}
 }
 
 func somePlan() ruleset.Plan {
@@ -135,6 +146,9 @@ func TestUnclear(t *testing.T) {
 			g := NewWithT(t)
 			unclear := true
 			c := relayed(func(sent []netlink.Message) ([]datagram, error) {
+				if acknowledged(sent) < 0 {
+					return saysGeneration(sent[0], 1)
+				}
 				last := sent[acknowledged(sent)]
 				if unclear {
 					return answer(last), nil
@@ -202,7 +216,8 @@ func randomFaults(t *testing.T, r *rand.Rand, reference *Conn, counts map[string
 	faults := true
 	c := &Conn{name: "podfence"}
 	c.socket = netlink.NewConn(&relay{kernel: func(sent []netlink.Message) ([]datagram, error) {
-		if !faults || r.Intn(2) == 0 {
+		// A replacement asks several questions before its transaction.
+		if question := acknowledged(sent) < 0; !faults || r.Intn(2) == 0 || question && r.Intn(4) > 0 {
 			return socket.send(sent)
 		}
 		return fault(r, socket, sent)
@@ -300,6 +315,9 @@ func fault(r *rand.Rand, socket real, sent []netlink.Message) ([]datagram, error
 	slices.Sort(all)
 	errno := all[r.Intn(len(all))]
 	last := acknowledged(sent)
+	if last < 0 {
+		return questionFault(r, socket, sent, errno)
+	}
 	switch r.Intn(8) {
 	case 0: // it never gets there
 		return nil, callFails("sendmsg", errno)
@@ -329,6 +347,34 @@ func fault(r *rand.Rand, socket real, sent []netlink.Message) ([]datagram, error
 		stale.Header.Sequence -= uint32(1 + r.Intn(1000))
 		answers, err := socket.send(sent)
 		return append([]datagram{says(stale, errno)}, answers...), err
+	}
+}
+
+// questionFault is one of the ways for a question, or a listing, to go wrong.
+func questionFault(r *rand.Rand, socket real, sent []netlink.Message, errno unix.Errno) ([]datagram, error) {
+	answers, err := socket.send(sent)
+	switch r.Intn(6) {
+	case 0:
+		return nil, callFails("sendmsg", errno)
+	case 1:
+		return []datagram{says(sent[0], errno)}, nil
+	case 2:
+		return nil, nil
+	case 3: // some of it is missing
+		return answers[:len(answers)-1], err
+	case 4: // it has changed meanwhile
+		for _, answer := range answers {
+			for i := range answer.messages {
+				answer.messages[i].Header.Flags |= netlink.DumpInterrupted
+			}
+		}
+		return answers, err
+	default: // nobody understands it
+		first := answers[0].messages
+		if len(first) > 0 && len(first[0].Data) > nfgenmsgLength+2 {
+			first[0].Data = first[0].Data[:nfgenmsgLength+2]
+		}
+		return answers, err
 	}
 }
 

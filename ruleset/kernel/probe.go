@@ -68,7 +68,7 @@ func (c *Conn) probeOwner() error {
 	table := c.table(ruleset.Inet)
 	table.Name += "-probe"
 	table.Flags = owned
-	_, err := c.commit([]message{destroyTable(table), addTable(table), deleteTable(table)}, false)
+	_, err := c.commit([]message{destroyTable(table), addTable(table), deleteTable(table)}, 0, false)
 	switch {
 	case err == nil:
 		c.owns = true
@@ -106,7 +106,7 @@ func (c *Conn) try(family ruleset.Family, missing string, needs []requirement) e
 	if err != nil {
 		return err
 	}
-	failed, err := c.commit(append(messages, deleteTable(table)), false)
+	failed, err := c.commit(append(messages, deleteTable(table)), 0, false)
 	if err == nil {
 		return nil
 	}

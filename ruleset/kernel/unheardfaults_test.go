@@ -30,16 +30,7 @@ func (k *generations) kernel(sent []netlink.Message) ([]datagram, error) {
 				return answers, nil
 			}
 		}
-		ae := netlink.NewAttributeEncoder()
-		ae.ByteOrder = binary.BigEndian
-		ae.Uint32(unix.NFTA_GEN_ID, k.now)
-		attributes, err := ae.Encode()
-		if err != nil {
-			return nil, err
-		}
-		answer := netlink.Message{Header: sent[0].Header, Data: append(nfgenmsg(unix.AF_UNSPEC), attributes...)}
-		answer.Header.Type = newGeneration
-		return []datagram{{messages: []netlink.Message{answer}}}, nil
+		return saysGeneration(sent[0], k.now)
 	}
 	if k.others > 0 {
 		k.others--
@@ -51,6 +42,20 @@ func (k *generations) kernel(sent []netlink.Message) ([]datagram, error) {
 	k.now++
 	k.done++
 	return []datagram{says(sent[acknowledged(sent)], 0)}, nil
+}
+
+// saysGeneration is the answer to a question for the generation.
+func saysGeneration(question netlink.Message, generation uint32) ([]datagram, error) {
+	ae := netlink.NewAttributeEncoder()
+	ae.ByteOrder = binary.BigEndian
+	ae.Uint32(unix.NFTA_GEN_ID, generation)
+	attributes, err := ae.Encode()
+	if err != nil {
+		return nil, err
+	}
+	answer := netlink.Message{Header: question.Header, Data: append(nfgenmsg(unix.AF_UNSPEC), attributes...)}
+	answer.Header.Type = newGeneration
+	return []datagram{{messages: []netlink.Message{answer}}}, nil
 }
 
 // TestUnheardFaults has what is around a transaction that nobody is told of go

@@ -291,19 +291,22 @@ const many = 2000
 // so that the kernel writes nobody of it, and finds out by the generation, which
 // each transaction counts up, whether somebody else came in between. What others
 // did to the table before a replacement does not matter, and to one that is owned
-// they can do nothing.
-func (c *Conn) unheard(batch []netlink.Message) (int, error) {
+// they can do nothing. A batch of a generation is refused if there is another by now.
+func (c *Conn) unheard(batch []netlink.Message, generation uint32) (int, error) {
 	if err := c.watch.socket.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		return c.flush(batch, 0)
+		return c.flush(batch, generation)
 	}
 	var (
-		before uint32
+		before = generation
 		askErr error
 		index        = -1
 		err    error = unix.ERESTART
 	)
+	if generation != 0 {
+		index, err = c.flush(batch, generation)
+	}
 	// The kernel refuses it if another transaction was faster since we asked.
-	for attempt := 0; attempt < 3 && errors.Is(err, unix.ERESTART); attempt++ {
+	for attempt := 0; generation == 0 && attempt < 3 && errors.Is(err, unix.ERESTART); attempt++ {
 		if before, askErr = c.generation(); askErr != nil {
 			break
 		}
@@ -312,7 +315,7 @@ func (c *Conn) unheard(batch []netlink.Message) (int, error) {
 	if err := c.watch.join(); err != nil {
 		c.watch.fail(err)
 	}
-	if errors.Is(err, unix.ERESTART) {
+	if generation == 0 && errors.Is(err, unix.ERESTART) {
 		return c.flush(batch, 0) // heard
 	}
 	if err != nil {

@@ -43,9 +43,9 @@ func fenced() ruleset.Plan {
 	return ruleset.Plan{Replace: true, Ops: []ruleset.Op{
 		ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
 		ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(0, 3)},
+		ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward}},
 		ruleset.AddChain{Name: "pod"},
 		ruleset.SetRules{Chain: "pod", Rules: []ruleset.Rule{{Counter: true, Verdict: ruleset.Verdict{Action: ruleset.Drop}}}},
-		ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward}},
 		ruleset.SetRules{Chain: "base", Rules: []ruleset.Rule{{Verdict: jump("pod")}}},
 	}}
 }
@@ -55,7 +55,7 @@ func TestWatchNotices(t *testing.T) {
 	for command, first := range map[string]string{
 		"delete table inet podfence":     "delete table inet podfence",
 		"flush ruleset":                  "delete table inet podfence",
-		"flush table inet podfence":      "delete rule in chain pod" + table,
+		"flush table inet podfence":      "delete rule in chain base" + table,
 		"flush chain inet podfence base": "delete rule in chain base" + table,
 		"flush chain inet podfence base; delete chain inet podfence base": "delete rule in chain base" + table,
 		"flush set inet podfence peers":                                   "delete element of set peers" + table,

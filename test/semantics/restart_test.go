@@ -3,6 +3,7 @@ package semantics_test
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,14 @@ func TestA30_RulesOutliveTheAgent(t *testing.T) {
 	}
 	c.expect(expected)
 
+	// Many network plugins give pods addresses that their Node does not name. Then
+	// nothing is closed but what the rules of a pod deny.
+	for i := range c.s.Nodes {
+		node := c.s.Nodes[i].DeepCopy()
+		node.Spec.PodCIDR, node.Spec.PodCIDRs = "", nil
+		c.s.Nodes[i] = node
+	}
+
 	// What is established goes on through all of it.
 	c.serve("db/pg", policy.TCP, 9)
 	conn := c.dial("shop/web", policy.TCP, netip.AddrPortFrom(c.ip("db/pg", "6"), 9))
@@ -39,7 +48,18 @@ func TestA30_RulesOutliveTheAgent(t *testing.T) {
 	for _, s := range streams {
 		wait.Go(func() { s.run(t, stop) })
 	}
+	// Somebody else's chain, of the ingress chain's priority, keeps denied packets for
+	// most of a millisecond. A base chain that came in place of podfence's would be
+	// before it, and the one that goes behind: the kernel would switch while packets
+	// are between the two, and neither judge them.
+	jumps := func(n int, chain string) string { return strings.Repeat("jump "+chain+"\n", n) }
+	c.nft("inet", "slow", "chain rules {\n"+strings.Repeat("ip saddr 192.0.2.1 accept\n", 64)+"}\n"+
+		"chain more {\n"+jumps(64, "rules")+"}\nchain most {\n"+jumps(16, "more")+"}\n")
+	const slow = "table inet slow { chain base { type filter hook forward priority filter - 9; udp dport 8 jump most; }; }\n"
 	for range replacements {
+		if err := c.NFT(slow + "delete chain inet slow base\n" + slow); err != nil {
+			t.Fatal(err)
+		}
 		if err := c.Reconnect(); err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,309 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// A table is replaced in place where that can be: base chains that are as the plan
+// has them stay registered at their hooks, and only their rules change. The kernel
+// chooses between a base chain's old rules and its new ones once a packet
+// (nft_do_chain in net/netfilter/nf_tables_core.c). A base chain that goes, and one
+// that comes in its place, are two to it: a packet may pass the new one before it has
+// rules, and be at the old one, which comes after it, when the maps that it looks up
+// are empty (nft_map_deactivate in nf_tables_api.c), so that neither judges it.
+
+// base is what a base chain is registered with.
+type base struct {
+	kind     string // filter or nat
+	hook     uint32
+	priority int32
+	policy   uint32
+}
+
+// contents are what a table is made of.
+type contents struct {
+	// generation is the ruleset's that they are of.
+	generation uint32
+	bases      map[string]base
+	// chains are the others.
+	chains, sets []string
+	// strange: there is more than podfence makes, or it is asleep.
+	strange bool
+}
+
+// attempts is how often a replacement is tried in place while others change the
+// ruleset meanwhile.
+const attempts = 3
+
+// final are the errors after which it is no use to replace the table in another way.
+var final = []error{
+	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN,
+}
+
+// inPlace carries a replacement out in place, with the error of Apply; unheard is
+// commit's. It does nothing, and says so, if the table must be replaced whole: it
+// isn't there, it is strange, or the kernel refuses. If the plan is at fault, that
+// tells.
+func (c *Conn) inPlace(plan ruleset.Plan, unheard bool) (done bool, err error) {
+	table := c.table(plan.Family)
+	for range attempts {
+		there, err := c.contents(table)
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return false, nil
+		case err != nil:
+			return true, &OpError{Op: fmt.Sprintf("list table %s %s", plan.Family, table.Name), Err: err}
+		case there.strange:
+			return false, nil
+		}
+		messages, err := encodeInPlace(table, plan, there)
+		if err != nil {
+			return true, err
+		}
+		_, err = c.commit(messages, there.generation, unheard)
+		if err == nil {
+			return true, nil
+		}
+		for _, end := range final {
+			if errors.Is(err, end) {
+				return true, err
+			}
+		}
+		if !errors.Is(err, unix.ERESTART) {
+			return false, nil
+		}
+	}
+	return false, nil
+}
+
+// encodeInPlace turns a replacement into messages that leave base chains where they
+// are. Its error is encode's.
+func encodeInPlace(table *nftables.Table, plan ruleset.Plan, there contents) ([]message, error) {
+	e := encoder{table: table, op: -1, kept: map[string]bool{}}
+	for _, op := range plan.Ops {
+		if op, is := op.(ruleset.AddChain); is && op.Hook != nil {
+			chain, err := e.chainOf(op)
+			have, is := there.bases[op.Name]
+			e.kept[op.Name] = err == nil && is && have == baseOf(chain)
+		}
+	}
+	// One that its owner has left becomes the connection's own by that.
+	e.messages = append(e.messages, addTable(table))
+	// delete rule inet podfence: those of all chains
+	e.add(func() string { return "flush table " + table.Name }, func(c *nftables.Conn) { c.FlushTable(table) })
+	var gone []ruleset.Op
+	for _, name := range there.sets { // whose elements jump to chains
+		gone = append(gone, ruleset.DeleteSet{Name: name})
+	}
+	for _, name := range there.chains {
+		gone = append(gone, ruleset.DeleteChain{Name: name})
+	}
+	for name := range there.bases {
+		if !e.kept[name] {
+			gone = append(gone, ruleset.DeleteChain{Name: name})
+		}
+	}
+	for _, op := range gone {
+		if err := e.encode(op); err != nil {
+			return nil, err
+		}
+	}
+	return e.messages, e.encodeAll(plan.Ops)
+}
+
+func baseOf(chain *nftables.Chain) base {
+	return base{
+		kind: string(chain.Type), hook: uint32(*chain.Hooknum),
+		priority: int32(*chain.Priority), policy: uint32(*chain.Policy),
+	}
+}
+
+// contents lists a table. It fails with ENOENT if there is none.
+func (c *Conn) contents(table *nftables.Table) (there contents, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return there, ErrClosed
+	}
+	// What changes after this, the batch is refused for.
+	if there.generation, err = c.generation(); err != nil {
+		return there, err
+	}
+	flags, use, err := c.readTable(table)
+	if err != nil {
+		return there, err
+	}
+	if err := c.readChains(table, &there); err != nil {
+		return there, err
+	}
+	if err := c.readSets(table, &there); err != nil {
+		return there, err
+	}
+	// Stateful objects and flowtables are in use too.
+	if flags&uint32(nftables.TableFlagDormant) != 0 || int(use) != len(there.bases)+len(there.chains)+len(there.sets) {
+		there.strange = true
+	}
+	return there, nil
+}
+
+// about is a request of a kind about a table. Its name is attribute 1 in all of them.
+func about(table *nftables.Table, kind netlink.HeaderType) (netlink.Message, error) {
+	name, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: nftaTable, Data: append([]byte(table.Name), 0)}})
+	return netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | kind, Flags: netlink.Request},
+		Data:   append(nfgenmsg(byte(table.Family)), name...),
+	}, err
+}
+
+// readTable reads a table's flags, and how many objects it has.
+func (c *Conn) readTable(table *nftables.Table) (flags, use uint32, err error) {
+	question, err := about(table, unix.NFT_MSG_GETTABLE)
+	if err != nil {
+		return 0, 0, err
+	}
+	answers, err := ask(c.socket, question)
+	if err == nil && len(answers) != 1 {
+		err = fmt.Errorf("the kernel gives %d answers about one table", len(answers))
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	err = eachAttribute(answers[0], func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_TABLE_FLAGS:
+			flags = ad.Uint32()
+		case unix.NFTA_TABLE_USE:
+			use = ad.Uint32()
+		}
+	})
+	return flags, use, err
+}
+
+// listOf lists what is of a table by a kind of request. Of some kinds, the kernel
+// lists what is of a whole family.
+func (c *Conn) listOf(table *nftables.Table, kind netlink.HeaderType) ([]netlink.Message, error) {
+	question, err := about(table, kind)
+	if err != nil {
+		return nil, err
+	}
+	return list(c.socket, question)
+}
+
+// Numbers of include/uapi/linux/netfilter/nf_tables.h that golang.org/x/sys/unix
+// lacks.
+const (
+	nftaChainFlags   = 10     // NFTA_CHAIN_FLAGS
+	nftaHookNumber   = 1      // NFTA_HOOK_HOOKNUM
+	nftaHookPriority = 2      // NFTA_HOOK_PRIORITY
+	chainBinding     = 1 << 2 // NFT_CHAIN_BINDING: part of a rule
+	setAnonymous     = 1      // NFT_SET_ANONYMOUS: part of a rule
+)
+
+// readChains reads the chains.
+func (c *Conn) readChains(table *nftables.Table, there *contents) error {
+	answers, err := c.listOf(table, unix.NFT_MSG_GETCHAIN)
+	if err != nil {
+		return err
+	}
+	there.bases = map[string]base{}
+	for _, answer := range answers {
+		var (
+			of, name string
+			flags    uint32
+			b        base
+		)
+		err := eachAttribute(answer, func(ad *netlink.AttributeDecoder) {
+			switch ad.Type() {
+			case nftaTable:
+				of = ad.String()
+			case unix.NFTA_CHAIN_NAME:
+				name = ad.String()
+			case nftaChainFlags:
+				flags = ad.Uint32()
+			case unix.NFTA_CHAIN_TYPE:
+				b.kind = ad.String()
+			case unix.NFTA_CHAIN_POLICY:
+				b.policy = ad.Uint32()
+			case unix.NFTA_CHAIN_HOOK:
+				ad.Nested(b.readHook)
+			}
+		})
+		switch {
+		case err != nil:
+			return err
+		case of != table.Name:
+			continue
+		case b.kind == "":
+			there.chains = append(there.chains, name)
+		default:
+			there.bases[name] = b
+		}
+		there.strange = there.strange || flags&chainBinding != 0
+	}
+	return nil
+}
+
+// readHook reads where a base chain is registered.
+func (b *base) readHook(ad *netlink.AttributeDecoder) error {
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		switch ad.Type() {
+		case nftaHookNumber:
+			b.hook = ad.Uint32()
+		case nftaHookPriority:
+			b.priority = int32(ad.Uint32())
+		}
+	}
+	return nil
+}
+
+// readSets reads the sets and the maps.
+func (c *Conn) readSets(table *nftables.Table, there *contents) error {
+	answers, err := c.listOf(table, unix.NFT_MSG_GETSET)
+	if err != nil {
+		return err
+	}
+	for _, answer := range answers {
+		var of, name string
+		var flags uint32
+		err := eachAttribute(answer, func(ad *netlink.AttributeDecoder) {
+			switch ad.Type() {
+			case nftaTable:
+				of = ad.String()
+			case unix.NFTA_SET_NAME:
+				name = ad.String()
+			case unix.NFTA_SET_FLAGS:
+				flags = ad.Uint32()
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if of == table.Name {
+			there.sets = append(there.sets, name)
+			there.strange = there.strange || flags&setAnonymous != 0
+		}
+	}
+	return nil
+}
+
+// eachAttribute reads those of a message of nf_tables one by one.
+func eachAttribute(message netlink.Message, read func(*netlink.AttributeDecoder)) error {
+	ad, err := netlink.NewAttributeDecoder(message.Data[min(nfgenmsgLength, len(message.Data)):])
+	if err != nil {
+		return err
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		read(ad)
+	}
+	return ad.Err()
+}
