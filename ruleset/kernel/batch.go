@@ -90,6 +90,9 @@ func (c *Conn) exchange(all []netlink.Message, messages int) (int, error) {
 	for i := range all {
 		all[i].Header.Sequence, all[i].Header.PID = 0, 0 // the socket's to give
 	}
+	if c.unread { // they would leave no room for what comes now
+		drain(c.socket)
+	}
 	sent, err := c.socket.SendMessages(all)
 	switch {
 	case errors.Is(err, unix.EMSGSIZE):
@@ -98,7 +101,8 @@ func (c *Conn) exchange(all []netlink.Message, messages int) (int, error) {
 	case err != nil:
 		return -1, err // the kernel has not seen it
 	}
-	index, err := c.answers(sent[0].Header.Sequence, messages)
+	index, ended, err := c.answers(sent[0].Header.Sequence, messages)
+	c.unread = !ended
 	if index >= messages || errors.Is(err, ErrPermission) {
 		index = -1
 	}
@@ -109,8 +113,9 @@ func (c *Conn) exchange(all []netlink.Message, messages int) (int, error) {
 // number begin: its messages have those that follow. They end with that to the last
 // message, which is always answered, unless the socket is full of refusals or the
 // kernel refuses the batch as a whole. With a refusal, the first one, comes the
-// index of its message; -1 is the batch as a whole.
-func (c *Conn) answers(begin uint32, messages int) (index int, refused error) {
+// index of its message; -1 is the batch as a whole. Ended says that none is left to
+// read.
+func (c *Conn) answers(begin uint32, messages int) (index int, ended bool, refused error) {
 	index = -1
 	indexOf := func(number uint32) int { return int(int32(number-begin)) - 1 }
 	deadline := time.Now().Add(patience)
@@ -119,7 +124,7 @@ func (c *Conn) answers(begin uint32, messages int) (index int, refused error) {
 			deadline = time.Now().Add(rest)
 		}
 		if err := c.socket.SetReadDeadline(deadline); err != nil {
-			return -1, fmt.Errorf("%w: %w", ErrUnknown, err)
+			return -1, false, fmt.Errorf("%w: %w", ErrUnknown, err)
 		}
 		answers, err := c.socket.Receive()
 		number, errno, said := refusedBy(err)
@@ -133,16 +138,16 @@ func (c *Conn) answers(begin uint32, messages int) (index int, refused error) {
 				}
 			}
 			if at == messages-1 {
-				return index, refused
+				return index, true, refused
 			}
 		case refused != nil && errors.Is(err, os.ErrDeadlineExceeded):
-			return index, refused
+			return index, false, refused
 		case err != nil:
-			return -1, fmt.Errorf("%w: %w", ErrUnknown, err)
+			return -1, false, fmt.Errorf("%w: %w", ErrUnknown, err)
 		case slices.ContainsFunc(answers, func(m netlink.Message) bool {
 			return m.Header.Type == netlink.Error && indexOf(m.Header.Sequence) == messages-1
 		}):
-			return index, refused
+			return index, true, refused
 		}
 	}
 }
@@ -207,9 +212,9 @@ func list(socket *netlink.Conn, request netlink.Message) (answers []netlink.Mess
 	return answers, err
 }
 
-// drain reads what is left of a dump that was not read to its end, up to a limit.
+// drain reads what is left of answers that were not read to their end, up to a limit.
 func drain(socket *netlink.Conn) {
-	for range 1000 {
+	for range receiveBuffer / 64 {
 		if err := socket.SetReadDeadline(time.Now().Add(rest)); err != nil {
 			return
 		}

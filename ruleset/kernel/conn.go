@@ -54,8 +54,10 @@ type Conn struct {
 	// library makes messages, and made are those of a batch; see batchOf.
 	library *nftables.Conn
 	made    []netlink.Message
-	watch   *Watch // nil: nobody watches
-	closed  bool
+	// unread: answers of the last transaction may be left in the socket.
+	unread bool
+	watch  *Watch // nil: nobody watches
+	closed bool
 }
 
 // Open connects, and tries in one transaction that leaves nothing behind what
