@@ -3,16 +3,13 @@ package bench
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,8 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/podfence/podfence/test/apiserver"
 )
 
 // replay is an API server whose pods are a stream of this program's making: a
@@ -57,23 +54,7 @@ func newReplay(b *testing.B, config *rest.Config) *replay {
 	r.others.FlushInterval = -1 // watches
 	r.others.Transport, err = rest.TransportFor(config)
 	must(b, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(b, err)
-	server := &http.Server{Handler: r, ReadHeaderTimeout: time.Minute}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	b.Cleanup(func() {
-		must(b, server.Close())
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			b.Error(err)
-		}
-	})
-	r.kubeconfig, err = clientcmd.Write(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"replay": {Server: "http://" + listener.Addr().String()}},
-		Contexts:       map[string]*clientcmdapi.Context{"replay": {Cluster: "replay"}},
-		CurrentContext: "replay",
-	})
-	must(b, err)
+	r.kubeconfig = apiserver.Serve(b, r)
 	return r
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -17,8 +16,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/podfence/podfence/test/apiserver"
 )
 
 // meddler is a proxy of an API server that meddles with watches. All is JSON, an event
@@ -69,23 +68,7 @@ func newMeddler(t *testing.T, config *rest.Config) *meddler {
 	must(t, err)
 	m.others = httputil.NewSingleHostReverseProxy(m.target)
 	m.others.Transport = m.transport
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	server := &http.Server{Handler: m, ReadHeaderTimeout: time.Minute}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		must(t, server.Close())
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-	})
-	m.kubeconfig, err = clientcmd.Write(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"meddler": {Server: "http://" + listener.Addr().String()}},
-		Contexts:       map[string]*clientcmdapi.Context{"meddler": {Cluster: "meddler"}},
-		CurrentContext: "meddler",
-	})
-	must(t, err)
+	m.kubeconfig = apiserver.Serve(t, m)
 	return m
 }
 
