@@ -168,6 +168,9 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				return err
 			}
 			defer conn.Close()
+			if o.LastPodCIDRs, err = conn.PodCIDRs(); err != nil {
+				return err
+			}
 			watch, err := conn.Watch(tables)
 			if err != nil {
 				return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,6 +46,9 @@ type Options struct {
 	CNI *CNI
 	// Ruleset are the choices that change the table.
 	Ruleset ruleset.Options
+	// LastPodCIDRs are the node's pod ranges as an earlier agent knew them: they stay
+	// closed while the Node is away, or has none.
+	LastPodCIDRs []netip.Prefix
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger

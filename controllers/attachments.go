@@ -127,7 +127,12 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 	if err := a.keep(at, attachment); err != nil {
 		return err
 	}
-	err := a.committed(ctx, attachment)
+	uid, err := a.committed(ctx, attachment)
+	if err == nil && attachment.UID == "" {
+		// From now on it is this very pod's, and not the next one's of its name.
+		attachment.UID = uid
+		err = a.keep(at, attachment)
+	}
 	if err == nil && ctx.Err() != nil {
 		// Nobody waits for the answer any more: the plugin has undone its part,
 		// and its del may have come before this.
@@ -205,23 +210,23 @@ func (a *Attachments) keep(at handshake.Attachment, attachment policy.Attachment
 const lookAgain = 10 * time.Millisecond
 
 // committed waits until the pod is known, and what was fed up to then is in the
-// kernel.
-func (a *Attachments) committed(ctx context.Context, attachment policy.Attachment) error {
+// kernel. It returns the pod's UID.
+func (a *Attachments) committed(ctx context.Context, attachment policy.Attachment) (uid types.UID, err error) {
 	for known := false; !known; {
-		a.enforcer.Feed(func(m *policy.Model) { known = m.Attached(attachment) })
+		a.enforcer.Feed(func(m *policy.Model) { uid, known = m.Attached(attachment) })
 		if known {
 			break
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("pod %s (UID %s) is not known yet, so neither are its policies", attachment.Pod, attachment.UID)
+			return "", fmt.Errorf("pod %s (UID %s) is not known yet, so neither are its policies", attachment.Pod, attachment.UID)
 		case <-time.After(lookAgain):
 		}
 	}
 	if err := a.enforcer.Sync(ctx); err != nil {
-		return fmt.Errorf("the rules of pod %s are not in the kernel: %w", attachment.Pod, err)
+		return "", fmt.Errorf("the rules of pod %s are not in the kernel: %w", attachment.Pod, err)
 	}
-	return nil
+	return uid, nil
 }
 
 // remove forgets attachments.

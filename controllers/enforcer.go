@@ -89,6 +89,8 @@ type Enforcer struct {
 // newEnforcer returns an enforcer for a node.
 func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Writer) *Enforcer {
 	log := o.Log.WithName("enforcer")
+	model := policy.NewModel(o.Node)
+	model.RememberPodCIDRs(o.LastPodCIDRs)
 	return &Enforcer{
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
 		reports:  newReports(events, o.Node, log),
@@ -98,7 +100,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 		judge:    make(chan struct{}, 1),
 		nodes:    make(chan struct{}, 1),
 		guard:    newGuard(o.CNI),
-		model:    policy.NewModel(o.Node),
+		model:    model,
 		waiting:  map[chan struct{}]uint64{},
 	}
 }

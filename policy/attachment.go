@@ -3,6 +3,7 @@ package policy
 import (
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -31,12 +32,19 @@ type attachmentKey struct{ containerID, ifName string }
 
 func (a Attachment) key() attachmentKey { return attachmentKey{a.ContainerID, a.IfName} }
 
-// attach returns the pod with the addresses of its attachments too: those that
-// were made for it, not for an earlier pod of its name.
-func (p *Pod) attach(attachments []Attachment) *Pod {
+// madeFor reports whether the attachment was made for this very pod, on this node: not
+// for an earlier one of its name, nor one of that name elsewhere.
+func (a Attachment) madeFor(p *Pod, node string) bool {
+	return a.Pod == p.Key && p.Node == node && (a.UID == "" || a.UID == p.UID)
+}
+
+// attach returns the pod with the addresses of its attachments, if it has any, in place
+// of those that the API shows: these may be those of an earlier sandbox, which another
+// pod has now.
+func (p *Pod) attach(attachments []Attachment, node string) *Pod {
 	var ips []netip.Addr
 	for _, a := range attachments {
-		if a.Pod == p.Key && (a.UID == "" || a.UID == p.UID) {
+		if a.madeFor(p, node) {
 			ips = append(ips, a.IPs...)
 		}
 	}
@@ -45,42 +53,61 @@ func (p *Pod) attach(attachments []Attachment) *Pod {
 	}
 	attached := *p
 	attached.attached = true
-	attached.IPs = append(ips, p.IPs...)
-	slices.SortFunc(attached.IPs, netip.Addr.Compare)
-	attached.IPs = slices.Compact(attached.IPs)
+	slices.SortFunc(ips, netip.Addr.Compare)
+	attached.IPs = slices.Compact(ips)
 	return &attached
 }
 
-// SetAttachment takes in what the CNI plugin has made. Its addresses are the
-// pod's from now on, whether or not the API shows them.
+// SetAttachment takes in what the CNI plugin has made. From now on its addresses are
+// its pod's and no other's, whatever the API shows.
 func (m *Model) SetAttachment(a Attachment) {
-	m.forgetAttachment(a.key())
-	m.attachments[a.Pod] = append(m.attachments[a.Pod], a)
+	if slices.ContainsFunc(m.attachments[a.Pod], func(b Attachment) bool { return reflect.DeepEqual(a, b) }) {
+		return
+	}
+	m.DeleteAttachment(a.ContainerID, a.IfName)
+	m.change(sortedAddrs(a.IPs), func() {
+		m.attachments[a.Pod] = append(slices.Clip(m.attachments[a.Pod]), a)
+		for _, ip := range a.IPs {
+			m.attached[ip] = append(slices.Clip(m.attached[ip]), a)
+		}
+	})
 	m.reattach(a.Pod)
 }
 
 // DeleteAttachment forgets what the CNI plugin has removed.
 func (m *Model) DeleteAttachment(containerID, ifName string) {
-	if pod, was := m.forgetAttachment(attachmentKey{containerID, ifName}); was {
-		m.reattach(pod)
-	}
-}
-
-// forgetAttachment returns whose it was.
-func (m *Model) forgetAttachment(key attachmentKey) (pod Key, was bool) {
+	key := attachmentKey{containerID, ifName}
 	for pod, attachments := range m.attachments {
 		i := slices.IndexFunc(attachments, func(a Attachment) bool { return a.key() == key })
 		if i < 0 {
 			continue
 		}
-		if left := slices.Delete(slices.Clone(attachments), i, i+1); len(left) > 0 {
-			m.attachments[pod] = left
-		} else {
-			delete(m.attachments, pod)
-		}
-		return pod, true
+		m.change(sortedAddrs(attachments[i].IPs), func() {
+			without(m.attachments, pod, key)
+			for _, ip := range attachments[i].IPs {
+				without(m.attached, ip, key)
+			}
+		})
+		m.reattach(pod)
+		return
 	}
-	return Key{}, false
+}
+
+// sortedAddrs are the addresses in order, each once.
+func sortedAddrs(ips []netip.Addr) []netip.Addr {
+	ips = slices.Clone(ips)
+	slices.SortFunc(ips, netip.Addr.Compare)
+	return slices.Compact(ips)
+}
+
+// without takes an attachment out of one of the lists.
+func without[K comparable](lists map[K][]Attachment, at K, key attachmentKey) {
+	left := slices.DeleteFunc(slices.Clone(lists[at]), func(a Attachment) bool { return a.key() == key })
+	if len(left) > 0 {
+		lists[at] = left
+	} else {
+		delete(lists, at)
+	}
 }
 
 // reattach works out a pod's addresses anew.
@@ -100,11 +127,15 @@ func (m *Model) reported(pod *Pod) []netip.Addr {
 	return pod.IPs
 }
 
-// Attached reports whether an attachment's pod is known, so that its policies
-// hold for the attachment's addresses.
-func (m *Model) Attached(a Attachment) bool {
+// Attached reports whether the pod that an attachment was made for is known, so that its
+// policies hold for the attachment's addresses, and its UID. If the runtime does not tell
+// the UID, a pod that terminates is an earlier one of the name: it gets no new sandbox.
+func (m *Model) Attached(a Attachment) (uid types.UID, known bool) {
 	pod := m.pod(a.Pod)
-	return pod != nil && (a.UID == "" || pod.UID == a.UID) && pod.Node == m.node && pod.attached
+	if pod == nil || !a.madeFor(pod, m.node) || a.UID == "" && pod.Terminating {
+		return "", false
+	}
+	return pod.UID, !slices.ContainsFunc(a.IPs, func(ip netip.Addr) bool { return !m.has(pod, ip) })
 }
 
 // Attachments are all that the CNI plugin has made and not removed.
@@ -115,7 +146,7 @@ func (m *Model) Attachments() (all []Attachment) {
 	return all
 }
 
-// PodCIDRs are this node's pod ranges.
+// PodCIDRs are this node's pod ranges, as last known.
 func (m *Model) PodCIDRs() []netip.Prefix { return slices.Clone(m.podCIDRs) }
 
 // Nodes are all nodes that are known.

@@ -9,7 +9,7 @@ import (
 // of all policies. It goes over everything for everything: it is the
 // specification of Model, which does the same by what has changed.
 func Compile(s Snapshot, node string) (Intent, []Problem) {
-	c := compiler{owners: map[netip.Addr]*Pod{}, namespaces: map[string]*Namespace{}}
+	c := compiler{node: node, holders: map[netip.Addr][]*Pod{}, namespaces: map[string]*Namespace{}}
 	in := newIntent()
 	var nodes []Node
 	for _, n := range s.Nodes {
@@ -19,22 +19,18 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 			in.PodCIDRs = read.PodCIDRs
 		}
 	}
-	in.Cluster, in.Nodes = clusterOf(slices.Values(nodes)), addrsOf(slices.Values(nodes))
+	in.PodCIDRs = keepRanges(in.PodCIDRs, s.LastPodCIDRs)
+	in.Cluster, in.Nodes = clusterOf(slices.Values(nodes), in.PodCIDRs), addrsOf(slices.Values(nodes))
 	for _, ns := range s.Namespaces {
 		read := NamespaceOf(ns)
 		c.namespaces[ns.Name] = &read
 	}
 	for _, p := range s.Pods {
 		if pod, live := PodOf(p); live {
-			pod = pod.attach(s.Attachments)
-			c.pods = append(c.pods, pod)
-			for _, ip := range pod.IPs {
-				if owner, taken := c.owners[ip]; !taken || pod.ownsBefore(owner) < 0 {
-					c.owners[ip] = pod
-				}
-			}
+			c.pods = append(c.pods, pod.attach(s.Attachments, node))
 		}
 	}
+	c.own(s.Attachments, &in)
 	var problems []Problem
 	for _, np := range s.Policies {
 		policy, found := Parse(np)
@@ -44,27 +40,53 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	slices.SortFunc(c.policies, func(a, b Policy) int { return compareKey(a.Key, b.Key) })
 
 	for _, pod := range c.pods {
-		ips := addrsHere(pod, c.owned(pod), node, in.PodCIDRs)
-		switch {
-		case len(ips) == 0:
-		case pod.Node == node:
+		if ips := c.held(pod); pod.Node == node && len(ips) > 0 {
 			in.Subjects[pod.Key] = c.subject(pod, ips, &in)
-		default:
-			in.Subjects[pod.Key] = Subject{Key: pod.Key, IPs: ips}
 		}
 	}
 	for _, policy := range in.Policies {
 		for _, d := range Directions {
 			for _, rule := range policy.Rules[d] {
-				c.members(rule, node, &in)
+				c.members(rule, &in)
 			}
 		}
 	}
 	return in, problems
 }
 
+// own works out whose each address is (see owners.go).
+func (c *compiler) own(attachments []Attachment, in *Intent) {
+	claims := map[netip.Addr][]*Pod{}
+	for _, pod := range c.pods {
+		for _, ip := range pod.IPs {
+			claims[ip] = append(claims[ip], pod)
+		}
+	}
+	for ip, pods := range claims {
+		c.holders[ip] = best(pods, c.node, contains(in.PodCIDRs, ip))
+	}
+	made := map[netip.Addr][]Attachment{}
+	for _, a := range attachments {
+		for _, ip := range a.IPs {
+			made[ip] = append(made[ip], a)
+		}
+	}
+	for ip, attachments := range made {
+		c.holders[ip] = nil
+		for _, pod := range c.pods {
+			if !slices.ContainsFunc(attachments, func(a Attachment) bool { return !a.madeFor(pod, c.node) }) {
+				c.holders[ip] = []*Pod{pod}
+			}
+		}
+		if len(c.holders[ip]) == 0 {
+			in.Orphans[ip] = struct{}{}
+		}
+	}
+}
+
 func newIntent() Intent {
 	return Intent{
+		Orphans:    map[netip.Addr]struct{}{},
 		Subjects:   map[Key]Subject{},
 		Policies:   map[Key]Policy{},
 		Peers:      map[Selector]map[netip.Addr]struct{}{},
@@ -73,16 +95,17 @@ func newIntent() Intent {
 }
 
 type compiler struct {
+	node       string
 	pods       []*Pod
-	owners     map[netip.Addr]*Pod
+	holders    map[netip.Addr][]*Pod
 	namespaces map[string]*Namespace
 	policies   []Policy
 }
 
-// owned are the addresses of a pod that are no other pod's.
-func (c *compiler) owned(pod *Pod) (ips []netip.Addr) {
+// held are the addresses of a pod that are its own, perhaps together with another's.
+func (c *compiler) held(pod *Pod) (ips []netip.Addr) {
 	for _, ip := range pod.IPs {
-		if owner := c.owners[ip]; owner != nil && owner.Key == pod.Key {
+		if slices.Contains(c.holders[ip], pod) {
 			ips = append(ips, ip)
 		}
 	}
@@ -108,30 +131,29 @@ func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 	return subject
 }
 
-// members fills in whom and what a rule means.
-func (c *compiler) members(rule Rule, node string, in *Intent) {
+// members fills in whom and what a rule means: what all the pods are that may have an
+// address.
+func (c *compiler) members(rule Rule, in *Intent) {
 	for _, s := range rule.Peers {
 		m := matcherOf(s)
 		in.Peers[s] = map[netip.Addr]struct{}{}
-		for ip, pod := range c.owners {
-			if m.matches(pod, c.namespaces[pod.Namespace]) {
+		for ip, pods := range c.holders {
+			if len(pods) > 0 && !slices.ContainsFunc(pods, func(pod *Pod) bool { return !m.matches(pod, c.namespaces[pod.Namespace]) }) {
 				in.Peers[s][ip] = struct{}{}
 			}
 		}
 	}
 	for _, name := range rule.NamedPorts {
 		in.NamedPorts[name] = map[Endpoint]struct{}{}
-		for ip, pod := range c.owners {
-			for _, port := range pod.Ports {
-				if name.means(pod, port, node) {
+		for ip, pods := range c.holders {
+			if len(pods) == 0 {
+				continue
+			}
+			for _, port := range pods[0].Ports {
+				if name.meansAll(pods, port, c.node) {
 					in.NamedPorts[name][Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number}] = struct{}{}
 				}
 			}
 		}
 	}
-}
-
-// means reports whether a port of a pod goes by this name.
-func (n NamedPort) means(pod *Pod, port ContainerPort, node string) bool {
-	return n.Name == port.Name && n.Protocol == port.Protocol && (n.Scope == Cluster || pod.Node == node)
 }

@@ -31,14 +31,17 @@ func (d Direction) String() string {
 // them, and the members of every peer and named port that those policies use.
 // Nothing that no local pod needs is in it.
 type Intent struct {
-	// PodCIDRs are the node's pod ranges. An address in them that no subject
-	// has is dropped: closed until known.
+	// PodCIDRs are the node's pod ranges, as last known. An address in them that no
+	// subject has is dropped: closed until known.
 	PodCIDRs []netip.Prefix
 	// Cluster are the ranges that pods reach with their own address: all
 	// nodes' pod ranges and node addresses, disjoint and in order.
 	Cluster []netip.Prefix
 	// Nodes are the addresses of all nodes, in order.
 	Nodes []netip.Addr
+	// Orphans are addresses that containers of this node have, by their
+	// attachments, and no known pod of it: nothing passes to or from them.
+	Orphans map[netip.Addr]struct{}
 	// Subjects are the node's live pods, isolated or not.
 	Subjects map[Key]Subject
 	// Policies are those that select a subject.
@@ -50,14 +53,12 @@ type Intent struct {
 	NamedPorts map[NamedPort]map[Endpoint]struct{}
 }
 
-// Subject is a pod of this node with the policies that isolate it. A pod of
-// another node is one too, never isolated here, for those of its addresses that
-// are in this node's ranges: where the network plugin does not give addresses
-// out by range, they are known and must not be taken for unknown ones.
+// Subject is a pod of this node with the policies that isolate it.
 type Subject struct {
 	Key
-	// IPs are the addresses that are this pod's and no other's, in order; there
-	// is at least one.
+	// IPs are the addresses that are this pod's, in order; there is at least one.
+	// An address that several subjects have is fenced by all of them: nobody can
+	// tell which one has it (see owners.go).
 	IPs []netip.Addr
 	// Isolating are the policies that isolate the pod, per Direction, in
 	// order. With none the direction is open.
@@ -125,6 +126,8 @@ type Delta struct {
 	// are not nil.
 	PodCIDRs, Cluster *[]netip.Prefix
 	Nodes             *[]netip.Addr
+	// Orphans says of addresses whether they are orphans now.
+	Orphans map[netip.Addr]bool
 	// Subjects and Policies replace by key; nil says gone (or never there).
 	Subjects map[Key]*Subject
 	Policies map[Key]*Policy
@@ -144,5 +147,5 @@ type Members[T comparable] struct {
 
 // Empty reports whether the delta changes nothing.
 func (d *Delta) Empty() bool {
-	return d.PodCIDRs == nil && d.Cluster == nil && d.Nodes == nil && len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
+	return d.PodCIDRs == nil && d.Cluster == nil && d.Nodes == nil && len(d.Orphans)+len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
 }

@@ -112,33 +112,6 @@ func (ms *members) toggle(g *peers, ip netip.Addr, in bool) {
 	ms.changedPeers[g] = struct{}{}
 }
 
-// moved takes down that an address became a pod's own, or ceased to be.
-func (ms *members) moved(ip netip.Addr, pod *Pod, ns *Namespace, node string, in bool) {
-	visit := func(at labelIndex) {
-		for g := range ms.byLabel[at] {
-			if g.matches(pod, ns) {
-				ms.toggle(g, ip, in)
-			}
-		}
-	}
-	visit(labelIndex{})
-	visit(labelIndex{namespace: pod.Namespace})
-	for key, value := range pod.Labels.All() {
-		label := key + "=" + value
-		visit(labelIndex{label: label})
-		visit(labelIndex{namespace: pod.Namespace, label: label})
-	}
-	for _, port := range pod.Ports {
-		for _, scope := range []Scope{Local, Cluster} {
-			name := NamedPort{Protocol: port.Protocol, Name: port.Name, Scope: scope}
-			if t := ms.named[name]; t != nil && name.means(pod, port, node) {
-				t.note(Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number}, in)
-				ms.changedNamed[name] = t
-			}
-		}
-	}
-}
-
 // take turns what was noted into a change and forgets it.
 func (t *tracked[T]) take(all func() []T, compare func(a, b T) int) (change Members[T], changed bool) {
 	switch {

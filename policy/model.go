@@ -13,12 +13,11 @@ import (
 //
 // A Model is for one goroutine at a time.
 type Model struct {
-	node       string
+	node string
+	// podCIDRs are this node's ranges, as last known (see keepRanges).
 	podCIDRs   []netip.Prefix
 	nodes      map[string]Node
 	namespaces map[string]*namespace
-	// claims are the pods that have an address, its owner first.
-	claims map[netip.Addr][]*Pod
 	// attachments are what the CNI plugin has made, by pod, and reportedIPs
 	// what the API shows of the pods that have any.
 	attachments map[Key][]Attachment
@@ -26,6 +25,7 @@ type Model struct {
 	// closed says why of each policy that Close has closed.
 	closed map[Key]string
 
+	owners
 	members
 	dirty
 }
@@ -69,10 +69,10 @@ func NewModel(node string) *Model {
 		node:        node,
 		nodes:       map[string]Node{},
 		namespaces:  map[string]*namespace{},
-		claims:      map[netip.Addr][]*Pod{},
 		attachments: map[Key][]Attachment{},
 		reportedIPs: map[Key][]netip.Addr{},
 		closed:      map[Key]string{},
+		owners:      newOwners(),
 		members:     newMembers(),
 		dirty:       newDirty(),
 	}
@@ -88,14 +88,29 @@ func (m *Model) SetNode(n Node) {
 		return
 	}
 	m.nodes[n.Name], m.dirtyCluster = n, true
-	if n.Name == m.node && !slices.Equal(n.PodCIDRs, m.podCIDRs) {
-		m.podCIDRs, m.dirtyPodCIDRs = n.PodCIDRs, true
-		for _, ns := range m.namespaces {
-			for _, pod := range ns.pods {
-				m.refreshSubject(pod.Key)
-			}
+	if n.Name == m.node {
+		m.setPodCIDRs(keepRanges(n.PodCIDRs, m.podCIDRs))
+	}
+}
+
+// RememberPodCIDRs takes in this node's ranges as an earlier agent knew them. They count
+// until the Node shows others.
+func (m *Model) RememberPodCIDRs(ranges []netip.Prefix) {
+	m.setPodCIDRs(keepRanges(m.podCIDRs, ranges))
+}
+
+func (m *Model) setPodCIDRs(ranges []netip.Prefix) {
+	if slices.Equal(ranges, m.podCIDRs) {
+		return
+	}
+	m.dirtyPodCIDRs, m.dirtyCluster = true, true
+	var ips []netip.Addr // of which it matters whether they are in the ranges
+	for ip := range m.claims {
+		if contains(ranges, ip) || contains(m.podCIDRs, ip) {
+			ips = append(ips, ip)
 		}
 	}
+	m.change(ips, func() { m.podCIDRs = ranges })
 }
 
 // DeleteNode forgets a node.
@@ -117,21 +132,49 @@ func (m *Model) DeleteNamespace(name string) { m.namespaceChanged(name, nil) }
 func (m *Model) namespaceChanged(name string, object *Namespace) {
 	ns := m.in(name)
 	before := ns.object
-	ns.object = object
 	for _, g := range m.peers {
-		was, is := g.inNamespace(name, before), g.inNamespace(name, object)
-		if was == is {
+		if g.inNamespace(name, before) == g.inNamespace(name, object) {
 			continue
 		}
+		seen := map[netip.Addr]struct{}{} // that several pods of the namespace have
 		for _, pod := range ns.pods {
-			if g.matches(pod, before) || g.matches(pod, object) {
-				for _, ip := range m.owned(pod) {
-					m.toggle(g, ip, is)
-				}
+			if !g.matches(pod, before) && !g.matches(pod, object) {
+				continue
+			}
+			for _, ip := range pod.IPs {
+				m.namespaceMoved(g, ip, pod, name, before, object, seen)
 			}
 		}
 	}
+	ns.object = object
 	m.dropIfEmpty(name)
+}
+
+// namespaceMoved takes down whether an address of a pod came into a selector or went
+// out of it as the pod's namespace changed from before to after.
+func (m *Model) namespaceMoved(g *peers, ip netip.Addr, pod *Pod, name string, before, after *Namespace, seen map[netip.Addr]struct{}) {
+	holders := m.holders(ip)
+	if !slices.Contains(holders, pod) {
+		return
+	}
+	if len(holders) > 1 {
+		if _, done := seen[ip]; done {
+			return
+		}
+		seen[ip] = struct{}{}
+	}
+	in := func(object *Namespace) bool {
+		return !slices.ContainsFunc(holders, func(p *Pod) bool {
+			of := object
+			if p.Namespace != name {
+				of = m.in(p.Namespace).object
+			}
+			return !g.matches(p, of)
+		})
+	}
+	if was, is := in(before), in(after); was != is {
+		m.toggle(g, ip, is)
+	}
 }
 
 // SetPolicy takes a policy in as it is now. One that is closed stays so if it is
@@ -227,7 +270,7 @@ func (m *Model) deselect(s *selecting) {
 func (m *Model) SetPod(p *Pod) {
 	delete(m.reportedIPs, p.Key)
 	if reported := p.IPs; len(m.attachments[p.Key]) > 0 {
-		if p = p.attach(m.attachments[p.Key]); p.attached {
+		if p = p.attach(m.attachments[p.Key], m.node); p.attached {
 			m.reportedIPs[p.Key] = reported
 		}
 	}
@@ -237,16 +280,19 @@ func (m *Model) SetPod(p *Pod) {
 		// Nothing is new, but whoever made p keeps it too: hold that one, not both.
 		ns.pods[p.Name] = p
 		for _, ip := range p.IPs {
-			claims := m.claims[ip]
+			claims := slices.Clone(m.claims[ip])
 			claims[slices.Index(claims, old)] = p
+			m.claims[ip] = claims
 		}
 		return
 	}
-	m.release(old)
-	ns.pods[p.Name] = p
-	for _, ip := range p.IPs {
-		m.claim(ip, p)
-	}
+	m.change(m.concerned(p.Key, old, p), func() {
+		m.release(old)
+		ns.pods[p.Name] = p
+		for _, ip := range p.IPs {
+			m.claim(ip, p)
+		}
+	})
 	m.refreshSubject(p.Key)
 }
 
@@ -256,11 +302,27 @@ func (m *Model) DeletePod(key Key) {
 	if old == nil {
 		return
 	}
-	m.release(old)
-	delete(m.reportedIPs, key)
-	delete(m.in(key.Namespace).pods, key.Name)
+	m.change(m.concerned(key, old, nil), func() {
+		m.release(old)
+		delete(m.reportedIPs, key)
+		delete(m.in(key.Namespace).pods, key.Name)
+	})
 	m.refreshSubject(key)
 	m.dropIfEmpty(key.Namespace)
+}
+
+// concerned are the addresses whose owner may be another if a pod is: those of both,
+// and those of the attachments that were made for one of the name.
+func (m *Model) concerned(key Key, old, now *Pod) (ips []netip.Addr) {
+	for _, pod := range []*Pod{old, now} {
+		if pod != nil {
+			ips = united(ips, pod.IPs)
+		}
+	}
+	for _, a := range m.attachments[key] {
+		ips = united(ips, sortedAddrs(a.IPs))
+	}
+	return ips
 }
 
 // Holds reports whether what the model has of a pod's name is this very pod; nil:
@@ -281,72 +343,6 @@ func (m *Model) release(pod *Pod) {
 			m.disclaim(ip, pod)
 		}
 	}
-}
-
-// claim adds a pod to those that have an address; disclaim takes it off.
-func (m *Model) claim(ip netip.Addr, pod *Pod) {
-	claims := m.claims[ip]
-	at, _ := slices.BinarySearchFunc(claims, pod, func(a, b *Pod) int { return a.ownsBefore(b) })
-	m.setClaims(ip, slices.Insert(slices.Clip(claims), at, pod))
-}
-
-func (m *Model) disclaim(ip netip.Addr, pod *Pod) {
-	m.setClaims(ip, slices.DeleteFunc(slices.Clone(m.claims[ip]), func(p *Pod) bool { return p == pod }))
-}
-
-// setClaims lists the pods that have an address. If its owner is another now,
-// the address moves from the sets of the one to those of the other.
-func (m *Model) setClaims(ip netip.Addr, claims []*Pod) {
-	before, after := first(m.claims[ip]), first(claims)
-	if after == nil {
-		delete(m.claims, ip)
-	} else {
-		m.claims[ip] = claims
-	}
-	if before == after {
-		return
-	}
-	if before != nil {
-		m.moved(ip, before, m.in(before.Namespace).object, m.node, false)
-		m.refreshSubject(before.Key)
-	}
-	if after != nil {
-		m.moved(ip, after, m.in(after.Namespace).object, m.node, true)
-		m.refreshSubject(after.Key)
-	}
-}
-
-// first is the owner among those that claim an address; nil if nobody does.
-func first(claims []*Pod) *Pod {
-	if len(claims) == 0 {
-		return nil
-	}
-	return claims[0]
-}
-
-// owned are the addresses of a pod that are no other pod's.
-func (m *Model) owned(pod *Pod) (ips []netip.Addr) {
-	for _, ip := range pod.IPs {
-		if first(m.claims[ip]) == pod {
-			ips = append(ips, ip)
-		}
-	}
-	return ips
-}
-
-// here are the addresses of a pod that this node has to know: all that it owns
-// if it runs here, else those in this node's ranges (see Subject).
-func (m *Model) here(pod *Pod) []netip.Addr {
-	return addrsHere(pod, m.owned(pod), m.node, m.podCIDRs)
-}
-
-func addrsHere(pod *Pod, owned []netip.Addr, node string, podCIDRs []netip.Prefix) []netip.Addr {
-	if pod.Node == node {
-		return owned
-	}
-	return slices.DeleteFunc(owned, func(ip netip.Addr) bool {
-		return !slices.ContainsFunc(podCIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(ip) })
-	})
 }
 
 // refreshSubject works out anew which policies select a pod of this node.

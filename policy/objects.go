@@ -5,7 +5,6 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,16 +19,15 @@ type Pod struct {
 	UID    types.UID
 	Node   string
 	Labels Labels
-	// IPs are all of status.podIPs, IPv4-mapped ones as IPv4, and those of the
-	// pod's attachments. There may be none yet.
+	// IPs are those of the pod's attachments, if it has any on this node, else all of
+	// status.podIPs, IPv4-mapped ones as IPv4. There may be none yet.
 	IPs []netip.Addr
-	// attached: IPs has those of an attachment.
+	// attached: IPs are those of attachments.
 	attached bool
 	// Ports are the named ports of all containers, sorted, each once.
 	Ports []ContainerPort
-	// Terminating, Started and Created order pods that claim one address.
-	Terminating      bool
-	Started, Created time.Time
+	// Terminating: of pods that claim one address, it yields to one that stays.
+	Terminating bool
 }
 
 // ContainerPort is a named port of a pod.
@@ -56,10 +54,6 @@ func PodOf(p *corev1.Pod) (*Pod, bool) {
 		Labels:      LabelsOf(p.Labels),
 		IPs:         podIPs(p),
 		Terminating: p.DeletionTimestamp != nil,
-		Created:     p.CreationTimestamp.Time,
-	}
-	if p.Status.StartTime != nil {
-		pod.Started = p.Status.StartTime.Time
 	}
 	for _, containers := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for _, c := range containers {
@@ -103,36 +97,7 @@ func podIPs(p *corev1.Pod) []netip.Addr {
 // are status changes that do not.
 func (p *Pod) equal(q *Pod) bool {
 	return p.Key == q.Key && p.UID == q.UID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating &&
-		p.Started.Equal(q.Started) && p.Created.Equal(q.Created) &&
 		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && p.Labels == q.Labels
-}
-
-// ownsBefore orders pods that claim the same address, the owner first: an
-// address belongs to at most one live pod, and late news of the pod that had
-// it before must not take it from the one that has it now. A pod that was just
-// given it by the CNI plugin has it, a pod that goes yields to one that stays,
-// then the older to the newer; the rest only makes the order total, so that it
-// does not depend on the order of events.
-func (p *Pod) ownsBefore(q *Pod) int {
-	if p.attached != q.attached {
-		if p.attached {
-			return -1
-		}
-		return 1
-	}
-	if p.Terminating != q.Terminating {
-		if q.Terminating {
-			return -1
-		}
-		return 1
-	}
-	return cmp.Or(
-		q.Started.Compare(p.Started),
-		q.Created.Compare(p.Created),
-		cmp.Compare(p.Namespace, q.Namespace),
-		cmp.Compare(p.Name, q.Name),
-		cmp.Compare(p.UID, q.UID),
-	)
 }
 
 // Namespace is what policy needs of a namespace.
@@ -155,9 +120,25 @@ type Node struct {
 	Addrs []netip.Addr
 }
 
-// clusterOf are the ranges inside the cluster: its nodes' and their pods'.
-func clusterOf(nodes iter.Seq[Node]) []netip.Prefix {
-	var prefixes []netip.Prefix
+// keepRanges returns a node's pod ranges as last known: those that it has now, and of an
+// address family that it has none of, those that it had before. A Node object can be
+// deleted, or come without ranges for a while; the containers with addresses in them
+// stay.
+func keepRanges(now, before []netip.Prefix) []netip.Prefix {
+	ranges := slices.Clone(now)
+	for _, old := range before {
+		if !slices.ContainsFunc(now, func(p netip.Prefix) bool { return p.Addr().Is4() == old.Addr().Is4() }) {
+			ranges = append(ranges, old)
+		}
+	}
+	slices.SortFunc(ranges, comparePrefix)
+	return ranges
+}
+
+// clusterOf are the ranges inside the cluster: its nodes' and their pods', and this
+// node's own as last known.
+func clusterOf(nodes iter.Seq[Node], own []netip.Prefix) []netip.Prefix {
+	prefixes := slices.Clone(own)
 	for n := range nodes {
 		prefixes = append(prefixes, n.PodCIDRs...)
 		for _, addr := range n.Addrs {

@@ -31,19 +31,3 @@ func (p Packet) String() string {
 	}
 	return fmt.Sprintf("%s %s -> %s", p.Protocol, p.Src, p.Dst)
 }
-
-// The hop limits that ICMPv6's own link-local messages must have: a router
-// that forwarded one would have lowered it (RFC 4861 section 6.1, RFC 2710
-// section 3, RFC 3810 section 5).
-const (
-	NeighbourDiscoveryHopLimit = 255
-	MulticastListenerHopLimit  = 1
-)
-
-// NeighbourDiscovery are the ICMPv6 types without which a link does not work:
-// router and neighbour solicitation and advertisement, redirect.
-var NeighbourDiscovery = []uint8{133, 134, 135, 136, 137}
-
-// MulticastListener are the ICMPv6 types of multicast listener discovery,
-// versions 1 and 2.
-var MulticastListener = []uint8{130, 131, 132, 143}

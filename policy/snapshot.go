@@ -1,17 +1,25 @@
 package policy
 
 import (
+	"net/netip"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 )
 
-// Snapshot is a cluster at one moment, as the API has it, with what the CNI
-// plugins of the nodes have made.
+// Snapshot is a cluster at one moment, as the API has it, with what one node knows
+// better.
 type Snapshot struct {
 	Nodes      []*corev1.Node
 	Namespaces []*corev1.Namespace
 	Pods       []*corev1.Pod
 	Policies   []*networkingv1.NetworkPolicy
 
+	// Node is the node that knows: its agent's view is taken. Empty: nobody's.
+	Node string
+	// Attachments are what the CNI plugin has made on that node.
 	Attachments []Attachment
+	// LastPodCIDRs are the pod ranges that the node had when it last had any. They count
+	// for an address family that its Node object, if there is one, shows none of.
+	LastPodCIDRs []netip.Prefix
 }

@@ -19,8 +19,9 @@ func (m *Model) Take() Delta {
 		podCIDRs := slices.Clone(m.podCIDRs)
 		d.PodCIDRs = &podCIDRs
 	}
+	d.Orphans = m.takeOrphans()
 	if m.dirtyCluster {
-		cluster, nodes := clusterOf(maps.Values(m.nodes)), addrsOf(maps.Values(m.nodes))
+		cluster, nodes := clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
 		d.Cluster, d.Nodes = &cluster, &nodes
 	}
 	for key := range m.dirtySubjects {
@@ -54,7 +55,8 @@ func (m *Model) Intent() Intent {
 	m.Take()
 	in := newIntent()
 	in.PodCIDRs = slices.Clone(m.podCIDRs)
-	in.Cluster, in.Nodes = clusterOf(maps.Values(m.nodes)), addrsOf(maps.Values(m.nodes))
+	in.Cluster, in.Nodes = clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
+	maps.Copy(in.Orphans, m.orphans)
 	for _, ns := range m.namespaces {
 		for key := range ns.subjects {
 			in.Subjects[key] = *m.subject(key)
@@ -117,8 +119,14 @@ func (m *Model) policy(key Key) *Policy {
 func (m *Model) meant(g *peers) (ips []netip.Addr) {
 	look := func(ns *namespace) {
 		for _, pod := range ns.pods {
-			if g.matches(pod, ns.object) {
-				ips = append(ips, m.owned(pod)...)
+			if !g.matches(pod, ns.object) {
+				continue
+			}
+			for _, ip := range pod.IPs {
+				// The first of several that have it speaks for all.
+				if holders := m.holders(ip); len(holders) > 0 && holders[0] == pod && m.allMatch(g, holders) {
+					ips = append(ips, ip)
+				}
 			}
 		}
 	}
@@ -140,15 +148,18 @@ func (m *Model) meant(g *peers) (ips []netip.Addr) {
 func (m *Model) endpoints(name NamedPort) (endpoints []Endpoint) {
 	look := func(pod *Pod) {
 		for _, port := range pod.Ports {
-			if name.means(pod, port, m.node) {
-				for _, ip := range m.owned(pod) {
+			if !name.means(pod, port, m.node) {
+				continue
+			}
+			for _, ip := range pod.IPs {
+				if holders := m.holders(ip); len(holders) > 0 && holders[0] == pod && name.meansAll(holders, port, m.node) {
 					endpoints = append(endpoints, Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number})
 				}
 			}
 		}
 	}
 	for _, ns := range m.namespaces {
-		if name.Scope == Local { // subjects are all of the node's pods that own an address
+		if name.Scope == Local { // subjects are all of the node's pods that have an address
 			for key := range ns.subjects {
 				look(ns.pods[key.Name])
 			}

@@ -54,7 +54,7 @@ func sendersSet(f family) string {
 // that is not their own. Attachments without a HostInterface are none of its
 // business: another plugin connects them.
 func BuildGuard(attachments []policy.Attachment, gateway Gateway) *Table {
-	t := &Table{Family: Bridge, Sets: map[string]*Set{}, Chains: map[string]*Chain{}, refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{}}
+	t := newTable(Bridge, Options{})
 	for _, set := range guardSets() {
 		t.Sets[set.Name] = set
 	}
@@ -149,8 +149,6 @@ func guardSets() []*Set {
 // listeners. The node ignores what a pod could send of them: they need a
 // link-local source. Not to depend on that costs next to nothing.
 var routerMessages = []uint8{130, 131, 132, 133, 134, 137, 143}
-
-const neighbourSolicitation MessageType = 135
 
 // guardChains judge frames by the port that they came in by.
 //

@@ -108,7 +108,7 @@ func expectNames(t *testing.T, table *ruleset.Table, in policy.Intent) {
 		if !word.MatchString(name) {
 			t.Errorf("chain %q", name)
 		}
-		if chain.Hook == nil {
+		if chain.Hook == nil && name != "discovery" && !strings.HasPrefix(name, "shared-") {
 			have++
 		}
 	}

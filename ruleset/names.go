@@ -21,10 +21,16 @@ const (
 	chainMasquerade     = "postrouting-masquerade"
 	chainTunnelInput    = "tunnel-input"
 	chainBeginnings     = "beginnings"
+	chainDiscovery      = "discovery"
+	chainOrphansOutput  = "orphans-output"
 
-	setNeighbourDiscovery = "neighbour-discovery"
-	setMulticastListener  = "multicast-listener"
-	setTunnel             = "tunnel"
+	setSolicited         = "discovery-solicited"
+	setAdvertised        = "discovery-advertised"
+	setAllRouters        = "discovery-routers"
+	setMulticast6        = "discovery-multicast"
+	setLinkLocal6        = "discovery-link-local"
+	setMulticastListener = "discovery-listeners"
+	setTunnel            = "tunnel"
 )
 
 // A generated name is at most 127 characters: the kernel has 256, but not
@@ -95,6 +101,15 @@ func podMap(d policy.Direction, f family) string { return fmt.Sprintf("%s-pods-%
 
 // podRangeSet holds the node's pod ranges.
 func podRangeSet(f family) string { return fmt.Sprintf("pod-ranges-%d", f) }
+
+// PodRangeSets are the sets of the node's pod ranges.
+var PodRangeSets = [...]string{podRangeSet(4), podRangeSet(6)}
+
+// orphansSet holds addresses that containers have, but no known pod.
+func orphansSet(f family) string { return fmt.Sprintf("orphans-%d", f) }
+
+// knownSet holds the addresses of the node's pods, where AllowToNode needs to know them.
+func knownSet(f family) string { return fmt.Sprintf("known-%d", f) }
 
 // clusterSet holds what pods reach with their own address.
 func clusterSet(f family) string { return fmt.Sprintf("cluster-%d", f) }

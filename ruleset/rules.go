@@ -10,10 +10,11 @@ import (
 
 // staticChains are those that do not depend on the cluster.
 func staticChains(o Options) []*Chain {
-	if o.RevokedMark == 0 {
-		return baseChains(o)
+	chains := append(baseChains(o), discoveryChain(), orphansChain())
+	if o.RevokedMark != 0 {
+		chains = append(chains, beginningsChain())
 	}
-	return append(baseChains(o), beginningsChain())
+	return chains
 }
 
 // baseChains are where packets enter. Each direction has a base chain of its
@@ -32,12 +33,15 @@ func baseChains(o Options) []*Chain {
 		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: baseRules(policy.Egress, o, tunnel...)},
 		{Name: chainIngressForward, Hook: &Hook{Point: Forward, Priority: -9}, Rules: baseRules(policy.Ingress, o)},
 	}
-	if !o.AllowToNode {
-		// The node's own packets to itself may have an address of the pod range
-		// (the bridge's), which no pod has.
-		rules := append([]Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}, baseRules(policy.Egress, o)...)
-		chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: rules})
+	// The node's own packets to itself may have an address of the pod range
+	// (the bridge's), which no pod has.
+	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
+	if o.AllowToNode {
+		input = append(slices.Concat(input, knownFlows(o)), closedRules(policy.Egress, knownSet)...)
+	} else {
+		input = append(input, baseRules(policy.Egress, o, askNode)...)
 	}
+	chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: input})
 	if o.Guard {
 		chains = append(chains, portsChain())
 	}
@@ -64,53 +68,87 @@ func beginningsChain() *Chain {
 // entry is deleted, or runs out, and the pod then goes on talking, the flow would
 // begin anew, reversed.
 //
+// What somebody has exempted from connection tracking is not new to it: the rules judge
+// each such packet, both ways.
+//
 // The price: a connection that connection tracking has lost goes on only if its next
 // packet is judged, and allowed, by the one direction that the pod is isolated for.
 func beginnings() (rules []Rule) {
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.SCTP} {
 		rules = append(rules, Rule{
-			Matches: []Match{Midstream(protocol)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "begins no connection",
+			Matches: []Match{New, Midstream(protocol)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "begins no connection",
 		})
 	}
 	return rules
 }
 
 // baseRules are the rules of a base chain: what needs no judging, what has to be
-// looked at first, then the pod's own chain, then nothing for an address of the pod
-// range that no known pod has (closed until known).
+// looked at first, then the pod's own chain, then nothing for what is closed.
 func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
-	addr4, addr6 := SrcAddr4, SrcAddr6
+	addr4, addr6 := addrFields(d)
+	rules := append(knownFlows(o), first...)
+	rules = append(rules,
+		Rule{Matches: []Match{ICMPv6{}}, Verdict: Verdict{Action: Jump, Chain: chainDiscovery}},
+		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
+		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
+	)
+	return append(rules, closedRules(d, nil)...)
+}
+
+// addrFields are the fields with the subject's address.
+func addrFields(d policy.Direction) (addr4, addr6 Field) {
 	if d == policy.Ingress {
-		addr4, addr6 = DstAddr4, DstAddr6
+		return DstAddr4, DstAddr6
 	}
-	var rules []Rule
+	return SrcAddr4, SrcAddr6
+}
+
+// knownFlows are the rules for what belongs to a flow that was judged before.
+func knownFlows(o Options) (rules []Rule) {
 	if o.RevokedMark != 0 {
 		rules = append(rules, Rule{Matches: []Match{Mark(o.RevokedMark)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a policy has changed: no longer allowed"})
 	}
-	rules = append(rules, Rule{Matches: []Match{Established | Related}, Verdict: Verdict{Action: Accept}})
-	rules = append(rules, first...)
-	return append(rules,
-		Rule{
-			Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setNeighbourDiscovery}, HopLimit(policy.NeighbourDiscoveryHopLimit)},
-			Verdict: Verdict{Action: Accept},
-		},
-		Rule{
-			Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setMulticastListener}, HopLimit(policy.MulticastListenerHopLimit)},
-			Verdict: Verdict{Action: Accept},
-		},
-		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
-		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
-		Rule{Matches: []Match{Lookup{Fields: []Field{addr4}, Set: podRangeSet(4)}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "no pod known by this address"},
-		Rule{Matches: []Match{Lookup{Fields: []Field{addr6}, Set: podRangeSet(6)}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "no pod known by this address"},
-	)
+	return append(rules, Rule{Matches: []Match{Established | Related}, Verdict: Verdict{Action: Accept}})
+}
+
+// closedRules drop what is of a container whose pod is not known, or of an address of the
+// pod ranges that no known pod has (closed until known). Where pods reach their node
+// whatever the policies say, no map has sorted out the known ones: a set does.
+func closedRules(d policy.Direction, known func(family) string) (rules []Rule) {
+	addr4, addr6 := addrFields(d)
+	fields := map[family]Field{4: addr4, 6: addr6}
+	drop := func(comment string, matches ...Match) {
+		rules = append(rules, Rule{Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment})
+	}
+	for _, f := range families {
+		drop("a container whose pod is not known", Lookup{Fields: []Field{fields[f]}, Set: orphansSet(f)})
+	}
+	for _, f := range families {
+		matches := []Match{Lookup{Fields: []Field{fields[f]}, Set: podRangeSet(f)}}
+		if known != nil {
+			matches = append(matches, Lookup{Fields: []Field{fields[f]}, Set: known(f), Not: true})
+		}
+		drop("no pod known by this address", matches...)
+	}
+	return rules
+}
+
+// orphansChain is for what the node itself sends to a container whose pod is not known.
+// It asks for no state: the node's side of a flow ends as well.
+func orphansChain() *Chain {
+	chain := &Chain{Name: chainOrphansOutput, Hook: &Hook{Point: Output, Priority: -10}}
+	for _, f := range families {
+		chain.Rules = append(chain.Rules, Rule{
+			Matches: []Match{Lookup{Fields: []Field{f.dst()}, Set: orphansSet(f)}},
+			Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a container whose pod is not known",
+		})
+	}
+	return chain
 }
 
 // baseSets are the sets and maps that are always there, empty of pods.
 func baseSets(o Options) []*Set {
-	sets := []*Set{
-		{Name: setNeighbourDiscovery, Type: ICMPv6Type, Elements: messageTypes(policy.NeighbourDiscovery), Comment: "without these no IPv6 link works"},
-		{Name: setMulticastListener, Type: ICMPv6Type, Elements: messageTypes(policy.MulticastListener), Comment: "without these no IPv6 link works"},
-	}
+	sets := discoverySets()
 	if o.TunnelPort != 0 {
 		sets = append(sets, tunnelSets(o.TunnelPort)...)
 	}
@@ -124,7 +162,13 @@ func baseSets(o Options) []*Set {
 		sets = append(sets, &Set{
 			Name: podRangeSet(f), Type: f.ranges(), Elements: map[Element]struct{}{},
 			Comment: "this node's pod ranges: closed but for known pods",
+		}, &Set{
+			Name: orphansSet(f), Type: f.addr(), Elements: map[Element]struct{}{},
+			Comment: "this node's containers whose pod is not known: closed",
 		})
+		if o.AllowToNode {
+			sets = append(sets, &Set{Name: knownSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "this node's pods"})
+		}
 		if o.Masquerade {
 			sets = append(sets, &Set{
 				Name: clusterSet(f), Type: f.ranges(), Elements: map[Element]struct{}{},

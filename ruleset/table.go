@@ -39,8 +39,20 @@ type Table struct {
 	options Options
 	// refs counts the rules that look a set up that is named by its content.
 	refs map[string]int
-	// addrs are the addresses that a subject has in the maps.
-	addrs map[policy.Key][]netip.Addr
+	// addrs are the addresses that a subject has in the maps, subjects those that have an
+	// address, in order.
+	addrs    map[policy.Key][]netip.Addr
+	subjects map[netip.Addr][]policy.Key
+	// shared are the chains of an address that several subjects have.
+	shared map[netip.Addr]map[string]struct{}
+}
+
+func newTable(family Family, o Options) *Table {
+	return &Table{
+		Family: family, Sets: map[string]*Set{}, Chains: map[string]*Chain{}, options: o,
+		refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{},
+		subjects: map[netip.Addr][]policy.Key{}, shared: map[netip.Addr]map[string]struct{}{},
+	}
 }
 
 // SetType is the type of a set's elements, with the set flags that it needs.
@@ -143,12 +155,13 @@ type HookPoint uint8
 const (
 	Forward HookPoint = iota
 	Input
+	Output
 	Prerouting
 	Postrouting
 )
 
 func (h HookPoint) String() string {
-	return [...]string{Forward: "forward", Input: "input", Prerouting: "prerouting", Postrouting: "postrouting"}[h]
+	return [...]string{Forward: "forward", Input: "input", Output: "output", Prerouting: "prerouting", Postrouting: "postrouting"}[h]
 }
 
 // Rule is one rule: every match must hold, then the packet is counted and the
@@ -162,7 +175,7 @@ type Rule struct {
 	Comment string
 }
 
-// Match is one of Loopback, PodPort, CtState, Mark, Midstream, HopLimit,
+// Match is one of Loopback, PodPort, CtState, Mark, Midstream, ICMPv6, HopLimit,
 // MessageType, Lookup. The set is closed.
 type Match interface{ match() }
 
@@ -182,6 +195,7 @@ const (
 	Related
 	Invalid
 	New
+	Untracked // by a rule of somebody's that exempts it (NOTRACK)
 )
 
 // Mark matches flows whose conntrack mark has all of these bits: ct mark & M == M.
@@ -192,6 +206,9 @@ type Mark uint32
 // (@th,96,8 != 0x1). Where connection tracking knows the connection no more, it
 // takes them for new all the same (nf_conntrack_tcp_loose; an SCTP HEARTBEAT).
 type Midstream policy.Protocol
+
+// ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
+type ICMPv6 struct{}
 
 // HopLimit matches the IPv6 hop limit: ip6 hoplimit N.
 type HopLimit uint8
@@ -213,6 +230,7 @@ func (PodPort) match()     {}
 func (CtState) match()     {}
 func (Mark) match()        {}
 func (Midstream) match()   {}
+func (ICMPv6) match()      {}
 func (HopLimit) match()    {}
 func (MessageType) match() {}
 func (Lookup) match()      {}
@@ -260,6 +278,7 @@ const (
 	Reject                   // final, with an ICMP error: icmpx admin-prohibited
 	Jump                     // to Chain, and on here if that comes to no verdict
 	Dispatch                 // to the verdict that Map has for Field; on if it has none
+	Return                   // back to the rule after the jump
 	Masquerade               // accept, with the outgoing link's address as the source
 )
 

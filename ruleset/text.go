@@ -105,6 +105,8 @@ func (v Verdict) String() string {
 		return "reject with icmpx admin-prohibited"
 	case Jump:
 		return "jump " + v.Chain
+	case Return:
+		return "return"
 	case Masquerade:
 		return "masquerade fully-random"
 	}
@@ -113,6 +115,7 @@ func (v Verdict) String() string {
 
 func (Loopback) String() string   { return `iifname "lo"` }
 func (PodPort) String() string    { return fmt.Sprintf("iifname %q", PortPrefix+"*") }
+func (ICMPv6) String() string     { return "meta l4proto ipv6-icmp" }
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
 
@@ -127,7 +130,7 @@ func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[
 
 func (s CtState) String() string {
 	var states []string
-	for i, name := range []string{"established", "related", "invalid", "new"} {
+	for i, name := range []string{"established", "related", "invalid", "new", "untracked"} {
 		if s&(1<<i) != 0 {
 			states = append(states, name)
 		}

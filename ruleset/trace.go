@@ -72,7 +72,7 @@ func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
 	for _, name := range [...]string{
 		chainEgressForward, chainEgressInput, chainIngressForward, // by priority
-		chainPortsPrerouting, chainPortsForward,
+		chainOrphansOutput, chainPortsPrerouting, chainPortsForward,
 	} {
 		chain, there := t.Chains[name]
 		if !there || chain.Hook.Point != hook {
@@ -105,6 +105,9 @@ func (t *tracer) chain(chain *Chain) (Action, bool) {
 			}
 		}
 		t.steps = append(t.steps, Step{Chain: chain.Name, Rule: rule})
+		if verdict.Action == Return {
+			return Accept, false
+		}
 		if verdict.Action != Jump {
 			return verdict.Action, true
 		}
@@ -133,6 +136,8 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.Mark&uint32(m) == uint32(m)
 	case Midstream:
 		return t.packet.Midstream && t.packet.Protocol == policy.Protocol(m)
+	case ICMPv6:
+		return t.packet.Protocol == policy.ICMPv6
 	case HopLimit:
 		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
 	case Lookup:

@@ -11,7 +11,7 @@ import (
 
 // Build returns the table for an intent.
 func Build(in policy.Intent, o Options) *Table {
-	t := &Table{Sets: map[string]*Set{}, Chains: map[string]*Chain{}, options: o, refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{}}
+	t := newTable(Inet, o)
 	for _, set := range baseSets(o) {
 		t.Sets[set.Name] = set
 	}
@@ -22,10 +22,14 @@ func Build(in policy.Intent, o Options) *Table {
 		PodCIDRs:   &in.PodCIDRs,
 		Cluster:    &in.Cluster,
 		Nodes:      &in.Nodes,
+		Orphans:    map[netip.Addr]bool{},
 		Subjects:   map[policy.Key]*policy.Subject{},
 		Policies:   map[policy.Key]*policy.Policy{},
 		Peers:      map[policy.Selector]policy.Members[netip.Addr]{},
 		NamedPorts: map[policy.NamedPort]policy.Members[policy.Endpoint]{},
+	}
+	for addr := range in.Orphans {
+		d.Orphans[addr] = true
 	}
 	for key, s := range in.Subjects {
 		d.Subjects[key] = &s
@@ -46,7 +50,7 @@ func Build(in policy.Intent, o Options) *Table {
 // Update applies a delta to the table and returns what that takes in a kernel
 // that holds the table as it was. It costs what the delta touches.
 func (t *Table) Update(d policy.Delta) Plan {
-	u := update{Table: t, was: map[string]map[Element]Verdict{}}
+	u := update{Table: t, was: map[string]map[Element]Verdict{}, touched: map[netip.Addr]struct{}{}}
 	if d.PodCIDRs != nil {
 		u.podRanges(policy.Union(*d.PodCIDRs))
 	}
@@ -56,6 +60,7 @@ func (t *Table) Update(d policy.Delta) Plan {
 	if d.Nodes != nil && t.options.TunnelPort != 0 {
 		u.nodes(*d.Nodes)
 	}
+	u.orphans(d.Orphans)
 	for _, s := range sortedBy(d.Peers, policy.Selector.String) {
 		u.peers(s, d.Peers[s])
 	}
@@ -72,6 +77,7 @@ func (t *Table) Update(d policy.Delta) Plan {
 	for _, key := range subjects {
 		u.subject(key, d.Subjects[key])
 	}
+	u.addresses()
 	u.verdicts()
 	return u.plan()
 }
@@ -85,6 +91,7 @@ type update struct {
 	oldSets                                []Op
 	released                               []string                       // content-named sets that lost a rule
 	was                                    map[string]map[Element]Verdict // entries of verdict maps before the update
+	touched                                map[netip.Addr]struct{}        // addresses of subjects that the update is about
 }
 
 func (u *update) plan() Plan {
@@ -225,25 +232,18 @@ func (u *update) count(chain *Chain, by int) {
 
 func (u *update) subject(key policy.Key, s *policy.Subject) {
 	for _, d := range policy.Directions {
-		verdict := Verdict{Action: Accept}
 		if s != nil && len(s.Isolating[d]) > 0 {
-			chain := podChainOf(d, s, u.options)
-			u.setChain(chain)
-			verdict = Verdict{Action: Jump, Chain: chain.Name}
+			u.setChain(podChainOf(d, s, u.options))
 		} else {
 			u.oldChains = u.dropChain(podChain(d, key), u.oldChains)
-			if s != nil && len(s.Isolating[d.Opposite()]) > 0 && u.options.RevokedMark != 0 {
-				verdict = Verdict{Action: Jump, Chain: chainBeginnings}
-			}
-		}
-		if s != nil {
-			for _, addr := range s.IPs {
-				u.setVerdict(d, addr, verdict)
-			}
 		}
 	}
 	if s != nil {
 		u.addrs[key] = s.IPs
+		for _, addr := range s.IPs {
+			u.hold(addr, key)
+			u.touched[addr] = struct{}{}
+		}
 	}
 }
 
@@ -261,6 +261,8 @@ func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v Verdict) {
 // clearVerdicts takes a pod out of the maps; subject puts it in again.
 func (u *update) clearVerdicts(key policy.Key) {
 	for _, addr := range u.addrs[key] {
+		u.release(addr, key)
+		u.touched[addr] = struct{}{}
 		for _, d := range policy.Directions {
 			set := u.mapOf(d, addr)
 			u.remember(set, AddrElement(addr))
@@ -312,12 +314,54 @@ func (u *update) verdicts() {
 				in = append(in, VerdictEntry{Key: e, Verdict: is})
 			}
 		}
+		u.known(name, set.Type, out, in)
 		if len(out) > 0 {
 			u.entries = append(u.entries, DeleteElements{Set: name, Type: set.Type, Elements: out})
 		}
 		if len(in) > 0 {
 			u.entries = append(u.entries, AddVerdicts{Map: name, Type: set.Type, Entries: in})
 		}
+	}
+}
+
+// known follows whose addresses a map has, in the set that AllowToNode needs.
+func (u *update) known(changed string, addr SetType, out []Element, in []VerdictEntry) {
+	f := family(4)
+	if addr == Addr6 {
+		f = 6
+	}
+	set := u.Sets[knownSet(f)]
+	if set == nil || changed != podMap(policy.Egress, f) {
+		return
+	}
+	want := maps.Clone(set.Elements)
+	for _, e := range out {
+		delete(want, e)
+	}
+	for _, entry := range in {
+		want[entry.Key] = struct{}{}
+	}
+	u.content(set, want)
+}
+
+// orphans takes in which addresses containers have whose pods are not known.
+func (u *update) orphans(changed map[netip.Addr]bool) {
+	if len(changed) == 0 {
+		return
+	}
+	for _, f := range families {
+		set := u.Sets[orphansSet(f)]
+		want := maps.Clone(set.Elements)
+		for addr, is := range changed {
+			switch {
+			case !f.has(addr):
+			case is:
+				want[AddrElement(addr)] = struct{}{}
+			default:
+				delete(want, AddrElement(addr))
+			}
+		}
+		u.content(set, want)
 	}
 }
 

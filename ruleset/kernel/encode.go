@@ -130,7 +130,7 @@ func (e *encoder) chain(name string) *nftables.Chain {
 // include/uapi/linux/netfilter.h, NF_BR_ in netfilter_bridge.h.
 var hooks = map[ruleset.HookPoint]*nftables.ChainHook{
 	ruleset.Prerouting: nftables.ChainHookPrerouting, ruleset.Input: nftables.ChainHookInput,
-	ruleset.Forward: nftables.ChainHookForward, ruleset.Postrouting: nftables.ChainHookPostrouting,
+	ruleset.Output: nftables.ChainHookOutput, ruleset.Forward: nftables.ChainHookForward, ruleset.Postrouting: nftables.ChainHookPostrouting,
 }
 
 // bases are the numbers of the named priorities: enum nf_ip_hook_priorities of

@@ -63,8 +63,7 @@ func (f *Flows) Close() error { return errors.Join(f.conntrack.Close(), f.route.
 //
 // A flow is judged by its original source and its real destination, which
 // after destination NAT is the source of the replies; one that another has
-// announced (FTP's data, of its control connection) by the other's. What the node
-// itself sends is none of policy's business.
+// announced (FTP's data, of its control connection) by the other's.
 //
 // Three things it cannot see, and sets right when it is called again: a flow whose
 // first packet the rules before a commit have let pass, and that is listed only once
@@ -85,10 +84,13 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 	failed := 0
 	for _, flow := range flows {
 		hook := ruleset.Forward
-		if local[flow.packet.Dst] {
+		switch {
+		case local[flow.packet.Src]:
+			hook = ruleset.Output
+		case local[flow.packet.Dst]:
 			hook = ruleset.Input
 		}
-		deny := !local[flow.packet.Src] && !judge(hook, flow.packet)
+		deny := !judge(hook, flow.packet)
 		if deny == (flow.mark&f.bit != 0) {
 			continue
 		}

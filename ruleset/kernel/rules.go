@@ -91,6 +91,9 @@ func (p *assembler) match(match ruleset.Match) error {
 		)
 	case ruleset.Midstream:
 		return p.midstream(policy.Protocol(m))
+	case ruleset.ICMPv6:
+		// meta l4proto ipv6-icmp
+		p.requireProtocol(unix.IPPROTO_ICMPV6)
 	case ruleset.HopLimit:
 		// ip6 hoplimit 255
 		p.requireFamily(unix.NFPROTO_IPV6)
@@ -160,6 +163,7 @@ func stateBits(states ruleset.CtState) uint32 {
 		{ruleset.Related, expr.CtStateBitRELATED},
 		{ruleset.Invalid, expr.CtStateBitINVALID},
 		{ruleset.New, expr.CtStateBitNEW},
+		{ruleset.Untracked, expr.CtStateBitUNTRACKED},
 	} {
 		if states&b.state != 0 {
 			bits |= b.bit
@@ -309,6 +313,9 @@ func (p *assembler) verdict(v ruleset.Verdict) error {
 	case ruleset.Reject:
 		// reject with icmpx admin-prohibited
 		p.emit(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
+	case ruleset.Return:
+		// return
+		p.emit(&expr.Verdict{Kind: expr.VerdictReturn})
 	case ruleset.Jump:
 		// jump CHAIN
 		p.emit(&expr.Verdict{Kind: expr.VerdictJump, Chain: v.Chain})

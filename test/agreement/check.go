@@ -173,7 +173,7 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (Result, lab.Probe, bool)
 	}
 	// A redirect that comes from afar is invalid to connection tracking
 	// (nf_conntrack_icmpv6_redirect); Judge speaks of what may begin.
-	if r.Seen.Protocol == policy.ICMPv6 && r.Seen.ICMPType == redirect && r.Seen.HopLimit != policy.NeighbourDiscoveryHopLimit {
+	if r.Seen.Protocol == policy.ICMPv6 && r.Seen.ICMPType == redirect && r.Seen.HopLimit != random.NeighbourDiscoveryHopLimit {
 		return r, probe, false
 	}
 	return r, probe, r.Seen.HopLimit > 0
@@ -185,7 +185,7 @@ const redirect = 137
 // untracked reports whether connection tracking, and so NAT, leaves a packet
 // alone.
 func untracked(p policy.Packet) bool {
-	return p.Protocol == policy.ICMPv6 && (slices.Contains(policy.NeighbourDiscovery, p.ICMPType) || slices.Contains(policy.MulticastListener, p.ICMPType))
+	return p.Protocol == policy.ICMPv6 && (slices.Contains(random.NeighbourDiscovery, p.ICMPType) || slices.Contains(random.MulticastListener, p.ICMPType))
 }
 
 // isOwn reports whether an address is known to be the node's own.

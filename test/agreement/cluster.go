@@ -192,6 +192,7 @@ func (c *Cluster) feed(s policy.Snapshot) {
 	for _, event := range difference(c.snapshot, s) {
 		event.Feed(c.model)
 	}
+	c.model.RememberPodCIDRs(s.LastPodCIDRs)
 	c.snapshot = s
 }
 

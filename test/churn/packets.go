@@ -86,7 +86,7 @@ func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Prob
 		probe.Packet.Dst = agreement.Hairpin(p.Dst)
 		seen = seen && claimed(s, p.Dst)
 	}
-	neighbours := p.Protocol == policy.ICMPv6 && slices.Contains(policy.NeighbourDiscovery, p.ICMPType)
+	neighbours := p.Protocol == policy.ICMPv6 && slices.Contains(random.NeighbourDiscovery, p.ICMPType)
 	return probe, seen && !neighbours && probe.From != nil && probe.To != nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/podfence/podfence/cni/plugin"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
 )
 
 // siege is a pod that may do all in its own namespace, among others.
@@ -204,7 +205,7 @@ func (s *siege) forgedMessages() (frames [][]byte) {
 			for _, src := range []netip.Addr{s.client.IPs[1], gateway[1], linkLocal, own[1]} {
 				for _, dst := range []netip.Addr{netip.MustParseAddr("ff02::1"), s.client.IPs[1], s.vaults[0].IPs[1]} {
 					for _, kind := range []uint8{130, 131, 132, 133, 134, 135, 136, 137, 143} {
-						etherType, b, err := packet(policy.Packet{Src: src, Dst: dst, Protocol: policy.ICMPv6, ICMPType: kind, HopLimit: policy.NeighbourDiscoveryHopLimit})
+						etherType, b, err := packet(policy.Packet{Src: src, Dst: dst, Protocol: policy.ICMPv6, ICMPType: kind, HopLimit: random.NeighbourDiscoveryHopLimit})
 						s.must(err)
 						// A true one to a pod, by the gateway, is an ordinary packet.
 						if src != own[1] || dst.IsMulticast() {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
 )
 
 func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -120,8 +121,8 @@ func allProtocols(dst netip.Addr) []policy.Packet {
 		packets = append(packets, policy.Packet{Protocol: policy.ICMP, ICMPType: 8}, policy.Packet{Protocol: policy.ICMP, ICMPType: 13})
 	} else {
 		packets = append(packets, policy.Packet{Protocol: policy.ICMPv6, ICMPType: 128})
-		for _, kind := range policy.NeighbourDiscovery {
-			packets = append(packets, policy.Packet{Protocol: policy.ICMPv6, ICMPType: kind, HopLimit: policy.NeighbourDiscoveryHopLimit})
+		for _, kind := range random.NeighbourDiscovery {
+			packets = append(packets, policy.Packet{Protocol: policy.ICMPv6, ICMPType: kind, HopLimit: random.NeighbourDiscoveryHopLimit})
 		}
 	}
 	for i := range packets {

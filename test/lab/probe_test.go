@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
 )
 
 func TestThousandProbes(t *testing.T) {
@@ -144,9 +145,9 @@ func TestMulticastAndBroadcast(t *testing.T) {
 		{From: a, Packet: policy.Packet{Dst: ip("255.255.255.255"), Protocol: policy.UDP, DstPort: 67}, Expect: true},
 		{From: a, Packet: policy.Packet{Dst: ip("10.9.1.255"), Protocol: policy.UDP, DstPort: 137}, Expect: true},
 		{From: a, Packet: policy.Packet{Dst: ip("ff02::1"), Protocol: policy.UDP, DstPort: 5353}, Expect: true},
-		{From: a, Packet: policy.Packet{Dst: ip("ff02::1"), Protocol: policy.ICMPv6, ICMPType: 130, HopLimit: policy.MulticastListenerHopLimit}, Expect: true},
-		{From: a, Packet: policy.Packet{Dst: ip("ff02::16"), Protocol: policy.ICMPv6, ICMPType: 143, HopLimit: policy.MulticastListenerHopLimit}, Expect: true},
-		{From: a, Packet: policy.Packet{Dst: ip("ff02::1:ff00:3"), Protocol: policy.ICMPv6, ICMPType: 135, HopLimit: policy.NeighbourDiscoveryHopLimit}, Expect: true},
+		{From: a, Packet: policy.Packet{Dst: ip("ff02::1"), Protocol: policy.ICMPv6, ICMPType: 130, HopLimit: random.MulticastListenerHopLimit}, Expect: true},
+		{From: a, Packet: policy.Packet{Dst: ip("ff02::16"), Protocol: policy.ICMPv6, ICMPType: 143, HopLimit: random.MulticastListenerHopLimit}, Expect: true},
+		{From: a, Packet: policy.Packet{Dst: ip("ff02::1:ff00:3"), Protocol: policy.ICMPv6, ICMPType: 135, HopLimit: random.NeighbourDiscoveryHopLimit}, Expect: true},
 	}) {
 		reached := map[*lab.Host]bool{}
 		for _, h := range r.At {
@@ -163,7 +164,7 @@ func TestMulticastAndBroadcast(t *testing.T) {
 	// The gateway's link-local address is the node's.
 	probe(t, l, []lab.Probe{{
 		From: far, To: &n.Host, Expect: true,
-		Packet: policy.Packet{Dst: ip("fe80::1"), Protocol: policy.ICMPv6, ICMPType: 135, HopLimit: policy.NeighbourDiscoveryHopLimit},
+		Packet: policy.Packet{Dst: ip("fe80::1"), Protocol: policy.ICMPv6, ICMPType: 135, HopLimit: random.NeighbourDiscoveryHopLimit},
 	}})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand"
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,7 +96,7 @@ func History(r *rand.Rand, n int) []Event {
 }
 
 // Final are the last events of each object, in the order of the objects'
-// first: all that a history's end depends on.
+// first: all that a history's end depends on, but for LastPodCIDRs.
 func Final(history []Event) []Event {
 	last := map[string]Event{}
 	var order []string
@@ -112,8 +113,28 @@ func Final(history []Event) []Event {
 	return final
 }
 
-// Snapshot is the cluster at the end of a history.
+// LastPodCIDRs are the pod ranges that Node was last seen with, in each family.
+func LastPodCIDRs(history []Event) (last []netip.Prefix) {
+	byFamily := map[bool][]netip.Prefix{}
+	for _, event := range history {
+		node, is := event.Object.(*corev1.Node)
+		if !is || event.Delete || node.Name != Node {
+			continue
+		}
+		now := map[bool][]netip.Prefix{}
+		for _, text := range node.Spec.PodCIDRs {
+			if prefix, err := policy.ParsePrefix(text); err == nil {
+				now[prefix.Addr().Is4()] = append(now[prefix.Addr().Is4()], prefix)
+			}
+		}
+		maps.Copy(byFamily, now)
+	}
+	return slices.Concat(byFamily[true], byFamily[false])
+}
+
+// Snapshot is the cluster at the end of a history, as Node's agent knows it.
 func Snapshot(history []Event) (s policy.Snapshot) {
+	s.Node, s.LastPodCIDRs = Node, LastPodCIDRs(history)
 	for _, event := range Final(history) {
 		if event.Delete {
 			continue
@@ -138,7 +159,7 @@ func Snapshot(history []Event) (s policy.Snapshot) {
 
 // Cluster is a whole cluster: nodes, namespaces, so many pods and policies.
 func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
-	s.Nodes = Nodes()
+	s.Node, s.Nodes = Node, Nodes()
 	for i := range namespaces {
 		s.Namespaces = append(s.Namespaces, Namespace(r, i))
 	}
@@ -180,7 +201,7 @@ func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
 		if !p.Src.Is4() {
 			p.Protocol, p.ICMPType = policy.ICMPv6, 128
 			if maybe(r, 4) {
-				p.ICMPType, p.HopLimit = pick(r, policy.NeighbourDiscovery), pick(r, []uint8{254, 255})
+				p.ICMPType, p.HopLimit = pick(r, NeighbourDiscovery), pick(r, []uint8{254, 255})
 			}
 		}
 	}

@@ -117,8 +117,22 @@ func TestA27_ReusedAddresses(t *testing.T) {
 	c.expect(isWeb)
 	c.becomes(both(`!terminating`)) // as if it still ran: the one that stays has it
 	c.expect(isWeb)
-	c.becomes(both(`!started=1`)) // the newer has it
-	c.expect(isWeb)
+	// As if it ran, and stayed: nobody can tell which of the two has the address. The
+	// policies of both must let a packet pass, and it is the peer of those that mean both.
+	c.becomes(both(``))
+	c.expect(`
+		deny ops/job -> db/pg tcp 80
+		deny ops/cron -> ops/job tcp 80
+	`)
+	c.becomes(both(``) + `
+		policy ops/q {podSelector: {}, ingress: [{ports: [{port: 80}]}]}
+		policy shop/r {podSelector: {}, ingress: [{ports: [{port: 80}, {port: 81}]}]}
+		policy db/s {podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchExpressions: [{key: app, operator: Exists}]}}]}]}`)
+	c.expect(`
+		allow ops/cron -> ops/job tcp 80     # both let it pass
+		deny  ops/cron -> ops/job tcp 81     # one does
+		allow ops/job -> db/pg tcp 80        # both are meant
+	`)
 	last := "pod shop/new app=web !at=ops/job !started=9\npod db/pg\npod ops/cron" + policies
 	c.set(snapshot(t, last)) // the job's deletion takes nothing from the new pod
 	c.expect(`
@@ -194,12 +208,31 @@ func TestA29_ClosedUntilKnown(t *testing.T) {
 	if rules < 0 || entries < rules {
 		t.Errorf("the plan lets the address in before its rules:\n%s", plan.Text())
 	}
-	// A node whose ranges are not known closes nothing.
-	unknown := snapshot(t, base+policies)
-	unknown.Nodes[0].Spec.PodCIDR, unknown.Nodes[0].Spec.PodCIDRs = "", nil
-	c.set(unknown)
+	// A Node that loses its ranges, or that is deleted, had them.
+	lost := snapshot(t, base+policies)
+	lost.Node, lost.LastPodCIDRs = lost.Nodes[0].Name, policy.NodeOf(lost.Nodes[0]).PodCIDRs
+	lost.Nodes[0].Spec.PodCIDR, lost.Nodes[0].Spec.PodCIDRs = "", nil
+	c.set(lost)
+	c.expect(`
+		deny shop/new -> db/pg tcp 80
+		deny db/pg -> shop/new tcp 80
+	`)
+	deleted := lost
+	deleted.Nodes = lost.Nodes[1:]
+	c.set(deleted)
+	c.expect(`
+		deny shop/new -> db/pg tcp 80
+		deny db/pg -> shop/new tcp 80
+	`)
+	// One whose ranges have never been known closes nothing.
+	never := lost
+	never.LastPodCIDRs = nil
+	c.s = never
+	if err := c.Replace(never, ruleset.Options{}); err != nil {
+		t.Fatal(err)
+	}
 	c.expect(`allow shop/new -> db/pg tcp 80`)
-	if in, _ := policy.Compile(unknown, unknown.Nodes[0].Name); len(in.PodCIDRs) > 0 {
+	if in, _ := policy.Compile(never, never.Node); len(in.PodCIDRs) > 0 {
 		t.Errorf("ranges %v", in.PodCIDRs)
 	}
 }

@@ -88,7 +88,7 @@ func TestA41_DefaultZone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{c.Table().Text(), listed} {
-		for _, word := range []string{"notrack", "zone", "hook prerouting", "hook output"} {
+		for _, word := range []string{"notrack", "zone", "hook prerouting"} {
 			if strings.Contains(text, word) {
 				t.Errorf("the table has %q:\n%s", word, text)
 			}
@@ -177,18 +177,23 @@ func TestA44_NeighboursAreFound(t *testing.T) {
 		policy db/p {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80}]}]}`
 	c := cluster(t, onlyTCP80)
 	c.expect(`
-		allow shop/web -> fe80::1 icmp6 133 hop 255 at input
-		allow shop/web -> fe80::1 icmp6 134 hop 255 at input
+		allow shop/web -> ff02::2 icmp6 133 hop 255 at input
+		deny  shop/web -> ff02::2 icmp6 133 hop 254 at input     # has been routed: none of the link's
+		deny  shop/web -> ff02::1 icmp6 133 hop 255 at input     # nobody asks all nodes for routers
+		deny  shop/web -> fe80::1 icmp6 133 hop 255 at input
+		deny  shop/web -> fe80::1 icmp6 134 hop 255 at input     # a pod is no router
+		deny  shop/web -> ff02::1 icmp6 134 hop 255 at input
+		deny  shop/web -> fe80::1 icmp6 137 hop 255 at input
 		allow shop/web -> fe80::1 icmp6 135 hop 255 at input
+		allow shop/web -> ff02::1:ff00:1 icmp6 135 hop 255 at input
+		deny  shop/web -> fe80::1 icmp6 135 hop 254 at input
+		deny  shop/web -> ff02::1 icmp6 135 hop 255 at input     # not where neighbours are asked for
 		allow shop/web -> fe80::1 icmp6 136 hop 255 at input
-		allow shop/web -> fe80::1 icmp6 137 hop 255 at input
-		deny  shop/web -> fe80::1 icmp6 135 hop 254 at input     # has been routed: none of the link's
+		allow shop/web -> ff02::1 icmp6 136 hop 255 at input
+		deny  shop/web -> ff02::2 icmp6 136 hop 255 at input
 		deny  shop/web -> fe80::1 ping at input
-		allow shop/web -> ff02::1 icmp6 130 hop 1 at input
-		allow shop/web -> ff02::1 icmp6 131 hop 1 at input
-		allow shop/web -> ff02::1 icmp6 132 hop 1 at input
-		allow shop/web -> ff02::1 icmp6 143 hop 1 at input
-		deny  shop/web -> ff02::1 icmp6 143 hop 64 at input
+		deny  shop/web -> ff02::1 icmp6 130 hop 1 at input       # not from a link-local address
+		deny  shop/web -> ff02::16 icmp6 143 hop 1 at input
 		deny  shop/web -> db/pg icmp6 135 hop 255                # a router lowers it
 	`)
 	b := clusterWith(t, lab.Bridged, ruleset.Options{}, onlyTCP80)
@@ -196,7 +201,24 @@ func TestA44_NeighboursAreFound(t *testing.T) {
 		allow shop/web -> db/pg icmp6 135 hop 255
 		allow db/pg -> shop/web icmp6 136 hop 255
 		deny  shop/web -> db/pg icmp6 135 hop 254
+		deny  shop/web -> db/pg icmp6 134 hop 255
+		deny  shop/web -> db/pg icmp6 137 hop 255
+		deny  shop/web -> db/pg icmp6 133 hop 255
 		deny  db/pg -> shop/web ping
+	`)
+	// A router lowers the hop limit before the hook forward: listener discovery that was
+	// sent with 2 is seen with 1. Only a message that no router would forward passes.
+	c.expect(`
+		deny shop/web -> db/pg icmp6 130 hop 2
+		deny shop/web -> db/pg icmp6 131 hop 2
+		deny shop/web -> db/pg icmp6 132 hop 2
+		deny shop/web -> db/pg icmp6 143 hop 2
+		deny world -> db/pg icmp6 143 hop 2
+		deny shop/web -> world icmp6 143 hop 2
+	`)
+	b.expect(`
+		deny shop/web -> db/pg icmp6 130 hop 1
+		deny shop/web -> db/pg icmp6 143 hop 1
 	`)
 	// ARP and ND for real: nobody knows anybody's link address.
 	b.serve("db/pg", policy.TCP, 80)

@@ -1,0 +1,258 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Whose an address is, the node answers by what it knows best:
+//
+//  1. The attachments of its own containers. The address is that of the pod that the
+//     attachment was made for, or, if that pod is not known here, nobody's: an orphan,
+//     to and from which nothing passes. No API object outranks this.
+//  2. The API's word about pods of this node.
+//  3. The API's word about pods of other nodes, but not for addresses inside this
+//     node's own pod ranges.
+//
+// Between pods of one rank, those that stay come before those that terminate. If
+// several are left, nobody can tell which of them has the address: it is fenced by
+// the policies of all of them, and has only the rights, as a peer, that all have.
+
+// owners are what is said about whose an address is.
+type owners struct {
+	// claims are the pods that have an address by the API or by an attachment, in
+	// no order. The slices are never changed, only replaced.
+	claims map[netip.Addr][]*Pod
+	// attached are the attachments that have an address: mostly one.
+	attached map[netip.Addr][]Attachment
+	// orphans are those that were handed out, changedOrphans those to look at.
+	orphans, changedOrphans map[netip.Addr]struct{}
+}
+
+func newOwners() owners {
+	return owners{
+		claims: map[netip.Addr][]*Pod{}, attached: map[netip.Addr][]Attachment{},
+		orphans: map[netip.Addr]struct{}{}, changedOrphans: map[netip.Addr]struct{}{},
+	}
+}
+
+// rank says what the API's word about a pod's address is worth on a node, the lower
+// the better. An address inside the node's own ranges is no other node's pod's:
+// refused.
+func (p *Pod) rank(node string, ownRange bool) int {
+	rank := 0
+	switch {
+	case p.Node == node:
+	case ownRange:
+		return refused
+	default:
+		rank = 2
+	}
+	if p.Terminating {
+		rank++
+	}
+	return rank
+}
+
+const refused = 4
+
+// best returns those of an address's claims that have the best rank.
+func best(claims []*Pod, node string, ownRange bool) (holders []*Pod) {
+	top := refused
+	for _, pod := range claims {
+		switch rank := pod.rank(node, ownRange); {
+		case rank > top || rank == refused:
+		case rank < top:
+			top, holders = rank, []*Pod{pod}
+		default:
+			holders = append(holders, pod)
+		}
+	}
+	// Sorted, so that one can compare them.
+	slices.SortFunc(holders, func(a, b *Pod) int { return compareKey(a.Key, b.Key) })
+	return holders
+}
+
+// holders returns the pods that have an address, as far as this node can tell: mostly
+// one; none, if it is unknown or an orphan. The slice must not be changed.
+func (m *Model) holders(ip netip.Addr) []*Pod {
+	if attached := m.attached[ip]; len(attached) > 0 {
+		return m.attachedTo(attached)
+	}
+	claims := m.claims[ip]
+	if len(claims) == 1 && claims[0].Node == m.node || len(claims) == 0 {
+		return claims
+	}
+	ownRange := contains(m.podCIDRs, ip)
+	if len(claims) == 1 && !ownRange {
+		return claims
+	}
+	return best(claims, m.node, ownRange)
+}
+
+// attachedTo returns the one pod that all these attachments were made for; none if it
+// is not known, or if they are of different pods.
+func (m *Model) attachedTo(attached []Attachment) []*Pod {
+	var holder *Pod
+	for _, a := range attached {
+		pod := m.pod(a.Pod)
+		if pod == nil || !a.madeFor(pod, m.node) || holder != nil && holder != pod {
+			return nil
+		}
+		holder = pod
+	}
+	return []*Pod{holder}
+}
+
+func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// change has f change what is known of whose these addresses are, each listed once,
+// and brings up to date all that depends on it.
+func (m *Model) change(ips []netip.Addr, f func()) {
+	before := make([][]*Pod, len(ips))
+	for i, ip := range ips {
+		before[i] = m.holders(ip)
+	}
+	f()
+	for i, ip := range ips {
+		m.changedOrphan(ip)
+		after := m.holders(ip)
+		if slices.Equal(before[i], after) {
+			continue
+		}
+		m.moved(ip, before[i], false)
+		m.moved(ip, after, true)
+		for _, pod := range before[i] {
+			m.refreshSubject(pod.Key)
+		}
+		for _, pod := range after {
+			m.refreshSubject(pod.Key)
+		}
+	}
+}
+
+// changedOrphan notes that an address may have become an orphan, or ceased to be one.
+func (m *Model) changedOrphan(ip netip.Addr) {
+	_, was := m.orphans[ip]
+	if was || len(m.attached[ip]) > 0 {
+		m.changedOrphans[ip] = struct{}{}
+	}
+}
+
+// isOrphan reports whether a container here has the address, but no known pod does.
+func (m *Model) isOrphan(ip netip.Addr) bool {
+	return len(m.attached[ip]) > 0 && len(m.holders(ip)) == 0
+}
+
+// takeOrphans returns how the orphans differ from those that were handed out.
+func (m *Model) takeOrphans() (changed map[netip.Addr]bool) {
+	changed = map[netip.Addr]bool{}
+	for ip := range m.changedOrphans {
+		_, was := m.orphans[ip]
+		is := m.isOrphan(ip)
+		if was == is {
+			continue
+		}
+		if changed[ip] = is; is {
+			m.orphans[ip] = struct{}{}
+		} else {
+			delete(m.orphans, ip)
+		}
+	}
+	m.changedOrphans = map[netip.Addr]struct{}{}
+	return changed
+}
+
+// moved takes down that pods came to have an address together, or ceased to.
+func (m *Model) moved(ip netip.Addr, pods []*Pod, in bool) {
+	if len(pods) == 0 {
+		return
+	}
+	pod := pods[0] // what all of them are, it is too
+	visit := func(at labelIndex) {
+		for g := range m.byLabel[at] {
+			if m.allMatch(g, pods) {
+				m.toggle(g, ip, in)
+			}
+		}
+	}
+	visit(labelIndex{})
+	visit(labelIndex{namespace: pod.Namespace})
+	for key, value := range pod.Labels.All() {
+		label := key + "=" + value
+		visit(labelIndex{label: label})
+		visit(labelIndex{namespace: pod.Namespace, label: label})
+	}
+	for _, port := range pod.Ports {
+		for _, scope := range []Scope{Local, Cluster} {
+			name := NamedPort{Protocol: port.Protocol, Name: port.Name, Scope: scope}
+			if t := m.named[name]; t != nil && name.meansAll(pods, port, m.node) {
+				t.note(Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number}, in)
+				m.changedNamed[name] = t
+			}
+		}
+	}
+}
+
+// allMatch reports whether a selector means each of these pods.
+func (m *Model) allMatch(g *peers, pods []*Pod) bool {
+	return !slices.ContainsFunc(pods, func(pod *Pod) bool { return !g.matches(pod, m.in(pod.Namespace).object) })
+}
+
+// means reports whether a port of a pod goes by this name, meansAll whether each of
+// these pods has a port of this name, protocol and number.
+func (n NamedPort) means(pod *Pod, port ContainerPort, node string) bool {
+	return n.Name == port.Name && n.Protocol == port.Protocol && (n.Scope == Cluster || pod.Node == node)
+}
+
+func (n NamedPort) meansAll(pods []*Pod, port ContainerPort, node string) bool {
+	return !slices.ContainsFunc(pods, func(pod *Pod) bool {
+		return !n.means(pod, port, node) || !slices.Contains(pod.Ports, port)
+	})
+}
+
+// has reports whether a pod is among those that have an address.
+func (m *Model) has(pod *Pod, ip netip.Addr) bool { return slices.Contains(m.holders(ip), pod) }
+
+// here are the addresses of a pod of this node that are its own, perhaps together with
+// another's.
+func (m *Model) here(pod *Pod) (ips []netip.Addr) {
+	if pod.Node != m.node {
+		return nil
+	}
+	for _, ip := range pod.IPs {
+		if m.has(pod, ip) {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
+// claim adds a pod to those that say they have an address; disclaim takes it off.
+func (m *Model) claim(ip netip.Addr, pod *Pod) {
+	m.claims[ip] = append(slices.Clip(m.claims[ip]), pod)
+}
+
+func (m *Model) disclaim(ip netip.Addr, pod *Pod) {
+	claims := slices.DeleteFunc(slices.Clone(m.claims[ip]), func(p *Pod) bool { return p == pod })
+	if len(claims) == 0 {
+		delete(m.claims, ip)
+	} else {
+		m.claims[ip] = claims
+	}
+}
+
+// united are the addresses of both lists, each once. The lists are in order.
+func united(a, b []netip.Addr) []netip.Addr {
+	if len(b) == 0 || slices.Equal(a, b) {
+		return a
+	}
+	if len(a) == 0 {
+		return b
+	}
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}

@@ -1,0 +1,79 @@
+package ruleset
+
+import "net/netip"
+
+// The ICMPv6 messages without which no IPv6 link works pass unjudged: neighbour
+// discovery, and where a bridge looks into multicast, listener discovery. Nothing else
+// does, and these only with the hop limit and the addresses that their RFCs prescribe.
+// The hop limit says that no router has forwarded a message of neighbour discovery. Of
+// listener discovery it does not: the kernel lowers the hop limit before the hook
+// forward (ip6_forward in net/ipv6/ip6_output.c), so one that was sent with 2 is seen
+// with 1. Only its addresses, which no router forwards, say that it is of the link.
+//
+// Router advertisements and redirects are judged like anything else.
+
+// The ICMPv6 types that may pass unjudged.
+const (
+	routerSolicitation     MessageType = 133
+	neighbourSolicitation  MessageType = 135
+	neighbourAdvertisement MessageType = 136
+)
+
+// multicastListener are the types of multicast listener discovery, versions 1 and 2.
+var multicastListener = []uint8{130, 131, 132, 143}
+
+// The hop limits that they are sent with (RFC 4861 section 7.1, RFC 2710 section 3, RFC
+// 3810 section 5).
+const (
+	neighbourHopLimit HopLimit = 255
+	listenerHopLimit  HopLimit = 1
+)
+
+// unicast6 are all IPv6 addresses that are not multicast.
+var unicast6 = Element{LastAddr: netip.MustParseAddr("feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff").As16()}
+
+// discoverySets are where the messages may go to, and come from.
+func discoverySets() []*Set {
+	set := func(name, comment string, elements ...Element) *Set {
+		s := &Set{Name: name, Type: Range6, Comment: comment}
+		all := map[Element]struct{}{}
+		for _, e := range elements {
+			all[e] = struct{}{}
+		}
+		s.setElements(all)
+		return s
+	}
+	in := func(text string) Element { return PrefixElement(netip.MustParsePrefix(text)) }
+	return []*Set{
+		set(setSolicited, "where neighbours are asked for (RFC 4861 section 4.3)", unicast6, in("ff02::1:ff00:0/104")),
+		set(setAdvertised, "where neighbours answer to (RFC 4861 section 4.4)", unicast6, in("ff02::1/128")),
+		set(setAllRouters, "where routers are asked for (RFC 4861 section 4.1)", in("ff02::2/128")),
+		set(setMulticast6, "multicast", in("ff00::/8")),
+		set(setLinkLocal6, "where listener discovery comes from (RFC 3810 section 5)", in("::/128"), in("fe80::/10")),
+		{Name: setMulticastListener, Type: ICMPv6Type, Elements: messageTypes(multicastListener), Comment: "multicast listener discovery"},
+	}
+}
+
+// discoveryChain lets them pass.
+func discoveryChain() *Chain {
+	accept := Verdict{Action: Accept}
+	return &Chain{Name: chainDiscovery, Rules: []Rule{
+		{Matches: []Match{neighbourSolicitation, neighbourHopLimit, to6(setSolicited)}, Verdict: accept},
+		{Matches: []Match{neighbourAdvertisement, neighbourHopLimit, to6(setAdvertised)}, Verdict: accept},
+		{
+			Matches: []Match{
+				Lookup{Fields: []Field{ICMPv6MessageType}, Set: setMulticastListener}, listenerHopLimit,
+				to6(setMulticast6), Lookup{Fields: []Field{SrcAddr6}, Set: setLinkLocal6},
+			},
+			Verdict: accept,
+		},
+	}}
+}
+
+// askNode lets a pod ask its node for routers.
+var askNode = Rule{
+	Matches: []Match{routerSolicitation, neighbourHopLimit, to6(setAllRouters)},
+	Verdict: Verdict{Action: Accept},
+}
+
+func to6(set string) Lookup { return Lookup{Fields: []Field{DstAddr6}, Set: set} }
