@@ -28,6 +28,7 @@ func (n *network) flags(f *pflag.FlagSet) {
 func (n *network) options(o *ruleset.Options) error {
 	switch n.mode {
 	case "none", "chained":
+		o.Links = true
 		return nil
 	case "bridge":
 	default:
@@ -111,7 +112,13 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 		if err != nil {
 			return nil, stop, err
 		}
-		o.Bridge = &controllers.Bridge{Kernel: kernel, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway}
+		// Before anything depends on it: ports of pods that an older plugin has connected.
+		if err := routes.GuardPorts(); err != nil {
+			return nil, routes.Close, err
+		}
+		o.Bridge = &controllers.Bridge{
+			Kernel: kernel, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway, GuardPort: routes.GuardPort,
+		}
 		o.Routes = routes
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
 		return o, routes.Close, nil

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
@@ -162,7 +163,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
-			tables := kernel.Options{Guard: o.Ruleset.Guard, Masquerade: o.Ruleset.Masquerade, Own: true}
+			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
 				return err
@@ -191,6 +192,14 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			}
 			defer func() { err = errors.Join(err, stop()) }()
 			o.CNI = cni
+			if o.Ruleset.Links {
+				podLinks, err := node.OpenPodLinks()
+				if err != nil {
+					return err
+				}
+				defer podLinks.Close()
+				o.PodLinks = podLinks
+			}
 			o.Registry = ctrlmetrics.Registry
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {

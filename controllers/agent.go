@@ -41,6 +41,9 @@ type Options struct {
 	Flows Flows
 	// Watch notices what others do to the tables. Nil: nothing does.
 	Watch Watch
+	// PodLinks finds the pods' links where another plugin makes them; it needs
+	// Ruleset.Links. Nil: podfence connects the pods.
+	PodLinks PodLinks
 	// CNI says what the agent does for the CNI plugin; nil: nothing, pods are
 	// fenced when the API shows their addresses.
 	CNI *CNI

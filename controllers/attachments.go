@@ -30,6 +30,7 @@ import (
 type Attachments struct {
 	socket   string
 	store    store
+	bridge   *Bridge // nil: another plugin connects the pods
 	enforcer *Enforcer
 	events   client.Writer // nil: there is no API server to tell
 	node     string
@@ -69,7 +70,7 @@ const (
 // the enforcer begins.
 func newAttachments(o Options, e *Enforcer, events client.Writer) (*Attachments, error) {
 	a := &Attachments{
-		socket: o.CNI.Socket, store: store(o.CNI.State), enforcer: e,
+		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, enforcer: e,
 		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
 	}
 	var err error
@@ -124,6 +125,11 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 		copy(attachment.MAC[:], mac)
 	}
 	at := handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}
+	if a.bridge != nil && a.bridge.GuardPort != nil {
+		if err := a.bridge.GuardPort(r.HostInterface); err != nil {
+			return fmt.Errorf("pod %s: its port is not guarded: %w", attachment.Pod, err)
+		}
+	}
 	if err := a.keep(at, attachment); err != nil {
 		return err
 	}

@@ -82,6 +82,10 @@ type Enforcer struct {
 	refusals  refusals
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
+	// links are the pods' links; nil where podfence connects the pods. moved holds a
+	// token when links may be others.
+	links *links
+	moved chan struct{}
 	// nodes holds a token when nodes have changed.
 	nodes chan struct{}
 }
@@ -100,6 +104,8 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 		judge:    make(chan struct{}, 1),
 		nodes:    make(chan struct{}, 1),
 		guard:    newGuard(o.CNI),
+		links:    newLinks(kernel, o.PodLinks),
+		moved:    make(chan struct{}, 1),
 		model:    model,
 		waiting:  map[chan struct{}]uint64{},
 	}
@@ -176,6 +182,9 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	defer cancel()
 	beside.Go(func() { e.reports.run(ctx) })
 	beside.Go(func() { e.announce(ctx) })
+	if e.links != nil {
+		beside.Go(func() { e.links.follow(ctx, func() { signal(e.moved) }) })
+	}
 	if e.flows != nil {
 		beside.Go(func() { e.judgeFlows(ctx) })
 	}
@@ -189,6 +198,8 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-e.wake:
+		case <-e.moved:
+			e.lookForLinks()
 		case <-e.tampered():
 		case <-unfinished:
 			unfinished = nil
@@ -232,10 +243,14 @@ func (e *Enforcer) commit() error {
 	if !e.known {
 		// The other table's state may be no better known, and it is small.
 		e.guard.forget()
+		e.links.forget()
 	}
 	fed, err := e.apply()
 	if err == nil {
 		err = e.guard.commit(e)
+	}
+	if err == nil {
+		err = e.links.commit(e)
 	}
 	if err != nil {
 		e.mu.Lock()
@@ -321,6 +336,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		e.mu.Unlock()
 		signal(e.nodes)
 		table := ruleset.Build(intent, e.options)
+		e.links.into(table)
 		e.tableMu.Lock()
 		e.table = table
 		e.tableMu.Unlock()

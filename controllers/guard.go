@@ -16,6 +16,8 @@ type Bridge struct {
 	MAC [6]byte
 	// Gateway is the address of a pod range that the bridge has.
 	Gateway func(podCIDR netip.Prefix) netip.Addr
+	// GuardPort makes a port one that the bridge's table knows as a pod's.
+	GuardPort func(port string) error
 }
 
 // guard keeps the bridge's table, as the enforcer keeps the other. It is

@@ -66,8 +66,9 @@ spec:
 			w.node, w.podCIDRs()[0], w.podCIDRs()[1]))
 		write(folder, "pods.yaml", w.podManifest(web, "web")+w.podManifest(client, "client"))
 		w.eventually(ctx, arrive(client, web, 80), lost(other, web, 80), lost(web, other, 80))
+		// The node's ranges stay closed, though the node's file is gone.
 		Expect(os.Remove(filepath.Join(folder, "node.yaml"))).To(Succeed())
-		w.eventually(ctx, arrive(client, web, 80), arrive(other, web, 80))
+		w.always(ctx, arrive(client, web, 80), lost(other, web, 80), lost(web, other, 80))
 	})
 
 	It("says the same complaint once, and another one again", func() {

@@ -2,12 +2,10 @@ package controllers_test
 
 import (
 	"context"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -98,20 +96,25 @@ var _ = Describe("The life of a pod", func() {
 		w.policy("shop", "web", onlyClients+"  ports: [{port: 80}]\n")
 		w.policy("shop", "admin", "podSelector: {matchLabels: {app: web}}\npolicyTypes: [Ingress]\n"+
 			"ingress: [{from: [{podSelector: {matchLabels: {app: admin}}}], ports: [{port: 81}]}]\n")
-		host, old := w.pod("shop", "old", set{"app": "client"})
-		// The API has whole seconds: say that it is older than it is.
-		patchStatus(old, func(s *corev1.PodStatus) { s.StartTime = &metav1.Time{Time: time.Now().Add(-time.Minute)} })
+		host := w.host("shop/old")
+		old := w.cluster.pod("shop", "old", set{"app": "client"}, func(p *corev1.Pod) { p.Finalizers = []string{"podfence.example/held"} })
+		DeferCleanup(func() { release(old) })
+		runsAt(old, host.IPs...)
 		web := w.lab.Host("shop/web")
 		w.eventually(ctx, reaches("shop/old"), lost(host, web, 81))
 
+		// While both seem to stay, nobody can tell which of them has the address: it has the
+		// rights of neither.
 		newer := w.cluster.pod("shop", "newer", set{"app": "admin"})
 		runsAt(newer, host.IPs...)
+		w.eventually(ctx, cut("shop/old"), lost(host, web, 81))
+		Expect(admin.Delete(ctx, old, client.GracePeriodSeconds(0))).To(Succeed())
 		w.eventually(ctx, cut("shop/old"), arrive(host, web, 81))
 
 		// Whatever is heard of the old one: it is not its address any more.
 		relabel(old, set{"app": "client", "some": "news"})
 		w.always(ctx, cut("shop/old"), arrive(host, web, 81))
-		remove(old)
+		release(old)
 		w.always(ctx, cut("shop/old"), arrive(host, web, 81))
 	})
 

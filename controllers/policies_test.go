@@ -141,7 +141,8 @@ var _ = Describe("Policies and labels", func() {
 		remove(pod)
 		w.eventually(ctx, lost(stranger, web, 80), lost(web, stranger, 80))
 
+		// A Node that is deleted had its ranges, and its containers still have addresses in them.
 		remove(node)
-		w.eventually(ctx, arrive(stranger, web, 80), arrive(web, stranger, 80))
+		w.always(ctx, lost(stranger, web, 80), lost(web, stranger, 80), arrive(web, web, 80))
 	})
 })

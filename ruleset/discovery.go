@@ -1,6 +1,12 @@
 package ruleset
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"go4.org/netipx"
+
+	"github.com/podfence/podfence/policy"
+)
 
 // The ICMPv6 messages without which no IPv6 link works pass unjudged: neighbour
 // discovery, and where a bridge looks into multicast, listener discovery. Nothing else
@@ -30,34 +36,44 @@ const (
 )
 
 // unicast6 are all IPv6 addresses that are not multicast.
-var unicast6 = Element{LastAddr: netip.MustParseAddr("feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff").As16()}
+const unicast6 = "::-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+
+// ranges is a set of ranges of addresses that never change: prefixes, or from one to
+// another with a dash between them.
+func ranges(name string, of SetType, comment string, texts ...string) *Set {
+	elements := map[Element]struct{}{}
+	for _, text := range texts {
+		if r, err := netipx.ParseIPRange(text); err == nil {
+			elements[AddrRangeElement(policy.AddrRange{First: r.From(), Last: r.To()})] = struct{}{}
+		} else {
+			elements[PrefixElement(netip.MustParsePrefix(text))] = struct{}{}
+		}
+	}
+	set := &Set{Name: name, Type: of, Comment: comment}
+	set.setElements(elements)
+	return set
+}
 
 // discoverySets are where the messages may go to, and come from.
 func discoverySets() []*Set {
-	set := func(name, comment string, elements ...Element) *Set {
-		s := &Set{Name: name, Type: Range6, Comment: comment}
-		all := map[Element]struct{}{}
-		for _, e := range elements {
-			all[e] = struct{}{}
-		}
-		s.setElements(all)
-		return s
-	}
-	in := func(text string) Element { return PrefixElement(netip.MustParsePrefix(text)) }
 	return []*Set{
-		set(setSolicited, "where neighbours are asked for (RFC 4861 section 4.3)", unicast6, in("ff02::1:ff00:0/104")),
-		set(setAdvertised, "where neighbours answer to (RFC 4861 section 4.4)", unicast6, in("ff02::1/128")),
-		set(setAllRouters, "where routers are asked for (RFC 4861 section 4.1)", in("ff02::2/128")),
-		set(setMulticast6, "multicast", in("ff00::/8")),
-		set(setLinkLocal6, "where listener discovery comes from (RFC 3810 section 5)", in("::/128"), in("fe80::/10")),
+		ranges(setSolicited, Range6, "where neighbours are asked for (RFC 4861 section 4.3)", unicast6, "ff02::1:ff00:0/104"),
+		ranges(setAdvertised, Range6, "where neighbours answer to (RFC 4861 section 4.4)", unicast6, "ff02::1/128"),
+		ranges(setAllRouters, Range6, "where routers are asked for (RFC 4861 section 4.1)", "ff02::2/128"),
+		ranges(setMulticast6, Range6, "multicast", "ff00::/8"),
+		ranges(setLinkLocal6, Range6, "link-local, and none yet", "::/128", "fe80::/10"),
 		{Name: setMulticastListener, Type: ICMPv6Type, Elements: messageTypes(multicastListener), Comment: "multicast listener discovery"},
 	}
 }
 
-// discoveryChain lets them pass.
-func discoveryChain() *Chain {
+// discoveryChain lets them pass. What is a router's to send, no pod's link lets pass.
+func discoveryChain(o Options) *Chain {
 	accept := Verdict{Action: Accept}
-	return &Chain{Name: chainDiscovery, Rules: []Rule{
+	chain := &Chain{Name: chainDiscovery}
+	if o.Links {
+		chain.Rules = append(chain.Rules, routersOnly)
+	}
+	chain.Rules = append(chain.Rules, []Rule{
 		{Matches: []Match{neighbourSolicitation, neighbourHopLimit, to6(setSolicited)}, Verdict: accept},
 		{Matches: []Match{neighbourAdvertisement, neighbourHopLimit, to6(setAdvertised)}, Verdict: accept},
 		{
@@ -67,7 +83,8 @@ func discoveryChain() *Chain {
 			},
 			Verdict: accept,
 		},
-	}}
+	}...)
+	return chain
 }
 
 // askNode lets a pod ask its node for routers.

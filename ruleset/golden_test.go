@@ -40,12 +40,19 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 		}
 		tables[name+".nft"] = ruleset.Build(intent, options)
 		if filepath.Base(name) == "default-deny" {
+			fenced := ruleset.Build(intent, ruleset.Options{Links: true})
+			fenced.UpdateLinks(links)
+			tables[name+"-links.nft"] = fenced
 			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29})
 		}
 	}
+	tables["testdata/links.nft"] = ruleset.BuildLinks(links)
 	tables["testdata/guard.nft"] = ruleset.BuildGuard(attachments(2), gateway)
 	return tables
 }
+
+// links are those of two pods, of which one is isolated for ingress, and a third.
+var links = ruleset.Links{All: []string{"veth-a", "veth-b", "veth-c"}, Closed: [2][]string{{"veth-a", "veth-c"}, {"veth-c"}}}
 
 func TestGoldens(t *testing.T) {
 	for path, table := range goldens(t) {

@@ -6,9 +6,10 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// PortPrefix begins the name of every pod's port of the bridge, and of no other
-// link: the guard is closed to what comes in by a port of such a name.
-const PortPrefix = "pf"
+// LinkGroup is the group of every link that podfence's plugin has made at the node's end
+// (ip link show group 28774), and of no other: the guard is closed to what comes in by
+// one of them. A name could be another's, too: ports of network cards are called pf0hpf.
+const LinkGroup = 28774
 
 // The EtherTypes that a pod may send.
 const (

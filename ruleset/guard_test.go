@@ -109,7 +109,7 @@ func TestGuardUnusable(t *testing.T) {
 		t.Error(diff)
 	}
 	unknown := ruleset.BuildGuard(attachments(1), ruleset.Gateway{Addrs: gateway.Addrs})
-	frame := ruleset.Frame{Port: ports[0], Src: attachments(1)[0].MAC, Type: ruleset.TypeIPv4}
+	frame := ruleset.Frame{Port: ports[0], Group: ruleset.LinkGroup, Src: attachments(1)[0].MAC, Type: ruleset.TypeIPv4}
 	packet := ruleset.TracePacket{Packet: policy.Packet{Src: attachments(1)[0].IPs[0], Dst: gateway.Addrs[0]}, Frame: frame}
 	if trace := unknown.Trace(ruleset.Prerouting, packet); trace.Verdict != ruleset.Drop {
 		t.Errorf("a gateway that is not known is reached:\n%s", trace)
@@ -121,8 +121,12 @@ func TestGuardUnusable(t *testing.T) {
 func TestPortsChain(t *testing.T) {
 	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{Guard: true})
 	packet := policy.Packet{Src: attachments(1)[0].IPs[0], Dst: gateway.Addrs[0]}
-	for port, want := range map[string]ruleset.Action{ports[0]: ruleset.Drop, "podfence0": ruleset.Accept, "eth0": ruleset.Accept} {
-		trace := table.Trace(ruleset.Prerouting, ruleset.TracePacket{Packet: packet, Frame: ruleset.Frame{Port: port}})
+	for port, want := range map[string]ruleset.Action{ports[0]: ruleset.Drop, "podfence0": ruleset.Accept, "eth0": ruleset.Accept, "pf0hpf": ruleset.Accept} {
+		frame := ruleset.Frame{Port: port}
+		if port == ports[0] {
+			frame.Group = ruleset.LinkGroup
+		}
+		trace := table.Trace(ruleset.Prerouting, ruleset.TracePacket{Packet: packet, Frame: frame})
 		if trace.Verdict != want {
 			t.Errorf("in by %s: %s", port, trace)
 		}
@@ -138,7 +142,7 @@ func TestGuardTrace(t *testing.T) {
 	ip := func(change func(*frame)) frame {
 		f := frame{
 			Packet: policy.Packet{Src: own.IPs[0], Dst: other.IPs[0], Protocol: policy.TCP, DstPort: 80},
-			Frame:  ruleset.Frame{Port: own.HostInterface, Src: own.MAC, Dst: gateway.MAC, Type: ruleset.TypeIPv4},
+			Frame:  ruleset.Frame{Port: own.HostInterface, Group: ruleset.LinkGroup, Src: own.MAC, Dst: gateway.MAC, Type: ruleset.TypeIPv4},
 		}
 		change(&f)
 		return f
@@ -158,7 +162,7 @@ func TestGuardTrace(t *testing.T) {
 	}
 	arp := func(change func(*frame)) frame {
 		f := frame{Frame: ruleset.Frame{
-			Port: own.HostInterface, Src: own.MAC, Dst: broadcast, Type: ruleset.TypeARP,
+			Port: own.HostInterface, Group: ruleset.LinkGroup, Src: own.MAC, Dst: broadcast, Type: ruleset.TypeARP,
 			ARP: ruleset.ARP{SrcMAC: own.MAC, Src: own.IPs[0], Dst: gateway.Addrs[0]},
 		}}
 		change(&f)
@@ -172,6 +176,7 @@ func TestGuardTrace(t *testing.T) {
 		"ip":                               {ip(func(*frame) {}), true},
 		"ip6":                              {ip6(func(*frame) {}), true},
 		"ip of a port that is no pod's":    {ip(func(f *frame) { f.Frame = ruleset.Frame{Port: "eth0", Type: 0x88cc} }), true},
+		"ip of a card's port":              {ip(func(f *frame) { f.Frame = ruleset.Frame{Port: "pf0hpf", Type: 0x88cc} }), true},
 		"ip of an unknown pod":             {ip(func(f *frame) { f.Frame.Port = "pfnone" }), false},
 		"ip to the neighbour's MAC":        {ip(func(f *frame) { f.Frame.Dst = other.MAC }), false},
 		"ip with another's MAC":            {ip(func(f *frame) { f.Frame.Src = other.MAC }), false},

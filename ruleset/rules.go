@@ -10,7 +10,10 @@ import (
 
 // staticChains are those that do not depend on the cluster.
 func staticChains(o Options) []*Chain {
-	chains := append(baseChains(o), discoveryChain(), orphansChain())
+	chains := append(baseChains(o), discoveryChain(o), orphansChain())
+	if o.Links {
+		chains = append(chains, linkLocalChain())
+	}
 	if o.RevokedMark != 0 {
 		chains = append(chains, beginningsChain())
 	}
@@ -36,9 +39,12 @@ func baseChains(o Options) []*Chain {
 	// The node's own packets to itself may have an address of the pod range
 	// (the bridge's), which no pod has.
 	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
-	if o.AllowToNode {
+	switch {
+	case o.AllowToNode:
 		input = append(slices.Concat(input, knownFlows(o)), closedRules(policy.Egress, knownSet)...)
-	} else {
+	case o.Links:
+		input = append(append(input, linkLocal), baseRules(policy.Egress, o, askNode)...)
+	default:
 		input = append(input, baseRules(policy.Egress, o, askNode)...)
 	}
 	chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: input})
@@ -92,7 +98,14 @@ func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
 	)
-	return append(rules, closedRules(d, nil)...)
+	rules = append(rules, closedRules(d, nil)...)
+	switch {
+	case o.Links && d == policy.Egress:
+		rules = append(rules, closedLink(InPort, setEgressLinks, "not from the pod's own address"))
+	case o.Links:
+		rules = append(rules, closedLink(OutPort, setIngressLinks, "not to the pod's own address"))
+	}
+	return rules
 }
 
 // addrFields are the fields with the subject's address.
@@ -149,6 +162,9 @@ func orphansChain() *Chain {
 // baseSets are the sets and maps that are always there, empty of pods.
 func baseSets(o Options) []*Set {
 	sets := discoverySets()
+	if o.Links {
+		sets = append(sets, linkSets()...)
+	}
 	if o.TunnelPort != 0 {
 		sets = append(sets, tunnelSets(o.TunnelPort)...)
 	}

@@ -73,6 +73,7 @@ const (
 	EtherType                 // ether_type
 	Sender4                   // ifname . ether_addr . ipv4_addr
 	Sender6                   // ifname . ether_addr . ipv6_addr
+	IfName                    // ifname
 )
 
 // Element is one element of a set, or the key of one of a map. It is
@@ -91,8 +92,8 @@ type Element struct {
 	First, Last uint16
 	// MAC is the hardware address (EtherAddr, Sender4, Sender6).
 	MAC [6]byte
-	// Port is the name of the bridge's port, padded with zeros as the kernel
-	// does it (Sender4, Sender6).
+	// Port is the name of the link, padded with zeros as the kernel does it
+	// (Sender4, Sender6, IfName).
 	Port [16]byte
 }
 
@@ -175,16 +176,25 @@ type Rule struct {
 	Comment string
 }
 
-// Match is one of Loopback, PodPort, CtState, Mark, Midstream, ICMPv6, HopLimit,
+// Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6, HopLimit,
 // MessageType, Lookup. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
 type Loopback struct{}
 
-// PodPort matches packets that came in by a pod's port of the bridge:
-// iifname "pf*".
+// PodPort matches packets that came in by a pod's port of podfence's bridge:
+// iifgroup LinkGroup.
 type PodPort struct{}
+
+// PacketType matches packets by where their frame went to: meta pkttype P.
+type PacketType uint8
+
+// The packet types, as the kernel numbers them (include/uapi/linux/if_packet.h).
+const (
+	Broadcast PacketType = 1
+	Multicast PacketType = 2
+)
 
 // CtState matches the states of connection tracking in the mask.
 type CtState uint8
@@ -227,6 +237,7 @@ type Lookup struct {
 
 func (Loopback) match()    {}
 func (PodPort) match()     {}
+func (PacketType) match()  {}
 func (CtState) match()     {}
 func (Mark) match()        {}
 func (Midstream) match()   {}
@@ -250,6 +261,7 @@ const (
 	DstPort                        // th dport
 	ICMPv6MessageType              // icmpv6 type
 	InPort                         // iifname
+	OutPort                        // oifname
 	SrcMAC                         // ether saddr
 	DstMAC                         // ether daddr
 	FrameType                      // ether type
@@ -292,6 +304,9 @@ type Options struct {
 	// Guard: there is the table that BuildGuard makes, too. This one then closes
 	// what goes round it: see portsChain.
 	Guard bool
+	// Links: another plugin connects the pods. What is not of their own addresses is then
+	// closed by their links, see Links.
+	Links bool
 	// Masquerade gives what pods send to outside the cluster the node's address.
 	Masquerade bool
 	// TunnelPort is the UDP port at which the node takes what is in a tunnel for

@@ -114,7 +114,7 @@ func (v Verdict) String() string {
 }
 
 func (Loopback) String() string   { return `iifname "lo"` }
-func (PodPort) String() string    { return fmt.Sprintf("iifname %q", PortPrefix+"*") }
+func (PodPort) String() string    { return fmt.Sprintf("iifgroup %d", LinkGroup) }
 func (ICMPv6) String() string     { return "meta l4proto ipv6-icmp" }
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
@@ -124,6 +124,13 @@ func (m Midstream) String() string {
 		return "tcp flags ! syn"
 	}
 	return "meta l4proto sctp @th,96,8 != 0x1"
+}
+
+func (p PacketType) String() string {
+	if p == Broadcast {
+		return "meta pkttype broadcast"
+	}
+	return "meta pkttype multicast"
 }
 
 func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }
@@ -154,7 +161,7 @@ func (f Field) String() string {
 	return [...]string{
 		SrcAddr4: "ip saddr", DstAddr4: "ip daddr", SrcAddr6: "ip6 saddr", DstAddr6: "ip6 daddr",
 		L4Protocol: "meta l4proto", DstPort: "th dport", ICMPv6MessageType: "icmpv6 type",
-		InPort: "iifname", SrcMAC: "ether saddr", DstMAC: "ether daddr", FrameType: "ether type",
+		InPort: "iifname", OutPort: "oifname", SrcMAC: "ether saddr", DstMAC: "ether daddr", FrameType: "ether type",
 		ARPSrcMAC: "arp saddr ether", ARPSrcAddr: "arp saddr ip", ARPDstAddr: "arp daddr ip",
 	}[f]
 }
@@ -165,7 +172,7 @@ func (t SetType) String() string {
 		Port: "inet_proto . inet_service", PortRange: "inet_proto . inet_service",
 		Endpoint4: "ipv4_addr . inet_proto . inet_service", Endpoint6: "ipv6_addr . inet_proto . inet_service",
 		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
-		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr",
+		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr", IfName: "ifname",
 	}[t]
 }
 
@@ -198,10 +205,15 @@ func (t SetType) text(e Element) string {
 	case EtherType:
 		return etherTypeTexts[e.First]
 	case Sender4, Sender6:
-		return fmt.Sprintf("%q . %s . %s", strings.TrimRight(string(e.Port[:]), "\x00"), macText(e.MAC), t.addrOf(e))
+		return fmt.Sprintf("%q . %s . %s", portText(e), macText(e.MAC), t.addrOf(e))
+	case IfName:
+		return fmt.Sprintf("%q", portText(e))
 	}
 	return t.addrOf(e).String()
 }
+
+// portText is the name of an element's link.
+func portText(e Element) string { return strings.TrimRight(string(e.Port[:]), "\x00") }
 
 // addrOf is the address of an element.
 func (t SetType) addrOf(e Element) netip.Addr {

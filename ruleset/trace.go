@@ -27,13 +27,27 @@ type TracePacket struct {
 
 // Frame is what a bridge sees around a packet.
 type Frame struct {
-	// Port is the name of the bridge's port that it came in by.
-	Port     string
+	// Port is the name of the bridge's port that it came in by, Out of the one that it goes
+	// out by; outside of a bridge, of the links.
+	Port, Out string
+	// Group is the group of the link that it came in by.
+	Group    uint32
 	Src, Dst [6]byte
 	// Type is the EtherType as it is on the wire: a VLAN tag's, if it has one.
 	// If it is ARP's, there is no packet, but ARP.
 	Type uint16
 	ARP  ARP
+}
+
+// PacketType is where the frame went to; 0: to one hardware address.
+func (f Frame) PacketType() PacketType {
+	switch {
+	case f.Dst == broadcast:
+		return Broadcast
+	case f.Dst[0]&1 != 0:
+		return Multicast
+	}
+	return 0
 }
 
 // ARP is an ARP message, as far as anyone looks at it.
@@ -72,7 +86,7 @@ func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
 	for _, name := range [...]string{
 		chainEgressForward, chainEgressInput, chainIngressForward, // by priority
-		chainOrphansOutput, chainPortsPrerouting, chainPortsForward,
+		chainOrphansOutput, chainPortsPrerouting, chainPortsForward, chainLinksPrerouting, chainLinksForward,
 	} {
 		chain, there := t.Chains[name]
 		if !there || chain.Hook.Point != hook {
@@ -127,7 +141,9 @@ func (t *tracer) match(m Match) bool {
 	case Loopback:
 		return t.packet.Loopback
 	case PodPort:
-		return strings.HasPrefix(t.packet.Frame.Port, PortPrefix)
+		return t.packet.Frame.Group == LinkGroup
+	case PacketType:
+		return t.packet.Frame.PacketType() == m
 	case MessageType:
 		return t.packet.Protocol == policy.ICMPv6 && t.packet.ICMPType == uint8(m)
 	case CtState:
@@ -180,6 +196,8 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 			e.Protocol = t.packet.ICMPType
 		case InPort:
 			copy(e.Port[:], frame.Port)
+		case OutPort:
+			copy(e.Port[:], frame.Out)
 		case SrcMAC:
 			e.MAC = frame.Src
 		case DstMAC:

@@ -27,6 +27,7 @@ func addChained(conf *Config, args *skel.CmdArgs, pod handshake.Pod) error {
 		return invalidConfig(fmt.Errorf("prevResult: %w", err))
 	}
 	request.ContainerID, request.IfName, request.Pod, request.NetNS = args.ContainerID, args.IfName, pod, args.Netns
+	request.HostInterface = hostEnd(args.Netns, args.IfName)
 	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout())
 	defer cancel()
 	if err := handshake.Call(ctx, conf.Socket, request); err != nil {
@@ -35,6 +36,31 @@ func addChained(conf *Config, args *skel.CmdArgs, pod handshake.Pod) error {
 		return agentError(err)
 	}
 	return types.PrintResult(conf.PrevResult, conf.CNIVersion)
+}
+
+// hostEnd is the node's end of the pod's link, if that is a pair of veths. The kernel knows
+// it better than another plugin's result says it. It is empty if it cannot be told: the
+// agent then looks for it, and takes what may be it for an isolated pod's.
+func hostEnd(netns, ifName string) string {
+	pod, err := openPod(netns, ifName)
+	if err != nil {
+		return ""
+	}
+	defer pod.close()
+	link, err := pod.handle.LinkByName(ifName)
+	if err != nil || link.Type() != "veth" {
+		return ""
+	}
+	host, err := openHost()
+	if err != nil {
+		return ""
+	}
+	defer host.Close()
+	end, err := host.LinkByIndex(link.Attrs().ParentIndex)
+	if err != nil || end.Type() != "veth" || end.Attrs().ParentIndex != link.Attrs().Index {
+		return ""
+	}
+	return end.Attrs().Name
 }
 
 // chainedRequest is an add of the addresses that the plugin before has given to

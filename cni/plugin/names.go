@@ -13,6 +13,10 @@ import (
 // rtnetlink(7). Neither the kernel nor iproute2's rt_protos use the number.
 const RouteProtocol = netlink.RouteProtocol(112)
 
+// LinkGroup is the group of the node's ends of pods' links: ruleset.LinkGroup, by which the
+// guard knows them. See IFLA_GROUP in rtnetlink(7).
+const LinkGroup = 28774
+
 const (
 	linkPrefix = "pf"
 	// linkDigits fill up what the kernel allows: IFNAMSIZ is 16 with a zero.

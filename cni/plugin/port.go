@@ -39,7 +39,7 @@ func makeLink(host *netlink.Handle, at attachment, netns, mtu int) (netlink.Link
 		return nil, err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MTU = name, hostMAC(name), mtu
+	attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.Group = name, hostMAC(name), mtu, LinkGroup
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr = at.ifName, PodMAC(at.containerID, at.ifName)
 	veth.PeerMTU, veth.PeerNamespace = uint32(mtu), netlink.NsFd(netns)

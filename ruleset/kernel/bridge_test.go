@@ -29,6 +29,7 @@ func bridgeRule(text string, rule ruleset.Rule) part {
 			ruleset.AddSet{Name: "senders-4", Type: ruleset.Sender4},
 			ruleset.AddSet{Name: "senders-6", Type: ruleset.Sender6},
 			ruleset.AddSet{Name: "messages", Type: ruleset.ICMPv6Type},
+			ruleset.AddSet{Name: "links", Type: ruleset.IfName},
 			ruleset.AddSet{Name: "types", Type: ruleset.EtherType, Map: true},
 			ruleset.AddChain{Name: "c"},
 			ruleset.SetRules{Chain: "c", Rules: []ruleset.Rule{rule}},
@@ -40,6 +41,7 @@ func bridgeRule(text string, rule ruleset.Rule) part {
 			set senders-4 { type ifname . ether_addr . ipv4_addr; }
 			set senders-6 { type ifname . ether_addr . ipv6_addr; }
 			set messages { type icmpv6_type; }
+			set links { type ifname; }
 			map types { type ether_type : verdict; }
 			chain c { ` + text + `; }`,
 	}
@@ -83,10 +85,15 @@ func bridgeParts() map[string]part {
 	own6 := lookup("senders-6", ruleset.InPort, ruleset.SrcMAC, ruleset.SrcAddr6)
 	ownARP := lookup("senders-4", ruleset.InPort, ruleset.ARPSrcMAC, ruleset.ARPSrcAddr)
 	for text, r := range map[string]ruleset.Rule{
-		`iifname "pf*" counter drop`: {Matches: []ruleset.Match{ruleset.PodPort{}}, Counter: true, Verdict: drop},
-		`iifname "pf*" ether type vmap @types`: matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "types", Field: ruleset.FrameType},
+		`oifname @links meta pkttype multicast drop`: matches(drop, lookup("links", ruleset.OutPort), ruleset.Multicast),
+		`iifname @links meta pkttype broadcast drop`: matches(drop, lookup("links", ruleset.InPort), ruleset.Broadcast),
+		`icmpv6 type nd-router-advert iifname @links return`: {
+			Matches: []ruleset.Match{ruleset.MessageType(134), lookup("links", ruleset.InPort)}, Verdict: ruleset.Verdict{Action: ruleset.Return},
+		},
+		`iifgroup 28774 counter drop`: {Matches: []ruleset.Match{ruleset.PodPort{}}, Counter: true, Verdict: drop},
+		`iifgroup 28774 ether type vmap @types`: matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "types", Field: ruleset.FrameType},
 			ruleset.PodPort{}),
-		`iifname "pf*" ether daddr != @macs drop`:                                                                             matches(drop, ruleset.PodPort{}, ruleset.Lookup{Fields: []ruleset.Field{ruleset.DstMAC}, Set: "macs", Not: true}),
+		`iifgroup 28774 ether daddr != @macs drop`:                                                                            matches(drop, ruleset.PodPort{}, ruleset.Lookup{Fields: []ruleset.Field{ruleset.DstMAC}, Set: "macs", Not: true}),
 		`ether saddr @macs drop`:                                                                                              matches(drop, lookup("macs", ruleset.SrcMAC)),
 		`iifname . ether saddr . ip saddr @senders-4 accept`:                                                                  matches(accept, own4),
 		`ether daddr @macs iifname . ether saddr . ip saddr @senders-4 accept`:                                                matches(accept, lookup("macs", ruleset.DstMAC), own4),

@@ -46,8 +46,12 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 			attachment("pf4kzn2xo1a7", 2, "10.244.1.2", "fd00:10:244:1::2"),
 			attachment("pfq3vd8s0mwe", 3, "10.244.1.3", "fd00:10:244:1::3"),
 		}, gateway("10.244.1.1", "fd00:10:244:1::1"))
+	case name == "links":
+		return ruleset.BuildLinks(links)
 	case name == "masquerade":
 		options = ruleset.Options{Guard: true, Masquerade: true, TunnelPort: 8472}
+	case strings.HasSuffix(name, "-links"):
+		input, options = strings.TrimSuffix(input, "-links"), ruleset.Options{Links: true}
 	case strings.HasSuffix(name, "-options"):
 		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29}
 	}
@@ -56,8 +60,13 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 		t.Fatal(err)
 	}
 	intent, _ := policy.Compile(snapshot, "node-1")
-	return ruleset.Build(intent, options)
+	table := ruleset.Build(intent, options)
+	table.UpdateLinks(links)
+	return table
 }
+
+// links are those of two pods, of which one is isolated for ingress, and a third.
+var links = ruleset.Links{All: []string{"veth-a", "veth-b", "veth-c"}, Closed: [2][]string{{"veth-a", "veth-c"}, {"veth-c"}}}
 
 // attachment is a pod's, with the last byte of its hardware address.
 func attachment(port string, last byte, addrs ...string) policy.Attachment {

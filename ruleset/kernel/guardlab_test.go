@@ -193,7 +193,7 @@ func (l *guardLab) addPod(a policy.Attachment) *guardPod {
 			return err
 		}
 		port := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: a.HostInterface, MasterIndex: bridge.Attrs().Index},
+			LinkAttrs: netlink.LinkAttrs{Name: a.HostInterface, Group: ruleset.LinkGroup, MasterIndex: bridge.Attrs().Index},
 			PeerName:  "eth0", PeerNamespace: netlink.NsFd(pod.fd), PeerHardwareAddr: a.MAC[:],
 		}
 		if err := netlink.LinkAdd(port); err != nil {

@@ -195,7 +195,7 @@ func parts() map[string]part {
 		`tcp flags ! syn counter drop`:                                           {Matches: []ruleset.Match{ruleset.Midstream(policy.TCP)}, Counter: true, Verdict: drop},
 		`meta l4proto sctp @th,96,8 != 0x1 counter drop`:                         {Matches: []ruleset.Match{ruleset.Midstream(policy.SCTP)}, Counter: true, Verdict: drop},
 		`icmpv6 type nd-neighbor-solicit accept`:                                 matches(accept, ruleset.MessageType(135)),
-		`iifname "pf*" counter drop`:                                             {Matches: []ruleset.Match{ruleset.PodPort{}}, Counter: true, Verdict: drop},
+		`iifgroup 28774 counter drop`:                                            {Matches: []ruleset.Match{ruleset.PodPort{}}, Counter: true, Verdict: drop},
 		`ip6 hoplimit 255 accept`:                                                matches(accept, ruleset.HopLimit(255)),
 		`ip saddr @addrs-4 accept`:                                               matches(accept, lookup("addrs-4", ruleset.SrcAddr4)),
 		`ip daddr @block-4 accept`:                                               matches(accept, lookup("block-4", ruleset.DstAddr4)),

@@ -70,10 +70,16 @@ func (p *assembler) match(match ruleset.Match) error {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: name},
 		)
 	case ruleset.PodPort:
-		// iifname "pf*"
+		// iifgroup 28774
 		p.emit(
-			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstRegister},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte(ruleset.PortPrefix)},
+			&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: firstRegister},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.NativeEndian.PutUint32(ruleset.LinkGroup)},
+		)
+	case ruleset.PacketType:
+		// meta pkttype multicast
+		p.emit(
+			&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: firstRegister},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(m)}},
 		)
 	case ruleset.CtState:
 		// ct state established,related
@@ -236,6 +242,9 @@ func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint3
 		return payload(expr.PayloadBaseTransportHeader, 0, 1), nil
 	case ruleset.InPort: // iifname
 		p.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register})
+		return unix.IFNAMSIZ / 4, nil
+	case ruleset.OutPort: // oifname
+		p.emit(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register})
 		return unix.IFNAMSIZ / 4, nil
 	case ruleset.DstMAC: // ether daddr
 		return payload(expr.PayloadBaseLLHeader, 0, 6), nil

@@ -19,7 +19,7 @@ import (
 )
 
 // known reports whether the type of set is one of ruleset's.
-func known(t ruleset.SetType) bool { return t <= ruleset.Sender6 }
+func known(t ruleset.SetType) bool { return t <= ruleset.IfName }
 
 // hasRanges reports whether the elements are ranges.
 func hasRanges(t ruleset.SetType) bool {
@@ -64,6 +64,8 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)
 	case ruleset.Sender6: // type ifname . ether_addr . ipv6_addr
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr)
+	case ruleset.IfName: // type ifname
+		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian
 	default:
 		return nil, fmt.Errorf("unknown set type %d", op.Type)
 	}
@@ -98,6 +100,8 @@ func keyBytes(t ruleset.SetType) int {
 		return 6
 	case ruleset.EtherType:
 		return 2
+	case ruleset.IfName:
+		return 16
 	case ruleset.Sender4:
 		return 28
 	case ruleset.Sender6:
@@ -126,6 +130,8 @@ func setElement(to []nftables.SetElement, t ruleset.SetType, e ruleset.Element) 
 		return append(to, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, e.First)})
 	case ruleset.Sender4, ruleset.Sender6:
 		return append(to, nftables.SetElement{Key: slices.Concat(e.Port[:], e.MAC[:], []byte{0, 0}, e.Addr[:keyBytes(t)-24])})
+	case ruleset.IfName:
+		return append(to, nftables.SetElement{Key: bytes.Clone(e.Port[:])})
 	default: // ruleset.Addr4, ruleset.Addr6
 		return append(to, nftables.SetElement{Key: bytes.Clone(e.Addr[:keyBytes(t)])})
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -138,7 +137,7 @@ func neighbours(t *testing.T, n *lab.Node) map[string]int {
 		}
 		ports := map[int]bool{}
 		for _, l := range links {
-			ports[l.Attrs().Index] = strings.HasPrefix(l.Attrs().Name, ruleset.PortPrefix) && l.Type() == "veth"
+			ports[l.Attrs().Index] = l.Attrs().Group == ruleset.LinkGroup
 		}
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6, unix.AF_BRIDGE} {
 			entries, err := netlink.NeighList(0, family)

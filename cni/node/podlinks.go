@@ -1,0 +1,149 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// PodLinks finds the node's ends of pods' links that another plugin has made, by the
+// routes to the pods' addresses. Its methods may be called concurrently.
+type PodLinks struct {
+	handle  *netlink.Handle
+	socket  *nl.NetlinkSocket
+	changed chan struct{}
+}
+
+// OpenPodLinks connects to the kernel, in the network namespace of the calling thread, and
+// begins to listen for changes of links and routes.
+func OpenPodLinks() (*PodLinks, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("connect to rtnetlink: %w", err)
+	}
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		handle.Close()
+		return nil, fmt.Errorf("listen to changes of links and routes: %w", err)
+	}
+	p := &PodLinks{handle: handle, socket: socket, changed: make(chan struct{}, 1)}
+	go p.listen()
+	return p, nil
+}
+
+// Close ends the connections.
+func (p *PodLinks) Close() {
+	p.handle.Close()
+	p.socket.Close()
+}
+
+// Changed has a token when links or routes may have changed.
+func (p *PodLinks) Changed() <-chan struct{} { return p.changed }
+
+// listen turns messages into tokens until the socket is closed. What is lost for want of
+// room in the socket's buffer is a change, too.
+func (p *PodLinks) listen() {
+	for {
+		_, _, err := p.socket.Receive()
+		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			return
+		}
+		select {
+		case p.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// PodLink is where a pod's address is.
+type PodLink struct {
+	// Names are the links by which the node reaches it: the one link that is the pod's
+	// own, or all pods' ports of the bridge that the pod is somewhere behind.
+	Names []string
+	// Own: it is the pod's own link.
+	Own bool
+}
+
+// Find returns where the addresses are. One that the node has no route to, or not one to a
+// pod on this node, is left out: it may be reached by a gateway, like any other host.
+func (p *PodLinks) Find(ctx context.Context, addrs []netip.Addr) (map[netip.Addr]PodLink, error) {
+	links, err := p.links()
+	if err != nil {
+		return nil, err
+	}
+	found := map[netip.Addr]PodLink{}
+	for _, addr := range addrs {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		routes, err := p.handle.RouteGetWithOptions(net.IP(addr.AsSlice()), &netlink.RouteGetOptions{FIBMatch: true})
+		if err != nil || len(routes) == 0 {
+			continue // unreachable, or prohibited
+		}
+		if at, here := links.at(routes[0], addr); here {
+			found[addr] = at
+		}
+	}
+	return found, nil
+}
+
+// linkTable are the node's links.
+type linkTable struct {
+	byIndex map[int]netlink.Link
+	// ports are the pods' ports of each bridge.
+	ports map[int][]string
+}
+
+func (p *PodLinks) links() (t linkTable, err error) {
+	var all []netlink.Link
+	for range dumpAttempts {
+		if all, err = p.handle.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return t, fmt.Errorf("list links: %w", err)
+	}
+	t.byIndex, t.ports = map[int]netlink.Link{}, map[int][]string{}
+	for _, link := range all {
+		attrs := link.Attrs()
+		t.byIndex[attrs.Index] = link
+		if link.Type() == "veth" && attrs.MasterIndex != 0 {
+			t.ports[attrs.MasterIndex] = append(t.ports[attrs.MasterIndex], attrs.Name)
+		}
+	}
+	return t, nil
+}
+
+// dumpAttempts is how often a listing that a change has interrupted is tried again.
+const dumpAttempts = 10
+
+// at is where a route leads: to a pod's own link, if it is to that one address, or to a
+// bridge. A route by a gateway leads elsewhere.
+func (t linkTable) at(route netlink.Route, addr netip.Addr) (PodLink, bool) {
+	link := t.byIndex[route.LinkIndex]
+	if link == nil || route.Gw != nil || route.Via != nil || route.Type != unix.RTN_UNICAST {
+		return PodLink{}, false
+	}
+	switch link.Type() {
+	case "bridge":
+		ports := slices.Clone(t.ports[link.Attrs().Index])
+		slices.Sort(ports)
+		return PodLink{Names: ports}, len(ports) > 0
+	case "veth":
+		if route.Dst == nil {
+			return PodLink{}, false
+		}
+		if bits, _ := route.Dst.Mask.Size(); bits == addr.BitLen() {
+			return PodLink{Names: []string{link.Attrs().Name}, Own: true}, true
+		}
+	}
+	return PodLink{}, false
+}

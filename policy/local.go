@@ -1,0 +1,45 @@
+package policy
+
+import "net/netip"
+
+// LocalAddr is an address of a container of this node.
+type LocalAddr struct {
+	Addr netip.Addr
+	// HostInterface is the node's end of the container's link. Empty where nobody has
+	// told.
+	HostInterface string
+	// Closed says, per Direction, that the address's pod is isolated, or not known.
+	Closed [len(Directions)]bool
+}
+
+// LocalAddrs are the addresses of the node's pods, and of its containers whose pod is not
+// known, in no order.
+func (m *Model) LocalAddrs() (locals []LocalAddr) {
+	closed := map[netip.Addr][len(Directions)]bool{}
+	for _, ns := range m.namespaces {
+		for key, selecting := range ns.subjects {
+			for _, ip := range m.here(m.pod(key)) {
+				is := closed[ip]
+				for _, s := range selecting {
+					for _, d := range Directions {
+						is[d] = is[d] || s.Isolates[d]
+					}
+				}
+				closed[ip] = is
+			}
+		}
+	}
+	for ip := range m.attached {
+		if m.isOrphan(ip) {
+			closed[ip] = [...]bool{true, true}
+		}
+	}
+	for ip, is := range closed {
+		local := LocalAddr{Addr: ip, Closed: is}
+		if attached := m.attached[ip]; len(attached) > 0 {
+			local.HostInterface = attached[0].HostInterface
+		}
+		locals = append(locals, local)
+	}
+	return locals
+}
