@@ -18,9 +18,10 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// house gives the lab a host for every pod address of the snapshot. Which pod
-// an address belongs to is for the code under test to find out; here each is
-// at just one host, that of the first pod that claims it.
+// house gives the lab a host for every address of the snapshot's attachments, and for
+// every pod address. Which pod an address belongs to is for the code under test to find
+// out; here each is at just one host, that of its attachment, or else of the first pod that
+// claims it.
 //
 // Hosts of pods that have gone stay, until somebody else needs the name or an
 // address: packets to and from addresses that nobody has any more are worth
@@ -28,8 +29,18 @@ import (
 func (c *Cluster) house(s policy.Snapshot) error {
 	want, names := map[string][]netip.Addr{}, []string{}
 	claimed := map[netip.Addr]string{}
+	for _, a := range s.Attachments {
+		name := a.Pod.String()
+		for _, addr := range a.IPs {
+			claimed[addr] = name
+		}
+		want[name], names = append(want[name], a.IPs...), append(names, name)
+	}
 	for _, pod := range s.Pods {
 		name := pod.Namespace + "/" + pod.Name
+		if slices.Contains(names, name) {
+			continue
+		}
 		for _, addr := range addrsOf(pod) {
 			owner := c.Lab.Owner(addr)
 			fixed := owner != nil && c.pods[owner.Name] != owner
@@ -169,6 +180,12 @@ func difference(a, b policy.Snapshot) (events []random.Event) {
 		}
 	}
 	slices.SortFunc(events, func(a, b random.Event) int { return strings.Compare(identity(a.Object), identity(b.Object)) })
+	for _, old := range a.Attachments {
+		events = append(events, random.Event{Attachment: &old, Delete: true})
+	}
+	for _, now := range b.Attachments {
+		events = append(events, random.Event{Attachment: &now})
+	}
 	return events
 }
 
