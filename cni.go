@@ -17,11 +17,21 @@ import (
 )
 
 // network are the flags about connecting pods that change what is enforced.
-type network struct{ mode, routing string }
+type network struct{ mode, routing, podCIDRs string }
 
 func (n *network) flags(f *pflag.FlagSet) {
 	f.StringVar(&n.mode, "cni", "none", "what to do for the CNI plugin podfence-cni: bridge (it connects the pods), chained (another plugin does, podfence-cni after it) or none")
+	f.StringVar(&n.podCIDRs, "pod-cidrs", "closed", "the Node's spec.podCIDRs: closed (what no pod of this node has of them is dropped) or ignored (another plugin gives addresses out by ranges of its own)")
 	f.StringVar(&n.routing, "routing", "auto", "with --cni bridge, how packets reach other nodes: host-gw, vxlan, or auto (host-gw to nodes on the same link)")
+}
+
+// ignorePodCIDRs reports whether the Node's ranges say nothing of its pods' addresses.
+func (n *network) ignorePodCIDRs() (bool, error) {
+	ignored, err := either("--pod-cidrs", n.podCIDRs, "closed", "ignored")
+	if ignored && n.mode == "bridge" {
+		return false, errors.New("--pod-cidrs is ignored: with --cni bridge pods get their addresses from them")
+	}
+	return ignored, err
 }
 
 // options adds what connecting the pods takes to the table's.

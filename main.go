@@ -152,6 +152,9 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), c.network.options(&o.Ruleset), c.check()); err != nil {
 				return err
 			}
+			if o.IgnorePodCIDRs, err = c.network.ignorePodCIDRs(); err != nil {
+				return err
+			}
 			// What the agent holds changes little; less room for garbage costs it
 			// little time, and spares every node a third of its memory.
 			if os.Getenv("GOGC") == "" {
@@ -318,6 +321,15 @@ send, is not shown.
 			snapshot, err := manifests.Load(path)
 			if err != nil {
 				return err
+			}
+			ignore, err := n.ignorePodCIDRs()
+			if err != nil {
+				return err
+			}
+			for _, object := range snapshot.Nodes {
+				if ignore && object.Name == node {
+					object.Spec.PodCIDR, object.Spec.PodCIDRs = "", nil
+				}
 			}
 			intent, _ := policy.Compile(snapshot, node)
 			if len(intent.Subjects) == 0 {

@@ -52,6 +52,8 @@ type Options struct {
 	// LastPodCIDRs are the node's pod ranges as an earlier agent knew them: they stay
 	// closed while the Node is away, or has none.
 	LastPodCIDRs []netip.Prefix
+	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
+	IgnorePodCIDRs bool
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger

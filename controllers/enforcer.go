@@ -94,6 +94,9 @@ type Enforcer struct {
 func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Writer) *Enforcer {
 	log := o.Log.WithName("enforcer")
 	model := policy.NewModel(o.Node)
+	if o.IgnorePodCIDRs {
+		model.IgnorePodCIDRs()
+	}
 	model.RememberPodCIDRs(o.LastPodCIDRs)
 	return &Enforcer{
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,

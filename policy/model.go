@@ -14,8 +14,10 @@ import (
 // A Model is for one goroutine at a time.
 type Model struct {
 	node string
-	// podCIDRs are this node's ranges, as last known (see keepRanges).
+	// podCIDRs are this node's ranges, as last known (see keepRanges); none if they are
+	// ignored.
 	podCIDRs   []netip.Prefix
+	ignored    bool
 	nodes      map[string]Node
 	namespaces map[string]*namespace
 	// attachments are what the CNI plugin has made, by pod, and reportedIPs
@@ -88,14 +90,21 @@ func (m *Model) SetNode(n Node) {
 		return
 	}
 	m.nodes[n.Name], m.dirtyCluster = n, true
-	if n.Name == m.node {
+	if n.Name == m.node && !m.ignored {
 		m.setPodCIDRs(keepRanges(n.PodCIDRs, m.podCIDRs))
 	}
 }
 
+// IgnorePodCIDRs has the node's ranges not count: pods get their addresses from elsewhere,
+// and one in a range of this node may be another node's pod's. It must be called first.
+func (m *Model) IgnorePodCIDRs() { m.ignored = true }
+
 // RememberPodCIDRs takes in this node's ranges as an earlier agent knew them. They count
 // until the Node shows others.
 func (m *Model) RememberPodCIDRs(ranges []netip.Prefix) {
+	if m.ignored {
+		return
+	}
 	m.setPodCIDRs(keepRanges(m.podCIDRs, ranges))
 }
 
