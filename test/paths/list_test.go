@@ -103,7 +103,9 @@ var list = []row{
 		"neighbour advertisement from the pod's own address", "the answer to the node's own question",
 		func(s *scene) bool { return s.mode.by == "" && s.families.v6 },
 		[]actorID{isolated}, []actorID{theNode},
-		func(f frame) bool { return isAdvertisement(f) && f.src == global && f.to == theNode },
+		func(f frame) bool {
+			return isAdvertisement(f) && f.src == global && (f.to == theNode || f.dst == allNodes)
+		},
 	},
 }
 

@@ -1,8 +1,9 @@
 package paths_test
 
 import (
-	"fmt"
+
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/podfence/podfence/test/lab"
@@ -67,20 +68,11 @@ type sighting struct {
 // rowOf is the number of the row that lets a frame pass, or -1.
 func (s *scene) rowOf(f frame, at actorID) int {
 	for i, r := range list {
-		if r.by(s) && contains(r.from, f.from) && contains(r.at, at) && r.is(f) {
+		if r.by(s) && slices.Contains(r.from, f.from) && slices.Contains(r.at, at) && r.is(f) {
 			return i
 		}
 	}
 	return -1
-}
-
-func contains(all []actorID, one actorID) bool {
-	for _, a := range all {
-		if a == one {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *scene) expectRows(seen map[sighting]int) {
@@ -114,7 +106,7 @@ func (s *scene) control(frames []frame, fenced, open arrivals) {
 				arrived += count(open.at(i, at))
 				passed += count(fenced.at(i, at))
 			}
-			s.t.Log(fmt.Sprintf("%s -> %s: of %d frames sent, %d arrive without podfence, %d with it", from, at, sent, arrived, passed))
+			s.t.Logf("%s -> %s: of %d frames sent, %d arrive without podfence, %d with it", from, at, sent, arrived, passed)
 			if arrived == 0 {
 				s.t.Errorf("%s -> %s: nothing arrives without podfence either, so that nothing does with it says nothing", from, at)
 			}
