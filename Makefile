@@ -128,6 +128,10 @@ soak: packages envtest-assets ## Random changes and live probes against the verd
 chaos: packages envtest-assets ## Faults under live traffic, a line each, into docs/RELIABILITY.md's table (root)
 	go test -count 1 -timeout 0 -v ./test/chaos -chaos -table $(CURDIR)/docs/RELIABILITY.md
 
+.PHONY: paths
+paths: packages ## Frames of every kind between a pod and all others, against the list of what may arrive (root)
+	go test -count 1 -timeout 0 -v ./test/paths -paths
+
 ##@ A real cluster on this machine (root)
 
 .PHONY: cluster-up

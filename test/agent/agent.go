@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,6 +35,8 @@ type Options struct {
 	// Kubeconfig is that of an API server on this machine's loopback, as envtest
 	// starts it.
 	Kubeconfig []byte
+	// Manifests, if not empty, is a folder of YAML to enforce instead.
+	Manifests string
 	// Relay is how the node reaches the API server, which the caller closes; nil: by
 	// one of the agent's own.
 	Relay *Relay
@@ -66,17 +69,12 @@ func Start(o Options) (_ *Agent, err error) {
 	if a.folder, err = os.MkdirTemp("", "podfence-agent-"); err != nil {
 		return nil, err
 	}
-	kubeconfig := filepath.Join(a.folder, "kubeconfig")
-	if err := os.WriteFile(kubeconfig, o.Kubeconfig, 0o600); err != nil {
+	source, err := a.source(o)
+	if err != nil {
 		return nil, err
 	}
-	if o.Relay == nil {
-		if a.relay, err = NewRelay(o.Node, o.Kubeconfig); err != nil {
-			return nil, err
-		}
-	}
 	a.http.Transport = &http.Transport{DialContext: a.dial, DisableKeepAlives: true}
-	args := append([]string{"agent", "--node-name", o.Node.Name, "--kubeconfig", kubeconfig, "--log-level", "info"}, o.Args...)
+	args := slices.Concat([]string{"agent", "--node-name", o.Node.Name, "--log-level", "info"}, source, o.Args)
 	a.process = exec.Command(o.Binary, args...)
 	// As the DaemonSet's containers, not with what this process was given.
 	a.process.Env = []string{"PATH=" + os.Getenv("PATH")}
@@ -91,6 +89,20 @@ func Start(o Options) (_ *Agent, err error) {
 	}
 	go a.follow(logs)
 	return a, nil
+}
+
+// source is the flags that say what the agent reads.
+func (a *Agent) source(o Options) (flags []string, err error) {
+	if o.Manifests != "" {
+		return []string{"--manifests", o.Manifests}, nil
+	}
+	if o.Relay == nil {
+		if a.relay, err = NewRelay(o.Node, o.Kubeconfig); err != nil {
+			return nil, err
+		}
+	}
+	kubeconfig := filepath.Join(a.folder, "kubeconfig")
+	return []string{"--kubeconfig", kubeconfig}, os.WriteFile(kubeconfig, o.Kubeconfig, 0o600)
 }
 
 // follow keeps the process's log until the process has ended.

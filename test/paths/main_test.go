@@ -1,0 +1,72 @@
+package paths_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/podfence/podfence/test/prebuilt"
+)
+
+var full = flag.Bool("paths", false, "send all frames there are, in all scenes, not a part of them in some")
+
+// programs is the folder of what the tests run: podfence, its plugin, and the reference
+// plugins.
+var programs string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(build(m))
+}
+
+// build makes the programs, once for all tests, and runs those.
+func build(m *testing.M) int {
+	log.SetLogger(logr.Discard())
+	if os.Geteuid() != 0 {
+		return m.Run() // the tests say what they miss
+	}
+	var err error
+	if programs, err = os.MkdirTemp("", "podfence-paths-"); err == nil {
+		defer os.RemoveAll(programs)
+		err = makePrograms()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func program(name string) string { return filepath.Join(programs, name) }
+
+func makePrograms() error {
+	if err := prebuilt.Podfence(program("podfence-agent")); err != nil {
+		return err
+	}
+	if err := prebuilt.Plugin(program("podfence")); err != nil {
+		return err
+	}
+	const module = "github.com/containernetworking/plugins"
+	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()
+	if err != nil {
+		return fmt.Errorf("version of %s: %w", module, err)
+	}
+	install := []string{"install", "-ldflags", "-s -w"}
+	for _, name := range []string{"main/bridge", "main/ptp", "ipam/host-local"} {
+		install = append(install, module+"/plugins/"+name+"@"+strings.TrimSpace(string(version)))
+	}
+	// Not of this module: it needs more than podfence does.
+	cmd := exec.Command("go", install...)
+	cmd.Dir, cmd.Env = programs, append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+programs, "GOFLAGS=-mod=mod")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the reference plugins: %w\n%s", err, out)
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package paths_test
+
+import (
+
+	"os/exec"
+	"slices"
+	"testing"
+
+	"github.com/podfence/podfence/test/lab"
+)
+
+// TestEveryPath sends everything by every path, and accepts nothing but the list.
+func TestEveryPath(t *testing.T) {
+	if err := lab.Check(); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skipf("skipped: the node's receiver is a rule of nft's: %v", err)
+	}
+	for _, m := range modes {
+		all := []families{dual}
+		if *full {
+			all = append(all, single...)
+		}
+		for _, f := range all {
+			t.Run(m.name+"/"+f.name, func(t *testing.T) {
+				s := newScene(t, m, f)
+				frames := s.matrix(*full)
+				fenced := s.round(frames)
+				s.open()
+				s.compare(frames, fenced, s.round(frames))
+			})
+		}
+	}
+}
+
+// compare holds what has arrived against the list, and the list against it.
+func (s *scene) compare(frames []frame, fenced, open arrivals) {
+	s.t.Helper()
+	leaks, seen := tally{}, map[sighting]int{}
+	for i, f := range frames {
+		for _, at := range s.present() {
+			if at == f.from || !fenced.at(i, at) {
+				continue
+			}
+			row := s.rowOf(f, at)
+			switch {
+			case forbidden(f), concerned(f, at) && row < 0:
+				leaks.add(f, at)
+			case row >= 0:
+				seen[sighting{row, f.from, at}]++
+			}
+		}
+	}
+	for _, line := range leaks.lines() {
+		s.t.Error(line)
+	}
+	s.expectRows(seen)
+	s.control(frames, fenced, open)
+}
+
+// sighting is a row of the list, seen between two.
+type sighting struct {
+	row      int
+	from, at actorID
+}
+
+// rowOf is the number of the row that lets a frame pass, or -1.
+func (s *scene) rowOf(f frame, at actorID) int {
+	for i, r := range list {
+		if r.by(s) && slices.Contains(r.from, f.from) && slices.Contains(r.at, at) && r.is(f) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s *scene) expectRows(seen map[sighting]int) {
+	s.t.Helper()
+	for i, r := range list {
+		for _, from := range r.from {
+			for _, at := range r.at {
+				if r.by(s) && seen[sighting{i, from, at}] == 0 {
+					s.t.Errorf("%s -> %s: never seen, though on the list: %s (%s)", from, at, r.what, r.why)
+				}
+			}
+		}
+	}
+}
+
+// control tells what would arrive without podfence, and fails where nothing would.
+func (s *scene) control(frames []frame, fenced, open arrivals) {
+	s.t.Helper()
+	s.t.Logf("%d frames", len(frames))
+	for _, from := range s.present() {
+		for _, at := range s.present() {
+			if from == at || from != isolated && at != isolated {
+				continue
+			}
+			var sent, arrived, passed int
+			for i, f := range frames {
+				if f.from != from {
+					continue
+				}
+				sent++
+				arrived += count(open.at(i, at))
+				passed += count(fenced.at(i, at))
+			}
+			s.t.Logf("%s -> %s: of %d frames sent, %d arrive without podfence, %d with it", from, at, sent, arrived, passed)
+			if arrived == 0 {
+				s.t.Errorf("%s -> %s: nothing arrives without podfence either, so that nothing does with it says nothing", from, at)
+			}
+		}
+	}
+}
+
+func count(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,263 @@
+package paths_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// arrivals say, for each frame of a round, which actors have received it: a bit each.
+type arrivals []uint32
+
+func (a arrivals) at(i int, who actorID) bool { return a[i]&(1<<who) != 0 }
+
+// watch receives what is sent in a round.
+type watch struct {
+	frames   []frame
+	arrivals arrivals
+	received atomic.Int64
+	taps     []*tap
+	stop     atomic.Bool
+	wait     sync.WaitGroup
+}
+
+// tap is a socket by which frames are received at an actor's.
+type tap struct {
+	at actorID
+	fd int
+	// untyped says that only frames count that are neither IP nor ARP: what else there
+	// is has its rules still before it.
+	untyped bool
+	err     error
+}
+
+// socketTimeout is how long a tap waits before it looks whether to stop.
+const socketTimeout = 20 * time.Millisecond
+
+// receiveBuffer holds what comes while nobody reads.
+const receiveBuffer = 64 << 20
+
+func (s *scene) watch(frames []frame) *watch {
+	s.t.Helper()
+	w := &watch{frames: frames, arrivals: make(arrivals, len(frames))}
+	for _, id := range s.present() {
+		if id != theNode {
+			s.must(s.actors[id].host.Do(func() error { return w.tap(id, false, func() (int, error) { return packetSocket(0) }) }))
+		}
+	}
+	s.must(s.node.Do(func() error {
+		if err := w.tap(theNode, false, logSocket); err != nil || s.mode.device() == "" {
+			return err
+		}
+		bridge := s.actors[isolated].device.Attrs().Index
+		return w.tap(theNode, true, func() (int, error) { return packetSocket(bridge) })
+	}))
+	for _, t := range w.taps {
+		w.wait.Go(func() { t.err = w.read(t) })
+	}
+	return w
+}
+
+func (w *watch) tap(at actorID, untyped bool, open func() (int, error)) error {
+	fd, err := open()
+	if err != nil {
+		return fmt.Errorf("receive at the %s: %w", at, err)
+	}
+	w.taps = append(w.taps, &tap{at: at, fd: fd, untyped: untyped})
+	timeout := unix.NsecToTimeval(int64(socketTimeout))
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
+	)
+}
+
+// packetSocket receives all frames that come in by a link, 0 for any, whomever they are
+// for, but not those that leave by it.
+func packetSocket(link int) (int, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	return fd, errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8, Ifindex: link}),
+	)
+}
+
+// logGroup is where the node's last rules report to.
+const logGroup = 7
+
+// logSocket receives what those rules report (linux/netfilter/nfnetlink_log.h).
+func logSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return -1, err
+	}
+	const (
+		subsystem, configure                 = 4, 1 // NFNL_SUBSYS_ULOG, NFULNL_MSG_CONFIG
+		command, mode, timeout, queue        = 1, 2, 4, 5
+		bind, copyPacket, wholePacket        = 1, 2, 0xffff
+		request                       uint16 = unix.NLM_F_REQUEST | unix.NLM_F_ACK
+	)
+	attributes := func(kind uint16, value []byte) []byte {
+		b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(value)))
+		b = append(binary.NativeEndian.AppendUint16(b, kind), value...)
+		return append(b, make([]byte, -len(b)&3)...)
+	}
+	for _, attribute := range [][]byte{
+		attributes(command, []byte{bind}),
+		attributes(mode, append(binary.BigEndian.AppendUint32(nil, wholePacket), copyPacket, 0)),
+		attributes(queue, binary.BigEndian.AppendUint32(nil, 16)),
+		attributes(timeout, binary.BigEndian.AppendUint32(nil, 1)), // in hundredths of a second
+	} {
+		body := append([]byte{unix.AF_UNSPEC, 0, 0, logGroup}, attribute...)
+		b := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
+		b = binary.NativeEndian.AppendUint16(b, subsystem<<8|configure)
+		b = binary.NativeEndian.AppendUint16(b, request)
+		b = append(append(b, make([]byte, 8)...), body...)
+		if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			return fd, err
+		}
+		if err := acknowledged(fd); err != nil {
+			return fd, err
+		}
+	}
+	return fd, nil
+}
+
+// acknowledged reads the kernel's answer: an error message with the number 0.
+func acknowledged(fd int) error {
+	b := make([]byte, 4096)
+	n, _, err := unix.Recvfrom(fd, b, 0)
+	if err != nil {
+		return err
+	}
+	if n < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
+		return errors.New("no answer from nfnetlink_log")
+	}
+	if number := int32(binary.NativeEndian.Uint32(b[unix.NLMSG_HDRLEN:])); number != 0 {
+		return fmt.Errorf("nfnetlink_log: %w", unix.Errno(-number))
+	}
+	return nil
+}
+
+// read notes what a tap receives, until it is to stop.
+func (w *watch) read(t *tap) error {
+	b := make([]byte, 1<<16)
+	for {
+		n, _, err := unix.Recvfrom(t.fd, b, 0)
+		switch {
+		case errors.Is(err, unix.EAGAIN) && w.stop.Load():
+			return nil
+		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
+			continue
+		case err != nil: // ENOBUFS: something is lost
+			return err
+		}
+		for rest := b[:n]; ; {
+			number, behind, found := readMark(rest)
+			if !found {
+				break
+			}
+			w.land(t, number)
+			rest = behind
+		}
+	}
+}
+
+func (w *watch) land(t *tap, number int) {
+	if number >= len(w.frames) || t.untyped && !w.frames[number].untyped() {
+		return
+	}
+	atomic.OrUint32(&w.arrivals[number], 1<<t.at)
+	w.received.Add(1)
+}
+
+// quiet waits until nothing more has come for a while.
+func (w *watch) quiet(while time.Duration) {
+	for last, now := int64(-1), w.received.Load(); now != last; now = w.received.Load() {
+		last = now
+		time.Sleep(while)
+	}
+}
+
+// end waits for the last frames and returns what has come.
+func (w *watch) end() (arrivals, error) {
+	w.quiet(200 * time.Millisecond)
+	w.stop.Store(true)
+	w.wait.Wait()
+	var errs []error
+	for _, t := range w.taps {
+		errs = append(errs, t.lost(), unix.Close(t.fd))
+	}
+	return w.arrivals, errors.Join(errs...)
+}
+
+// lost says whether something may have come that was not read.
+func (t *tap) lost() error {
+	if t.err != nil {
+		return fmt.Errorf("receive at the %s: %w", t.at, t.err)
+	}
+	statistics, err := unix.GetsockoptTpacketStats(t.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err == nil && statistics.Drops > 0 {
+		return fmt.Errorf("receive at the %s: %d frames lost", t.at, statistics.Drops)
+	}
+	return nil // a netlink socket has no such statistics, but an error
+}
+
+// volley is how many frames are sent before the receivers get time to read them.
+const volley = 2000
+
+// round sends frames and returns what has arrived.
+func (s *scene) round(frames []frame) arrivals {
+	s.t.Helper()
+	w := s.watch(frames)
+	senders := map[actorID]int{}
+	for _, id := range s.present() {
+		s.must(s.actors[id].host.Do(func() (err error) {
+			senders[id], err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			return err
+		}))
+	}
+	for number, f := range frames {
+		b, err := s.octets(f, number)
+		s.must(err)
+		s.must(send(senders[f.from], s.link(f), b))
+		if number%volley == volley-1 {
+			w.quiet(time.Millisecond)
+		}
+	}
+	result, err := w.end()
+	s.must(err)
+	for _, fd := range senders {
+		s.must(unix.Close(fd))
+	}
+	return result
+}
+
+// link is the index of the link that a frame leaves by.
+func (s *scene) link(f frame) int {
+	if f.from == theNode {
+		return s.actors[f.otherEnd()].device.Attrs().Index
+	}
+	return s.actors[f.from].eth0
+}
+
+func send(fd, link int, b []byte) error {
+	for {
+		err := unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: link})
+		if errors.Is(err, unix.ENOBUFS) {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("send %x: %w", b, err)
+		}
+		return nil
+	}
+}
