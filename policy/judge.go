@@ -55,11 +55,12 @@ func (p Packet) discovery() bool {
 		return false
 	}
 	solicited := netip.MustParsePrefix("ff02::1:ff00:0/104")
+	toOne := !p.Dst.IsMulticast() && !p.Dst.IsUnspecified() && !p.Dst.IsLoopback()
 	switch p.ICMPType {
 	case 135:
-		return p.HopLimit == 255 && (!p.Dst.IsMulticast() || solicited.Contains(p.Dst))
+		return p.HopLimit == 255 && !p.HopByHop && !p.Src.IsMulticast() && (toOne || solicited.Contains(p.Dst))
 	case 136:
-		return p.HopLimit == 255 && (!p.Dst.IsMulticast() || p.Dst == netip.IPv6LinkLocalAllNodes())
+		return p.HopLimit == 255 && !p.HopByHop && !p.Src.IsMulticast() && (toOne || p.Dst == netip.IPv6LinkLocalAllNodes())
 	case 130, 131, 132, 143:
 		return p.HopLimit == 1 && p.Dst.IsMulticast() && (p.Src.IsLinkLocalUnicast() || p.Src.IsUnspecified())
 	}

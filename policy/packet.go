@@ -17,9 +17,19 @@ type Packet struct {
 	// HopLimit is the IPv6 hop limit; it tells neighbour discovery on the link
 	// from a packet that only looks like it.
 	HopLimit uint8
+	// HopByHop: it is IPv6, with hop-by-hop options.
+	HopByHop bool
 	// Hairpin says that a pod's packet to its own address went out to a Service
 	// first. One that did not never leaves the pod.
 	Hairpin bool
+}
+
+// NextHeader is what comes right behind the IPv6 header.
+func (p Packet) NextHeader() Protocol {
+	if p.HopByHop {
+		return 0
+	}
+	return p.Protocol
 }
 
 func (p Packet) String() string {

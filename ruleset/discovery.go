@@ -16,6 +16,9 @@ import (
 // forward (ip6_forward in net/ipv6/ip6_output.c), so one that was sent with 2 is seen
 // with 1. Only its addresses, which no router forwards, say that it is of the link.
 //
+// Nor does neighbour discovery have extension headers or fragments (RFC 6980), in which
+// anything could be.
+//
 // Router advertisements and redirects are judged like anything else.
 
 // The ICMPv6 types that may pass unjudged.
@@ -35,8 +38,12 @@ const (
 	listenerHopLimit  HopLimit = 1
 )
 
-// unicast6 are all IPv6 addresses that are not multicast.
-const unicast6 = "::-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+// unicast6 are all IPv6 addresses that are one host's, and senders6 also the unspecified
+// one, of a host that has none yet.
+const (
+	unicast6 = "::2-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	senders6 = "::-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+)
 
 // ranges is a set of ranges of addresses that never change: prefixes, or from one to
 // another with a dash between them.
@@ -59,6 +66,7 @@ func discoverySets() []*Set {
 	return []*Set{
 		ranges(setSolicited, Range6, "where neighbours are asked for (RFC 4861 section 4.3)", unicast6, "ff02::1:ff00:0/104"),
 		ranges(setAdvertised, Range6, "where neighbours answer to (RFC 4861 section 4.4)", unicast6, "ff02::1/128"),
+		ranges(setSenders6, Range6, "who asks, or answers", senders6),
 		ranges(setAllRouters, Range6, "where routers are asked for (RFC 4861 section 4.1)", "ff02::2/128"),
 		ranges(setMulticast6, Range6, "multicast", "ff00::/8"),
 		ranges(setLinkLocal6, Range6, "link-local, and none yet", "::/128", "fe80::/10"),
@@ -73,18 +81,29 @@ func discoveryChain(o Options) *Chain {
 	if o.Links {
 		chain.Rules = append(chain.Rules, routersOnly)
 	}
+	from := Lookup{Fields: []Field{SrcAddr6}, Set: setSenders6}
 	chain.Rules = append(chain.Rules, []Rule{
-		{Matches: []Match{neighbourSolicitation, neighbourHopLimit, to6(setSolicited)}, Verdict: accept},
-		{Matches: []Match{neighbourAdvertisement, neighbourHopLimit, to6(setAdvertised)}, Verdict: accept},
-		{
-			Matches: []Match{
-				Lookup{Fields: []Field{ICMPv6MessageType}, Set: setMulticastListener}, listenerHopLimit,
-				to6(setMulticast6), Lookup{Fields: []Field{SrcAddr6}, Set: setLinkLocal6},
-			},
-			Verdict: accept,
-		},
+		{Matches: []Match{NextHeader{Protocol: hopByHop}}, Verdict: Verdict{Action: Jump, Chain: chainListeners}},
+		{Matches: []Match{NextHeader{Protocol: policy.ICMPv6, Not: true}}, Verdict: Verdict{Action: Return}},
+		{Matches: []Match{neighbourSolicitation, neighbourHopLimit, to6(setSolicited), from}, Verdict: accept},
+		{Matches: []Match{neighbourAdvertisement, neighbourHopLimit, to6(setAdvertised), from}, Verdict: accept},
+		{Verdict: Verdict{Action: Jump, Chain: chainListeners}},
 	}...)
 	return chain
+}
+
+// hopByHop is the extension header in which listener discovery has a router alert.
+const hopByHop = 0
+
+// listenersChain lets listener discovery pass.
+func listenersChain() *Chain {
+	return &Chain{Name: chainListeners, Rules: []Rule{{
+		Matches: []Match{
+			Lookup{Fields: []Field{ICMPv6MessageType}, Set: setMulticastListener}, listenerHopLimit,
+			to6(setMulticast6), Lookup{Fields: []Field{SrcAddr6}, Set: setLinkLocal6},
+		},
+		Verdict: Verdict{Action: Accept},
+	}}}
 }
 
 // askNode lets a pod ask its node for routers.

@@ -46,7 +46,7 @@ func BuildLinks(links Links) *Table {
 	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets()) {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range append(linkChains(), discoveryChain(Options{})) {
+	for _, chain := range append(linkChains(), discoveryChain(Options{}), listenersChain()) {
 		t.Chains[chain.Name] = chain
 	}
 	t.UpdateLinks(links)

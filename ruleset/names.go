@@ -22,14 +22,16 @@ const (
 	chainTunnelInput    = "tunnel-input"
 	chainBeginnings     = "beginnings"
 	chainDiscovery      = "discovery"
+	chainListeners      = "discovery-listeners"
 	chainOrphansOutput  = "orphans-output"
 
 	setSolicited         = "discovery-solicited"
 	setAdvertised        = "discovery-advertised"
 	setAllRouters        = "discovery-routers"
+	setSenders6          = "discovery-senders"
 	setMulticast6        = "discovery-multicast"
 	setLinkLocal6        = "discovery-link-local"
-	setMulticastListener = "discovery-listeners"
+	setMulticastListener = "discovery-messages"
 	setTunnel            = "tunnel"
 )
 

@@ -10,7 +10,7 @@ import (
 
 // staticChains are those that do not depend on the cluster.
 func staticChains(o Options) []*Chain {
-	chains := append(baseChains(o), discoveryChain(o), orphansChain())
+	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain())
 	if o.Links {
 		chains = append(chains, linkLocalChain())
 	}

@@ -176,8 +176,8 @@ type Rule struct {
 	Comment string
 }
 
-// Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6, HopLimit,
-// MessageType, Lookup. The set is closed.
+// Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
+// NextHeader, HopLimit, MessageType, Lookup. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
@@ -220,6 +220,13 @@ type Midstream policy.Protocol
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
 
+// NextHeader matches what comes right behind the IPv6 header, or, with Not, anything else:
+// ip6 nexthdr ipv6-icmp.
+type NextHeader struct {
+	Protocol policy.Protocol // hop-by-hop options, or ICMPv6
+	Not      bool
+}
+
 // HopLimit matches the IPv6 hop limit: ip6 hoplimit N.
 type HopLimit uint8
 
@@ -242,6 +249,7 @@ func (CtState) match()     {}
 func (Mark) match()        {}
 func (Midstream) match()   {}
 func (ICMPv6) match()      {}
+func (NextHeader) match()  {}
 func (HopLimit) match()    {}
 func (MessageType) match() {}
 func (Lookup) match()      {}

@@ -113,9 +113,20 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("%s vmap @%s", v.Field, v.Map)
 }
 
-func (Loopback) String() string   { return `iifname "lo"` }
-func (PodPort) String() string    { return fmt.Sprintf("iifgroup %d", LinkGroup) }
-func (ICMPv6) String() string     { return "meta l4proto ipv6-icmp" }
+func (Loopback) String() string { return `iifname "lo"` }
+func (PodPort) String() string  { return fmt.Sprintf("iifgroup %d", LinkGroup) }
+func (ICMPv6) String() string   { return "meta l4proto ipv6-icmp" }
+func (n NextHeader) String() string {
+	name, not := "ipv6-icmp", ""
+	if n.Protocol == hopByHop {
+		name = "hopopt"
+	}
+	if n.Not {
+		not = "!= "
+	}
+	return "ip6 nexthdr " + not + name
+}
+
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
 

@@ -154,6 +154,8 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.Midstream && t.packet.Protocol == policy.Protocol(m)
 	case ICMPv6:
 		return t.packet.Protocol == policy.ICMPv6
+	case NextHeader:
+		return !t.packet.Src.Is4() && (t.packet.NextHeader() == m.Protocol) != m.Not
 	case HopLimit:
 		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
 	case Lookup:

@@ -100,6 +100,17 @@ func (p *assembler) match(match ruleset.Match) error {
 	case ruleset.ICMPv6:
 		// meta l4proto ipv6-icmp
 		p.requireProtocol(unix.IPPROTO_ICMPV6)
+	case ruleset.NextHeader:
+		// ip6 nexthdr ipv6-icmp
+		op := expr.CmpOpEq
+		if m.Not {
+			op = expr.CmpOpNeq
+		}
+		p.requireFamily(unix.NFPROTO_IPV6)
+		p.emit(
+			&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 1, DestRegister: firstRegister},
+			&expr.Cmp{Op: op, Register: firstRegister, Data: []byte{byte(m.Protocol)}},
+		)
 	case ruleset.HopLimit:
 		// ip6 hoplimit 255
 		p.requireFamily(unix.NFPROTO_IPV6)
