@@ -24,6 +24,7 @@ const (
 	setIngressLinks    = "ingress-links"
 	setRouterMessages6 = "discovery-router-messages"
 	setReports         = "discovery-reports"
+	setNeighbours      = "discovery-neighbours"
 	setNotOwn4         = "not-own-4"
 	setNotOwn6         = "not-own-6"
 	mapSent            = "frames-sent"
@@ -115,6 +116,7 @@ func linkFrameSets() []*Set {
 	return []*Set{
 		frames(mapSent, "what an isolated pod may send", chainSent4, chainSent6),
 		frames(mapReceived, "what an isolated pod may get", chainReceived4, chainReceived6),
+		{Name: setNeighbours, Type: ICMPv6Type, Elements: messageTypes([]uint8{135, 136}), Comment: "neighbour discovery"},
 		{Name: setReports, Type: ICMPv6Type, Elements: messageTypes([]uint8{131, 132, 143}), Comment: "listeners' reports, for routers"},
 		ranges(setNotOwn4, Range4, "no pod's own: this network, link-local, multicast, broadcast", "0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"),
 		ranges(setNotOwn6, Range6, "no pod's own: unspecified, link-local, multicast", "::/128", "fe80::/10", "ff00::/8"),
@@ -149,6 +151,8 @@ func linkChains() []*Chain {
 			drop("neither IP nor ARP", from),
 		}},
 		{Name: chainLinksForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: []Rule{
+			drop("for the node alone", routerSolicitation, from),
+			drop("for routers", of(ICMPv6MessageType, setReports), Lookup{Fields: []Field{OutPort}, Set: setPodLinks}, from),
 			{Matches: []Match{to}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapReceived}},
 			drop("neither IP nor ARP", to),
 		}},
@@ -158,6 +162,7 @@ func linkChains() []*Chain {
 		}},
 		{Name: chainSent6, Rules: []Rule{
 			askNode, jump(chainDiscovery, ICMPv6{}),
+			drop("not as neighbour discovery is", of(ICMPv6MessageType, setNeighbours)),
 			drop("not from the pod's own address", of(SrcAddr6, setNotOwn6)),
 			{Verdict: Verdict{Action: Accept}},
 		}},
