@@ -1,7 +1,6 @@
 package paths_test
 
 import (
-
 	"os/exec"
 	"slices"
 	"testing"
