@@ -89,19 +89,30 @@ const (
 	site
 	broadcast
 	subnetBroadcast
+	remote    // the address of a pod of another node, which is nobody here
 	pretended // the global address of actor scope - pretended
 )
+
+// tagless is the frame as the stack of who receives it has it: without tags that name no
+// VLAN.
+func (f frame) tagless() frame {
+	if f.wrap == tag0 || f.wrap == service0 || f.wrap == stacked0 {
+		f.wrap = plain
+	}
+	return f
+}
 
 // groups are the addresses of the scopes that are the same for everybody.
 var groups = map[bool]map[scope]netip.Addr{
 	true: {
 		unspecified: netip.IPv6Unspecified(), allNodes: netip.MustParseAddr("ff02::1"), allRouters: netip.MustParseAddr("ff02::2"),
-		listeners: netip.MustParseAddr("ff02::16"), multicastDNS: netip.MustParseAddr("ff02::fb"), site: netip.MustParseAddr("ff05::2"),
+		listeners: netip.MustParseAddr("ff02::16"), remote: netip.MustParseAddr("fd00:10:244:2::9"), multicastDNS: netip.MustParseAddr("ff02::fb"), site: netip.MustParseAddr("ff05::2"),
 	},
 	false: {
 		unspecified: netip.IPv4Unspecified(), allNodes: netip.MustParseAddr("224.0.0.1"), allRouters: netip.MustParseAddr("224.0.0.2"),
 		listeners: netip.MustParseAddr("224.0.0.22"), multicastDNS: netip.MustParseAddr("224.0.0.251"), site: netip.MustParseAddr("239.1.1.1"),
 		broadcast: netip.MustParseAddr("255.255.255.255"), subnetBroadcast: netip.MustParseAddr("10.244.1.255"),
+		remote: netip.MustParseAddr("10.244.2.9"),
 	},
 }
 
@@ -120,6 +131,8 @@ func (s scope) name(six bool) string {
 		return "link-local"
 	case solicited:
 		return "solicited-node"
+	case remote:
+		return "another node's pod's"
 	}
 	if s >= pretended {
 		return "the " + actorNames[s-pretended] + "'s"

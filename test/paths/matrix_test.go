@@ -46,7 +46,7 @@ var (
 )
 
 // every is how many frames of the rest there are to one that a part has.
-const every = 41
+const every = 127
 
 // matrix makes the frames of a scene.
 type matrix struct {
@@ -127,7 +127,8 @@ func (m *matrix) towards(f frame, known bool, single, all []way) {
 }
 
 // pretences are the others' addresses as one's own.
-func (m *matrix) pretences() (all []scope) {
+func (m *matrix) pretences() []scope {
+	all := []scope{remote}
 	for _, a := range m.scene.present() {
 		if a != m.from {
 			all = append(all, pretended+scope(a))
