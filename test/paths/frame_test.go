@@ -23,18 +23,18 @@ const (
 	protocol6              // the IP protocol
 	udp4                   // the destination port
 	udp6                   // the destination port
+	answer4                // the destination port, which is the source port of udp4
+	answer6                // the destination port, which is the source port of udp6
 	arp                    // the operation
 	ethertype              // the frame's own type
 )
 
 func (c class) String() string {
-	return [...]string{"ICMP type", "ICMPv6 type", "IPv4 protocol", "IPv6 protocol", "UDP port", "UDP port (IPv6)", "ARP operation", "EtherType"}[c]
+	return [...]string{"ICMP type", "ICMPv6 type", "IPv4 protocol", "IPv6 protocol", "UDP port", "UDP port (IPv6)", "UDP answer to port", "UDP answer to port (IPv6)", "ARP operation", "EtherType"}[c]
 }
 
 // is6 tells IPv6 from all others.
-func (c class) is6() bool { return c == icmp6 || c == protocol6 || c == udp6 }
-
-func (c class) ip() bool { return c < arp }
+func (c class) is6() bool { return c == icmp6 || c == protocol6 || c == udp6 || c == answer6 }
 
 // wrap is what an IP packet is inside of, or has between its header and the rest.
 type wrap uint8
@@ -89,19 +89,30 @@ const (
 	site
 	broadcast
 	subnetBroadcast
+	remote    // the address of a pod of another node, which is nobody here
 	pretended // the global address of actor scope - pretended
 )
+
+// tagless is the frame as the stack of who receives it has it: without tags that name no
+// VLAN.
+func (f frame) tagless() frame {
+	if f.wrap == tag0 || f.wrap == service0 || f.wrap == stacked0 {
+		f.wrap = plain
+	}
+	return f
+}
 
 // groups are the addresses of the scopes that are the same for everybody.
 var groups = map[bool]map[scope]netip.Addr{
 	true: {
 		unspecified: netip.IPv6Unspecified(), allNodes: netip.MustParseAddr("ff02::1"), allRouters: netip.MustParseAddr("ff02::2"),
-		listeners: netip.MustParseAddr("ff02::16"), multicastDNS: netip.MustParseAddr("ff02::fb"), site: netip.MustParseAddr("ff05::2"),
+		listeners: netip.MustParseAddr("ff02::16"), remote: netip.MustParseAddr("fd00:10:244:2::9"), multicastDNS: netip.MustParseAddr("ff02::fb"), site: netip.MustParseAddr("ff05::2"),
 	},
 	false: {
 		unspecified: netip.IPv4Unspecified(), allNodes: netip.MustParseAddr("224.0.0.1"), allRouters: netip.MustParseAddr("224.0.0.2"),
 		listeners: netip.MustParseAddr("224.0.0.22"), multicastDNS: netip.MustParseAddr("224.0.0.251"), site: netip.MustParseAddr("239.1.1.1"),
 		broadcast: netip.MustParseAddr("255.255.255.255"), subnetBroadcast: netip.MustParseAddr("10.244.1.255"),
+		remote: netip.MustParseAddr("10.244.2.9"),
 	},
 }
 
@@ -120,6 +131,8 @@ func (s scope) name(six bool) string {
 		return "link-local"
 	case solicited:
 		return "solicited-node"
+	case remote:
+		return "another node's pod's"
 	}
 	if s >= pretended {
 		return "the " + actorNames[s-pretended] + "'s"
@@ -159,6 +172,9 @@ type frame struct {
 	src, dst scope
 	mac      station
 }
+
+// The ports that most of the frames with ports are between.
+const clientPort, serverPort = 4321, 1000
 
 // The length of a mark lets neighbour discovery have it in an option.
 const (
@@ -218,10 +234,10 @@ func (f frame) packet(src, dst netip.Addr, number int) ([]byte, error) {
 		p.Protocol, p.ICMPType = policy.ICMP, uint8(f.number)
 	case icmp6:
 		p.Protocol, p.ICMPType = policy.ICMPv6, uint8(f.number)
-	case udp4, udp6:
+	case udp4, udp6, answer4, answer6:
 		p.Protocol, p.DstPort = policy.UDP, f.number
 	default:
-		p.Protocol, p.DstPort = policy.Protocol(f.number), 1000
+		p.Protocol, p.DstPort = policy.Protocol(f.number), serverPort
 		if f.class == protocol6 && extensions[p.Protocol] != nil {
 			p.Protocol = policy.UDP
 		}
@@ -235,7 +251,11 @@ func (f frame) packet(src, dst netip.Addr, number int) ([]byte, error) {
 			p.Protocol = 253
 		}
 	}
-	b, err := lab.Craft(p, 4321, mark(number))
+	srcPort := uint16(clientPort)
+	if f.class == answer4 || f.class == answer6 {
+		srcPort = serverPort
+	}
+	b, err := lab.Craft(p, srcPort, mark(number))
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ var (
 	known6        = []uint16{1, 2, 3, 4, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 143}
 	known4        = []uint16{0, 3, 5, 8, 9, 10, 11, 12, 13}
 	knownProtocol = []uint16{0, 1, 2, 4, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 89, 103, 132, 135, 136, 255}
-	ports         = []uint16{53, 67, 68, 546, 547, 1000, 5353, 8472}
+	ports         = []uint16{53, 67, 68, 546, 547, serverPort, 5353, 8472}
 	// Spanning tree, IPX and NetBIOS are 802.3 frames by their SAP.
 	ethertypes = []uint16{
 		0x42, 0xe0, 0xf0, 0x0805, 0x0842, 0x1234, 0x22f3, 0x6558, 0x8035, 0x80f3, 0x8137, 0x8863, 0x8864, 0x8847, 0x8848,
@@ -46,7 +46,7 @@ var (
 )
 
 // every is how many frames of the rest there are to one that a part has.
-const every = 41
+const every = 127
 
 // matrix makes the frames of a scene.
 type matrix struct {
@@ -68,7 +68,29 @@ func (s *scene) matrix(whole bool) []frame {
 		m.wrapped()
 		m.others()
 	}
+	for _, from := range s.present() {
+		m.from = from
+		m.beginnings()
+	}
+	for _, from := range s.present() {
+		m.from = from
+		m.answers()
+	}
 	return m.frames
+}
+
+// beginnings may begin a flow, to whatever hardware address they go. What answers it is
+// no flow of its own, so there must be none if the first frame is dropped.
+func (m *matrix) beginnings() {
+	for _, w := range []wrap{plain, tag0, tag1, pppoe} {
+		m.towards(frame{class: udp4, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo4, waysToAll4)
+		m.towards(frame{class: udp6, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo6, waysToAll6)
+	}
+}
+
+func (m *matrix) answers() {
+	m.towards(frame{class: answer4, number: clientPort, hop: 64, src: global}, true, waysTo4, nil)
+	m.towards(frame{class: answer6, number: clientPort, hop: 64, src: global}, true, waysTo6, nil)
 }
 
 // add adds a frame, if the scene has its addresses; of the rest, some only.
@@ -105,7 +127,8 @@ func (m *matrix) towards(f frame, known bool, single, all []way) {
 }
 
 // pretences are the others' addresses as one's own.
-func (m *matrix) pretences() (all []scope) {
+func (m *matrix) pretences() []scope {
+	all := []scope{remote}
 	for _, a := range m.scene.present() {
 		if a != m.from {
 			all = append(all, pretended+scope(a))
@@ -134,7 +157,7 @@ func (m *matrix) messages6() {
 	}
 	for _, port := range ports {
 		for _, src := range slices.Concat(own, m.pretences()) {
-			m.towards(frame{class: udp6, number: port, hop: 64, src: src}, port == 1000, waysTo6, waysToAll6)
+			m.towards(frame{class: udp6, number: port, hop: 64, src: src}, port == serverPort, waysTo6, waysToAll6)
 		}
 	}
 }
@@ -151,7 +174,7 @@ func (m *matrix) messages4() {
 	}
 	for _, port := range ports {
 		for _, src := range slices.Concat(own, m.pretences()) {
-			m.towards(frame{class: udp4, number: port, hop: 64, src: src}, port == 1000, waysTo4, waysToAll4)
+			m.towards(frame{class: udp4, number: port, hop: 64, src: src}, port == serverPort, waysTo4, waysToAll4)
 		}
 	}
 }
@@ -165,9 +188,9 @@ func (m *matrix) wrapped() {
 					m.towards(frame{class: icmp6, wrap: w, number: number, hop: hop, src: src}, number == 135 || w == hopByHop && hop == 1, waysTo6, waysToAll6)
 				}
 			}
-			m.towards(frame{class: udp6, wrap: w, number: 1000, hop: 64, src: src}, true, waysTo6, waysToAll6)
+			m.towards(frame{class: udp6, wrap: w, number: serverPort, hop: 64, src: src}, true, waysTo6, waysToAll6)
 			if w < hopByHop {
-				m.towards(frame{class: udp4, wrap: w, number: 1000, hop: 64, src: src}, true, waysTo4, waysToAll4)
+				m.towards(frame{class: udp4, wrap: w, number: serverPort, hop: 64, src: src}, true, waysTo4, waysToAll4)
 			}
 		}
 	}
@@ -187,7 +210,7 @@ func (m *matrix) others() {
 		for _, class := range []class{udp4, udp6} {
 			for _, to := range m.scene.present() {
 				if to != m.from {
-					m.add(frame{to: to, class: class, number: 1000, hop: 64, src: global, dst: global, mac: reserved + last}, true)
+					m.add(frame{to: to, class: class, number: serverPort, hop: 64, src: global, dst: global, mac: reserved + last}, true)
 				}
 			}
 		}

@@ -71,7 +71,7 @@ func (s scope) origin() string {
 	switch {
 	case s == nowhere:
 		return ""
-	case s >= pretended:
+	case s >= remote:
 		return " from another's address"
 	case s == global:
 		return " from its own global address"
