@@ -139,22 +139,29 @@ func linksOf(locals []policy.LocalAddr, found map[netip.Addr]node.PodLink) rules
 		was := closed[name]
 		closed[name] = [2]bool{was[0] || is[0], was[1] || is[1]}
 	}
+	var all ruleset.Links
+	somewhere := map[string]bool{}
 	for _, local := range locals {
 		at := found[local.Addr]
-		switch {
-		case local.HostInterface != "":
-			note(local.HostInterface, local.Closed)
-		case at.Own:
-			note(at.Names[0], local.Closed)
-		default: // the pod is behind one of these ports, and nobody can tell which
-			for _, name := range at.Names {
-				if !told[name] {
-					note(name, [2]bool{true, true})
-				}
+		own := local.HostInterface
+		if own == "" && at.Own {
+			own = at.Names[0]
+		}
+		if own != "" {
+			note(own, local.Closed)
+			all.Addrs = append(all.Addrs, ruleset.LinkAddr{Link: own, Addr: local.Addr})
+			continue
+		}
+		// The pod is behind one of these ports, and nobody can tell which.
+		all.SomewhereAddrs = append(all.SomewhereAddrs, local.Addr)
+		for _, name := range at.Names {
+			if !told[name] {
+				somewhere[name] = true
+				note(name, [2]bool{true, true})
 			}
 		}
 	}
-	var all ruleset.Links
+	all.Somewhere = slices.Sorted(maps.Keys(somewhere))
 	for _, name := range slices.Sorted(maps.Keys(closed)) {
 		all.All = append(all.All, name)
 		for d, is := range closed[name] {

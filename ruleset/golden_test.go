@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,7 +53,14 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 }
 
 // links are those of two pods, of which one is isolated for ingress, and a third.
-var links = ruleset.Links{All: []string{"veth-a", "veth-b", "veth-c"}, Closed: [2][]string{{"veth-a", "veth-c"}, {"veth-c"}}}
+var links = ruleset.Links{
+	All: []string{"veth-a", "veth-b", "veth-c"}, Closed: [2][]string{{"veth-a", "veth-c"}, {"veth-c"}},
+	Addrs: []ruleset.LinkAddr{
+		{Link: "veth-a", Addr: netip.MustParseAddr("10.244.1.7")}, {Link: "veth-a", Addr: netip.MustParseAddr("fd00:10:244:1::7")},
+		{Link: "veth-b", Addr: netip.MustParseAddr("10.244.1.9")},
+	},
+	Somewhere: []string{"veth-c"}, SomewhereAddrs: []netip.Addr{netip.MustParseAddr("10.244.1.8"), netip.MustParseAddr("fd00:10:244:1::8")},
+}
 
 func TestGoldens(t *testing.T) {
 	for path, table := range goldens(t) {

@@ -1,6 +1,12 @@
 package ruleset
 
-import "slices"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/podfence/podfence/policy"
+)
 
 // Where another plugin connects the pods, they have link-local addresses and can send and
 // get multicast, which no policy's address means. So what an isolated pod sends and gets
@@ -15,6 +21,18 @@ type Links struct {
 	// Closed are those of pods that are isolated for a direction, per policy.Direction,
 	// and those of which nobody can tell that they are not.
 	Closed [2][]string
+	// Addrs are the addresses of the pods whose own link is known.
+	Addrs []LinkAddr
+	// Somewhere are ports of bridges that pods are behind of which nobody can tell at
+	// which port they are, SomewhereAddrs these pods' addresses.
+	Somewhere      []string
+	SomewhereAddrs []netip.Addr
+}
+
+// LinkAddr is an address of a pod, with the pod's link.
+type LinkAddr struct {
+	Link string
+	Addr netip.Addr
 }
 
 // The sets of links, and what keeps to them in the table of family bridge.
@@ -25,8 +43,7 @@ const (
 	setRouterMessages6 = "discovery-router-messages"
 	setReports         = "discovery-reports"
 	setNeighbours      = "discovery-neighbours"
-	setNotOwn4         = "not-own-4"
-	setNotOwn6         = "not-own-6"
+	setSomewhereLinks  = "somewhere-links"
 	mapSent            = "frames-sent"
 	mapReceived        = "frames-received"
 
@@ -58,34 +75,58 @@ func BuildLinks(links Links) *Table {
 // takes in a kernel that holds the table as it was.
 func (t *Table) UpdateLinks(links Links) Plan {
 	u := update{Table: t}
-	for name, names := range map[string][]string{setPodLinks: links.All, setIngressLinks: links.Closed[0], setEgressLinks: links.Closed[1]} {
-		set := t.Sets[name]
-		if set == nil {
-			continue
+	want := linkElements(links)
+	for _, name := range sortedBy(want, func(s string) string { return s }) {
+		if set := t.Sets[name]; set != nil {
+			u.content(set, want[name])
 		}
-		want := map[Element]struct{}{}
-		for _, link := range names {
-			if len(link) < len(Element{}.Port) { // a longer name is no link's (IFNAMSIZ)
-				var e Element
-				copy(e.Port[:], link)
-				want[e] = struct{}{}
-			}
-		}
-		u.content(set, want)
 	}
-	slices.SortFunc(u.newSets, func(a, b Op) int { return compareString(setOf(a), setOf(b)) })
 	return u.plan()
 }
 
-// setOf is the set that elements are added to, or deleted from.
-func setOf(op Op) string {
-	switch op := op.(type) {
-	case AddElements:
-		return op.Set
-	case DeleteElements:
-		return op.Set
+// linkElements are the elements of the sets that have to do with links.
+func linkElements(links Links) map[string]map[Element]struct{} {
+	want := map[string]map[Element]struct{}{
+		linkAddrsSet(4): {}, linkAddrsSet(6): {}, somewhereSet(4): {}, somewhereSet(6): {},
 	}
-	return ""
+	for name, names := range map[string][]string{
+		setPodLinks: links.All, setIngressLinks: links.Closed[policy.Ingress], setEgressLinks: links.Closed[policy.Egress],
+		setSomewhereLinks: links.Somewhere,
+	} {
+		want[name] = map[Element]struct{}{}
+		for _, link := range names {
+			if e, ok := linkElement(Element{}, link); ok {
+				want[name][e] = struct{}{}
+			}
+		}
+	}
+	for _, of := range links.Addrs {
+		if e, ok := linkElement(AddrElement(of.Addr), of.Link); ok {
+			want[linkAddrsSet(familyOf(of.Addr))][e] = struct{}{}
+		}
+	}
+	for _, addr := range links.SomewhereAddrs {
+		want[somewhereSet(familyOf(addr))][AddrElement(addr)] = struct{}{}
+	}
+	return want
+}
+
+// linkElement adds a link to an element. A name that is too long is no link's (IFNAMSIZ).
+func linkElement(e Element, link string) (Element, bool) {
+	copy(e.Port[:], link)
+	return e, len(link) < len(e.Port)
+}
+
+// linkAddrsSet holds links with their pods' addresses, somewhereSet the addresses of pods
+// whose link nobody can tell.
+func linkAddrsSet(f family) string { return fmt.Sprintf("link-addresses-%d", f) }
+func somewhereSet(f family) string { return fmt.Sprintf("somewhere-%d", f) }
+
+func (f family) linkAddr() SetType {
+	if f == 4 {
+		return LinkAddr4
+	}
+	return LinkAddr6
 }
 
 // linkSets are the links.
@@ -93,15 +134,21 @@ func linkSets() []*Set {
 	set := func(name, comment string) *Set {
 		return &Set{Name: name, Type: IfName, Elements: map[Element]struct{}{}, Comment: comment}
 	}
-	return []*Set{
+	var sets []*Set
+	for _, f := range families {
+		sets = append(sets, &Set{
+			Name: linkAddrsSet(f), Type: f.linkAddr(), Elements: map[Element]struct{}{}, Comment: "this node's pods: link, and its own addresses",
+		})
+	}
+	return append(sets,
 		set(setPodLinks, "this node's pods' links"),
 		set(setEgressLinks, "links of pods that are isolated for egress, or not known"),
 		set(setIngressLinks, "links of pods that are isolated for ingress, or not known"),
-		{
+		&Set{
 			Name: setRouterMessages6, Type: ICMPv6Type, Elements: messageTypes([]uint8{listenerQuery, routerAdvertisement, redirect}),
 			Comment: "not a pod's to send",
 		},
-	}
+	)
 }
 
 // linkFrameSets are what else the table of family bridge knows frames by.
@@ -113,14 +160,19 @@ func linkFrameSets() []*Set {
 			{First: TypeIPv6}: {Action: Jump, Chain: ipv6},
 		}}
 	}
-	return []*Set{
+	var sets []*Set
+	for _, f := range families {
+		sets = append(sets, &Set{
+			Name: somewhereSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "pods behind one of the ports somewhere-links",
+		})
+	}
+	return append(sets,
+		&Set{Name: setSomewhereLinks, Type: IfName, Elements: map[Element]struct{}{}, Comment: "bridges' ports, of which nobody can tell whose"},
 		frames(mapSent, "what an isolated pod may send", chainSent4, chainSent6),
 		frames(mapReceived, "what an isolated pod may get", chainReceived4, chainReceived6),
-		{Name: setNeighbours, Type: ICMPv6Type, Elements: messageTypes([]uint8{135, 136}), Comment: "neighbour discovery"},
-		{Name: setReports, Type: ICMPv6Type, Elements: messageTypes([]uint8{131, 132, 143}), Comment: "listeners' reports, for routers"},
-		ranges(setNotOwn4, Range4, "no pod's own: this network, link-local, multicast, broadcast", "0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"),
-		ranges(setNotOwn6, Range6, "no pod's own: unspecified, link-local, multicast", "::/128", "fe80::/10", "ff00::/8"),
-	}
+		&Set{Name: setNeighbours, Type: ICMPv6Type, Elements: messageTypes([]uint8{135, 136}), Comment: "neighbour discovery"},
+		&Set{Name: setReports, Type: ICMPv6Type, Elements: messageTypes([]uint8{131, 132, 143}), Comment: "listeners' reports, for routers"},
+	)
 }
 
 // The ICMPv6 types that are a router's.
@@ -144,6 +196,15 @@ func linkChains() []*Chain {
 	}
 	from, to := Lookup{Fields: []Field{InPort}, Set: setEgressLinks}, Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}
 	of := func(field Field, set string) Match { return Lookup{Fields: []Field{field}, Set: set} }
+	// own accepts what is with one of the pod's own addresses.
+	own := func(link, addr Field, f family) []Rule {
+		return []Rule{
+			{Matches: []Match{Lookup{Fields: []Field{link, addr}, Set: linkAddrsSet(f)}}, Verdict: Verdict{Action: Accept}},
+			{Matches: []Match{of(link, setSomewhereLinks), of(addr, somewhereSet(f))}, Verdict: Verdict{Action: Accept}},
+		}
+	}
+	sent, received := "not from the pod's own address", "not to the pod's own address"
+	toAll := []Rule{drop(received, Multicast), drop(received, Broadcast)}
 	return []*Chain{
 		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: []Rule{
 			routersOnly,
@@ -156,28 +217,16 @@ func linkChains() []*Chain {
 			{Matches: []Match{to}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapReceived}},
 			drop("neither IP nor ARP", to),
 		}},
-		{Name: chainSent4, Rules: []Rule{
-			drop("not from the pod's own address", of(SrcAddr4, setNotOwn4)),
-			{Verdict: Verdict{Action: Accept}},
-		}},
-		{Name: chainSent6, Rules: []Rule{
+		{Name: chainSent4, Rules: append(own(InPort, SrcAddr4, 4), drop(sent))},
+		{Name: chainSent6, Rules: slices.Concat([]Rule{
 			askNode, jump(chainDiscovery, ICMPv6{}),
 			drop("not as neighbour discovery is", of(ICMPv6MessageType, setNeighbours)),
-			drop("not from the pod's own address", of(SrcAddr6, setNotOwn6)),
-			{Verdict: Verdict{Action: Accept}},
-		}},
-		{Name: chainReceived4, Rules: []Rule{
-			drop("not to the pod's own address", of(DstAddr4, setNotOwn4)),
-			drop("not to the pod's own address", Multicast), drop("not to the pod's own address", Broadcast),
-			{Verdict: Verdict{Action: Accept}},
-		}},
-		{Name: chainReceived6, Rules: []Rule{
+		}, own(InPort, SrcAddr6, 6), []Rule{drop(sent)})},
+		{Name: chainReceived4, Rules: slices.Concat(toAll, own(OutPort, DstAddr4, 4), []Rule{drop(received)})},
+		{Name: chainReceived6, Rules: slices.Concat([]Rule{
 			drop("for routers", of(ICMPv6MessageType, setReports)),
 			jump(chainDiscovery, ICMPv6{}),
-			drop("not to the pod's own address", of(DstAddr6, setNotOwn6)),
-			drop("not to the pod's own address", Multicast), drop("not to the pod's own address", Broadcast),
-			{Verdict: Verdict{Action: Accept}},
-		}},
+		}, toAll, own(OutPort, DstAddr6, 6), []Rule{drop(received)})},
 	}
 }
 
@@ -206,8 +255,23 @@ var linkLocal = Rule{
 	Verdict: Verdict{Action: Jump, Chain: chainLinkLocal},
 }
 
-// closedLink drops what comes by an isolated pod's link, or goes there, and is of no
-// address that is known.
-func closedLink(field Field, set, comment string) Rule {
-	return Rule{Matches: []Match{Lookup{Fields: []Field{field}, Set: set}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment}
+// notOwn drops what begins a flow by an isolated pod's link, and is not from the pod's own
+// address.
+func notOwn() (rules []Rule) {
+	for _, f := range families {
+		rules = append(rules, Rule{
+			Matches: []Match{
+				Lookup{Fields: []Field{InPort}, Set: setEgressLinks},
+				Lookup{Fields: []Field{InPort, f.src()}, Set: linkAddrsSet(f), Not: true},
+			},
+			Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not from the pod's own address",
+		})
+	}
+	return rules
+}
+
+// toUnknown drops what goes out by an isolated pod's link to no pod's address.
+var toUnknown = Rule{
+	Matches: []Match{Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}},
+	Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not to the pod's own address",
 }

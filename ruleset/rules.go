@@ -95,15 +95,17 @@ func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 	rules := append(knownFlows(o), first...)
 	rules = append(rules,
 		Rule{Matches: []Match{ICMPv6{}}, Verdict: Verdict{Action: Jump, Chain: chainDiscovery}},
+	)
+	if o.Links && d == policy.Egress {
+		rules = append(rules, notOwn()...)
+	}
+	rules = append(rules,
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
 	)
 	rules = append(rules, closedRules(d, nil)...)
-	switch {
-	case o.Links && d == policy.Egress:
-		rules = append(rules, closedLink(InPort, setEgressLinks, "not from the pod's own address"))
-	case o.Links:
-		rules = append(rules, closedLink(OutPort, setIngressLinks, "not to the pod's own address"))
+	if o.Links && d == policy.Ingress {
+		rules = append(rules, toUnknown)
 	}
 	return rules
 }

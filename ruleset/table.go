@@ -74,6 +74,8 @@ const (
 	Sender4                   // ifname . ether_addr . ipv4_addr
 	Sender6                   // ifname . ether_addr . ipv6_addr
 	IfName                    // ifname
+	LinkAddr4                 // ifname . ipv4_addr
+	LinkAddr6                 // ifname . ipv6_addr
 )
 
 // Element is one element of a set, or the key of one of a map. It is
@@ -93,7 +95,7 @@ type Element struct {
 	// MAC is the hardware address (EtherAddr, Sender4, Sender6).
 	MAC [6]byte
 	// Port is the name of the link, padded with zeros as the kernel does it
-	// (Sender4, Sender6, IfName).
+	// (Sender4, Sender6, IfName, LinkAddr4, LinkAddr6).
 	Port [16]byte
 }
 

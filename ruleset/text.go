@@ -184,6 +184,7 @@ func (t SetType) String() string {
 		Endpoint4: "ipv4_addr . inet_proto . inet_service", Endpoint6: "ipv6_addr . inet_proto . inet_service",
 		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
 		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr", IfName: "ifname",
+		LinkAddr4: "ifname . ipv4_addr", LinkAddr6: "ifname . ipv6_addr",
 	}[t]
 }
 
@@ -217,6 +218,8 @@ func (t SetType) text(e Element) string {
 		return etherTypeTexts[e.First]
 	case Sender4, Sender6:
 		return fmt.Sprintf("%q . %s . %s", portText(e), macText(e.MAC), t.addrOf(e))
+	case LinkAddr4, LinkAddr6:
+		return fmt.Sprintf("%q . %s", portText(e), t.addrOf(e))
 	case IfName:
 		return fmt.Sprintf("%q", portText(e))
 	}
@@ -228,7 +231,7 @@ func portText(e Element) string { return strings.TrimRight(string(e.Port[:]), "\
 
 // addrOf is the address of an element.
 func (t SetType) addrOf(e Element) netip.Addr {
-	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 {
+	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 || t == LinkAddr4 {
 		return netip.AddrFrom4([4]byte(e.Addr[:4]))
 	}
 	return netip.AddrFrom16(e.Addr)

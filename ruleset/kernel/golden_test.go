@@ -66,7 +66,14 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 }
 
 // links are those of two pods, of which one is isolated for ingress, and a third.
-var links = ruleset.Links{All: []string{"veth-a", "veth-b", "veth-c"}, Closed: [2][]string{{"veth-a", "veth-c"}, {"veth-c"}}}
+var links = ruleset.Links{
+	All: []string{"veth-a", "veth-b", "veth-c"}, Closed: [2][]string{{"veth-a", "veth-c"}, {"veth-c"}},
+	Addrs: []ruleset.LinkAddr{
+		{Link: "veth-a", Addr: netip.MustParseAddr("10.244.1.7")}, {Link: "veth-a", Addr: netip.MustParseAddr("fd00:10:244:1::7")},
+		{Link: "veth-b", Addr: netip.MustParseAddr("10.244.1.9")},
+	},
+	Somewhere: []string{"veth-c"}, SomewhereAddrs: []netip.Addr{netip.MustParseAddr("10.244.1.8"), netip.MustParseAddr("fd00:10:244:1::8")},
+}
 
 // attachment is a pod's, with the last byte of its hardware address.
 func attachment(port string, last byte, addrs ...string) policy.Attachment {

@@ -19,7 +19,7 @@ import (
 )
 
 // known reports whether the type of set is one of ruleset's.
-func known(t ruleset.SetType) bool { return t <= ruleset.IfName }
+func known(t ruleset.SetType) bool { return t <= ruleset.LinkAddr6 }
 
 // hasRanges reports whether the elements are ranges.
 func hasRanges(t ruleset.SetType) bool {
@@ -64,13 +64,18 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)
 	case ruleset.Sender6: // type ifname . ether_addr . ipv6_addr
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr)
+	case ruleset.LinkAddr4: // type ifname . ipv4_addr
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr)
+	case ruleset.LinkAddr6: // type ifname . ipv6_addr
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIP6Addr)
 	case ruleset.IfName: // type ifname
 		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian
 	default:
 		return nil, fmt.Errorf("unknown set type %d", op.Type)
 	}
 	switch op.Type {
-	case ruleset.Port, ruleset.PortRange, ruleset.Endpoint4, ruleset.Endpoint6, ruleset.Sender4, ruleset.Sender6:
+	case ruleset.Port, ruleset.PortRange, ruleset.Endpoint4, ruleset.Endpoint6, ruleset.Sender4, ruleset.Sender6,
+		ruleset.LinkAddr4, ruleset.LinkAddr6:
 		set.KeyByteOrder = nil
 	}
 	if op.Map && hasRanges(op.Type) {
@@ -102,6 +107,10 @@ func keyBytes(t ruleset.SetType) int {
 		return 2
 	case ruleset.IfName:
 		return 16
+	case ruleset.LinkAddr4:
+		return 20
+	case ruleset.LinkAddr6:
+		return 32
 	case ruleset.Sender4:
 		return 28
 	case ruleset.Sender6:
@@ -130,6 +139,8 @@ func setElement(to []nftables.SetElement, t ruleset.SetType, e ruleset.Element) 
 		return append(to, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, e.First)})
 	case ruleset.Sender4, ruleset.Sender6:
 		return append(to, nftables.SetElement{Key: slices.Concat(e.Port[:], e.MAC[:], []byte{0, 0}, e.Addr[:keyBytes(t)-24])})
+	case ruleset.LinkAddr4, ruleset.LinkAddr6:
+		return append(to, nftables.SetElement{Key: slices.Concat(e.Port[:], e.Addr[:keyBytes(t)-16])})
 	case ruleset.IfName:
 		return append(to, nftables.SetElement{Key: bytes.Clone(e.Port[:])})
 	default: // ruleset.Addr4, ruleset.Addr6
