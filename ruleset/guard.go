@@ -81,6 +81,7 @@ func (t *Table) UpdateGuard(attachments []policy.Attachment, gateway Gateway) Pl
 // guardElements are the elements of all sets that have to do with who there is.
 func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]map[Element]struct{} {
 	want := map[string]map[Element]struct{}{}
+	podAddrElements(want, nil)
 	for _, name := range []string{sendersSet(4), sendersSet(6), setGateway, setGatewayGroups, setGateway4, setGatewaySolicited} {
 		want[name] = map[Element]struct{}{}
 	}
@@ -89,6 +90,7 @@ func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]
 		if a.HostInterface == "" || len(a.HostInterface) >= len(Element{}.Port) || a.MAC == [6]byte{} {
 			continue
 		}
+		podAddrElements(want, a.IPs)
 		for _, addr := range a.IPs {
 			want[sendersSet(familyOf(addr))][senderElement(a.HostInterface, a.MAC, addr)] = struct{}{}
 		}
@@ -130,7 +132,7 @@ func senderElement(port string, mac [6]byte, addr netip.Addr) Element {
 
 func guardSets() []*Set {
 	none := func() map[Element]struct{} { return map[Element]struct{}{} }
-	return []*Set{
+	return append(groupSets(), []*Set{
 		{Name: sendersSet(4), Type: Sender4, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
 		{Name: sendersSet(6), Type: Sender6, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
 		{Name: setGateway, Type: EtherAddr, Elements: none(), Comment: "the bridge"},
@@ -143,7 +145,7 @@ func guardSets() []*Set {
 			{First: TypeARP}:  {Action: Jump, Chain: chainFramesARP},
 			{First: TypeIPv6}: {Action: Jump, Chain: chainFramesIPv6},
 		}},
-	}
+	}...)
 }
 
 // routerMessages are those of router discovery, redirects and multicast
@@ -172,7 +174,10 @@ func guardChains() []*Chain {
 			// on which the rules of the chains depend, is what is in the tag.
 			{Matches: []Match{PodPort{}}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapFrames}},
 			{Matches: []Match{PodPort{}}, Counter: true, Verdict: drop, Comment: "neither IP nor ARP"},
+			// From other bridges' ports, the uplink's perhaps.
+			toGroups()[0], toGroups()[1],
 		}},
+		groupsChain(),
 		{Name: chainPortsForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: []Rule{
 			{Matches: []Match{PodPort{}, Lookup{Fields: []Field{DstMAC}, Set: setGatewayGroups}}, Counter: true, Verdict: drop, Comment: "for the bridge alone"},
 		}},

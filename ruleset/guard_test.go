@@ -84,11 +84,13 @@ func TestGuardUpdateEqualsBuild(t *testing.T) {
 	}
 }
 
-// TestGuardPlans: a pod more is an element for each of its addresses.
+// TestGuardPlans: a pod more is an element of two sets for each of its addresses.
 func TestGuardPlans(t *testing.T) {
 	table := ruleset.BuildGuard(attachments(1), gateway)
 	chained := policy.Attachment{IPs: []netip.Addr{netip.MustParseAddr("10.244.1.9")}}
-	want := `add element bridge podfence senders-4 { "pfq3vd8s0mwe" . 0a:58:0a:f4:01:03 . 10.244.1.3 }
+	want := `add element bridge podfence pod-addresses-4 { 10.244.1.3 }
+add element bridge podfence pod-addresses-6 { fd00:10:244:1::3 }
+add element bridge podfence senders-4 { "pfq3vd8s0mwe" . 0a:58:0a:f4:01:03 . 10.244.1.3 }
 add element bridge podfence senders-6 { "pfq3vd8s0mwe" . 0a:58:0a:f4:01:03 . fd00:10:244:1::3 }
 `
 	if have := table.UpdateGuard(append(attachments(2), chained), gateway).Text(); have != want {

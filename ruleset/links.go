@@ -61,10 +61,10 @@ const (
 // neighbour discovery.
 func BuildLinks(links Links) *Table {
 	t := newTable(Bridge, Options{})
-	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets()) {
+	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets()) {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range append(linkChains(), discoveryChain(Options{}), listenersChain()) {
+	for _, chain := range append(linkChains(), discoveryChain(Options{}), listenersChain(), groupsChain()) {
 		t.Chains[chain.Name] = chain
 	}
 	t.UpdateLinks(links)
@@ -100,7 +100,9 @@ func linkElements(links Links) map[string]map[Element]struct{} {
 			}
 		}
 	}
+	podAddrElements(want, links.SomewhereAddrs)
 	for _, of := range links.Addrs {
+		podAddrElements(want, []netip.Addr{of.Addr})
 		if e, ok := linkElement(AddrElement(of.Addr), of.Link); ok {
 			want[linkAddrsSet(familyOf(of.Addr))][e] = struct{}{}
 		}
@@ -206,11 +208,11 @@ func linkChains() []*Chain {
 	sent, received := "not from the pod's own address", "not to the pod's own address"
 	toAll := []Rule{drop(received, Multicast), drop(received, Broadcast)}
 	return []*Chain{
-		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: []Rule{
+		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: append(toGroups(), []Rule{
 			routersOnly,
 			{Matches: []Match{from}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapSent}},
 			drop("neither IP nor ARP", from),
-		}},
+		}...)},
 		{Name: chainLinksForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: []Rule{
 			drop("for the node alone", routerSolicitation, from),
 			drop("for routers", of(ICMPv6MessageType, setReports), Lookup{Fields: []Field{OutPort}, Set: setPodLinks}, from),

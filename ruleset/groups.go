@@ -1,0 +1,69 @@
+package ruleset
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// A frame that goes to a group, or to all, though the IP packet in it is for one host, must
+// not reach the node. Where br_netfilter is on, connection tracking takes up the packet's
+// flow as soon as the bridge hands the node its copy, before any hook of family inet has
+// judged it (br_nf_local_in in net/bridge/br_netfilter_hooks.c, since Linux 6.8 and what
+// was ported back). What answers it would be established, and so would what follows. No
+// host sends such frames (RFC 1122 section 3.3.6), but a pod can.
+
+// podAddrsSet holds the addresses of this node's containers.
+func podAddrsSet(f family) string { return fmt.Sprintf("pod-addresses-%d", f) }
+
+// groupSets are what such frames are known by.
+func groupSets() []*Set {
+	sets := []*Set{
+		ranges(setGroups4, Range4, "multicast, and all", "224.0.0.0/4", "255.255.255.255/32"),
+		ranges(setGroups6, Range6, "multicast", "ff00::/8"),
+	}
+	for _, f := range families {
+		sets = append(sets, &Set{Name: podAddrsSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "this node's containers"})
+	}
+	return sets
+}
+
+const (
+	setGroups4  = "groups-4"
+	setGroups6  = "groups-6"
+	chainGroups = "to-groups"
+)
+
+// toGroups lead to groupsChain, in the bridge's prerouting.
+func toGroups() []Rule {
+	verdict := Verdict{Action: Jump, Chain: chainGroups}
+	return []Rule{{Matches: []Match{Multicast}, Verdict: verdict}, {Matches: []Match{Broadcast}, Verdict: verdict}}
+}
+
+// groupsChain drops those that are for a pod of this node, or from one.
+func groupsChain() *Chain {
+	chain := &Chain{Name: chainGroups}
+	for _, f := range families {
+		groups := map[family]string{4: setGroups4, 6: setGroups6}[f]
+		for _, matches := range [][]Match{
+			{Lookup{Fields: []Field{f.dst()}, Set: podAddrsSet(f)}},
+			{Lookup{Fields: []Field{f.src()}, Set: podAddrsSet(f)}, Lookup{Fields: []Field{f.dst()}, Set: groups, Not: true}},
+		} {
+			chain.Rules = append(chain.Rules, Rule{
+				Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "for one, but sent to all",
+			})
+		}
+	}
+	return chain
+}
+
+// podAddrElements are the elements of the sets of addresses.
+func podAddrElements(want map[string]map[Element]struct{}, addrs []netip.Addr) {
+	for _, f := range families {
+		if want[podAddrsSet(f)] == nil {
+			want[podAddrsSet(f)] = map[Element]struct{}{}
+		}
+	}
+	for _, addr := range addrs {
+		want[podAddrsSet(familyOf(addr))][AddrElement(addr)] = struct{}{}
+	}
+}
