@@ -206,7 +206,11 @@ func linkChains() []*Chain {
 		}
 	}
 	sent, received := "not from the pod's own address", "not to the pod's own address"
-	toAll := []Rule{drop(received, Multicast), drop(received, Broadcast)}
+	// A group sends nothing (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7): it would be
+	// the answer to what the pod has sent to the group.
+	toAll := func(groups Match) []Rule {
+		return []Rule{drop(received, Multicast), drop(received, Broadcast), drop("from a group", groups)}
+	}
 	return []*Chain{
 		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: append(toGroups(), []Rule{
 			routersOnly,
@@ -224,11 +228,11 @@ func linkChains() []*Chain {
 			askNode, jump(chainDiscovery, ICMPv6{}),
 			drop("not as neighbour discovery is", of(ICMPv6MessageType, setNeighbours)),
 		}, own(InPort, SrcAddr6, 6), []Rule{drop(sent)})},
-		{Name: chainReceived4, Rules: slices.Concat(toAll, own(OutPort, DstAddr4, 4), []Rule{drop(received)})},
+		{Name: chainReceived4, Rules: slices.Concat(toAll(of(SrcAddr4, setGroups4)), own(OutPort, DstAddr4, 4), []Rule{drop(received)})},
 		{Name: chainReceived6, Rules: slices.Concat([]Rule{
 			drop("for routers", of(ICMPv6MessageType, setReports)),
 			jump(chainDiscovery, ICMPv6{}),
-		}, toAll, own(OutPort, DstAddr6, 6), []Rule{drop(received)})},
+		}, toAll(of(SrcAddr6, setGroups6)), own(OutPort, DstAddr6, 6), []Rule{drop(received)})},
 	}
 }
 
