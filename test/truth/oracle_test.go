@@ -35,7 +35,29 @@ func (w *world) check() error {
 			}
 		}
 	}
-	return err
+	return errors.Join(err, w.checkFree(t))
+}
+
+// checkFree makes sure that an address that nobody has, by all that the agent was told,
+// is nobody's.
+func (w *world) checkFree(t *ruleset.Table) error {
+	for i := 2; t != nil && i < 7; i++ {
+		for _, v4 := range w.families {
+			ip := w.address(v4, false, i)
+			had := func(x *iface) bool { return (x.noted || x.state != over) && slices.Contains(x.ips, ip) }
+			shown := func(t *thing) bool { return podKnown(t) != nil && shows(podKnown(t), ip) }
+			if slices.ContainsFunc(w.ifaces, had) || slices.ContainsFunc(w.pods, shown) {
+				continue
+			}
+			if mapped(t, ip) || member(t, setOf("orphans", ip), ip) {
+				return fmt.Errorf("%s is nobody's, but in a map, or an orphan", ip)
+			}
+			if err := w.checkMembers(t, ip, nil); err != nil {
+				return fmt.Errorf("%s is nobody's, but %w", ip, err)
+			}
+		}
+	}
+	return nil
 }
 
 // unpromised reports whether nothing is promised of a container that the agent has lost

@@ -347,6 +347,10 @@ func (w *world) add(t *thing, uid types.UID, container, name string, s step) (st
 	w.count("a pod's sandbox is remade with other addresses", slices.ContainsFunc(w.ifaces, func(y *iface) bool {
 		return y.uid == uid && y.name == name && !slices.Equal(x.ips, y.ips)
 	}))
+	for _, y := range w.ifaces { // the agent takes this for its end
+		y.noted = y.noted && !slices.ContainsFunc(y.ips, func(ip netip.Addr) bool { return slices.Contains(x.ips, ip) })
+	}
+	x.noted = true
 	w.ifaces = append(w.ifaces, x)
 	return text, true, w.agent.add(x)
 }
@@ -356,7 +360,7 @@ func (w *world) giveUp(s step) (string, bool, error) {
 	if !ok || !w.running {
 		return nothing()
 	}
-	x.state = over
+	x.state, x.noted = over, false
 	return fmt.Sprintf("the ADD of %s is given up", x), true, w.agent.giveUp(x)
 }
 
@@ -372,10 +376,12 @@ func (w *world) end(x *iface, tell bool) error {
 			continue
 		}
 		if was == handed { // its ADD cannot go on
+			y.noted = false
 			if err := w.agent.giveUp(y); err != nil {
 				return err
 			}
 		} else if tell {
+			y.noted = false
 			if err := w.agent.del(y); err != nil {
 				return err
 			}
@@ -403,6 +409,7 @@ func (w *world) lateDel(s step) (string, bool, error) {
 	if !ok || !w.running {
 		return nothing()
 	}
+	x.noted = false
 	w.count("a DEL comes when another container has the address", w.taken(x.ips[0]))
 	return fmt.Sprintf("DEL of %s, late or again", x), true, w.agent.del(x)
 }
@@ -410,6 +417,9 @@ func (w *world) lateDel(s step) (string, bool, error) {
 func (w *world) collect(step) (string, bool, error) {
 	if !w.running {
 		return nothing()
+	}
+	for _, x := range w.ifaces {
+		x.noted = x.noted && x.state != over
 	}
 	return fmt.Sprintf("GC: valid are %v", w.inUse()), true, w.agent.gc(w.inUse())
 }
@@ -440,8 +450,8 @@ func (w *world) restartRuntime(s step) (string, bool, error) {
 // reboot leaves nothing of the node's life but what the API server has.
 func (w *world) reboot(step) (string, bool, error) {
 	err := w.halt()
-	for _, x := range w.inUse() {
-		x.state = over
+	for _, x := range w.ifaces {
+		x.state, x.noted = over, false
 	}
 	clear(w.ranges)
 	if err == nil {
@@ -492,7 +502,7 @@ func (w *world) loseNote(s step) (string, bool, error) {
 	if err := w.halt(); err != nil {
 		return "", true, err
 	}
-	x.lost = true
+	x.lost, x.noted = true, false
 	if err := w.agent.lose(x); err != nil {
 		return "", true, err
 	}

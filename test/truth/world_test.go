@@ -139,7 +139,9 @@ type iface struct {
 	said  types.UID
 	ips   []netip.Addr
 	state state
-	lost  bool // the agent has no note of it any more
+	lost  bool // the agent has lost its note of it
+	// noted: the agent was told of it, and has not been told that it is over.
+	noted bool
 }
 
 func (x *iface) String() string { return fmt.Sprintf("%s %s of %s", x.container, x.name, x.key) }
@@ -240,6 +242,7 @@ func (w *world) inUse() []*iface {
 	return w.those(func(x *iface) bool { return x.state != over })
 }
 
+// those are the interfaces that something holds for.
 func (w *world) those(which func(*iface) bool) (those []*iface) {
 	for _, x := range w.ifaces {
 		if which(x) {
