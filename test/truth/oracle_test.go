@@ -16,9 +16,9 @@ import (
 )
 
 // check is the oracle: what the package promises, for every address in use. A pod that
-// ended by the API server, while its container runs, may be fenced or closed.
-func (w *world) check() error {
-	t, err := w.agent.table()
+// ended by the API server, while its container runs, may be fenced or closed. There may
+// be no table.
+func (w *world) check(t *ruleset.Table) (err error) {
 	for _, x := range w.inUse() {
 		for _, ip := range x.ips {
 			p := podOf(x)

@@ -130,7 +130,11 @@ func (a *paper) gc(valid []*iface) error {
 
 func (a *paper) lose(x *iface) error { delete(a.kept, x.at()); return nil }
 
-func (a *paper) table() (*ruleset.Table, error) { return a.held, nil }
+func (a *paper) ended(*iface) error { return nil }
+
+func (a *paper) check(w *world) error { return w.check(a.held) }
+
+func (a *paper) close() error { return nil }
 
 // at names the interface, as CNI does.
 func (x *iface) at() handshake.Attachment {

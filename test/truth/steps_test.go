@@ -1,6 +1,7 @@
 package truth
 
 import (
+	"errors"
 	"fmt"
 	"math/rand"
 	"net/netip"
@@ -360,34 +361,29 @@ func (w *world) giveUp(s step) (string, bool, error) {
 	if !ok || !w.running {
 		return nothing()
 	}
-	x.state, x.noted = over, false
-	return fmt.Sprintf("the ADD of %s is given up", x), true, w.agent.giveUp(x)
+	x.noted = false
+	return fmt.Sprintf("the ADD of %s is given up", x), true, errors.Join(w.agent.giveUp(x), w.finish(x))
 }
 
 // end ends a sandbox, with or without the agent hearing of it.
 func (w *world) end(x *iface, tell bool) error {
+	var errs []error
 	for _, y := range w.inUse() {
 		if y.container != x.container {
 			continue
 		}
-		was := y.state
-		y.state = over
-		if !w.running {
-			continue
+		waits := y.state == handed && w.running
+		if waits { // its ADD cannot go on
+			errs = append(errs, w.agent.giveUp(y))
 		}
-		if was == handed { // its ADD cannot go on
+		errs = append(errs, w.finish(y))
+		y.noted = y.noted && !waits
+		if tell && !waits && w.running {
 			y.noted = false
-			if err := w.agent.giveUp(y); err != nil {
-				return err
-			}
-		} else if tell {
-			y.noted = false
-			if err := w.agent.del(y); err != nil {
-				return err
-			}
+			errs = append(errs, w.agent.del(y))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (w *world) ending(s step, tell bool, text string) (string, bool, error) {
@@ -451,13 +447,11 @@ func (w *world) restartRuntime(s step) (string, bool, error) {
 func (w *world) reboot(step) (string, bool, error) {
 	err := w.halt()
 	for _, x := range w.ifaces {
-		x.state, x.noted = over, false
+		err = errors.Join(err, w.finish(x))
+		x.noted = false
 	}
 	clear(w.ranges)
-	if err == nil {
-		err = w.agent.wipe()
-	}
-	return "the node reboots", true, err
+	return "the node reboots", true, errors.Join(err, w.agent.wipe())
 }
 
 // halt stops the agent. The ADDs that wait for it fail, and what it has kept of them
@@ -467,10 +461,11 @@ func (w *world) halt() error {
 		return nil
 	}
 	w.running = false
+	err := w.agent.stop()
 	for _, x := range w.those(func(x *iface) bool { return x.state == handed }) {
-		x.state = over
+		err = errors.Join(err, w.finish(x))
 	}
-	return w.agent.stop()
+	return err
 }
 
 func (w *world) stopAgent(step) (string, bool, error) {

@@ -17,6 +17,9 @@ var (
 	duration  = flag.Duration("duration", 0, "go on for so long instead of a number of histories")
 )
 
+// shrinking is how long it may take to shrink a history.
+const shrinking = 2 * time.Minute
+
 // length is how many steps a history has.
 const length = 80
 
@@ -57,7 +60,12 @@ func (h history) again(with func(setting) agent) outcome {
 // run takes steps and checks after each, until there are no more or something is wrong.
 func (h history) run(a agent, next func(taken int) (step, bool)) (o outcome) {
 	w, err := newWorld(h.setting, a)
-	defer func() { o.came = w.came }()
+	defer func() {
+		o.came = w.came
+		if err := a.close(); o.wrong == nil {
+			o.wrong = err
+		}
+	}()
 	if o.wrong = err; err != nil {
 		return o
 	}
@@ -72,7 +80,7 @@ func (h history) run(a agent, next func(taken int) (step, bool)) (o outcome) {
 		}
 		o.taken, o.texts = append(o.taken, s), append(o.texts, text)
 		if err == nil {
-			err = w.check()
+			err = a.check(w)
 		}
 		if o.wrong = err; err != nil {
 			return o
@@ -80,9 +88,13 @@ func (h history) run(a agent, next func(taken int) (step, bool)) (o outcome) {
 	}
 }
 
-// shrink leaves out the steps that what is wrong does not need, first many at once.
+// shrink leaves out the steps that what is wrong does not need, first many at once. It
+// stops after a while, whatever is left.
 func (h history) shrink(with func(setting) agent) (history, outcome) {
-	wrong := func(steps []step) bool { return history{h.setting, steps}.again(with).wrong != nil }
+	began := time.Now()
+	wrong := func(steps []step) bool {
+		return time.Since(began) < shrinking && history{h.setting, steps}.again(with).wrong != nil
+	}
 	for size := len(h.steps) / 2; size > 0; size /= 2 {
 		for at := len(h.steps) - size; at >= 0; at = min(at-1, len(h.steps)-size) {
 			if left := slices.Delete(slices.Clone(h.steps), at, at+size); wrong(left) {
@@ -102,24 +114,32 @@ func (o outcome) String() string {
 func onPaper(s setting) agent { return newPaper(s.ruleset) }
 
 // TestTruth goes through random histories with the model and the table alone.
-func TestTruth(t *testing.T) {
+func TestTruth(t *testing.T) { explore(t, *histories, length, onPaper, true) }
+
+// explore goes through random histories, and shrinks the first one in which something is
+// wrong.
+func explore(t *testing.T, number, length int, with func(setting) agent, all bool) {
+	t.Helper()
 	began, steps, n := time.Now(), 0, 0
 	came := map[string]int{}
-	for ; *duration == 0 && n < *histories || time.Since(began) < *duration; n++ {
+	for ; *duration == 0 && n < number || time.Since(began) < *duration; n++ {
 		at := *seed + int64(n)
-		h, o := draw(at, length, onPaper)
+		h, o := draw(at, length, with)
 		steps += len(o.taken)
 		for situation, times := range o.came {
 			came[situation] += times
 		}
 		if o.wrong != nil {
-			least, why := h.shrink(onPaper)
+			least, why := h.shrink(with)
+			if why.wrong == nil { // it does not happen each time
+				why = o
+			}
 			t.Fatalf("seed %d, history %d, after %d steps, of which %d do:\n%+v\n%s", at, n+1, len(o.taken), len(least.steps), h.setting, why)
 		}
 	}
 	took := time.Since(began)
 	t.Logf("%d histories, %d steps in %v: %.0f steps a second", n, steps, took.Round(time.Millisecond), float64(steps)/took.Seconds())
-	report(t, came, n >= 100)
+	report(t, came, all && n >= 100)
 }
 
 // report says how often each kind of step and each situation came up. None may be left

@@ -52,13 +52,16 @@ type agent interface {
 	add(*iface) error
 	answered(x *iface, expected bool) (bool, error)
 	giveUp(*iface) error
+	// ended says that a sandbox is no more, of which the agent need not hear.
+	ended(*iface) error
 	// del and gc are DEL and GC. lose takes away the note of an attachment, while the
 	// agent is stopped.
 	del(*iface) error
 	gc(valid []*iface) error
 	lose(*iface) error
-	// table is what the kernel holds; nil: nothing.
-	table() (*ruleset.Table, error)
+	// check makes sure that the promise is kept. close ends it all.
+	check(*world) error
+	close() error
 }
 
 // world is a node, as it really is.
@@ -339,6 +342,15 @@ func (w *world) settle() error {
 		}
 	}
 	return nil
+}
+
+// finish says that a sandbox is no more.
+func (w *world) finish(x *iface) error {
+	if x.state == over {
+		return nil
+	}
+	x.state = over
+	return w.agent.ended(x)
 }
 
 // count notes whether a situation has come up.
