@@ -75,7 +75,7 @@ func (w *world) unpromised(ip netip.Addr) bool {
 func (w *world) checkFenced(t *ruleset.Table, ip netip.Addr, p *corev1.Pod) error {
 	for _, d := range policy.Directions {
 		if v, in := verdict(t, d, ip); !in || !w.isVerdict(v, d, p) {
-			return fmt.Errorf("is %s/%s's (UID %s), but for %s the map has %v (%t)", p.Namespace, p.Name, p.UID, d, v, in)
+			return fmt.Errorf("is %s/%s's (UID %s), but for %s the map has %v (%t)", p.Namespace, p.Name, uidOf(p), d, v, in)
 		}
 	}
 	return nil

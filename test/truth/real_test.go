@@ -28,7 +28,7 @@ import (
 var realHistories = flag.Int("real", 2, "histories that a real agent goes through, in a real kernel")
 
 const (
-	realLength = 60
+	realLength = 100
 	// soon is when at the latest what must happen has, on a busy machine.
 	soon = 20 * time.Second
 	// looks is how long an ADD is watched that must not be answered: the agent looks every

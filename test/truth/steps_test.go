@@ -6,6 +6,7 @@ import (
 	"math/rand"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -111,11 +112,27 @@ func (w *world) schedule(s step) (string, bool, error) {
 	if s.b/8%4 == 0 {
 		p.Spec.NodeName = others
 	}
+	if s.b/32%6 == 0 && p.Spec.NodeName == random.Node { // kubelet has it from a file
+		p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: fmt.Sprint("static-", w.uids)}
+	}
+	if before := t.before(); before != nil && before.Annotations != nil && s.b/256%2 == 0 { // and makes its mirror anew
+		p.Spec.NodeName, p.Annotations = random.Node, before.Annotations
+		w.count("a static pod's mirror is made anew while its container runs", len(w.of(t, running)) > 0)
+	}
 	if w.startTimes {
 		p.Status.StartTime = &startTime
 	}
 	w.put(t, p)
-	return fmt.Sprintf("pod %s, UID %s, app=%s, ports %v is to run on %s", t.name, p.UID, p.Labels["app"], numbersOf(p), p.Spec.NodeName), true, nil
+	return fmt.Sprintf("pod %s, UID %s, app=%s, ports %v is to run on %s", t.name, uidOf(p), p.Labels["app"], numbersOf(p), p.Spec.NodeName), true, nil
+}
+
+// before is the pod that a name had last.
+func (t *thing) before() *corev1.Pod {
+	if len(t.versions) == 0 {
+		return nil
+	}
+	p, _ := t.versions[len(t.versions)-1].object.(*corev1.Pod)
+	return p
 }
 
 // key is a pod's.
@@ -165,9 +182,9 @@ func (w *world) forgetPod(s step) (string, bool, error) {
 		return nothing()
 	}
 	w.remove(t)
-	runs := slices.ContainsFunc(w.of(t, running), func(x *iface) bool { return x.uid == p.UID })
+	runs := slices.ContainsFunc(w.of(t, running), func(x *iface) bool { return x.uid == uidOf(p) })
 	w.count("a pod is deleted by force while its container runs", runs)
-	return fmt.Sprintf("the API server forgets pod %s (UID %s)", t.name, p.UID), true, nil
+	return fmt.Sprintf("the API server forgets pod %s (UID %s)", t.name, uidOf(p)), true, nil
 }
 
 func (w *world) relabel(s step) (string, bool, error) {
@@ -191,7 +208,7 @@ func (w *world) report(s step) (string, bool, error) {
 	if p == nil || p.Spec.NodeName != random.Node {
 		return nothing()
 	}
-	its := w.those(func(x *iface) bool { return x.pod == t && x.uid == p.UID && x.name == "eth0" })
+	its := w.those(func(x *iface) bool { return x.pod == t && x.uid == uidOf(p) && x.name == "eth0" })
 	slices.Reverse(its)
 	if len(its) > 1 && s.b%3 > 0 {
 		its = its[:1] // mostly it is the last one's
@@ -209,7 +226,7 @@ func (w *world) report(s step) (string, bool, error) {
 	}
 	w.change(t, func(p *corev1.Pod) { p.Status.Phase, p.Status.PodIPs = phase, podIPs(ips) })
 	w.count("a pod has ended by the API server while its container runs", ended(podNow(t)) && x.state == running)
-	return fmt.Sprintf("kubelet reports pod %s (UID %s) %s at %v", t.name, p.UID, phase, ips), true, nil
+	return fmt.Sprintf("kubelet reports pod %s (UID %s) %s at %v", t.name, uidOf(p), phase, ips), true, nil
 }
 
 func podIPs(ips []netip.Addr) (all []corev1.PodIP) {
@@ -271,7 +288,7 @@ func (t *thing) said() string {
 	case nil:
 		return t.name + " is no more"
 	case *corev1.Pod:
-		text := fmt.Sprintf("pod %s, UID %s, of %s, app=%s, ports %v, %s at %v", t.name, o.UID, o.Spec.NodeName, o.Labels["app"], numbersOf(o), o.Status.Phase, addrsOf(o))
+		text := fmt.Sprintf("pod %s, UID %s, of %s, app=%s, ports %v, %s at %v", t.name, uidOf(o), o.Spec.NodeName, o.Labels["app"], numbersOf(o), o.Status.Phase, addrsOf(o))
 		if o.DeletionTimestamp != nil {
 			text += ", terminates"
 		}
@@ -306,10 +323,10 @@ func (w *world) makeSandbox(s step) (string, bool, error) {
 	if p.Spec.NodeName != random.Node || p.DeletionTimestamp != nil || ended(p) {
 		return nothing()
 	}
-	if slices.ContainsFunc(w.inUse(), func(x *iface) bool { return x.pod == t && x.uid == p.UID }) {
+	if slices.ContainsFunc(w.inUse(), func(x *iface) bool { return x.pod == t && x.uid == uidOf(p) }) {
 		return nothing()
 	}
-	return w.add(t, p.UID, fmt.Sprint("container-", len(w.ifaces)), "eth0", s)
+	return w.add(t, uidOf(p), fmt.Sprint("container-", len(w.ifaces)), "eth0", s)
 }
 
 // makeSecond begins an ADD of a second interface of a container that runs.
@@ -340,6 +357,7 @@ func (w *world) add(t *thing, uid types.UID, container, name string, s step) (st
 		}
 		x.ips = append(x.ips, ip)
 	}
+	w.count("a static pod's sandbox is made", strings.HasPrefix(string(uid), "static-"))
 	text := fmt.Sprintf("ADD of %s (UID %s, told: %q) at %v", x, uid, x.said, x.ips)
 	if !w.running {
 		return text + " fails, as the agent is away", true, nil
@@ -566,19 +584,19 @@ func (w *world) look() {
 	for _, x := range w.inUse() {
 		p := podKnown(x.pod)
 		w.count("a container's pod is not known", podOf(x) == nil)
-		w.count("a container's pod is remade elsewhere under its name", p != nil && !here(p) && p.UID != x.uid)
-		w.count("a container's pod is remade here under its name", p != nil && here(p) && p.UID != x.uid)
+		w.count("a container's pod is remade elsewhere under its name", p != nil && !here(p) && uidOf(p) != x.uid)
+		w.count("a container's pod is remade here under its name", p != nil && here(p) && uidOf(p) != x.uid)
 		w.count("an ADD has to wait", x.state == handed && !w.answerable(x))
 		w.count("the agent is away while a container runs", !w.running)
 		w.count("a container has two interfaces", x.name == "net1")
 		for _, ip := range x.ips {
 			by := shown[ip]
-			w.count("the API server shows a container's address at another pod", slices.ContainsFunc(by, func(p *corev1.Pod) bool { return p.UID != x.uid }))
+			w.count("the API server shows a container's address at another pod", slices.ContainsFunc(by, func(p *corev1.Pod) bool { return uidOf(p) != x.uid }))
 			w.count("the API server shows a container's address at two pods", len(by) > 1)
 			w.count("another node's pod reports a container's address", slices.ContainsFunc(by, foreign))
 			w.count("an address is in no range", !w.ranges[ip.Is4()].IsValid() || !w.ranges[ip.Is4()].Contains(ip))
-			w.count("the API server does not show a container's address at its pod", p != nil && p.UID == x.uid && !shows(p, ip))
-			w.count("the API server shows other addresses at a container's pod", p != nil && p.UID == x.uid && !shows(p, ip) && len(p.Status.PodIPs) > 0 && x.name == "eth0")
+			w.count("the API server does not show a container's address at its pod", p != nil && uidOf(p) == x.uid && !shows(p, ip))
+			w.count("the API server shows other addresses at a container's pod", p != nil && uidOf(p) == x.uid && !shows(p, ip) && len(p.Status.PodIPs) > 0 && x.name == "eth0")
 			w.count("a note is lost, and nothing but the range closes the address", x.lost && !w.unpromised(ip))
 			w.count("a note is lost, and another node's pod reports the address", x.lost && !w.unpromised(ip) && len(by) > 0)
 		}

@@ -304,10 +304,19 @@ func (w *world) taken(ip netip.Addr) bool {
 // nil if the agent does not know it.
 func podOf(x *iface) *corev1.Pod {
 	p := podKnown(x.pod)
-	if p == nil || p.Spec.NodeName != random.Node || x.said != "" && p.UID != x.said {
+	if p == nil || p.Spec.NodeName != random.Node || x.said != "" && uidOf(p) != x.said {
 		return nil
 	}
 	return p
+}
+
+// uidOf is the UID that kubelet and the runtime know a pod by: a static one's, which the
+// API server has a mirror of, is not that of the object.
+func uidOf(p *corev1.Pod) types.UID {
+	if static, is := p.Annotations[corev1.MirrorPodAnnotationKey]; is {
+		return types.UID(static)
+	}
+	return p.UID
 }
 
 // ended reports whether the API server says that a pod's containers have ended.
@@ -335,7 +344,7 @@ func (w *world) settle() error {
 		if is {
 			x.state = running
 			if x.said == "" {
-				x.said = podOf(x).UID
+				x.said = uidOf(podOf(x))
 				w.count("the runtime tells no UID", true)
 				w.count("the agent takes an earlier pod of the name for a container's", x.said != x.uid)
 			}
