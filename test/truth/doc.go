@@ -23,5 +23,7 @@
 //
 // Of a pod on another node only the API server speaks, so nothing is promised of its
 // address. Nor is it of a container that the agent has lost its note of, while the API
-// server shows its address at a pod of this node: then that is believed.
+// server shows its address at a pod of this node: then that is believed. And where the
+// runtime tells no UID, the agent cannot tell a pod from an earlier one of its name that
+// it still knows: the container is fenced as that one's until it is made anew.
 package truth

@@ -3,7 +3,9 @@
 # property test: it must fail. Prints a line each, with how many histories it took, the
 # mean over SEEDS. Names on the command line choose some of them.
 #
-#   HISTORIES=2000 SEEDS="1 100001" test/truth/faults.sh [FAULT...]
+# A fault of which the patch says "Test: TestReal" takes the real agent to be found (root).
+#
+#   HISTORIES=2000 REAL=40 SEEDS="1 100001" test/truth/faults.sh [FAULT...]
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -28,7 +30,7 @@ for patch in "$here"/testdata/faults/*.patch; do
   (cd "$work/tree" && go test -c -o "$work/truth" ./test/truth)
   counts=()
   for seed in ${SEEDS:-1 100001 200001}; do
-    if (cd "$work/tree/test/truth" && "$work/truth" -test.run "^$test\$" -histories "${HISTORIES:-2000}" -seed "$seed") >"$work/out" 2>&1; then
+    if (cd "$work/tree/test/truth" && "$work/truth" -test.run "^$test\$" -histories "${HISTORIES:-2000}" -real "${REAL:-40}" -seed "$seed") >"$work/out" 2>&1; then
       counts=()
       break
     fi

@@ -112,10 +112,10 @@ func (w *world) schedule(s step) (string, bool, error) {
 	if s.b/8%4 == 0 {
 		p.Spec.NodeName = others
 	}
-	if s.b/32%6 == 0 && p.Spec.NodeName == random.Node { // kubelet has it from a file
+	if s.b/32%5 == 0 && p.Spec.NodeName == random.Node { // kubelet has it from a file
 		p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: fmt.Sprint("static-", w.uids)}
 	}
-	if before := t.before(); before != nil && before.Annotations != nil && s.b/256%2 == 0 { // and makes its mirror anew
+	if before := t.before(); before != nil && before.Annotations != nil { // and makes its mirror anew
 		p.Spec.NodeName, p.Annotations = random.Node, before.Annotations
 		w.count("a static pod's mirror is made anew while its container runs", len(w.of(t, running)) > 0)
 	}
@@ -367,7 +367,7 @@ func (w *world) add(t *thing, uid types.UID, container, name string, s step) (st
 		return y.uid == uid && y.name == name && !slices.Equal(x.ips, y.ips)
 	}))
 	for _, y := range w.ifaces { // the agent takes this for its end
-		y.noted = y.noted && !slices.ContainsFunc(y.ips, func(ip netip.Addr) bool { return slices.Contains(x.ips, ip) })
+		y.noted = y.noted && y.at() != x.at() && !slices.ContainsFunc(y.ips, func(ip netip.Addr) bool { return slices.Contains(x.ips, ip) })
 	}
 	x.noted = true
 	w.ifaces = append(w.ifaces, x)
@@ -419,7 +419,10 @@ func (w *world) loseSandbox(s step) (string, bool, error) {
 }
 
 func (w *world) lateDel(s step) (string, bool, error) {
-	x, ok := choose(w.those(func(x *iface) bool { return x.state == over }), s.a)
+	x, ok := choose(w.those(func(x *iface) bool {
+		// A runtime does not say DEL of what it has said ADD of since.
+		return x.state == over && !slices.ContainsFunc(w.inUse(), func(y *iface) bool { return y.at() == x.at() })
+	}), s.a)
 	if !ok || !w.running {
 		return nothing()
 	}

@@ -139,11 +139,10 @@ func explore(t *testing.T, number, length int, with func(setting) agent, all boo
 	}
 	took := time.Since(began)
 	t.Logf("%d histories, %d steps in %v: %.0f steps a second", n, steps, took.Round(time.Millisecond), float64(steps)/took.Seconds())
-	report(t, came, all && n >= 100)
+	report(t, came, all && n >= 500)
 }
 
-// report says how often each kind of step and each situation came up. None may be left
-// out.
+// report says how often each kind of step and each situation came up. All must have.
 func report(t *testing.T, came map[string]int, all bool) {
 	t.Helper()
 	for _, k := range kinds {
