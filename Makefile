@@ -10,6 +10,7 @@ FUZZTIME ?= 30s
 FUZZKERNEL ?= 1h
 SEED ?= 1
 SOAK ?= 10m
+DURATION ?= 10m
 ROUNDS ?= 5
 KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
@@ -123,6 +124,11 @@ bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/
 .PHONY: soak
 soak: packages envtest-assets ## Random changes and live probes against the verdict function (root): SOAK=10m
 	go test -count 1 -timeout 0 -v ./test/soak -soak $(SOAK)
+
+.PHONY: truth
+truth: packages ## A node's real life against the table, then against a real agent (root): DURATION=10m each, SEED=1
+	go test -count 1 -timeout 0 -v ./test/truth -run '^TestTruth$$' -duration $(DURATION) -seed $(SEED)
+	go test -count 1 -timeout 0 -v ./test/truth -run '^TestReal$$' -duration $(DURATION) -seed $(SEED)
 
 .PHONY: chaos
 chaos: packages envtest-assets ## Faults under live traffic, a line each, into docs/RELIABILITY.md's table (root)

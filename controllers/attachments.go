@@ -39,6 +39,9 @@ type Attachments struct {
 	// mu keeps what is said of attachments in order.
 	mu    sync.Mutex
 	known map[handshake.Attachment]policy.Attachment
+	// adds counts the adds; by has which of them told of an attachment.
+	adds uint64
+	by   map[handshake.Attachment]uint64
 	// pending are the pods whose adds have failed.
 	pending map[pendingPod]*pending
 }
@@ -72,6 +75,7 @@ func newAttachments(o Options, e *Enforcer, events client.Writer) (*Attachments,
 	a := &Attachments{
 		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, enforcer: e,
 		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
+		by: map[handshake.Attachment]uint64{},
 	}
 	var err error
 	if a.known, err = a.store.load(); err != nil {
@@ -130,14 +134,13 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 			return fmt.Errorf("pod %s: its port is not guarded: %w", attachment.Pod, err)
 		}
 	}
-	if err := a.keep(at, attachment); err != nil {
+	add, err := a.keep(at, attachment)
+	if err != nil {
 		return err
 	}
 	uid, err := a.committed(ctx, attachment)
-	if err == nil && attachment.UID == "" {
-		// From now on it is this very pod's, and not the next one's of its name.
-		attachment.UID = uid
-		err = a.keep(at, attachment)
+	if err == nil {
+		err = a.confirm(at, add, uid)
 	}
 	if err == nil && ctx.Err() != nil {
 		// Nobody waits for the answer any more: the plugin has undone its part,
@@ -146,7 +149,7 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 	}
 	a.report(attachment, err)
 	if err != nil {
-		return errors.Join(err, a.remove(func(other handshake.Attachment) bool { return other == at }))
+		return errors.Join(err, a.remove(func(other handshake.Attachment) bool { return other == at && a.by[at] == add }))
 	}
 	return nil
 }
@@ -191,24 +194,48 @@ func (a *Attachments) report(attachment policy.Attachment, failed error) {
 }
 
 // keep stores an attachment and feeds it. It is stored first: what was told
-// must not be forgotten, and what is stored but not fed was never confirmed.
-func (a *Attachments) keep(at handshake.Attachment, attachment policy.Attachment) error {
+// must not be forgotten, and what is stored but not fed was never confirmed. It returns
+// the number of this add.
+func (a *Attachments) keep(at handshake.Attachment, attachment policy.Attachment) (add uint64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// Whoever had one of the addresses before is gone, though nobody said so:
 	// the plugin gives none out twice.
-	err := a.forget(func(other handshake.Attachment) bool {
+	err = a.forget(func(other handshake.Attachment) bool {
 		return other != at && slices.ContainsFunc(a.known[other].IPs, func(ip netip.Addr) bool { return slices.Contains(attachment.IPs, ip) })
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
+	a.adds++
+	a.by[at] = a.adds
+	return a.adds, a.set(at, attachment)
+}
+
+func (a *Attachments) set(at handshake.Attachment, attachment policy.Attachment) error {
 	if err := a.store.save(at, attachment); err != nil {
 		return fmt.Errorf("keeping attachment %s %s: %w", at.ContainerID, at.IfName, err)
 	}
 	a.known[at] = attachment
 	a.enforcer.Feed(func(m *policy.Model) { m.SetAttachment(attachment) })
 	return nil
+}
+
+// confirm has an attachment be this very pod's, and not the next one's of its name. It
+// fails if the attachment is that of this add no more: what was told since is newer, and
+// its address may be another's.
+func (a *Attachments) confirm(at handshake.Attachment, add uint64, uid types.UID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	attachment := a.known[at]
+	switch {
+	case a.by[at] != add:
+		return fmt.Errorf("attachment %s %s is gone, or another add's", at.ContainerID, at.IfName)
+	case attachment.UID == uid:
+		return nil
+	}
+	attachment.UID = uid
+	return a.set(at, attachment)
 }
 
 // lookAgain is how often an add looks whether the watch has brought its pod:
@@ -252,6 +279,7 @@ func (a *Attachments) forget(gone func(handshake.Attachment) bool) error {
 			errs = append(errs, fmt.Errorf("forgetting attachment %s %s: %w", at.ContainerID, at.IfName, err))
 		}
 		delete(a.known, at)
+		delete(a.by, at)
 		a.enforcer.Feed(func(m *policy.Model) { m.DeleteAttachment(at.ContainerID, at.IfName) })
 	}
 	return errors.Join(errs...)

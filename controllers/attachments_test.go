@@ -135,6 +135,43 @@ func TestAddFails(t *testing.T) {
 	}
 }
 
+// TestAddAfterItsDel: an add that still waits when its del has come takes nothing from
+// the container that was given its address, or its name, since.
+func TestAddAfterItsDel(t *testing.T) {
+	a, _ := answering(t, t.TempDir())
+	begin := func(r handshake.Request, kept int) chan error {
+		answered := make(chan error, 1)
+		go func() { answered <- a.handle(t.Context(), r) }()
+		for told := false; !told; time.Sleep(time.Millisecond) {
+			a.mu.Lock()
+			told = len(a.known) == kept && a.known[handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}].UID == types.UID(r.Pod.UID)
+			a.mu.Unlock()
+		}
+		return answered
+	}
+	before := begin(add("c1", "web", "", "10.244.1.7"), 1)
+	if err := a.handle(t.Context(), handshake.Request{Op: handshake.OpDel, ContainerID: "c1", IfName: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	after := begin(add("c2", "web", "uid-1", "10.244.1.7"), 1)
+	again := begin(add("c3", "web", "", "10.244.1.8"), 2)
+	anew := begin(add("c3", "web", "uid-1", "10.244.1.8"), 2)
+	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	for name, c := range map[string]struct {
+		answered chan error
+		fails    bool
+	}{"before": {before, true}, "after": {after, false}, "again": {again, true}, "anew": {anew, false}} {
+		if err := <-c.answered; (err != nil) != c.fails {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, container := range []string{"c2", "c3"} {
+		if _, is := a.known[handshake.Attachment{ContainerID: container, IfName: "eth0"}]; !is {
+			t.Errorf("%s is forgotten: %v", container, a.known)
+		}
+	}
+}
+
 // TestAttachmentsSurvive: what was confirmed is there after a restart, until it
 // is removed, by name or by not being valid any more; an address that is given
 // out again is its former owner's no more.

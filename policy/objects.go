@@ -16,6 +16,7 @@ type Key = types.NamespacedName
 // Pod is what policy needs of a pod: a live one, on the pod network.
 type Pod struct {
 	Key
+	// UID is what kubelet and the container runtime know the pod by.
 	UID    types.UID
 	Node   string
 	Labels Labels
@@ -49,7 +50,7 @@ func PodOf(p *corev1.Pod) (*Pod, bool) {
 	}
 	pod := &Pod{
 		Key:         Key{Namespace: p.Namespace, Name: p.Name},
-		UID:         p.UID,
+		UID:         uidOf(p),
 		Node:        p.Spec.NodeName,
 		Labels:      LabelsOf(p.Labels),
 		IPs:         podIPs(p),
@@ -71,6 +72,16 @@ func PodOf(p *corev1.Pod) (*Pod, bool) {
 	})
 	pod.Ports = slices.Compact(pod.Ports)
 	return pod, true
+}
+
+// uidOf is the UID that kubelet and the container runtime know a pod by. Of a static pod
+// the API server has a mirror, with a UID of its own; the static pod's is in the mirror's
+// annotation, whether the manifest has given it or kubelet (as a hash).
+func uidOf(p *corev1.Pod) types.UID {
+	if static, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return types.UID(static)
+	}
+	return p.UID
 }
 
 // podIPs returns the pod's addresses: status.podIPs, or the older
