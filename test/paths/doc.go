@@ -13,6 +13,7 @@
 //	          host on its uplink, and one on a port of a foreign bridge that is no pod's
 //	frame     what is sent: who to whom, which kind, by which addresses; matrix makes all
 //	marks     each frame carries a number; watch tells by it who has received which
+//	flows     what begins a flow, its answer, and more of it: none of an isolated pod's
 //	list      what may arrive all the same, row by row with the reason
 //	tally     what has arrived and is on no row, similar frames together in one line
 //

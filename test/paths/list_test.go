@@ -8,113 +8,101 @@ type row struct {
 	what, why string
 	// by says by which connection of the pods, and in which families.
 	by func(*scene) bool
-	// Between whom; each pair must be seen.
-	from, at []actorID
-	is       func(frame) bool
+	// pairs are who receives it from whom. Each must be seen.
+	pairs []pair
+	is    func(frame) bool
 }
+
+type pair struct{ from, at actorID }
+
+var (
+	toNode   = []pair{{isolated, theNode}}
+	onBridge = []pair{
+		{isolated, theNode}, {isolated, neighbour}, {isolated, wire}, {neighbour, isolated}, {wire, isolated},
+	}
+)
 
 // list is all that passes.
 var list = []row{
 	{
-		"anything", "a node always reaches its pods",
-		everywhere, []actorID{theNode}, []actorID{isolated},
-		func(frame) bool { return true },
+		what: "anything", why: "a node always reaches its pods",
+		by: func(*scene) bool { return true }, pairs: []pair{{theNode, isolated}}, is: func(frame) bool { return true },
 	},
 
 	// On a bridge of another plugin's, pods find each other by themselves.
 	{
-		"ARP", "IPv4 needs to know who has which address; nothing else is in it",
-		func(s *scene) bool { return s.mode.foreign() && s.families.v4 },
-		[]actorID{isolated}, []actorID{neighbour, theNode, wire},
-		isARP,
+		what: "ARP", why: "IPv4 needs to know who has which address; nothing else is in it",
+		by: func(s *scene) bool { return s.mode.foreign() && s.families.v4 }, pairs: onBridge, is: isARP,
 	},
 	{
-		"ARP", "IPv4 needs to know who has which address; nothing else is in it",
-		func(s *scene) bool { return s.mode.foreign() && s.families.v4 },
-		[]actorID{neighbour, wire}, []actorID{isolated},
-		isARP,
+		what: "neighbour solicitation", why: "IPv6 needs to know who has which address (RFC 4861 section 4.3)",
+		by: foreignBridges, pairs: onBridge, is: isSolicitation,
 	},
 	{
-		"neighbour solicitation", "IPv6 needs to know who has which address (RFC 4861 section 4.3)",
-		foreignBridges, []actorID{isolated}, []actorID{neighbour, theNode, wire}, isSolicitation,
+		what: "neighbour advertisement", why: "the answer (RFC 4861 section 4.4)",
+		by: foreignBridges, pairs: onBridge, is: isAdvertisement,
 	},
 	{
-		"neighbour solicitation", "IPv6 needs to know who has which address (RFC 4861 section 4.3)",
-		foreignBridges, []actorID{neighbour, wire}, []actorID{isolated}, isSolicitation,
-	},
-	{
-		"neighbour advertisement", "the answer (RFC 4861 section 4.4)",
-		foreignBridges, []actorID{isolated}, []actorID{neighbour, theNode, wire}, isAdvertisement,
-	},
-	{
-		"neighbour advertisement", "the answer (RFC 4861 section 4.4)",
-		foreignBridges, []actorID{neighbour, wire}, []actorID{isolated}, isAdvertisement,
-	},
-	{
-		"multicast listener query", "a switch beyond the bridge asks who listens (RFC 3810 section 5.1)",
-		foreignBridges, []actorID{wire}, []actorID{isolated},
-		func(f frame) bool { return isListenerDiscovery(f) && f.number == 130 },
+		what: "multicast listener query", why: "a switch beyond the bridge asks who listens (RFC 3810 section 5.1)",
+		by: foreignBridges, pairs: []pair{{wire, isolated}},
+		is: func(f frame) bool { return isListenerDiscovery(f) && f.number == 130 },
 	},
 
 	// On a veth pair of its own, a pod has nobody but the node to find.
 	{
-		"ARP", "IPv4 needs to know who has which address; nothing else is in it",
-		func(s *scene) bool { return s.mode.by == "ptp" && s.families.v4 },
-		[]actorID{isolated}, []actorID{theNode}, isARP,
+		what: "ARP", why: "IPv4 needs to know who has which address; nothing else is in it",
+		by: func(s *scene) bool { return s.mode.routed() && s.families.v4 }, pairs: toNode, is: isARP,
 	},
 	{
-		"neighbour solicitation", "IPv6 needs to know who has which address (RFC 4861 section 4.3)",
-		routedVeths, []actorID{isolated}, []actorID{theNode}, isSolicitation,
+		what: "neighbour solicitation", why: "IPv6 needs to know who has which address (RFC 4861 section 4.3)",
+		by: routedVeths, pairs: toNode, is: isSolicitation,
 	},
 	{
-		"neighbour advertisement", "the answer (RFC 4861 section 4.4)",
-		routedVeths, []actorID{isolated}, []actorID{theNode}, isAdvertisement,
+		what: "neighbour advertisement", why: "the answer (RFC 4861 section 4.4)",
+		by: routedVeths, pairs: toNode, is: isAdvertisement,
 	},
 
 	// What pods of other plugins' say to their node.
 	{
-		"router solicitation", "a pod may ask its node for routers (RFC 4861 section 4.1)",
-		others, []actorID{isolated}, []actorID{theNode},
-		func(f frame) bool {
-			return f.class == icmp6 && f.wrap == plain && f.number == 133 && f.hop == 255 && f.dst == allRouters
-		},
+		what: "router solicitation", why: "a pod may ask its node for routers (RFC 4861 section 4.1)",
+		by: others, pairs: toNode, is: isRouterSolicitation,
 	},
 	{
-		"multicast listener discovery", "a bridge that looks into multicast learns who listens (RFC 3810 section 5)",
-		others, []actorID{isolated}, []actorID{theNode}, isListenerDiscovery,
+		what: "multicast listener discovery", why: "a bridge that looks into multicast learns who listens (RFC 3810 section 5)",
+		by: others, pairs: toNode, is: isListenerDiscovery,
 	},
 
-	// podfence's own bridge: pods know where it is, and need to ask for nothing.
+	// podfence's own bridge: pods know where it is, and need to ask for little.
 	{
-		"ARP with the pod's own address", "the kernel makes sure, now and then, that the gateway is still there",
-		func(s *scene) bool { return s.mode.by == "" && s.families.v4 },
-		[]actorID{isolated}, []actorID{theNode},
-		func(f frame) bool {
+		what: "ARP with the pod's own address", why: "the kernel makes sure, now and then, that the gateway is still there",
+		by: func(s *scene) bool { return s.mode.own() && s.families.v4 }, pairs: toNode,
+		is: func(f frame) bool {
 			return isARP(f) && f.src == global && (f.mac == router || f.mac == theirs || f.mac == everybody && f.to == theNode)
 		},
 	},
 	{
-		"neighbour solicitation from the pod's own address", "as ARP",
-		func(s *scene) bool { return s.mode.by == "" && s.families.v6 },
-		[]actorID{isolated}, []actorID{theNode},
-		func(f frame) bool { return isSolicitation(f) && f.src == global && f.to == theNode },
+		what: "neighbour solicitation from the pod's own address", why: "as ARP",
+		by: func(s *scene) bool { return s.mode.own() && s.families.v6 }, pairs: toNode,
+		is: func(f frame) bool { return isSolicitation(f) && f.src == global && f.to == theNode },
 	},
 	{
-		"neighbour advertisement from the pod's own address", "the answer to the node's own question",
-		func(s *scene) bool { return s.mode.by == "" && s.families.v6 },
-		[]actorID{isolated}, []actorID{theNode},
-		func(f frame) bool {
+		what: "neighbour advertisement from the pod's own address", why: "the answer to the node's own question",
+		by: func(s *scene) bool { return s.mode.own() && s.families.v6 }, pairs: toNode,
+		is: func(f frame) bool {
 			return isAdvertisement(f) && f.src == global && (f.to == theNode || f.dst == allNodes)
 		},
 	},
 }
 
-func everywhere(*scene) bool       { return true }
 func foreignBridges(s *scene) bool { return s.mode.foreign() }
-func routedVeths(s *scene) bool    { return s.mode.by == "ptp" }
-func others(s *scene) bool         { return s.mode.by != "" }
+func routedVeths(s *scene) bool    { return s.mode.routed() }
+func others(s *scene) bool         { return !s.mode.own() }
 
 func isARP(f frame) bool { return f.class == arp && (f.number == 1 || f.number == 2) }
+
+func isRouterSolicitation(f frame) bool {
+	return f.class == icmp6 && f.wrap == plain && f.number == 133 && f.hop == 255 && f.dst == allRouters
+}
 
 func isSolicitation(f frame) bool {
 	return f.class == icmp6 && f.wrap == plain && f.number == 135 && f.hop == 255 && (f.dst.unicast() || f.dst == solicited)

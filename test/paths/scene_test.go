@@ -39,8 +39,10 @@ var modes = []mode{
 	{"policy-only-bridge", "none", "bridge"}, {"policy-only-routed", "none", "ptp"},
 }
 
-// foreign says whether another's bridge connects the pods.
+// The connections are podfence's own bridge, another's, and routed veths.
+func (m mode) own() bool     { return m.by == "" }
 func (m mode) foreign() bool { return m.by == "bridge" }
+func (m mode) routed() bool  { return m.by == "ptp" }
 
 // device is the bridge, empty if there is none.
 func (m mode) device() string {
@@ -359,7 +361,7 @@ func (s *scene) podsYAML() string {
 
 // conflist is what the container runtime would call.
 func (s *scene) conflist() (*libcni.NetworkConfigList, error) {
-	if s.mode.by == "" {
+	if s.mode.own() {
 		data, err := os.ReadFile(filepath.Join(s.path("net.d"), install.ConflistName))
 		if err != nil {
 			return nil, err
