@@ -43,6 +43,7 @@ const (
 	setRouterMessages6 = "discovery-router-messages"
 	setReports         = "discovery-reports"
 	setNeighbours      = "discovery-neighbours"
+	setFrameTypes      = "frame-types"
 	setSomewhereLinks  = "somewhere-links"
 	mapSent            = "frames-sent"
 	mapReceived        = "frames-received"
@@ -58,7 +59,8 @@ const (
 
 // BuildLinks returns the table of family bridge that closes the ports of isolated pods on
 // other plugins' bridges to all but IP from and to their own addresses, ARP, and
-// neighbour discovery.
+// neighbour discovery. No pod sends tagged or otherwise wrapped frames, which the table of
+// family inet would not see, or plays the router.
 func BuildLinks(links Links) *Table {
 	t := newTable(Bridge, Options{})
 	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets()) {
@@ -170,6 +172,7 @@ func linkFrameSets() []*Set {
 	}
 	return append(sets,
 		&Set{Name: setSomewhereLinks, Type: IfName, Elements: map[Element]struct{}{}, Comment: "bridges' ports, of which nobody can tell whose"},
+		&Set{Name: setFrameTypes, Type: EtherType, Elements: map[Element]struct{}{{First: TypeIPv4}: {}, {First: TypeARP}: {}, {First: TypeIPv6}: {}}, Comment: "what a pod may send"},
 		frames(mapSent, "what an isolated pod may send", chainSent4, chainSent6),
 		frames(mapReceived, "what an isolated pod may get", chainReceived4, chainReceived6),
 		&Set{Name: setNeighbours, Type: ICMPv6Type, Elements: messageTypes([]uint8{135, 136}), Comment: "neighbour discovery"},
@@ -214,6 +217,7 @@ func linkChains() []*Chain {
 	return []*Chain{
 		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: append(toGroups(), []Rule{
 			routersOnly,
+			drop("neither IP nor ARP", Lookup{Fields: []Field{InPort}, Set: setPodLinks}, Lookup{Fields: []Field{FrameType}, Set: setFrameTypes, Not: true}),
 			{Matches: []Match{from}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapSent}},
 			drop("neither IP nor ARP", from),
 		}...)},

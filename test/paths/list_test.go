@@ -44,8 +44,23 @@ var list = []row{
 	},
 	{
 		what: "multicast listener query", why: "a switch beyond the bridge asks who listens (RFC 3810 section 5.1)",
-		by: foreignBridges, pairs: []pair{{wire, isolated}},
+		by: toldPorts, pairs: []pair{{wire, isolated}},
 		is: func(f frame) bool { return isListenerDiscovery(f) && f.number == 130 },
+	},
+
+	{
+		what: "neighbour discovery in fragments", why: "as the whole: they are put together before they are judged",
+		by: toldPorts, pairs: []pair{{neighbour, isolated}, {wire, isolated}}, is: inFragments,
+	},
+	{
+		what: "multicast listener discovery", why: "a switch beyond the bridge learns who listens (RFC 3810 section 5)",
+		by: toldPorts, pairs: []pair{{isolated, wire}},
+		is: func(f frame) bool { return isListenerDiscovery(f) && f.number != 130 },
+	},
+	{
+		what: "anything in a neighbour's name", why: "another plugin's to prevent, where it does not tell which port is whose",
+		by: untoldPorts, pairs: []pair{{isolated, neighbour}, {isolated, theNode}, {isolated, outside}, {isolated, wire}},
+		is: func(f frame) bool { return f.src == pretended+scope(neighbour) },
 	},
 
 	// On a veth pair of its own, a pod has nobody but the node to find.
@@ -63,6 +78,10 @@ var list = []row{
 	},
 
 	// What pods of other plugins' say to their node.
+	{
+		what: "neighbour discovery in fragments", why: "as the whole: they are put together before they are judged",
+		by: routedVeths, pairs: toNode, is: inFragments,
+	},
 	{
 		what: "router solicitation", why: "a pod may ask its node for routers (RFC 4861 section 4.1)",
 		by: others, pairs: toNode, is: isRouterSolicitation,
@@ -86,6 +105,11 @@ var list = []row{
 		is: func(f frame) bool { return isSolicitation(f) && f.src == global && f.to == theNode },
 	},
 	{
+		what: "neighbour discovery in fragments", why: "as the whole: they are put together before they are judged",
+		by: func(s *scene) bool { return s.mode.own() && s.families.v6 }, pairs: toNode,
+		is: func(f frame) bool { return inFragments(f) && f.src == global },
+	},
+	{
 		what: "neighbour advertisement from the pod's own address", why: "the answer to the node's own question",
 		by: func(s *scene) bool { return s.mode.own() && s.families.v6 }, pairs: toNode,
 		is: func(f frame) bool {
@@ -98,7 +122,23 @@ func foreignBridges(s *scene) bool { return s.mode.foreign() }
 func routedVeths(s *scene) bool    { return s.mode.routed() }
 func others(s *scene) bool         { return !s.mode.own() }
 
-func isARP(f frame) bool { return f.class == arp && (f.number == 1 || f.number == 2) }
+// toldPorts are bridges of which the plugin has told which ports are the pods'. Else any
+// port that could be a pod's is taken for one.
+func toldPorts(s *scene) bool { return s.mode.foreign() && s.mode.cni == "chained" }
+
+func untoldPorts(s *scene) bool { return s.mode.foreign() && s.mode.cni == "none" }
+
+func isARP(f frame) bool { return f.class == arp || f.class == ethertype && f.number == 0x0806 }
+
+// inFragments says whether neighbour discovery comes in fragments. Connection tracking has
+// put them together before they are judged.
+func inFragments(f frame) bool {
+	if f.wrap != fragment {
+		return false
+	}
+	f.wrap = plain
+	return isSolicitation(f) || isAdvertisement(f)
+}
 
 func isRouterSolicitation(f frame) bool {
 	return f.class == icmp6 && f.wrap == plain && f.number == 133 && f.hop == 255 && f.dst == allRouters
@@ -114,7 +154,7 @@ func isAdvertisement(f frame) bool {
 
 // isListenerDiscovery is it with a router alert, as kernels send it, or without.
 func isListenerDiscovery(f frame) bool {
-	return f.class == icmp6 && (f.wrap == plain || f.wrap == hopByHop) && slices.Contains([]uint16{130, 131, 132, 143}, f.number) && f.hop == 1 &&
+	return f.class == icmp6 && (f.wrap == plain || f.wrap == hopByHop || f.wrap == fragment) && slices.Contains([]uint16{130, 131, 132, 143}, f.number) && f.hop == 1 &&
 		!f.dst.unicast() && f.dst != unspecified && (f.src == linkLocal || f.src == unspecified)
 }
 
