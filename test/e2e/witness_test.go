@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,21 +31,20 @@ const witnessPort = 9998
 const (
 	// lookEvery is how often a node is looked at for sandboxes that it has not had.
 	lookEvery = 20 * time.Millisecond
-	// sendEvery is how often a witness in a sandbox sends to the other witnesses that
-	// have addresses of their own, and sweepEvery how often all send to each address
-	// that a pod of the node can have.
-	sendEvery, sweepEvery = 20 * time.Millisecond, 300 * time.Millisecond
+	// callEvery is how often a witness in a sandbox sends to those outside, and every
+	// how many such times it sends to each address that a pod of the node can have.
+	callEvery, callsInSweep = 20 * time.Millisecond, 15
 )
 
 // witness stands in one network namespace. It sends its name to all others, and takes
 // down whose it hears: what passes between two containers, it passes between their
 // witnesses, whatever the API says of their addresses.
 type witness struct {
-	name string
-	conn *net.UDPConn
-	// asker asks each address which program answers there. Nil in sandboxes.
-	asker *net.UDPConn
-	done  chan struct{}
+	name, netns string
+	conn        *net.UDPConn
+	// asks says that it also asks each address which program answers there.
+	asks bool
+	done chan struct{}
 
 	mu sync.Mutex
 	// pod is whose sandbox it is, by the cgroup of the processes in it; empty until
@@ -53,9 +53,29 @@ type witness struct {
 	// ips are the addresses that the namespace has, seen from inside.
 	ips []netip.Addr
 	// heard are the other witnesses, and answered the programs by address.
-	heard    map[string]*heard
+	heard    map[message]*heard
 	answered map[answer]*heard
 	gone     bool
+}
+
+// message is what witnesses send each other.
+type message struct {
+	from string
+	// flow says whether it was sent from the witnesses' port, so that it belongs to
+	// the flow of whoever had the address before, or begins one.
+	flow string
+}
+
+const (
+	keptFlow = "on a flow that it kept"
+	newFlow  = "on a new flow"
+)
+
+func (m message) String() string { return m.from + "\n" + m.flow }
+
+func parseMessage(text string) message {
+	from, flow, _ := strings.Cut(text, "\n")
+	return message{from, flow}
 }
 
 // answer is what program, by its host name, has answered at an address.
@@ -170,21 +190,19 @@ func (w *watch) place(t *testing.T, name, netns string, ips []string, ask bool) 
 	w.outside = append(w.outside, one)
 	w.wait.Go(one.listen)
 	if ask {
-		w.wait.Go(one.hearAnswers)
-		w.wait.Go(func() { w.sweep(one) })
+		w.wait.Go(func() { w.send(one) })
 	}
 }
 
-func newWitness(name, netns string, ask bool) (*witness, error) {
-	one := &witness{name: name, done: make(chan struct{}), heard: map[string]*heard{}, answered: map[answer]*heard{}}
-	err := cluster.Inside(netns, func() (err error) {
-		if one.conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: witnessPort}); err != nil || !ask {
-			return err
-		}
-		one.asker, err = net.ListenUDP("udp", nil)
+func newWitness(name, netns string, asks bool) (*witness, error) {
+	one := &witness{
+		name: name, netns: netns, asks: asks, done: make(chan struct{}),
+		heard: map[message]*heard{}, answered: map[answer]*heard{},
+	}
+	return one, cluster.Inside(netns, func() (err error) {
+		one.conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: witnessPort})
 		return err
 	})
-	return one, err
 }
 
 // leave ends a witness. What it has heard stays.
@@ -197,9 +215,6 @@ func (one *witness) leave() {
 	one.gone = true
 	close(one.done)
 	one.conn.Close()
-	if one.asker != nil {
-		one.asker.Close()
-	}
 }
 
 func (one *witness) listen() {
@@ -213,16 +228,17 @@ func (one *witness) listen() {
 			continue // that of a packet that it has sent
 		}
 		one.mu.Lock()
-		from := string(buffer[:n])
-		one.heard[from] = one.heard[from].again()
+		m := parseMessage(string(buffer[:n]))
+		one.heard[m] = one.heard[m].again()
 		one.mu.Unlock()
 	}
 }
 
-func (one *witness) hearAnswers() {
+// hearAnswers takes down what comes in to a socket until that is closed.
+func (one *witness) hearAnswers(conn *net.UDPConn) {
 	buffer := make([]byte, 128)
 	for {
-		n, from, err := one.asker.ReadFromUDPAddrPort(buffer)
+		n, from, err := conn.ReadFromUDPAddrPort(buffer)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -236,42 +252,87 @@ func (one *witness) hearAnswers() {
 	}
 }
 
-// sweep has a witness send to each address that a pod of the node can have, but for its
-// own, again and again.
-func (w *watch) sweep(one *witness) {
-	for tick := time.NewTicker(sweepEvery); ; {
-		for _, ip := range w.range_ {
-			if slices.Contains(one.addresses(), ip) {
-				continue
+// send has a witness send to those outside, and to each address that a pod of the node
+// can have but for its own, until it leaves.
+func (w *watch) send(one *witness) {
+	// Inside, as each new flow is another socket's.
+	_ = cluster.Inside(one.netns, func() error {
+		for tick, calls := time.NewTicker(callEvery), 0; ; calls++ {
+			if calls%callsInSweep == 0 {
+				w.sweep(one)
 			}
-			// An error is that of an earlier packet: nobody is there.
-			_, _ = one.conn.WriteToUDPAddrPort([]byte(one.name), netip.AddrPortFrom(ip, witnessPort))
-			if one.asker != nil {
-				_, _ = one.asker.WriteToUDPAddrPort([]byte("hostname"), netip.AddrPortFrom(ip, 8081))
+			w.call(one)
+			select {
+			case <-one.done:
+				tick.Stop()
+				return nil
+			case <-tick.C:
 			}
 		}
-		select {
-		case <-one.done:
-			tick.Stop()
-			return
-		case <-tick.C:
-		}
+	})
+}
+
+// call has a witness in a sandbox send to those outside.
+func (w *watch) call(one *witness) {
+	if len(one.addresses()) == 0 {
+		return
+	}
+	one.say(one.conn, keptFlow, w.places)
+	if conn := listenAnew(); conn != nil {
+		one.say(conn, newFlow, w.places)
+		conn.Close()
 	}
 }
 
-// call has a witness send to those outside, again and again.
-func (w *watch) call(one *witness) {
-	for tick := time.NewTicker(sendEvery); ; {
-		for _, place := range w.places {
-			_, _ = one.conn.WriteToUDPAddrPort([]byte(one.name), place)
-		}
-		select {
-		case <-one.done:
-			tick.Stop()
-			return
-		case <-tick.C:
+// sweep has a witness send to each address that a pod of the node can have, but for its
+// own.
+func (w *watch) sweep(one *witness) {
+	var others, programs []netip.AddrPort
+	for _, ip := range w.range_ {
+		if !slices.Contains(one.addresses(), ip) {
+			others = append(others, netip.AddrPortFrom(ip, witnessPort))
+			programs = append(programs, netip.AddrPortFrom(ip, 8081))
 		}
 	}
+	if !one.asks && len(one.addresses()) == 0 {
+		return // it would send to itself
+	}
+	one.say(one.conn, keptFlow, others)
+	conn := listenAnew()
+	if conn == nil {
+		return
+	}
+	one.say(conn, newFlow, others)
+	if !one.asks {
+		conn.Close()
+		return
+	}
+	for _, program := range programs {
+		_, _ = conn.WriteToUDPAddrPort([]byte("hostname"), program)
+	}
+	w.wait.Go(func() { one.hearAnswers(conn) })
+	time.AfterFunc(time.Second, func() { conn.Close() })
+}
+
+// say sends a witness's name. An error is that of an earlier packet, that nobody is
+// there, or the name cannot be sent yet.
+func (one *witness) say(conn *net.UDPConn, flow string, to []netip.AddrPort) {
+	text := []byte(message{one.name, flow}.String())
+	for _, address := range to {
+		_, _ = conn.WriteToUDPAddrPort(text, address)
+	}
+}
+
+// lastPort is the port of the last flow that was begun, above firstPort.
+var lastPort atomic.Uint32
+
+// listenAnew is a socket with a port that none had for a long time: a flow of it cannot
+// be one that somebody else has begun. It is nil while the thread's namespace has none
+// to give.
+func listenAnew() *net.UDPConn {
+	const firstPort, ports = 10_000, 50_000
+	conn, _ := net.ListenUDP("udp", &net.UDPAddr{Port: firstPort + int(lastPort.Add(1)%ports)})
+	return conn
 }
 
 func (one *witness) addresses() []netip.Addr {
@@ -335,17 +396,7 @@ func (w *watch) enter(name, path string) {
 	}
 	w.sandboxes[name] = one
 	w.wait.Go(one.listen)
-	w.wait.Go(func() { w.call(one) })
-	w.wait.Go(func() {
-		for len(one.addresses()) == 0 { // it must not send to itself
-			select {
-			case <-one.done:
-				return
-			case <-time.After(lookEvery):
-			}
-		}
-		w.sweep(one)
-	})
+	w.wait.Go(func() { w.send(one) })
 }
 
 func (one *witness) whose() string {
@@ -444,7 +495,7 @@ func (w *watch) now() map[string]*witness {
 func (one *witness) heardSince(from string, then time.Time) bool {
 	one.mu.Lock()
 	defer one.mu.Unlock()
-	h := one.heard[from]
+	h := one.heard[message{from, newFlow}]
 	return h != nil && h.last.After(then)
 }
 
@@ -463,7 +514,7 @@ func (one *witness) answersSince(name string, ip netip.Addr, then time.Time) boo
 func (w *watch) expectOpen(t *testing.T) map[string]*witness {
 	t.Helper()
 	then := time.Now()
-	eventually(t, 4*time.Minute, "all open pods of "+w.node+" to reach each other", func() error {
+	eventually(t, 2*time.Minute, "all open pods of "+w.node+" to reach each other", func() error {
 		now := w.now()
 		var errs []error
 		for uid, pod := range w.pods {
@@ -491,7 +542,7 @@ func (w *watch) open(pod *corev1.Pod, now map[string]*witness, then time.Time) e
 		if !place.heardSince(self.name, then) {
 			errs = append(errs, fmt.Errorf("%s has not heard %s", place.name, pod.Name))
 		}
-		if place.asker == nil {
+		if !place.asks {
 			continue
 		}
 		if !self.heardSince(place.name, then) {
@@ -532,10 +583,10 @@ func (w *watch) expectNoLeaks(t *testing.T) {
 	heard, answered := 0, 0
 	for _, one := range all {
 		one.mu.Lock()
-		for from, h := range one.heard {
+		for m, h := range one.heard {
 			heard += h.times
-			if from != one.name && (closed(one.name) || closed(from)) {
-				t.Errorf("denied: %s has heard %s %s", said(one.name), said(from), h)
+			if closed(one.name) || closed(m.from) {
+				t.Errorf("denied: %s has heard %s %s %s", said(one.name), said(m.from), m.flow, h)
 			}
 		}
 		for a, h := range one.answered {
