@@ -64,8 +64,7 @@ func TestSandboxesRemade(t *testing.T) {
 func TestRebootedWithOtherAddresses(t *testing.T) {
 	w := remadeNode(t)
 	w.expectSwaps(t, func() {
-		err := theCluster.RestartNode(context.Background(), 2, nil)
-		if err != nil {
+		if err := theCluster.RestartNode(context.Background(), 2, nil); err != nil {
 			t.Fatal(err)
 		}
 		w.rewindLeases(t)
