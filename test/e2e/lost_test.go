@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -169,7 +171,7 @@ func newLostPods(t *testing.T) *lostPods {
 // lostWays are the ways to and from the victims.
 func (l *lostPods) lostWays(t *testing.T) []way {
 	t.Helper()
-	around := []*corev1.Pod{l.others[0], l.far}
+	around := append([]*corev1.Pod{l.far}, l.others...)
 	all := slices.Concat(waysBetween(t, around, l.victims), waysBetween(t, l.victims, around))
 	for _, victim := range l.victims {
 		// By TCP alone: who sends UDP on the node itself is told that it may not.
@@ -280,41 +282,24 @@ func TestPodsDeletedByForce(t *testing.T) {
 func TestNodeDeleted(t *testing.T) {
 	ctx := context.Background()
 	l := newLostPods(t)
-	unknown := newStowaway(t, "node2", l.range_)
+	unknown := newStowaway(t, "node2", l.addressesInRange())
 	node, err := client.CoreV1().Nodes().Get(ctx, "node2", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range unknown.waysFrom(t, l.others[0]) {
-		if err := w.closed(); err != nil {
-			t.Error(err)
-		}
-	}
+	unknown.expectClosed(t, l.others[0])
 	freezeKubelet(t, "node2")
 	if err := client.CoreV1().Nodes().Delete(ctx, "node2", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	deleted := time.Now()
 	time.Sleep(lostWithin)
-	among := slices.Concat(waysBetween(t, l.others, l.victims), waysBetween(t, l.victims, l.others))
-	for _, w := range among {
-		if err := w.opens(); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, w := range unknown.waysFrom(t, l.others[0]) {
-		if err := w.closed(); err != nil {
-			t.Error(err)
-		}
-	}
+	expectOpenNow(t, slices.Concat(waysBetween(t, l.others, l.victims), waysBetween(t, l.victims, l.others)))
+	unknown.expectClosed(t, l.others[0])
 	deleteByForce(t, l.victims...)
 	l.expectLost(t, time.Now().Add(lostWithin))
 	l.forget(l.victims...)
-	for _, w := range waysBetween(t, l.others, l.others) {
-		if err := w.opens(); err != nil {
-			t.Error(err)
-		}
-	}
+	expectOpenNow(t, waysBetween(t, l.others, l.others))
 	t.Logf("the Node was away for %s", time.Since(deleted).Round(time.Second))
 
 	// As somebody does who has kept it; the node itself would ask for another range.
@@ -325,15 +310,71 @@ func TestNodeDeleted(t *testing.T) {
 	if _, err := client.CoreV1().Nodes().Create(ctx, again, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := theCluster.Signal("node2", "kubelet", syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	agentsReady(t)
+	restartKubelet(t, "node2")
 	l.expectEnded(t)
 	for _, talk := range l.talks {
 		talk.check(t, "other-0 to other-1")
 	}
 	l.expectNoLeaks(t)
+}
+
+// TestNodeForgotten: a Node is deleted, and stays away until the API server has deleted
+// its pods as well, the agent's among them. Their containers run, and nothing passes to
+// or from any. When the node is back it may have another range, in which all is as it
+// should be.
+func TestNodeForgotten(t *testing.T) {
+	ctx := context.Background()
+	l := newLostPods(t)
+	for _, talk := range l.talks {
+		talk.end()
+	}
+	l.victims, l.others = append(l.victims, l.others...), nil
+	freezeKubelet(t, "node2")
+	if err := client.CoreV1().Nodes().Delete(ctx, "node2", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 4*time.Minute, "the pods of a Node that is gone to be deleted", func() error {
+		left, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=node2"})
+		if err == nil && len(left.Items) > 0 {
+			err = fmt.Errorf("%d are left", len(left.Items))
+		}
+		return err
+	})
+	l.expectLost(t, time.Now().Add(lostWithin))
+	l.forget(l.victims...)
+	l.expectNoLeaks(t)
+	l.forget(l.deniedPods()...)
+	restartKubelet(t, "node2")
+	l.sweepRange(t)
+	t.Logf("the node's range begins at %s now", l.addressesInRange()[0])
+	l.expectEnded(t)
+}
+
+// restartKubelet ends a node's kubelet, which starts again, and waits until the node and
+// all agents are ready.
+func restartKubelet(t *testing.T, node string) {
+	t.Helper()
+	if err := theCluster.Signal(node, "kubelet", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, node+" to have a range for its pods", func() error {
+		object, err := client.CoreV1().Nodes().Get(context.Background(), node, metav1.GetOptions{})
+		if err == nil && len(object.Spec.PodCIDRs) == 0 {
+			err = errors.New("it has none")
+		}
+		return err
+	})
+	agentsReady(t)
+}
+
+// expectOpenNow fails the test for each of the ways that is not open.
+func expectOpenNow(t *testing.T, ways []way) {
+	t.Helper()
+	for _, w := range ways {
+		if err := w.opens(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // stowaway is a network namespace on a node with an address of its pod range, that
@@ -404,8 +445,33 @@ func (s *stowaway) waysAt(name, netns string) []way {
 	return ways(name+" to a stowaway", netns, s.ips, 8080, 0)
 }
 
-// waysFrom are those from a pod to a stowaway, and back.
-func (s *stowaway) waysFrom(t *testing.T, pod *corev1.Pod) []way {
+// expectClosed fails the test unless the way between a stowaway and a pod of its node is
+// closed, both ways, and it is podfence that closes it.
+func (s *stowaway) expectClosed(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
-	return append(s.waysAt(pod.Name, netnsOf(t, pod)), waysToPod("a stowaway to "+pod.Name, s.netns, pod)...)
+	before := dropped(t, "node2", "no pod known by this address")
+	for _, w := range append(s.waysAt(pod.Name, netnsOf(t, pod)), waysToPod("a stowaway to "+pod.Name, s.netns, pod)...) {
+		if err := w.closed(); err != nil {
+			t.Error(err)
+		}
+		after := dropped(t, "node2", "no pod known by this address")
+		if after == before {
+			t.Errorf("%s: podfence has dropped nothing", w)
+		}
+		before = after
+	}
+}
+
+var packetsDropped = regexp.MustCompile(`counter packets ([0-9]+) .*drop comment "([^"]*)"`)
+
+// dropped counts what the rules with a comment have dropped on a node.
+func dropped(t *testing.T, node, comment string) (total int) {
+	t.Helper()
+	for _, match := range packetsDropped.FindAllStringSubmatch(run(t, node, "nft", "list", "table", "inet", "podfence"), -1) {
+		if match[2] == comment {
+			packets, _ := strconv.Atoi(match[1])
+			total += packets
+		}
+	}
+	return total
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // remadeNode is node2 with pods, some of which nothing may reach or come from, under
@@ -80,6 +82,7 @@ func (w *watch) expectSwaps(t *testing.T, remake func()) {
 	toOpen, toDenied := 0, 0
 	for round := 0; round < 5 && (toOpen == 0 || toDenied == 0); round++ {
 		remake()
+		w.expectStale(t, before)
 		w.expectRemade(t, before)
 		after := w.expectOpen(t)
 		w.expectNoLeaks(t)
@@ -109,6 +112,22 @@ func (w *watch) expectSwaps(t *testing.T, remake func()) {
 	}
 	if toOpen == 0 || toDenied == 0 {
 		t.Errorf("no address went from an open pod to a denied one (%d) or the other way (%d): nothing is shown", toDenied, toOpen)
+	}
+}
+
+// expectStale fails the test unless the API still shows the pods where they were.
+func (w *watch) expectStale(t *testing.T, before map[string]*witness) {
+	t.Helper()
+	for uid, pod := range w.pods {
+		now, err := client.CoreV1().Pods(pod.Namespace).Get(context.Background(), pod.Name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ip := range before[uid].addresses() {
+			if !slices.Contains(podIPs(now), ip.String()) {
+				t.Errorf("the API shows %s at %s already, and no more at %s: nothing is shown", pod.Name, podIPs(now), ip)
+			}
+		}
 	}
 }
 

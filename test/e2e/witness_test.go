@@ -109,8 +109,6 @@ func (h *heard) String() string {
 // that the network namespace is there, and one in each of some places outside.
 type watch struct {
 	node string
-	// range_ are all addresses that a pod of the node can get.
-	range_ []netip.Addr
 	// places are the addresses of the witnesses outside.
 	places []netip.AddrPort
 	// pods are those that were told of, by UID, and denied those that nothing may reach
@@ -120,7 +118,9 @@ type watch struct {
 
 	wait sync.WaitGroup // for what the witnesses do
 
-	mu        sync.Mutex
+	mu sync.Mutex
+	// inRange are all addresses that a pod of the node can get.
+	inRange   []netip.Addr
 	outside   []*witness
 	sandboxes map[string]*witness // by the name of the namespace, which is never used again
 }
@@ -130,9 +130,10 @@ type watch struct {
 func watchNode(t *testing.T, node string, denied, open, elsewhere []*corev1.Pod) *watch {
 	t.Helper()
 	w := &watch{
-		node: node, range_: rangeOf(t, node), pods: map[string]*corev1.Pod{}, denied: map[string]bool{},
+		node: node, pods: map[string]*corev1.Pod{}, denied: map[string]bool{},
 		sandboxes: map[string]*witness{},
 	}
+	w.sweepRange(t)
 	for _, pod := range slices.Concat(denied, open) {
 		w.pods[string(pod.UID)] = pod
 	}
@@ -160,21 +161,30 @@ func watchNode(t *testing.T, node string, denied, open, elsewhere []*corev1.Pod)
 	return w
 }
 
-// rangeOf are the addresses of a node's pod ranges: of an IPv6 range the first, where
-// leases begin.
-func rangeOf(t *testing.T, name string) (all []netip.Addr) {
+// sweepRange has the witnesses send to the addresses of the node's pod ranges, as its
+// Node object shows them now: of an IPv6 range the first, where leases begin.
+func (w *watch) sweepRange(t *testing.T) {
 	t.Helper()
-	node, err := client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
+	node, err := client.CoreV1().Nodes().Get(context.Background(), w.node, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	var all []netip.Addr
 	for _, text := range node.Spec.PodCIDRs {
 		cidr := netip.MustParsePrefix(text)
 		for a, n := cidr.Addr(), 0; n < 256 && cidr.Contains(a); a, n = a.Next(), n+1 {
 			all = append(all, a)
 		}
 	}
-	return all
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.inRange = all
+}
+
+func (w *watch) addressesInRange() []netip.Addr {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.inRange
 }
 
 // place puts a witness outside of the node.
@@ -288,7 +298,7 @@ func (w *watch) call(one *witness) {
 // own.
 func (w *watch) sweep(one *witness) {
 	var others, programs []netip.AddrPort
-	for _, ip := range w.range_ {
+	for _, ip := range w.addressesInRange() {
 		if !slices.Contains(one.addresses(), ip) {
 			others = append(others, netip.AddrPortFrom(ip, witnessPort))
 			programs = append(programs, netip.AddrPortFrom(ip, 8081))
@@ -557,8 +567,8 @@ func (w *watch) open(pod *corev1.Pod, now map[string]*witness, then time.Time) e
 	return errors.Join(errs...)
 }
 
-// expectNoLeaks fails the test for all that has ever passed to or from a denied pod, or
-// a sandbox of which nobody knows whose it was.
+// expectNoLeaks fails the test for all that has passed to or from a denied pod, or a
+// sandbox of which nobody knows whose it was, since it was called last.
 func (w *watch) expectNoLeaks(t *testing.T) {
 	t.Helper()
 	all := w.all()
@@ -587,6 +597,7 @@ func (w *watch) expectNoLeaks(t *testing.T) {
 			heard += h.times
 			if closed(one.name) || closed(m.from) {
 				t.Errorf("denied: %s has heard %s %s %s", said(one.name), said(m.from), m.flow, h)
+				delete(one.heard, m)
 			}
 		}
 		for a, h := range one.answered {
@@ -618,8 +629,10 @@ func (w *watch) sandboxesEver() (all []*witness) {
 }
 
 func (w *watch) deniedPods() (all []*corev1.Pod) {
-	for uid := range w.denied {
-		all = append(all, w.pods[uid])
+	for uid, pod := range w.pods {
+		if w.denied[uid] {
+			all = append(all, pod)
+		}
 	}
 	return all
 }
