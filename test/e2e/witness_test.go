@@ -31,9 +31,11 @@ const witnessPort = 9998
 const (
 	// lookEvery is how often a node is looked at for sandboxes that it has not had.
 	lookEvery = 20 * time.Millisecond
-	// callEvery is how often a witness in a sandbox sends to those outside, and every
-	// how many such times it sends to each address that a pod of the node can have.
-	callEvery, callsInSweep = 20 * time.Millisecond, 15
+	// callEvery is how often a witness in a sandbox sends to those outside. Every
+	// freshCalls times it begins a new flow as well: connection tracking keeps each for
+	// 30 seconds. Every callsInSweep times it sends to each address that a pod of the
+	// node can have.
+	callEvery, freshCalls, callsInSweep = 20 * time.Millisecond, 5, 15
 )
 
 // witness stands in one network namespace. It sends its name to all others, and takes
@@ -271,7 +273,7 @@ func (w *watch) send(one *witness) {
 			if calls%callsInSweep == 0 {
 				w.sweep(one)
 			}
-			w.call(one)
+			w.call(one, calls%freshCalls == 0)
 			select {
 			case <-one.done:
 				tick.Stop()
@@ -282,12 +284,15 @@ func (w *watch) send(one *witness) {
 	})
 }
 
-// call has a witness in a sandbox send to those outside.
-func (w *watch) call(one *witness) {
+// call has a witness in a sandbox send to those outside, on a new flow as well or not.
+func (w *watch) call(one *witness, fresh bool) {
 	if len(one.addresses()) == 0 {
 		return
 	}
 	one.say(one.conn, keptFlow, w.places)
+	if !fresh {
+		return
+	}
 	if conn := listenAnew(); conn != nil {
 		one.say(conn, newFlow, w.places)
 		conn.Close()
