@@ -46,7 +46,10 @@ type witness struct {
 	conn        *net.UDPConn
 	// asks says that it also asks each address which program answers there.
 	asks bool
-	done chan struct{}
+	// early says that it is in a sandbox that was there before the watch: one that
+	// nobody is in any more may have been any earlier pod's.
+	early bool
+	done  chan struct{}
 
 	mu sync.Mutex
 	// pod is whose sandbox it is, by the cgroup of the processes in it; empty until
@@ -358,10 +361,11 @@ func (one *witness) addresses() []netip.Addr {
 
 // look finds the node's sandboxes as they come and go, until it is to stop.
 func (w *watch) look(stop <-chan struct{}) {
-	for tick := time.NewTicker(lookEvery); ; {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for early := true; ; early = false {
 		select {
 		case <-stop:
-			tick.Stop()
 			return
 		case <-tick.C:
 		}
@@ -377,7 +381,7 @@ func (w *watch) look(stop <-chan struct{}) {
 		}
 		for name, path := range found {
 			if w.sandboxes[name] == nil {
-				w.enter(name, path)
+				w.enter(name, path, early)
 			}
 		}
 		w.mu.Unlock()
@@ -404,11 +408,12 @@ func (w *watch) sandboxPaths() map[string]string {
 
 // enter puts a witness into a sandbox. One that is not quite there yet is entered when
 // it is looked at next.
-func (w *watch) enter(name, path string) {
+func (w *watch) enter(name, path string, early bool) {
 	one, err := newWitness(name, path, false)
 	if err != nil {
 		return
 	}
+	one.early = early
 	w.sandboxes[name] = one
 	w.wait.Go(one.listen)
 	w.wait.Go(func() { w.send(one) })
@@ -572,18 +577,19 @@ func (w *watch) open(pod *corev1.Pod, now map[string]*witness, then time.Time) e
 	return errors.Join(errs...)
 }
 
-// expectNoLeaks fails the test for all that has passed to or from a denied pod, or a
+// expectNoLeaks fails the test for all that has passed to or from a denied pod, or a new
 // sandbox of which nobody knows whose it was, since it was called last.
 func (w *watch) expectNoLeaks(t *testing.T) {
 	t.Helper()
 	all := w.all()
 	whose := map[string]string{} // the pods of the witnesses in sandboxes
+	early := map[string]bool{}
 	for _, one := range w.sandboxesEver() {
-		whose[one.name] = one.whose()
+		whose[one.name], early[one.name] = one.whose(), one.early
 	}
 	closed := func(name string) bool {
 		pod, sandbox := whose[name]
-		return sandbox && (pod == "" || w.denied[pod])
+		return sandbox && (w.denied[pod] || pod == "" && !early[name])
 	}
 	said := func(name string) string {
 		pod, sandbox := whose[name]
