@@ -77,7 +77,8 @@ func TestRebootedWithOtherAddresses(t *testing.T) {
 		if err := theCluster.RestartNode(context.Background(), 2, nil); err != nil {
 			t.Fatal(err)
 		}
-		rewindLeases(t, w.node)
+		// As where they are kept in memory; containerd is not up yet.
+		run(t, w.node, "rm", "-rf", "/var/lib/cni/podfence")
 	})
 	agentsReady(t)
 }

@@ -156,6 +156,7 @@ func watchNode(t *testing.T, node string, denied, open, elsewhere []*corev1.Pod)
 		w.look(stop)
 	}()
 	t.Cleanup(func() {
+		w.expectNoLeaks(t) // whatever else has failed
 		close(stop)
 		<-stopped
 		for _, one := range w.all() {
@@ -620,11 +621,13 @@ func (w *watch) expectNoLeaks(t *testing.T) {
 		one.mu.Unlock()
 	}
 	// The kernel's own counts of what has come in to those that run miss nothing.
-	for uid := range w.now() {
-		if w.denied[uid] {
-			if n := received(t, w.pods[uid]); n != 0 {
-				t.Errorf("%s has received %d denied packets", w.pods[uid].Name, n)
-			}
+	now := w.now()
+	for _, pod := range w.deniedPods() {
+		if now[string(pod.UID)] == nil {
+			continue
+		}
+		if n := received(t, pod); n != 0 {
+			t.Errorf("%s has received %d denied packets", pod.Name, n)
 		}
 	}
 	t.Logf("%s: %d sandboxes; %d packets heard that may be, and %d answers", w.node, len(whose), heard, answered)
