@@ -206,7 +206,7 @@ func TestHost(t *testing.T) {
 		Services: []service{
 			{Name: "first", Command: []string{"sh", "-c", "echo $$ >>/var/runs; hostname >/var/name; echo 7 >/proc/sys/vm/panic_on_oom; exec sleep 0.1"}, Ready: []string{"sh", "-c", "test $(wc -l </var/runs) -ge 2"}},
 			{Name: "second", Command: []string{"sh", "-c", "cp /var/runs /var/seen && touch /run/lost /etc/kept"}, Once: true},
-			{Name: "third", Command: []string{"sh", "-c", "touch /var/third; exec sleep 600"}},
+			{Name: "third", Command: []string{"sh", "-c", "touch /var/third; exec tail -f /dev/null"}},
 		},
 	}
 	machine, err := os.ReadFile("/proc/sys/vm/panic_on_oom")
@@ -248,6 +248,21 @@ func TestHost(t *testing.T) {
 	}
 	if now, err := os.ReadFile("/proc/sys/vm/panic_on_oom"); string(now) != string(machine) || err != nil {
 		t.Errorf("the machine's sysctl is %q, %v", now, err)
+	}
+
+	// One that was ended by a signal comes up again.
+	third := filepath.Join(tree, "tree/var/third")
+	if err := errors.Join(os.Remove(third), c.Signal(NodeName(1), "tail", unix.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.poll(ctx, 10*time.Second, "the third service to start again", func() error {
+		_, err := os.Stat(third)
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := c.Signal(NodeName(1), "fourth", unix.SIGKILL); err == nil {
+		t.Error("a service that there is not was signalled")
 	}
 
 	// What must succeed and does not ends the host, and says so.

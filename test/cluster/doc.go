@@ -27,5 +27,6 @@
 //	Cluster.RESTConfig    for client-go
 //	Cluster.Exec          a command on a host
 //	Cluster.RestartNode   the node's namespaces torn down and up
+//	Cluster.Signal        a signal to a service of a host
 //	Cluster.LoadImage     an image archive into every node's containerd
 package cluster

@@ -278,6 +278,10 @@ func mountAll(root *rootSpec) error {
 			return err
 		}
 	}
+	// As everywhere, so that what is kept there is emptied, too.
+	if err := os.Symlink("/run", at+"/var/run"); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
 	if err := hideSysctls(at); err != nil {
 		return err
 	}
