@@ -91,7 +91,7 @@ func TestRulesetDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(string(data), "<!-- golden: ")
-	for _, name := range []string{"default-deny", "web", "default-deny-options", "masquerade", "guard"} {
+	for _, name := range []string{"default-deny", "web", "default-deny-options", "masquerade", "links", "guard"} {
 		if !strings.Contains(string(data), "<!-- golden: "+name+".nft -->") {
 			t.Errorf("%s does not show %s.nft", path, name)
 		}
