@@ -5,6 +5,9 @@
 //	                 model; so does what is gone
 //	manifests.go     the other source: a folder of YAML, without a cluster
 //	enforcer.go      the model's changes, one transaction after another
+//	attachments.go   what the CNI plugin says: whose an address of this node is
+//	guard.go         the bridge's table, where podfence connects the pods
+//	links.go         the pods' links, where another plugin does
 //	refusals.go      policies that the kernel refuses, found by search.go
 //	problems.go      a Warning Event for what cannot be enforced
 //

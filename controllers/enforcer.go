@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -348,6 +351,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	delta := e.model.Take()
 	fed = e.fed
 	e.mu.Unlock()
+	e.sayOrphans(delta.Orphans)
 	if delta.Cluster != nil {
 		signal(e.nodes)
 	}
@@ -358,6 +362,18 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		return fed, e.table.Replacement()
 	}
 	return fed, update
+}
+
+// sayOrphans says which addresses of containers are closed, as their pod is not known, and
+// which are open again. While a pod starts, its address is one for a moment.
+func (e *Enforcer) sayOrphans(changed map[netip.Addr]bool) {
+	for _, addr := range slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare) {
+		if changed[addr] {
+			e.log.V(1).Info("An address is closed, as its container's pod is not known", "address", addr.String())
+		} else {
+			e.log.V(1).Info("An address is closed no more", "address", addr.String())
+		}
+	}
 }
 
 // judgeFlows has established flows judged anew after each commit, until ctx is

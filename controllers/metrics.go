@@ -16,6 +16,7 @@ type metrics struct {
 	operations prometheus.Counter
 	objects    *prometheus.GaugeVec
 	elements   prometheus.Gauge
+	orphans    prometheus.Gauge
 	problems   prometheus.Gauge
 	refused    prometheus.Gauge
 	mismatches prometheus.Counter
@@ -43,6 +44,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		elements: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_table_elements", Help: "Elements in all sets and maps of the kernel's table.",
 		}),
+		orphans: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_orphan_addresses", Help: "Addresses that containers of this node have whose pod is not known: closed. More than zero for long is a container that outlives its pod.",
+		}),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",
 		}),
@@ -62,7 +66,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
 	return m
 }
 
@@ -88,4 +92,5 @@ func (m *metrics) holds(table *ruleset.Table) {
 	m.objects.WithLabelValues("chain").Set(float64(size.Chains))
 	m.objects.WithLabelValues("rule").Set(float64(size.Rules))
 	m.elements.Set(float64(size.Elements))
+	m.orphans.Set(float64(size.Orphans))
 }

@@ -364,7 +364,11 @@ func PortElement(protocol policy.Protocol, port uint16) Element {
 }
 
 // Size counts what a table holds.
-type Size struct{ Sets, Maps, Chains, Rules, Elements int }
+type Size struct {
+	Sets, Maps, Chains, Rules, Elements int
+	// Orphans are addresses of containers whose pod is not known.
+	Orphans int
+}
 
 // Size counts what the table holds. It costs its sets and chains, not its
 // elements.
@@ -376,6 +380,11 @@ func (t *Table) Size() (s Size) {
 			s.Sets++
 		}
 		s.Elements += len(set.Elements) + len(set.Verdicts)
+	}
+	for _, f := range families {
+		if set := t.Sets[orphansSet(f)]; set != nil {
+			s.Orphans += len(set.Elements)
+		}
 	}
 	for _, chain := range t.Chains {
 		s.Chains++
