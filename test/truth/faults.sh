@@ -30,7 +30,7 @@ for patch in "$here"/testdata/faults/*.patch; do
   (cd "$work/tree" && go test -c -o "$work/truth" ./test/truth)
   counts=()
   for seed in ${SEEDS:-1 100001 200001}; do
-    if (cd "$work/tree/test/truth" && "$work/truth" -test.run "^$test\$" -histories "${HISTORIES:-2000}" -real "${REAL:-40}" -seed "$seed") >"$work/out" 2>&1; then
+    if (cd "$work/tree/test/truth" && "$work/truth" -test.run "^$test\$" -histories "${HISTORIES:-2000}" -real "${REAL:-40}" -shrink 10s -seed "$seed") >"$work/out" 2>&1; then
       counts=()
       break
     fi

@@ -45,7 +45,7 @@ func (w *world) checkFree(t *ruleset.Table) error {
 		for _, v4 := range w.families {
 			ip := w.address(v4, false, i)
 			had := func(x *iface) bool { return (x.noted || x.state != over) && slices.Contains(x.ips, ip) }
-			shown := func(t *thing) bool { return podKnown(t) != nil && shows(podKnown(t), ip) }
+			shown := func(t *thing) bool { return podKnown(t) != nil && shows(podKnown(t), ip) && !w.noted(t) }
 			if slices.ContainsFunc(w.ifaces, had) || slices.ContainsFunc(w.pods, shown) {
 				continue
 			}
@@ -62,13 +62,18 @@ func (w *world) checkFree(t *ruleset.Table) error {
 
 // unpromised reports whether nothing is promised of a container that the agent has lost
 // its note of: its address is in no range, or the API server, which is believed then,
-// shows it at a pod of this node.
+// shows it at a pod of this node of which the agent has no other note.
 func (w *world) unpromised(ip netip.Addr) bool {
 	prefix, there := w.ranges[ip.Is4()]
 	return !there || !prefix.Contains(ip) || slices.ContainsFunc(w.pods, func(t *thing) bool {
 		p := podKnown(t)
-		return p != nil && p.Spec.NodeName == random.Node && !ended(p) && shows(p, ip)
+		return p != nil && p.Spec.NodeName == random.Node && !ended(p) && shows(p, ip) && !w.noted(t)
 	})
+}
+
+// noted reports whether the agent has a note of an attachment of a pod that it knows.
+func (w *world) noted(t *thing) bool {
+	return slices.ContainsFunc(w.ifaces, func(x *iface) bool { return x.noted && x.pod == t && podOf(x) != nil })
 }
 
 // checkFenced makes sure that an address is a pod's, in both maps.

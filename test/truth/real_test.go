@@ -143,6 +143,7 @@ func (a *real) stop() error {
 		add.hangUp()
 		<-add.answer
 		delete(a.adds, x)
+		x.noted = false // it has been undone
 	}
 	return err
 }

@@ -15,10 +15,8 @@ var (
 	histories = flag.Int("histories", 500, "histories that the model and the table go through")
 	seed      = flag.Int64("seed", 1, "seed of the first history; the others follow")
 	duration  = flag.Duration("duration", 0, "go on for so long instead of a number of histories")
+	shrinking = flag.Duration("shrink", 2*time.Minute, "how long it may take to shrink a history in which something is wrong")
 )
-
-// shrinking is how long it may take to shrink a history.
-const shrinking = 2 * time.Minute
 
 // length is how many steps a history has.
 const length = 80
@@ -93,7 +91,7 @@ func (h history) run(a agent, next func(taken int) (step, bool)) (o outcome) {
 func (h history) shrink(with func(setting) agent) (history, outcome) {
 	began := time.Now()
 	wrong := func(steps []step) bool {
-		return time.Since(began) < shrinking && history{h.setting, steps}.again(with).wrong != nil
+		return time.Since(began) < *shrinking && history{h.setting, steps}.again(with).wrong != nil
 	}
 	for size := len(h.steps) / 2; size > 0; size /= 2 {
 		for at := len(h.steps) - size; at >= 0; at = min(at-1, len(h.steps)-size) {
