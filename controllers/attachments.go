@@ -142,6 +142,11 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 	if err == nil {
 		err = a.confirm(at, add, uid)
 	}
+	if err == nil && a.bridge == nil {
+		// Another plugin has already led the address here: since its last pod's flows
+		// were ended, others may have begun some that nobody answered.
+		err = a.endFlows(attachment.IPs)
+	}
 	if err == nil && ctx.Err() != nil {
 		// Nobody waits for the answer any more: the plugin has undone its part,
 		// and its del may have come before this.
@@ -197,13 +202,17 @@ func (a *Attachments) report(attachment policy.Attachment, failed error) {
 // must not be forgotten, and what is stored but not fed was never confirmed. It returns
 // the number of this add.
 func (a *Attachments) keep(at handshake.Attachment, attachment policy.Attachment) (add uint64, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	// Whoever had one of the addresses before is gone, though nobody said so:
 	// the plugin gives none out twice.
-	err = a.forget(func(other handshake.Attachment) bool {
-		return other != at && slices.ContainsFunc(a.known[other].IPs, func(ip netip.Addr) bool { return slices.Contains(attachment.IPs, ip) })
-	})
+	had := func(other handshake.Attachment, was policy.Attachment) bool {
+		return other != at && slices.ContainsFunc(was.IPs, func(ip netip.Addr) bool { return slices.Contains(attachment.IPs, ip) })
+	}
+	if err := a.endFlowsOf(had); err != nil {
+		return 0, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err = a.forget(func(other handshake.Attachment) bool { return had(other, a.known[other]) })
 	if err != nil {
 		return 0, err
 	}
@@ -262,8 +271,38 @@ func (a *Attachments) committed(ctx context.Context, attachment policy.Attachmen
 	return uid, nil
 }
 
-// remove forgets attachments.
+// endFlows ends the flows of addresses, so that their next pod does not inherit them:
+// established ones pass unjudged.
+func (a *Attachments) endFlows(addrs []netip.Addr) error {
+	if a.enforcer.flows == nil || len(addrs) == 0 {
+		return nil
+	}
+	if err := a.enforcer.flows.Forget(addrs); err != nil {
+		return fmt.Errorf("flows of the last pod with one of %v may go on: %w", addrs, err)
+	}
+	return nil
+}
+
+// endFlowsOf ends the flows of attachments that are gone. It takes a while, so it holds
+// nobody up.
+func (a *Attachments) endFlowsOf(gone func(handshake.Attachment, policy.Attachment) bool) error {
+	var addrs []netip.Addr
+	a.mu.Lock()
+	for at, attachment := range a.known {
+		if gone(at, attachment) {
+			addrs = append(addrs, attachment.IPs...)
+		}
+	}
+	a.mu.Unlock()
+	return a.endFlows(addrs)
+}
+
+// remove forgets attachments, their flows first: what is still known when the agent
+// crashes here has its flows ended later, at the latest when somebody gets its address.
 func (a *Attachments) remove(gone func(handshake.Attachment) bool) error {
+	if err := a.endFlowsOf(func(at handshake.Attachment, _ policy.Attachment) bool { return gone(at) }); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.forget(gone)

@@ -33,6 +33,8 @@ type Kernel interface {
 // are cut, those that it does again go on.
 type Flows interface {
 	Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+	// Forget ends all flows of the addresses. It may be called at any time.
+	Forget(addrs []netip.Addr) error
 }
 
 // Enforcer keeps the kernel's table equal to what the model says.

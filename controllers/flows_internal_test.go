@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -23,6 +24,8 @@ type slowFlows struct {
 	starts []time.Duration // since the start of the test
 	began  time.Time
 }
+
+func (*slowFlows) Forget([]netip.Addr) error { return nil }
 
 func (f *slowFlows) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	f.starts = append(f.starts, time.Since(f.began))

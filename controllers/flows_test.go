@@ -140,6 +140,9 @@ type judgedFlows struct {
 	passed atomic.Bool
 }
 
+// Forget implements controllers.Flows.
+func (*judgedFlows) Forget([]netip.Addr) error { return nil }
+
 // Revoke implements controllers.Flows.
 func (f *judgedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	f.passed.Store(judge(ruleset.Forward, f.packet))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -25,10 +26,13 @@ import (
 // that writes back timeout and TCP state as they were when read, replaces the
 // whole mark, which others use too, and cannot name an ICMP flow.
 //
-// A Flows is for one goroutine at a time.
+// A Flows is for one goroutine at a time, but for Forget.
 type Flows struct {
 	conntrack, route *netlink.Conn
 	bit              uint32
+	// deletions is Forget's connection, which must not wait for a listing of all flows.
+	forgetting sync.Mutex
+	deletions  *netlink.Conn
 }
 
 // OpenFlows connects. The bit is the one of the mark that says that a flow has
@@ -43,7 +47,11 @@ func OpenFlows(options Options, bit uint32) (*Flows, error) {
 	if err != nil {
 		return nil, &OpError{Op: "connect to rtnetlink", Err: errors.Join(err, conntrack.Close())}
 	}
-	f := &Flows{conntrack: conntrack, route: route, bit: bit}
+	deletions, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
+	if err != nil {
+		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(err, conntrack.Close(), route.Close())}
+	}
+	f := &Flows{conntrack: conntrack, route: route, bit: bit, deletions: deletions}
 	// Its counters, one answer a CPU, are the cheapest to ask for.
 	_, err = list(conntrack, netlink.Message{Header: netlink.Header{Type: ctMessageGetStats}, Data: nfgenmsg(unix.AF_UNSPEC)})
 	if err != nil {
@@ -53,7 +61,9 @@ func OpenFlows(options Options, bit uint32) (*Flows, error) {
 }
 
 // Close closes the connections; the marks stay.
-func (f *Flows) Close() error { return errors.Join(f.conntrack.Close(), f.route.Close()) }
+func (f *Flows) Close() error {
+	return errors.Join(f.conntrack.Close(), f.route.Close(), f.deletions.Close())
+}
 
 // Revoke judges every flow anew, and marks those that are not allowed, or
 // takes the mark off those that are again. It returns how many it changed. The
@@ -195,8 +205,10 @@ func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 
 // list returns all flows, and how many more there are that it cannot read. It asks for
 // both families at once: the kernel goes through all its buckets, of all network
 // namespaces, each time.
-func (f *Flows) list() (flows []flow, unreadable int, err error) {
-	answers, err := list(f.conntrack, netlink.Message{Header: netlink.Header{Type: ctMessageGet}, Data: nfgenmsg(unix.AF_UNSPEC)})
+func (f *Flows) list() (flows []flow, unreadable int, err error) { return listFlows(f.conntrack) }
+
+func listFlows(socket *netlink.Conn) (flows []flow, unreadable int, err error) {
+	answers, err := list(socket, netlink.Message{Header: netlink.Header{Type: ctMessageGet}, Data: nfgenmsg(unix.AF_UNSPEC)})
 	if err != nil {
 		return nil, 0, noConntrack(err)
 	}

@@ -102,6 +102,9 @@ func (k timedKernel) Check(plan ruleset.Plan) error { return k.conn.Check(plan) 
 // timedFlows notes when flows have been judged.
 type timedFlows struct{ *unowned }
 
+// Forget implements controllers.Flows.
+func (f timedFlows) Forget(addrs []netip.Addr) error { return f.flows.Forget(addrs) }
+
 // Revoke implements controllers.Flows.
 func (f timedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	begun := time.Now()

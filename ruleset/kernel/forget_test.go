@@ -1,0 +1,157 @@
+package kernel_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/lab"
+)
+
+// TestForget: all flows of an address end, those that it has begun and those that lead to
+// it, also behind destination NAT, of both families, and no others.
+func TestForget(t *testing.T) {
+	l := newLab(t)
+	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
+	pod := func(name string, last int) *lab.Host {
+		return must(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
+			netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
+		}}))(t)
+	}
+	old, other, third := pod("old", 2), pod("other", 3), pod("third", 4)
+	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
+	defer conn.Close()
+	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(t)
+	defer flows.Close()
+	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
+	for _, host := range []*lab.Host{old, other, third} {
+		must(host.Serve(policy.TCP, 8080))(t)
+		must(host.Serve(policy.UDP, 8080))(t)
+	}
+	dial := func(from *lab.Host, protocol policy.Protocol, to string) {
+		c := must(from.Dial(context.Background(), protocol, netip.MustParseAddrPort(to)))(t)
+		t.Cleanup(func() { c.Close() })
+		if err := lab.Echo(c, []byte("hello"), 3*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
+		dial(old, protocol, "10.0.0.3:8080")
+		dial(other, protocol, "10.0.0.2:8080")
+		dial(old, protocol, "[fd00::3]:8080")
+		dial(other, protocol, "[fd00::2]:8080")
+		dial(third, protocol, "10.0.0.3:8080")
+		dial(third, protocol, "[fd00::3]:8080")
+	}
+	dial(other, policy.TCP, "10.96.0.1:443")
+	dial(&node.Host, policy.TCP, "10.0.0.2:8080")
+
+	before := tracked4and6(t, node)
+	if err := flows.Forget(old.IPs); err != nil {
+		t.Fatal(err)
+	}
+	left := tracked4and6(t, node)
+	kept := 0
+	for _, flow := range before {
+		if !names(flow, old.IPs) {
+			kept++
+		}
+	}
+	for _, flow := range left {
+		if names(flow, old.IPs) {
+			t.Errorf("left: %s", flow)
+		}
+	}
+	if len(before)-kept < 6 || len(left) < kept || kept < 2 {
+		t.Errorf("of %d flows, %d of others, %d are left", len(before), kept, len(left))
+	}
+	// Many at once: those of all hosts but one are gone.
+	many := slices.Concat(old.IPs, other.IPs)
+	for i := range 20 {
+		many = append(many, netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}))
+	}
+	if err := flows.Forget(many); err != nil {
+		t.Error(err)
+	}
+	if left := tracked4and6(t, node); slices.ContainsFunc(left, func(f *netlink.ConntrackFlow) bool { return names(f, many) }) {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// names reports whether a flow has one of the addresses at an end.
+func names(flow *netlink.ConntrackFlow, addrs []netip.Addr) bool {
+	for _, ip := range []net.IP{flow.Forward.SrcIP, flow.Forward.DstIP, flow.Reverse.SrcIP, flow.Reverse.DstIP} {
+		for _, addr := range addrs {
+			if ip.Equal(addr.AsSlice()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func tracked4and6(t testing.TB, node *lab.Node) (all []*netlink.ConntrackFlow) {
+	t.Helper()
+	err := node.Do(func() error {
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			if err != nil {
+				return err
+			}
+			all = append(all, flows...)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// BenchmarkForget measures what a new pod waits for the flows of its addresses to be
+// ended, with many flows of others on the node.
+func BenchmarkForget(b *testing.B) {
+	for _, n := range []int{0, 25_000, 250_000} {
+		b.Run(fmt.Sprintf("flows=%d", n), func(b *testing.B) {
+			l := must(lab.New(lab.Options{}))(b)
+			b.Cleanup(func() { l.Close() })
+			node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(b)
+			flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(b)
+			b.Cleanup(func() { flows.Close() })
+			if err := node.Do(func() error { return track(n) }); err != nil {
+				b.Fatal(err)
+			}
+			addrs := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}
+			for b.Loop() {
+				if err := flows.Forget(addrs); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// track has connection tracking know n flows.
+func track(n int) error {
+	for i := range n {
+		ends := netlink.IPTuple{
+			SrcIP: net.IPv4(10, 1, byte(i>>16), byte(i>>8)), DstIP: net.IPv4(10, 2, 0, byte(i)),
+			SrcPort: uint16(1024 + i%50_000), DstPort: 80, Protocol: unix.IPPROTO_UDP,
+		}
+		back := netlink.IPTuple{SrcIP: ends.DstIP, DstIP: ends.SrcIP, SrcPort: ends.DstPort, DstPort: ends.SrcPort, Protocol: ends.Protocol}
+		flow := &netlink.ConntrackFlow{FamilyType: unix.AF_INET, Forward: ends, Reverse: back, TimeOut: 600}
+		if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, flow); err != nil {
+			return fmt.Errorf("flow %d: %w", i, err)
+		}
+	}
+	return nil
+}
