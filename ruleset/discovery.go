@@ -106,6 +106,9 @@ func listenersChain() *Chain {
 	}}}
 }
 
+// discovery leads there.
+var discovery = Rule{Matches: []Match{ICMPv6{}}, Verdict: Verdict{Action: Jump, Chain: chainDiscovery}}
+
 // askNode lets a pod ask its node for routers.
 var askNode = Rule{
 	Matches: []Match{routerSolicitation, neighbourHopLimit, to6(setAllRouters)},

@@ -196,9 +196,6 @@ func linkChains() []*Chain {
 	drop := func(comment string, matches ...Match) Rule {
 		return Rule{Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment}
 	}
-	jump := func(chain string, matches ...Match) Rule {
-		return Rule{Matches: matches, Verdict: Verdict{Action: Jump, Chain: chain}}
-	}
 	from, to := Lookup{Fields: []Field{InPort}, Set: setEgressLinks}, Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}
 	of := func(field Field, set string) Match { return Lookup{Fields: []Field{field}, Set: set} }
 	// own accepts what is with one of the pod's own addresses.
@@ -229,13 +226,13 @@ func linkChains() []*Chain {
 		}},
 		{Name: chainSent4, Rules: append(own(InPort, SrcAddr4, 4), drop(sent))},
 		{Name: chainSent6, Rules: slices.Concat([]Rule{
-			askNode, jump(chainDiscovery, ICMPv6{}),
+			askNode, discovery,
 			drop("not as neighbour discovery is", of(ICMPv6MessageType, setNeighbours)),
 		}, own(InPort, SrcAddr6, 6), []Rule{drop(sent)})},
 		{Name: chainReceived4, Rules: slices.Concat(toAll(of(SrcAddr4, setGroups4)), own(OutPort, DstAddr4, 4), []Rule{drop(received)})},
 		{Name: chainReceived6, Rules: slices.Concat([]Rule{
 			drop("for routers", of(ICMPv6MessageType, setReports)),
-			jump(chainDiscovery, ICMPv6{}),
+			discovery,
 		}, toAll(of(SrcAddr6, setGroups6)), own(OutPort, DstAddr6, 6), []Rule{drop(received)})},
 	}
 }
@@ -254,7 +251,7 @@ var routersOnly = Rule{
 func linkLocalChain() *Chain {
 	return &Chain{Name: chainLinkLocal, Rules: []Rule{
 		askNode,
-		{Matches: []Match{ICMPv6{}}, Verdict: Verdict{Action: Jump, Chain: chainDiscovery}},
+		discovery,
 		{Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not from the pod's own address"},
 	}}
 }

@@ -41,7 +41,7 @@ func baseChains(o Options) []*Chain {
 	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
 	switch {
 	case o.AllowToNode:
-		input = append(slices.Concat(input, knownFlows(o)), closedRules(policy.Egress, knownSet)...)
+		input = slices.Concat(input, knownFlows(o), []Rule{askNode, discovery}, closedRules(policy.Egress, knownSet))
 	case o.Links:
 		input = append(append(input, linkLocal), baseRules(policy.Egress, o, askNode)...)
 	default:
@@ -94,7 +94,7 @@ func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 	addr4, addr6 := addrFields(d)
 	rules := append(knownFlows(o), first...)
 	rules = append(rules,
-		Rule{Matches: []Match{ICMPv6{}}, Verdict: Verdict{Action: Jump, Chain: chainDiscovery}},
+		discovery,
 	)
 	if o.Links && d == policy.Egress {
 		rules = append(rules, notOwn()...)

@@ -171,9 +171,9 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (Result, lab.Probe, bool)
 	if r.Hook == ruleset.Forward && !r.Own && !c.bridged(probe.From, probe.To) && !one.Dst.IsMulticast() {
 		r.Seen.HopLimit--
 	}
-	// A redirect that comes from afar is invalid to connection tracking
+	// A redirect that is about no known flow is invalid to connection tracking
 	// (nf_conntrack_icmpv6_redirect); Judge speaks of what may begin.
-	if r.Seen.Protocol == policy.ICMPv6 && r.Seen.ICMPType == redirect && r.Seen.HopLimit != random.NeighbourDiscoveryHopLimit {
+	if r.Seen.Protocol == policy.ICMPv6 && r.Seen.ICMPType == redirect {
 		return r, probe, false
 	}
 	return r, probe, r.Seen.HopLimit > 0
