@@ -81,8 +81,8 @@ func (f *Flows) forget(addr netip.Addr, tuple uint16) error {
 		if len(answer.Data) < nfgenmsgLength {
 			continue
 		}
-		entry, _ := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:])
-		if entry.tuple == nil {
+		entry, ok := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:])
+		if !ok || entry.packet.Src != addr && entry.packet.Dst != addr { // a kernel that does not filter
 			continue
 		}
 		if err := f.delete(entry); err != nil {
