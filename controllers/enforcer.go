@@ -248,12 +248,19 @@ func newBackoff() wait.Backoff {
 
 // commit brings the kernel up to date.
 func (e *Enforcer) commit() error {
+	var (
+		fed uint64
+		err error
+	)
 	if !e.known {
 		// The other table's state may be no better known, and it is small.
 		e.guard.forget()
 		e.links.forget()
+		err = e.links.prepare(e)
 	}
-	fed, err := e.apply()
+	if err == nil {
+		fed, err = e.apply()
+	}
 	if err == nil {
 		err = e.guard.commit(e)
 	}
@@ -324,6 +331,7 @@ func (e *Enforcer) applied(plan ruleset.Plan, took time.Duration) {
 	e.known, e.undone = true, false
 	signal(e.judge)
 	if plan.Replace {
+		e.sayRefused()
 		e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", took.String())
 		// To read and to build all of it took far more than it takes to hold.
 		go debug.FreeOSMemory()
@@ -364,6 +372,18 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		return fed, e.table.Replacement()
 	}
 	return fed, update
+}
+
+// sayRefused says if pods of other nodes seem to have addresses of this node's ranges.
+func (e *Enforcer) sayRefused() {
+	e.mu.Lock()
+	refused := e.model.Refused()
+	e.mu.Unlock()
+	e.metrics.refusedAddrs.Set(float64(len(refused)))
+	if len(refused) > 0 {
+		e.log.Info("Pods of other nodes show addresses of this node's pod CIDRs, which are closed to them. If the network plugin gives addresses out by other ranges, set --pod-cidrs ignored",
+			"addresses", len(refused), "one", refused[0].String())
+	}
 }
 
 // sayOrphans says which addresses of containers are closed, as their pod is not known, and

@@ -50,6 +50,19 @@ func (l *links) forget() {
 	}
 }
 
+// prepare works out the links for a table that will be built anew, so that none of what
+// they close is open in between.
+func (l *links) prepare(e *Enforcer) error {
+	if l == nil {
+		return nil
+	}
+	locals, err := l.locate(e)
+	if err == nil {
+		l.now = linksOf(locals, l.found)
+	}
+	return err
+}
+
 // into puts the links into a table that was built anew.
 func (l *links) into(table *ruleset.Table) {
 	if l != nil {
@@ -62,11 +75,9 @@ func (l *links) commit(e *Enforcer) error {
 	if l == nil {
 		return nil
 	}
-	locals, err := l.locate(e)
-	if err != nil {
+	if err := l.prepare(e); err != nil {
 		return err
 	}
-	l.now = linksOf(locals, l.found)
 	e.tableMu.Lock()
 	plan := e.table.UpdateLinks(l.now)
 	e.tableMu.Unlock()
@@ -85,7 +96,7 @@ func (l *links) commit(e *Enforcer) error {
 	if plan.Empty() {
 		return nil
 	}
-	err = l.kernel.Apply(plan)
+	err := l.kernel.Apply(plan)
 	l.known = err == nil
 	if err != nil {
 		return fmt.Errorf("the bridges' table: %w", err)
@@ -153,7 +164,9 @@ func linksOf(locals []policy.LocalAddr, found map[netip.Addr]node.PodLink) rules
 			continue
 		}
 		// The pod is behind one of these ports, and nobody can tell which.
-		all.SomewhereAddrs = append(all.SomewhereAddrs, local.Addr)
+		if len(at.Names) > 0 {
+			all.SomewhereAddrs = append(all.SomewhereAddrs, local.Addr)
+		}
 		for _, name := range at.Names {
 			if !told[name] {
 				somewhere[name] = true
@@ -177,7 +190,7 @@ const (
 	// linksAgain is how often the links are looked for without news.
 	linksAgain = time.Minute
 	// linksPause is how long news are waited for that follow each other.
-	linksPause = 20 * time.Millisecond
+	linksPause = 200 * time.Millisecond
 )
 
 // follow has the links looked for again when they may have changed, until ctx is done: by

@@ -17,12 +17,14 @@ type metrics struct {
 	objects    *prometheus.GaugeVec
 	elements   prometheus.Gauge
 	orphans    prometheus.Gauge
-	problems   prometheus.Gauge
-	refused    prometheus.Gauge
-	mismatches prometheus.Counter
-	flows      *prometheus.CounterVec
-	repairs    prometheus.Counter
-	manifests  prometheus.Gauge
+	// refusedAddrs are those of other nodes' pods in this node's ranges.
+	refusedAddrs prometheus.Gauge
+	problems     prometheus.Gauge
+	refused      prometheus.Gauge
+	mismatches   prometheus.Counter
+	flows        *prometheus.CounterVec
+	repairs      prometheus.Counter
+	manifests    prometheus.Gauge
 }
 
 // newMetrics registers the agent's metrics.
@@ -47,6 +49,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		orphans: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_orphan_addresses", Help: "Addresses that containers of this node have whose pod is not known: closed. More than zero for long is a container that outlives its pod.",
 		}),
+		refusedAddrs: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_refused_addresses", Help: "Addresses of this node's pod CIDRs that the API showed for pods of other nodes when the table was last replaced: closed. See --pod-cidrs.",
+		}),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",
 		}),
@@ -66,7 +71,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
 	return m
 }
 

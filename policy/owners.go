@@ -108,6 +108,17 @@ func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
+// Refused are the addresses of this node's ranges that the API shows for pods of other nodes
+// only, in order.
+func (m *Model) Refused() (ips []netip.Addr) {
+	for ip, claims := range m.claims {
+		if contains(m.podCIDRs, ip) && len(m.attached[ip]) == 0 && !slices.ContainsFunc(claims, func(p *Pod) bool { return p.Node == m.node }) {
+			ips = append(ips, ip)
+		}
+	}
+	return sortedAddrs(ips)
+}
+
 // change has f change what is known of whose these addresses are, each listed once,
 // and brings up to date all that depends on it.
 func (m *Model) change(ips []netip.Addr, f func()) {

@@ -54,7 +54,8 @@ const (
 	chainSent6           = "sent-ipv6"
 	chainReceived4       = "received-ipv4"
 	chainReceived6       = "received-ipv6"
-	chainLinkLocal       = "link-local"
+	chainFromLink        = "from-link"
+	chainToLink          = "to-link"
 )
 
 // BuildLinks returns the table of family bridge that closes the ports of isolated pods on
@@ -245,40 +246,32 @@ var routersOnly = Rule{
 	Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not a pod's to send",
 }
 
-// linkLocalChain is for what comes to the node by an isolated pod's link from a
-// link-local address. It asks for no state: such a flow has no pod's address to be
-// revoked by.
-func linkLocalChain() *Chain {
-	return &Chain{Name: chainLinkLocal, Rules: []Rule{
-		askNode,
-		discovery,
-		{Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not from the pod's own address"},
-	}}
-}
-
-// linkLocal leads there.
-var linkLocal = Rule{
-	Matches: []Match{Lookup{Fields: []Field{SrcAddr6}, Set: setLinkLocal6}, Lookup{Fields: []Field{InPort}, Set: setEgressLinks}},
-	Verdict: Verdict{Action: Jump, Chain: chainLinkLocal},
-}
-
-// notOwn drops what begins a flow by an isolated pod's link, and is not from the pod's own
-// address.
-func notOwn() (rules []Rule) {
-	for _, f := range families {
-		rules = append(rules, Rule{
-			Matches: []Match{
-				Lookup{Fields: []Field{InPort}, Set: setEgressLinks},
-				Lookup{Fields: []Field{InPort, f.src()}, Set: linkAddrsSet(f), Not: true},
-			},
-			Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not from the pod's own address",
-		})
+// fromLink and toLink lead what comes by an isolated pod's link, or goes out by it, to
+// where only the pod's own addresses pass. They ask for no state: a flow of other addresses,
+// or in another's name, has no pod's address to be revoked by.
+var (
+	fromLink = Rule{
+		Matches: []Match{Lookup{Fields: []Field{InPort}, Set: setEgressLinks}}, Verdict: Verdict{Action: Jump, Chain: chainFromLink},
 	}
-	return rules
+	toLink = Rule{
+		Matches: []Match{Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}}, Verdict: Verdict{Action: Jump, Chain: chainToLink},
+	}
+)
+
+// linkAddrsChains drop what is not of the pod's own addresses, but for discovery.
+func linkAddrsChains() []*Chain {
+	from := &Chain{Name: chainFromLink, Rules: []Rule{askNode, discovery}}
+	to := &Chain{Name: chainToLink}
+	for _, f := range families {
+		from.Rules = append(from.Rules, notOwn(InPort, f.src(), f, "not from the pod's own address"))
+		to.Rules = append(to.Rules, notOwn(OutPort, f.dst(), f, "not to the pod's own address"))
+	}
+	return []*Chain{from, to}
 }
 
-// toUnknown drops what goes out by an isolated pod's link to no pod's address.
-var toUnknown = Rule{
-	Matches: []Match{Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}},
-	Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not to the pod's own address",
+func notOwn(link, addr Field, f family, comment string) Rule {
+	return Rule{
+		Matches: []Match{Lookup{Fields: []Field{link, addr}, Set: linkAddrsSet(f), Not: true}},
+		Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment,
+	}
 }

@@ -12,7 +12,7 @@ import (
 func staticChains(o Options) []*Chain {
 	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain())
 	if o.Links {
-		chains = append(chains, linkLocalChain())
+		chains = append(chains, linkAddrsChains()...)
 	}
 	if o.RevokedMark != 0 {
 		chains = append(chains, beginningsChain())
@@ -32,19 +32,21 @@ func baseChains(o Options) []*Chain {
 	if o.TunnelPort != 0 {
 		tunnel = tunnelRules()
 	}
+	var from, to []Rule
+	if o.Links {
+		from, to = []Rule{fromLink}, []Rule{toLink}
+	}
 	chains := []*Chain{
-		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: baseRules(policy.Egress, o, tunnel...)},
-		{Name: chainIngressForward, Hook: &Hook{Point: Forward, Priority: -9}, Rules: baseRules(policy.Ingress, o)},
+		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, tunnel...))},
+		{Name: chainIngressForward, Hook: &Hook{Point: Forward, Priority: -9}, Rules: slices.Concat(to, baseRules(policy.Ingress, o))},
 	}
 	// The node's own packets to itself may have an address of the pod range
 	// (the bridge's), which no pod has.
 	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
-	switch {
-	case o.AllowToNode:
+	input = append(input, from...)
+	if o.AllowToNode {
 		input = slices.Concat(input, knownFlows(o), []Rule{askNode, discovery}, closedRules(policy.Egress, knownSet))
-	case o.Links:
-		input = append(append(input, linkLocal), baseRules(policy.Egress, o, askNode)...)
-	default:
+	} else {
 		input = append(input, baseRules(policy.Egress, o, askNode)...)
 	}
 	chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: input})
@@ -95,19 +97,10 @@ func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 	rules := append(knownFlows(o), first...)
 	rules = append(rules,
 		discovery,
-	)
-	if o.Links && d == policy.Egress {
-		rules = append(rules, notOwn()...)
-	}
-	rules = append(rules,
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
 	)
-	rules = append(rules, closedRules(d, nil)...)
-	if o.Links && d == policy.Ingress {
-		rules = append(rules, toUnknown)
-	}
-	return rules
+	return append(rules, closedRules(d, nil)...)
 }
 
 // addrFields are the fields with the subject's address.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // LinkGroup is the group of pods' ports, by which the bridge's table knows them. The
@@ -55,7 +56,8 @@ func (n *Network) guardPort(link netlink.Link) error {
 	if link.Attrs().Group == LinkGroup {
 		return nil
 	}
-	if err := n.handle.LinkSetGroup(link, LinkGroup); err != nil {
+	// The kernel may be deleting it at this moment.
+	if err := n.handle.LinkSetGroup(link, LinkGroup); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("link %s: put into group %d: %w", link.Attrs().Name, LinkGroup, err)
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -19,6 +21,7 @@ type PodLinks struct {
 	handle  *netlink.Handle
 	socket  *nl.NetlinkSocket
 	changed chan struct{}
+	closed  atomic.Bool
 }
 
 // OpenPodLinks connects to the kernel, in the network namespace of the calling thread, and
@@ -40,6 +43,7 @@ func OpenPodLinks() (*PodLinks, error) {
 
 // Close ends the connections.
 func (p *PodLinks) Close() {
+	p.closed.Store(true)
 	p.handle.Close()
 	p.socket.Close()
 }
@@ -47,13 +51,19 @@ func (p *PodLinks) Close() {
 // Changed has a token when links or routes may have changed.
 func (p *PodLinks) Changed() <-chan struct{} { return p.changed }
 
+// listenPause keeps an error that comes again and again from taking a processor.
+const listenPause = 100 * time.Millisecond
+
 // listen turns messages into tokens until the socket is closed. What is lost for want of
-// room in the socket's buffer is a change, too.
+// room in the socket's buffer, or cannot be read, is a change, too.
 func (p *PodLinks) listen() {
 	for {
 		_, _, err := p.socket.Receive()
-		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+		if p.closed.Load() {
 			return
+		}
+		if err != nil {
+			time.Sleep(listenPause)
 		}
 		select {
 		case p.changed <- struct{}{}:
@@ -137,7 +147,7 @@ func (t linkTable) at(route netlink.Route, addr netip.Addr) (PodLink, bool) {
 		ports := slices.Clone(t.ports[link.Attrs().Index])
 		slices.Sort(ports)
 		return PodLink{Names: ports}, len(ports) > 0
-	case "veth":
+	case "veth", "netkit":
 		if route.Dst == nil {
 			return PodLink{}, false
 		}

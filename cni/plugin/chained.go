@@ -38,7 +38,7 @@ func addChained(conf *Config, args *skel.CmdArgs, pod handshake.Pod) error {
 	return types.PrintResult(conf.PrevResult, conf.CNIVersion)
 }
 
-// hostEnd is the node's end of the pod's link, if that is a pair of veths. The kernel knows
+// hostEnd is the node's end of the pod's link, if that is one of a pair. The kernel knows
 // it better than another plugin's result says it. It is empty if it cannot be told: the
 // agent then looks for it, and takes what may be it for an isolated pod's.
 func hostEnd(netns, ifName string) string {
@@ -48,7 +48,7 @@ func hostEnd(netns, ifName string) string {
 	}
 	defer pod.close()
 	link, err := pod.handle.LinkByName(ifName)
-	if err != nil || link.Type() != "veth" {
+	if err != nil || link.Type() != "veth" && link.Type() != "netkit" {
 		return ""
 	}
 	host, err := openHost()
@@ -57,7 +57,11 @@ func hostEnd(netns, ifName string) string {
 	}
 	defer host.Close()
 	end, err := host.LinkByIndex(link.Attrs().ParentIndex)
-	if err != nil || end.Type() != "veth" || end.Attrs().ParentIndex != link.Attrs().Index {
+	if err != nil || end.Type() != link.Type() || end.Attrs().ParentIndex != link.Attrs().Index {
+		return ""
+	}
+	// Indices are each namespace's own: the other end of this one must be in the pod's.
+	if id, err := host.GetNetNsIdByFd(pod.fd); err != nil || id != end.Attrs().NetNsID {
 		return ""
 	}
 	return end.Attrs().Name

@@ -10,8 +10,8 @@ import (
 )
 
 // Forget ends all flows that one of the addresses has begun, or that lead to it, whatever
-// NAT makes of them. It must be called while nothing can get through to or from the
-// addresses, or what is under way could begin them anew. It may be called from any goroutine.
+// NAT makes of them. It must be called while nothing gets through to or from the addresses,
+// or once the rules are the next pod's: what is under way could begin them anew. It may be called from any goroutine.
 //
 // The kernel filters (CTA_FILTER, since Linux 5.8), so only what is to be ended is told. But
 // it goes through its whole hash table each time, of all network namespaces: some 10 ms with
