@@ -426,7 +426,9 @@ func (w *world) lateDel(s step) (string, bool, error) {
 	if !ok || !w.running {
 		return nothing()
 	}
-	x.noted = false
+	for _, y := range w.ifaces { // an ADD may have been said twice
+		y.noted = y.noted && y.at() != x.at()
+	}
 	w.count("a DEL comes when another container has the address", w.taken(x.ips[0]))
 	return fmt.Sprintf("DEL of %s, late or again", x), true, w.agent.del(x)
 }
