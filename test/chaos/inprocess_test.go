@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -47,6 +48,7 @@ type unowned struct {
 	listens          *kernel.Watch
 	conn             *kernel.Conn
 	flows            *kernel.Flows
+	links            *node.PodLinks
 }
 
 // startUnowned runs one on the world's node, until stop. The objects come from an API
@@ -54,7 +56,7 @@ type unowned struct {
 func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *unowned {
 	t.Helper()
 	u := &unowned{log: &logbook{}, ended: make(chan error, 1)}
-	options := kernel.Options{NetNS: w.lab.Node.NetNS()}
+	options := kernel.Options{NetNS: w.lab.Node.NetNS(), Guard: true}
 	var err error
 	u.conn, err = kernel.Open(options)
 	must(t, err)
@@ -62,9 +64,10 @@ func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *u
 	must(t, err)
 	u.flows, err = kernel.OpenFlows(options, revokedMark)
 	must(t, err)
+	must(t, w.lab.Node.Do(func() error { u.links, err = node.OpenPodLinks(); return err }))
 	u.Agent, err = controllers.NewAgent(timedKernel{u}, controllers.Options{
 		Node: random.Node, API: api, Manifests: manifests, MetricsAddress: "0", HealthAddress: "0",
-		Flows: timedFlows{u}, Watch: u.listens, Ruleset: ruleset.Options{RevokedMark: revokedMark},
+		Flows: timedFlows{u}, Watch: u.listens, Ruleset: ruleset.Options{RevokedMark: revokedMark, Links: true}, PodLinks: u.links,
 		Registry: prometheus.NewRegistry(), Log: u.log.logger(),
 	})
 	must(t, err)
@@ -78,6 +81,7 @@ func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *u
 // stop ends the agent; the table stays.
 func (u *unowned) stop() error {
 	u.cancel()
+	defer u.links.Close()
 	return errors.Join(<-u.ended, u.listens.Close(), u.flows.Close(), u.conn.Close())
 }
 
@@ -87,7 +91,7 @@ type timedKernel struct{ *unowned }
 // Apply implements controllers.Kernel.
 func (k timedKernel) Apply(plan ruleset.Plan) error {
 	err := k.conn.Apply(plan)
-	if err == nil && plan.Replace {
+	if err == nil && plan.Replace && plan.Family == ruleset.Inet {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.replaced, k.judged = time.Now(), time.Time{}

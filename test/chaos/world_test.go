@@ -165,10 +165,40 @@ func (w *world) wanted(s policy.Snapshot) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	if err := conn.Apply(ruleset.Build(intent, ruleset.Options{RevokedMark: revokedMark}).Replacement()); err != nil {
+	table := ruleset.Build(intent, ruleset.Options{RevokedMark: revokedMark, Links: true})
+	table.UpdateLinks(w.links(intent))
+	if err := conn.Apply(table.Replacement()); err != nil {
 		return "", err
 	}
 	return w.tableOf(w.scratch)
+}
+
+// links are the pods', as the lab has made them: each has one of its own.
+func (w *world) links(in policy.Intent) (links ruleset.Links) {
+	closed := map[string][2]bool{}
+	for _, subject := range in.Subjects {
+		for _, addr := range subject.IPs {
+			host := w.lab.Lab.Owner(addr)
+			if host == nil || host.Link == "" {
+				continue
+			}
+			is := closed[host.Link]
+			for d := range is {
+				is[d] = is[d] || len(subject.Isolating[d]) > 0
+			}
+			closed[host.Link] = is
+			links.Addrs = append(links.Addrs, ruleset.LinkAddr{Link: host.Link, Addr: addr})
+		}
+	}
+	for link, is := range closed {
+		links.All = append(links.All, link)
+		for d := range is {
+			if is[d] {
+				links.Closed[d] = append(links.Closed[d], link)
+			}
+		}
+	}
+	return links
 }
 
 // differ says where two tables differ first.

@@ -183,7 +183,6 @@ func TestA44_NeighboursAreFound(t *testing.T) {
 		deny  shop/web -> fe80::1 icmp6 133 hop 255 at input
 		deny  shop/web -> fe80::1 icmp6 134 hop 255 at input     # a pod is no router
 		deny  shop/web -> ff02::1 icmp6 134 hop 255 at input
-		deny  shop/web -> fe80::1 icmp6 137 hop 255 at input
 		allow shop/web -> fe80::1 icmp6 135 hop 255 at input
 		allow shop/web -> ff02::1:ff00:1 icmp6 135 hop 255 at input
 		deny  shop/web -> fe80::1 icmp6 135 hop 254 at input
@@ -202,7 +201,6 @@ func TestA44_NeighboursAreFound(t *testing.T) {
 		allow db/pg -> shop/web icmp6 136 hop 255
 		deny  shop/web -> db/pg icmp6 135 hop 254
 		deny  shop/web -> db/pg icmp6 134 hop 255
-		deny  shop/web -> db/pg icmp6 137 hop 255
 		deny  shop/web -> db/pg icmp6 133 hop 255
 		deny  db/pg -> shop/web ping
 	`)
