@@ -49,11 +49,14 @@ func remadeNode(t *testing.T) *watch {
 // Whatever it shows, nothing passes to or from those that are denied, and all else does
 // again.
 func TestSandboxesRemade(t *testing.T) {
-	w := remadeNode(t)
+	// Each with pods of its own: kubelet waits twice as long each time before it starts
+	// a pod's containers again, and minutes after five times.
 	t.Run("agent stays", func(t *testing.T) {
+		w := remadeNode(t)
 		w.expectSwaps(t, func() { w.remakeSandboxes(t) })
 	})
 	t.Run("agent starts anew", func(t *testing.T) {
+		w := remadeNode(t)
 		w.expectSwaps(t, func() {
 			w.remakeSandboxes(t)
 			pid, err := strconv.Atoi(agentProcesses(t)[w.node])
