@@ -133,12 +133,20 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
 		return o, routes.Close, nil
 	}
-	o.Ready = func() error { return node.BridgeNetfilter(c.procSys) }
 	o.Publish = func(node.Node) error {
 		_, err := install.Binary(c.places.Plugin, c.places.BinDir)
-		return errors.Join(err, node.BridgeNetfilter(c.procSys))
+		return err
 	}
 	return o, stop, nil
+}
+
+// checks look for conditions of the node that depend on how pods are connected.
+func (c *cniFlags) checks() map[controllers.Condition]func() error {
+	checks := map[controllers.Condition]func() error{}
+	if c.mode == "chained" {
+		checks[controllers.BridgeNetfilterOff] = func() error { return node.BridgeNetfilter(c.procSys) }
+	}
+	return checks
 }
 
 // publish installs the plugin and its configuration for this node.

@@ -194,7 +194,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
-			o.CNI = cni
+			o.CNI, o.Checks = cni, c.checks()
 			if o.Ruleset.Links {
 				podLinks, err := node.OpenPodLinks()
 				if err != nil {

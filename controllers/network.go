@@ -47,13 +47,16 @@ func (n *Network) Start(ctx context.Context) error {
 	said := ""
 	for {
 		wait := networkAgain
-		changes, err := n.reconcile()
+		changes, others, err := n.reconcile()
+		n.enforcer.health.Set(NetworkFailed, err)
 		switch {
 		case err != nil:
 			wait = networkRetry
-			if err.Error() != said {
-				n.log.Error(err, "Cannot make the node's network what the cluster needs; trying again", "retryAfter", wait.String())
-				said = err.Error()
+		case others != nil:
+			wait = networkRetry
+			if others.Error() != said {
+				n.log.Error(others, "Cannot reach the pods of all other nodes; trying again", "retryAfter", wait.String())
+				said = others.Error()
 			}
 		case changes > 0 || said != "":
 			n.log.Info("The node's network is what the cluster needs", "changes", changes)
@@ -72,20 +75,29 @@ func (n *Network) Start(ctx context.Context) error {
 // its range (--allocate-node-cidrs).
 var errNoPodCIDR = errors.New("this Node has no spec.podCIDRs yet: pods cannot get addresses")
 
-func (n *Network) reconcile() (changes int, err error) {
-	self, others := n.nodes()
+// errNoRound is why a node is not ready before the first round.
+var errNoRound = errors.New("the node's links and routes have not been looked after yet")
+
+// reconcile is one round: links and routes first, then what has pods connected by them.
+// Others is what keeps other nodes from being reached: that one Node is not as it should
+// be is no reason to connect no pods here.
+func (n *Network) reconcile() (changes int, others, err error) {
+	self, all := n.nodes()
 	if n.routes != nil && len(self.PodCIDRs) == 0 {
-		return 0, errNoPodCIDR
+		return 0, nil, errNoPodCIDR
 	}
 	if n.routes != nil {
-		changes, err = n.routes.Reconcile(self, others)
-		// One Node that is not as it should be must not keep all pods of this one.
+		changes, err = n.routes.Reconcile(self, all)
 		var aboutOthers *node.OthersError
-		if err != nil && !errors.As(err, &aboutOthers) {
-			return changes, err
+		if errors.As(err, &aboutOthers) {
+			others, err = err, nil
+		}
+		if err != nil {
+			return changes, nil, err
 		}
 	}
-	return changes, errors.Join(err, n.publish(self))
+	n.enforcer.health.Set(NotInstalled, n.publish(self))
+	return changes, others, nil
 }
 
 // nodes are this node and the others, as the model knows them.
