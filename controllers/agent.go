@@ -123,6 +123,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	if o.CNI != nil {
 		err = errors.Join(err, a.serveCNI(o, events))
 	}
+	a.Enforcer.health.checks[NodeUnknown] = a.Enforcer.nodeKnown
 	a.Enforcer.health.check() // before anybody can find the agent ready
 	return a, errors.Join(err,
 		mgr.Add(a.Enforcer),

@@ -51,6 +51,9 @@ type Enforcer struct {
 	log     logr.Logger
 	metrics *metrics
 	health  *Health
+	// node is the name of the node; needsNode says that there must be a Node of it.
+	node      string
+	needsNode bool
 
 	// begin is closed when the sources have fed all there was at the start.
 	begin     chan struct{}
@@ -105,7 +108,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 	health := newHealth(o, metrics, events)
 	health.Set(NotStarted, errNotStarted)
 	return &Enforcer{
-		health: health,
+		health: health, node: o.Node, needsNode: o.API != nil,
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
 		reports:  newReports(events, o.Node, log),
 		refusals: newRefusals(),
@@ -189,6 +192,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		return nil
 	case <-e.begin:
 	}
+	e.health.Set(NodeUnknown, e.nodeKnown())
 	e.Feed(func(*policy.Model) {}) // an empty cluster is a commit too
 	var beside sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -32,13 +33,19 @@ const (
 	// NotInstalled: the CNI plugin or its configuration is not where the container
 	// runtime looks.
 	NotInstalled Condition = "NotInstalled"
+	// NodeUnknown: no Node has the name whose pods are to be fenced, so none are.
+	NodeUnknown Condition = "NodeUnknown"
+	// ConflistShadowed: the container runtime connects pods by another configuration.
+	ConflistShadowed Condition = "ConflistShadowed"
+	// IPVSProxy: kube-proxy balances by IPVS, past the forward hook.
+	IPVSProxy Condition = "IPVSProxy"
 	// BridgeNetfilterOff: a bridge passes packets between pods past the rules.
 	BridgeNetfilterOff Condition = "BridgeNetfilterOff"
 )
 
 // Conditions returns all of them.
 func Conditions() []Condition {
-	return []Condition{NotStarted, CommitFailed, NetworkFailed, NotInstalled, BridgeNetfilterOff}
+	return []Condition{NotStarted, CommitFailed, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, IPVSProxy, BridgeNetfilterOff}
 }
 
 // Health keeps which conditions are there, and says so: to /readyz, in the log and by
@@ -63,9 +70,10 @@ const healthAgain = 5 * time.Second
 
 func newHealth(o Options, metrics *metrics, events client.Writer) *Health {
 	h := &Health{
-		node: o.Node, events: events, log: o.Log.WithName("health"), metrics: metrics, checks: o.Checks,
+		node: o.Node, events: events, log: o.Log.WithName("health"), metrics: metrics, checks: map[Condition]func() error{},
 		reasons: map[Condition]error{}, told: map[Condition]error{},
 	}
+	maps.Copy(h.checks, o.Checks)
 	for _, c := range Conditions() {
 		metrics.unhealthy.WithLabelValues(string(c)).Set(0)
 	}
