@@ -95,6 +95,7 @@ func (a *Attachments) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	go a.noteCommit(ctx)
 	return handshake.Serve(ctx, listener, a.handle)
 }
 
