@@ -27,7 +27,10 @@ type Network struct {
 	// publish writes the CNI configuration for this node, and installs the
 	// plugin. It is called whenever that may have changed.
 	publish func(self node.Node) error
-	log     logr.Logger
+	// hostPorts is CNI.HostPorts, or nil, and saidOfHostPorts what was logged of it.
+	hostPorts       func() string
+	saidOfHostPorts string
+	log             logr.Logger
 }
 
 const (
@@ -85,7 +88,9 @@ func (n *Network) reconcile() (changes int, err error) {
 			return changes, err
 		}
 	}
-	return changes, errors.Join(err, n.publish(self))
+	err = errors.Join(err, n.publish(self))
+	n.sayHostPorts()
+	return changes, err
 }
 
 // nodes are this node and the others, as the model knows them.

@@ -82,6 +82,9 @@ type Request struct {
 	HostInterface string `json:"hostInterface,omitempty"`
 	// NetNS is the path of the pod's network namespace.
 	NetNS string `json:"netNS,omitempty"`
+	// Unserved is what the pod asks of the network that nobody does, each as a
+	// sentence with the reason.
+	Unserved []string `json:"unserved,omitempty"`
 
 	// Attachments are those that are valid, for gc alone. Empty means that
 	// none is; nil is refused, for it may mean that somebody forgot to say.

@@ -147,6 +147,7 @@ func (a *addition) askAgent() error {
 	return agentError(handshake.Call(ctx, a.conf.Socket, handshake.Request{
 		Op: handshake.OpAdd, ContainerID: a.at.containerID, IfName: a.at.ifName, Pod: a.pod,
 		IPs: a.addrs, MAC: a.mac().String(), HostInterface: a.link.Attrs().Name, NetNS: a.netns,
+		Unserved: a.conf.unserved(),
 	}))
 }
 
