@@ -9,44 +9,65 @@ import (
 	"path/filepath"
 )
 
-// BootID names the time from the node's last start to its next: see random(4),
-// /proc/sys/kernel/random/boot_id.
-func BootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("which boot this is: %w", err)
-	}
-	return string(bytes.TrimSpace(id)), nil
-}
+// Boot says when a file was written by NoteBoot.
+type Boot int
 
-// committedFile says beside the socket that there are rules in the kernel. It
-// holds the boot's ID: not everywhere does /run end with the boot, as the rules do.
-func committedFile(socket string) string { return filepath.Join(filepath.Dir(socket), "committed") }
+// What a Boot may be.
+const (
+	// NeverNoted: there is no such file.
+	NeverNoted Boot = iota
+	// ThisBoot: since the node has started last.
+	ThisBoot
+	// EarlierBoot: before that. No link, route, rule or network namespace of then is
+	// left.
+	EarlierBoot
+)
 
-// NoteCommit is the agent's word, for as long as the node is up, that pods can be
-// connected: its first commit is in the kernel, where the rules stay without it.
-func NoteCommit(socket string) error {
-	id, err := BootID()
+// bootID names the time from the node's last start to its next; see random(4).
+const bootID = "/proc/sys/kernel/random/boot_id"
+
+// NoteBoot writes a file that says which boot this is, whole or not at all. Files that
+// are to end with the boot have one beside them: not every /run does.
+func NoteBoot(path string) error {
+	id, err := os.ReadFile(bootID)
 	if err != nil {
-		return err
+		return fmt.Errorf("which boot this is: %w", err)
 	}
-	path := committedFile(socket)
 	temporary := path + ".new"
-	if err := os.WriteFile(temporary, []byte(id+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(temporary, id, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(temporary, path)
 }
 
-// Committed says whether there was a NoteCommit since the node has started.
-func Committed(socket string) (bool, error) {
-	said, err := os.ReadFile(committedFile(socket))
+// BootOf says when a file was written by NoteBoot.
+func BootOf(path string) (Boot, error) {
+	noted, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return NeverNoted, nil
 	}
 	if err != nil {
-		return false, err
+		return NeverNoted, err
 	}
-	id, err := BootID()
-	return err == nil && string(bytes.TrimSpace(said)) == id, err
+	id, err := os.ReadFile(bootID)
+	if err != nil {
+		return NeverNoted, fmt.Errorf("which boot this is: %w", err)
+	}
+	if bytes.Equal(noted, id) {
+		return ThisBoot, nil
+	}
+	return EarlierBoot, nil
+}
+
+// committedFile says beside the socket that there are rules in the kernel.
+func committedFile(socket string) string { return filepath.Join(filepath.Dir(socket), "committed") }
+
+// NoteCommit is the agent's word, for as long as the node is up, that pods can be
+// connected: its first commit is in the kernel, where the rules stay without it.
+func NoteCommit(socket string) error { return NoteBoot(committedFile(socket)) }
+
+// Committed says whether there was a NoteCommit since the node has started.
+func Committed(socket string) (bool, error) {
+	boot, err := BootOf(committedFile(socket))
+	return boot == ThisBoot, err
 }

@@ -15,9 +15,9 @@ const (
 	Version = 1
 
 	// MaxSize is how long a request or an answer may be, its newline included.
-	// It is enough for a gc with some 550 attachments, whose container IDs have
-	// 64 digits.
-	MaxSize = 64 << 10
+	// It is enough for a gc with 9,000 attachments, whose container IDs have 64
+	// digits: far more than a node has pods.
+	MaxSize = 1 << 20
 
 	// DefaultSocket is where the agent listens if it is not told otherwise.
 	DefaultSocket = "/run/podfence/agent.sock"

@@ -113,15 +113,7 @@ func (c *collection) removeContainers() error {
 	}
 	var errs []error
 	for owner := range stale {
-		addrs := c.leases.of(owner)
-		err := deleteLink(c.host, LinkName(owner.containerID, owner.ifName))
-		if err == nil {
-			err = forget(c.host, c.conf.Bridge, addrs)
-		}
-		if err == nil {
-			err = c.leases.release(owner, addrs)
-		}
-		errs = append(errs, err)
+		errs = append(errs, c.leases.end(c.host, c.conf.Bridge, owner))
 	}
 	return errors.Join(errs...)
 }
