@@ -137,6 +137,7 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 		}
 		o.Routes = routes
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
+		o.HostPorts = func() string { return c.places.HostPorts().Note() }
 		return o, routes.Close, nil
 	}
 	o.Publish = func(node.Node) error {

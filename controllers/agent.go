@@ -73,6 +73,9 @@ type CNI struct {
 	// Publish writes the CNI configuration for this node, and installs the
 	// plugin, where that has changed; nil: others do.
 	Publish func(self node.Node) error
+	// HostPorts says what operators should know of hostPort on this node; empty: they
+	// are served. It is asked after Publish. Nil: they are another plugin's business.
+	HostPorts func() string
 }
 
 // Agent fences one node's pods.
@@ -174,7 +177,8 @@ func (a *Agent) serveCNI(o Options, events client.Writer) error {
 	if o.CNI.Publish != nil {
 		a.Enforcer.health.Set(NetworkFailed, errNoRound)
 		err = errors.Join(err, a.Add(&Network{
-			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish, log: o.Log.WithName("network"),
+			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish,
+			hostPorts: o.CNI.HostPorts, log: o.Log.WithName("network"),
 		}))
 	}
 	return err

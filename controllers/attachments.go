@@ -95,6 +95,7 @@ func (a *Attachments) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	go a.noteCommit(ctx)
 	return handshake.Serve(ctx, listener, a.handle)
 }
 
@@ -156,6 +157,8 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 	if err != nil {
 		return errors.Join(err, a.remove(func(other handshake.Attachment) bool { return other == at && a.by[at] == add }))
 	}
+	attachment.UID = uid
+	a.reportUnserved(attachment, r.Unserved)
 	return nil
 }
 

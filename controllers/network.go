@@ -27,8 +27,11 @@ type Network struct {
 	// publish writes the CNI configuration for this node, and installs the
 	// plugin. It is called whenever that may have changed.
 	publish func(self node.Node) error
-	log     logr.Logger
-	said    string // of other nodes, as last logged
+	// hostPorts is CNI.HostPorts, or nil, and saidOfHostPorts what was logged of it.
+	hostPorts       func() string
+	saidOfHostPorts string
+	log             logr.Logger
+	said            string // of other nodes, as last logged
 }
 
 const (
@@ -85,6 +88,7 @@ func (n *Network) round() bool {
 	}
 	err = n.publish(self)
 	n.enforcer.health.Set(NotInstalled, err)
+	n.sayHostPorts()
 	return err == nil && unreached == nil
 }
 

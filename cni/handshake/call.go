@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -46,6 +48,9 @@ func Call(ctx context.Context, socket string, r Request) error {
 			// The socket's timeout says less than why there was one.
 			err = context.Cause(ctx)
 		}
+		if absent(err) {
+			err = fmt.Errorf("none runs on this node at the moment: %w", err)
+		}
 		return fmt.Errorf("%w on %s: %w; kubelet tries again", ErrNoAnswer, socket, err)
 	}
 	switch {
@@ -56,6 +61,11 @@ func Call(ctx context.Context, socket string, r Request) error {
 		return fmt.Errorf("%w: %s", ErrRefused, answer.Error)
 	}
 	return nil
+}
+
+// absent says whether nobody listens: the socket is not there, or a dead agent's.
+func absent(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
 }
 
 // exchange sends a line and reads the answer to it.

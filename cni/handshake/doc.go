@@ -4,6 +4,10 @@
 //	Call     the plugin's side: one request, one answer
 //	Listen   the agent's side: the socket
 //	Serve    answers, by a function that does what is asked
+//	NoteCommit, Committed
+//	         the agent's word that stays when it is away: rules are in the kernel
+//	NoteBoot, BootOf
+//	         for what is on disk and ends with the boot
 //
 // A connection carries one Request and one Response, each one line of JSON that
 // ends with a newline, at most MaxSize octets long:

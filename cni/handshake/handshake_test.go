@@ -149,7 +149,7 @@ func TestNoAnswer(t *testing.T) {
 	if err := call(t, socket, add()); !errors.Is(err, handshake.ErrNoAnswer) || !strings.Contains(err.Error(), "kubelet tries again") {
 		t.Errorf("nobody: %v", err)
 	}
-	for name, answer := range map[string]string{"hangs up": "", "half": `{"version":1`, "no JSON": "yes\n", "endless": strings.Repeat("x", 1<<20)} {
+	for name, answer := range map[string]string{"hangs up": "", "half": `{"version":1`, "no JSON": "yes\n", "endless": strings.Repeat("x", handshake.MaxSize)} {
 		l, err := net.Listen("unix", socket)
 		if err != nil {
 			t.Fatal(err)

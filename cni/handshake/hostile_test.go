@@ -81,7 +81,7 @@ func TestGarbage(t *testing.T) {
 	if answer := say(t, socket, fits); answer.Error != "" {
 		t.Errorf("largest: %+v", answer)
 	}
-	if answer := say(t, socket, " "+fits); !strings.Contains(answer.Error, "more than 65536 octets") {
+	if answer := say(t, socket, " "+fits); !strings.Contains(answer.Error, fmt.Sprintf("more than %d octets", handshake.MaxSize)) {
 		t.Errorf("too large: %+v", answer)
 	}
 	if err := call(t, socket, add()); err != nil {

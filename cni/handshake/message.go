@@ -15,9 +15,9 @@ const (
 	Version = 1
 
 	// MaxSize is how long a request or an answer may be, its newline included.
-	// It is enough for a gc with some 550 attachments, whose container IDs have
-	// 64 digits.
-	MaxSize = 64 << 10
+	// It is enough for a gc with 9,000 attachments, whose container IDs have 64
+	// digits: far more than a node has pods.
+	MaxSize = 1 << 20
 
 	// DefaultSocket is where the agent listens if it is not told otherwise.
 	DefaultSocket = "/run/podfence/agent.sock"
@@ -82,6 +82,9 @@ type Request struct {
 	HostInterface string `json:"hostInterface,omitempty"`
 	// NetNS is the path of the pod's network namespace.
 	NetNS string `json:"netNS,omitempty"`
+	// Unserved is what the pod asks of the network that nobody does, each as a
+	// sentence with the reason.
+	Unserved []string `json:"unserved,omitempty"`
 
 	// Attachments are those that are valid, for gc alone. Empty means that
 	// none is; nil is refused, for it may mean that somebody forgot to say.

@@ -19,6 +19,9 @@ const (
 	// patience is how long a client may take to say what it wants, and to take
 	// the answer. The plugin needs microseconds.
 	patience = 5 * time.Second
+	// maxError is how many octets of an error are answered: more than an Event has
+	// room for.
+	maxError = 8 << 10
 )
 
 // Serve answers requests by what handle returns, each on a goroutine of its
@@ -92,13 +95,10 @@ func answer(ctx context.Context, conn net.Conn, handle func(context.Context, Req
 	defer stop()
 	response := Response{Version: Version}
 	if err := serve(ctx, conn, handle); err != nil {
-		response.Error = err.Error()
+		text := err.Error()
+		response.Error = text[:min(len(text), maxError)]
 	}
 	line, err := json.Marshal(response)
-	if err == nil && len(line) >= MaxSize {
-		response.Error = response.Error[:MaxSize/8]
-		line, err = json.Marshal(response)
-	}
 	if err != nil || conn.SetWriteDeadline(time.Now().Add(patience)) != nil {
 		return
 	}

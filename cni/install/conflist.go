@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 const (
 	// CNIVersion is that of the specification that the configuration follows,
-	// for runtimes that know no later one, such as containerd 1.7.
+	// for runtimes that know no later one, such as containerd 1.7. With an old
+	// portmap plugin it is an older one, see HostPorts.
 	CNIVersion = "1.0.0"
 	// LatestCNIVersion is for those that do: with it they call GC and STATUS.
 	// They find it in cniVersions and take the highest that they know.
@@ -56,6 +58,11 @@ type plugin struct {
 	Socket   string         `json:"socket,omitempty"`
 	Timeout  int            `json:"timeout,omitempty"`
 	DataDir  string         `json:"dataDir,omitempty"`
+	// Capabilities are what the runtime is to tell of a pod: what podfence does not
+	// serve, and so reports.
+	Capabilities map[string]bool `json:"capabilities,omitempty"`
+	// NoHostPort says why hostPort does nothing.
+	NoHostPort string `json:"noHostPort,omitempty"`
 }
 
 // portMap has a pod reach its own hostPort, too (snat): the packet comes back to
@@ -74,9 +81,10 @@ func (c Conf) plugin(mode string) plugin {
 }
 
 // Conflist is the network configuration of a node, with the portmap plugin
-// chained if it is to be. The same Conf gives the same text. It needs a pod CIDR
-// of which it can tell the pods' addresses.
-func Conflist(c Conf, portmap bool) ([]byte, error) {
+// chained if there is one that fits, at a version that both know. If there is none, it
+// says why, and has the runtime tell podfence's plugin of hostPorts. The same values
+// give the same text. It needs a pod CIDR of which it can tell the pods' addresses.
+func Conflist(c Conf, ports HostPorts) ([]byte, error) {
 	if len(c.PodCIDRs) == 0 {
 		return nil, errors.New("network configuration: no podCIDR")
 	}
@@ -90,16 +98,28 @@ func Conflist(c Conf, portmap bool) ([]byte, error) {
 		}
 		seen[p.Addr().Is4()] = true
 	}
-	plugins := []any{c.plugin("")}
-	if portmap {
+	own := c.plugin("")
+	own.Capabilities, own.NoHostPort = map[string]bool{"bandwidth": true}, ports.Without
+	plugins, versions := []any{own}, listVersions
+	if ports.Without != "" {
+		own.Capabilities["portMappings"] = true
+	} else {
 		plugins = append(plugins, portMap{Type: PortMap, Capabilities: map[string]bool{"portMappings": true}, SNAT: true})
+		versions = ports.Versions
+	}
+	// cniVersion is for runtimes that read one version, and may not know the latest;
+	// the others take the highest of cniVersions that they know.
+	last := versions[len(versions)-1]
+	first := last
+	if last == LatestCNIVersion && len(versions) > 1 {
+		first = versions[len(versions)-2]
 	}
 	return marshal(struct {
 		CNIVersion  string   `json:"cniVersion"`
 		CNIVersions []string `json:"cniVersions"`
 		Name        string   `json:"name"`
 		Plugins     []any    `json:"plugins"`
-	}{CNIVersion, []string{CNIVersion, LatestCNIVersion}, Network, plugins})
+	}{first, slices.Compact([]string{first, last}), Network, plugins})
 }
 
 // Chain is another network's configuration with podfence's plugin, in its

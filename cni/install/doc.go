@@ -2,6 +2,7 @@
 // network configuration in /etc/cni/net.d and the plugin in /opt/cni/bin.
 //
 //	Conflist                  the configuration, as a value
+//	HostPorts                 how hostPort is served: what portmap plugin there is
 //	Chain                     the same for another network's configuration
 //	WriteConflist, Binary     put it there, or leave what is equal
 //	Configurations, Shadowed  which others there are, and whether one comes first

@@ -21,12 +21,6 @@ const (
 	ConflistName = "10-podfence.conflist"
 )
 
-// HasPortMap says whether the portmap plugin is in a folder.
-func HasPortMap(dir string) bool {
-	info, err := os.Stat(filepath.Join(dir, PortMap))
-	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
-}
-
 // WriteConflist puts a configuration into a folder, which it makes if need be, under a
 // name. It returns whether the file was another before. Concurrent calls are safe: one
 // comes last.

@@ -25,9 +25,15 @@ var conf = install.Conf{
 	MTU:      1450, Bridge: "podfence0", Socket: "/run/podfence/agent.sock", Timeout: 10,
 }
 
-func conflist(t *testing.T, c install.Conf, portmap bool) []byte {
+// withPortMap and withoutPortMap are what nodes have.
+var (
+	withPortMap    = install.HostPorts{Versions: []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}}
+	withoutPortMap = install.HostPorts{Without: "there is none"}
+)
+
+func conflist(t *testing.T, c install.Conf, ports install.HostPorts) []byte {
 	t.Helper()
-	text, err := install.Conflist(c, portmap)
+	text, err := install.Conflist(c, ports)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +58,10 @@ func TestConflist(t *testing.T) {
       ],
       "mtu": 1450,
       "socket": "/run/podfence/agent.sock",
-      "timeout": 10
+      "timeout": 10,
+      "capabilities": {
+        "bandwidth": true
+      }
     },
     {
       "type": "portmap",
@@ -65,15 +74,18 @@ func TestConflist(t *testing.T) {
 }
 `
 	// The library of CNI 1.1 takes the later version; those before know one key.
-	list, err := libcni.NetworkConfFromBytes(conflist(t, conf, true))
+	list, err := libcni.NetworkConfFromBytes(conflist(t, conf, withPortMap))
 	if err != nil || list.CNIVersion != install.LatestCNIVersion {
 		t.Errorf("read as version %v, %v", list, err)
 	}
-	if got := string(conflist(t, conf, true)); got != want {
+	if got := string(conflist(t, conf, withPortMap)); got != want {
 		t.Errorf("not\n%s\nbut\n%s", want, got)
 	}
-	small := string(conflist(t, install.Conf{PodCIDRs: conf.PodCIDRs[:1]}, false))
-	for _, key := range []string{"portmap", "mtu", "mode", "socket", "timeout", "dataDir", "bridge"} {
+	small := string(conflist(t, install.Conf{PodCIDRs: conf.PodCIDRs[:1]}, withoutPortMap))
+	if !strings.Contains(small, `"noHostPort": "there is none"`) {
+		t.Errorf("it is not said why there is no portmap: %s", small)
+	}
+	for _, key := range []string{`"type": "portmap"`, "mtu", "mode", "socket", "timeout", "dataDir", "bridge"} {
 		if strings.Contains(small, key) {
 			t.Errorf("%s is in %s", key, small)
 		}
@@ -84,7 +96,7 @@ func TestConflist(t *testing.T) {
 		"invalid Prefix":       {{}},
 		"second of its family": {netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("10.0.1.0/24")},
 	} {
-		if _, err := install.Conflist(install.Conf{PodCIDRs: cidrs}, false); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := install.Conflist(install.Conf{PodCIDRs: cidrs}, withoutPortMap); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
 	}
@@ -126,7 +138,7 @@ func TestChain(t *testing.T) {
 func TestWriteConflist(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cni", "net.d")
 	path := filepath.Join(dir, "10-podfence.conflist")
-	text := conflist(t, conf, false)
+	text := conflist(t, conf, withoutPortMap)
 	write := func(text []byte, want bool) {
 		t.Helper()
 		if changed, err := install.WriteConflist(dir, install.ConflistName, text); changed != want || err != nil {
@@ -320,22 +332,6 @@ func TestRemove(t *testing.T) {
 	}
 	if changed, err := install.RemoveBinary(filepath.Join(dir, "none")); changed || err != nil {
 		t.Errorf("changed %t, %v", changed, err)
-	}
-}
-
-func TestHasPortMap(t *testing.T) {
-	dir := t.TempDir()
-	for mode, want := range map[fs.FileMode]bool{0o644: false, 0o755: true} {
-		path := filepath.Join(dir, "portmap")
-		if err := errors.Join(os.WriteFile(path, nil, mode), os.Chmod(path, mode)); err != nil {
-			t.Fatal(err)
-		}
-		if got := install.HasPortMap(dir); got != want {
-			t.Errorf("%s: %t", mode, got)
-		}
-	}
-	if install.HasPortMap(filepath.Join(dir, "none")) {
-		t.Error("no folder")
 	}
 }
 

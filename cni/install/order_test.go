@@ -79,7 +79,7 @@ func TestShadowed(t *testing.T) {
 
 func ownConflist(t *testing.T) []byte {
 	t.Helper()
-	text, err := install.Conflist(install.Conf{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}, true)
+	text, err := install.Conflist(install.Conf{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}, withPortMap)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,19 +10,21 @@ type Places struct {
 	ConfName string
 	// Plugin is the plugin's binary.
 	Plugin string
+
+	portMap portMapAnswer
 }
 
 // Publish installs the plugin, and then the configuration that has it called,
-// with the portmap plugin chained if it is there. A loopback plugin is added if
+// with the portmap plugin chained as HostPorts says. A loopback plugin is added if
 // there is none. What is there already is not written again.
-func (p Places) Publish(c Conf) error {
+func (p *Places) Publish(c Conf) error {
 	if _, err := Binary(p.Plugin, p.BinDir); err != nil {
 		return err
 	}
 	if _, err := LinkLoopback(p.BinDir); err != nil {
 		return err
 	}
-	conflist, err := Conflist(c, HasPortMap(p.BinDir))
+	conflist, err := Conflist(c, p.HostPorts())
 	if err != nil {
 		return err
 	}

@@ -110,7 +110,11 @@ func (a *addition) takeLeases() error {
 	if err != nil {
 		return err
 	}
-	a.addrs, err = l.allocate(a.at, a.conf.PodCIDRs)
+	// What can't be freed does not matter unless it is missing.
+	lost := l.endLost(a.host, a.conf.Bridge)
+	if a.addrs, err = l.allocate(a.at, a.conf.PodCIDRs); err != nil {
+		err = errors.Join(err, lost)
+	}
 	return errors.Join(err, l.close())
 }
 
@@ -125,8 +129,10 @@ func (a *addition) takeBridge() (err error) {
 }
 
 func (a *addition) makeLink() (err error) {
-	a.link, err = makeLink(a.host, a.at, a.inside.fd, a.mtu)
-	return err
+	if a.link, err = makeLink(a.host, a.at, a.inside.fd, a.mtu); err != nil {
+		return err
+	}
+	return stillHas(a.conf, a.at, a.addrs)
 }
 
 func (a *addition) makeSettings() error { return a.inside.prepare(hasIPv6(a.addrs)) }
@@ -147,6 +153,7 @@ func (a *addition) askAgent() error {
 	return agentError(handshake.Call(ctx, a.conf.Socket, handshake.Request{
 		Op: handshake.OpAdd, ContainerID: a.at.containerID, IfName: a.at.ifName, Pod: a.pod,
 		IPs: a.addrs, MAC: a.mac().String(), HostInterface: a.link.Attrs().Name, NetNS: a.netns,
+		Unserved: a.conf.unserved(),
 	}))
 }
 

@@ -20,6 +20,8 @@ type agent struct {
 	pods map[handshake.Attachment]handshake.Request
 	// answer is what an add is answered with, nil if it is nil.
 	answer func(context.Context, handshake.Request) error
+	// hangs says that it answers anything only when it is asked to stop.
+	hangs bool
 }
 
 // startAgent makes an agent that runs until the test ends, or stop.
@@ -52,8 +54,12 @@ func (a *agent) start() {
 
 func (a *agent) handle(ctx context.Context, r handshake.Request) error {
 	a.mu.Lock()
-	answer := a.answer
+	answer, hangs := a.answer, a.hangs
 	a.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if r.Op == handshake.OpAdd && answer != nil {
 		if err := answer(ctx, r); err != nil {
 			return err

@@ -29,8 +29,7 @@ const (
 const ModeChained = "chained"
 
 // Config is the network configuration, as ReadConfig returns it: complete.
-// Keys that it doesn't know are the runtime's business and ignored, among them
-// runtimeConfig.
+// Keys that it doesn't know are the runtime's business and ignored.
 type Config struct {
 	// CNIVersion is the version of the specification that the result is in.
 	CNIVersion string `json:"cniVersion"`
@@ -54,6 +53,12 @@ type Config struct {
 	DataDir string `json:"dataDir"`
 	// DNS is passed on in the result.
 	DNS types.DNS `json:"dns"`
+	// NoHostPort says why hostPort does nothing on this node; empty: another plugin
+	// serves it.
+	NoHostPort string `json:"noHostPort"`
+	// RuntimeConfig is what the runtime says of the pod to plugins that declare the
+	// capability, as it came.
+	RuntimeConfig json.RawMessage `json:"runtimeConfig"`
 
 	// PrevResult is what the plugin before, or for CHECK this plugin, has
 	// returned, or nil.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -114,15 +113,7 @@ func (c *collection) removeContainers() error {
 	}
 	var errs []error
 	for owner := range stale {
-		addrs := c.leases.of(owner)
-		err := deleteLink(c.host, LinkName(owner.containerID, owner.ifName))
-		if err == nil {
-			err = forget(c.host, c.conf.Bridge, addrs)
-		}
-		if err == nil {
-			err = c.leases.release(owner, addrs)
-		}
-		errs = append(errs, err)
+		errs = append(errs, c.leases.end(c.host, c.conf.Bridge, owner))
 	}
 	return errors.Join(errs...)
 }
@@ -216,23 +207,4 @@ func (c *collection) leased(ip []byte) bool {
 		}
 	}
 	return false
-}
-
-// Status is STATUS: it returns nil if an ADD could succeed. Otherwise its error
-// has the CNI code 50, or 6 and 7 (the configuration).
-func (p Plugin) Status(args *skel.CmdArgs) error {
-	conf, err := ReadConfig(args.StdinData)
-	if err != nil {
-		return err
-	}
-	if !conf.Chained() && len(conf.PodCIDRs) == 0 {
-		return types.NewError(types.ErrPluginNotAvailable, "the network configuration has no podCIDRs: "+
-			"the node has not been given any yet", "")
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout())
-	defer cancel()
-	if err := handshake.Call(ctx, conf.Socket, handshake.Request{Op: handshake.OpStatus}); err != nil {
-		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
-	}
-	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/disk"
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/cni/handshake"
 )
 
 // attachment is an interface of a container.
@@ -49,7 +51,8 @@ func openLeases(c *Config) (*leases, error) {
 	return l, nil
 }
 
-// lockLeases locks the leases of a network and reads none.
+// lockLeases locks the leases of a network and reads none. Those of an earlier boot are
+// gone then.
 func lockLeases(c *Config) (*leases, error) {
 	store, err := disk.New(c.Name, c.DataDir)
 	if err != nil {
@@ -58,7 +61,40 @@ func lockLeases(c *Config) (*leases, error) {
 	if err := store.Lock(); err != nil {
 		return nil, fmt.Errorf("leases: %w", errors.Join(err, store.Close()))
 	}
-	return &leases{dir: filepath.Join(c.DataDir, c.Name), store: store}, nil
+	l := &leases{dir: filepath.Join(c.DataDir, c.Name), store: store}
+	if err := l.endWithBoot(); err != nil {
+		return nil, fmt.Errorf("leases: %w", errors.Join(err, l.close()))
+	}
+	return l, nil
+}
+
+// bootFile says, among the leases, of which boot they are.
+const bootFile = "boot"
+
+// endWithBoot removes the leases of an earlier boot: what had the addresses is gone,
+// whether or not the runtime remembers to say so. Leases without word of a boot are of
+// an older podfence, and may be of this one.
+func (l *leases) endWithBoot() error {
+	path := filepath.Join(l.dir, bootFile)
+	boot, err := handshake.BootOf(path)
+	if err != nil || boot == handshake.ThisBoot {
+		return err
+	}
+	if boot == handshake.EarlierBoot {
+		entries, err := os.ReadDir(l.dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if _, err := netip.ParseAddr(e.Name()); err != nil {
+				continue // the lock, the last address given
+			}
+			if err := os.Remove(filepath.Join(l.dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return handshake.NoteBoot(path)
 }
 
 // close lets others have them; with the file goes its lock.
@@ -223,6 +259,25 @@ func (l *leases) release(owner attachment, addrs []netip.Addr) error {
 		return fmt.Errorf("free the addresses of %s: %w", owner, err)
 	}
 	return nil
+}
+
+// holds says whether the owner has all these addresses.
+func (l *leases) holds(owner attachment, addrs []netip.Addr) (bool, error) {
+	dir, err := os.Open(l.dir)
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	for _, addr := range addrs {
+		has, err := readOwner(dir, addr.String())
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return false, err
+		}
+		if err != nil || has != owner {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // store is host-local's, for an allocator that runs under a lock which it must

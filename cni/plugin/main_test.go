@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,9 @@ const (
 	asPlugin  = "PODFENCE_TEST_AS_PLUGIN"
 	killAfter = "PODFENCE_TEST_KILL_AFTER" // the step after which it is killed
 	stepsFile = "PODFENCE_TEST_STEPS"      // a file to which it adds each step
+	// The step after which it waits, and a file: it removes that, and goes on when it
+	// is there again.
+	pauseAfter, pauseFile = "PODFENCE_TEST_PAUSE_AFTER", "PODFENCE_TEST_PAUSE_FILE"
 )
 
 // binDir has the plugin as users run it, and brokenDir the one that can be killed.
@@ -42,6 +46,17 @@ func between(step string) {
 			panic(err)
 		}
 		f.Close()
+	}
+	if os.Getenv(pauseAfter) == step {
+		if err := os.Remove(os.Getenv(pauseFile)); err != nil {
+			panic(err)
+		}
+		for {
+			if _, err := os.Stat(os.Getenv(pauseFile)); err == nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 	if os.Getenv(killAfter) == step {
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)

@@ -67,12 +67,9 @@ func (r *removal) forget() error {
 		return err
 	}
 	r.addrs = l.of(r.at)
-	// Nobody else gets the addresses while their leases are there, so the lock
-	// is not held for what follows.
-	if err := l.close(); err != nil {
-		return err
-	}
-	return forget(r.host, r.conf.Bridge, r.addrs)
+	// Under the lock: without its link the container is a lost one to others, who may
+	// give its addresses away (endLost).
+	return errors.Join(forget(r.host, r.conf.Bridge, r.addrs), l.close())
 }
 
 // tellAgent never fails.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -208,6 +209,27 @@ func TestGC(t *testing.T) {
 	}
 	if _, err := n.raw("GC", nil, n.conf); code(err) != 7 {
 		t.Errorf("GC without a list: %v", err)
+	}
+}
+
+// TestGCOfManyPods has as many attachments as CRI-O would list on a crowded node.
+func TestGCOfManyPods(t *testing.T) {
+	n := newNode(t, nil)
+	stays, goes := newPod(t, "stays"), newPod(t, "goes")
+	n.mustAdd(stays)
+	n.mustAdd(goes)
+	pods := []*pod{stays}
+	for i := range 1000 {
+		pods = append(pods, &pod{rt: &libcni.RuntimeConf{ContainerID: fmt.Sprintf("%064x", i), IfName: "eth0"}})
+	}
+	if err := n.gc(pods...); err != nil {
+		t.Fatal(err)
+	}
+	if known := n.agent.known(); !slices.Equal(known, []string{"c-stays/eth0"}) {
+		t.Errorf("the agent knows %v", known)
+	}
+	if err := n.check(stays); err != nil || len(n.leases()) != 2 {
+		t.Errorf("CHECK: %v, leases %v", err, n.leases())
 	}
 }
 

@@ -1,6 +1,7 @@
 package plugin_test
 
 import (
+	"encoding/json"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -21,7 +22,7 @@ func TestReadConfig(t *testing.T) {
 	}
 	want := &plugin.Config{
 		CNIVersion: "1.1.0", Name: "pods", Bridge: plugin.DefaultBridge, DataDir: plugin.DefaultDataDir,
-		Socket: handshake.DefaultSocket, TimeoutSeconds: 10,
+		Socket: handshake.DefaultSocket, TimeoutSeconds: 10, RuntimeConfig: json.RawMessage(`{"x":1}`),
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")},
 	}
 	if !reflect.DeepEqual(c, want) {

@@ -1,0 +1,98 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr/funcr"
+	"github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/cni/handshake"
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/policy"
+)
+
+// announced is a client.Writer that hands out the Events it is to create, and does not
+// answer before somebody takes them.
+type announced struct {
+	client.Writer
+	events chan *corev1.Event
+}
+
+func (a *announced) Create(ctx context.Context, object client.Object, _ ...client.CreateOption) error {
+	select {
+	case a.events <- object.(*corev1.Event):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestUnservedEvent: a pod that asks for a hostPort in vain, a static one among them, is
+// connected without waiting for the API server, and its Event says why it does nothing.
+func TestUnservedEvent(t *testing.T) {
+	a, _ := answering(t, t.TempDir())
+	events := &announced{events: make(chan *corev1.Event)}
+	a.events = events
+	static, live := policy.PodOf(&corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "static", UID: "mirror", Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "hash"}},
+		Spec:       corev1.PodSpec{NodeName: "node"},
+	})
+	if !live {
+		t.Fatal("not live")
+	}
+	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")); m.SetPod(static) })
+	web, hash, plain := add("c1", "web", "", "10.244.1.7"), add("c2", "static", "hash", "10.244.1.8"), add("c3", "web", "uid-1", "10.244.1.9")
+	web.Unserved = []string{"hostPort 80/TCP does nothing: there is no portmap", "bandwidth does nothing"}
+	hash.Unserved = web.Unserved
+	g := gomega.NewWithT(t)
+	if err := a.handle(t.Context(), plain); err != nil { // it asks for nothing
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		request handshake.Request
+		uid     types.UID
+	}{{web, "uid-1"}, {hash, "hash"}} {
+		if err := a.handle(t.Context(), c.request); err != nil {
+			t.Fatal(err)
+		}
+		var e *corev1.Event
+		g.Eventually(events.events, "1m").Should(gomega.Receive(&e))
+		if e.Type != corev1.EventTypeWarning || e.Reason != ReasonNotServed || e.InvolvedObject.UID != c.uid || e.InvolvedObject.Kind != "Pod" ||
+			e.Message != "hostPort 80/TCP does nothing: there is no portmap; bandwidth does nothing" {
+			t.Errorf("%s: %+v", c.uid, e)
+		}
+	}
+}
+
+// TestHostPortsAreLogged: once, and again when it is something else; whether or not the
+// rest of the round succeeds.
+func TestHostPortsAreLogged(t *testing.T) {
+	a, _ := answering(t, t.TempDir())
+	var lines []string
+	note := "pods' hostPorts do nothing: there is no portmap plugin"
+	n := &Network{
+		node: "node", enforcer: a.enforcer, publish: func(node.Node) error { return errors.New("read-only") },
+		hostPorts: func() string { return note },
+		log:       funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{}),
+	}
+	for range 2 {
+		if n.round() {
+			t.Error("all is as it should be")
+		}
+	}
+	note = ""
+	for range 2 {
+		n.round()
+	}
+	if len(lines) != 2 || !strings.Contains(lines[0], "there is no portmap plugin") || !strings.Contains(lines[1], "serves them") {
+		t.Errorf("logged %s", slices.Compact(lines))
+	}
+}
