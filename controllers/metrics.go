@@ -25,6 +25,7 @@ type metrics struct {
 	flows        *prometheus.CounterVec
 	repairs      prometheus.Counter
 	manifests    prometheus.Gauge
+	events       *prometheus.CounterVec
 }
 
 // newMetrics registers the agent's metrics.
@@ -67,11 +68,14 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_repairs_total", Help: "Replacements of the table because somebody else had changed it; the log says who.",
 		}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_events_total", Help: "Events for the API server, by result: created, exists (another agent has created it), error (it is tried again) or dropped (too many waited, or its namespace is going).",
+		}, []string{"result"}),
 		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests, m.events)
 	return m
 }
 
