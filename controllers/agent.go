@@ -112,13 +112,17 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
 	}
 	metrics := newMetrics(o.Registry)
-	var events client.Writer
+	var events *events
 	if o.API != nil {
-		events = mgr.GetClient()
+		writer, err := eventsClient(o.API, client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+		if err != nil {
+			return nil, fmt.Errorf("setting up the client for Events: %w", err)
+		}
+		events = newEvents(writer, o.Log, metrics)
 	}
 	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics, events)}
 	if o.API != nil {
-		err = a.watchCluster(newProblems(mgr.GetClient(), o.Node, o.Log, metrics))
+		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics)))
 	} else {
 		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics}
 		err = mgr.Add(a.Manifests)
@@ -168,7 +172,7 @@ func (a *Agent) Start(ctx context.Context) error {
 }
 
 // serveCNI has the manager answer the CNI plugin, and keep the node's network.
-func (a *Agent) serveCNI(o Options, events client.Writer) error {
+func (a *Agent) serveCNI(o Options, events *events) error {
 	attachments, err := newAttachments(o, a.Enforcer, events)
 	if err != nil {
 		return err

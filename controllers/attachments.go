@@ -17,7 +17,6 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/policy"
@@ -32,7 +31,7 @@ type Attachments struct {
 	store    store
 	bridge   *Bridge // nil: another plugin connects the pods
 	enforcer *Enforcer
-	events   client.Writer // nil: there is no API server to tell
+	events   *events // nil: there is no API server to tell
 	node     string
 	log      logr.Logger
 
@@ -54,7 +53,7 @@ type pendingPod struct {
 // pending is since when a pod's adds have failed.
 type pending struct {
 	since, last time.Time
-	said        bool
+	said        *corev1.Event // nil: not yet
 }
 
 // ReasonNotFenced is the reason of the Warning Event on a pod that cannot be
@@ -71,7 +70,7 @@ const (
 
 // newAttachments reads what was kept, and feeds it. It must be called before
 // the enforcer begins.
-func newAttachments(o Options, e *Enforcer, events client.Writer) (*Attachments, error) {
+func newAttachments(o Options, e *Enforcer, events *events) (*Attachments, error) {
 	a := &Attachments{
 		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, enforcer: e,
 		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
@@ -169,6 +168,9 @@ func (a *Attachments) report(attachment policy.Attachment, failed error) {
 	a.mu.Lock()
 	for pod, p := range a.pending {
 		if pod == key && failed == nil || now.Sub(p.last) > pendingForgotten {
+			if p.said != nil {
+				a.events.drop(p.said)
+			}
 			delete(a.pending, pod)
 		}
 	}
@@ -182,22 +184,15 @@ func (a *Attachments) report(attachment policy.Attachment, failed error) {
 		a.pending[key] = p
 	}
 	p.last = now
-	say := !p.said && now.Sub(p.since) >= pendingLong
-	p.said = p.said || say
+	say := p.said == nil && now.Sub(p.since) >= pendingLong
+	if say {
+		pod := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: key.uid}
+		p.said = warning(pod, a.node, ReasonNotFenced, string(key.uid)+" "+p.since.String(), failed.Error())
+		a.events.create(p.said)
+	}
 	a.mu.Unlock()
-	if !say {
-		return
-	}
-	a.log.Error(failed, "A pod is not connected, as its rules are not in the kernel", "pod", key.String(), "since", p.since)
-	if a.events == nil {
-		return
-	}
-	pod := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: key.uid}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	event := warning(pod, a.node, ReasonNotFenced, string(key.uid)+" "+p.since.String(), failed.Error())
-	if err := a.events.Create(ctx, event); err != nil {
-		a.log.Error(err, "Cannot create the pod's Event", "pod", key.String())
+	if say {
+		a.log.Error(failed, "A pod is not connected, as its rules are not in the kernel", "pod", key.String(), "since", p.since)
 	}
 }
 

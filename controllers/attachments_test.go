@@ -3,9 +3,11 @@ package controllers
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/policy"
@@ -209,27 +210,16 @@ func TestAttachmentsSurvive(t *testing.T) {
 	}
 }
 
-// noted is a client.Writer that keeps the Events it is to create.
-type noted struct {
-	client.Writer
-	events []*corev1.Event
-}
-
-func (n *noted) Create(_ context.Context, object client.Object, _ ...client.CreateOption) error {
-	n.events = append(n.events, object.(*corev1.Event))
-	return nil
-}
-
 // TestPendingEvent: a pod that has waited for half a minute gets one Event, not
 // one a try, and another only after it has been connected in between.
 func TestPendingEvent(t *testing.T) {
 	a, _ := answering(t, t.TempDir())
-	events := &noted{}
-	a.events = events
+	a.events = newEvents(nil, logr.Discard(), newMetrics(prometheus.NewRegistry()))
+	created := func() (all []*corev1.Event) { return slices.Collect(maps.Values(a.events.waiting)) }
 	waits := policy.Attachment{Pod: policy.Key{Namespace: "shop", Name: "web"}, UID: "uid-1"}
 	failed := errors.New("the rules of pod shop/web are not in the kernel")
 	a.report(waits, failed)
-	if len(events.events) != 0 {
+	if len(created()) != 0 {
 		t.Fatal("an Event at the first failure")
 	}
 	for range 2 {
@@ -238,14 +228,14 @@ func TestPendingEvent(t *testing.T) {
 		}
 		a.report(waits, failed)
 		a.report(waits, failed)
-		if len(events.events) != 1 {
-			t.Fatalf("%d Events, want 1", len(events.events))
+		if len(created()) != 1 {
+			t.Fatalf("%d Events, want 1", len(created()))
 		}
-		e := events.events[0]
+		e := created()[0]
 		if e.Type != corev1.EventTypeWarning || e.Reason != ReasonNotFenced || e.InvolvedObject.UID != "uid-1" || e.InvolvedObject.Kind != "Pod" || e.Message != failed.Error() {
 			t.Errorf("%+v", e)
 		}
-		events.events = nil
+		a.events.drop(e)
 		a.report(waits, nil)
 		if len(a.pending) != 0 {
 			t.Error("a connected pod is still waited for")

@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -85,8 +84,8 @@ type Enforcer struct {
 	repairs   repairs
 	repairing bool
 	noticed   time.Time
-	reports   *reports
 	refusals  refusals
+	events    *events // nil: there is no API server to tell
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
 	// links are the pods' links; nil where podfence connects the pods. moved holds a
@@ -98,7 +97,7 @@ type Enforcer struct {
 }
 
 // newEnforcer returns an enforcer for a node.
-func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Writer) *Enforcer {
+func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *Enforcer {
 	log := o.Log.WithName("enforcer")
 	model := policy.NewModel(o.Node)
 	if o.IgnorePodCIDRs {
@@ -110,7 +109,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 	return &Enforcer{
 		health: health, node: o.Node, needsNode: o.API != nil,
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
-		reports:  newReports(events, o.Node, log),
+		events:   events,
 		refusals: newRefusals(),
 		begin:    make(chan struct{}),
 		wake:     make(chan struct{}, 1),
@@ -198,7 +197,6 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer beside.Wait()
 	defer cancel()
-	beside.Go(func() { e.reports.run(ctx) })
 	beside.Go(func() { e.announce(ctx) })
 	if e.links != nil {
 		beside.Go(func() { e.links.follow(ctx, func() { signal(e.moved) }) })

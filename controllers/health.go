@@ -11,9 +11,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // Condition names one way in which a node is not as podfence promises it: its pods
@@ -53,25 +51,33 @@ func Conditions() []Condition {
 // called concurrently, and never wait.
 type Health struct {
 	node    string
-	events  client.Writer // nil: there is no API server to tell
+	events  *events
 	log     logr.Logger
 	metrics *metrics
 	// checks look for conditions that nobody else tells of.
 	checks map[Condition]func() error
 
 	mu sync.Mutex
-	// reasons are why conditions are there; told are those that an Event has said.
-	reasons, told map[Condition]error
+	// reasons are why conditions are there.
+	reasons map[Condition]error
+	// told are the Events about them.
+	told map[Condition]notice
+}
+
+// notice is the Event that says a reason.
+type notice struct {
+	why   error
+	event *corev1.Event
 }
 
 // healthAgain is how often the checks are made, and Events created: what comes and goes
 // in between is in the log.
 const healthAgain = 5 * time.Second
 
-func newHealth(o Options, metrics *metrics, events client.Writer) *Health {
+func newHealth(o Options, metrics *metrics, events *events) *Health {
 	h := &Health{
 		node: o.Node, events: events, log: o.Log.WithName("health"), metrics: metrics, checks: map[Condition]func() error{},
-		reasons: map[Condition]error{}, told: map[Condition]error{},
+		reasons: map[Condition]error{}, told: map[Condition]notice{},
 	}
 	maps.Copy(h.checks, o.Checks)
 	for _, c := range Conditions() {
@@ -133,64 +139,40 @@ func (h *Health) check() {
 	}
 }
 
-// Start makes the checks and creates Events until ctx is done. It implements
+// Start makes the checks and has Events created until ctx is done. It implements
 // manager.Runnable.
 func (h *Health) Start(ctx context.Context) error {
-	var beside sync.WaitGroup
-	defer beside.Wait()
-	if h.events != nil { // beside: the API server may not answer
-		beside.Go(func() { every(ctx, healthAgain, func() { h.tell(ctx) }) })
-	}
-	every(ctx, healthAgain, h.check)
-	return nil
-}
-
-// every calls f after each interval, until ctx is done.
-func every(ctx context.Context, interval time.Duration, f func()) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
-		case <-time.After(interval):
-			f()
+			return nil
+		case <-time.After(healthAgain):
+			h.check()
+			h.tell()
 		}
 	}
 }
 
-// +kubebuilder:rbac:groups="",resources=events,verbs=create
-
-// tell creates an Event for each condition with a reason that none has said yet. The
-// same reason is one Event, until the API server forgets that.
-func (h *Health) tell(ctx context.Context) {
-	for c, why := range h.news() {
-		about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: h.node, UID: types.UID(h.node)}
-		event := warning(about, h.node, string(c), fmt.Sprintf("%s %s %s", h.node, c, why), why.Error())
-		limited, cancel := context.WithTimeout(ctx, healthAgain)
-		err := h.events.Create(limited, event)
-		cancel()
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			h.log.V(1).Info("Cannot report by an Event on the Node; trying again", "condition", c, "error", err.Error())
-			continue
-		}
-		h.mu.Lock()
-		h.told[c] = why
-		h.mu.Unlock()
-	}
-}
-
-// news are the conditions whose reason no Event has said.
-func (h *Health) news() map[Condition]error {
+// tell has an Event created for each condition with a reason that none has said yet,
+// and takes those back that are not created yet and hold no more. The same reason is one
+// Event, until the API server forgets that.
+func (h *Health) tell() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	news := map[Condition]error{}
 	for _, c := range Conditions() {
-		why, told := h.reasons[c], h.told[c]
-		switch {
-		case why == nil:
+		why, before := h.reasons[c], h.told[c]
+		if why != nil && before.why != nil && why.Error() == before.why.Error() {
+			continue
+		}
+		if before.why != nil {
+			h.events.drop(before.event)
 			delete(h.told, c)
-		case told == nil || told.Error() != why.Error():
-			news[c] = why
+		}
+		if why != nil {
+			about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: h.node, UID: types.UID(h.node)}
+			event := warning(about, h.node, string(c), fmt.Sprintf("%s %s %s", h.node, c, why), why.Error())
+			h.events.create(event)
+			h.told[c] = notice{why, event}
 		}
 	}
-	return news
 }

@@ -68,14 +68,12 @@ func TestHealthSaysTheSameEverywhere(t *testing.T) {
 		m := newMetrics(registry)
 		broken := errors.New("module missing")
 		var found error
-		h := newHealth(Options{Node: "node-1", Log: log, Checks: map[Condition]func() error{BridgeNetfilterOff: func() error { return found }}}, m, events)
+		h := newHealth(Options{Node: "node-1", Log: log, Checks: map[Condition]func() error{BridgeNetfilterOff: func() error { return found }}}, m, newEvents(events, logr.Discard(), m))
 		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = h.Start(ctx)
-		}()
-		defer func() { cancel(); <-done }()
+		var parts sync.WaitGroup
+		parts.Go(func() { _ = h.Start(ctx) })
+		parts.Go(func() { _ = h.events.Start(ctx) })
+		defer func() { cancel(); parts.Wait() }()
 
 		if code, body := readyz(h); code != http.StatusOK {
 			t.Errorf("without a condition: %d %s", code, body)
@@ -89,10 +87,8 @@ func TestHealthSaysTheSameEverywhere(t *testing.T) {
 		events.mu.Lock()
 		events.away = false
 		events.mu.Unlock()
-		for range 3 {
-			time.Sleep(healthAgain)
-			synctest.Wait()
-		}
+		time.Sleep(time.Minute) // it is tried again, less and less often
+		synctest.Wait()
 		if code, body := readyz(h); code != http.StatusInternalServerError || body != "NetworkFailed: no route\nBridgeNetfilterOff: module missing\n" {
 			t.Errorf("with two conditions: %d %s", code, body)
 		}

@@ -26,6 +26,7 @@ type metrics struct {
 	repairs      prometheus.Counter
 	manifests    prometheus.Gauge
 	unhealthy    *prometheus.GaugeVec
+	events       *prometheus.CounterVec
 }
 
 // newMetrics registers the agent's metrics.
@@ -68,6 +69,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_repairs_total", Help: "Replacements of the table because somebody else had changed it; the log says who.",
 		}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_events_total", Help: "Events for the API server, by result: created, exists (another agent has created it), error (it is tried again) or dropped (too many waited, or its namespace is going).",
+		}, []string{"result"}),
 		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
@@ -75,7 +79,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_unhealthy", Help: "1 while the node is in this condition, and the agent not ready; /readyz, the log and an Event on the Node say why, docs/OPERATIONS.md what to do.",
 		}, []string{"condition"}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests, m.unhealthy)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests, m.unhealthy, m.events)
 	return m
 }
 

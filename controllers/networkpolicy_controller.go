@@ -22,8 +22,8 @@ type NetworkPolicyReconciler struct {
 
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=list;watch
 
-// Reconcile implements reconcile.Reconciler. The policy is enforced first:
-// reporting may take a while, or fail and be tried again.
+// Reconcile implements reconcile.Reconciler. It waits for nobody: the next policy is
+// enforced by the same worker.
 func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	np := &networkingv1.NetworkPolicy{}
 	var problems []policy.Problem
@@ -32,10 +32,10 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 			problems = append(setPolicy(m, np), m.Problems(req.NamespacedName)...)
 		},
 		func(m *policy.Model) { m.DeletePolicy(req.NamespacedName) })
-	if err != nil {
-		return result, err
+	if err == nil {
+		r.Problems.Report(req.NamespacedName, np, problems)
 	}
-	return result, r.Problems.Report(ctx, req.NamespacedName, np, problems)
+	return result, err
 }
 
 func setPolicy(m *policy.Model, np *networkingv1.NetworkPolicy) []policy.Problem {

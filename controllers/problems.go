@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -9,9 +8,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -22,14 +19,20 @@ const ReasonNotEnforceable = "NotEnforceable"
 
 // Problems reports what of policies cannot be enforced.
 type Problems struct {
-	client  client.Writer // nil: there is no API server to tell
+	events  *events // nil: there is no API server to tell
 	node    string
 	log     logr.Logger
 	metrics *metrics
 
-	mu          sync.Mutex
-	said, known map[types.NamespacedName]string // what is wrong, as last logged, and as an Event
-	parts       map[types.NamespacedName]int
+	mu    sync.Mutex
+	known map[types.NamespacedName]problem
+}
+
+// problem is what is wrong with a policy, as last reported.
+type problem struct {
+	identity string
+	parts    int
+	event    *corev1.Event
 }
 
 // spelledOut is how many of a policy's problems are named; a policy can have
@@ -47,52 +50,45 @@ func messageOf(problems []policy.Problem) string {
 	return strings.Join(texts, "; ")
 }
 
-func newProblems(c client.Writer, node string, log logr.Logger, m *metrics) *Problems {
-	return &Problems{client: c, node: node, log: log, metrics: m, said: map[types.NamespacedName]string{}, known: map[types.NamespacedName]string{}, parts: map[types.NamespacedName]int{}}
+func newProblems(events *events, node string, log logr.Logger, m *metrics) *Problems {
+	return &Problems{events: events, node: node, log: log, metrics: m, known: map[types.NamespacedName]problem{}}
 }
 
-// +kubebuilder:rbac:groups="",resources=events,verbs=create
-
 // Report says what is wrong with a policy, if that is news: in the log, in the
-// podfence_policy_problems metric, and in a Warning Event. Every node's agent
-// finds the same, so the Event's name is made from what it says: one of them
+// podfence_policy_problems metric, and in a Warning Event. It never waits. Every node's
+// agent finds the same, so the Event's name is made from what it says: one of them
 // creates it, and the others find it there.
-func (p *Problems) Report(ctx context.Context, key types.NamespacedName, np *networkingv1.NetworkPolicy, problems []policy.Problem) error {
-	message := messageOf(problems)
-	identity := fmt.Sprintf("%s %d %s", np.UID, np.Generation, message)
-
+func (p *Problems) Report(key types.NamespacedName, np *networkingv1.NetworkPolicy, problems []policy.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	was, is := p.known[key]
 	if len(problems) == 0 {
-		delete(p.said, key)
-		delete(p.known, key)
-		delete(p.parts, key)
-		p.count()
-		return nil
-	}
-	if p.known[key] == identity {
-		return nil
-	}
-	if p.parts[key] = len(problems); p.said[key] != identity {
-		p.log.Info("NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
-		p.said[key] = identity
-	}
-	p.count()
-	if p.client != nil {
-		err := p.client.Create(ctx, p.event(np, identity, message))
-		// In a namespace that is going, nothing can be created, nor read for long.
-		if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return fmt.Errorf("reporting NetworkPolicy %s by an Event: %w", key, err)
+		if is {
+			p.events.drop(was.event)
+			delete(p.known, key)
+			p.count()
 		}
+		return
 	}
-	p.known[key] = identity
-	return nil
+	message := messageOf(problems)
+	now := problem{identity: fmt.Sprintf("%s %d %s", np.UID, np.Generation, message), parts: len(problems)}
+	if is && was.identity == now.identity {
+		return
+	}
+	if is {
+		p.events.drop(was.event)
+	}
+	p.log.Info("NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
+	now.event = p.event(np, now.identity, message)
+	p.known[key] = now
+	p.count()
+	p.events.create(now.event)
 }
 
 func (p *Problems) count() {
 	total := 0
-	for _, n := range p.parts {
-		total += n
+	for _, one := range p.known {
+		total += one.parts
 	}
 	p.metrics.problems.Set(float64(total))
 }

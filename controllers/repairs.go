@@ -5,12 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/ruleset"
 )
@@ -88,7 +85,7 @@ func (e *Enforcer) distrust(ctx context.Context) error {
 		e.mu.Unlock()
 	}
 	if e.repairs.row == 1 || e.repairs.row == atOnce+1 {
-		e.reports.add(report{*noticed, pause > 0})
+		e.reportTampering(noticed, pause > 0)
 	}
 	if pause == 0 {
 		return nil
@@ -135,61 +132,14 @@ func (e *Enforcer) repaired() {
 // somebody else has changed.
 const ReasonTamperedWith = "TamperedWith"
 
-// report is what is said of tampering to who looks at the Node.
-type report struct {
-	ruleset.Tampering
-	fight bool
-}
-
-// reports tells the API server, beside the commits: it may not answer.
-type reports struct {
-	events client.Writer // nil: there is no API server to tell
-	node   string
-	log    logr.Logger
-	queue  chan report
-}
-
-func newReports(events client.Writer, node string, log logr.Logger) *reports {
-	return &reports{events: events, node: node, log: log, queue: make(chan report, 8)}
-}
-
-// add queues a report. One too many is dropped: the log has it.
-func (r *reports) add(one report) {
-	select {
-	case r.queue <- one:
-	default:
+// reportTampering says it to who looks at the Node, whose UID in Events is its name, as
+// kubelet has it. The same program's doing is one Event, until the API server forgets
+// that.
+func (e *Enforcer) reportTampering(noticed *ruleset.Tampering, fight bool) {
+	message := fmt.Sprintf("podfence's table was changed, and replaced: %s; by %s", noticed.What(), noticed.Who())
+	if fight {
+		message = fmt.Sprintf("podfence's table is changed over and over, and replaced less and less often; last %s; by %s", noticed.What(), noticed.Who())
 	}
-}
-
-// run sends until ctx is done.
-func (r *reports) run(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case one := <-r.queue:
-			if r.events == nil {
-				continue
-			}
-			limited, cancel := context.WithTimeout(ctx, 10*time.Second)
-			err := r.events.Create(limited, r.event(one))
-			cancel()
-			if err != nil && !apierrors.IsAlreadyExists(err) {
-				r.log.Error(err, "Cannot report by an Event that the table was changed")
-			}
-		}
-	}
-}
-
-// +kubebuilder:rbac:groups="",resources=events,verbs=create
-
-// event is a Warning on the Node, whose UID in Events is its name, as kubelet has
-// it. The same program's doing is one Event, until the API server forgets that.
-func (r *reports) event(one report) *corev1.Event {
-	message := fmt.Sprintf("podfence's table was changed, and replaced: %s; by %s", one.What(), one.Who())
-	if one.fight {
-		message = fmt.Sprintf("podfence's table is changed over and over, and replaced less and less often; last %s; by %s", one.What(), one.Who())
-	}
-	about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: r.node, UID: types.UID(r.node)}
-	return warning(about, r.node, ReasonTamperedWith, fmt.Sprintf("%s %s %v", r.node, one.Process, one.fight), message)
+	about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.node, UID: types.UID(e.node)}
+	e.events.create(warning(about, e.node, ReasonTamperedWith, fmt.Sprintf("%s %s %v", e.node, noticed.Process, fight), message))
 }

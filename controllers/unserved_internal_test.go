@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,7 +42,8 @@ func (a *announced) Create(ctx context.Context, object client.Object, _ ...clien
 func TestUnservedEvent(t *testing.T) {
 	a, _ := answering(t, t.TempDir())
 	events := &announced{events: make(chan *corev1.Event)}
-	a.events = events
+	a.events = newEvents(events, logr.Discard(), newMetrics(prometheus.NewRegistry()))
+	go func() { _ = a.events.Start(t.Context()) }()
 	static, live := policy.PodOf(&corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "static", UID: "mirror", Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "hash"}},
 		Spec:       corev1.PodSpec{NodeName: "node"},
