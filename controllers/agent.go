@@ -159,9 +159,11 @@ func (a *Agent) serveCNI(o Options, events client.Writer) error {
 		err = errors.Join(err, a.AddReadyzCheck("bridge-netfilter", func(*http.Request) error { return o.CNI.Ready() }))
 	}
 	if o.CNI.Publish != nil {
-		err = errors.Join(err, a.Add(&Network{
-			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish, log: o.Log.WithName("network"),
-		}))
+		network := &Network{
+			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish,
+			metrics: a.Enforcer.metrics, log: o.Log.WithName("network"), failure: errNotYet,
+		}
+		err = errors.Join(err, a.Add(network), a.AddReadyzCheck("network", network.Ready))
 	}
 	return err
 }

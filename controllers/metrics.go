@@ -24,7 +24,9 @@ type metrics struct {
 	mismatches   prometheus.Counter
 	flows        *prometheus.CounterVec
 	repairs      prometheus.Counter
-	manifests    prometheus.Gauge
+	// networkRepairs are of links, routes, neighbours, rules and settings.
+	networkRepairs prometheus.Counter
+	manifests      prometheus.Gauge
 }
 
 // newMetrics registers the agent's metrics.
@@ -67,11 +69,14 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_repairs_total", Help: "Replacements of the table because somebody else had changed it; the log says who.",
 		}),
+		networkRepairs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_network_repairs_total", Help: "Links, addresses, routes, neighbours, rules and settings of the pods' network that podfence has made again because somebody else had changed them; the log names them.",
+		}),
 		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.manifests)
 	return m
 }
 

@@ -217,7 +217,7 @@ func withoutLines(text, with string) string {
 func TestHostGWNeedsALink(t *testing.T) {
 	t.Parallel()
 	nodes, _ := routed(t, 2, 1500, false)
-	_, err := nodes[0].open(node.Options{Mode: node.HostGW}).Reconcile(nodes[0].Node, all(nodes))
+	_, err := nodes[0].open(node.Options{Mode: node.HostGW}).Reconcile(nodes[0].Node, all(nodes), nil)
 	if err == nil || !strings.Contains(err.Error(), "node node2: InternalIP 192.168.2.2") {
 		t.Error(err)
 	}
@@ -245,7 +245,7 @@ func TestOptions(t *testing.T) {
 	}
 	p := newPeer(t, 1, "192.0.2.1")
 	n := p.open(node.Options{})
-	if _, err := n.Reconcile(node.Node{Name: "other"}, nil); err == nil {
+	if _, err := n.Reconcile(node.Node{Name: "other"}, nil, nil); err == nil {
 		t.Error("another node's name: no error")
 	}
 	if _, err := n.MTU(); err == nil {
@@ -256,7 +256,7 @@ func TestOptions(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := n.Reconcile(p.Node, nil); !errors.Is(err, node.ErrClosed) {
+	if _, err := n.Reconcile(p.Node, nil, nil); !errors.Is(err, node.ErrClosed) {
 		t.Error(err)
 	}
 	if _, err := n.MTU(); !errors.Is(err, node.ErrClosed) {
@@ -286,11 +286,11 @@ func TestManyNodes(t *testing.T) {
 		n := p.open(node.Options{Mode: mode})
 		for range 2 {
 			took := stopwatch()
-			changes, err := n.Reconcile(p.Node, others)
+			changes, err := n.Reconcile(p.Node, others, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%s, %d nodes: %d changes in %s", mode, count, changes, took())
+			t.Logf("%s, %d nodes: %v in %s", mode, count, changes, took())
 		}
 	}
 }
