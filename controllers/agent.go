@@ -215,7 +215,7 @@ func (l *firstLoad) Start(ctx context.Context) error {
 			}
 		}
 		for i := range nodes.Items {
-			setNode(m, &nodes.Items[i])
+			l.enforcer.setNode(m, &nodes.Items[i])
 		}
 		for i := range namespaces.Items {
 			setNamespace(m, &namespaces.Items[i])

@@ -65,6 +65,7 @@ type Enforcer struct {
 	committed uint64 // changes in the kernel
 	failure   error  // of the last commit
 	waiting   map[chan struct{}]uint64
+	unusable  map[string]string // InternalIPs that were named in the log, by Node
 
 	// table is what the kernel holds, or will once it takes it; nil before the
 	// first commit. Only commit changes it, under tableMu.
@@ -114,6 +115,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 		moved:    make(chan struct{}, 1),
 		model:    model,
 		waiting:  map[chan struct{}]uint64{},
+		unusable: map[string]string{},
 	}
 }
 

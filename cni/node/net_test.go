@@ -22,11 +22,11 @@ const patience = 5 * time.Second
 
 // space is a network namespace of a test.
 type space struct {
-	t  *testing.T
+	t  testing.TB
 	fd int
 }
 
-func newSpace(t *testing.T) *space {
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	s := &space{t: t}
 	err := thread(func() (err error) {
@@ -199,7 +199,7 @@ func (p *peer) routes() string {
 }
 
 // newPeer is node i, with two families.
-func newPeer(t *testing.T, i int, addrs ...string) *peer {
+func newPeer(t testing.TB, i int, addrs ...string) *peer {
 	p := &peer{space: newSpace(t), Node: node.Node{Name: fmt.Sprintf("node%d", i)}}
 	for _, a := range addrs {
 		p.Addrs = append(p.Addrs, netip.MustParseAddr(a))
