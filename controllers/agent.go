@@ -181,8 +181,8 @@ func (a *Agent) serveCNI(o Options, events *events) error {
 	if o.CNI.Publish != nil {
 		a.Enforcer.health.Set(NetworkFailed, errNoRound)
 		err = errors.Join(err, a.Add(&Network{
-			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish,
-			hostPorts: o.CNI.HostPorts, log: o.Log.WithName("network"),
+			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish, hostPorts: o.CNI.HostPorts,
+			metrics: a.Enforcer.metrics, log: o.Log.WithName("network"),
 		}))
 	}
 	return err
@@ -235,7 +235,7 @@ func (l *firstLoad) Start(ctx context.Context) error {
 			}
 		}
 		for i := range nodes.Items {
-			setNode(m, &nodes.Items[i])
+			l.enforcer.setNode(m, &nodes.Items[i])
 		}
 		for i := range namespaces.Items {
 			setNamespace(m, &namespaces.Items[i])

@@ -68,6 +68,7 @@ type Enforcer struct {
 	committed uint64 // changes in the kernel
 	failure   error  // of the last commit
 	waiting   map[chan struct{}]uint64
+	unusable  map[string]string // InternalIPs that were named in the log, by Node
 
 	// table is what the kernel holds, or will once it takes it; nil before the
 	// first commit. Only commit changes it, under tableMu.
@@ -120,6 +121,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		moved:    make(chan struct{}, 1),
 		model:    model,
 		waiting:  map[chan struct{}]uint64{},
+		unusable: map[string]string{},
 	}
 }
 

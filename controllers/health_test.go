@@ -74,10 +74,13 @@ var _ = Describe("An agent is not ready", func() {
 type scriptedNetwork struct{ err atomic.Value }
 
 // Reconcile implements controllers.NodeNetwork.
-func (n *scriptedNetwork) Reconcile(node.Node, []node.Node) (int, error) {
+func (n *scriptedNetwork) Reconcile(node.Node, []node.Node, []node.Pod) ([]string, error) {
 	err, _ := n.err.Load().(func() error)
-	return 0, err()
+	return nil, err()
 }
+
+// Changed implements controllers.NodeNetwork.
+func (n *scriptedNetwork) Changed() <-chan struct{} { return nil }
 
 var _ = Describe("The node's network", func() {
 	broken := func(why error) func() error { return func() error { return why } }
@@ -120,7 +123,7 @@ var _ = Describe("The node's network", func() {
 	It("is not at fault for other nodes", func(SpecContext) {
 		var routes scriptedNetwork
 		var publish atomic.Value
-		routes.err.Store(broken(&node.OthersError{Err: errors.New("node-7 has no InternalIP")}))
+		routes.err.Store(broken(&node.PartialError{Nodes: map[string]error{"node-7": errors.New("node-7 has no InternalIP")}}))
 		publish.Store(broken(nil))
 		_, agent := start(&routes, &publish)
 		agent.awaitReady()

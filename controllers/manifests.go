@@ -38,7 +38,7 @@ func (m *Manifests) Reload() error {
 	}
 	m.metrics.manifests.Set(1)
 	m.enforcer.Feed(func(model *policy.Model) {
-		feedChanges(m.last.Nodes, now.Nodes, func(n *corev1.Node) { setNode(model, n) }, func(k policy.Key) { model.DeleteNode(k.Name) })
+		feedChanges(m.last.Nodes, now.Nodes, func(n *corev1.Node) { m.enforcer.setNode(model, n) }, func(k policy.Key) { m.enforcer.deleteNode(model, k.Name) })
 		feedChanges(m.last.Namespaces, now.Namespaces, func(ns *corev1.Namespace) { setNamespace(model, ns) }, func(k policy.Key) { model.DeleteNamespace(k.Name) })
 		feedChanges(m.last.Pods, now.Pods, func(p *corev1.Pod) { setPod(model, p) }, model.DeletePod)
 		feedChanges(m.last.Policies, now.Policies, func(np *networkingv1.NetworkPolicy) { setPolicy(model, np) }, model.DeletePolicy)

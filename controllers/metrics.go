@@ -24,9 +24,11 @@ type metrics struct {
 	mismatches   prometheus.Counter
 	flows        *prometheus.CounterVec
 	repairs      prometheus.Counter
-	manifests    prometheus.Gauge
-	unhealthy    *prometheus.GaugeVec
-	events       *prometheus.CounterVec
+	// networkRepairs are of links, routes, neighbours, rules and settings.
+	networkRepairs prometheus.Counter
+	manifests      prometheus.Gauge
+	unhealthy      *prometheus.GaugeVec
+	events         *prometheus.CounterVec
 }
 
 // newMetrics registers the agent's metrics.
@@ -72,6 +74,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "podfence_events_total", Help: "Events for the API server, by result: created, exists (another agent has created it), error (it is tried again) or dropped (too many waited, or its namespace is going).",
 		}, []string{"result"}),
+		networkRepairs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_network_repairs_total", Help: "Links, addresses, routes, neighbours, rules and settings of the pods' network that podfence has made again because somebody else had changed them; the log names them.",
+		}),
 		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
@@ -79,7 +84,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_unhealthy", Help: "1 while the node is in this condition, and the agent not ready; /readyz, the log and an Event on the Node say why, docs/OPERATIONS.md what to do.",
 		}, []string{"condition"}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests, m.unhealthy, m.events)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.manifests, m.unhealthy, m.events)
 	return m
 }
 

@@ -1,127 +1,273 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 )
 
-// NodeNetwork makes a node's routes to the other nodes' pods.
+// NodeNetwork makes a node's routes to the other nodes' pods, and keeps what the CNI plugin
+// made for this node's.
 type NodeNetwork interface {
-	// Reconcile makes them what the nodes need, and returns how many changes
-	// that took.
-	Reconcile(self node.Node, others []node.Node) (changes int, err error)
+	// Reconcile makes them what the nodes and pods need, and returns what it did.
+	Reconcile(self node.Node, others []node.Node, pods []node.Pod) (changes []string, err error)
+	// Changed has a token when somebody may have changed them.
+	Changed() <-chan struct{}
 }
 
-// Network keeps the node's routes what the cluster's nodes need, and tells the
-// container runtime of the CNI plugin once pods can be connected.
+// Network keeps the node's routes, and its side of its pods' links, what the cluster's
+// nodes and the node's pods need, and tells the container runtime of the CNI plugin once
+// pods can be connected.
 type Network struct {
 	node     string
 	enforcer *Enforcer
 	routes   NodeNetwork // nil: another plugin makes them
 	// publish writes the CNI configuration for this node, and installs the
-	// plugin. It is called whenever that may have changed.
+	// plugin.
 	publish func(self node.Node) error
 	// hostPorts is CNI.HostPorts, or nil, and saidOfHostPorts what was logged of it.
 	hostPorts       func() string
 	saidOfHostPorts string
+	metrics         *metrics
 	log             logr.Logger
-	said            string // of other nodes, as last logged
+
+	// last is what the last round was for; published is for which node, and when, publish
+	// last did its part. Only Start's goroutine touches them, and those that follow.
+	last        world
+	published   node.Node
+	publishedAt time.Time
+	retries     retries
+	repairs     repairs
+	said        string // of other Nodes
+}
+
+// world is what a round is for.
+type world struct {
+	self   node.Node
+	others []node.Node
+	pods   []node.Pod
 }
 
 const (
-	// networkAgain is how often the routes are looked after without news: others
-	// change them too.
+	// networkAgain is how often the network is looked after without news: not all that
+	// others change is told of.
 	networkAgain = time.Minute
-	// networkRetry is how long to wait after a failure.
+	// networkRetry is how long to wait after a failure; about one Node or pod, longer and
+	// longer, up to networkAgain.
 	networkRetry = 2 * time.Second
+	// networkSettle is how long changes are waited for that follow a first one.
+	networkSettle = 200 * time.Millisecond
+	// networkNamed is how many of the things that were missing the log names.
+	networkNamed = 10
 )
 
-// Start keeps the routes until ctx is done. They stay when it stops. It
+// Start keeps the network until ctx is done. It stays when it stops. It
 // implements manager.Runnable.
 func (n *Network) Start(ctx context.Context) error {
 	if n.enforcer.Sync(ctx) != nil { // nothing is connected before it is fenced
 		return nil
 	}
+	var changed <-chan struct{}
+	if n.routes != nil {
+		changed = n.routes.Changed()
+	}
 	for {
-		wait := networkAgain
-		if !n.round() {
-			wait = networkRetry
+		began := time.Now()
+		again, pause := n.round(began)
+		// Where others change things all the time, it takes a tenth of a processor at most.
+		pause = max(pause, networkSettle, 9*time.Since(began))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.enforcer.nodes:
+			continue
+		case <-time.After(again):
+			continue
+		case <-changed:
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.enforcer.nodes:
-		case <-time.After(wait):
+		case <-time.After(pause):
 		}
 	}
 }
+
+// round makes the network what it should be, says what it did, and then installs what has
+// pods connected by it. It returns when to look again without news, and how long to wait
+// before a round for the next change.
+func (n *Network) round(now time.Time) (again, pause time.Duration) {
+	w := n.world()
+	changes, repair, err := n.reconcile(w)
+	if repair {
+		n.metrics.networkRepairs.Add(float64(len(changes)))
+		pause = n.repairs.next(now)
+		n.log.Info("Somebody else has changed the node's network; what was missing is there again", "changes", named(changes))
+	}
+	about, elsewhere := byNode(err)
+	n.enforcer.health.Set(NetworkFailed, about)
+	again = n.again(err, now)
+	switch {
+	case elsewhere != nil && elsewhere.Error() != n.said:
+		n.said = elsewhere.Error()
+		n.log.Error(elsewhere, "Cannot reach the pods of all other nodes; trying again", "retryAfter", again.String())
+	case err == nil && (len(changes) > 0 && !repair || n.said != ""):
+		n.said = ""
+		n.log.Info("The node's network is what the cluster needs", "changes", len(changes))
+	}
+	if err != nil && partialOnly(err) == nil {
+		return again, pause
+	}
+	if err := n.install(w.self, len(changes) > 0, now); err != nil {
+		again = min(again, networkRetry)
+	}
+	return again, pause
+}
+
+// again says when to try again what has failed.
+func (n *Network) again(err error, now time.Time) time.Duration {
+	partial := partialOnly(err)
+	switch {
+	case err == nil:
+		return n.retries.next(nil, nil, now)
+	case partial == nil:
+		return networkRetry
+	}
+	return n.retries.next(partial.Nodes, partial.Pods, now)
+}
+
+// byNode divides what has failed into what is about this node and its pods, and what is
+// about other Nodes. That one of them cannot be reached makes no node unhealthy: it would
+// be all of them at once.
+func byNode(err error) (about, elsewhere error) {
+	partial := partialOnly(err)
+	if partial == nil {
+		return err, nil
+	}
+	if len(partial.Pods) > 0 {
+		about = &node.PartialError{Pods: partial.Pods}
+	}
+	if len(partial.Nodes) > 0 {
+		elsewhere = &node.PartialError{Nodes: partial.Nodes}
+	}
+	return about, elsewhere
+}
+
+// partialOnly returns the error if it keeps no more than some Nodes or pods from being
+// reached, else nil: one that is joined with others is about more.
+func partialOnly(err error) *node.PartialError {
+	partial, _ := err.(*node.PartialError)
+	return partial
+}
+
+// named is a list that can be read.
+func named(all []string) string {
+	if more := len(all) - networkNamed; more > 0 {
+		return fmt.Sprintf("%s; and %d more", strings.Join(all[:networkNamed], "; "), more)
+	}
+	return strings.Join(all, "; ")
+}
+
+// errNoRound is why a node is not ready before the first round.
+var errNoRound = errors.New("the node's links and routes have not been looked after yet")
 
 // errNoPodCIDR is what a node has to wait for: the controller manager gives it
 // its range (--allocate-node-cidrs).
 var errNoPodCIDR = errors.New("this Node has no spec.podCIDRs yet: pods cannot get addresses")
 
-// errNoRound is why a node is not ready before the first round.
-var errNoRound = errors.New("the node's links and routes have not been looked after yet")
+// reconcile makes links and routes. It repairs if there was nothing new to do.
+func (n *Network) reconcile(w world) (changes []string, repair bool, err error) {
+	if n.routes == nil {
+		return nil, false, nil
+	}
+	if len(w.self.PodCIDRs) == 0 {
+		return nil, false, errNoPodCIDR
+	}
+	changes, err = n.routes.Reconcile(w.self, w.others, w.pods)
+	repair = len(changes) > 0 && reflect.DeepEqual(w, n.last)
+	n.last = w
+	return changes, repair, err
+}
 
-// round makes links and routes, and then installs what has pods connected by them. It
-// reports whether all is as it should be.
-func (n *Network) round() bool {
-	self, others := n.nodes()
-	changes, unreached, err := n.reconcile(self, others)
-	n.enforcer.health.Set(NetworkFailed, err)
-	if err != nil {
-		return false
+// install publishes what this node's pods are connected by. While nothing that it depends
+// on has changed it does so once a minute, as others touch the files rarely.
+func (n *Network) install(self node.Node, changed bool, now time.Time) error {
+	if !changed && now.Sub(n.publishedAt) < networkAgain && reflect.DeepEqual(self, n.published) {
+		return nil
 	}
-	switch {
-	case unreached != nil && unreached.Error() != n.said:
-		n.said = unreached.Error()
-		n.log.Error(unreached, "Cannot reach the pods of all other nodes; trying again", "retryAfter", networkRetry.String())
-	case unreached == nil && (changes > 0 || n.said != ""):
-		n.said = ""
-		n.log.Info("The node's network is what the cluster needs", "changes", changes)
-	}
-	err = n.publish(self)
+	n.publishedAt = time.Time{}
+	err := n.publish(self)
 	n.enforcer.health.Set(NotInstalled, err)
 	n.sayHostPorts()
-	return err == nil && unreached == nil
+	if err == nil {
+		n.published, n.publishedAt = self, now
+	}
+	return err
 }
 
-// reconcile makes links and routes. Unreached is what keeps other nodes from being
-// reached: that one Node is not as it should be is no reason to connect no pods here.
-func (n *Network) reconcile(self node.Node, others []node.Node) (changes int, unreached, err error) {
-	if n.routes == nil {
-		return 0, nil, nil
-	}
-	if len(self.PodCIDRs) == 0 {
-		return 0, nil, errNoPodCIDR
-	}
-	changes, err = n.routes.Reconcile(self, others)
-	var aboutOthers *node.OthersError
-	if errors.As(err, &aboutOthers) {
-		return changes, err, nil
-	}
-	return changes, nil, err
-}
-
-// nodes are this node and the others, as the model knows them.
-func (n *Network) nodes() (self node.Node, others []node.Node) {
-	var all []policy.Node
+// world is this node, the others and this node's pods, in order, as the model knows them.
+func (n *Network) world() (w world) {
 	n.enforcer.mu.Lock()
-	all = n.enforcer.model.Nodes()
+	nodes := n.enforcer.model.Nodes()
+	attachments := n.enforcer.model.Attachments()
 	n.enforcer.mu.Unlock()
-	for _, one := range all {
+	slices.SortFunc(nodes, func(a, b policy.Node) int { return cmp.Compare(a.Name, b.Name) })
+	for _, one := range nodes {
 		as := node.Node{Name: one.Name, Addrs: one.Addrs, PodCIDRs: one.PodCIDRs}
 		if one.Name == n.node {
-			self = as
+			w.self = as
 		} else {
-			others = append(others, as)
+			w.others = append(w.others, as)
 		}
 	}
-	return self, others
+	for _, a := range attachments {
+		if a.HostInterface != "" {
+			w.pods = append(w.pods, node.Pod{Name: a.Pod.String(), Link: a.HostInterface, MAC: a.MAC[:], Addrs: a.IPs})
+		}
+	}
+	slices.SortFunc(w.pods, func(a, b node.Pod) int { return cmp.Compare(a.Link, b.Link) })
+	return w
+}
+
+// retries say when to try again what has failed for one Node or pod: each by itself, less
+// and less often. One that can never be reached costs a round a minute, which there is
+// anyway, and puts off no other.
+type retries map[string]*retry
+
+type retry struct {
+	wait.Backoff
+	due time.Time
+}
+
+// next is how long to wait from now for the first that is due, or for the next look at all.
+func (r *retries) next(nodes, pods map[string]error, now time.Time) time.Duration {
+	left := retries{}
+	first := networkAgain
+	for kind, failed := range map[string]map[string]error{"node ": nodes, "pod ": pods} {
+		for name := range failed {
+			one := (*r)[kind+name]
+			if one == nil {
+				one = &retry{Backoff: wait.Backoff{Duration: networkRetry, Factor: 2, Steps: 8, Cap: networkAgain}}
+			}
+			if !one.due.After(now) {
+				one.due = now.Add(one.Step())
+			}
+			left[kind+name] = one
+			first = min(first, one.due.Sub(now))
+		}
+	}
+	*r = left
+	return first
 }

@@ -149,5 +149,11 @@ func (m *Model) Attachments() (all []Attachment) {
 // PodCIDRs are this node's pod ranges, as last known.
 func (m *Model) PodCIDRs() []netip.Prefix { return slices.Clone(m.podCIDRs) }
 
+// Node is a node as last known.
+func (m *Model) Node(name string) (n Node, known bool) {
+	n, known = m.nodes[name]
+	return n, known
+}
+
 // Nodes are all nodes that are known.
 func (m *Model) Nodes() []Node { return slices.Collect(maps.Values(m.nodes)) }

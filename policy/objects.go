@@ -127,7 +127,8 @@ type Node struct {
 	Name string
 	// PodCIDRs are the ranges that this node's pods get their addresses from.
 	PodCIDRs []netip.Prefix
-	// Addrs are the node's own addresses inside the cluster (InternalIP).
+	// Addrs are the node's own addresses inside the cluster (InternalIP) that can be
+	// used, in the API's order: of two networks, it prefers the first one's.
 	Addrs []netip.Addr
 }
 
@@ -184,12 +185,35 @@ func NodeOf(n *corev1.Node) Node {
 	}
 	slices.SortFunc(node.PodCIDRs, comparePrefix)
 	node.PodCIDRs = slices.Compact(node.PodCIDRs)
-	for _, address := range n.Status.Addresses {
-		if addr, ok := parseAddr(address.Address); ok && address.Type == corev1.NodeInternalIP {
+	for _, text := range internalIPs(n) {
+		if addr, usable := nodeAddr(text); usable && !slices.Contains(node.Addrs, addr) {
 			node.Addrs = append(node.Addrs, addr)
 		}
 	}
-	slices.SortFunc(node.Addrs, netip.Addr.Compare)
-	node.Addrs = slices.Compact(node.Addrs)
 	return node
+}
+
+// UnusableAddrs are the InternalIPs of a node that NodeOf leaves out: those that are none,
+// and those that do not say which host is meant, such as a link-local address.
+func UnusableAddrs(n *corev1.Node) (texts []string) {
+	for _, text := range internalIPs(n) {
+		if _, usable := nodeAddr(text); !usable {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
+
+func internalIPs(n *corev1.Node) (texts []string) {
+	for _, address := range n.Status.Addresses {
+		if address.Type == corev1.NodeInternalIP {
+			texts = append(texts, address.Address)
+		}
+	}
+	return texts
+}
+
+func nodeAddr(text string) (addr netip.Addr, usable bool) {
+	addr, ok := parseAddr(text)
+	return addr, ok && addr.IsGlobalUnicast()
 }

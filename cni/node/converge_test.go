@@ -217,7 +217,7 @@ func withoutLines(text, with string) string {
 func TestHostGWNeedsALink(t *testing.T) {
 	t.Parallel()
 	nodes, _ := routed(t, 2, 1500, false)
-	_, err := nodes[0].open(node.Options{Mode: node.HostGW}).Reconcile(nodes[0].Node, all(nodes))
+	_, err := nodes[0].open(node.Options{Mode: node.HostGW}).Reconcile(nodes[0].Node, all(nodes), nil)
 	if err == nil || !strings.Contains(err.Error(), "node node2: InternalIP 192.168.2.2") {
 		t.Error(err)
 	}
@@ -245,7 +245,7 @@ func TestOptions(t *testing.T) {
 	}
 	p := newPeer(t, 1, "192.0.2.1")
 	n := p.open(node.Options{})
-	if _, err := n.Reconcile(node.Node{Name: "other"}, nil); err == nil {
+	if _, err := n.Reconcile(node.Node{Name: "other"}, nil, nil); err == nil {
 		t.Error("another node's name: no error")
 	}
 	if _, err := n.MTU(); err == nil {
@@ -256,7 +256,7 @@ func TestOptions(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := n.Reconcile(p.Node, nil); !errors.Is(err, node.ErrClosed) {
+	if _, err := n.Reconcile(p.Node, nil, nil); !errors.Is(err, node.ErrClosed) {
 		t.Error(err)
 	}
 	if _, err := n.MTU(); !errors.Is(err, node.ErrClosed) {
@@ -264,14 +264,50 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestManyNodes says what a Reconcile takes that finds nothing to do.
-func TestManyNodes(t *testing.T) {
-	const count = 1000
-	p := newPeer(t, 0, "172.16.255.254", "fd01::1")
+// TestOwnAddressLost: while this Node has no InternalIP, even as the agent starts anew, the
+// tunnel stays what it is, and pods that start do not get a larger MTU.
+func TestOwnAddressLost(t *testing.T) {
+	for _, v6first := range []bool{false, true} {
+		t.Run(fmt.Sprint("IPv6 first: ", v6first), func(t *testing.T) {
+			t.Parallel()
+			nodes, _ := routed(t, 2, 1500, v6first)
+			start(t, nodes, node.Options{})
+			p := nodes[0]
+			was := p.state()
+			mtu, err := p.net.MTU()
+			if err != nil || mtu >= 1500 {
+				t.Fatal(mtu, err)
+			}
+			lost := p.Node
+			lost.Addrs = nil
+			n := p.open(node.Options{}) // it remembers nothing
+			for range 2 {
+				changes, err := n.Reconcile(lost, all(nodes), nil)
+				if err != nil {
+					t.Error(err)
+				}
+				if now, err := n.MTU(); now != mtu || err != nil {
+					t.Errorf("MTU %d, %v; was %d", now, err, mtu)
+				}
+				// The node's own packets may have another source meanwhile.
+				if out := p.ip("link show podfence-vxlan"); strings.Contains(strings.Join(changes, " "), "remove") || !strings.Contains(out, "UP") {
+					t.Errorf("%v: %s", changes, out)
+				}
+			}
+			p.reconcile(all(nodes)...)
+			if out := p.state(); out != was {
+				t.Errorf("not\n%s\nbut\n%s", was, out)
+			}
+		})
+	}
+}
+
+// manyNodes is a node and count others on its link.
+func manyNodes(t testing.TB, count int) (p *peer, others []node.Node) {
+	p = newPeer(t, 0, "172.16.255.254", "fd01::1")
 	p.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("fd02::/64")}
 	p.ip("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up",
 		"addr add 172.16.255.254/16 dev eth0", "addr add fd01::1/64 dev eth0 nodad")
-	var others []node.Node
 	for i := 1; i <= count; i++ {
 		others = append(others, node.Node{
 			Name:  fmt.Sprintf("n%d", i),
@@ -282,15 +318,40 @@ func TestManyNodes(t *testing.T) {
 			},
 		})
 	}
+	return p, others
+}
+
+// BenchmarkRound is a Reconcile with 5,000 other nodes of two families, and 100 pods: one
+// that finds nothing to do, and one in which a Node has changed its address.
+func BenchmarkRound(b *testing.B) {
+	p, others := manyNodes(b, 5000)
+	changed := slices.Clone(others)
+	changed[0].Addrs = slices.Clone(changed[0].Addrs)
+	changed[0].Addrs[0] = netip.MustParseAddr("172.16.254.1")
+	changed[0].Addrs[1] = netip.MustParseAddr("fd01::fe:1")
 	for _, mode := range []node.Mode{node.HostGW, node.VXLAN} {
 		n := p.open(node.Options{Mode: mode})
-		for range 2 {
-			took := stopwatch()
-			changes, err := n.Reconcile(p.Node, others)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%s, %d nodes: %d changes in %s", mode, count, changes, took())
+		if _, err := n.Reconcile(p.Node, others, nil); err != nil {
+			b.Fatal(err)
+		}
+		for _, name := range []string{"unchanged", "one changed"} {
+			b.Run(mode.String()+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				for i := range b.N {
+					now := others
+					if name != "unchanged" && i%2 == 0 {
+						now = changed
+					}
+					changes, err := n.Reconcile(p.Node, now, nil)
+					if err != nil || name == "unchanged" && len(changes) > 0 || name != "unchanged" && (len(changes) == 0 || len(changes) > 8) {
+						b.Fatal(changes, err)
+					}
+				}
+				b.StopTimer()
+				if _, err := n.Reconcile(p.Node, others, nil); err != nil {
+					b.Fatal(err)
+				}
+			})
 		}
 	}
 }

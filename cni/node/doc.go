@@ -3,12 +3,14 @@
 // other by its own address, without NAT.
 //
 //	Open       connects to the kernel, changes nothing
-//	Reconcile  the cluster's nodes in, routes and devices out
+//	Reconcile  the cluster's nodes and this one's pods in, routes and devices out
+//	Changed    that others may have changed something
 //	MTU        what pods may send
 //	Close      hangs up; the network stays
 //
-// What goes on between one pod and its node is the CNI plugin's. Everything is
-// done by rtnetlink and /proc/sys; nothing is executed.
+// The CNI plugin connects one pod with its node. What it made on the node's side, and has
+// gone since, Reconcile makes again. Everything is done by rtnetlink and /proc/sys; nothing
+// is executed.
 //
 // # What is in the kernel
 //
@@ -52,9 +54,10 @@
 // gives it, one with the VXLAN device's name if it is one. Routes and rules are
 // if they have its RouteProtocol, addresses if they are whole (/32, /128) and on
 // its own devices, neighbour and FDB entries if they are permanent and on its
-// VXLAN device. Nothing else is removed or replaced. Routes to the bridge are the
-// plugin's, pod by pod. A route to a pod CIDR that another has made is an error,
-// and stays.
+// VXLAN device. A pod's link is if it has the MAC that the plugin derives from its
+// name. Nothing else is removed or replaced. Routes to the bridge are the
+// plugin's, pod by pod: one that is missing is made again, none is removed. A route to a
+// pod or a pod CIDR that another has made is an error, and stays.
 //
 // # What a crash leaves
 //

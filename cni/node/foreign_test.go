@@ -35,13 +35,13 @@ func TestForeign(t *testing.T) {
 	before := foreign()
 	n := p.open(node.Options{Mode: node.VXLAN})
 	for range 2 {
-		_, err := n.Reconcile(p.Node, all(nodes))
+		_, err := n.Reconcile(p.Node, all(nodes), nil)
 		if err == nil || !strings.Contains(err.Error(), "10.244.2.0/24 dev other") {
 			t.Errorf("no error for a foreign route: %v", err)
 		}
 	}
-	if changes, _ := n.Reconcile(p.Node, all(nodes)); changes != 0 {
-		t.Errorf("%d changes", changes)
+	if changes, _ := n.Reconcile(p.Node, all(nodes), nil); len(changes) != 0 {
+		t.Errorf("%v", changes)
 	}
 	if after := foreign(); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
@@ -63,7 +63,7 @@ func TestForeign(t *testing.T) {
 	// Devices with podfence's names.
 	p.ip("link del podfence0", "link add podfence0 type veth peer name unused", "link add podfence-vxlan type bridge")
 	n = p.open(node.Options{Mode: node.VXLAN})
-	_, err := n.Reconcile(p.Node, all(nodes))
+	_, err := n.Reconcile(p.Node, all(nodes), nil)
 	for _, want := range []string{"podfence0 is a veth", "podfence-vxlan is no VXLAN device"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
@@ -71,7 +71,7 @@ func TestForeign(t *testing.T) {
 	}
 	p.ip("link del podfence0", "link add podfence0 type bridge")
 	before = p.ip("link show podfence0")
-	if _, err = n.Reconcile(p.Node, all(nodes)); err == nil || !strings.Contains(err.Error(), "podfence0 is a bridge with MAC") {
+	if _, err = n.Reconcile(p.Node, all(nodes), nil); err == nil || !strings.Contains(err.Error(), "podfence0 is a bridge with MAC") {
 		t.Error(err)
 	}
 	if after := p.ip("link show podfence0"); after != before {
@@ -79,7 +79,7 @@ func TestForeign(t *testing.T) {
 	}
 	// Another tunnel with the same number.
 	p.ip("link del podfence0", "link del podfence-vxlan", "link add theirs type vxlan id 1 dstport 8472 local 192.168.1.1")
-	if _, err = n.Reconcile(p.Node, all(nodes)); err == nil || !strings.Contains(err.Error(), "another device has VNI 1") {
+	if _, err = n.Reconcile(p.Node, all(nodes), nil); err == nil || !strings.Contains(err.Error(), "another device has VNI 1") {
 		t.Errorf("VNI: %v", err)
 	}
 	p.open(node.Options{Mode: node.VXLAN, VNI: 2, VXLANPort: 8473, Bridge: "pods", VXLANDevice: "pods-vxlan"})
@@ -103,7 +103,6 @@ func TestOthersGoOn(t *testing.T) {
 	cidr := netip.MustParsePrefix
 	for want, bad := range map[string]node.Node{
 		"podCIDR 10.244.3.0/24: the node has no InternalIP": change(func(n *node.Node) { n.Addrs = nil }),
-		"InternalIP fe80::1 can't be used":                  change(func(n *node.Node) { n.Addrs = append(n.Addrs, netip.MustParseAddr("fe80::1")) }),
 		"invalid Prefix can't be used":                      change(func(n *node.Node) { n.PodCIDRs = append(n.PodCIDRs, netip.Prefix{}) }),
 		"0.0.0.0/0 can't be used":                           change(func(n *node.Node) { n.PodCIDRs = append(n.PodCIDRs, cidr("0.0.0.0/0")) }),
 		"overlaps with this node's":                         change(func(n *node.Node) { n.PodCIDRs = append(n.PodCIDRs, cidr("10.244.0.0/16")) }),
@@ -112,13 +111,18 @@ func TestOthersGoOn(t *testing.T) {
 		"contains this node's InternalIP":                   change(func(n *node.Node) { n.PodCIDRs = append(n.PodCIDRs, cidr("192.168.1.0/30")); n.Addrs = n.Addrs[1:] }),
 		"is this node's, too":                               change(func(n *node.Node) { n.Addrs[0] = p.Addrs[0] }),
 	} {
-		changes, err := p.net.Reconcile(p.Node, []node.Node{bad, good})
+		changes, err := p.net.Reconcile(p.Node, []node.Node{bad, good}, nil)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "node3") {
 			t.Errorf("%q is not in: %v", want, err)
 		}
-		if out := p.routes(); changes != 0 || out != was {
-			t.Errorf("%s: %d changes:\n%s", want, changes, out)
+		if out := p.routes(); len(changes) != 0 || out != was {
+			t.Errorf("%s: %v:\n%s", want, changes, out)
 		}
+	}
+	// An address that can't be used is left out.
+	linkLocal := change(func(n *node.Node) { n.Addrs = append([]netip.Addr{netip.MustParseAddr("fe80::1")}, n.Addrs...) })
+	if changes, err := p.net.Reconcile(p.Node, []node.Node{linkLocal, good}, nil); len(changes) != 0 || err != nil {
+		t.Errorf("%v, %v", changes, err)
 	}
 	// The same through the tunnel, where there is more to keep.
 	p.open(node.Options{Mode: node.VXLAN})
@@ -126,8 +130,8 @@ func TestOthersGoOn(t *testing.T) {
 	tunnelled := p.state()
 	for _, mode := range []node.Mode{node.VXLAN, node.Auto} {
 		bad := change(func(n *node.Node) { n.Addrs = nil })
-		if changes, err := p.open(node.Options{Mode: mode}).Reconcile(p.Node, []node.Node{bad, good}); err == nil {
-			t.Errorf("%s: %d changes, no error", mode, changes)
+		if changes, err := p.open(node.Options{Mode: mode}).Reconcile(p.Node, []node.Node{bad, good}, nil); err == nil {
+			t.Errorf("%s: %v, no error", mode, changes)
 		}
 		if out := p.state(); mode == node.VXLAN && out != tunnelled || !strings.Contains(out, "10.244.3.0/24 via 10.244.3.1 dev podfence-vxlan") {
 			t.Errorf("%s: %s", mode, out)
@@ -138,14 +142,14 @@ func TestOthersGoOn(t *testing.T) {
 		t.Errorf("not\n%s\nbut\n%s", was, out)
 	}
 	nothing := node.Node{Name: "new"}
-	if changes, err := p.net.Reconcile(p.Node, append(all(nodes), nothing)); changes != 0 || err == nil || !strings.Contains(err.Error(), "node new: no podCIDR") {
-		t.Errorf("%d changes, %v", changes, err)
+	if changes, err := p.net.Reconcile(p.Node, append(all(nodes), nothing), nil); len(changes) != 0 || err == nil || !strings.Contains(err.Error(), "node new: no podCIDR") {
+		t.Errorf("%v, %v", changes, err)
 	}
 	// This node itself has no range yet: the others are routed to all the same.
 	q := newPeer(t, 4, "192.168.1.4")
 	q.PodCIDRs = nil
 	q.ip("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up", "addr add 192.168.1.4/24 dev eth0")
-	if _, err := q.open(node.Options{Mode: node.VXLAN}).Reconcile(q.Node, []node.Node{good}); err == nil || !strings.Contains(err.Error(), "node4: no podCIDR") {
+	if _, err := q.open(node.Options{Mode: node.VXLAN}).Reconcile(q.Node, []node.Node{good}, nil); err == nil || !strings.Contains(err.Error(), "node4: no podCIDR") {
 		t.Error(err)
 	}
 	if out := q.routes(); !strings.Contains(out, "10.244.2.0/24 via") {

@@ -21,10 +21,10 @@ func (n *Network) Connects() (ports []string, tunnel bool, err error) {
 }
 
 // Leave removes what Reconcile and the plugin have made on the node: rules, routes, the
-// tunnel's device, the bridge. It returns how many changes it made. It fails, and changes
+// tunnel's device, the bridge. It returns what it did. It fails, and changes
 // nothing, while the bridge connects pods. Settings of the kernel stay: others may rely on
 // them by now.
-func (n *Network) Leave() (changes int, err error) {
+func (n *Network) Leave() (changes []string, err error) {
 	err = n.look(func(r *round) error {
 		defer func() { changes = r.changes }()
 		if ports := r.ports(); len(ports) > 0 {

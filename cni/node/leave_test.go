@@ -37,8 +37,8 @@ func TestLeave(t *testing.T) {
 				t.Errorf("it connects %v, by a tunnel %v: %v", ports, tunnel, err)
 			}
 			connected := p.routes()
-			if changes, err := p.net.Leave(); err == nil || changes != 0 || !strings.Contains(err.Error(), "pf0") {
-				t.Errorf("with a pod: %d changes, %v", changes, err)
+			if changes, err := p.net.Leave(); err == nil || len(changes) != 0 || !strings.Contains(err.Error(), "pf0") {
+				t.Errorf("with a pod: %q, %v", changes, err)
 			}
 			if now := p.routes(); now != connected {
 				t.Errorf("with a pod, routes became\n%s\nof\n%s", now, connected)
@@ -54,8 +54,8 @@ func TestLeave(t *testing.T) {
 			if after := others(); after != before {
 				t.Errorf("others' were\n%s\nand are\n%s", before, after)
 			}
-			if changes, err := p.net.Leave(); changes != 0 || err != nil {
-				t.Errorf("again: %d changes, %v", changes, err)
+			if changes, err := p.net.Leave(); len(changes) != 0 || err != nil {
+				t.Errorf("again: %q, %v", changes, err)
 			}
 			if ports, tunnel, err := p.net.Connects(); len(ports) > 0 || tunnel || err != nil {
 				t.Errorf("it connects %v, by a tunnel %v: %v", ports, tunnel, err)
@@ -70,8 +70,8 @@ func TestLeave(t *testing.T) {
 	if ports, _, err := p.net.Connects(); len(ports) > 0 || err != nil {
 		t.Errorf("another's bridge connects %v, %v", ports, err)
 	}
-	if changes, err := p.net.Leave(); changes != 0 || err != nil {
-		t.Errorf("another's bridge: %d changes, %v", changes, err)
+	if changes, err := p.net.Leave(); len(changes) != 0 || err != nil {
+		t.Errorf("another's bridge: %q, %v", changes, err)
 	}
 	p.ip("link show podfence0")
 }

@@ -14,8 +14,8 @@ import (
 // bridge makes the pods' bridge and gives it the gateways' addresses, just as
 // the CNI plugin does if it comes first. To the plugin, that the bridge is up
 // says that its settings are made. The MAC tells whether podfence has made it:
-// pods know it, so one with another is left alone.
-func (r *round) bridge() {
+// pods know it, so one with another is left alone, and not returned.
+func (r *round) bridge() netlink.Link {
 	name := r.options.Bridge
 	link := r.linkByName(name)
 	if link == nil {
@@ -26,17 +26,38 @@ func (r *round) bridge() {
 		// Without snooping, multicast is for ports that want flooding: none.
 		snooping := false
 		if link = r.create(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); link == nil {
-			return
+			return nil
 		}
 	}
 	if mac := link.Attrs().HardwareAddr; link.Type() != "bridge" || !bytes.Equal(mac, bridgeMAC(name)) {
 		r.errs = append(r.errs, fmt.Errorf("link %s is a %s with MAC %s that podfence did not make: its bridge has MAC %s",
 			name, link.Type(), mac, bridgeMAC(name)))
-		return
+		return nil
 	}
+	r.bridging(link)
 	r.setLink(name)
 	r.up(link)
 	r.address(link)
+	return link
+}
+
+// bridging turns off what podfence's bridge has not: with VLANs, or with snooping, frames
+// go other ways than those that the pods' ports were made for. A request names one setting
+// alone: a kernel that is built without another refuses to be told that it is off.
+func (r *round) bridging(link netlink.Link) {
+	bridge, is := link.(*netlink.Bridge)
+	if !is {
+		return
+	}
+	off := false
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = bridge.Name, bridge.Index
+	if on := bridge.VlanFiltering; on != nil && *on {
+		r.did(r.LinkModify(&netlink.Bridge{LinkAttrs: attrs, VlanFiltering: &off}), "turn VLAN filtering of link %s off", bridge.Name)
+	}
+	if on := bridge.MulticastSnooping; on != nil && *on {
+		r.did(r.LinkModify(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &off}), "turn multicast snooping of link %s off", bridge.Name)
+	}
 }
 
 // create makes a link and returns it as the kernel has it, or nil.

@@ -22,11 +22,11 @@ const patience = 5 * time.Second
 
 // space is a network namespace of a test.
 type space struct {
-	t  *testing.T
+	t  testing.TB
 	fd int
 }
 
-func newSpace(t *testing.T) *space {
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	s := &space{t: t}
 	err := thread(func() (err error) {
@@ -71,11 +71,16 @@ func (s *space) do(f func() error) error {
 
 // try runs ip(8) in the namespace, and returns what it prints.
 func (s *space) try(args string) (out string, err error) {
+	return s.command(append([]string{"ip"}, strings.Fields(args)...)...)
+}
+
+// command runs a command in the namespace, and returns what it prints.
+func (s *space) command(words ...string) (out string, err error) {
 	err = s.do(func() error {
-		text, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+		text, err := exec.Command(words[0], words[1:]...).CombinedOutput()
 		out = strings.TrimSpace(string(text))
 		if err != nil {
-			return fmt.Errorf("ip %s: %w: %s", args, err, out)
+			return fmt.Errorf("%s: %w: %s", strings.Join(words, " "), err, out)
 		}
 		return nil
 	})
@@ -122,6 +127,8 @@ type peer struct {
 	node.Node
 	pod *space
 	net *node.Network
+	// pods are what the agent knows of.
+	pods []node.Pod
 }
 
 // podIPs are the second addresses of the node's ranges.
@@ -150,14 +157,14 @@ func (p *peer) open(options node.Options) *node.Network {
 // reconcile must succeed, and find nothing to do the second time.
 func (p *peer) reconcile(others ...node.Node) int {
 	p.t.Helper()
-	changes, err := p.net.Reconcile(p.Node, others)
+	changes, err := p.net.Reconcile(p.Node, others, p.pods)
 	if err != nil {
 		p.t.Fatalf("%s: %v", p.Name, err)
 	}
-	if again, err := p.net.Reconcile(p.Node, others); again != 0 || err != nil {
-		p.t.Fatalf("%s: again: %d changes, %v", p.Name, again, err)
+	if again, err := p.net.Reconcile(p.Node, others, p.pods); len(again) != 0 || err != nil {
+		p.t.Fatalf("%s: again: %v, %v", p.Name, again, err)
 	}
-	return changes
+	return len(changes)
 }
 
 const podMAC = "02:00:00:00:00:aa"
@@ -192,7 +199,7 @@ func (p *peer) routes() string {
 }
 
 // newPeer is node i, with two families.
-func newPeer(t *testing.T, i int, addrs ...string) *peer {
+func newPeer(t testing.TB, i int, addrs ...string) *peer {
 	p := &peer{space: newSpace(t), Node: node.Node{Name: fmt.Sprintf("node%d", i)}}
 	for _, a := range addrs {
 		p.Addrs = append(p.Addrs, netip.MustParseAddr(a))

@@ -2,10 +2,17 @@ package node
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -106,6 +113,10 @@ type Node struct {
 type Network struct {
 	options Options
 
+	notices *notices
+	// watched are the indices of the links whose neighbours are podfence's.
+	watched atomic.Pointer[map[int]bool]
+
 	mu     sync.Mutex
 	handle *netlink.Handle // nil when closed
 	// self and tunnel are what the last Reconcile had and found necessary.
@@ -113,7 +124,20 @@ type Network struct {
 	tunnel bool
 }
 
-// Open connects to the kernel. It changes nothing.
+// Pod is a pod of this node, as the CNI plugin has connected it.
+type Pod struct {
+	// Name is whose the pod is, for messages.
+	Name string
+	// Link is the name of the node's end of its link.
+	Link string
+	// MAC is the pod's own.
+	MAC net.HardwareAddr
+	// Addrs are its addresses.
+	Addrs []netip.Addr
+}
+
+// Open connects to the kernel, and begins to listen to what others do. It changes
+// nothing.
 func Open(options Options) (*Network, error) {
 	options.Bridge = cmp.Or(options.Bridge, DefaultBridge)
 	options.ProcSys = cmp.Or(options.ProcSys, "/proc/sys")
@@ -125,7 +149,12 @@ func Open(options Options) (*Network, error) {
 	}
 	n := &Network{options: options}
 	err := inside(options.NetNS, func() (err error) {
-		n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		if n.notices, err = listen(n.concerns, noticed...); err != nil {
+			n.handle.Close()
+		}
 		return err
 	})
 	if err != nil {
@@ -161,44 +190,88 @@ func (n *Network) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.handle != nil {
+		n.notices.close()
 		n.handle.Close()
 		n.handle = nil
 	}
 	return nil
 }
 
-// OthersError says that other nodes cannot be reached. All that this node's own pods
-// need is there.
-type OthersError struct{ Err error }
+// noticed are the groups that tell of all that a round looks at, but for some settings.
+// A bridge tells of its ports among the links, and of its forwarding database, as the
+// VXLAN device of its own, among the neighbours.
+var noticed = []uint{
+	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF,
+	unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV6_NETCONF,
+}
 
-func (e *OthersError) Error() string { return e.Err.Error() }
+// Changed has a token when something may not be as the last Reconcile left it, by
+// whomever: its own changes are told of as well.
+func (n *Network) Changed() <-chan struct{} { return n.notices.tokens }
 
-// Unwrap returns Err.
-func (e *OthersError) Unwrap() error { return e.Err }
+// concerns leaves out the neighbours of other links, which come and go all the time.
+func (n *Network) concerns(message syscall.NetlinkMessage) bool {
+	kind := message.Header.Type
+	watched := n.watched.Load()
+	if kind != unix.RTM_NEWNEIGH && kind != unix.RTM_DELNEIGH || watched == nil || len(message.Data) < unix.SizeofNdMsg {
+		return true
+	}
+	return (*watched)[int(int32(binary.NativeEndian.Uint32(message.Data[4:])))] // ndm_ifindex
+}
+
+// PartialError says what is wrong with some other Nodes, or some pods of this one. All
+// else that this node's pods need is there.
+type PartialError struct {
+	// Nodes are about other Nodes, by their names, or by ranges of theirs; Pods are about
+	// this node's pods.
+	Nodes, Pods map[string]error
+}
+
+// partialErrors is how many of a kind Error tells of: a link that is down may be the way to
+// thousands of Nodes.
+const partialErrors = 5
+
+func (e *PartialError) Error() string {
+	var texts []string
+	for _, about := range []map[string]error{e.Pods, e.Nodes} {
+		for i, name := range slices.Sorted(maps.Keys(about)) {
+			if i == partialErrors {
+				texts = append(texts, fmt.Sprintf("and %d more", len(about)-i))
+				break
+			}
+			texts = append(texts, about[name].Error())
+		}
+	}
+	return strings.Join(texts, "\n")
+}
 
 // Reconcile makes bridge, VXLAN device, addresses, neighbours, routes and
 // settings of the kernel what the nodes need, and removes what they no longer
-// need. It returns how many changes it made; with nothing to do, none. Others
+// need. What has gone of what the CNI plugin made for the pods, it makes again. It
+// returns what it did, one sentence each; with nothing to do, none. Others
 // may contain self.
 //
 // A node that can't be reached, or whose data are wrong, is an error that names
 // it, and so is a route to its pods that another has made; all other nodes are
-// seen to, and routes to its pods that were there before stay. The error joins
-// all that went wrong: calling again later is right for all of them. It is an
-// *OthersError if nothing else did.
-func (n *Network) Reconcile(self Node, others []Node) (changes int, err error) {
+// seen to, and routes to its pods that were there before stay. So it is with pods. The
+// error joins all that went wrong: calling again later is right for all of them. It is a
+// *PartialError if nothing else did.
+func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []string, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.handle == nil {
-		return 0, ErrClosed
+		return nil, ErrClosed
 	}
 	if self.Name == "" || n.options.Node != "" && n.options.Node != self.Name {
-		return 0, fmt.Errorf("this node is %q, not %q", n.options.Node, self.Name)
+		return nil, fmt.Errorf("this node is %q, not %q", n.options.Node, self.Name)
 	}
-	r := &round{Handle: n.handle, options: n.options}
-	err = inside(n.options.NetNS, func() error { return r.run(self, others) })
+	r := &round{Handle: n.handle, options: n.options, failed: PartialError{Nodes: map[string]error{}, Pods: map[string]error{}}}
+	err = inside(n.options.NetNS, func() error { return r.run(self, others, pods) })
 	n.self = r.self
 	n.tunnel = r.tunnel
+	watched := r.watched()
+	n.watched.Store(&watched)
 	return r.changes, err
 }
 

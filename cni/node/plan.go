@@ -42,6 +42,8 @@ type plan struct {
 	spared     map[netip.Prefix]bool
 	sparedVia  map[netip.Addr]bool
 	sparedMACs map[string]bool
+	// failed are the nodes that something is wrong with, by name, and what.
+	failed map[string]error
 }
 
 // tunnels says whether the VXLAN device is needed.
@@ -77,19 +79,17 @@ func (n *Node) cidr(v6 bool) netip.Prefix {
 	return n.PodCIDRs[i]
 }
 
-// normal returns the node without what can't be used, and an error that names
-// it.
+// normal returns the node without what can't be used. An address is no reason to fail: it
+// is left out, and whoever read the Node says so. A range is, and the error names it.
 func (n Node) normal() (Node, error) {
 	var errs []error
 	result := Node{Name: n.Name}
 	for _, a := range n.Addrs {
 		a = a.Unmap()
 		// A link-local address means something else on each link.
-		if !a.IsGlobalUnicast() || a.Zone() != "" {
-			errs = append(errs, fmt.Errorf("InternalIP %s can't be used", a))
-			continue
+		if a.IsGlobalUnicast() && a.Zone() == "" {
+			result.Addrs = append(result.Addrs, a)
 		}
-		result.Addrs = append(result.Addrs, a)
 	}
 	for _, p := range n.PodCIDRs {
 		switch {
@@ -112,12 +112,13 @@ func (n Node) normal() (Node, error) {
 	return result, nil
 }
 
-// newPlan decides about each node. The plan holds even with an error: that is
-// about nodes that are not in it. Self is normal.
-func newPlan(mode Mode, self Node, others []Node, v view) (*plan, error) {
+// newPlan decides about each node. Those that failed are not in it, but spared. Self is
+// normal.
+func newPlan(mode Mode, self Node, others []Node, v view) *plan {
 	p := &plan{
 		routes: map[routeKey]route{}, neighbours: map[netip.Addr]net.HardwareAddr{}, remotes: map[string]netip.Addr{},
 		spared: map[netip.Prefix]bool{}, sparedVia: map[netip.Addr]bool{}, sparedMACs: map[string]bool{},
+		failed: map[string]error{},
 	}
 	// What is sent to a pod that has gone must not follow the default route:
 	// the network might send it back.
@@ -126,7 +127,6 @@ func newPlan(mode Mode, self Node, others []Node, v view) (*plan, error) {
 	}
 	others = slices.Clone(others)
 	slices.SortStableFunc(others, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
-	var errs []error
 	for _, raw := range others {
 		if raw.Name == self.Name {
 			continue
@@ -138,7 +138,7 @@ func newPlan(mode Mode, self Node, others []Node, v view) (*plan, error) {
 			}
 		}
 		if err != nil {
-			errs = append(errs, err)
+			p.failed[other.Name] = err
 			p.spare(self, other)
 		}
 	}
@@ -146,7 +146,7 @@ func newPlan(mode Mode, self Node, others []Node, v view) (*plan, error) {
 	for key := range p.routes {
 		delete(p.spared, key.dst)
 	}
-	return p, errors.Join(errs...)
+	return p
 }
 
 func (p *plan) spare(self, other Node) {
@@ -181,7 +181,7 @@ func (p *plan) add(mode Mode, self, other Node, v view) error {
 			}
 			return nil
 		}
-		if mode == HostGW {
+		if mode == HostGW || errors.Is(err, errNoRoute) {
 			return err
 		}
 		why = err

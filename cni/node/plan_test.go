@@ -46,7 +46,7 @@ func FuzzPlan(f *testing.F) {
 			},
 			local: func(a netip.Addr) bool { return slices.Contains(self.Addrs, a) },
 		}
-		p, _ := newPlan(Mode(mode%3), self, others, v)
+		p := newPlan(Mode(mode%3), self, others, v)
 		for key, r := range p.routes {
 			if !key.dst.IsValid() || key.dst != key.dst.Masked() || key.dst.Bits() == 0 {
 				t.Errorf("a route to %s", key.dst)

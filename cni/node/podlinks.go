@@ -7,21 +7,16 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync/atomic"
-	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // PodLinks finds the node's ends of pods' links that another plugin has made, by the
 // routes to the pods' addresses. Its methods may be called concurrently.
 type PodLinks struct {
-	handle  *netlink.Handle
-	socket  *nl.NetlinkSocket
-	changed chan struct{}
-	closed  atomic.Bool
+	handle *netlink.Handle
+	*notices
 }
 
 // OpenPodLinks connects to the kernel, in the network namespace of the calling thread, and
@@ -31,46 +26,22 @@ func OpenPodLinks() (*PodLinks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to rtnetlink: %w", err)
 	}
-	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	notices, err := listen(nil, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		handle.Close()
-		return nil, fmt.Errorf("listen to changes of links and routes: %w", err)
+		return nil, err
 	}
-	p := &PodLinks{handle: handle, socket: socket, changed: make(chan struct{}, 1)}
-	go p.listen()
-	return p, nil
+	return &PodLinks{handle: handle, notices: notices}, nil
 }
 
 // Close ends the connections.
 func (p *PodLinks) Close() {
-	p.closed.Store(true)
+	p.close()
 	p.handle.Close()
-	p.socket.Close()
 }
 
 // Changed has a token when links or routes may have changed.
-func (p *PodLinks) Changed() <-chan struct{} { return p.changed }
-
-// listenPause keeps an error that comes again and again from taking a processor.
-const listenPause = 100 * time.Millisecond
-
-// listen turns messages into tokens until the socket is closed. What is lost for want of
-// room in the socket's buffer, or cannot be read, is a change, too.
-func (p *PodLinks) listen() {
-	for {
-		_, _, err := p.socket.Receive()
-		if p.closed.Load() {
-			return
-		}
-		if err != nil {
-			time.Sleep(listenPause)
-		}
-		select {
-		case p.changed <- struct{}{}:
-		default:
-		}
-	}
-}
+func (p *PodLinks) Changed() <-chan struct{} { return p.tokens }
 
 // PodLink is where a pod's address is.
 type PodLink struct {

@@ -94,6 +94,8 @@ func (r *round) cleanDevice(device netlink.Link, p *plan) {
 		r.did(r.LinkDel(device), "remove VXLAN device %s", device.Attrs().Name)
 		return
 	}
+	// As long as it is there, packets may go through it.
+	r.tunnel = true
 	for _, f := range r.families() {
 		for _, n := range r.entries(device, f) {
 			if p.neighbours[addrOf(n.IP)] == nil && !p.sparedMACs[n.HardwareAddr.String()] {

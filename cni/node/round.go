@@ -23,14 +23,14 @@ type round struct {
 	ipv6   bool
 
 	tunnel  bool
-	changes int
-	errs    []error // about this node
-	others  []error // about others
+	changes []string
+	errs    []error      // about this node
+	failed  PartialError // about others, and about pods
 }
 
 // run goes from what others depend on to what depends on it, and removes in the
 // opposite order, so that no packet meets a route that leads nowhere.
-func (r *round) run(self Node, others []Node) error {
+func (r *round) run(self Node, others []Node, pods []Pod) error {
 	var err error
 	if self, err = self.normal(); err != nil {
 		r.errs = append(r.errs, err)
@@ -39,31 +39,57 @@ func (r *round) run(self Node, others []Node) error {
 	if err := r.observe(); err != nil {
 		return errors.Join(append(r.errs, err)...)
 	}
+	r.remember()
 	r.forwarding()
-	r.bridge()
-	plan, err := newPlan(r.options.Mode, r.self, others, view{r.direct, func(a netip.Addr) bool { return r.locals[a] }})
-	if err != nil {
-		r.others = append(r.others, err)
+	if bridge := r.bridge(); bridge != nil && len(pods) > 0 {
+		r.pods(bridge, pods)
 	}
+	plan := newPlan(r.options.Mode, r.self, others, view{r.direct, func(a netip.Addr) bool { return r.locals[a] }})
+	r.failed.Nodes = plan.failed
 	r.tunnel = plan.tunnels() || r.options.Mode == VXLAN
 	device := r.device(plan)
 	r.setRemotes(device, plan)
 	r.setRoutes(device, plan)
 	r.cleanDevice(device, plan)
-	if len(r.errs) == 0 && len(r.others) > 0 {
-		return &OthersError{errors.Join(r.others...)}
+	var partial error
+	if len(r.failed.Nodes)+len(r.failed.Pods) > 0 {
+		partial = &r.failed
 	}
-	return errors.Join(append(r.errs, r.others...)...)
+	if len(r.errs) == 0 {
+		return partial
+	}
+	return errors.Join(append(r.errs, partial)...)
 }
 
-// did counts a change, or notes why there is none. It returns whether there is.
+// did notes a change, or why there is none. It returns whether there is.
 func (r *round) did(err error, format string, args ...any) bool {
 	if err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err))
 		return false
 	}
-	r.changes++
+	r.changes = append(r.changes, fmt.Sprintf(format, args...))
 	return true
+}
+
+// remember has a Node whose InternalIP is missing for a while go on as the tunnel's end
+// that it was: the device has the address.
+func (r *round) remember() {
+	if device, is := r.linkByName(r.options.VXLANDevice).(*netlink.Vxlan); is && len(r.self.Addrs) == 0 {
+		if a := addrOf(device.SrcAddr); a.IsGlobalUnicast() {
+			r.self.Addrs = []netip.Addr{a}
+		}
+	}
+}
+
+// watched are the links whose neighbours and forwarding entries are podfence's.
+func (r *round) watched() map[int]bool {
+	all := map[int]bool{}
+	for _, l := range r.links {
+		if r.own(l.Attrs().Index) || madeLink(l) {
+			all[l.Attrs().Index] = true
+		}
+	}
+	return all
 }
 
 // dump repeats a request for a list that changed while the kernel gave it.
@@ -180,6 +206,10 @@ func (r *round) uplinkMTU() (int, error) {
 	return links[0].Attrs().MTU, nil
 }
 
+// errNoRoute says that an address can't be reached at all, as while the uplink is down: not
+// by the tunnel either.
+var errNoRoute = errors.New("no route")
+
 // direct finds the link that an address is on, by the kernel's own choice of
 // route: one with a prefix, and without a gateway. The links' addresses don't
 // say it: what DHCPv6 gives has no prefix but 128, and two links may have the
@@ -187,10 +217,10 @@ func (r *round) uplinkMTU() (int, error) {
 func (r *round) direct(to netip.Addr) (int, error) {
 	routes, err := r.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 	if err != nil {
-		return 0, fmt.Errorf("route to InternalIP %s: %w", to, err)
+		return 0, fmt.Errorf("%w to InternalIP %s: %w", errNoRoute, to, err)
 	}
 	if len(routes) == 0 {
-		return 0, fmt.Errorf("no route to InternalIP %s", to)
+		return 0, fmt.Errorf("%w to InternalIP %s", errNoRoute, to)
 	}
 	route := routes[0]
 	link := r.linkByIndex(route.LinkIndex)

@@ -114,7 +114,7 @@ func (r *round) setRoutes(device netlink.Link, p *plan) {
 func (r *round) setRoute(key routeKey, want *netlink.Route, have []netlink.Route) {
 	for _, h := range have {
 		if h.Protocol != RouteProtocol {
-			r.others = append(r.others, fmt.Errorf("route to %s: there is one that podfence did not make, %s", key.dst, r.describe(&h)))
+			r.failed.Nodes[key.dst.String()] = fmt.Errorf("route to %s: there is one that podfence did not make, %s", key.dst, r.describe(&h))
 			return
 		}
 	}

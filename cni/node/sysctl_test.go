@@ -14,13 +14,8 @@ import (
 	"github.com/podfence/podfence/cni/node"
 )
 
-func stopwatch() func() time.Duration {
-	start := time.Now()
-	return func() time.Duration { return time.Since(start).Round(100 * time.Microsecond) }
-}
-
 // fdb lists a device's forwarding database, in the calling thread's namespace.
-func fdb(t *testing.T, index int) (entries []string) {
+func fdb(t testing.TB, index int) (entries []string) {
 	t.Helper()
 	list, err := netlink.NeighList(index, unix.AF_BRIDGE)
 	if err != nil {

@@ -1,0 +1,249 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr/funcr"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/policy"
+)
+
+// fakeRoutes is a node's network that somebody else changes.
+type fakeRoutes struct {
+	changed chan struct{}
+	damage  []string // what the next round has to repair
+	err     error
+	takes   time.Duration
+	rounds  []time.Time
+	pods    []node.Pod
+}
+
+func (f *fakeRoutes) Changed() <-chan struct{} { return f.changed }
+
+func (f *fakeRoutes) Reconcile(_ node.Node, _ []node.Node, pods []node.Pod) ([]string, error) {
+	f.rounds, f.pods = append(f.rounds, time.Now()), pods
+	time.Sleep(f.takes)
+	done := f.damage
+	f.damage = nil
+	if len(done) > 0 {
+		signal(f.changed) // its own changes are told of as well
+	}
+	return done, f.err
+}
+
+// networkOf is a Network about a node with pod ranges, whose rules are in the kernel.
+func networkOf(t *testing.T, routes *fakeRoutes) (n *Network, published *int, logged *[]string) {
+	t.Helper()
+	published, logged = new(int), new([]string)
+	log := funcr.New(func(_, args string) { *logged = append(*logged, args) }, funcr.Options{})
+	metrics := newMetrics(prometheus.NewRegistry())
+	e := newEnforcer(&told{}, Options{Node: "node", Log: log}, metrics, nil)
+	e.Feed(func(m *policy.Model) {
+		m.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}})
+	})
+	if err := e.commit(); err != nil {
+		t.Fatal(err)
+	}
+	*logged = nil
+	select { // of that commit
+	case <-e.nodes:
+	default:
+	}
+	routes.changed = make(chan struct{}, 1)
+	e.health.Set(NetworkFailed, errNoRound)
+	return &Network{
+		node: "node", enforcer: e, routes: routes, metrics: metrics, log: log,
+		publish: func(node.Node) error { *published++; return nil },
+	}, published, logged
+}
+
+// repaired is what the metric counts.
+func repaired(n *Network) float64 {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(n.metrics.networkRepairs)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 {
+		return -1
+	}
+	return families[0].GetMetric()[0].GetCounter().GetValue()
+}
+
+// TestNetworkRepairs: what others change is made again within a second, counted, and named
+// in one line; what podfence changes itself, it does not repair.
+func TestNetworkRepairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		routes := &fakeRoutes{damage: []string{"add route to 10.244.2.0/24"}, takes: 50 * time.Millisecond}
+		n, _, logged := networkOf(t, routes)
+		g.Expect(n.enforcer.health.Err()).To(MatchError(errNoRound))
+		go func() { _ = n.Start(t.Context()) }()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		g.Expect(routes.rounds).To(HaveLen(2), "the first one, and one for what that has changed")
+		g.Expect(n.enforcer.health.Err()).To(Succeed())
+		g.Expect(repaired(n)).To(BeZero())
+
+		*logged = nil
+		routes.damage = []string{"set up link podfence0", "add route to 10.244.1.2 for pod shop/web"}
+		struck := time.Now()
+		signal(routes.changed)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		g.Expect(routes.rounds).To(HaveLen(4))
+		g.Expect(routes.rounds[2].Sub(struck)).To(BeNumerically("<", time.Second))
+		g.Expect(repaired(n)).To(BeEquivalentTo(2))
+		g.Expect(*logged).To(ConsistOf(And(ContainSubstring("Somebody else has changed"),
+			ContainSubstring("set up link podfence0; add route to 10.244.1.2 for pod shop/web"))))
+
+		// Without news, once a minute.
+		before := len(routes.rounds)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		g.Expect(len(routes.rounds) - before).To(BeNumerically("~", 10, 1))
+
+		// Whoever changes it all the time does not get all of a processor, nor of the log.
+		*logged, before = nil, len(routes.rounds)
+		for range 600 {
+			routes.damage = []string{"add route to 10.244.2.0/24"}
+			signal(routes.changed)
+			time.Sleep(100 * time.Millisecond)
+		}
+		synctest.Wait()
+		g.Expect(len(routes.rounds) - before).To(And(BeNumerically(">", 5), BeNumerically("<", 60)))
+		g.Expect(len(*logged)).To(BeNumerically("<=", len(routes.rounds)-before))
+	})
+}
+
+// TestNetworkRetries: what is wrong with one Node or pod is tried again less and less
+// often, and puts off nothing else; that of pods, and of this node, shows in readiness.
+func TestNetworkRetries(t *testing.T) {
+	g := NewWithT(t)
+	routes := &fakeRoutes{}
+	n, published, logged := networkOf(t, routes)
+	now := time.Now()
+	failing := func(nodes ...string) {
+		partial := &node.PartialError{Nodes: map[string]error{}}
+		for _, name := range nodes {
+			partial.Nodes[name] = fmt.Errorf("node %s: no route", name)
+		}
+		routes.err = partial
+	}
+	failing("a")
+	var waits []time.Duration
+	for range 12 {
+		again, _ := n.round(now)
+		waits = append(waits, again)
+		now = now.Add(again)
+	}
+	g.Expect(waits[:6]).To(Equal([]time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, time.Minute}))
+	g.Expect(waits[6:]).To(HaveEach(time.Minute))
+	g.Expect(with(*logged, "node a: no route")).To(Equal(1), "said once")
+	g.Expect(n.enforcer.health.Err()).To(Succeed(), "it would be not ready on all nodes")
+	g.Expect(*published).To(BeNumerically("<=", 9), "no more than once a minute: %v", waits)
+	// Another one starts anew; the first keeps its pace.
+	failing("a", "b")
+	again, _ := n.round(now)
+	g.Expect(again).To(Equal(2 * time.Second))
+	g.Expect(n.retries["node a"].due.Sub(now)).To(Equal(time.Minute))
+	// News do not shorten what is due.
+	again, _ = n.round(now.Add(time.Second))
+	g.Expect(again).To(Equal(time.Second))
+	routes.err = nil
+	again, _ = n.round(now)
+	g.Expect(again).To(Equal(time.Minute))
+	g.Expect(n.retries).To(BeEmpty())
+
+	routes.err = &node.PartialError{Pods: map[string]error{"shop/web": errors.New("pod shop/web: route of others")}}
+	n.round(now)
+	g.Expect(n.enforcer.health.Err()).To(MatchError(ContainSubstring("pod shop/web: route of others")))
+	routes.err = errors.New("bridge podfence0: another's")
+	again, _ = n.round(now)
+	g.Expect(again).To(Equal(networkRetry))
+	g.Expect(n.enforcer.health.Err()).To(MatchError(ContainSubstring("podfence0")))
+	routes.err = nil
+	n.round(now)
+	g.Expect(n.enforcer.health.Err()).To(Succeed())
+}
+
+// TestNetworkPublishes when what it publishes may have changed; else it looks once a minute.
+func TestNetworkPublishes(t *testing.T) {
+	g := NewWithT(t)
+	routes := &fakeRoutes{}
+	n, published, _ := networkOf(t, routes)
+	now := time.Now()
+	expect := func(times int, why string) {
+		t.Helper()
+		*published = 0
+		for range 50 {
+			n.round(now)
+		}
+		g.Expect(*published).To(Equal(times), why)
+	}
+	expect(1, "the first")
+	expect(0, "nothing has changed")
+	now = now.Add(networkAgain)
+	expect(1, "a minute later")
+	routes.damage = []string{"set MTU of link podfence-vxlan to 1400"}
+	expect(1, "the MTU may be another")
+	n.enforcer.Feed(func(m *policy.Model) {
+		m.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}})
+	})
+	expect(1, "another range")
+	n.enforcer.Feed(func(m *policy.Model) { m.SetNode(policy.Node{Name: "other"}) })
+	expect(0, "another Node")
+	publish := n.publish
+	n.publish = func(node.Node) error { *published++; return errors.New("read-only file system") }
+	now = now.Add(networkAgain)
+	expect(50, "until it works")
+	g.Expect(n.enforcer.health.Err()).To(MatchError(ContainSubstring("read-only")))
+	n.publish = publish
+	expect(1, "it works again")
+	g.Expect(n.enforcer.health.Err()).To(Succeed())
+}
+
+// TestNetworkPods: the plugin's attachments that have a link of podfence's are the pods, in
+// an order that does not change.
+func TestNetworkPods(t *testing.T) {
+	g := NewWithT(t)
+	routes := &fakeRoutes{}
+	n, _, _ := networkOf(t, routes)
+	n.enforcer.Feed(func(m *policy.Model) {
+		for i := range 30 {
+			m.SetAttachment(policy.Attachment{
+				ContainerID: fmt.Sprint("c", i), IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: fmt.Sprint("web-", i)},
+				HostInterface: fmt.Sprint("pf", i), MAC: [6]byte{2, 0, 0, 0, 0, byte(i)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
+			})
+		}
+		m.SetAttachment(policy.Attachment{ContainerID: "x", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "x"}, IPs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}})
+	})
+	for range 20 {
+		routes.damage = []string{"add route"}
+		_, repair, err := n.reconcile(n.world())
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(routes.pods).To(HaveLen(30))
+		if routes.rounds[0] != routes.rounds[len(routes.rounds)-1] {
+			g.Expect(repair).To(BeTrue(), "the same world")
+		}
+	}
+	g.Expect(routes.pods[0].Name).To(Equal("shop/web-0"))
+	g.Expect(routes.pods[0].MAC.String()).To(Equal("02:00:00:00:00:00"))
+}
+
+func TestNamed(t *testing.T) {
+	all := strings.Split(strings.Repeat("x,", 12)+"x", ",")
+	if got := named(all); got != strings.Repeat("x; ", 10)+"and 3 more" {
+		t.Error(got)
+	}
+	if got := named(all[:2]); got != "x; x" {
+		t.Error(got)
+	}
+}
