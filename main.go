@@ -47,6 +47,9 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "podfence:", err)
+		if refused := (*refusedError)(nil); errors.As(err, &refused) {
+			os.Exit(exitRefused)
+		}
 		os.Exit(1)
 	}
 }
@@ -166,6 +169,11 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
+			running, err := announceRunning()
+			if err != nil {
+				return err
+			}
+			defer running.Close()
 			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
@@ -364,26 +372,6 @@ another verdict than the policies give.`,
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything up, and say how to look around; the next demo removes it")
 	return cmd
-}
-
-func uninstallCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "uninstall",
-		Short: "Remove podfence's tables from this node's kernel: its pods are open then",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := kernel.Open(kernel.Options{})
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			if err := conn.Uninstall(); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "tables inet and bridge %s are gone\n", ruleset.TableName)
-			return err
-		},
-	}
 }
 
 func versionCommand() *cobra.Command {
