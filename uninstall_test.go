@@ -4,10 +4,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/cni/install"
 )
@@ -140,5 +146,49 @@ func TestProcessUninstallStays(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Errorf("told to stop, it ends with %v", err)
+	}
+}
+
+// What config/uninstall runs takes its arguments, and finds the folders that it removes
+// from where it looks for them.
+func TestUninstallManifest(t *testing.T) {
+	text, err := os.ReadFile("config/uninstall/daemonset.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ds appsv1.DaemonSet
+	if err := yaml.UnmarshalStrict(text, &ds); err != nil {
+		t.Fatal(err)
+	}
+	if got := ds.Spec.Template.Spec.NodeSelector[uninstallLabel]; got != "true" {
+		t.Errorf("it runs on nodes with %s=%q", uninstallLabel, got)
+	}
+	for _, c := range append(ds.Spec.Template.Spec.InitContainers, ds.Spec.Template.Spec.Containers...) {
+		cmd, args, err := command().Find(c.Args)
+		if err == nil {
+			err = cmd.ParseFlags(args)
+		}
+		if err != nil || cmd.Name() != "uninstall" {
+			t.Fatalf("container %s: %v: %v", c.Name, c.Args, err)
+		}
+		for _, flag := range []string{"cni-conf-dir", "cni-bin-dir", "cni-data-dir", "cni-state", "cni-socket"} {
+			path := cmd.Flags().Lookup(flag).Value.String()
+			if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+				return !m.ReadOnly && (path == m.MountPath || strings.HasPrefix(path, m.MountPath+"/"))
+			}) {
+				t.Errorf("container %s mounts nothing with --%s %s", c.Name, flag, path)
+			}
+		}
+	}
+}
+
+// The agents of every overlay keep off the nodes that the uninstaller is for.
+func TestAgentsKeepOff(t *testing.T) {
+	terms := chartDaemonSet(t, "cni.mode=bridge").Spec.Template.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	want := corev1.NodeSelectorRequirement{Key: uninstallLabel, Operator: corev1.NodeSelectorOpNotIn, Values: []string{"true"}}
+	for _, term := range terms { // one of them must hold
+		if !slices.ContainsFunc(term.MatchExpressions, func(r corev1.NodeSelectorRequirement) bool { return reflect.DeepEqual(r, want) }) {
+			t.Errorf("an agent runs where %v", term)
+		}
 	}
 }

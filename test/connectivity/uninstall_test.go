@@ -12,7 +12,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/prebuilt"
 )
@@ -36,12 +42,16 @@ func TestUninstall(t *testing.T) {
 				dir := c.path(n.Name)
 				c.mustRefuse(binary, i, "an agent runs on this node")
 				c.stop(i)
+				c.markFlows(i)
 				c.mustRefuse(binary, i, "pods on this node: drain it first")
 				out, err := c.uninstall(binary, i, "--disconnect-pods")
 				if err != nil || !strings.Contains(out, "nothing of podfence is left on this node") {
 					t.Fatalf("%v: %s", err, out)
 				}
 				c.expectNothing(i)
+				if marked := c.markedFlows(i); marked > 0 {
+					t.Errorf("%d flows of %s are marked yet", marked, n.Name)
+				}
 				for _, gone := range []string{"net.d/10-podfence.conflist", "bin/podfence", "bin/loopback", "leases", "attachments", "agent.sock"} {
 					if _, err := os.Lstat(filepath.Join(dir, gone)); !errors.Is(err, os.ErrNotExist) {
 						t.Errorf("%s of %s: %v", gone, n.Name, err)
@@ -121,6 +131,40 @@ func (c *cluster) mustRefuse(binary string, i int, reason string) {
 	if after := c.kernelState(i); after != before {
 		c.t.Fatalf("refused, and yet there was\n%s\nand there is\n%s", before, after)
 	}
+}
+
+// theMark is the agent's default.
+const theMark = 1 << 29
+
+// markFlows has all flows of a node revoked.
+func (c *cluster) markFlows(i int) {
+	c.t.Helper()
+	flows, err := kernel.OpenFlows(kernel.Options{NetNS: c.nodes[i].NetNS()}, theMark)
+	c.must(err)
+	_, _, err = flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { return false })
+	c.must(errors.Join(err, flows.Close()))
+	if c.markedFlows(i) == 0 {
+		c.t.Fatalf("%s has no flow to mark", c.nodes[i].Name)
+	}
+}
+
+func (c *cluster) markedFlows(i int) (count int) {
+	c.t.Helper()
+	c.must(c.nodes[i].Do(func() error {
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			if err != nil {
+				return err
+			}
+			for _, flow := range flows {
+				if flow.Mark&theMark != 0 {
+					count++
+				}
+			}
+		}
+		return nil
+	}))
+	return count
 }
 
 // kernelState is what podfence may have made on a node: tables, links, rules and routes.
