@@ -84,6 +84,10 @@ func keepGoing(t *testing.T) *goesOn {
 // is ready.
 func (g *goesOn) watchEndpoints(t *testing.T) {
 	t.Helper()
+	servers := map[string]bool{}
+	for _, server := range g.servers {
+		servers[server.Name] = true
+	}
 	ready := func() (n int, err error) {
 		slices, err := client.DiscoveryV1().EndpointSlices(g.namespace).List(context.Background(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=" + g.service.Name})
 		if err != nil {
@@ -91,7 +95,7 @@ func (g *goesOn) watchEndpoints(t *testing.T) {
 		}
 		for _, slice := range slices.Items {
 			for _, e := range slice.Endpoints {
-				if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				if e.TargetRef != nil && servers[e.TargetRef.Name] && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
 					n++
 				}
 			}
