@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -69,6 +71,7 @@ func (c *cniFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.socket, "cni-socket", handshake.DefaultSocket, "where podfence-cni asks the agent")
 	f.StringVar(&c.state, "cni-state", "/run/podfence/attachments", "folder that keeps what podfence-cni has said; it must not outlive a reboot")
 	f.StringVar(&c.places.ConfDir, "cni-conf-dir", install.DefaultConfDir, "where the container runtime looks for CNI configurations")
+	f.StringVar(&c.places.ConfName, "cni-conf-name", install.ConflistName, "file of podfence's CNI configuration; the runtime takes the first by name, so 00-podfence.conflist comes before most others")
 	f.StringVar(&c.places.BinDir, "cni-bin-dir", install.DefaultBinDir, "where the container runtime looks for CNI plugins")
 	f.StringVar(&c.leases, "cni-data-dir", plugin.DefaultDataDir, "folder where podfence-cni keeps which addresses are taken")
 	f.StringVar(&c.places.Plugin, "cni-plugin", "", "podfence-cni to install; empty: the one beside this program")
@@ -91,6 +94,9 @@ func (c *cniFlags) check() error {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("%s is %q: it must be an absolute path", flag, path)
 		}
+	}
+	if name := c.places.ConfName; name != filepath.Base(name) || strings.HasPrefix(name, ".") || filepath.Ext(name) != ".conflist" {
+		return fmt.Errorf("--cni-conf-name is %q: it must be a file's name that ends in .conflist, such as %s", name, install.ConflistName)
 	}
 	if len(c.socket) > maxSocket {
 		return fmt.Errorf("--cni-socket has %d bytes, of at most %d: %q", len(c.socket), maxSocket, c.socket)
@@ -133,12 +139,44 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
 		return o, routes.Close, nil
 	}
-	o.Ready = func() error { return node.BridgeNetfilter(c.procSys) }
 	o.Publish = func(node.Node) error {
 		_, err := install.Binary(c.places.Plugin, c.places.BinDir)
-		return errors.Join(err, node.BridgeNetfilter(c.procSys))
+		return err
 	}
 	return o, stop, nil
+}
+
+// checks look for what on the node leads pods' traffic past the rules.
+func (c *cniFlags) checks() map[controllers.Condition]func() error {
+	checks := map[controllers.Condition]func() error{controllers.IPVSProxy: ipvsProxy}
+	switch c.mode {
+	case "bridge":
+		checks[controllers.ConflistShadowed] = func() error { return install.Shadowed(c.places.ConfDir, c.places.ConfName) }
+	case "chained":
+		checks[controllers.BridgeNetfilterOff] = func() error { return node.BridgeNetfilter(c.procSys) }
+	}
+	return checks
+}
+
+// ipvsLink is the link that kube-proxy gives the Services' addresses in its IPVS mode
+// (defaultDummyDevice in k8s.io/kubernetes/pkg/proxy/ipvs).
+const ipvsLink = "kube-ipvs0"
+
+// ipvsProxy fails if kube-proxy balances by IPVS here. The Services' addresses are the
+// node's own then, and what pods send to them is redirected in the hook input, after
+// podfence's chain, and leaves by the hook output: no forward hook sees it go to the pod
+// behind the Service, so that pod's ingress policies would not be asked.
+func ipvsProxy() error {
+	links, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", ipvsLink, err)
+	}
+	for _, link := range links {
+		if link.Name == ipvsLink {
+			return fmt.Errorf("kube-proxy is in IPVS mode (there is a link %s): what goes to pods through Services passes no forward hook, so ingress policies do not hold for it; set kube-proxy's mode to nftables or iptables, and reboot the node or run kube-proxy --cleanup on it", ipvsLink)
+		}
+	}
+	return nil
 }
 
 // publish installs the plugin and its configuration for this node.

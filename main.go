@@ -142,7 +142,8 @@ them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.
 
 It collects garbage more often than Go does by itself, for less memory: set GOGC
 in the environment (100 is Go's own) to have it otherwise.`,
-		Example: `  podfence agent --node-name "$(hostname)" --kubeconfig ~/.kube/config
+		Example: `  kubectl get nodes -o name     # the node's name need not be its hostname
+  podfence agent --node-name node-1 --kubeconfig ~/.kube/config
   podfence agent --node-name node-1 --manifests ./manifests --deny reject`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -202,7 +203,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
-			o.CNI = cni
+			o.CNI, o.Checks = cni, c.checks()
 			if o.Ruleset.Links {
 				podLinks, err := node.OpenPodLinks()
 				if err != nil {
@@ -221,7 +222,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Node, "node-name", "", "name of this node: the pods with this spec.nodeName are fenced (required)")
+	f.StringVar(&o.Node, "node-name", "", "name of this node's Node object, which need not be its hostname: the pods with this spec.nodeName are fenced (required)")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig of the API server; empty: that of the cluster the agent runs in")
 	f.StringVar(&o.Manifests, "manifests", "", "folder of YAML to enforce, instead of an API server")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")

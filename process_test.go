@@ -211,3 +211,27 @@ func TestProcessRunsAgent(t *testing.T) {
 		t.Errorf("it ended with %v, committed is %v:\n%s", err, committed, strings.Join(all, "\n"))
 	}
 }
+
+// Where kube-proxy balances by IPVS the agent fences what it can, and is not ready: what
+// goes through Services passes no hook that podfence has.
+func TestProcessRefusesIPVS(t *testing.T) {
+	a := newAgents(t)
+	if out, err := exec.Command("ip", "link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	agent, lines := a.start()
+	if line := a.await(lines, "IPVSProxy"); !strings.Contains(line, "kube-ipvs0") || !strings.Contains(line, "nftables or iptables") {
+		t.Errorf("it does not say why, and what to do: %s", line)
+	}
+	a.await(lines, "Replaced the table")
+	if out, err := exec.Command("ip", "link", "del", "kube-ipvs0").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	a.await(lines, `"condition": "IPVSProxy", "ready": true`)
+	_ = agent.Process.Signal(syscall.SIGTERM)
+	for range lines {
+	}
+	if err := agent.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+}

@@ -135,12 +135,12 @@ func (u *uninstaller) refuse(network *node.Network) error {
 		return &refusedError{"an agent runs on this node, and would put back what is removed: stop it first " +
 			"(in a cluster, kubectl label node NAME " + uninstallLabel + "=true keeps it off the node)"}
 	}
-	_, chained, err := install.Configurations(u.confDir)
+	chained, err := install.OthersCalling(u.confDir)
 	if err != nil {
 		return err
 	}
 	if len(chained) > 0 {
-		return &refusedError{fmt.Sprintf("%s has the plugin %q behind another network's, and no pod starts or ends there without it: "+
+		return &refusedError{fmt.Sprintf("%s calls the plugin %q, and no pod starts or ends by it without that: "+
 			"take it out of that configuration first, and of what the file is made from", strings.Join(chained, " and "), install.Plugin)}
 	}
 	pods, err := network.ConnectedPods()
@@ -186,7 +186,7 @@ func (u *uninstaller) removeNetwork(network *node.Network) error {
 	if err != nil {
 		return err
 	}
-	things, err := network.Remove()
+	things, err := network.Leave()
 	if things > 0 {
 		u.say("removed %d rules, routes and links: the bridge, and the ways to other nodes", things)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -54,6 +54,9 @@ type Options struct {
 	LastPodCIDRs []netip.Prefix
 	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
 	IgnorePodCIDRs bool
+	// Checks look, every few seconds, whether the node is in a condition: an error is
+	// why it is.
+	Checks map[Condition]func() error
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -67,9 +70,6 @@ type CNI struct {
 	// the routes to the other nodes' pods; nil: another plugin does both.
 	Bridge *Bridge
 	Routes NodeNetwork
-	// Ready refuses readiness while the node cannot enforce what another plugin
-	// connects; nil: nothing to ask.
-	Ready func() error
 	// Publish writes the CNI configuration for this node, and installs the
 	// plugin, where that has changed; nil: others do.
 	Publish func(self node.Node) error
@@ -101,7 +101,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		Cache:                  caches,
 		MapperProvider:         kinds,
 		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},
-		HealthProbeBindAddress: o.HealthAddress,
+		HealthProbeBindAddress: "0", // serveHealth does
 		PprofBindAddress:       o.PprofAddress,
 		Controller:             config.Controller{SkipNameValidation: &skipNameValidation, CacheSyncTimeout: patient},
 	})
@@ -123,10 +123,26 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	if o.CNI != nil {
 		err = errors.Join(err, a.serveCNI(o, events))
 	}
+	a.Enforcer.health.checks[NodeUnknown] = a.Enforcer.nodeKnown
+	a.Enforcer.health.check() // before anybody can find the agent ready
 	return a, errors.Join(err,
 		mgr.Add(a.Enforcer),
-		mgr.AddHealthzCheck("ping", healthz.Ping),
-		mgr.AddReadyzCheck("committed", a.Enforcer.Ready))
+		mgr.Add(a.Enforcer.health),
+		a.serveHealth(o.HealthAddress))
+}
+
+// serveHealth has the manager answer /healthz, while the process lives, and /readyz,
+// while the node is healthy too.
+func (a *Agent) serveHealth(address string) error {
+	if address == "0" || address == "" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", a.Enforcer.health.ready)
+	return a.Add(&manager.Server{Name: "health", Server: &http.Server{
+		Addr: address, Handler: mux, MaxHeaderBytes: 1 << 20, IdleTimeout: 90 * time.Second, ReadHeaderTimeout: 30 * time.Second,
+	}})
 }
 
 // Start runs the agent until ctx is done. Before its caches have synced, which an API
@@ -155,10 +171,8 @@ func (a *Agent) serveCNI(o Options, events client.Writer) error {
 		return err
 	}
 	err = a.Add(attachments)
-	if o.CNI.Ready != nil {
-		err = errors.Join(err, a.AddReadyzCheck("bridge-netfilter", func(*http.Request) error { return o.CNI.Ready() }))
-	}
 	if o.CNI.Publish != nil {
+		a.Enforcer.health.Set(NetworkFailed, errNoRound)
 		err = errors.Join(err, a.Add(&Network{
 			node: o.Node, enforcer: a.Enforcer, routes: o.CNI.Routes, publish: o.CNI.Publish, log: o.Log.WithName("network"),
 		}))

@@ -162,10 +162,19 @@ func (c *cluster) policy(namespace, name, spec string) *networkingv1.NetworkPoli
 	return np
 }
 
-// nodeObject makes the Node, which has no pod range yet.
-func (c *cluster) nodeObject() *corev1.Node {
+// nodeObject is the Node, which has no pod range yet.
+func (c *cluster) nodeObject() *corev1.Node { return nodeNamed(c.node) }
+
+// nodeNamed makes a Node, if there is none of that name.
+func nodeNamed(name string) *corev1.Node {
 	GinkgoHelper()
-	return create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: c.node}})
+	node := &corev1.Node{}
+	err := admin.Get(context.Background(), client.ObjectKey{Name: name}, node)
+	if apierrors.IsNotFound(err) {
+		return create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	Expect(err).NotTo(HaveOccurred())
+	return node
 }
 
 // giveRange gives a node its pod range, as a cloud's controller does later.

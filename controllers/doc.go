@@ -11,6 +11,7 @@
 //	closed.go        says which addresses are closed
 //	refusals.go      policies that the kernel refuses, found by search.go
 //	problems.go      a Warning Event for what cannot be enforced
+//	health.go        in which conditions the node is not as it should be
 //
 // There is no policy logic here, and no netlink.
 package controllers

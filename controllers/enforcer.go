@@ -50,6 +50,10 @@ type Enforcer struct {
 	options ruleset.Options
 	log     logr.Logger
 	metrics *metrics
+	health  *Health
+	// node is the name of the node; needsNode says that there must be a Node of it.
+	node      string
+	needsNode bool
 
 	// begin is closed when the sources have fed all there was at the start.
 	begin     chan struct{}
@@ -101,7 +105,10 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 		model.IgnorePodCIDRs()
 	}
 	model.RememberPodCIDRs(o.LastPodCIDRs)
+	health := newHealth(o, metrics, events)
+	health.Set(NotStarted, errNotStarted)
 	return &Enforcer{
+		health: health, node: o.Node, needsNode: o.API != nil,
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
 		reports:  newReports(events, o.Node, log),
 		refusals: newRefusals(),
@@ -159,7 +166,11 @@ func (e *Enforcer) Sync(ctx context.Context) error {
 	}
 }
 
-// Ready is the readiness check: true once the first commit is in the kernel,
+// errNotStarted is why an agent is not ready at first. What keeps it is in the log: an
+// API server that does not answer, a folder that is not valid, or the kernel.
+var errNotStarted = errors.New("nothing committed yet: this agent waits for its source to be read whole")
+
+// Ready reports whether what was fed is in the kernel: true once the first commit is in the kernel,
 // and while the last one did not fail.
 func (e *Enforcer) Ready(*http.Request) error {
 	e.mu.Lock()
@@ -168,7 +179,7 @@ func (e *Enforcer) Ready(*http.Request) error {
 	case e.failure != nil:
 		return fmt.Errorf("the last commit failed: %w", e.failure)
 	case e.committed == 0:
-		return errors.New("nothing committed yet")
+		return errNotStarted
 	}
 	return nil
 }
@@ -181,6 +192,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		return nil
 	case <-e.begin:
 	}
+	e.health.Set(NodeUnknown, e.nodeKnown())
 	e.Feed(func(*policy.Model) {}) // an empty cluster is a commit too
 	var beside sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -269,6 +281,7 @@ func (e *Enforcer) commit() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.failure = err
+		e.health.Set(CommitFailed, err)
 		return err
 	}
 	e.metrics.holds(e.table)
@@ -277,6 +290,8 @@ func (e *Enforcer) commit() error {
 	defer e.mu.Unlock()
 	e.metrics.refused.Set(float64(e.model.ClosedPolicies()))
 	e.failure, e.committed = nil, fed
+	e.health.Set(CommitFailed, nil)
+	e.health.Set(NotStarted, nil)
 	for done, need := range e.waiting {
 		if need <= fed {
 			close(done)

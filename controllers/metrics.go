@@ -25,6 +25,7 @@ type metrics struct {
 	flows        *prometheus.CounterVec
 	repairs      prometheus.Counter
 	manifests    prometheus.Gauge
+	unhealthy    *prometheus.GaugeVec
 }
 
 // newMetrics registers the agent's metrics.
@@ -70,8 +71,11 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
+		unhealthy: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "podfence_unhealthy", Help: "1 while the node is in this condition, and the agent not ready; /readyz, the log and an Event on the Node say why, docs/OPERATIONS.md what to do.",
+		}, []string{"condition"}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests, m.unhealthy)
 	return m
 }
 

@@ -28,6 +28,7 @@ type Network struct {
 	// plugin. It is called whenever that may have changed.
 	publish func(self node.Node) error
 	log     logr.Logger
+	said    string // of other nodes, as last logged
 }
 
 const (
@@ -44,20 +45,10 @@ func (n *Network) Start(ctx context.Context) error {
 	if n.enforcer.Sync(ctx) != nil { // nothing is connected before it is fenced
 		return nil
 	}
-	said := ""
 	for {
 		wait := networkAgain
-		changes, err := n.reconcile()
-		switch {
-		case err != nil:
+		if !n.round() {
 			wait = networkRetry
-			if err.Error() != said {
-				n.log.Error(err, "Cannot make the node's network what the cluster needs; trying again", "retryAfter", wait.String())
-				said = err.Error()
-			}
-		case changes > 0 || said != "":
-			n.log.Info("The node's network is what the cluster needs", "changes", changes)
-			said = ""
 		}
 		select {
 		case <-ctx.Done():
@@ -72,20 +63,46 @@ func (n *Network) Start(ctx context.Context) error {
 // its range (--allocate-node-cidrs).
 var errNoPodCIDR = errors.New("this Node has no spec.podCIDRs yet: pods cannot get addresses")
 
-func (n *Network) reconcile() (changes int, err error) {
+// errNoRound is why a node is not ready before the first round.
+var errNoRound = errors.New("the node's links and routes have not been looked after yet")
+
+// round makes links and routes, and then installs what has pods connected by them. It
+// reports whether all is as it should be.
+func (n *Network) round() bool {
 	self, others := n.nodes()
-	if n.routes != nil && len(self.PodCIDRs) == 0 {
-		return 0, errNoPodCIDR
+	changes, unreached, err := n.reconcile(self, others)
+	n.enforcer.health.Set(NetworkFailed, err)
+	if err != nil {
+		return false
 	}
-	if n.routes != nil {
-		changes, err = n.routes.Reconcile(self, others)
-		// One Node that is not as it should be must not keep all pods of this one.
-		var aboutOthers *node.OthersError
-		if err != nil && !errors.As(err, &aboutOthers) {
-			return changes, err
-		}
+	switch {
+	case unreached != nil && unreached.Error() != n.said:
+		n.said = unreached.Error()
+		n.log.Error(unreached, "Cannot reach the pods of all other nodes; trying again", "retryAfter", networkRetry.String())
+	case unreached == nil && (changes > 0 || n.said != ""):
+		n.said = ""
+		n.log.Info("The node's network is what the cluster needs", "changes", changes)
 	}
-	return changes, errors.Join(err, n.publish(self))
+	err = n.publish(self)
+	n.enforcer.health.Set(NotInstalled, err)
+	return err == nil && unreached == nil
+}
+
+// reconcile makes links and routes. Unreached is what keeps other nodes from being
+// reached: that one Node is not as it should be is no reason to connect no pods here.
+func (n *Network) reconcile(self node.Node, others []node.Node) (changes int, unreached, err error) {
+	if n.routes == nil {
+		return 0, nil, nil
+	}
+	if len(self.PodCIDRs) == 0 {
+		return 0, nil, errNoPodCIDR
+	}
+	changes, err = n.routes.Reconcile(self, others)
+	var aboutOthers *node.OthersError
+	if errors.As(err, &aboutOthers) {
+		return changes, err, nil
+	}
+	return changes, nil, err
 }
 
 // nodes are this node and the others, as the model knows them.

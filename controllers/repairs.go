@@ -84,6 +84,7 @@ func (e *Enforcer) distrust(ctx context.Context) error {
 			append(about, "inARow", e.repairs.row, "after", pause.String())...)
 		e.mu.Lock()
 		e.failure = fmt.Errorf("undone again and again, last by %s", noticed.Who())
+		e.health.Set(CommitFailed, e.failure)
 		e.mu.Unlock()
 	}
 	if e.repairs.row == 1 || e.repairs.row == atOnce+1 {

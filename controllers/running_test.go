@@ -30,9 +30,13 @@ type running struct {
 	ended  error
 }
 
-// run starts an agent, which ends with the spec at the latest.
+// run starts an agent, which ends with the spec at the latest. With an API server it has
+// a Node there, as every agent that kubelet has started.
 func run(kernel controllers.Kernel, o controllers.Options) *running {
 	GinkgoHelper()
+	if o.API != nil {
+		nodeNamed(o.Node)
+	}
 	r := &running{registry: prometheus.NewRegistry(), health: freeAddress(), log: &logbook{}, done: make(chan struct{})}
 	o.Registry, o.HealthAddress, o.MetricsAddress, o.Log = r.registry, r.health, "0", r.log.logger()
 	var err error

@@ -4,6 +4,7 @@
 //	Conflist                  the configuration, as a value
 //	Chain                     the same for another network's configuration
 //	WriteConflist, Binary     put it there, or leave what is equal
+//	Configurations, Shadowed  which others there are, and whether one comes first
 //	LinkLoopback              be the loopback plugin, too, where there is none
 //	RemoveConflist, RemoveBinary
 //	                          take it away

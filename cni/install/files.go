@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -15,7 +16,8 @@ const (
 	// DefaultConfDir and DefaultBinDir are where runtimes look.
 	DefaultConfDir = "/etc/cni/net.d"
 	DefaultBinDir  = "/opt/cni/bin"
-	// ConflistName is the configuration's file: runtimes take the first by name.
+	// ConflistName is the configuration's file, if no other name is given: runtimes take
+	// the first by name.
 	ConflistName = "10-podfence.conflist"
 )
 
@@ -25,11 +27,11 @@ func HasPortMap(dir string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-// WriteConflist puts a configuration into a folder, which it makes if need be.
-// It returns whether the file was another before. Concurrent calls are safe: one
+// WriteConflist puts a configuration into a folder, which it makes if need be, under a
+// name. It returns whether the file was another before. Concurrent calls are safe: one
 // comes last.
-func WriteConflist(dir string, conflist []byte) (changed bool, err error) {
-	changed, err = write(filepath.Join(dir, ConflistName), bytes.NewReader(conflist), int64(len(conflist)), 0o644)
+func WriteConflist(dir, name string, conflist []byte) (changed bool, err error) {
+	changed, err = write(filepath.Join(dir, name), bytes.NewReader(conflist), int64(len(conflist)), 0o644)
 	if err != nil {
 		return changed, fmt.Errorf("install network configuration: %w", err)
 	}
@@ -71,10 +73,33 @@ func LinkLoopback(dir string) (changed bool, err error) {
 	return true, nil
 }
 
-// RemoveConflist takes the configuration away, so that the node gets no more
-// pods of this network. It returns whether there was one.
+// RemoveConflist takes the configuration away, whatever its name, so that the node gets
+// no more pods of this network. It returns whether there was one.
 func RemoveConflist(dir string) (changed bool, err error) {
-	return remove(dir, ConflistName)
+	changed, err = remove(dir, ConflistName)
+	if err != nil {
+		return changed, err
+	}
+	others, err := removeOwn(dir, ConflistName)
+	return changed || others, err
+}
+
+// removeOwn removes the configurations that podfence has written, but for one name.
+func removeOwn(dir, but string) (changed bool, err error) {
+	all, err := Configurations(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range all {
+		if !c.Own || c.Name == but {
+			continue
+		}
+		if _, err := remove(dir, c.Name); err != nil {
+			return changed, err
+		}
+		changed = true
+	}
+	return changed, nil
 }
 
 // RemoveBinary takes the plugin away, and the loopback plugin if that is a link
@@ -124,7 +149,7 @@ func write(path string, content io.ReadSeeker, size int64, mode fs.FileMode) (bo
 	}
 	file, err := os.CreateTemp(dir, unfinished(name))
 	if err != nil {
-		return false, err
+		return false, about(path, err)
 	}
 	_, err = io.Copy(file, content)
 	// Sync, or a crash of the machine may leave the new name with no content.
@@ -134,9 +159,19 @@ func write(path string, content io.ReadSeeker, size int64, mode fs.FileMode) (bo
 		err = os.Rename(file.Name(), path)
 	}
 	if err != nil {
-		return false, errors.Join(err, os.Remove(file.Name()))
+		return false, about(path, errors.Join(err, os.Remove(file.Name())))
 	}
 	return true, syncDir(dir)
+}
+
+// about has an error speak of the file that was to be there: the unfinished one's name is
+// another each time, which would make the same failure news.
+func about(path string, err error) error {
+	var why syscall.Errno
+	if !errors.As(err, &why) {
+		return err
+	}
+	return &fs.PathError{Op: "write", Path: path, Err: why}
 }
 
 // syncDir makes a change of names last.

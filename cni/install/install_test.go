@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,7 +129,7 @@ func TestWriteConflist(t *testing.T) {
 	text := conflist(t, conf, false)
 	write := func(text []byte, want bool) {
 		t.Helper()
-		if changed, err := install.WriteConflist(dir, text); changed != want || err != nil {
+		if changed, err := install.WriteConflist(dir, install.ConflistName, text); changed != want || err != nil {
 			t.Errorf("changed %t, %v", changed, err)
 		}
 		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, text) {
@@ -179,14 +180,14 @@ func TestWriteConflist(t *testing.T) {
 func TestAtomic(t *testing.T) {
 	dir := t.TempDir()
 	texts := [][]byte{bytes.Repeat([]byte("a"), 300_000), bytes.Repeat([]byte("b"), 200_000)}
-	if _, err := install.WriteConflist(dir, texts[0]); err != nil {
+	if _, err := install.WriteConflist(dir, install.ConflistName, texts[0]); err != nil {
 		t.Fatal(err)
 	}
 	var wait sync.WaitGroup
 	for w := range 2 {
 		wait.Go(func() {
 			for i := range 50 {
-				if _, err := install.WriteConflist(dir, texts[(i+w)%2]); err != nil {
+				if _, err := install.WriteConflist(dir, install.ConflistName, texts[(i+w)%2]); err != nil {
 					t.Error(err)
 				}
 			}
@@ -304,7 +305,7 @@ func TestRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := install.WriteConflist(dir, []byte("{}")); err != nil {
+	if _, err := install.WriteConflist(dir, install.ConflistName, []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []bool{true, false} {
@@ -335,5 +336,23 @@ func TestHasPortMap(t *testing.T) {
 	}
 	if install.HasPortMap(filepath.Join(dir, "none")) {
 		t.Error("no folder")
+	}
+}
+
+// TestWriteSaysTheSame: what keeps a file from being written is said by its own name, in
+// the same words each time.
+func TestWriteSaysTheSame(t *testing.T) {
+	dir := t.TempDir()
+	long := strings.Repeat("a", 250) + ".conflist" // longer than a name may be
+	var said []string
+	for range 2 {
+		_, err := install.WriteConflist(dir, long, []byte("{}"))
+		if !errors.Is(err, syscall.ENAMETOOLONG) || !strings.Contains(err.Error(), filepath.Join(dir, long)) {
+			t.Fatalf("it says %v", err)
+		}
+		said = append(said, err.Error())
+	}
+	if said[0] != said[1] {
+		t.Errorf("first %s, then %s", said[0], said[1])
 	}
 }

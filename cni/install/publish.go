@@ -1,9 +1,13 @@
 package install
 
+import "cmp"
+
 // Places are where a container runtime looks, and where the plugin comes from.
 type Places struct {
 	// ConfDir is for configurations, BinDir for plugins.
 	ConfDir, BinDir string
+	// ConfName is the configuration's file; empty: ConflistName.
+	ConfName string
 	// Plugin is the plugin's binary.
 	Plugin string
 }
@@ -22,6 +26,10 @@ func (p Places) Publish(c Conf) error {
 	if err != nil {
 		return err
 	}
-	_, err = WriteConflist(p.ConfDir, conflist)
+	name := cmp.Or(p.ConfName, ConflistName)
+	if _, err := WriteConflist(p.ConfDir, name, conflist); err != nil {
+		return err
+	}
+	_, err = removeOwn(p.ConfDir, name)
 	return err
 }

@@ -2,78 +2,40 @@ package install
 
 import (
 	"debug/buildinfo"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 )
 
 // program is the main package of the plugin, which every build of it has written in it.
 const program = "github.com/podfence/podfence/cni/podfence-cni"
 
-// Configurations are the files in a folder by which a container runtime calls podfence's
-// plugin: own are those of podfence's network, whatever their names, and chained those of
-// other networks that have the plugin behind their own. A file that cannot be read as a
-// configuration calls nobody, and a folder that is not there has none.
-func Configurations(dir string) (own, chained []string, err error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("network configurations: %w", err)
-	}
-	for _, entry := range entries {
-		// The extensions that libcni's ConfFiles takes.
-		if !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(entry.Name())) {
-			continue
-		}
-		path := filepath.Join(dir, entry.Name())
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, nil, fmt.Errorf("network configurations: %w", err)
-		}
-		switch calls, behind := callsPlugin(text); {
-		case calls && behind:
-			chained = append(chained, path)
-		case calls || entry.Name() == ConflistName:
-			own = append(own, path)
+// OthersCalling are the paths of other networks' configurations in a folder that call
+// podfence's plugin: without it the runtime can neither start nor end a pod by them.
+func OthersCalling(dir string) (paths []string, err error) {
+	all, err := Configurations(dir)
+	for _, c := range all {
+		if c.Calls && !c.Own && c.Name != ConflistName {
+			paths = append(paths, filepath.Join(dir, c.Name))
 		}
 	}
-	return own, chained, nil
+	return paths, err
 }
 
-// callsPlugin reads a configuration of one plugin or of a list. behind: it is another's
-// network.
-func callsPlugin(text []byte) (calls, behind bool) {
-	type entry struct{ Type, Mode string }
-	var conf struct {
-		entry
-		Plugins []entry
-	}
-	if json.Unmarshal(text, &conf) != nil {
-		return false, false
-	}
-	for i, p := range append([]entry{conf.entry}, conf.Plugins...) {
-		if p.Type == Plugin {
-			calls, behind = true, behind || p.Mode != "" || i > 1
-		}
-	}
-	return calls, behind
-}
-
-// RemoveConfigurations takes away those of podfence's network, so that the node gets no
-// more pods of it. It returns their paths.
+// RemoveConfigurations takes away those of podfence's network, whatever their names, so
+// that the node gets no more pods of it. It returns their paths.
 func RemoveConfigurations(dir string) (removed []string, err error) {
-	own, _, err := Configurations(dir)
+	all, err := Configurations(dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range own {
-		if _, err := remove(dir, filepath.Base(path)); err != nil {
+	for _, c := range all {
+		if !c.Own && c.Name != ConflistName {
+			continue
+		}
+		if _, err := remove(dir, c.Name); err != nil {
 			return removed, err
 		}
-		removed = append(removed, path)
+		removed = append(removed, filepath.Join(dir, c.Name))
 	}
 	return removed, removeUnfinished(dir, ConflistName, 0)
 }

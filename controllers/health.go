@@ -1,0 +1,196 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Condition names one way in which a node is not as podfence promises it: its pods
+// may be unfenced, or cannot be connected. /readyz, the log, the reason of the Event on
+// the Node and the label of podfence_unhealthy all use the name.
+type Condition string
+
+// The conditions. docs/OPERATIONS.md says of each what to do.
+const (
+	// NotStarted: no rules are in the kernel yet that this agent has made.
+	NotStarted Condition = "NotStarted"
+	// CommitFailed: the kernel has refused the last change, or somebody else keeps
+	// undoing what it has taken.
+	CommitFailed Condition = "CommitFailed"
+	// NetworkFailed: routes, links or settings that this node's pods need are missing.
+	NetworkFailed Condition = "NetworkFailed"
+	// NotInstalled: the CNI plugin or its configuration is not where the container
+	// runtime looks.
+	NotInstalled Condition = "NotInstalled"
+	// NodeUnknown: no Node has the name whose pods are to be fenced, so none are.
+	NodeUnknown Condition = "NodeUnknown"
+	// ConflistShadowed: the container runtime connects pods by another configuration.
+	ConflistShadowed Condition = "ConflistShadowed"
+	// IPVSProxy: kube-proxy balances by IPVS, past the forward hook.
+	IPVSProxy Condition = "IPVSProxy"
+	// BridgeNetfilterOff: a bridge passes packets between pods past the rules.
+	BridgeNetfilterOff Condition = "BridgeNetfilterOff"
+)
+
+// Conditions returns all of them.
+func Conditions() []Condition {
+	return []Condition{NotStarted, CommitFailed, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, IPVSProxy, BridgeNetfilterOff}
+}
+
+// Health keeps which conditions are there, and says so: to /readyz, in the log and by
+// a gauge at once, by a Warning Event on the Node within healthAgain. Its methods may be
+// called concurrently, and never wait.
+type Health struct {
+	node    string
+	events  client.Writer // nil: there is no API server to tell
+	log     logr.Logger
+	metrics *metrics
+	// checks look for conditions that nobody else tells of.
+	checks map[Condition]func() error
+
+	mu sync.Mutex
+	// reasons are why conditions are there; told are those that an Event has said.
+	reasons, told map[Condition]error
+}
+
+// healthAgain is how often the checks are made, and Events created: what comes and goes
+// in between is in the log.
+const healthAgain = 5 * time.Second
+
+func newHealth(o Options, metrics *metrics, events client.Writer) *Health {
+	h := &Health{
+		node: o.Node, events: events, log: o.Log.WithName("health"), metrics: metrics, checks: map[Condition]func() error{},
+		reasons: map[Condition]error{}, told: map[Condition]error{},
+	}
+	maps.Copy(h.checks, o.Checks)
+	for _, c := range Conditions() {
+		metrics.unhealthy.WithLabelValues(string(c)).Set(0)
+	}
+	return h
+}
+
+// Set says why a condition is there; nil: it is not. Why should say what to do, and be
+// the same for as long as the cause is: each other text is news. It holds no times,
+// counts or process ids for that.
+func (h *Health) Set(c Condition, why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := h.reasons[c]
+	switch {
+	case why == nil && was == nil || why != nil && was != nil && why.Error() == was.Error():
+		return
+	case why == nil:
+		delete(h.reasons, c)
+		h.metrics.unhealthy.WithLabelValues(string(c)).Set(0)
+		h.log.Info("A condition is over", "condition", c, "ready", len(h.reasons) == 0)
+	default:
+		h.reasons[c] = why
+		h.metrics.unhealthy.WithLabelValues(string(c)).Set(1)
+		h.log.Info("Not ready", "condition", c, "reason", why.Error())
+	}
+}
+
+// Err joins the reasons of all conditions that are there, each after its name; nil: the
+// node is healthy.
+func (h *Health) Err() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var errs []error
+	for _, c := range Conditions() {
+		if why := h.reasons[c]; why != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c, why))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ready answers /readyz: with 500 and all reasons, a line each, while there are any.
+// (controller-runtime's own says "reason withheld", and a line in the log for each
+// probe.)
+func (h *Health) ready(w http.ResponseWriter, _ *http.Request) {
+	if err := h.Err(); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// check makes all checks once.
+func (h *Health) check() {
+	for c, check := range h.checks {
+		h.Set(c, check())
+	}
+}
+
+// Start makes the checks and creates Events until ctx is done. It implements
+// manager.Runnable.
+func (h *Health) Start(ctx context.Context) error {
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	if h.events != nil { // beside: the API server may not answer
+		beside.Go(func() { every(ctx, healthAgain, func() { h.tell(ctx) }) })
+	}
+	every(ctx, healthAgain, h.check)
+	return nil
+}
+
+// every calls f after each interval, until ctx is done.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(interval):
+			f()
+		}
+	}
+}
+
+// +kubebuilder:rbac:groups="",resources=events,verbs=create
+
+// tell creates an Event for each condition with a reason that none has said yet. The
+// same reason is one Event, until the API server forgets that.
+func (h *Health) tell(ctx context.Context) {
+	for c, why := range h.news() {
+		about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: h.node, UID: types.UID(h.node)}
+		event := warning(about, h.node, string(c), fmt.Sprintf("%s %s %s", h.node, c, why), why.Error())
+		limited, cancel := context.WithTimeout(ctx, healthAgain)
+		err := h.events.Create(limited, event)
+		cancel()
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			h.log.V(1).Info("Cannot report by an Event on the Node; trying again", "condition", c, "error", err.Error())
+			continue
+		}
+		h.mu.Lock()
+		h.told[c] = why
+		h.mu.Unlock()
+	}
+}
+
+// news are the conditions whose reason no Event has said.
+func (h *Health) news() map[Condition]error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	news := map[Condition]error{}
+	for _, c := range Conditions() {
+		why, told := h.reasons[c], h.told[c]
+		switch {
+		case why == nil:
+			delete(h.told, c)
+		case told == nil || told.Error() != why.Error():
+			news[c] = why
+		}
+	}
+	return news
+}
