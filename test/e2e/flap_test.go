@@ -41,7 +41,7 @@ func TestNetworkTakenAway(t *testing.T) {
 		{"ports down", []string{"sh -c for port in $(ip -o link show master podfence0 | awk -F'[ :@]+' '{ print $2 }'); do ip link set $port down; done"}},
 		{"ports out of the bridge", []string{"sh -c for port in $(ip -o link show master podfence0 | awk -F'[ :@]+' '{ print $2 }'); do ip link set $port nomaster; done"}},
 	} {
-		t.Run(away.name, func(t *testing.T) {
+		back := t.Run(away.name, func(t *testing.T) {
 			for _, command := range away.commands {
 				run(t, "node2", words(command)...)
 			}
@@ -51,6 +51,9 @@ func TestNetworkTakenAway(t *testing.T) {
 			}
 			t.Logf("after %s all ways are open", time.Since(begin).Round(time.Millisecond))
 		})
+		if !back {
+			t.Fatal("it is missing yet, and nothing that follows would show more")
+		}
 	}
 	// What has been made again is what the plugin makes, guard and all.
 	expectPorts(t, "node2")
