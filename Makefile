@@ -164,7 +164,7 @@ cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
 
 .PHONY: e2e
 e2e: ## podfence's own tests on the cluster that is up
-	go test -count 1 -timeout 40m -tags e2e -v ./test/e2e
+	go test -count 1 -timeout 90m -tags e2e -v ./test/e2e
 
 .PHONY: conformance
 conformance: cluster-assets ## Kubernetes' NetworkPolicy suite: FAMILIES, PROXIES, RUNS=1, FOCUS=Netpol
