@@ -167,6 +167,11 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
+			left, err := c.leave(o.Node, &o.Ruleset)
+			if err != nil {
+				return err
+			}
+			defer left.Close()
 			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
@@ -196,6 +201,12 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			}
 			defer func() { err = errors.Join(err, stop()) }()
 			o.CNI, o.Checks = cni, c.checks()
+			if cni != nil {
+				cni.Refuse = left.refuses()
+			}
+			if left != nil {
+				o.Checks[controllers.ModeChanged] = left.check
+			}
 			if o.Ruleset.Links {
 				podLinks, err := node.OpenPodLinks()
 				if err != nil {
@@ -208,6 +219,12 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
 				return err
+			}
+			if left != nil {
+				left.committed = agent.Enforcer.Sync
+				if err := agent.Add(left); err != nil {
+					return err
+				}
 			}
 			o.Log.Info("Starting", "version", version, "node", o.Node, "ownsTable", conn.Owns())
 			return agent.Start(cmd.Context())
