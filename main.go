@@ -175,6 +175,11 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				return err
 			}
 			defer running.Close()
+			left, err := c.leave(o.Node, &o.Ruleset)
+			if err != nil {
+				return err
+			}
+			defer left.Close()
 			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
@@ -204,6 +209,12 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			}
 			defer func() { err = errors.Join(err, stop()) }()
 			o.CNI, o.Checks = cni, c.checks()
+			if cni != nil {
+				cni.Refuse = left.refuses()
+			}
+			if left != nil {
+				o.Checks[controllers.ModeChanged] = left.check
+			}
 			if o.Ruleset.Links {
 				podLinks, err := node.OpenPodLinks()
 				if err != nil {
@@ -216,6 +227,12 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
 				return err
+			}
+			if left != nil {
+				left.committed = agent.Enforcer.Sync
+				if err := agent.Add(left); err != nil {
+					return err
+				}
 			}
 			o.Log.Info("Starting", "version", version, "node", o.Node, "ownsTable", conn.Owns())
 			return agent.Start(cmd.Context())

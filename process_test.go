@@ -70,9 +70,9 @@ func (a *agents) podfence(args ...string) *exec.Cmd {
 }
 
 // start starts an agent, and returns its log line by line.
-func (a *agents) start() (*exec.Cmd, <-chan string) {
+func (a *agents) start(args ...string) (*exec.Cmd, <-chan string) {
 	a.t.Helper()
-	cmd := a.podfence("agent", "--node-name", "node-1", "--manifests", a.folder, "--metrics-address", "0", "--health-address", "0")
+	cmd := a.podfence(append([]string{"agent", "--node-name", "node-1", "--manifests", a.folder, "--metrics-address", "0", "--health-address", "0"}, args...)...)
 	logs, err := cmd.StderrPipe()
 	if err != nil {
 		a.t.Fatal(err)
