@@ -234,7 +234,9 @@ func (u *uninstaller) removeFiles() error {
 		{filepath.Join(u.leases, install.Network), []string{"*"}},
 		{u.leases, nil},
 		{u.state, []string{"*.json", "*.json.new"}},
-		{filepath.Dir(u.socket), []string{filepath.Base(u.socket)}},
+		{filepath.Dir(u.state), []string{filepath.Base(u.state) + ".boot"}},
+		// Beside the socket, the plugin sees whether there are rules since this boot.
+		{filepath.Dir(u.socket), []string{filepath.Base(u.socket), "committed"}},
 	} {
 		if err := u.empty(files.dir, files.patterns); err != nil {
 			return err

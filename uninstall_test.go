@@ -54,7 +54,7 @@ func TestProcessUninstalls(t *testing.T) {
 	own := []string{
 		at["--cni-conf-dir"] + "/" + install.ConflistName, at["--cni-bin-dir"] + "/podfence",
 		at["--cni-data-dir"] + "/podfence/10.244.1.7", at["--cni-data-dir"] + "/podfence/lock",
-		at["--cni-state"] + "/c.eth0.json", at["--cni-socket"],
+		at["--cni-state"] + "/c.eth0.json", at["--cni-state"] + ".boot", at["--cni-socket"], filepath.Dir(at["--cni-socket"]) + "/committed",
 	}
 	others := []string{at["--cni-conf-dir"] + "/20-other.conflist", at["--cni-bin-dir"] + "/bridge", at["--cni-data-dir"] + "/other/10.9.0.1"}
 	for _, path := range append(own, others...) {
