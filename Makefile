@@ -94,7 +94,7 @@ lint: $(TOOLS)/.built vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
 	go vet -tags '$(TAGS)' ./...
 	go -C test/bench/report vet ./...
 	$(TOOLS)/staticcheck -tags '$(TAGS)' ./...
-	@for overlay in default chained policy-only samples; do echo "kustomize build config/$$overlay"; \
+	@for overlay in default chained policy-only samples uninstall; do echo "kustomize build config/$$overlay"; \
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
 
 .PHONY: vuln
@@ -164,7 +164,7 @@ cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
 
 .PHONY: e2e
 e2e: ## podfence's own tests on the cluster that is up
-	go test -count 1 -timeout 40m -tags e2e -v ./test/e2e
+	go test -count 1 -timeout 90m -tags e2e -v ./test/e2e
 
 .PHONY: conformance
 conformance: cluster-assets ## Kubernetes' NetworkPolicy suite: FAMILIES, PROXIES, RUNS=1, FOCUS=Netpol
@@ -205,10 +205,11 @@ image-prebuilt: build
 	  --build-arg VERSION=$(VERSION) -t $(IMG) .
 
 .PHONY: manifest
-manifest: $(TOOLS)/.built ## dist/install.yaml: all that a cluster needs, from OVERLAY, with IMG
+manifest: $(TOOLS)/.built ## dist/install.yaml, all that a cluster needs, from OVERLAY, with IMG; dist/uninstall.yaml
 	@rm -rf dist/config && mkdir -p dist && cp -r config dist/
-	cd dist/config/manager && $(TOOLS)/kustomize edit set image podfence=$(IMG)
+	for of in manager uninstall; do (cd dist/config/$$of && $(TOOLS)/kustomize edit set image podfence=$(IMG)); done
 	$(TOOLS)/kustomize build dist/config/$(OVERLAY) >dist/install.yaml
+	$(TOOLS)/kustomize build dist/config/uninstall >dist/uninstall.yaml
 	@rm -rf dist/config
 
 .PHONY: chart
@@ -221,9 +222,9 @@ deploy: manifest ## Install in the cluster of the current kubeconfig
 	kubectl apply -f dist/install.yaml
 
 .PHONY: undeploy
-undeploy: manifest ## Remove it; the rules stay in each node's kernel
+undeploy: manifest ## Remove the agents; what they have put on the nodes stays
 	kubectl delete --ignore-not-found -f dist/install.yaml
-	@echo 'The rules stay in force. To remove them, run "podfence uninstall" on each node.'
+	@echo 'The rules stay in force. To clear the nodes: docs/CNI.md, "Removing it", with dist/uninstall.yaml.'
 
 # Kubebuilder's names. There are no CRDs, so installing is deploying.
 .PHONY: install uninstall

@@ -134,6 +134,7 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 		}
 		o.Bridge = &controllers.Bridge{
 			Kernel: kernel, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway, GuardPort: routes.GuardPort,
+			Port: plugin.LinkName, Find: routes.Find,
 		}
 		o.Routes = routes
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }

@@ -47,6 +47,9 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "podfence:", err)
+		if refused := (*refusedError)(nil); errors.As(err, &refused) {
+			os.Exit(exitRefused)
+		}
 		os.Exit(1)
 	}
 }
@@ -167,6 +170,16 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
+			running, err := announceRunning()
+			if err != nil {
+				return err
+			}
+			defer running.Close()
+			left, err := c.leave(o.Node, &o.Ruleset)
+			if err != nil {
+				return err
+			}
+			defer left.Close()
 			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
@@ -196,6 +209,12 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			}
 			defer func() { err = errors.Join(err, stop()) }()
 			o.CNI, o.Checks = cni, c.checks()
+			if cni != nil {
+				cni.Refuse = left.refuses()
+			}
+			if left != nil {
+				o.Checks[controllers.ModeChanged] = left.check
+			}
 			if o.Ruleset.Links {
 				podLinks, err := node.OpenPodLinks()
 				if err != nil {
@@ -208,6 +227,12 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
 				return err
+			}
+			if left != nil {
+				left.committed = agent.Enforcer.Sync
+				if err := agent.Add(left); err != nil {
+					return err
+				}
 			}
 			o.Log.Info("Starting", "version", version, "node", o.Node, "ownsTable", conn.Owns())
 			return agent.Start(cmd.Context())
@@ -365,26 +390,6 @@ another verdict than the policies give.`,
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything up, and say how to look around; the next demo removes it")
 	return cmd
-}
-
-func uninstallCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "uninstall",
-		Short: "Remove podfence's tables from this node's kernel: its pods are open then",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := kernel.Open(kernel.Options{})
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			if err := conn.Uninstall(); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "tables inet and bridge %s are gone\n", ruleset.TableName)
-			return err
-		},
-	}
 }
 
 func versionCommand() *cobra.Command {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,23 +96,24 @@ var settings = []setting{
 	}},
 	// What the modes are TestChartEqualsOverlays tells.
 	{"cni.mode", []string{`cni.mode="chained"`}, []string{`cni.mode="none"`}, []string{
+		`+ ` + agent + `volumeMounts[0].readOnly: true`,
 		`- ` + agent + `args[1]: "--proc-sys=/host/proc/sys"`,
 		`- ` + agent + `args[2]: "--cni=chained"`,
-		`- ` + agent + `volumeMounts[0].mountPath: "/run/podfence"`,
-		`- ` + agent + `volumeMounts[0].name: "run"`,
-		`- ` + agent + `volumeMounts[1].mountPath: "/opt/cni/bin"`,
-		`- ` + agent + `volumeMounts[1].name: "cni-bin"`,
-		`- ` + agent + `volumeMounts[2].mountPath: "/host/proc/sys/net"`,
-		`- ` + agent + `volumeMounts[2].name: "proc-sys-net"`,
-		`- ` + pod + `volumes[0].hostPath.path: "/run/podfence"`,
-		`- ` + pod + `volumes[0].hostPath.type: "DirectoryOrCreate"`,
-		`- ` + pod + `volumes[0].name: "run"`,
-		`- ` + pod + `volumes[1].hostPath.path: "/opt/cni/bin"`,
+		`- ` + agent + `volumeMounts[1].mountPath: "/run/podfence"`,
+		`- ` + agent + `volumeMounts[1].name: "run"`,
+		`- ` + agent + `volumeMounts[2].mountPath: "/opt/cni/bin"`,
+		`- ` + agent + `volumeMounts[2].name: "cni-bin"`,
+		`- ` + agent + `volumeMounts[3].mountPath: "/host/proc/sys/net"`,
+		`- ` + agent + `volumeMounts[3].name: "proc-sys-net"`,
+		`- ` + pod + `volumes[1].hostPath.path: "/run/podfence"`,
 		`- ` + pod + `volumes[1].hostPath.type: "DirectoryOrCreate"`,
-		`- ` + pod + `volumes[1].name: "cni-bin"`,
-		`- ` + pod + `volumes[2].hostPath.path: "/proc/sys/net"`,
-		`- ` + pod + `volumes[2].hostPath.type: "Directory"`,
-		`- ` + pod + `volumes[2].name: "proc-sys-net"`,
+		`- ` + pod + `volumes[1].name: "run"`,
+		`- ` + pod + `volumes[2].hostPath.path: "/opt/cni/bin"`,
+		`- ` + pod + `volumes[2].hostPath.type: "DirectoryOrCreate"`,
+		`- ` + pod + `volumes[2].name: "cni-bin"`,
+		`- ` + pod + `volumes[3].hostPath.path: "/proc/sys/net"`,
+		`- ` + pod + `volumes[3].hostPath.type: "Directory"`,
+		`- ` + pod + `volumes[3].name: "proc-sys-net"`,
 	}},
 	{"cni.routing", nil, []string{`cni.routing="vxlan"`}, []string{
 		`+ ` + agent + `args[3]: "--routing=vxlan"`,
@@ -200,6 +202,50 @@ var settings = []setting{
 	{"seLinuxOptions", nil, []string{`seLinuxOptions={"type":"spc_t"}`}, []string{
 		`+ ` + agent + `securityContext.seLinuxOptions.type: "spc_t"`,
 	}},
+	{"uninstall", nil, []string{`uninstall=false`}, nil}, // and TestUninstall
+}
+
+// TestUninstall: asked for, the chart renders config/uninstall in the release's namespace,
+// with the settings of the agent that are the nodes' and the image's; and no more.
+func TestUninstall(t *testing.T) {
+	const uninstall = "DaemonSet/podfence-uninstall"
+	got := render(t, `uninstall=true`)
+	want := overlay(t, "uninstall", false)
+	if len(want) != 1 || want[uninstall] == nil {
+		t.Fatalf("config/uninstall has %v", slices.Collect(maps.Keys(want)))
+	}
+	metadata := want[uninstall].(map[string]any)["metadata"].(map[string]any)
+	if metadata["namespace"] != "kube-system" {
+		t.Errorf("config/uninstall is in namespace %v, which may be gone with the rest", metadata["namespace"])
+	}
+	metadata["namespace"] = namespace
+	compare(t, map[string]any{uninstall: got[uninstall]}, want)
+	delete(got, uninstall)
+	compare(t, got, render(t))
+
+	before := flat(t, render(t, `uninstall=true`))
+	for set, value := range map[string]string{
+		`image.repository="localhost:5000/podfence"`: "localhost:5000/podfence:latest",
+		`image.tag="v1"`:                                "ghcr.io/podfence/podfence:v1",
+		`image.pullPolicy="Always"`:                     "Always",
+		`imagePullSecrets=[{"name":"a"}]`:               "a",
+		`cni.confDir="/etc/other/net.d"`:                "/etc/other/net.d",
+		`cni.binDir="/usr/libexec/cni"`:                 "/usr/libexec/cni",
+		`priorityClassName="high"`:                      "high",
+		`nodeSelector.zone="a"`:                         "a",
+		`tolerations=[{"key":"a","operator":"Exists"}]`: "a",
+		`seLinuxOptions={"type":"spc_t"}`:               "spc_t",
+	} {
+		var now []string
+		for path, text := range flat(t, render(t, `uninstall=true`, set)) {
+			if strings.HasPrefix(path, uninstall) && before[path] != text {
+				now = append(now, text)
+			}
+		}
+		if values := slices.Compact(now); len(values) != 1 || values[0] != strconv.Quote(value) {
+			t.Errorf("with %s, these have changed: %v", set, values)
+		}
+	}
 }
 
 func TestValues(t *testing.T) {
@@ -316,7 +362,8 @@ func TestNotes(t *testing.T) {
 		{nil, "no other network plugin", "conflist"},
 		{nil, "rollout status daemonset/podfence-agent", "{{"},
 		{nil, "label namespace podfence-system pod-security.kubernetes.io/enforce=privileged", "\n\n\n"},
-		{[]string{`namespace.create=true`}, "podfence uninstall", "label namespace"},
+		{[]string{`namespace.create=true`}, "--set uninstall=true", "label namespace"},
+		{[]string{`uninstall=true`}, "rollout status daemonset/podfence-uninstall", "--set uninstall"},
 		{[]string{`cni.mode="chained"`}, `{"type":"podfence","mode":"chained"}`, "\n\n\n"},
 		{[]string{`cni.mode="none"`}, "until the API shows it", "\n\n\n"},
 	} {

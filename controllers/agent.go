@@ -70,6 +70,8 @@ type CNI struct {
 	// the routes to the other nodes' pods; nil: another plugin does both.
 	Bridge *Bridge
 	Routes NodeNetwork
+	// Refuse is why no pod can be attached as long as this agent runs; nil: pods can.
+	Refuse error
 	// Publish writes the CNI configuration for this node, and installs the
 	// plugin, where that has changed; nil: others do.
 	Publish func(self node.Node) error
@@ -131,6 +133,9 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		err = errors.Join(err, a.serveCNI(o, events))
 	}
 	a.Enforcer.health.checks[NodeUnknown] = a.Enforcer.nodeKnown
+	if a.Enforcer.guard != nil && a.Enforcer.guard.Find != nil {
+		a.Enforcer.health.checks[ModeChanged] = a.Enforcer.connectedOtherwise
+	}
 	a.Enforcer.health.check() // before anybody can find the agent ready
 	return a, errors.Join(err,
 		mgr.Add(a.Enforcer),

@@ -30,6 +30,7 @@ type Attachments struct {
 	socket   string
 	store    store
 	bridge   *Bridge // nil: another plugin connects the pods
+	refuse   error   // why no pod can be attached
 	enforcer *Enforcer
 	events   *events // nil: there is no API server to tell
 	node     string
@@ -72,7 +73,7 @@ const (
 // the enforcer begins.
 func newAttachments(o Options, e *Enforcer, events *events) (*Attachments, error) {
 	a := &Attachments{
-		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, enforcer: e,
+		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, refuse: o.CNI.Refuse, enforcer: e,
 		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
 		by: map[handshake.Attachment]uint64{},
 	}
@@ -101,6 +102,9 @@ func (a *Attachments) Start(ctx context.Context) error {
 func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 	switch r.Op {
 	case handshake.OpAdd:
+		if err := a.fits(r.Mode); err != nil {
+			return err
+		}
 		return a.add(ctx, r)
 	case handshake.OpDel:
 		return a.remove(func(at handshake.Attachment) bool {

@@ -8,6 +8,7 @@
 //	attachments.go   what the CNI plugin says: whose an address of this node is
 //	guard.go         the bridge's table, where podfence connects the pods
 //	links.go         the pods' links, where another plugin does
+//	modes.go         what is left of another way to connect pods
 //	closed.go        says which addresses are closed
 //	refusals.go      policies that the kernel refuses, found by search.go
 //	problems.go      a Warning Event for what cannot be enforced

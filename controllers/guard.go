@@ -1,9 +1,11 @@
 package controllers
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 
+	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -18,6 +20,10 @@ type Bridge struct {
 	Gateway func(podCIDR netip.Prefix) netip.Addr
 	// GuardPort makes a port one that the bridge's table knows as a pod's.
 	GuardPort func(port string) error
+	// Port is the name of the port of an attachment that the plugin has made.
+	Port func(containerID, ifName string) string
+	// Find returns where addresses are that are behind no such port.
+	Find func(ctx context.Context, addrs []netip.Addr) (map[netip.Addr]node.PodLink, error)
 }
 
 // guard keeps the bridge's table, as the enforcer keeps the other. It is

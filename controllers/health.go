@@ -35,6 +35,9 @@ const (
 	NodeUnknown Condition = "NodeUnknown"
 	// ConflistShadowed: the container runtime connects pods by another configuration.
 	ConflistShadowed Condition = "ConflistShadowed"
+	// ModeChanged: the node still has pods, or a configuration, of another way to connect
+	// pods than --cni says (modes.go).
+	ModeChanged Condition = "ModeChanged"
 	// IPVSProxy: kube-proxy balances by IPVS, past the forward hook.
 	IPVSProxy Condition = "IPVSProxy"
 	// BridgeNetfilterOff: a bridge passes packets between pods past the rules.
@@ -43,7 +46,7 @@ const (
 
 // Conditions returns all of them.
 func Conditions() []Condition {
-	return []Condition{NotStarted, CommitFailed, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, IPVSProxy, BridgeNetfilterOff}
+	return []Condition{NotStarted, CommitFailed, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, ModeChanged, IPVSProxy, BridgeNetfilterOff}
 }
 
 // Health keeps which conditions are there, and says so: to /readyz, in the log and by

@@ -122,6 +122,7 @@ func TestInvalid(t *testing.T) {
 		func(r *handshake.Request) { r.IPs = []netip.Addr{netip.MustParseAddr("fe80::1%eth0")} },
 		func(r *handshake.Request) { r.IPs = []netip.Addr{netip.IPv4Unspecified()} },
 		func(r *handshake.Request) { r.MAC = "02:00" },
+		func(r *handshake.Request) { r.Mode = "none" },
 	} {
 		r := add()
 		change(&r)

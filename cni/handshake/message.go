@@ -37,6 +37,15 @@ const (
 	OpStatus = "status"
 )
 
+// How the plugin that says add connects pods, as its configuration has it. An agent of the
+// other kind refuses: the pod would be connected, and get nothing through.
+const (
+	// ModeBridge: by podfence's bridge.
+	ModeBridge = "bridge"
+	// ModeChained: another plugin has.
+	ModeChained = "chained"
+)
+
 // Pod says which pod an interface belongs to.
 type Pod struct {
 	Namespace string `json:"namespace,omitempty"`
@@ -72,6 +81,9 @@ type Request struct {
 	// What follows is set for add alone.
 
 	Pod Pod `json:"pod,omitzero"`
+	// Mode is ModeBridge or ModeChained. A plugin from before there was this key leaves it
+	// empty.
+	Mode string `json:"mode,omitempty"`
 	// IPs are the pod's addresses, at least one.
 	IPs []netip.Addr `json:"ips,omitempty"`
 	// MAC is that of the pod's interface, or empty: a chained plugin may not
@@ -152,6 +164,9 @@ func (r *Request) check() error {
 	}
 	if len(r.IPs) == 0 {
 		return errors.New("add without an address")
+	}
+	if r.Mode != "" && r.Mode != ModeBridge && r.Mode != ModeChained {
+		return fmt.Errorf("add in mode %.100q, which is not known", r.Mode)
 	}
 	for _, a := range r.IPs {
 		// The zero Addr is the empty string in JSON.

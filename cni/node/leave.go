@@ -2,8 +2,10 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -18,6 +20,16 @@ func (n *Network) Connects() (ports []string, tunnel bool, err error) {
 		return nil
 	})
 	return ports, tunnel, err
+}
+
+// Find returns where addresses of pods are that podfence's plugin has not told of; see
+// PodLinks.Find.
+func (n *Network) Find(ctx context.Context, addrs []netip.Addr) (found map[netip.Addr]PodLink, err error) {
+	err = n.look(func(r *round) error {
+		found, err = (&PodLinks{handle: r.Handle}).Find(ctx, addrs)
+		return err
+	})
+	return found, err
 }
 
 // Leave removes what Reconcile and the plugin have made on the node: rules, routes, the

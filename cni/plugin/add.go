@@ -151,7 +151,7 @@ func (a *addition) askAgent() error {
 	defer cancel()
 	a.told = true
 	return agentError(handshake.Call(ctx, a.conf.Socket, handshake.Request{
-		Op: handshake.OpAdd, ContainerID: a.at.containerID, IfName: a.at.ifName, Pod: a.pod,
+		Op: handshake.OpAdd, ContainerID: a.at.containerID, IfName: a.at.ifName, Pod: a.pod, Mode: handshake.ModeBridge,
 		IPs: a.addrs, MAC: a.mac().String(), HostInterface: a.link.Attrs().Name, NetNS: a.netns,
 		Unserved: a.conf.unserved(),
 	}))

@@ -91,7 +91,7 @@ func TestResult(t *testing.T) {
 		t.Errorf("DNS %v", r.DNS)
 	}
 	want := handshake.Request{
-		Version: handshake.Version, Op: handshake.OpAdd, ContainerID: "c-a", IfName: "eth0",
+		Version: handshake.Version, Op: handshake.OpAdd, ContainerID: "c-a", IfName: "eth0", Mode: handshake.ModeBridge,
 		Pod: handshake.Pod{Namespace: "shop", Name: "a", UID: "uid-a"}, IPs: p.ips,
 		MAC: plugin.PodMAC("c-a", "eth0").String(), HostInterface: plugin.LinkName("c-a", "eth0"), NetNS: p.path,
 	}

@@ -70,7 +70,7 @@ func hostEnd(netns, ifName string) string {
 // chainedRequest is an add of the addresses that the plugin before has given to
 // the pod.
 func chainedRequest(result *current.Result) (handshake.Request, error) {
-	request := handshake.Request{Op: handshake.OpAdd}
+	request := handshake.Request{Op: handshake.OpAdd, Mode: handshake.ModeChained}
 	for _, ip := range result.IPs {
 		in, err := inPod(result, ip)
 		if err != nil {

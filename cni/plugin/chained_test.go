@@ -35,7 +35,7 @@ func TestChained(t *testing.T) {
 		t.Errorf("result\n%s, want\n%s", got, want)
 	}
 	want := handshake.Request{
-		Version: 1, Op: handshake.OpAdd, ContainerID: "c-a", IfName: "eth0", NetNS: "/run/netns/a",
+		Version: 1, Op: handshake.OpAdd, ContainerID: "c-a", IfName: "eth0", Mode: handshake.ModeChained, NetNS: "/run/netns/a",
 		Pod: handshake.Pod{Namespace: "shop", Name: "a"}, IPs: parse("10.9.0.7", "fd09::7"), MAC: "02:00:00:00:00:02",
 	}
 	if said := n.agent.said(p); fmt.Sprint(said) != fmt.Sprint(want) {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -16,6 +17,14 @@ import (
 var version = "dev"
 
 func main() {
+	// A runtime says what it wants in the environment alone (CNI_COMMAND). Who gives
+	// arguments means the other program of this name: to print what this one is and
+	// succeed, as plugins do by hand, would look as if that had been done.
+	if len(os.Args) > 1 && os.Getenv("CNI_COMMAND") == "" {
+		fmt.Fprintf(os.Stderr, "%s: this is podfence's CNI plugin %s, which container runtimes execute without arguments; "+
+			"it does nothing of %q: that is for podfence, which is in the image, not on the node\n", os.Args[0], version, os.Args[1])
+		os.Exit(2)
+	}
 	// A runtime asks for a plugin by its file's name. On a node without the
 	// loopback plugin that name is a link to this program.
 	if filepath.Base(os.Args[0]) == plugin.LoopbackType {

@@ -107,20 +107,27 @@ func importCommand(archive string) []string {
 // LoadImage imports an image archive into every node's containerd.
 func (c *Cluster) LoadImage(ctx context.Context, archive string) error {
 	for n := 1; n <= c.Nodes; n++ {
-		cmd, err := c.Exec(ctx, NodeName(n), importCommand("/dev/stdin")...)
-		if err != nil {
+		if err := c.LoadImageOn(ctx, NodeName(n), archive); err != nil {
 			return err
 		}
-		file, err := os.Open(archive)
-		if err != nil {
-			return err
-		}
-		cmd.Stdin = file
-		out, err := cmd.CombinedOutput()
-		file.Close()
-		if err != nil {
-			return fmt.Errorf("import %s on %s: %w: %s", archive, NodeName(n), err, bytes.TrimSpace(out))
-		}
+	}
+	return nil
+}
+
+// LoadImageOn imports an image archive into one node's containerd.
+func (c *Cluster) LoadImageOn(ctx context.Context, node, archive string) error {
+	cmd, err := c.Exec(ctx, node, importCommand("/dev/stdin")...)
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	cmd.Stdin = file
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("import %s on %s: %w: %s", archive, node, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

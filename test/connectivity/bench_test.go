@@ -4,10 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +12,7 @@ import (
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/prebuilt"
 	"github.com/podfence/podfence/test/quantiles"
 )
 
@@ -60,19 +58,9 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 
 // referencePlugins builds the plugins that podfence is measured against.
 func referencePlugins(b *testing.B) string {
-	const module = "github.com/containernetworking/plugins"
-	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()
-	if err != nil {
-		b.Fatal(err)
-	}
 	dir := b.TempDir()
-	for _, name := range []string{"main/bridge", "ipam/host-local"} {
-		// Not of this module: it needs more than podfence does.
-		cmd := exec.Command("go", "install", "-ldflags", "-s -w", module+"/plugins/"+name+"@"+strings.TrimSpace(string(version)))
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir, "GOFLAGS=-mod=mod")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.Skipf("skipped: build %s: %v: %s", name, err, out)
-		}
+	if err := prebuilt.Reference(dir, "main/bridge", "ipam/host-local"); err != nil {
+		b.Skipf("skipped: %v", err)
 	}
 	return dir
 }

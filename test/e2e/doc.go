@@ -2,4 +2,19 @@
 // as a user's workload meets it: through kubelet, kube-proxy, Services and DNS,
 // and while agents and nodes come and go. `make e2e` runs it; it needs root, to
 // enter the pods' namespaces.
+//
+// One chapter is a node's life, each test in a file of its own. Pods run meanwhile, and
+// must notice nothing (life_test.go has who they are, and what they would notice):
+//
+//	rollout        agents are replaced
+//	slowimage      by an image that takes two minutes to come
+//	crashloop      by agents that end as soon as they start
+//	restart        a node loses its power
+//	remade         all sandboxes are made anew
+//	lostruntime    so are all containers, and containerd has forgotten the old ones
+//	otherconflist  another network's configuration sorts before podfence's
+//	staticpod      a pod that kubelet has from a file
+//	flap           links, routes, neighbours and settings are taken away
+//	modes          agents of another mode find pods that were connected by the one before
+//	otherplugin    podfence is removed, another plugin comes, and podfence on top of it
 package e2e

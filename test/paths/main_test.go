@@ -4,9 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -53,26 +51,6 @@ func makePrograms() error {
 	if err := prebuilt.Podfence(program("podfence-agent")); err != nil {
 		return err
 	}
-	errReference = makeReference()
+	errReference = prebuilt.Reference(programs, "main/bridge", "main/ptp", "ipam/host-local")
 	return prebuilt.Plugin(program("podfence"))
-}
-
-// makeReference builds the plugins of containernetworking, of the version in go.mod. That
-// takes what podfence alone does not need, which may not be there.
-func makeReference() error {
-	const module = "github.com/containernetworking/plugins"
-	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()
-	if err != nil {
-		return fmt.Errorf("version of %s: %w", module, err)
-	}
-	install := []string{"install", "-ldflags", "-s -w"}
-	for _, name := range []string{"main/bridge", "main/ptp", "ipam/host-local"} {
-		install = append(install, module+"/plugins/"+name+"@"+strings.TrimSpace(string(version)))
-	}
-	cmd := exec.Command("go", install...)
-	cmd.Dir, cmd.Env = programs, append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+programs, "GOFLAGS=-mod=mod")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the reference plugins: %w\n%s", err, out)
-	}
-	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/podfence/podfence/cni/install"
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -273,7 +274,13 @@ func (s *scene) stop() {
 func (s *scene) open() {
 	s.t.Helper()
 	s.stop()
-	s.must(s.node.Do(func() error { return run(program("podfence-agent"), "uninstall") }))
+	s.must(s.node.Do(func() error {
+		err := run("nft", "delete", "table", "inet", ruleset.TableName)
+		if s.mode.cni == "bridge" {
+			err = errors.Join(err, run("nft", "delete", "table", "bridge", ruleset.TableName))
+		}
+		return err
+	}))
 }
 
 func run(name string, args ...string) error {

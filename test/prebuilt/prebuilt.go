@@ -33,6 +33,26 @@ func Plugin(path string) error {
 // Podfence builds podfence, as it is released, to path.
 func Podfence(path string) error { return build("", path) }
 
+// Reference builds plugins of containernetworking, such as main/bridge, of the version in
+// go.mod, into a folder. It takes their dependencies, which podfence alone does not need.
+func Reference(dir string, plugins ...string) error {
+	const module = "github.com/containernetworking/plugins"
+	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()
+	if err != nil {
+		return fmt.Errorf("version of %s: %w", module, err)
+	}
+	install := []string{"install", "-ldflags", "-s -w"}
+	for _, name := range plugins {
+		install = append(install, module+"/plugins/"+name+"@"+strings.TrimSpace(string(version)))
+	}
+	cmd := exec.Command("go", install...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir, "GOFLAGS=-mod=mod")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the reference plugins: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // build builds a program of this module.
 func build(folder, path string) error {
 	program := strings.TrimSuffix("github.com/podfence/podfence/"+folder, "/")

@@ -1,0 +1,102 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/podfence/podfence/cni/handshake"
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/policy"
+)
+
+// A plugin whose configuration is of another mode than the agent's connects no pod: it
+// would be Running, and get nothing through.
+func TestAddOfAnotherModeIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		bridge  bool
+		mode    string
+		refused bool
+	}{
+		{true, handshake.ModeBridge, false},
+		{true, "", false}, // a plugin that does not say
+		{true, handshake.ModeChained, true},
+		{false, handshake.ModeChained, false},
+		{false, "", false},
+		{false, handshake.ModeBridge, true},
+	} {
+		a, _ := answering(t, t.TempDir())
+		if !c.bridge {
+			a.bridge = nil
+		}
+		a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+		request := add("c1", "web", "uid-1", "10.244.1.7")
+		request.Mode = c.mode
+		err := a.handle(t.Context(), request)
+		if c.refused != (err != nil) {
+			t.Errorf("bridge %v, %q: %v", c.bridge, c.mode, err)
+		}
+		if c.refused && (len(a.known) > 0 || !strings.Contains(err.Error(), "--cni") || !strings.Contains(err.Error(), "MODES.md")) {
+			t.Errorf("bridge %v, %q: kept are %v, and it does not say what to do: %v", c.bridge, c.mode, a.known, err)
+		}
+	}
+}
+
+// While pods of another mode run, none is attached: it might get the address of one.
+func TestAddIsRefusedWhilePodsOfAnotherModeRun(t *testing.T) {
+	a, _ := answering(t, t.TempDir())
+	a.bridge, a.refuse = nil, errors.New("drain the node")
+	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	request := add("c1", "web", "uid-1", "10.244.1.7")
+	request.Mode = handshake.ModeChained
+	if err := a.handle(t.Context(), request); !errors.Is(err, a.refuse) || len(a.known) > 0 {
+		t.Errorf("it says %v, and keeps %v", err, a.known)
+	}
+	if err := a.handle(t.Context(), handshake.Request{Op: handshake.OpDel, ContainerID: "c0", IfName: "eth0"}); err != nil {
+		t.Errorf("a pod that goes: %v", err)
+	}
+}
+
+// Where podfence connects the pods, one that is reached by another link is said; one that
+// the API shows and nothing leads to, as after a reboot, is not, nor one by its own port.
+func TestPodsOfAnotherPluginAreSaid(t *testing.T) {
+	a, _ := answering(t, t.TempDir())
+	e := a.enforcer
+	at := map[netip.Addr]node.PodLink{}
+	var broken error
+	e.guard.Port = func(containerID, _ string) string { return "pf" + containerID }
+	e.guard.Find = func(context.Context, []netip.Addr) (map[netip.Addr]node.PodLink, error) { return at, broken }
+	e.Feed(func(m *policy.Model) {
+		for i, name := range []string{"own", "shown"} {
+			pod := known(name, "uid-1")
+			pod.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(7 + i)})}
+			m.SetPod(pod)
+		}
+	})
+	if err := a.handle(t.Context(), add("c1", "own", "uid-1", "10.244.1.7")); err != nil {
+		t.Fatal(err)
+	}
+	own, shown := netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("10.244.1.8")
+	at[own] = node.PodLink{Names: []string{"pfc1"}}
+	if err := e.connectedOtherwise(); err != nil {
+		t.Errorf("with a pod by podfence's port and one that is nowhere: %v", err)
+	}
+	at[shown] = node.PodLink{Names: []string{"veth8"}, Own: true}
+	if err := e.connectedOtherwise(); err == nil || !strings.Contains(err.Error(), "10.244.1.8") || !strings.Contains(err.Error(), "veth8") {
+		t.Errorf("with a pod by another's link: %v", err)
+	}
+	// By the handshake of a chained plugin it has come, too.
+	if err := a.handle(t.Context(), add("c2", "shown", "uid-1", "10.244.1.8")); err != nil {
+		t.Fatal(err)
+	}
+	e.guard.Port = func(string, string) string { return "pfc1" }
+	if err := e.connectedOtherwise(); err == nil || !strings.Contains(err.Error(), "10.244.1.8") {
+		t.Errorf("with an attachment of another's link: %v", err)
+	}
+	broken = errors.New("netlink is away")
+	if err := e.connectedOtherwise(); !errors.Is(err, broken) {
+		t.Errorf("when nobody can tell: %v", err)
+	}
+}

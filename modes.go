@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/podfence/podfence/cni/install"
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// leaving is what an agent that does not connect the pods does about those that --cni
+// bridge has connected before (docs/MODES.md).
+type leaving struct {
+	mode    string
+	places  install.Places
+	network *node.Network
+	// ports are what connected pods when the agent started.
+	ports []string
+	// committed waits until the agent's rules are in the kernel.
+	committed func(context.Context) error
+}
+
+// leave looks what there is to leave. As long as the bridge connects pods they need what
+// they have: masquerading, the tunnel's rules, and the bridge's table, which this agent
+// therefore leaves as it is, and closes nothing by links, for which it would take its
+// place.
+func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) {
+	if c.mode == "bridge" {
+		return nil, nil
+	}
+	network, err := node.Open(node.Options{Node: nodeName, ProcSys: c.procSys})
+	if err != nil {
+		return nil, err
+	}
+	ports, tunnel, err := network.Connects()
+	if err != nil {
+		return nil, errors.Join(err, network.Close())
+	}
+	if len(ports) > 0 {
+		o.Links, o.Masquerade = false, true
+		if tunnel {
+			o.TunnelPort = node.DefaultVXLANPort
+		}
+	}
+	return &leaving{mode: c.mode, places: c.places, network: network, ports: ports}, nil
+}
+
+// Close closes the connection to the kernel.
+func (l *leaving) Close() error {
+	if l == nil {
+		return nil
+	}
+	return l.network.Close()
+}
+
+// check says why the node has not left yet, and what to do.
+func (l *leaving) check() error {
+	var why []string
+	if len(l.ports) > 0 {
+		why = append(why, fmt.Sprintf("pods of this node are still connected by podfence's bridge %s, and --cni is %s now: they go on, fenced, by the links and routes that there are; new ones wait, or may get the same addresses; drain the node, and the agent takes the bridge away (docs/MODES.md)", node.DefaultBridge, l.mode))
+	}
+	if err := l.configuration(); err != nil {
+		why = append(why, err.Error())
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(why, "; "))
+}
+
+// refuses is why no pod can be attached yet; nil: pods can. Another plugin may give out the
+// very addresses that the bridge's pods have.
+func (l *leaving) refuses() error {
+	if l == nil || len(l.ports) == 0 {
+		return nil
+	}
+	return fmt.Errorf("pods of this node are still connected by podfence's bridge %s, and the other plugin may give their addresses out again: drain the node, and pods can start (docs/MODES.md)", node.DefaultBridge)
+}
+
+// configuration looks for a network configuration by which the container runtime calls
+// the plugin in a way that no agent answers. Podfence's own goes once another plugin's
+// calls podfence, until when a node would be without any, and the bridge connects no pods.
+func (l *leaving) configuration() error {
+	all, err := install.Configurations(l.places.ConfDir)
+	if err != nil {
+		return err
+	}
+	var own, others string // the first of podfence's own, and of others that call it
+	for _, c := range all {
+		switch {
+		case c.Own && own == "":
+			own = filepath.Join(l.places.ConfDir, c.Name)
+		case c.Calls && !c.Own && others == "":
+			others = filepath.Join(l.places.ConfDir, c.Name)
+		}
+	}
+	switch {
+	case l.mode == "none" && len(all) > 0 && all[0].Own:
+		return fmt.Errorf("%s has the container runtime call podfence's plugin, and with --cni none no agent answers it, so that no pod can start: remove the file, so that the other plugin's counts", own)
+	case l.mode == "none" && len(all) > 0 && all[0].Calls:
+		return fmt.Errorf("%s calls podfence's plugin, and with --cni none no agent answers it, so that no pod can start: take {\"type\":\"podfence\",...} out of it", others)
+	case l.mode == "chained" && own != "" && others == "":
+		return fmt.Errorf("%s is left of --cni bridge, and no other configuration calls podfence: add {\"type\":\"podfence\",\"mode\":\"chained\"} to the end of the other plugin's, and this one is removed; until then no pod can start", own)
+	case l.mode == "chained" && own != "" && len(l.ports) == 0:
+		if _, err := install.RemoveConflist(l.places.ConfDir); err != nil {
+			return fmt.Errorf("%s is left of --cni bridge: %w: remove it", own, err)
+		}
+	}
+	return nil
+}
+
+const leaveAgain = 5 * time.Second
+
+var errLeft = errors.New("the last pod of podfence's bridge is gone: the agent ends, so that the next one takes the bridge away and has the rules of its own --cni")
+
+// Start removes what is of no use to any pod, once the agent has the node's rules: before,
+// another agent may have them. If the bridge connects pods, it ends the agent when it
+// connects none any more. It implements manager.Runnable.
+func (l *leaving) Start(ctx context.Context) error {
+	if l.committed(ctx) != nil {
+		return nil
+	}
+	if len(l.ports) == 0 {
+		if _, err := l.network.Leave(); err != nil {
+			return fmt.Errorf("removing what --cni bridge has left: %w", err)
+		}
+		return nil
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(leaveAgain):
+		}
+		if ports, _, err := l.network.Connects(); err == nil && len(ports) == 0 {
+			return errLeft
+		}
+	}
+}
