@@ -29,8 +29,9 @@ import (
 type Attachments struct {
 	socket   string
 	store    store
-	bridge   *Bridge // nil: another plugin connects the pods
-	refuse   error   // why no pod can be attached
+	bridge   *Bridge                         // nil: another plugin connects the pods
+	refuse   error                           // why no pod can be attached
+	links    func() (map[string]bool, error) // nil: nobody looks for lost ones
 	enforcer *Enforcer
 	events   *events // nil: there is no API server to tell
 	node     string
@@ -73,12 +74,18 @@ const (
 // the enforcer begins.
 func newAttachments(o Options, e *Enforcer, events *events) (*Attachments, error) {
 	a := &Attachments{
-		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, refuse: o.CNI.Refuse, enforcer: e,
+		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, refuse: o.CNI.Refuse, links: o.CNI.Links, enforcer: e,
 		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
 		by: map[handshake.Attachment]uint64{},
 	}
-	var err error
-	if a.known, err = a.store.load(); err != nil {
+	err := os.MkdirAll(o.CNI.State, 0o700)
+	if err == nil {
+		err = a.store.endWithBoot()
+	}
+	if err == nil {
+		a.known, err = a.store.load()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading what the CNI plugin has said before: %w", err)
 	}
 	e.Feed(func(m *policy.Model) {
@@ -96,6 +103,7 @@ func (a *Attachments) Start(ctx context.Context) error {
 		return err
 	}
 	go a.noteCommit(ctx)
+	go a.endLostUntil(ctx)
 	return handshake.Serve(ctx, listener, a.handle)
 }
 
@@ -358,9 +366,6 @@ func (s store) remove(at handshake.Attachment) error {
 // load reads all files. One that cannot be understood is removed, and no reason to
 // forget the others: its pod is closed until its container is made anew.
 func (s store) load() (map[handshake.Attachment]policy.Attachment, error) {
-	if err := os.MkdirAll(string(s), 0o700); err != nil {
-		return nil, err
-	}
 	paths, err := filepath.Glob(filepath.Join(string(s), "*.json"))
 	if err != nil {
 		return nil, err

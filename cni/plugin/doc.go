@@ -46,4 +46,7 @@
 // as long as anything may be left, its address is not given to another. ADD
 // itself, called again for the same container, takes over the leases and
 // replaces the rest.
+//
+// What nobody ever calls a DEL or GC for ends with the boot, or when the next ADD of any
+// container finds the link gone (lost.go).
 package plugin
