@@ -54,6 +54,11 @@ type Options struct {
 	LastPodCIDRs []netip.Prefix
 	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
 	IgnorePodCIDRs bool
+	// Version is the program's, for a metric.
+	Version string
+	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
+	// known.
+	Drops func() (map[string]uint64, error)
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -109,6 +114,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
 	}
 	metrics := newMetrics(o.Registry)
+	o.Registry.MustRegister(buildInfo(o))
 	var (
 		events   *events
 		policies *policyLists
@@ -126,9 +132,11 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		events, policies = newEvents(writer, o.Log, metrics), newPolicyLists(reader)
 	}
 	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics, events)}
+	o.Registry.MustRegister(&gathered{counts: a.Enforcer.counts, drops: o.Drops, log: o.Log.WithName("metrics")})
 	if o.API != nil {
 		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics)))
 	} else {
+		o.Registry.MustRegister(metrics.manifests)
 		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics}
 		err = mgr.Add(a.Manifests)
 	}

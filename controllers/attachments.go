@@ -104,7 +104,10 @@ func (a *Attachments) Start(ctx context.Context) error {
 func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 	switch r.Op {
 	case handshake.OpAdd:
-		return a.add(ctx, r)
+		began := time.Now()
+		err := a.add(ctx, r)
+		a.enforcer.metrics.added(err, time.Since(began))
+		return err
 	case handshake.OpDel:
 		return a.remove(func(at handshake.Attachment) bool {
 			return at == handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}

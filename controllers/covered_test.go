@@ -122,5 +122,7 @@ var _ = Describe("An ADD whose pod is known before its policies", func() {
 		watch.caughtUp()
 		Eventually(answered, soon, often).Should(Receive(BeNil()))
 		Expect(denied()).To(BeTrue(), "answered before the policy was in the kernel")
+		Expect(agent.metric("podfence_adds_total", "result=error")).To(BeEquivalentTo(1))
+		Expect(agent.metric("podfence_adds_total", "result=success")).To(BeEquivalentTo(1))
 	})
 })

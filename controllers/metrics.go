@@ -24,7 +24,9 @@ type metrics struct {
 	mismatches   prometheus.Counter
 	flows        *prometheus.CounterVec
 	repairs      prometheus.Counter
-	manifests    prometheus.Gauge
+	manifests    prometheus.Gauge // registered where manifests are the source
+	adds         *prometheus.CounterVec
+	addDuration  prometheus.Histogram
 	events       *prometheus.CounterVec
 }
 
@@ -68,6 +70,13 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_repairs_total", Help: "Replacements of the table because somebody else had changed it; the log says who.",
 		}),
+		adds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_adds_total", Help: "ADDs of the CNI plugin that were answered, by result: success (the pod's rules are in the kernel) or error (its sandbox fails, and kubelet tries again).",
+		}, []string{"result"}),
+		addDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "podfence_add_duration_seconds", Help: "Time until an ADD was answered with success.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "podfence_events_total", Help: "Events for the API server, by result: created, exists (another agent has created it), error (it is tried again) or dropped (too many waited, or its namespace is going).",
 		}, []string{"result"}),
@@ -75,7 +84,11 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
 		}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.manifests, m.events)
+	for _, result := range []string{"success", "error"} { // so that the first one is an increase
+		m.commits.WithLabelValues(result)
+		m.adds.WithLabelValues(result)
+	}
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.events, m.adds, m.addDuration)
 	return m
 }
 
@@ -87,6 +100,15 @@ func (m *metrics) committed(plan ruleset.Plan, err error, took time.Duration) {
 	m.commits.WithLabelValues("success").Inc()
 	m.duration.Observe(took.Seconds())
 	m.operations.Add(float64(len(plan.Ops)))
+}
+
+func (m *metrics) added(err error, took time.Duration) {
+	if err != nil {
+		m.adds.WithLabelValues("error").Inc()
+		return
+	}
+	m.adds.WithLabelValues("success").Inc()
+	m.addDuration.Observe(took.Seconds())
 }
 
 func (m *metrics) judged(revoked, restored int) {
