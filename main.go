@@ -223,7 +223,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				defer podLinks.Close()
 				o.PodLinks = podLinks
 			}
-			o.Registry = ctrlmetrics.Registry
+			o.Registry, o.Version, o.Drops = ctrlmetrics.Registry, version, conn.Drops
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
 				return err

@@ -57,6 +57,11 @@ type Options struct {
 	// Checks look, every few seconds, whether the node is in a condition: an error is
 	// why it is.
 	Checks map[Condition]func() error
+	// Version is the program's, for a metric.
+	Version string
+	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
+	// known.
+	Drops func() (map[string]uint64, error)
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -117,23 +122,34 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
 	}
 	metrics := newMetrics(o.Registry)
-	var events *events
+	o.Registry.MustRegister(buildInfo(o))
+	var (
+		events   *events
+		policies *policyLists
+	)
 	if o.API != nil {
-		writer, err := eventsClient(o.API, client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+		own := client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()}
+		writer, err := ownClient(o.API, own, eventRate, eventBurst)
 		if err != nil {
 			return nil, fmt.Errorf("setting up the client for Events: %w", err)
 		}
-		events = newEvents(writer, o.Log, metrics)
+		reader, err := ownClient(o.API, own, listRate, listBurst)
+		if err != nil {
+			return nil, fmt.Errorf("setting up the client for NetworkPolicies: %w", err)
+		}
+		events, policies = newEvents(writer, o.Log, metrics), newPolicyLists(reader)
 	}
 	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics, events)}
+	o.Registry.MustRegister(&gathered{counts: a.Enforcer.counts, drops: o.Drops, log: o.Log.WithName("metrics")})
 	if o.API != nil {
 		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics)))
 	} else {
+		o.Registry.MustRegister(metrics.manifests)
 		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics}
 		err = mgr.Add(a.Manifests)
 	}
 	if o.CNI != nil {
-		err = errors.Join(err, a.serveCNI(o, events))
+		err = errors.Join(err, a.serveCNI(o, events, policies))
 	}
 	a.Enforcer.health.checks[NodeUnknown] = a.Enforcer.nodeKnown
 	if a.Enforcer.guard != nil && a.Enforcer.guard.Find != nil {
@@ -179,9 +195,17 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 }
 
+// ownClient is a client for one purpose, without a cache, that may ask the API server so
+// often per second, and so often at once: what it waits for, nothing else waits for.
+func ownClient(api *rest.Config, o client.Options, rate float32, burst int) (client.Client, error) {
+	own := rest.CopyConfig(api)
+	own.QPS, own.Burst, own.RateLimiter = rate, burst, nil
+	return client.New(own, o)
+}
+
 // serveCNI has the manager answer the CNI plugin, and keep the node's network.
-func (a *Agent) serveCNI(o Options, events *events) error {
-	attachments, err := newAttachments(o, a.Enforcer, events)
+func (a *Agent) serveCNI(o Options, events *events, policies *policyLists) error {
+	attachments, err := newAttachments(o, a.Enforcer, events, policies)
 	if err != nil {
 		return err
 	}
@@ -255,6 +279,7 @@ func (l *firstLoad) Start(ctx context.Context) error {
 		}
 		for i := range policies.Items {
 			setPolicy(m, &policies.Items[i])
+			l.enforcer.policies.set(&policies.Items[i])
 		}
 	})
 	if failed != nil {

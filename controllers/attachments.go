@@ -33,7 +33,8 @@ type Attachments struct {
 	refuse   error                           // why no pod can be attached
 	links    func() (map[string]bool, error) // nil: nobody looks for lost ones
 	enforcer *Enforcer
-	events   *events // nil: there is no API server to tell
+	events   *events      // nil: there is no API server to tell
+	policies *policyLists // nil: there is no API server to ask
 	node     string
 	log      logr.Logger
 
@@ -43,6 +44,9 @@ type Attachments struct {
 	// adds counts the adds; by has which of them told of an attachment.
 	adds uint64
 	by   map[handshake.Attachment]uint64
+	// coveredPods are those for which the model is known to have the policies that there
+	// were when they were made.
+	coveredPods map[policy.Key]types.UID
 	// pending are the pods whose adds have failed.
 	pending map[pendingPod]*pending
 }
@@ -72,11 +76,11 @@ const (
 
 // newAttachments reads what was kept, and feeds it. It must be called before
 // the enforcer begins.
-func newAttachments(o Options, e *Enforcer, events *events) (*Attachments, error) {
+func newAttachments(o Options, e *Enforcer, events *events, policies *policyLists) (*Attachments, error) {
 	a := &Attachments{
 		socket: o.CNI.Socket, store: store(o.CNI.State), bridge: o.CNI.Bridge, refuse: o.CNI.Refuse, links: o.CNI.Links, enforcer: e,
-		events: events, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
-		by: map[handshake.Attachment]uint64{},
+		events: events, policies: policies, node: o.Node, log: o.Log.WithName("cni"), pending: map[pendingPod]*pending{},
+		by: map[handshake.Attachment]uint64{}, coveredPods: map[policy.Key]types.UID{},
 	}
 	err := os.MkdirAll(o.CNI.State, 0o700)
 	if err == nil {
@@ -110,10 +114,13 @@ func (a *Attachments) Start(ctx context.Context) error {
 func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 	switch r.Op {
 	case handshake.OpAdd:
-		if err := a.fits(r.Mode); err != nil {
-			return err
+		began := time.Now()
+		err := a.fits(r.Mode)
+		if err == nil {
+			err = a.add(ctx, r)
 		}
-		return a.add(ctx, r)
+		a.enforcer.metrics.added(err, time.Since(began))
+		return err
 	case handshake.OpDel:
 		return a.remove(func(at handshake.Attachment) bool {
 			return at == handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}
@@ -257,23 +264,21 @@ func (a *Attachments) confirm(at handshake.Attachment, add uint64, uid types.UID
 	return a.set(at, attachment)
 }
 
-// lookAgain is how often an add looks whether the watch has brought its pod:
-// kubelet may have it a moment earlier.
-const lookAgain = 10 * time.Millisecond
-
-// committed waits until the pod is known, and what was fed up to then is in the
-// kernel. It returns the pod's UID.
+// committed waits until the pod is known with the policies that it has, and what was fed
+// up to then is in the kernel. It returns the pod's UID.
 func (a *Attachments) committed(ctx context.Context, attachment policy.Attachment) (uid types.UID, err error) {
-	for known := false; !known; {
-		a.enforcer.Feed(func(m *policy.Model) { uid, known = m.Attached(attachment) })
-		if known {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return "", fmt.Errorf("pod %s (UID %s) is not known yet, so neither are its policies", attachment.Pod, attachment.UID)
-		case <-time.After(lookAgain):
-		}
+	err = a.enforcer.await(ctx, func(m *policy.Model) (known bool) {
+		uid, known = m.Attached(attachment)
+		return known
+	})
+	switch {
+	case err != nil && !a.enforcer.hasLoaded():
+		return "", fmt.Errorf("pod %s is not known yet: the agent has just started, and has not read all of the cluster", attachment.Pod)
+	case err != nil:
+		return "", fmt.Errorf("pod %s (UID %s) is not known yet, so neither are its policies", attachment.Pod, attachment.UID)
+	}
+	if err := a.covered(ctx, attachment.Pod, uid); err != nil {
+		return "", fmt.Errorf("the policies of pod %s are not known: %w", attachment.Pod, err)
 	}
 	if err := a.enforcer.Sync(ctx); err != nil {
 		return "", fmt.Errorf("the rules of pod %s are not in the kernel: %w", attachment.Pod, err)

@@ -57,7 +57,7 @@ func answering(t *testing.T, state string) (*Attachments, *told) {
 		Kernel: kernel, MAC: [6]byte{2, 0, 0, 0, 0, 1}, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() },
 	}}}
 	e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()), nil)
-	a, err := newAttachments(o, e, nil)
+	a, err := newAttachments(o, e, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

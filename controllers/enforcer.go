@@ -69,6 +69,8 @@ type Enforcer struct {
 	failure   error  // of the last commit
 	waiting   map[chan struct{}]uint64
 	unusable  map[string]string // InternalIPs that were named in the log, by Node
+	changed   chan struct{}     // closed at the next change; nil: nobody awaits one
+	policies  policyVersions    // of the API server's policies that the model has
 
 	// table is what the kernel holds, or will once it takes it; nil before the
 	// first commit. Only commit changes it, under tableMu.
@@ -122,6 +124,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		model:    model,
 		waiting:  map[chan struct{}]uint64{},
 		unusable: map[string]string{},
+		policies: policyVersions{},
 	}
 }
 
@@ -131,6 +134,7 @@ func (e *Enforcer) Feed(change func(*policy.Model)) {
 	e.mu.Lock()
 	change(e.model)
 	e.fed++
+	e.tellWaiting()
 	e.mu.Unlock()
 	signal(e.wake)
 }
@@ -163,7 +167,10 @@ func (e *Enforcer) Sync(ctx context.Context) error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.waiting, done)
-		return fmt.Errorf("waiting for a commit: %w", errors.Join(context.Cause(ctx), e.failure))
+		if e.failure != nil {
+			return fmt.Errorf("the last commit failed: %w", e.failure)
+		}
+		return fmt.Errorf("no commit came in time: %w", context.Cause(ctx))
 	}
 }
 

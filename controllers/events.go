@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -55,14 +54,6 @@ func newEvents(writer client.Writer, log logr.Logger, m *metrics) *events {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, 5*time.Minute)),
 		waiting: map[types.NamespacedName]*corev1.Event{},
 	}
-}
-
-// eventsClient is a client for Events alone, so that what they wait for, be it the rate
-// or the API server, nothing else waits for.
-func eventsClient(api *rest.Config, o client.Options) (client.Writer, error) {
-	own := rest.CopyConfig(api)
-	own.QPS, own.Burst, own.Timeout = eventRate, eventBurst, eventTimeout
-	return client.New(own, o)
 }
 
 // create has an Event created some time, unless one of its name is already there. It

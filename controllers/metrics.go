@@ -26,8 +26,10 @@ type metrics struct {
 	repairs      prometheus.Counter
 	// networkRepairs are of links, routes, neighbours, rules and settings.
 	networkRepairs prometheus.Counter
-	manifests      prometheus.Gauge
+	manifests      prometheus.Gauge // registered where manifests are the source
 	unhealthy      *prometheus.GaugeVec
+	adds           *prometheus.CounterVec
+	addDuration    prometheus.Histogram
 	events         *prometheus.CounterVec
 }
 
@@ -71,6 +73,13 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_repairs_total", Help: "Replacements of the table because somebody else had changed it; the log says who.",
 		}),
+		adds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_adds_total", Help: "ADDs of the CNI plugin that were answered, by result: success (the pod's rules are in the kernel) or error (its sandbox fails, and kubelet tries again).",
+		}, []string{"result"}),
+		addDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "podfence_add_duration_seconds", Help: "Time until an ADD was answered with success.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "podfence_events_total", Help: "Events for the API server, by result: created, exists (another agent has created it), error (it is tried again) or dropped (too many waited, or its namespace is going).",
 		}, []string{"result"}),
@@ -84,7 +93,11 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_unhealthy", Help: "1 while the node is in this condition, and the agent not ready; /readyz, the log and an Event on the Node say why, docs/OPERATIONS.md what to do.",
 		}, []string{"condition"}),
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.manifests, m.unhealthy, m.events)
+	for _, result := range []string{"success", "error"} { // so that the first one is an increase
+		m.commits.WithLabelValues(result)
+		m.adds.WithLabelValues(result)
+	}
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration)
 	return m
 }
 
@@ -96,6 +109,15 @@ func (m *metrics) committed(plan ruleset.Plan, err error, took time.Duration) {
 	m.commits.WithLabelValues("success").Inc()
 	m.duration.Observe(took.Seconds())
 	m.operations.Add(float64(len(plan.Ops)))
+}
+
+func (m *metrics) added(err error, took time.Duration) {
+	if err != nil {
+		m.adds.WithLabelValues("error").Inc()
+		return
+	}
+	m.adds.WithLabelValues("success").Inc()
+	m.addDuration.Observe(took.Seconds())
 }
 
 func (m *metrics) judged(revoked, restored int) {

@@ -30,8 +30,12 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 	result, err := reconcile(ctx, r.Enforcer, r, req, np,
 		func(m *policy.Model, np *networkingv1.NetworkPolicy) {
 			problems = append(setPolicy(m, np), m.Problems(req.NamespacedName)...)
+			r.policies.set(np)
 		},
-		func(m *policy.Model) { m.DeletePolicy(req.NamespacedName) })
+		func(m *policy.Model) {
+			m.DeletePolicy(req.NamespacedName)
+			r.policies.delete(req.NamespacedName)
+		})
 	if err == nil {
 		r.Problems.Report(req.NamespacedName, np, problems)
 	}

@@ -26,7 +26,7 @@ func TestFirstCommitIsNoted(t *testing.T) {
 	kernel := &told{}
 	o := Options{Node: "node", Log: logr.Discard(), CNI: &CNI{Socket: socket, State: t.TempDir()}}
 	e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()), nil)
-	a, err := newAttachments(o, e, nil)
+	a, err := newAttachments(o, e, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -106,6 +106,9 @@ func TestModelEqualsCompile(t *testing.T) {
 			if diff := cmp.Diff(want, have, exact); diff != "" || t.Failed() {
 				t.Fatalf("seed %d, after %d events: deltas differ from Compile (-want +have):\n%s", seed, done, diff)
 			}
+			if counts := m.Counts(); counts.Pods != len(want.Subjects) || counts.Active != len(want.Policies) || counts.Policies < counts.Active || counts.Isolated > counts.Pods {
+				t.Fatalf("seed %d, after %d events: %+v, but %d pods and %d policies", seed, done, counts, len(want.Subjects), len(want.Policies))
+			}
 		}
 		if diff := cmp.Diff(have, m.Intent(), exact); diff != "" {
 			t.Fatalf("seed %d: Intent differs from the deltas' sum:\n%s", seed, diff)

@@ -107,6 +107,10 @@ func podRangeSet(f family) string { return fmt.Sprintf("pod-ranges-%d", f) }
 // PodRangeSets are the sets of the node's pod ranges.
 var PodRangeSets = [...]string{podRangeSet(4), podRangeSet(6)}
 
+// DropChains are the base chains of family inet with rules that drop, whatever policies
+// say; the comments of those rules say what.
+var DropChains = [...]string{chainEgressForward, chainEgressInput, chainIngressForward, chainOrphansOutput}
+
 // orphansSet holds addresses that containers have, but no known pod.
 func orphansSet(f family) string { return fmt.Sprintf("orphans-%d", f) }
 

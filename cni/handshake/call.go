@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,10 @@ var (
 // request can't be sent as it is. It may be called concurrently.
 func Call(ctx context.Context, socket string, r Request) error {
 	r.Version = Version
+	if deadline, has := ctx.Deadline(); has {
+		left := min(time.Until(deadline), maxTimeout)
+		r.TimeoutMillis = max(1, left.Milliseconds())
+	}
 	if err := r.check(); err != nil {
 		return fmt.Errorf("ask the podfence agent: %w", err)
 	}

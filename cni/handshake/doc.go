@@ -12,14 +12,16 @@
 // A connection carries one Request and one Response, each one line of JSON that
 // ends with a newline, at most MaxSize octets long:
 //
-//	-> {"version":1,"op":"add","containerID":"8c…","ifName":"eth0",
+//	-> {"version":1,"op":"add","timeoutMillis":10000,"containerID":"8c…","ifName":"eth0",
 //	    "pod":{"namespace":"shop","name":"web-0","uid":"0f…"},
 //	    "ips":["10.244.1.7","fd00:10:244:1::7"],"mac":"ae:…","hostInterface":"pf…","netNS":"/run/netns/…"}
 //	<- {"version":1}
 //
 // The answer to an add says that the pod's rules are in the kernel. Until then
 // the plugin lets no frame of the pod pass; without it, ADD fails. An error in
-// the answer, a late answer and none at all are one to the plugin.
+// the answer, a late answer and none at all are one to the plugin; but only an answer
+// says what it is that takes so long, so the plugin tells how long it waits, and the
+// agent answers before that.
 //
 // # Who may speak
 //

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"time"
 )
 
 const (
@@ -73,6 +74,10 @@ type Request struct {
 	Version int `json:"version"`
 	// Op is OpAdd, OpDel, OpGC or OpStatus.
 	Op string `json:"op"`
+	// TimeoutMillis is how many milliseconds the sender waits for the answer; 0: it
+	// does not say. Call sets it. Serve has the answer be there shortly before, so that
+	// it says why what was asked takes so long.
+	TimeoutMillis int64 `json:"timeoutMillis,omitempty"`
 
 	// ContainerID and IfName are set for add and del.
 	ContainerID string `json:"containerID,omitempty"`
@@ -136,8 +141,14 @@ func decode(line []byte) (r Request, err error) {
 	return r, nil
 }
 
+// maxTimeout is the longest that a sender may wait.
+const maxTimeout = 24 * time.Hour
+
 // check says what is wrong with a request. It does not look at the version.
 func (r *Request) check() error {
+	if r.TimeoutMillis < 0 || r.TimeoutMillis > maxTimeout.Milliseconds() {
+		return fmt.Errorf("a timeout of %d ms, which is not from 0 to %s", r.TimeoutMillis, maxTimeout)
+	}
 	switch r.Op {
 	case OpStatus:
 		return nil

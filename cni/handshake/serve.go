@@ -29,9 +29,11 @@ const (
 // handlers that run see the end of their contexts, waits for them, closes the
 // listener and returns nil. It returns an error if the listener fails.
 //
-// Handle gets requests that are complete, of this version and from root alone.
+// Handle gets requests that are complete, of this version and from root alone. Its
+// context ends shortly before the client's patience does, if the client has said how
+// long that is: handle then returns why it is not done.
 // The text of its error goes to the plugin, and from there to kubelet and into
-// an Event on the pod. Its context also ends when the client hangs up: a plugin
+// an Event on the pod. The context also ends when the client hangs up: a plugin
 // that has waited too long asks for a del at once, which may reach the handler
 // before the add has returned. The handler keeps the order for each attachment.
 func Serve(ctx context.Context, listener net.Listener, handle func(context.Context, Request) error) error {
@@ -118,7 +120,7 @@ func serve(ctx context.Context, conn net.Conn, handle func(context.Context, Requ
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, handleWithin(r))
 	defer cancel()
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -146,6 +148,16 @@ func serve(ctx context.Context, conn net.Conn, handle func(context.Context, Requ
 	}
 	<-gone
 	return err
+}
+
+// handleWithin is how long a request may be handled: a tenth, or half a second, is left
+// to answer in.
+func handleWithin(r Request) time.Duration {
+	if r.TimeoutMillis == 0 {
+		return maxTimeout
+	}
+	timeout := time.Duration(r.TimeoutMillis) * time.Millisecond
+	return timeout - min(timeout/10, 500*time.Millisecond)
 }
 
 // checkPeer asks the kernel who has connected.

@@ -73,6 +73,7 @@ func (a *agent) handle(ctx context.Context, r handshake.Request) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		r.TimeoutMillis = 0 // never the same twice
 		a.pods[at] = r
 	case handshake.OpDel:
 		delete(a.pods, at)

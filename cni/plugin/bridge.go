@@ -178,9 +178,12 @@ func dump[T any](list func() ([]T, error)) (got []T, err error) {
 // patience is how long the kernel may take to make a link or an address work.
 const patience = 5 * time.Second
 
-// await asks until it is told yes.
+// await asks until it is told yes, less and less often: many ADDs may wait at once, and
+// the kernel needs the time, and the lock of its links, for what they wait for.
 func await(what string, ready func() (bool, error)) error {
-	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Microsecond) {
+	const often, seldom = 100 * time.Microsecond, 10 * time.Millisecond
+	deadline := time.Now().Add(patience)
+	for pause := often; ; pause = min(2*pause, seldom) {
 		ok, err := ready()
 		if ok {
 			return nil
@@ -191,6 +194,7 @@ func await(what string, ready func() (bool, error)) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s: %w", what, os.ErrDeadlineExceeded)
 		}
+		time.Sleep(pause)
 	}
 }
 

@@ -1,0 +1,95 @@
+package controllers_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"sync/atomic"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/controllers"
+)
+
+var _ = Describe("Metrics", func() {
+	It("say what runs, and what it fences", func(ctx SpecContext) {
+		c := newCluster()
+		c.namespace("shop", nil)
+		runsAt(c.pod("shop", "web", set{"app": "web"}), c.ips(2)...)
+		runsAt(c.pod("shop", "db", set{"app": "db"}), c.ips(3)...)
+		c.policy("shop", "db", "podSelector: {matchLabels: {app: db}}")
+		c.policy("shop", "nobody", "podSelector: {matchLabels: {app: nobody}}")
+		var broken atomic.Bool
+		agent := run(&recorder{}, controllers.Options{Node: c.node, API: agentUser, Version: "v1.2.3", Drops: func() (map[string]uint64, error) {
+			if broken.Load() {
+				return nil, errors.New("the kernel says no")
+			}
+			return map[string]uint64{"no pod known by this address": 7}, nil
+		}})
+		agent.awaitReady()
+		Expect(agent.metric("podfence_build_info", "cni=none", "goversion="+runtime.Version(), "source=api", "version=v1.2.3")).To(BeEquivalentTo(1))
+		Expect(agent.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1))
+		Expect(agent.metric("podfence_pods", "isolated=false")).To(BeEquivalentTo(1))
+		Expect(agent.metric("podfence_policies", "active=true")).To(BeEquivalentTo(1))
+		Expect(agent.metric("podfence_policies", "active=false")).To(BeEquivalentTo(1))
+		Expect(agent.metric("podfence_dropped_packets_total", "reason=no pod known by this address")).To(BeEquivalentTo(7))
+		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(-1), "there are no manifests to be valid")
+
+		broken.Store(true)
+		Expect(agent.metric("podfence_dropped_packets_total", "reason=no pod known by this address")).To(BeEquivalentTo(-1))
+		Expect(agent.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1), "the others are there all the same")
+	})
+
+	It("are each in docs/METRICS.md, which has no others", func() {
+		text, err := os.ReadFile(filepath.Join("..", "docs", "METRICS.md"))
+		Expect(err).NotTo(HaveOccurred())
+		documented := map[string]string{}
+		for _, row := range regexp.MustCompile("(?m)^\\| `(podfence_[a-z_]+)` \\| (.+) \\|$").FindAllSubmatch(text, -1) {
+			documented[string(row[1])] = string(row[2])
+		}
+		registry := &describing{}
+		_, err = controllers.NewAgent(&recorder{}, controllers.Options{
+			Node: "node", Manifests: GinkgoT().TempDir(), MetricsAddress: "0", HealthAddress: "0", Registry: registry, Log: GinkgoLogr,
+		})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(documented).To(Equal(registry.described()))
+	})
+
+	It("of manifests are those of an agent that reads them", func() {
+		agent := run(&recorder{}, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		agent.awaitReady()
+		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+		Expect(agent.metric("podfence_build_info", "cni=none", "goversion="+runtime.Version(), "source=manifests", "version=")).To(BeEquivalentTo(1))
+	})
+})
+
+// describing is a registry that keeps what it is given.
+type describing struct {
+	prometheus.Registerer
+	all []prometheus.Collector
+}
+
+func (d *describing) MustRegister(collectors ...prometheus.Collector) {
+	d.all = append(d.all, collectors...)
+}
+
+var description = regexp.MustCompile(`fqName: "([^"]+)", help: "([^"]+)"`)
+
+// described are the names and the help of all metrics.
+func (d *describing) described() map[string]string {
+	all := map[string]string{}
+	for _, collector := range d.all {
+		to := make(chan *prometheus.Desc, 10)
+		collector.Describe(to)
+		close(to)
+		for one := range to {
+			fields := description.FindStringSubmatch(one.String())
+			all[fields[1]] = fields[2]
+		}
+	}
+	return all
+}

@@ -1,0 +1,102 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Drops returns how many packets the base chains' rules that drop have dropped, by their
+// comments. A new table counts from 0. There are none if there is no table.
+func (c *Conn) Drops() (map[string]uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, &OpError{Op: "read the counters", Err: ErrClosed}
+	}
+	drops := map[string]uint64{}
+	for _, chain := range ruleset.DropChains {
+		err := c.readDrops(chain, drops)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, &OpError{Op: "read the counters of chain " + chain, Err: err}
+		}
+	}
+	return drops, nil
+}
+
+// readDrops adds what the rules of a chain that have a comment have counted.
+func (c *Conn) readDrops(chain string, drops map[string]uint64) error {
+	ae := netlink.NewAttributeEncoder()
+	ae.String(unix.NFTA_RULE_TABLE, c.name)
+	ae.String(unix.NFTA_RULE_CHAIN, chain)
+	attributes, err := ae.Encode()
+	if err != nil {
+		return err
+	}
+	answers, err := list(c.socket, netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE},
+		Data:   append(nfgenmsg(unix.NFPROTO_INET), attributes...),
+	})
+	if err != nil {
+		return err
+	}
+	for _, answer := range answers {
+		var (
+			packets uint64
+			comment string
+			has     bool
+		)
+		err := eachAttribute(answer, func(ad *netlink.AttributeDecoder) {
+			switch ad.Type() {
+			case unix.NFTA_RULE_EXPRESSIONS:
+				ad.Nested(func(ad *netlink.AttributeDecoder) error {
+					for ad.Next() {
+						ad.Nested(counterOf(&packets))
+					}
+					return nil
+				})
+			case unix.NFTA_RULE_USERDATA:
+				comment, has = userdata.GetString(ad.Bytes(), userdata.TypeComment)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if has {
+			drops[comment] += packets
+		}
+	}
+	return nil
+}
+
+// counterOf reads an expression: how many packets, if it is a counter.
+func counterOf(packets *uint64) func(*netlink.AttributeDecoder) error {
+	return func(ad *netlink.AttributeDecoder) error {
+		name := ""
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_EXPR_NAME:
+				name = ad.String()
+			case unix.NFTA_EXPR_DATA:
+				if name != "counter" { // the kernel writes the name first
+					continue
+				}
+				ad.Nested(func(ad *netlink.AttributeDecoder) error {
+					ad.ByteOrder = binary.BigEndian
+					for ad.Next() {
+						if ad.Type() == unix.NFTA_COUNTER_PACKETS {
+							*packets = ad.Uint64()
+						}
+					}
+					return nil
+				})
+			}
+		}
+		return nil
+	}
+}
