@@ -5,7 +5,7 @@
 //	HostPorts                 how hostPort is served: what portmap plugin there is
 //	Chain                     the same for another network's configuration
 //	WriteConflist, Binary     put it there, or leave what is equal
-//	LinkLoopback              be the loopback plugin, too, where there is none
+//	InstallLoopback           be the loopback plugin, too, where there is none
 //	RemoveConflist, RemoveBinary
 //	                          take it away
 //
