@@ -38,18 +38,28 @@ func (a Attachment) madeFor(p *Pod, node string) bool {
 	return a.Pod == p.Key && p.Node == node && (a.UID == "" || a.UID == p.UID)
 }
 
+// primaryInterface is the name of the interface whose addresses kubelet reports: that of
+// all container runtimes for Kubernetes. Others, such as Multus' net1, are not reported.
+const primaryInterface = "eth0"
+
 // attach returns the pod with the addresses of its attachments, if it has any, in place
 // of those that the API shows: these may be those of an earlier sandbox, which another
-// pod has now.
+// pod has now. If the attachments are other interfaces' alone, podfence has not been told
+// of the one that the API's addresses are about, and the pod has those as well.
 func (p *Pod) attach(attachments []Attachment, node string) *Pod {
 	var ips []netip.Addr
+	told := false
 	for _, a := range attachments {
 		if a.madeFor(p, node) {
 			ips = append(ips, a.IPs...)
+			told = told || a.IfName == primaryInterface
 		}
 	}
 	if len(ips) == 0 {
 		return p
+	}
+	if !told {
+		ips = append(ips, p.IPs...)
 	}
 	attached := *p
 	attached.attached = true

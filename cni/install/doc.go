@@ -6,7 +6,7 @@
 //	Chain                     the same for another network's configuration
 //	WriteConflist, Binary     put it there, or leave what is equal
 //	Configurations, Shadowed  which others there are, and whether one comes first
-//	LinkLoopback              be the loopback plugin, too, where there is none
+//	InstallLoopback           be the loopback plugin, too, where there is none
 //	RemoveConflist, RemoveBinary
 //	                          take it away
 //

@@ -50,23 +50,6 @@ func Binary(from, dir string) (changed bool, err error) {
 	return changed, nil
 }
 
-// LinkLoopback makes the plugin that is in a folder the loopback plugin, too, if
-// the folder has none. It returns whether it had none.
-func LinkLoopback(dir string) (changed bool, err error) {
-	path := filepath.Join(dir, Loopback)
-	err = os.Symlink(Plugin, path)
-	if errors.Is(err, fs.ErrExist) {
-		return false, nil
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
-		return false, fmt.Errorf("install loopback plugin: %w", err)
-	}
-	return true, nil
-}
-
 // RemoveConflist takes the configuration away, whatever its name, so that the node gets
 // no more pods of this network. It returns whether there was one.
 func RemoveConflist(dir string) (changed bool, err error) {
@@ -96,10 +79,12 @@ func removeOwn(dir, but string) (changed bool, err error) {
 	return changed, nil
 }
 
-// RemoveBinary takes the plugin away, and the loopback plugin if that is a link
-// to it. Runtimes need them to remove pods, so they go when there are none left.
+// RemoveBinary takes the plugin away, and the loopback plugin if that is podfence's.
+// Runtimes need them to remove pods, so they go when there are none left.
 func RemoveBinary(dir string) (changed bool, err error) {
-	if target, err := os.Readlink(filepath.Join(dir, Loopback)); err == nil && target == Plugin {
+	if own, err := ownLoopback(dir); err != nil {
+		return false, fmt.Errorf("remove loopback plugin: %w", err)
+	} else if own {
 		if _, err := remove(dir, Loopback); err != nil {
 			return false, err
 		}
@@ -127,6 +112,11 @@ func remove(dir, name string) (bool, error) {
 // write makes a file what the content is, unless it is. The content is read
 // twice then.
 func write(path string, content io.ReadSeeker, size int64, mode fs.FileMode) (bool, error) {
+	return writeAs(path, content, size, mode, os.Rename)
+}
+
+// writeAs is write, with what gives the finished file its name.
+func writeAs(path string, content io.ReadSeeker, size int64, mode fs.FileMode, give func(file, name string) error) (bool, error) {
 	dir, name := filepath.Split(path)
 	if err := removeUnfinished(dir, name, time.Minute); err != nil {
 		return false, err
@@ -150,7 +140,7 @@ func write(path string, content io.ReadSeeker, size int64, mode fs.FileMode) (bo
 	// Chmod, because the umask has its say in no mode given when a file is made.
 	err = errors.Join(err, file.Chmod(mode), file.Sync(), file.Close())
 	if err == nil {
-		err = os.Rename(file.Name(), path)
+		err = give(file.Name(), path)
 	}
 	if err != nil {
 		return false, about(path, errors.Join(err, os.Remove(file.Name())))

@@ -274,41 +274,6 @@ func TestBinary(t *testing.T) {
 	}
 }
 
-// TestLinkLoopback: a node's own plugin is left alone, installed or removed.
-func TestLinkLoopback(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "loopback")
-	for _, want := range []bool{true, false} {
-		if changed, err := install.LinkLoopback(dir); changed != want || err != nil {
-			t.Errorf("changed %t, %v", changed, err)
-		}
-	}
-	if target, err := os.Readlink(path); target != "podfence" || err != nil {
-		t.Errorf("a link to %q, %v", target, err)
-	}
-	if _, err := install.RemoveBinary(dir); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("after the plugin's removal: %v", err)
-	}
-	if err := os.WriteFile(path, []byte("another's"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if changed, err := install.LinkLoopback(dir); changed || err != nil {
-		t.Errorf("changed %t, %v", changed, err)
-	}
-	if _, err := install.RemoveBinary(dir); err != nil {
-		t.Error(err)
-	}
-	if data, err := os.ReadFile(path); string(data) != "another's" || err != nil {
-		t.Errorf("%q, %v", data, err)
-	}
-	if _, err := install.LinkLoopback(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
-		t.Error(err)
-	}
-}
-
 func TestRemove(t *testing.T) {
 	dir := t.TempDir()
 	other := filepath.Join(dir, "10-other.conflist")

@@ -21,7 +21,7 @@ func (p *Places) Publish(c Conf) error {
 	if _, err := Binary(p.Plugin, p.BinDir); err != nil {
 		return err
 	}
-	if _, err := LinkLoopback(p.BinDir); err != nil {
+	if _, err := InstallLoopback(p.Plugin, p.BinDir); err != nil {
 		return err
 	}
 	conflist, err := Conflist(c, p.HostPorts())

@@ -24,8 +24,10 @@ type addition struct {
 	inside *podNS
 	host   *netlink.Handle
 
-	mtu    int
-	addrs  []netip.Addr
+	mtu   int
+	addrs []netip.Addr
+	// first says of each address whether the pod's default route is by this interface.
+	first  []bool
 	bridge netlink.Link
 	link   netlink.Link
 	// told says that the agent may have heard of the pod.
@@ -139,8 +141,9 @@ func (a *addition) makeSettings() error { return a.inside.prepare(hasIPv6(a.addr
 
 func (a *addition) addAddresses() error { return a.inside.addressed(a.addrs) }
 
-func (a *addition) addRoutes() error {
-	return a.inside.routed(gateways(a.conf), a.bridge.Attrs().HardwareAddr)
+func (a *addition) addRoutes() (err error) {
+	a.first, err = a.inside.routed(a.addrs, gateways(a.conf), a.bridge.Attrs().HardwareAddr)
+	return err
 }
 
 func (a *addition) mac() net.HardwareAddr { return PodMAC(a.at.containerID, a.at.ifName) }
@@ -209,7 +212,9 @@ func (a *addition) result() *current.Result {
 		result.IPs = append(result.IPs, &current.IPConfig{
 			Interface: &pod, Address: *network(netip.PrefixFrom(addr, addr.BitLen())), Gateway: gateway.AsSlice(),
 		})
-		result.Routes = append(result.Routes, &types.Route{Dst: *network(everything(addr)), GW: gateway.AsSlice()})
+		if a.first[i] {
+			result.Routes = append(result.Routes, &types.Route{Dst: *network(everything(addr)), GW: gateway.AsSlice()})
+		}
 	}
 	return result
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -104,4 +105,46 @@ func tree(t *testing.T, b []byte) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprint(v)
+}
+
+// TestDocumentedConfigurations: what docs/CNI.md tells users to write is what the plugin
+// takes, also for a further interface alone.
+func TestDocumentedConfigurations(t *testing.T) {
+	text, err := os.ReadFile("../../docs/CNI.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, nil)
+	found := map[string]bool{}
+	for _, block := range strings.Split(string(text), "```json\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		var list struct {
+			CNIVersion, Name string
+			Plugins          []map[string]any
+		}
+		if err := json.Unmarshal([]byte(block), &list); err != nil {
+			t.Errorf("%v: %s", err, block)
+		}
+		for _, conf := range list.Plugins {
+			if conf["type"] != "podfence" {
+				continue
+			}
+			found[list.Name] = true
+			for key, value := range map[string]any{
+				"cniVersion": list.CNIVersion, "name": list.Name, "socket": n.agent.socket, "prevResult": json.RawMessage(strings.Replace(before, "1.1.0", list.CNIVersion, 1)),
+			} {
+				conf[key] = value
+			}
+			env := []string{"CNI_CONTAINERID=c-a", "CNI_IFNAME=net1", "CNI_NETNS=/run/netns/a", "CNI_ARGS=K8S_POD_NAMESPACE=shop;K8S_POD_NAME=a"}
+			if _, err := n.raw("ADD", env, conf); err != nil || !slices.Equal(n.agent.known(), []string{"c-a/net1"}) {
+				t.Errorf("%s: ADD: %v, the agent knows %v", list.Name, err, n.agent.known())
+			}
+			if _, err := n.raw("DEL", env, conf); err != nil || len(n.agent.known()) > 0 {
+				t.Errorf("%s: DEL: %v, the agent knows %v", list.Name, err, n.agent.known())
+			}
+		}
+	}
+	if !found["cbr0"] || !found["backend"] {
+		t.Errorf("there are only %v", found)
+	}
 }

@@ -164,10 +164,34 @@ func (i *inspection) checkPodRoutes() error {
 		if err := checkNeighbour(i.inside.handle, i.inside.link, gateway, i.bridge.Attrs().HardwareAddr); err != nil {
 			return err
 		}
+		if !i.toldDefault(gateway) {
+			if err := i.checkApart(gateway); err != nil {
+				return err
+			}
+			continue
+		}
 		route := defaultRoute(i.inside.link, gateway)
 		route.Dst = nil // what the library takes for the default
 		if err := checkRoute(i.inside.handle, route, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST|netlink.RT_FILTER_GW); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// toldDefault says whether the runtime was told that the pod's default route is by this
+// interface.
+func (i *inspection) toldDefault(gateway netip.Addr) bool {
+	return slices.ContainsFunc(i.conf.PrevResult.Routes, func(r *types.Route) bool { return r.GW.Equal(gateway.AsSlice()) })
+}
+
+// checkApart looks for the routes of an interface that is not the pod's first.
+func (i *inspection) checkApart(gateway netip.Addr) error {
+	for _, addr := range i.addrs {
+		if addr.Is4() == gateway.Is4() {
+			if err := i.inside.checkApart(addr, gateway); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

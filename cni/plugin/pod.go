@@ -90,17 +90,31 @@ func (p *podNS) addressed(addrs []netip.Addr) error {
 	return nil
 }
 
-// routed leads all that the pod sends to its gateways, and so to the bridge.
-func (p *podNS) routed(gateways []netip.Addr, bridgeMAC net.HardwareAddr) error {
-	for _, gateway := range gateways {
+// routed leads all that the pod sends to its gateways, and so to the bridge; by an
+// interface that is not its first, only what has this one's addresses. It returns, for
+// each address, whether the default route is by this interface. The gateways are those
+// of the addresses' ranges, in their order.
+func (p *podNS) routed(addrs, gateways []netip.Addr, bridgeMAC net.HardwareAddr) (first []bool, err error) {
+	for i, gateway := range gateways {
 		if err := p.handle.NeighSet(neighbour(p.link, gateway, bridgeMAC)); err != nil {
-			return fmt.Errorf("add neighbour %s: %w", gateway, err)
+			return nil, fmt.Errorf("add neighbour %s: %w", gateway, err)
+		}
+		other, err := p.hasOtherDefault(gateway)
+		if err != nil {
+			return nil, err
+		}
+		first = append(first, !other)
+		if other {
+			if err := p.routeApart(addrs[i], gateway); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if err := p.handle.RouteReplace(defaultRoute(p.link, gateway)); err != nil {
-			return fmt.Errorf("add default route via %s: %w", gateway, err)
+			return nil, fmt.Errorf("add default route via %s: %w", gateway, err)
 		}
 	}
-	return nil
+	return first, nil
 }
 
 // awaitReady waits until the first packet to or from the pod isn't lost.

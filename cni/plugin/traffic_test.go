@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,12 +42,17 @@ func (s *space) serve(addr netip.Addr, port uint16) {
 // talk connects, has data of more than an MTU echoed, and returns the address
 // that the server saw. It is an error if the first packet had to be sent again.
 func (s *space) talk(to netip.Addr, port uint16) (seen netip.Addr, err error) {
+	return s.talkBound("", to, port)
+}
+
+// talkBound is talk by a socket that is bound to a link, if that has a name.
+func (s *space) talkBound(link string, to netip.Addr, port uint16) (seen netip.Addr, err error) {
 	const patience = 10 * time.Second
 	var c net.Conn
 	err = s.do(func() (err error) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", netip.AddrPortFrom(to, port).String())
+		c, err = (&net.Dialer{Control: bindTo(link)}).DialContext(ctx, "tcp", netip.AddrPortFrom(to, port).String())
 		return err
 	})
 	if err != nil {
@@ -70,6 +76,18 @@ func (s *space) talk(to netip.Addr, port uint16) (seen netip.Addr, err error) {
 	var text string
 	_, _ = fmt.Sscan(string(head), &text)
 	return netip.ParseAddr(text)
+}
+
+// bindTo has a socket be bound to a link.
+func bindTo(link string) func(string, string, syscall.RawConn) error {
+	if link == "" {
+		return nil
+	}
+	return func(_, _ string, c syscall.RawConn) error {
+		var bindErr error
+		err := c.Control(func(fd uintptr) { bindErr = unix.BindToDevice(int(fd), link) })
+		return errors.Join(err, bindErr)
+	}
 }
 
 // retransmits is how often a connection has sent something again.

@@ -26,7 +26,7 @@ func main() {
 		os.Exit(2)
 	}
 	// A runtime asks for a plugin by its file's name. On a node without the
-	// loopback plugin that name is a link to this program.
+	// loopback plugin that is the name of a copy of this program.
 	if filepath.Base(os.Args[0]) == plugin.LoopbackType {
 		skel.PluginMainFuncs(plugin.Loopback{}.Funcs(), plugin.Versions(), "CNI plugin loopback of podfence "+version)
 		return

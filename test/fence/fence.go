@@ -144,9 +144,9 @@ func (f *Fence) Conflist() (*libcni.NetworkConfigList, error) {
 
 // runtime is what a container runtime says of a sandbox: the container's ID is
 // its name.
-func (f *Fence) runtime(h *lab.Host, pod policy.Key, uid string) *libcni.RuntimeConf {
+func (f *Fence) runtime(h *lab.Host, ifName string, pod policy.Key, uid string) *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
-		ContainerID: h.Name, NetNS: h.NetNSPath(), IfName: "eth0",
+		ContainerID: h.Name, NetNS: h.NetNSPath(), IfName: ifName,
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", pod.Namespace}, {"K8S_POD_NAME", pod.Name}, {"K8S_POD_UID", uid}},
 	}
 }
@@ -158,6 +158,17 @@ func (f *Fence) cni() *libcni.CNIConfig {
 // Add connects a sandbox as a pod, and says so to the lab. It returns what the
 // plugin says when it cannot.
 func (f *Fence) Add(ctx context.Context, h *lab.Host, pod policy.Key, uid string) ([]netip.Addr, error) {
+	ips, err := f.AddInterface(ctx, h, "eth0", pod, uid)
+	if err != nil {
+		return nil, err
+	}
+	h.Connected(ips)
+	return ips, nil
+}
+
+// AddInterface gives a sandbox an interface, as Multus does with further ones by the
+// node's own configuration. The lab does not hear of its addresses.
+func (f *Fence) AddInterface(ctx context.Context, h *lab.Host, ifName string, pod policy.Key, uid string) ([]netip.Addr, error) {
 	conflist, err := f.Conflist()
 	if err != nil {
 		return nil, fmt.Errorf("no CNI configuration yet: %w", err)
@@ -165,7 +176,7 @@ func (f *Fence) Add(ctx context.Context, h *lab.Host, pod policy.Key, uid string
 	var result types.Result
 	// The plugin runs in the namespace of the thread that starts it.
 	err = f.Node.Do(func() (err error) {
-		result, err = f.cni().AddNetworkList(ctx, conflist, f.runtime(h, pod, uid))
+		result, err = f.cni().AddNetworkList(ctx, conflist, f.runtime(h, ifName, pod, uid))
 		return err
 	})
 	if err != nil {
@@ -180,15 +191,19 @@ func (f *Fence) Add(ctx context.Context, h *lab.Host, pod policy.Key, uid string
 		addr, _ := netip.AddrFromSlice(ip.Address.IP)
 		ips = append(ips, addr.Unmap())
 	}
-	h.Connected(ips)
 	return ips, nil
 }
 
 // Del disconnects a sandbox.
 func (f *Fence) Del(ctx context.Context, h *lab.Host, pod policy.Key, uid string) error {
+	return f.DelInterface(ctx, h, "eth0", pod, uid)
+}
+
+// DelInterface takes an interface of a sandbox away.
+func (f *Fence) DelInterface(ctx context.Context, h *lab.Host, ifName string, pod policy.Key, uid string) error {
 	conflist, err := f.Conflist()
 	if err != nil {
 		return err
 	}
-	return f.Node.Do(func() error { return f.cni().DelNetworkList(ctx, conflist, f.runtime(h, pod, uid)) })
+	return f.Node.Do(func() error { return f.cni().DelNetworkList(ctx, conflist, f.runtime(h, ifName, pod, uid)) })
 }

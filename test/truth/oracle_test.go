@@ -71,9 +71,12 @@ func (w *world) unpromised(ip netip.Addr) bool {
 	})
 }
 
-// noted reports whether the agent has a note of an attachment of a pod that it knows.
+// noted reports whether the agent has a note of the attachment, of a pod that it knows, that
+// the API's addresses are about: not of a second interface.
 func (w *world) noted(t *thing) bool {
-	return slices.ContainsFunc(w.ifaces, func(x *iface) bool { return x.noted && x.pod == t && podOf(x) != nil })
+	return slices.ContainsFunc(w.ifaces, func(x *iface) bool {
+		return x.noted && x.name == "eth0" && x.pod == t && podOf(x) != nil
+	})
 }
 
 // checkFenced makes sure that an address is a pod's, in both maps.
