@@ -143,15 +143,15 @@ func tableIn(data []byte) (table string, err error) {
 	return table, ad.Err()
 }
 
-// FuzzAddress: no answer about an address makes parseAddress panic.
-func FuzzAddress(f *testing.F) {
-	header := make([]byte, ifaddrmsgLength)
-	f.Add(append(header, attributes(f, func(ae *netlink.AttributeEncoder) { ae.Bytes(ifaLocal, []byte{10, 0, 0, 1}) })...))
-	f.Add(header[:3])
-	f.Add(append(header, 5, 0, 1, 0, 1))
+// FuzzLocal: no answer about a route makes parseLocal panic, or gives a range that is none.
+func FuzzLocal(f *testing.F) {
+	header := make([]byte, rtmsgLength)
+	header[0], header[rtmsgDstLength], header[rtmsgType] = unix.AF_INET, 24, unix.RTN_LOCAL
+	f.Add(header)
+	f.Add(append(header, attributes(f, func(ae *netlink.AttributeEncoder) { ae.Bytes(rtaDst, []byte{192, 0, 2, 0}); ae.Uint32(rtaTable, 255) })...))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if addr, ok := parseAddress(data); ok && !addr.IsValid() {
-			t.Errorf("%x gives %v", data, addr)
+		if prefix, local, ok := parseLocal(data); ok && local && !prefix.IsValid() {
+			t.Errorf("%x is read as %s", data, prefix)
 		}
 	})
 }

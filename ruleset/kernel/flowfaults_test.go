@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/mdlayher/netlink"
@@ -19,7 +20,9 @@ type tracked struct {
 	// flows are the sources of UDP flows of IPv4, in order; marks theirs.
 	flows []netip.Addr
 	marks map[netip.Addr]uint32
-	// addrs are what it tells of the node's addresses.
+	// masters are the flows that have announced others, by those.
+	masters map[netip.Addr]netip.Addr
+	// addrs are what it tells of the node's routes.
 	addrs [][]byte
 	// dump changes the answer to a listing: what it returns comes instead.
 	dump func([]datagram) []datagram
@@ -31,14 +34,21 @@ type tracked struct {
 
 func (k *tracked) open() *Flows {
 	k.marks = map[netip.Addr]uint32{}
-	relayed := func(kernel func([]netlink.Message) ([]datagram, error)) *netlink.Conn {
-		return netlink.NewConn(&relay{kernel: kernel}, 7)
+	return &Flows{
+		bit: 1, listing: lineTo(k.conntrack), marking: lineTo(k.conntrack), deletions: lineTo(k.conntrack),
+		route: lineTo(k.route), sockets: lineTo(k.diag),
 	}
-	return &Flows{bit: 1, conntrack: relayed(k.conntrack), route: relayed(k.route)}
 }
 
 func (k *tracked) route(sent []netlink.Message) ([]datagram, error) {
+	if sent[0].Data[0] == unix.AF_INET6 {
+		return multipart(sent[0], nil), nil
+	}
 	return multipart(sent[0], k.addrs), nil
+}
+
+func (k *tracked) diag(sent []netlink.Message) ([]datagram, error) {
+	return []datagram{says(sent[0], unix.ENOENT)}, nil
 }
 
 func (k *tracked) conntrack(sent []netlink.Message) ([]datagram, error) {
@@ -54,24 +64,37 @@ func (k *tracked) conntrack(sent []netlink.Message) ([]datagram, error) {
 			return nil, nil
 		}
 		return []datagram{says(request, errno)}, nil
-	case request.Data[0] == unix.AF_INET6:
-		return multipart(request, nil), nil
+	case request.Header.Flags&netlink.Dump == 0:
+		asked, _ := parseFlow(unix.AF_INET, append(request.Data[nfgenmsgLength:], tupleBytes(ctaTupleReply, netip.MustParseAddr("10.0.0.1"))...))
+		if !slices.Contains(k.flows, asked.packet.Src) {
+			return []datagram{says(request, unix.ENOENT)}, nil
+		}
+		found := netlink.Message{Header: request.Header, Data: k.entry(asked.packet.Src)}
+		return []datagram{{messages: []netlink.Message{found}}, says(request, 0)}, nil
 	}
 	var entries [][]byte
 	for _, src := range k.flows {
-		ae := netlink.NewAttributeEncoder()
-		ae.ByteOrder = binary.BigEndian
-		ae.Uint32(ctaMark, k.marks[src])
-		mark, _ := ae.Encode()
-		entry := append(nfgenmsg(unix.AF_INET), tupleBytes(ctaTupleOrig, src)...)
-		entry = append(entry, tupleBytes(ctaTupleReply, netip.MustParseAddr("10.0.0.1"))...)
-		entries = append(entries, append(entry, mark...))
+		entries = append(entries, k.entry(src))
 	}
 	answers := multipart(request, entries)
 	if k.dump != nil {
 		answers = k.dump(answers)
 	}
 	return answers, nil
+}
+
+// entry is what it tells of the flow of a source.
+func (k *tracked) entry(src netip.Addr) []byte {
+	ae := netlink.NewAttributeEncoder()
+	ae.ByteOrder = binary.BigEndian
+	ae.Uint32(ctaMark, k.marks[src])
+	mark, _ := ae.Encode()
+	entry := append(nfgenmsg(unix.AF_INET), tupleBytes(ctaTupleOrig, src)...)
+	entry = append(entry, tupleBytes(ctaTupleReply, netip.MustParseAddr("10.0.0.1"))...)
+	if master, is := k.masters[src]; is {
+		entry = append(entry, tupleBytes(ctaMaster, master)...)
+	}
+	return append(entry, mark...)
 }
 
 // tupleBytes is one direction of a UDP flow from an address.
@@ -178,27 +201,39 @@ func TestFlowFaults(t *testing.T) {
 	}
 }
 
-// TestNodeAddresses: what the node itself sends is judged as that, whatever other protocols
-// have addresses there; with an address that cannot be read, nothing is judged.
+// localRoute is what the kernel tells of a route.
+func localRoute(t *testing.T, kind, table byte, bits byte, dst ...byte) []byte {
+	header := make([]byte, rtmsgLength)
+	header[0], header[rtmsgDstLength], header[rtmsgTable], header[rtmsgType] = unix.AF_INET, bits, table, kind
+	return append(header, attributes(t, func(ae *netlink.AttributeEncoder) {
+		ae.Bytes(rtaDst, dst)
+		ae.Bytes(rtaTable, binary.NativeEndian.AppendUint32(nil, uint32(table)))
+	})...)
+}
+
+// TestNodeAddresses: what the node itself sends is judged as that, from whatever it takes
+// for its own; with a route that cannot be read, nothing is judged.
 func TestNodeAddresses(t *testing.T) {
-	addr := func(family byte, local ...byte) []byte {
-		header := make([]byte, ifaddrmsgLength)
-		header[0] = family
-		return append(header, attributes(t, func(ae *netlink.AttributeEncoder) { ae.Bytes(ifaLocal, local) })...)
-	}
+	const local, unicast = unix.RTN_LOCAL, unix.RTN_UNICAST
 	for name, c := range map[string]struct {
-		addrs   [][]byte
+		routes  [][]byte
 		revoked int // of 4
 		fails   bool
 	}{
-		"one":              {[][]byte{addr(unix.AF_INET, 10, 0, 1, 0)}, 3, false},
-		"other protocols'": {[][]byte{addr(unix.AF_PHONET, 0x6c), addr(unix.AF_MCTP, 8), addr(unix.AF_INET, 10, 0, 1, 0)}, 3, false},
-		"half of one":      {[][]byte{addr(unix.AF_INET, 10, 0, 1, 1), addr(unix.AF_INET, 10, 0)}, 0, true},
-		"nothing of one":   {[][]byte{{}}, 0, true},
+		"one":                  {[][]byte{localRoute(t, local, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 0)}, 3, false},
+		"AnyIP":                {[][]byte{localRoute(t, local, unix.RT_TABLE_LOCAL, 31, 10, 0, 1, 2)}, 2, false},
+		"in the main table":    {[][]byte{localRoute(t, local, unix.RT_TABLE_MAIN, 24, 10, 0, 1, 0)}, 0, false},
+		"a proxy's table":      {[][]byte{localRoute(t, local, 100, 0, 0, 0, 0, 0)}, 4, false},
+		"not the node's":       {[][]byte{localRoute(t, unicast, unix.RT_TABLE_LOCAL, 24, 10, 0, 1, 0)}, 4, false},
+		"others' and one":      {[][]byte{localRoute(t, unix.RTN_BROADCAST, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 1), localRoute(t, local, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 0)}, 3, false},
+		"half of one":          {[][]byte{localRoute(t, local, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 1), localRoute(t, local, unix.RT_TABLE_LOCAL, 32, 10, 0)}, 0, true},
+		"longer than it is":    {[][]byte{localRoute(t, local, unix.RT_TABLE_LOCAL, 33, 10, 0, 1, 1)}, 0, true},
+		"nothing of one":       {[][]byte{{}}, 0, true},
+		"less than its header": {[][]byte{localRoute(t, local, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 1)[:rtmsgLength-1]}, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
-			k := &tracked{flows: sources(4), addrs: c.addrs}
+			k := &tracked{flows: sources(4), addrs: c.routes}
 			revoked, _, err := k.open().Revoke(func(hook ruleset.HookPoint, _ policy.Packet) bool { return hook == ruleset.Output })
 			g.Expect(err != nil).To(Equal(c.fails), "%v", err)
 			g.Expect(revoked).To(Equal(c.revoked))
@@ -208,20 +243,23 @@ func TestNodeAddresses(t *testing.T) {
 }
 
 // TestMasters: a flow is judged by the first in the row of those that announced it, as
-// far as they are listed; a row without an end is no reason to go round for ever.
+// far as they are there; a row without an end is no reason to go round for ever.
 func TestMasters(t *testing.T) {
 	g := NewWithT(t)
-	all := sources(4)
-	var flows []flow
-	for i, master := range [][]byte{nil, {0}, {1}, {9}, {5}, {4}, {6}} {
-		flows = append(flows, flow{packet: policy.Packet{Src: all[min(i, 3)]}, tuple: []byte{byte(i)}, master: master})
-	}
-	done := make(chan struct{})
-	go func() { inheritPackets(flows); close(done) }()
-	g.Eventually(done, "1m").Should(BeClosed())
-	for i, want := range []int{0, 0, 0, 3} { // 2 by 1 by 0; 3 by one that has ended
-		g.Expect(flows[i].packet.Src).To(Equal(all[want]), "flow %d", i)
-	}
+	all := sources(7)
+	k := &tracked{flows: all, masters: map[netip.Addr]netip.Addr{
+		all[1]: all[0], all[2]: all[1], // 2 by 1 by 0
+		all[3]: netip.MustParseAddr("10.9.9.9"), // by one that has ended
+		all[4]: all[5], all[5]: all[4], all[6]: all[6],
+	}}
+	judged := map[netip.Addr]int{}
+	done := make(chan error)
+	go func() {
+		_, _, err := k.open().Revoke(func(_ ruleset.HookPoint, p policy.Packet) bool { judged[p.Src]++; return true })
+		done <- err
+	}()
+	g.Eventually(done, "1m").Should(Receive(BeNil()))
+	g.Expect(judged).To(And(HaveKeyWithValue(all[0], 3), HaveKeyWithValue(all[3], 1), Not(HaveKey(all[1])), Not(HaveKey(all[2]))))
 }
 
 // TestFlowInterruptedOnce has a listing interrupted, and then not.

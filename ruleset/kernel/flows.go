@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/mdlayher/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
@@ -26,43 +27,63 @@ import (
 // that writes back timeout and TCP state as they were when read, replaces the
 // whole mark, which others use too, and cannot name an ICMP flow.
 //
+// A list of all flows is taken in as it comes, and each flow judged at once: of a million,
+// one is in memory.
+//
 // A Flows is for one goroutine at a time, but for Forget.
 type Flows struct {
-	conntrack, route *netlink.Conn
-	bit              uint32
+	// listing is for lists of flows, marking for what is asked of one meanwhile.
+	listing, marking, route, sockets *line
+	bit                              uint32
 	// deletions is Forget's connection, which must not wait for a listing of all flows.
 	forgetting sync.Mutex
-	deletions  *netlink.Conn
+	deletions  *line
+	netns      int // 0: that of the calling thread
 }
 
 // OpenFlows connects. The bit is the one of the mark that says that a flow has
 // been revoked. It fails with ErrPermission, or with the error of the system
 // call that failed; a kernel that cannot list flows is named as that.
 func OpenFlows(options Options, bit uint32) (*Flows, error) {
-	conntrack, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
-	if err != nil {
-		return nil, &OpError{Op: "connect to connection tracking", Err: err}
+	f := &Flows{bit: bit}
+	if options.NetNS != 0 {
+		// For connections that have to be made anew.
+		netns, err := unix.FcntlInt(uintptr(options.NetNS), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, &OpError{Op: "keep the network namespace", Err: err}
+		}
+		f.netns = netns
 	}
-	route, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: options.NetNS})
-	if err != nil {
-		return nil, &OpError{Op: "connect to rtnetlink", Err: errors.Join(err, conntrack.Close())}
+	f.listing, f.marking, f.deletions = newLine(unix.NETLINK_NETFILTER, f.netns), newLine(unix.NETLINK_NETFILTER, f.netns), newLine(unix.NETLINK_NETFILTER, f.netns)
+	f.route, f.sockets = newLine(unix.NETLINK_ROUTE, f.netns), newLine(unix.NETLINK_SOCK_DIAG, f.netns)
+	for _, l := range []*line{f.listing, f.marking, f.deletions, f.route} {
+		if err := l.connect(); err != nil {
+			return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(err, f.Close())}
+		}
 	}
-	deletions, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
-	if err != nil {
-		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(err, conntrack.Close(), route.Close())}
-	}
-	f := &Flows{conntrack: conntrack, route: route, bit: bit, deletions: deletions}
 	// Its counters, one answer a CPU, are the cheapest to ask for.
-	_, err = list(conntrack, netlink.Message{Header: netlink.Header{Type: ctMessageGetStats}, Data: nfgenmsg(unix.AF_UNSPEC)})
+	err := f.listing.dump(netlink.Message{Header: netlink.Header{Type: ctMessageGetStats}, Data: nfgenmsg(unix.AF_UNSPEC)}, ignore)
 	if err != nil {
 		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(noConntrack(err), f.Close())}
 	}
 	return f, nil
 }
 
+func ignore(netlink.Message) error { return nil }
+
 // Close closes the connections; the marks stay.
 func (f *Flows) Close() error {
-	return errors.Join(f.conntrack.Close(), f.route.Close(), f.deletions.Close())
+	f.forgetting.Lock()
+	defer f.forgetting.Unlock()
+	var errs []error
+	for _, l := range []*line{f.listing, f.marking, f.deletions, f.route, f.sockets} {
+		errs = append(errs, l.close())
+	}
+	if f.netns != 0 {
+		errs = append(errs, unix.Close(f.netns))
+		f.netns = 0
+	}
+	return errors.Join(errs...)
 }
 
 // Revoke judges every flow anew, and marks those that are not allowed, or
@@ -81,52 +102,74 @@ func (f *Flows) Close() error {
 // same ports, by NAT perhaps to another pod; and a mark that somebody else, who had
 // read it before, has written back without the bit.
 func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
-	local, err := f.localAddrs()
+	local, err := f.localRanges()
 	if err != nil {
 		return 0, 0, &OpError{Op: "list the node's addresses", Err: err}
 	}
-	flows, unreadable, err := f.list()
-	if err != nil {
-		return 0, 0, &OpError{Op: "list flows", Err: err}
-	}
-	inheritPackets(flows)
-	var first error
-	failed := 0
-	for _, flow := range flows {
-		hook := ruleset.Forward
-		switch {
-		case local[flow.packet.Src]:
-			hook = ruleset.Output
-		case local[flow.packet.Dst]:
-			hook = ruleset.Input
-		}
-		deny := !judge(hook, flow.packet)
-		if deny == (flow.mark&f.bit != 0) {
-			continue
-		}
-		err := f.mark(flow, deny)
-		_, _, said := refusedBy(err)
-		switch {
-		case errors.Is(err, unix.ENOENT): // it has ended since
-		case err != nil && !said: // the next one would fare no better
-			return revoked, restored, &OpError{Op: "mark flow " + flow.packet.String(), Err: err}
-		case err != nil:
-			if failed++; first == nil {
-				first = &OpError{Op: "mark flow " + flow.packet.String(), Err: err}
-			}
-		case deny:
-			revoked++
-		default:
-			restored++
-		}
-	}
+	r := &revocation{Flows: f, local: local, judge: judge}
+	listed, unreadable, err := f.listing.flows(nil, r.flow)
 	switch {
-	case failed > 1:
-		first = fmt.Errorf("%w, and %d more", first, failed-1)
-	case unreadable > 0 && first == nil:
-		first = &OpError{Op: "list flows", Err: fmt.Errorf("%d of %d cannot be read", unreadable, unreadable+len(flows))}
+	case r.broken != nil:
+		return r.revoked, r.restored, r.broken
+	case err != nil:
+		return r.revoked, r.restored, &OpError{Op: "list flows", Err: err}
+	case r.failed > 1:
+		r.first = fmt.Errorf("%w, and %d more", r.first, r.failed-1)
+	case unreadable > 0 && r.first == nil:
+		r.first = &OpError{Op: "list flows", Err: fmt.Errorf("%d of %d cannot be read", unreadable, unreadable+listed)}
 	}
-	return revoked, restored, first
+	return r.revoked, r.restored, r.first
+}
+
+// revocation is one Revoke.
+type revocation struct {
+	*Flows
+	local *netipx.IPSet
+	judge func(ruleset.HookPoint, policy.Packet) bool
+
+	revoked, restored, failed int
+	first                     error // of those that failed
+	broken                    error // what ends it
+}
+
+// flow judges one, and marks it if need be.
+func (r *revocation) flow(entry flow) error {
+	entry.packet = r.judgedBy(entry)
+	hook := ruleset.Forward
+	switch {
+	case r.local.Contains(entry.packet.Src):
+		hook = ruleset.Output
+	case r.local.Contains(entry.packet.Dst):
+		hook = ruleset.Input
+	}
+	deny := !r.judge(hook, entry.packet)
+	if deny == (entry.mark&r.bit != 0) {
+		return nil
+	}
+	// A transparent proxy sends and receives under addresses that are not the node's. Only
+	// its socket tells, and of few flows it has to be asked.
+	if deny && hook == ruleset.Forward {
+		if proxied := r.proxied(entry); proxied != hook && r.judge(proxied, entry.packet) {
+			return nil
+		}
+	}
+	err := r.mark(entry, deny)
+	_, _, said := refusedBy(err)
+	switch {
+	case errors.Is(err, unix.ENOENT): // it has ended since
+	case err != nil && !said: // the next one would fare no better
+		r.broken = &OpError{Op: "mark flow " + entry.packet.String(), Err: err}
+		return r.broken
+	case err != nil:
+		if r.failed++; r.first == nil {
+			r.first = &OpError{Op: "mark flow " + entry.packet.String(), Err: err}
+		}
+	case deny:
+		r.revoked++
+	default:
+		r.restored++
+	}
+	return nil
 }
 
 // flow is an entry of connection tracking.
@@ -137,34 +180,58 @@ type flow struct {
 	// tuple and zone name the entry, as the kernel gave them; master is the tuple of
 	// the flow that has announced this one, nil if none has.
 	tuple, zone, master []byte
+	// sender and receiver are the ends as who began the flow sees them, before NAT.
+	sender, receiver netip.AddrPort
 }
 
-// inheritPackets has flows that others have announced judged by those others: they
-// pass as related to them, whatever the rules say of their own ports. One whose
-// master has ended is left to be judged by itself. A list is not of one moment: in it,
-// two flows may each be the other's master.
-func inheritPackets(flows []flow) {
-	if !slices.ContainsFunc(flows, func(f flow) bool { return f.master != nil }) {
-		return
-	}
-	byTuple := make(map[string]flow, len(flows))
-	for _, f := range flows {
-		byTuple[string(f.tuple)] = f
-	}
-	for i, f := range flows {
-		for range maxMasters {
-			master, listed := byTuple[string(f.master)]
-			if !listed {
-				break
-			}
-			f = master
+// judgedBy is the packet that a flow is judged by: that of the flow that has announced it,
+// or of the one that announced that. They pass as related, whatever the rules say of their
+// own ports. One whose master has ended is left to be judged by itself. What the kernel
+// tells is not of one moment: in it, two flows may each be the other's master.
+func (r *revocation) judgedBy(entry flow) policy.Packet {
+	for range maxMasters {
+		if entry.master == nil {
+			break
 		}
-		flows[i].packet = f.packet
+		master, found := r.lookUp(entry)
+		if !found {
+			break
+		}
+		entry = master
 	}
+	return entry.packet
 }
 
 // maxMasters is how many flows in a row, each announced by the next, are followed.
 const maxMasters = 8
+
+// lookUp asks for the flow that has announced one.
+func (f *Flows) lookUp(entry flow) (master flow, found bool) {
+	tuple, err := entry.name(entry.master)
+	if err != nil {
+		return flow{}, false
+	}
+	err = f.marking.ask(netlink.Message{
+		Header: netlink.Header{Type: ctMessageGet, Flags: netlink.Request | netlink.Acknowledge},
+		Data:   append(nfgenmsg(entry.family), tuple...),
+	}, func(m netlink.Message) error {
+		if len(m.Data) >= nfgenmsgLength {
+			master, found = parseFlow(m.Data[0], slices.Clone(m.Data[nfgenmsgLength:]))
+		}
+		return nil
+	})
+	return master, found && err == nil
+}
+
+// name are the attributes that name an entry of a tuple in a flow's zone.
+func (f *flow) name(tuple []byte) ([]byte, error) {
+	ae := netlink.NewAttributeEncoder()
+	ae.Bytes(netlink.Nested|ctaTupleOrig, tuple)
+	if f.zone != nil {
+		ae.Bytes(ctaZone, f.zone)
+	}
+	return ae.Encode()
+}
 
 // ctnetlink's numbers (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const (
@@ -184,47 +251,47 @@ const (
 	ctaTupleProto = 2
 
 	ctaIPv4Src = 1
+	ctaIPv4Dst = 2
 	ctaIPv6Src = 3
+	ctaIPv6Dst = 4
 
 	ctaProtoNum        = 1
 	ctaProtoSrcPort    = 2
+	ctaProtoDstPort    = 3
 	ctaProtoICMPType   = 5
 	ctaProtoICMPv6Type = 8
 
-	// nfgenmsgLength and ifaddrmsgLength are the headers before the attributes.
-	nfgenmsgLength  = 4
-	ifaddrmsgLength = 8
-
-	ifaAddress = 1
-	ifaLocal   = 2
+	// nfgenmsgLength is the header before the attributes.
+	nfgenmsgLength = 4
 )
 
 // nfgenmsg is the header of a netfilter message for a family.
 func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 /* resource */} }
 
-// list returns all flows, and how many more there are that it cannot read. It asks for
+// flows has do take each flow that the attributes ask for, all if there are none, and says
+// how many there were, and how many more that cannot be read. It asks for
 // both families at once: the kernel goes through all its buckets, of all network
-// namespaces, each time.
-func (f *Flows) list() (flows []flow, unreadable int, err error) { return listFlows(f.conntrack) }
+// namespaces, each time. What a flow refers to holds as long as the call.
+func (l *line) flows(attributes []byte, do func(flow) error) (listed, unreadable int, err error) {
+	return l.flowsOf(unix.AF_UNSPEC, attributes, do)
+}
 
-func listFlows(socket *netlink.Conn) (flows []flow, unreadable int, err error) {
-	answers, err := list(socket, netlink.Message{Header: netlink.Header{Type: ctMessageGet}, Data: nfgenmsg(unix.AF_UNSPEC)})
-	if err != nil {
-		return nil, 0, noConntrack(err)
-	}
-	flows = make([]flow, 0, len(answers))
-	for _, answer := range answers {
+func (l *line) flowsOf(family byte, attributes []byte, do func(flow) error) (listed, unreadable int, err error) {
+	request := netlink.Message{Header: netlink.Header{Type: ctMessageGet}, Data: append(nfgenmsg(family), attributes...)}
+	err = l.dump(request, func(answer netlink.Message) error {
 		if len(answer.Data) < nfgenmsgLength {
 			unreadable++
-			continue
+			return nil
 		}
-		if entry, ok := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:]); ok {
-			flows = append(flows, entry)
-		} else {
+		entry, ok := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:])
+		if !ok {
 			unreadable++
+			return nil
 		}
-	}
-	return flows, unreadable, nil
+		listed++
+		return do(entry)
+	})
+	return listed, unreadable, noConntrack(err)
 }
 
 // noConntrack says what EINVAL means to say when connection tracking is asked:
@@ -264,15 +331,16 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 		Src: original.src, Dst: reply.src,
 		Protocol: original.protocol, DstPort: reply.srcPort, ICMPType: original.icmpType, HopLimit: 64,
 	}
+	f.sender, f.receiver = netip.AddrPortFrom(original.src, original.srcPort), netip.AddrPortFrom(original.dst, original.dstPort)
 	return f, ad.Err() == nil && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
 }
 
 // tuple is one direction of a flow.
 type tuple struct {
-	src      netip.Addr
-	protocol policy.Protocol
-	srcPort  uint16
-	icmpType uint8
+	src, dst         netip.Addr
+	protocol         policy.Protocol
+	srcPort, dstPort uint16
+	icmpType         uint8
 }
 
 func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
@@ -282,8 +350,11 @@ func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
 		case ctaTupleIP:
 			ad.Nested(func(ad *netlink.AttributeDecoder) error {
 				for ad.Next() {
-					if ad.Type() == ctaIPv4Src || ad.Type() == ctaIPv6Src {
+					switch ad.Type() {
+					case ctaIPv4Src, ctaIPv6Src:
 						t.src, _ = netip.AddrFromSlice(ad.Bytes())
+					case ctaIPv4Dst, ctaIPv6Dst:
+						t.dst, _ = netip.AddrFromSlice(ad.Bytes())
 					}
 				}
 				return nil
@@ -297,6 +368,8 @@ func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
 						t.protocol = policy.Protocol(ad.Uint8())
 					case ctaProtoSrcPort:
 						t.srcPort = ad.Uint16()
+					case ctaProtoDstPort:
+						t.dstPort = ad.Uint16()
 					case ctaProtoICMPType, ctaProtoICMPv6Type:
 						t.icmpType = ad.Uint8()
 					}
@@ -310,70 +383,24 @@ func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
 
 // mark sets or clears the bit, and no other (ctnetlink_change_mark).
 func (f *Flows) mark(entry flow, set bool) error {
+	attributes, err := entry.name(entry.tuple)
+	if err != nil {
+		return err
+	}
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian
-	ae.Bytes(netlink.Nested|ctaTupleOrig, entry.tuple)
-	if entry.zone != nil {
-		ae.Bytes(ctaZone, entry.zone)
-	}
 	bit := f.bit
 	if !set {
 		bit = 0
 	}
 	ae.Uint32(ctaMark, bit)
 	ae.Uint32(ctaMarkMask, f.bit)
-	attributes, err := ae.Encode()
+	marks, err := ae.Encode()
 	if err != nil {
 		return err
 	}
-	_, err = ask(f.conntrack, netlink.Message{
+	return f.marking.ask(netlink.Message{
 		Header: netlink.Header{Type: ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append(nfgenmsg(entry.family), attributes...),
-	})
-	return err
-}
-
-// localAddrs are the IP addresses of the namespace itself.
-func (f *Flows) localAddrs() (map[netip.Addr]bool, error) {
-	answers, err := list(f.route, netlink.Message{Header: netlink.Header{Type: unix.RTM_GETADDR}, Data: make([]byte, ifaddrmsgLength)})
-	if err != nil {
-		return nil, err
-	}
-	local := map[netip.Addr]bool{}
-	for _, answer := range answers {
-		if len(answer.Data) > 0 && answer.Data[0] != unix.AF_INET && answer.Data[0] != unix.AF_INET6 {
-			continue // asked for all, the kernel tells of MCTP's and Phonet's too
-		}
-		addr, ok := parseAddress(answer.Data)
-		if !ok {
-			// Without it, the node's own flows would be taken for others'.
-			return nil, errors.New("an answer cannot be read")
-		}
-		local[addr] = true
-	}
-	return local, nil
-}
-
-// parseAddress reads the IP address of a link; it fails for what cannot be read.
-func parseAddress(data []byte) (netip.Addr, bool) {
-	if len(data) < ifaddrmsgLength {
-		return netip.Addr{}, false
-	}
-	ad, err := netlink.NewAttributeDecoder(data[ifaddrmsgLength:])
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	var address, own netip.Addr
-	for ad.Next() {
-		switch ad.Type() {
-		case ifaAddress: // on a point-to-point link, the other end's
-			address, _ = netip.AddrFromSlice(ad.Bytes())
-		case ifaLocal:
-			own, _ = netip.AddrFromSlice(ad.Bytes())
-		}
-	}
-	if !own.IsValid() {
-		own = address
-	}
-	return own, own.IsValid() && ad.Err() == nil
+		Data:   slices.Concat(nfgenmsg(entry.family), attributes, marks),
+	}, ignore)
 }

@@ -1,9 +1,9 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -42,16 +42,27 @@ func (f *Flows) forgetMany(addrs []netip.Addr) error {
 	for _, addr := range addrs {
 		gone[addr] = true
 	}
-	flows, _, err := listFlows(f.deletions)
-	for _, entry := range flows {
-		if gone[entry.packet.Src] || gone[entry.packet.Dst] {
-			err = errors.Join(err, f.delete(entry))
-		}
-	}
-	if err != nil {
+	if err := f.deleteAll(unix.AF_UNSPEC, nil, func(e flow) bool { return gone[e.packet.Src] || gone[e.packet.Dst] }); err != nil {
 		return &OpError{Op: "end the flows of many addresses", Err: err}
 	}
 	return nil
+}
+
+// deleteAll ends the flows that match, of those that the attributes ask for. It keeps those
+// until the list has ended, for both need the connection.
+func (f *Flows) deleteAll(family byte, attributes []byte, match func(flow) bool) error {
+	var matched []flow
+	_, _, err := f.deletions.flowsOf(family, attributes, func(e flow) error {
+		if match(e) {
+			e.tuple, e.zone, e.master = slices.Clone(e.tuple), slices.Clone(e.zone), nil
+			matched = append(matched, e)
+		}
+		return nil
+	})
+	for _, entry := range matched {
+		err = errors.Join(err, f.delete(entry))
+	}
+	return err
 }
 
 const (
@@ -71,25 +82,8 @@ func (f *Flows) forget(addr netip.Addr, tuple uint16) error {
 	if err != nil {
 		return err
 	}
-	answers, err := list(f.deletions, netlink.Message{
-		Header: netlink.Header{Type: ctMessageGet}, Data: append(nfgenmsg(familyOf(addr)), filter...),
-	})
-	if err != nil {
-		return noConntrack(err)
-	}
-	for _, answer := range answers {
-		if len(answer.Data) < nfgenmsgLength {
-			continue
-		}
-		entry, ok := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:])
-		if !ok || entry.packet.Src != addr && entry.packet.Dst != addr { // a kernel that does not filter
-			continue
-		}
-		if err := f.delete(entry); err != nil {
-			return err
-		}
-	}
-	return nil
+	// A kernel that does not filter tells of all.
+	return f.deleteAll(familyOf(addr), filter, func(e flow) bool { return e.packet.Src == addr || e.packet.Dst == addr })
 }
 
 func familyOf(addr netip.Addr) byte {
@@ -126,20 +120,14 @@ func sourceFilter(addr netip.Addr, tuple uint16) ([]byte, error) {
 
 // delete ends a flow. That it has ended is no error.
 func (f *Flows) delete(entry flow) error {
-	ae := netlink.NewAttributeEncoder()
-	ae.ByteOrder = binary.BigEndian
-	ae.Bytes(netlink.Nested|ctaTupleOrig, entry.tuple)
-	if entry.zone != nil {
-		ae.Bytes(ctaZone, entry.zone)
-	}
-	attributes, err := ae.Encode()
+	attributes, err := entry.name(entry.tuple)
 	if err != nil {
 		return err
 	}
-	_, err = ask(f.deletions, netlink.Message{
+	err = f.deletions.ask(netlink.Message{
 		Header: netlink.Header{Type: ctMessageDelete, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   append(nfgenmsg(entry.family), attributes...),
-	})
+	}, ignore)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}

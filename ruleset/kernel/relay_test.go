@@ -43,6 +43,23 @@ func (r *relay) Receive() ([]netlink.Message, error) {
 	return next.messages, next.err
 }
 
+// relaySource is a relay as a line has it.
+type relaySource struct {
+	*relay
+	number uint32
+}
+
+func (r *relaySource) Send(m netlink.Message) (netlink.Message, error) {
+	r.number++
+	m.Header.Sequence, m.Header.PID = r.number, 7
+	return m, r.relay.Send(m)
+}
+
+// lineTo is a line to a kernel: each time that it is dialled, nothing is left of before.
+func lineTo(kernel func([]netlink.Message) ([]datagram, error)) *line {
+	return &line{dial: func() (source, error) { return &relaySource{relay: &relay{kernel: kernel}}, nil }}
+}
+
 func (r *relay) JoinGroup(uint32) error           { return r.join }
 func (r *relay) LeaveGroup(uint32) error          { return r.leave }
 func (r *relay) Close() error                     { return nil }

@@ -36,6 +36,8 @@ const (
 type Watch struct {
 	tables map[byte]string // by family, as text
 	name   string
+	// owned: the tables are the connection's own.
+	owned  bool
 	socket *netlink.Conn
 	// tampered holds a token while there may be something to take.
 	tampered chan struct{}
@@ -55,6 +57,7 @@ func (c *Conn) Watch(options Options) (*Watch, error) {
 	}
 	w := &Watch{
 		name:     c.name,
+		owned:    c.owns,
 		tables:   map[byte]string{unix.NFPROTO_INET: "table inet " + c.name},
 		socket:   socket,
 		tampered: make(chan struct{}, 1),
@@ -128,8 +131,14 @@ func (w *Watch) read() {
 		messages, err := w.socket.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			// The buffer was full or memory short. What was lost is not known.
-			w.lose()
+			// The buffer was full or memory short. What was lost is not known: perhaps the
+			// end of what has begun. But nobody else can have changed a table that is owned:
+			// it was another table's, such as a large one of kube-proxy's.
+			if !w.owned {
+				w.lose()
+			}
+			touched = ruleset.Tampering{}
+			_ = w.socket.SetReadDeadline(time.Time{})
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			w.notice(touched) // by nobody knows whom

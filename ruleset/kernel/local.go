@@ -1,0 +1,140 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"go4.org/netipx"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+const (
+	rtmsgLength = 12
+	// Where they are in rtmsg (rtnetlink(7)).
+	rtmsgDstLength, rtmsgTable, rtmsgType = 1, 4, 7
+
+	rtaDst   = 1
+	rtaTable = 15
+)
+
+// localRanges are the addresses that the namespace takes for its own: those of its links,
+// and what local routes accept besides (AnyIP: ip route add local). The tables are those
+// that the kernel looks in for every packet; others, with rules for some, are a transparent
+// proxy's, for whom each address of the world may be local.
+func (f *Flows) localRanges() (*netipx.IPSet, error) {
+	var ranges netipx.IPSetBuilder
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		header := make([]byte, rtmsgLength)
+		header[0], header[rtmsgType] = family, unix.RTN_LOCAL
+		err := f.route.dump(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETROUTE}, Data: header}, func(m netlink.Message) error {
+			prefix, local, ok := parseLocal(m.Data)
+			if !ok {
+				// Without it, the node's own flows would be taken for others'.
+				return errors.New("a route cannot be read")
+			}
+			if local {
+				ranges.AddPrefix(prefix)
+			}
+			return nil
+		})
+		// A kernel without IPv6 has none of its addresses.
+		if err != nil && !(family == unix.AF_INET6 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT))) {
+			return nil, err
+		}
+	}
+	return ranges.IPSet()
+}
+
+// parseLocal reads a route, and says whether it makes a range local. Of others it reads no
+// more than that.
+func parseLocal(data []byte) (prefix netip.Prefix, local, ok bool) {
+	if len(data) < rtmsgLength {
+		return prefix, false, false
+	}
+	if family := data[0]; data[rtmsgType] != unix.RTN_LOCAL || family != unix.AF_INET && family != unix.AF_INET6 {
+		return prefix, false, true
+	}
+	ad, err := netlink.NewAttributeDecoder(data[rtmsgLength:])
+	if err != nil {
+		return prefix, false, false
+	}
+	table := uint32(data[rtmsgTable])
+	addr := netip.IPv4Unspecified()
+	if data[0] == unix.AF_INET6 {
+		addr = netip.IPv6Unspecified()
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case rtaDst:
+			var is bool
+			if addr, is = netip.AddrFromSlice(ad.Bytes()); !is {
+				return prefix, false, false
+			}
+		case rtaTable:
+			table = ad.Uint32()
+		}
+	}
+	prefix = netip.PrefixFrom(addr, int(data[rtmsgDstLength]))
+	if ad.Err() != nil || !prefix.IsValid() {
+		return prefix, false, false
+	}
+	return prefix, table == unix.RT_TABLE_LOCAL || table == unix.RT_TABLE_MAIN || table == unix.RT_TABLE_DEFAULT, true
+}
+
+// proxied says where the kernel judges a flow that a socket of the node itself has under
+// somebody else's address: as what the node sends, or gets. Else it is forwarded. A UDP
+// socket that is not connected does not tell of whom its flows are.
+func (f *Flows) proxied(entry flow) ruleset.HookPoint {
+	switch {
+	case f.hasSocket(entry.packet.Protocol, entry.sender, entry.receiver):
+		return ruleset.Output
+	case f.hasSocket(entry.packet.Protocol, entry.receiver, entry.sender):
+		return ruleset.Input
+	}
+	return ruleset.Forward
+}
+
+// inet_diag's (include/uapi/linux/inet_diag.h).
+const (
+	sockDiagByFamily = 20
+	// The identity of a socket: ports, addresses of 16 octets each, in network order, its
+	// link and a cookie. It is behind what is asked for, and what is answered.
+	diagIDLength    = 48
+	diagIDInRequest = 8
+	diagIDInAnswer  = 4
+)
+
+// hasSocket reports whether the namespace has a socket with these very ends. Asked for one,
+// the kernel may tell of another that would do, a listener's. A kernel that cannot be asked
+// tells of none.
+func (f *Flows) hasSocket(protocol policy.Protocol, own, peer netip.AddrPort) (has bool) {
+	if protocol != policy.TCP && protocol != policy.UDP {
+		return false
+	}
+	id := make([]byte, 0, diagIDLength)
+	id = binary.BigEndian.AppendUint16(id, own.Port())
+	id = binary.BigEndian.AppendUint16(id, peer.Port())
+	for _, end := range []netip.AddrPort{own, peer} {
+		var octets [16]byte
+		copy(octets[:], end.Addr().AsSlice())
+		id = append(id, octets[:]...)
+	}
+	ends := len(id)
+	id = append(id, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff) // any link, no cookie
+	request := make([]byte, diagIDInRequest, diagIDInRequest+diagIDLength)
+	request[0], request[1] = familyOf(own.Addr()), byte(protocol)
+	binary.NativeEndian.PutUint32(request[4:], 1<<32-1) // in any state
+	err := f.sockets.ask(netlink.Message{
+		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Acknowledge},
+		Data:   append(request, id...),
+	}, func(m netlink.Message) error {
+		has = len(m.Data) >= diagIDInAnswer+diagIDLength && string(m.Data[diagIDInAnswer:][:ends]) == string(id[:ends])
+		return nil
+	})
+	return has && err == nil
+}
