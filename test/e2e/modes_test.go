@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -48,7 +49,7 @@ func TestModeChanged(t *testing.T) {
 						return err
 					case status == http.StatusOK:
 						ready++
-					case len(text) < 40: // a bare "not ready"
+					case !strings.Contains(text, "--cni"): // it has only begun
 						return fmt.Errorf("that of %s says %q", node, text)
 					default:
 						t.Logf("%s: %s", node, text)
