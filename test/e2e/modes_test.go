@@ -24,9 +24,7 @@ func TestModeChanged(t *testing.T) {
 				agentsReady(t)
 			})
 			before := agents(t)
-			kubectl(t, "apply", "-k", "../../config/"+mode)
-			kubectl(t, "--namespace", agentNamespace, "patch", "daemonset", agentName, "--patch",
-				`{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"100%"}}}}`)
+			applyToAll(t, mode)
 			eventually(t, 2*time.Minute, "all agents to be replaced, and to say how it is", func() error {
 				for uid := range agents(t) {
 					if before[uid] {

@@ -305,10 +305,23 @@ func showNodes(t *testing.T, namespace string) {
 // reinstall has the cluster be as it was before the test, whatever has happened.
 func reinstall(t *testing.T, namespaces ...string) {
 	unlabel(t)
-	kubectl(t, "apply", "-k", "../../config/default")
-	agentsReady(t)
-	// The runtime ends pods by the network that there is, whoever has connected them.
+	applyToAll(t, "default")
+	if err := theCluster.WaitReady(context.Background(), 2*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	// The runtime ends pods by the network that there is, whoever has connected them. While
+	// there are some of the other plugin's, the agents are not ready.
 	remake(t, namespaces...)
+	agentsReady(t)
+}
+
+// applyToAll installs an overlay, and has all agents replaced at once: one that waits for
+// pods of before to be made anew keeps no other from being replaced.
+func applyToAll(t *testing.T, overlay string) {
+	t.Helper()
+	kubectl(t, "apply", "-k", "../../config/"+overlay)
+	kubectl(t, "--namespace", agentNamespace, "patch", "daemonset", agentName, "--patch",
+		`{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"100%"}}}}`)
 }
 
 // remake deletes the pods of namespaces, and has those of the cluster's DNS made anew.
