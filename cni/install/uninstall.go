@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// program is the main package of the plugin, which every build of it has written in it.
-const program = "github.com/podfence/podfence/cni/podfence-cni"
+// mainPackage is the main package of the plugin, which every build of it has written in it.
+const mainPackage = "github.com/podfence/podfence/cni/podfence-cni"
 
 // OthersCalling are the paths of other networks' configurations in a folder that call
 // podfence's plugin: without it the runtime can neither start nor end a pod by them.
@@ -45,7 +45,7 @@ func RemoveConfigurations(dir string) (removed []string, err error) {
 // needs the plugin to remove pods of podfence's network.
 func RemovePlugins(dir string) (removed []string, err error) {
 	names := []string{Plugin}
-	if path := filepath.Join(dir, Loopback); ownLoopback(path) {
+	if path := filepath.Join(dir, Loopback); isPlugin(path) {
 		names = []string{Loopback, Plugin}
 	}
 	for _, name := range names {
@@ -60,10 +60,10 @@ func RemovePlugins(dir string) (removed []string, err error) {
 	return removed, nil
 }
 
-func ownLoopback(path string) bool {
+func isPlugin(path string) bool {
 	if target, err := os.Readlink(path); err == nil {
 		return filepath.Base(target) == Plugin
 	}
 	info, err := buildinfo.ReadFile(path)
-	return err == nil && info.Path == program
+	return err == nil && info.Path == mainPackage
 }
