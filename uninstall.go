@@ -250,7 +250,7 @@ func (u *uninstaller) removeFiles() error {
 // empty removes the files of a folder that match, and the folder if it is empty then and
 // no mount.
 func (u *uninstaller) empty(dir string, patterns []string) error {
-	count := 0
+	var removed []string
 	for _, pattern := range patterns {
 		paths, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
@@ -260,11 +260,13 @@ func (u *uninstaller) empty(dir string, patterns []string) error {
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			count++
+			removed = append(removed, path)
 		}
 	}
-	if count > 0 {
-		u.say("removed %d files of %s", count, dir)
+	if len(removed) < 3 {
+		u.sayRemoved(removed)
+	} else {
+		u.say("removed %d files of %s", len(removed), dir)
 	}
 	_ = os.Remove(dir) // it has others' files, or is a mount: then it stays
 	return nil

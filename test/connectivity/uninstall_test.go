@@ -44,6 +44,7 @@ func TestUninstall(t *testing.T) {
 				c.stop(i)
 				c.markFlows(i)
 				c.mustRefuse(binary, i, "pods on this node: drain it first")
+				c.failAtNetwork(binary, i)
 				out, err := c.uninstall(binary, i, "--disconnect-pods")
 				if err != nil || !strings.Contains(out, "nothing of podfence is left on this node") {
 					t.Fatalf("%v: %s", err, out)
@@ -131,6 +132,26 @@ func (c *cluster) mustRefuse(binary string, i int, reason string) {
 	if after := c.kernelState(i); after != before {
 		c.t.Fatalf("refused, and yet there was\n%s\nand there is\n%s", before, after)
 	}
+}
+
+// failAtNetwork has it end where a link cannot go, and expects the rules to be there: they
+// must not go before all links.
+func (c *cluster) failAtNetwork(binary string, i int) {
+	c.t.Helper()
+	ip := func(args string) {
+		c.must(c.nodes[i].Do(func() error { return exec.Command("ip", strings.Fields(args)...).Run() }))
+	}
+	ip("link add foreign0 type veth peer name foreign1")
+	ip("link set foreign0 master podfence0")
+	out, err := c.uninstall(binary, i, "--disconnect-pods")
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(out, "foreign0") {
+		c.t.Errorf("with another's port in the bridge: %v: %s", err, out)
+	}
+	if state := c.kernelState(i); !strings.Contains(state, "table inet podfence") || !strings.Contains(state, "table bridge podfence") {
+		c.t.Errorf("the tables have gone before the links:\n%s", state)
+	}
+	ip("link del foreign0")
 }
 
 // theMark is the agent's default.

@@ -336,6 +336,13 @@ func expectUnready(t *testing.T, node, word string) {
 // writeOn writes a file on a host, whole, and removes it at the end of the test.
 func writeOn(t *testing.T, host, path, text string) {
 	t.Helper()
+	replaceOn(t, host, path, text)
+	t.Cleanup(func() { run(t, host, "rm", "-f", path) })
+}
+
+// replaceOn writes a file on a host, whole.
+func replaceOn(t *testing.T, host, path, text string) {
+	t.Helper()
 	cmd, err := theCluster.Exec(context.Background(), host, "sh", "-c", `mkdir -p "$(dirname "$0")" && cat >"$0.new" && mv "$0.new" "$0"`, path)
 	if err != nil {
 		t.Fatal(err)
@@ -344,7 +351,6 @@ func writeOn(t *testing.T, host, path, text string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("write %s on %s: %v: %s", path, host, err, out)
 	}
-	t.Cleanup(func() { run(t, host, "rm", "-f", path) })
 }
 
 // openWays are the ways between friends and servers, which are allowed.

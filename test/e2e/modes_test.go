@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -23,9 +24,7 @@ func TestModeChanged(t *testing.T) {
 				agentsReady(t)
 			})
 			before := agents(t)
-			kubectl(t, "apply", "-k", "../../config/"+mode)
-			kubectl(t, "--namespace", agentNamespace, "patch", "daemonset", agentName, "--patch",
-				`{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"100%"}}}}`)
+			applyToAll(t, mode)
 			eventually(t, 2*time.Minute, "all agents to be replaced, and to say how it is", func() error {
 				for uid := range agents(t) {
 					if before[uid] {
@@ -48,7 +47,7 @@ func TestModeChanged(t *testing.T) {
 						return err
 					case status == http.StatusOK:
 						ready++
-					case len(text) < 40: // a bare "not ready"
+					case !strings.Contains(text, "--cni"): // it has only begun
 						return fmt.Errorf("that of %s says %q", node, text)
 					default:
 						t.Logf("%s: %s", node, text)

@@ -71,7 +71,6 @@ func (o *otherPlugin) install(t *testing.T) {
 		o.route(t, name, "replace")
 		o.configure(t, name)
 	}
-	t.Cleanup(func() { o.remove(t) })
 }
 
 // route has all other hosts send to a node what is for its pods.
@@ -104,7 +103,7 @@ func (o *otherPlugin) configure(t *testing.T, name string, behind ...any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeOn(t, name, otherConflist, string(text))
+	replaceOn(t, name, otherConflist, string(text))
 }
 
 // remove takes it off all nodes.
@@ -126,8 +125,12 @@ const uninstallKey = "podfence.io/uninstall"
 func TestUninstall(t *testing.T) {
 	ns, open := newNamespace(t), newNamespace(t)
 	friendsAndServers(t, ns)
-	t.Cleanup(func() { reinstall(t, ns, open) })
 	other := newOtherPlugin(t)
+	t.Cleanup(func() {
+		showNodes(t, ns)
+		other.remove(t)
+		reinstall(t, ns, open)
+	})
 	before := startAll(t, ns, open)
 	before.expectFenced(t, "before anything is done")
 	talk := keepTalking(t, before.friends[0], podIPs(before.servers[0])[0])
@@ -146,8 +149,8 @@ func TestUninstall(t *testing.T) {
 	if err := theCluster.WaitReady(context.Background(), 2*time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	deletePods(t, ns)
-	deletePods(t, open)
+	// All that were cut off: their addresses are given out again.
+	remake(t, ns, open)
 	pods := startAll(t, ns, open)
 	pods.expectOpen(t, "with another plugin, and without podfence")
 	for _, node := range bothNodes {
@@ -164,8 +167,7 @@ func TestUninstall(t *testing.T) {
 	for _, node := range bothNodes {
 		other.configure(t, node, map[string]any{"type": "podfence", "mode": "chained"})
 	}
-	deletePods(t, ns)
-	deletePods(t, open)
+	remake(t, ns, open)
 	pods = startAll(t, ns, open)
 	pods.expectFenced(t, "chained, with pods of its own")
 
@@ -288,19 +290,46 @@ func expectCleared(t *testing.T, node string) {
 	}
 }
 
+// showNodes, when the test has failed, logs what there was to see by then.
+func showNodes(t *testing.T, namespace string) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	t.Log(kubectl(t, "get", "pods", "-A", "-o", "wide"), kubectl(t, "--namespace", namespace, "get", "events"))
+	for _, node := range bothNodes {
+		t.Logf("%s:\n%s", node, run(t, node, "sh", "-c", "nft list tables; nft list table inet podfence; nft list table bridge podfence; ip addr; ip route; ip neigh; ls /etc/cni/net.d /run/podfence/attachments; true"))
+	}
+}
+
 // reinstall has the cluster be as it was before the test, whatever has happened.
 func reinstall(t *testing.T, namespaces ...string) {
+	unlabel(t)
+	applyToAll(t, "default")
+	if err := theCluster.WaitReady(context.Background(), 2*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	// The runtime ends pods by the network that there is, whoever has connected them. While
+	// there are some of the other plugin's, the agents are not ready.
+	remake(t, namespaces...)
+	agentsReady(t)
+}
+
+// applyToAll installs an overlay, and has all agents replaced at once: one that waits for
+// pods of before to be made anew keeps no other from being replaced.
+func applyToAll(t *testing.T, overlay string) {
+	t.Helper()
+	kubectl(t, "apply", "-k", "../../config/"+overlay)
+	kubectl(t, "--namespace", agentNamespace, "patch", "daemonset", agentName, "--patch",
+		`{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"100%"}}}}`)
+}
+
+// remake deletes the pods of namespaces, and has those of the cluster's DNS made anew.
+func remake(t *testing.T, namespaces ...string) {
+	t.Helper()
 	for _, ns := range namespaces {
 		deletePods(t, ns)
 	}
-	kubectl(t, "--namespace", "kube-system", "scale", "deployment/coredns", "--replicas=0")
-	kubectl(t, "--namespace", "kube-system", "wait", "--for=delete", "pods", "-l", "k8s-app=kube-dns", "--timeout=2m")
-	for _, node := range bothNodes {
-		run(t, node, "rm", "-f", otherConflist)
-	}
-	unlabel(t)
-	kubectl(t, "apply", "-k", "../../config/default")
-	agentsReady(t)
-	kubectl(t, "--namespace", "kube-system", "scale", "deployment/coredns", "--replicas=2")
+	kubectl(t, "--namespace", "kube-system", "delete", "pods", "-l", "k8s-app=kube-dns", "--grace-period=1")
 	kubectl(t, "--namespace", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=3m")
 }
