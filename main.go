@@ -18,15 +18,10 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"go.uber.org/zap/zapcore"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/podfence/podfence/cni/node"
@@ -216,6 +211,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				o.PodLinks = podLinks
 			}
 			o.Registry = ctrlmetrics.Registry
+			o.Log.Info("Starting", starting(&o, &e, &c, conn.Owns())...)
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
 				return err
@@ -226,7 +222,6 @@ in the environment (100 is Go's own) to have it otherwise.`,
 					return err
 				}
 			}
-			o.Log.Info("Starting", "version", version, "node", o.Node, "ownsTable", conn.Owns())
 			return agent.Start(cmd.Context())
 		},
 	}
@@ -239,7 +234,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 	f.StringVar(&o.PprofAddress, "pprof-address", "0", "where to serve Go's profiles on /debug/pprof, such as 127.0.0.1:9480; of loopback addresses only; 0: nowhere")
 	e.flags(f)
 	c.flags(f)
-	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd
 }
@@ -264,27 +259,6 @@ func markBit(text string) (uint32, error) {
 		return 0, fmt.Errorf("--revoked-mark is %q: it must be one bit of 32, such as 0x20000000, or 0", text)
 	}
 	return uint32(bit), nil
-}
-
-// logger makes the program's logger, and the libraries' too.
-func logger(level, format string) (logr.Logger, error) {
-	levels := map[string]zapcore.Level{"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "error": zapcore.ErrorLevel}
-	at, known := levels[level]
-	if !known {
-		return logr.Logger{}, fmt.Errorf("--log-level is %q: it must be debug, info or error", level)
-	}
-	json, err := either("--log-format", format, "text", "json")
-	if err != nil {
-		return logr.Logger{}, err
-	}
-	encoder := zap.ConsoleEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.ISO8601TimeEncoder })
-	if json {
-		encoder = zap.JSONEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.RFC3339NanoTimeEncoder })
-	}
-	log := zap.New(zap.Level(at), zap.StacktraceLevel(zapcore.PanicLevel), encoder)
-	ctrl.SetLogger(log)
-	klog.SetLogger(log)
-	return log, nil
 }
 
 // apiServer finds the API server; nil if manifests are the source.

@@ -74,7 +74,7 @@ func (p *Problems) Report(ctx context.Context, key types.NamespacedName, np *net
 		return nil
 	}
 	if p.parts[key] = len(problems); p.said[key] != identity {
-		p.log.Info("NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
+		warn(p.log, "NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
 		p.said[key] = identity
 	}
 	p.count()

@@ -66,7 +66,8 @@ func (f *Flows) Close() error {
 }
 
 // Revoke judges every flow anew, and marks those that are not allowed, or
-// takes the mark off those that are again. It returns how many it changed. The
+// takes the mark off those that are again. It returns how many it changed, but for TCP
+// connections that have ended, which the kernel remembers for a while. The
 // judge says whether the policies let the first packet of a flow pass a hook.
 // With an error, some flows are not judged: one that cannot be read or marked does
 // not keep the others from it.
@@ -114,6 +115,7 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 			if failed++; first == nil {
 				first = &OpError{Op: "mark flow " + flow.packet.String(), Err: err}
 			}
+		case deny && flow.ended: // it is marked, in case, but nothing was cut
 		case deny:
 			revoked++
 		default:
@@ -137,6 +139,8 @@ type flow struct {
 	// tuple and zone name the entry, as the kernel gave them; master is the tuple of
 	// the flow that has announced this one, nil if none has.
 	tuple, zone, master []byte
+	// ended: the TCP connection is closed.
+	ended bool
 }
 
 // inheritPackets has flows that others have announced judged by those others: they
@@ -175,6 +179,7 @@ const (
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
+	ctaProtoInfo  = 4
 	ctaMark       = 8
 	ctaMaster     = 14
 	ctaZone       = 18
@@ -182,6 +187,12 @@ const (
 
 	ctaTupleIP    = 1
 	ctaTupleProto = 2
+
+	ctaProtoInfoTCP      = 1
+	ctaProtoInfoTCPState = 1
+	// The states of a TCP connection that nothing more comes of (enum tcp_conntrack in
+	// include/uapi/linux/netfilter/nf_conntrack_tcp.h).
+	tcpLastAck, tcpTimeWait, tcpClose = 6, 7, 8
 
 	ctaIPv4Src = 1
 	ctaIPv6Src = 3
@@ -252,6 +263,8 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 			ad.Nested(original.parse)
 		case ctaTupleReply:
 			ad.Nested(reply.parse)
+		case ctaProtoInfo:
+			ad.Nested(f.parseState)
 		case ctaMark:
 			f.mark = ad.Uint32()
 		case ctaZone:
@@ -265,6 +278,26 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 		Protocol: original.protocol, DstPort: reply.srcPort, ICMPType: original.icmpType, HopLimit: 64,
 	}
 	return f, ad.Err() == nil && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
+}
+
+// parseState reads the state of a TCP connection; other protocols have none that says
+// whether more is to come.
+func (f *flow) parseState(ad *netlink.AttributeDecoder) error {
+	for ad.Next() {
+		if ad.Type() != ctaProtoInfoTCP {
+			continue
+		}
+		ad.Nested(func(ad *netlink.AttributeDecoder) error {
+			for ad.Next() {
+				if ad.Type() == ctaProtoInfoTCPState {
+					state := ad.Uint8()
+					f.ended = state == tcpLastAck || state == tcpTimeWait || state == tcpClose
+				}
+			}
+			return nil
+		})
+	}
+	return nil
 }
 
 // tuple is one direction of a flow.
