@@ -101,3 +101,24 @@ spec: {podSelector: {matchLabels: {app: backend}}, policyTypes: [Ingress]}
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+// What the environment says in vain is said, once, by name; what it says as the command
+// line does, or where that says nothing, is not.
+func TestLogOfWhatTheEnvironmentSaysInVain(t *testing.T) {
+	t.Setenv("PODFENCE_DENY", "reject")
+	t.Setenv("PODFENCE_POD_TO_NODE", "allow")
+	t.Setenv("PODFENCE_PPROF_ADDRESS", "0")
+	t.Setenv("PODFENCE_REVOKED_MARK", "0x10000000")
+	a := newAgents(t)
+	agent, lines := a.start("--deny", "drop", "--pod-to-node", "allow")
+	if line := a.await(lines, "The environment says otherwise"); !strings.Contains(line, `["PODFENCE_DENY"]`) {
+		t.Errorf("it says %s", line)
+	}
+	a.await(lines, "Replaced the table")
+	_ = agent.Process.Signal(syscall.SIGTERM)
+	for range lines {
+	}
+	if err := agent.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+}

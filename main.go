@@ -57,26 +57,52 @@ Nodes, and keeps the table "inet podfence" in the kernel equal to what they say
 of the node's pods. Look at it with "nft list table inet podfence".
 
 Every flag can be given in the environment: --node-name as PODFENCE_NODE_NAME,
-and so on. A flag on the command line wins.`,
+and so on. A flag on the command line wins, and of a flag that is given twice the
+last. So what the DaemonSet of config/ or the chart passes as an argument (--cni,
+--routing, --proc-sys) is changed by another argument behind it, by a kustomize
+patch or the chart's extraArgs (README.md, Flags), and not by the environment.`,
+		Version:      version,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) },
 	}
+	root.SetVersionTemplate("{{.Version}}\n") // as the command prints it
 	root.AddCommand(agentCommand(), renderCommand(), demoCommand(), uninstallCommand(), versionCommand())
 	return root
+}
+
+// environment is the variable for a flag; none for those that are no settings.
+func environment(f *pflag.Flag) (name, value string, set bool) {
+	if f.Name == "help" || f.Name == "version" {
+		return "", "", false
+	}
+	name = "PODFENCE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+	value, set = os.LookupEnv(name)
+	return name, value, set
 }
 
 // fromEnvironment sets every flag that the command line has not set.
 func fromEnvironment(flags *pflag.FlagSet) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		name := "PODFENCE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, set := os.LookupEnv(name); set && !f.Changed && f.Name != "help" {
+		if name, value, set := environment(f); set && !f.Changed {
 			if err := flags.Set(f.Name, value); err != nil {
 				errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
+				return
 			}
+			f.Changed = false // by the command line
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// unheeded are the variables of the environment that the command line has overruled.
+func unheeded(flags *pflag.FlagSet) (names []string) {
+	flags.Visit(func(f *pflag.Flag) {
+		if name, value, set := environment(f); set && f.Changed && value != f.Value.String() {
+			names = append(names, name)
+		}
+	})
+	return names
 }
 
 // enforcement are the flags that change what is enforced.
@@ -141,6 +167,9 @@ in the environment (100 is Go's own) to have it otherwise.`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if o.Log, err = logger(logLevel, logFormat); err != nil {
 				return err
+			}
+			if names := unheeded(cmd.Flags()); len(names) > 0 {
+				o.Log.Info("The environment says otherwise than the command line, which wins", "variables", names)
 			}
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
