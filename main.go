@@ -18,15 +18,10 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"go.uber.org/zap/zapcore"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/podfence/podfence/cni/node"
@@ -65,26 +60,52 @@ Nodes, and keeps the table "inet podfence" in the kernel equal to what they say
 of the node's pods. Look at it with "nft list table inet podfence".
 
 Every flag can be given in the environment: --node-name as PODFENCE_NODE_NAME,
-and so on. A flag on the command line wins.`,
+and so on. A flag on the command line wins, and of a flag that is given twice the
+last. So what the DaemonSet of config/ or the chart passes as an argument (--cni,
+--routing, --proc-sys) is changed by another argument behind it, by a kustomize
+patch or the chart's extraArgs (README.md, Flags), and not by the environment.`,
+		Version:      version,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) },
 	}
+	root.SetVersionTemplate("{{.Version}}\n") // as the command prints it
 	root.AddCommand(agentCommand(), renderCommand(), demoCommand(), uninstallCommand(), versionCommand())
 	return root
+}
+
+// environment is the variable for a flag; none for those that are no settings.
+func environment(f *pflag.Flag) (name, value string, set bool) {
+	if f.Name == "help" || f.Name == "version" {
+		return "", "", false
+	}
+	name = "PODFENCE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+	value, set = os.LookupEnv(name)
+	return name, value, set
 }
 
 // fromEnvironment sets every flag that the command line has not set.
 func fromEnvironment(flags *pflag.FlagSet) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		name := "PODFENCE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, set := os.LookupEnv(name); set && !f.Changed && f.Name != "help" {
+		if name, value, set := environment(f); set && !f.Changed {
 			if err := flags.Set(f.Name, value); err != nil {
 				errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
+				return
 			}
+			f.Changed = false // by the command line
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// unheeded are the variables of the environment that the command line has overruled.
+func unheeded(flags *pflag.FlagSet) (names []string) {
+	flags.Visit(func(f *pflag.Flag) {
+		if name, value, set := environment(f); set && f.Changed && value != f.Value.String() {
+			names = append(names, name)
+		}
+	})
+	return names
 }
 
 // enforcement are the flags that change what is enforced.
@@ -149,6 +170,9 @@ in the environment (100 is Go's own) to have it otherwise.`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if o.Log, err = logger(logLevel, logFormat); err != nil {
 				return err
+			}
+			if names := unheeded(cmd.Flags()); len(names) > 0 {
+				o.Log.Info("The environment says otherwise than the command line, which wins", "variables", names)
 			}
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
@@ -224,6 +248,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				o.PodLinks = podLinks
 			}
 			o.Registry, o.Version, o.Drops = ctrlmetrics.Registry, version, conn.Drops
+			o.Log.Info("Starting", starting(&o, &e, &c, conn.Owns())...)
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {
 				return err
@@ -234,7 +259,6 @@ in the environment (100 is Go's own) to have it otherwise.`,
 					return err
 				}
 			}
-			o.Log.Info("Starting", "version", version, "node", o.Node, "ownsTable", conn.Owns())
 			return agent.Start(cmd.Context())
 		},
 	}
@@ -247,7 +271,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 	f.StringVar(&o.PprofAddress, "pprof-address", "0", "where to serve Go's profiles on /debug/pprof, such as 127.0.0.1:9480; of loopback addresses only; 0: nowhere")
 	e.flags(f)
 	c.flags(f)
-	f.StringVar(&logLevel, "log-level", "info", "debug, info or error")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd
 }
@@ -272,27 +296,6 @@ func markBit(text string) (uint32, error) {
 		return 0, fmt.Errorf("--revoked-mark is %q: it must be one bit of 32, such as 0x20000000, or 0", text)
 	}
 	return uint32(bit), nil
-}
-
-// logger makes the program's logger, and the libraries' too.
-func logger(level, format string) (logr.Logger, error) {
-	levels := map[string]zapcore.Level{"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "error": zapcore.ErrorLevel}
-	at, known := levels[level]
-	if !known {
-		return logr.Logger{}, fmt.Errorf("--log-level is %q: it must be debug, info or error", level)
-	}
-	json, err := either("--log-format", format, "text", "json")
-	if err != nil {
-		return logr.Logger{}, err
-	}
-	encoder := zap.ConsoleEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.ISO8601TimeEncoder })
-	if json {
-		encoder = zap.JSONEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.RFC3339NanoTimeEncoder })
-	}
-	log := zap.New(zap.Level(at), zap.StacktraceLevel(zapcore.PanicLevel), encoder)
-	ctrl.SetLogger(log)
-	klog.SetLogger(log)
-	return log, nil
 }
 
 // apiServer finds the API server; nil if manifests are the source.

@@ -47,6 +47,10 @@ func TestFlagsAndEnvironment(t *testing.T) {
 			map[string]string{"node-name": "b", "deny": "reject"}},
 		{"a flag wins even with its default", map[string]string{"PODFENCE_DENY": "reject"}, []string{"--deny=drop"},
 			map[string]string{"deny": "drop"}},
+		{"the last of a flag wins, as patches add them", map[string]string{"PODFENCE_ROUTING": "vxlan"}, []string{"--routing=auto", "--routing=host-gw"},
+			map[string]string{"routing": "host-gw"}},
+		{"a version that is not the program's", map[string]string{"PODFENCE_VERSION": "1", "PODFENCE_HELP": "1"}, nil,
+			map[string]string{"deny": "drop"}},
 		{"set but empty is set", map[string]string{"PODFENCE_METRICS_ADDRESS": ""}, nil,
 			map[string]string{"metrics-address": ""}},
 	} {
@@ -141,9 +145,11 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	stdout, _, err := run(t, "version")
-	if err != nil || stdout != version+"\n" {
-		t.Errorf("got %q, %v", stdout, err)
+	for _, arg := range []string{"version", "--version"} {
+		stdout, _, err := run(t, arg)
+		if err != nil || stdout != version+"\n" {
+			t.Errorf("%s: got %q, %v", arg, stdout, err)
+		}
 	}
 }
 

@@ -235,3 +235,13 @@ func TestProcessRefusesIPVS(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+// ready waits until there is a table.
+func (a *agents) ready() {
+	a.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); exec.Command("nft", "list", "table", "inet", "podfence").Run() != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			a.t.Fatal("there is no table after half a minute")
+		}
+	}
+}

@@ -283,6 +283,45 @@ func TestValues(t *testing.T) {
 	})
 }
 
+// What the README says of setting flags does so: by kustomize, and by Helm.
+func TestReadmeSetsFlags(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, found := strings.Cut(string(readme), "```yaml\n")
+	example, _, _ = strings.Cut(example, "```\n")
+	if !found || !strings.Contains(example, "podfence/config/default") {
+		t.Fatalf("the README has no kustomization but\n%s", example)
+	}
+	folder := t.TempDir()
+	if err := errors.Join(os.CopyFS(filepath.Join(folder, "podfence", "config"), os.DirFS("../config")),
+		os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(example), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := tool(t, "kustomize", "build", folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := flat(t, parse(t, out))
+	if args[agent+"args[3]"] != `"--routing=auto"` || args[agent+"args[4]"] != `"--routing=host-gw"` || args[agent+"args[5]"] != `"--deny=reject"` {
+		t.Errorf("the arguments are %v", slices.Sorted(maps.Values(args)))
+	}
+
+	_, command, found := strings.Cut(string(readme), "--set deny=reject --set '")
+	extra, _, _ := strings.Cut(command, "'\n")
+	if !found {
+		t.Fatal("the README has no example for Helm")
+	}
+	if out, err = helm(t, "template", release, "podfence", "-n", namespace, "--set", "deny=reject", "--set", extra); err != nil {
+		t.Fatal(err)
+	}
+	args = flat(t, parse(t, out))
+	if args[agent+"args[4]"] != `"--deny=reject"` || args[agent+"args[5]"] != `"--revoked-mark=0"` || args[agent+"args[6]"] != `"--metrics-address=0"` {
+		t.Errorf("the arguments are %v", slices.Sorted(maps.Values(args)))
+	}
+}
+
 // Names and namespace come from the release, and nothing else does.
 func TestNames(t *testing.T) {
 	long := strings.Repeat("a", 53) // the longest that Helm takes

@@ -110,7 +110,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	}
 	skipNameValidation := true // two agents in one process have controllers of the same names
 	mgr, err := manager.New(api, manager.Options{
-		Logger:                 o.Log,
+		Logger:                 o.Log.V(1), // what starts and stops in it is for developers
 		Cache:                  caches,
 		MapperProvider:         kinds,
 		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},

@@ -122,7 +122,7 @@ func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 		a.enforcer.metrics.added(err, time.Since(began))
 		return err
 	case handshake.OpDel:
-		return a.remove(func(at handshake.Attachment) bool {
+		return a.detach(func(at handshake.Attachment) bool {
 			return at == handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}
 		})
 	case handshake.OpGC:
@@ -130,7 +130,7 @@ func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 		for _, at := range r.Attachments {
 			valid[at] = true
 		}
-		return a.remove(func(at handshake.Attachment) bool { return !valid[at] })
+		return a.detach(func(at handshake.Attachment) bool { return !valid[at] })
 	case handshake.OpStatus:
 		return a.enforcer.Ready(nil)
 	}
@@ -140,6 +140,7 @@ func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 // add takes an attachment in and waits until its pod's rules are in the kernel.
 // If they do not get there, nothing is left of it.
 func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
+	began := time.Now()
 	attachment := policy.Attachment{
 		ContainerID: r.ContainerID, IfName: r.IfName, HostInterface: r.HostInterface, IPs: r.IPs,
 		Pod: policy.Key{Namespace: r.Pod.Namespace, Name: r.Pod.Name}, UID: types.UID(r.Pod.UID),
@@ -172,6 +173,9 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 		err = fmt.Errorf("pod %s: the plugin has not waited", attachment.Pod)
 	}
 	a.report(attachment, err)
+	if err == nil {
+		a.log.Info("Attached a pod", "pod", attachment.Pod.String(), "ips", attachment.IPs, "took", time.Since(began).String())
+	}
 	if err != nil {
 		return errors.Join(err, a.remove(func(other handshake.Attachment) bool { return other == at && a.by[at] == add }))
 	}
@@ -310,6 +314,25 @@ func (a *Attachments) endFlowsOf(gone func(handshake.Attachment, policy.Attachme
 	}
 	a.mu.Unlock()
 	return a.endFlows(addrs)
+}
+
+// detach removes attachments that the plugin says are gone.
+func (a *Attachments) detach(gone func(handshake.Attachment) bool) error {
+	var were []policy.Attachment
+	a.mu.Lock()
+	for at, attachment := range a.known {
+		if gone(at) {
+			were = append(were, attachment)
+		}
+	}
+	a.mu.Unlock()
+	if err := a.remove(gone); err != nil {
+		return err
+	}
+	for _, attachment := range were {
+		a.log.Info("Removed a pod", "pod", attachment.Pod.String(), "ips", attachment.IPs)
+	}
+	return nil
 }
 
 // remove forgets attachments, their flows first: what is still known when the agent

@@ -89,6 +89,8 @@ type Enforcer struct {
 	noticed   time.Time
 	refusals  refusals
 	events    *events // nil: there is no API server to tell
+	// about is what the log says of the commit under way. Only Start's goroutine touches it.
+	about content
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
 	// links are the pods' links; nil where podfence connects the pods. moved holds a
@@ -352,11 +354,12 @@ func (e *Enforcer) applied(plan ruleset.Plan, took time.Duration) {
 	signal(e.judge)
 	if plan.Replace {
 		e.sayRefused()
-		e.log.Info("Replaced the table", "operations", len(plan.Ops), "took", took.String())
+		e.log.Info("Replaced the table", "pods", e.about.pods, "policies", e.about.policies, "elements", e.table.Size().Elements,
+			"podCIDRs", e.about.podCIDRs, "operations", len(plan.Ops), "took", took.String())
 		// To read and to build all of it took far more than it takes to hold.
 		go debug.FreeOSMemory()
 	} else {
-		e.log.V(1).Info("Committed", "operations", len(plan.Ops), "took", took.String())
+		e.log.V(1).Info("Committed", append(e.about.news, "operations", len(plan.Ops), "took", took.String())...)
 	}
 }
 
@@ -371,6 +374,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		fed = e.fed
 		e.mu.Unlock()
 		signal(e.nodes)
+		e.about = content{pods: len(intent.Subjects), policies: len(intent.Policies), podCIDRs: texts(intent.PodCIDRs)}
 		table := ruleset.Build(intent, e.options)
 		e.links.into(table)
 		e.tableMu.Lock()
@@ -382,6 +386,9 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	fed = e.fed
 	e.mu.Unlock()
 	e.sayOrphans(delta.Orphans)
+	if e.log.V(1).Enabled() {
+		e.about.news = newsOf(delta)
+	}
 	if delta.Cluster != nil {
 		signal(e.nodes)
 	}
@@ -406,6 +413,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 // say when the last of them is through. See also kernel.Flows.Revoke.
 func (e *Enforcer) judgeFlows(ctx context.Context) {
 	var again <-chan time.Time
+	var cut revocations
 	for {
 		committed := true
 		select {
@@ -423,11 +431,11 @@ func (e *Enforcer) judgeFlows(ctx context.Context) {
 			again = time.After(flowsAgain)
 		}
 		began := time.Now()
-		revoked, restored, err := e.flows.Revoke(e.passes)
+		revoked, restored, err := e.flows.Revoke(cut.round(e.passes))
 		pause := min(9*time.Since(began), flowsPause)
 		e.metrics.judged(revoked, restored)
 		if revoked+restored > 0 {
-			e.log.Info("Judged established flows anew", "revoked", revoked, "restored", restored)
+			e.log.Info("Judged established flows anew", "revoked", revoked, "restored", restored, "denied", cut.why(e.denied))
 		}
 		if err != nil {
 			e.log.Error(err, "Cannot judge all established flows; trying again", "retryAfter", flowsRetry.String())

@@ -106,7 +106,7 @@ func (h *Health) Set(c Condition, why error) {
 	default:
 		h.reasons[c] = why
 		h.metrics.unhealthy.WithLabelValues(string(c)).Set(1)
-		h.log.Info("Not ready", "condition", c, "reason", why.Error())
+		warn(h.log, "Not ready", "condition", c, "reason", why.Error())
 	}
 }
 

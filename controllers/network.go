@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -68,8 +67,6 @@ const (
 	networkRetry = 2 * time.Second
 	// networkSettle is how long changes are waited for that follow a first one.
 	networkSettle = 200 * time.Millisecond
-	// networkNamed is how many of the things that were missing the log names.
-	networkNamed = 10
 )
 
 // Start keeps the network until ctx is done. It stays when it stops. It
@@ -114,7 +111,7 @@ func (n *Network) round(now time.Time) (again, pause time.Duration) {
 	if repair {
 		n.metrics.networkRepairs.Add(float64(len(changes)))
 		pause = n.repairs.next(now)
-		n.log.Info("Somebody else has changed the node's network; what was missing is there again", "changes", named(changes))
+		n.log.Info("Somebody else has changed the node's network; what was missing is there again", "changes", strings.Join(short(changes), "; "))
 	}
 	about, elsewhere := byNode(err)
 	n.enforcer.health.Set(NetworkFailed, about)
@@ -170,14 +167,6 @@ func byNode(err error) (about, elsewhere error) {
 func partialOnly(err error) *node.PartialError {
 	partial, _ := err.(*node.PartialError)
 	return partial
-}
-
-// named is a list that can be read.
-func named(all []string) string {
-	if more := len(all) - networkNamed; more > 0 {
-		return fmt.Sprintf("%s; and %d more", strings.Join(all[:networkNamed], "; "), more)
-	}
-	return strings.Join(all, "; ")
 }
 
 // errNoRound is why a node is not ready before the first round.

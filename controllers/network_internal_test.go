@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -236,14 +235,4 @@ func TestNetworkPods(t *testing.T) {
 	}
 	g.Expect(routes.pods[0].Name).To(Equal("shop/web-0"))
 	g.Expect(routes.pods[0].MAC.String()).To(Equal("02:00:00:00:00:00"))
-}
-
-func TestNamed(t *testing.T) {
-	all := strings.Split(strings.Repeat("x,", 12)+"x", ",")
-	if got := named(all); got != strings.Repeat("x; ", 10)+"and 3 more" {
-		t.Error(got)
-	}
-	if got := named(all[:2]); got != "x; x" {
-		t.Error(got)
-	}
 }

@@ -26,13 +26,6 @@ func nodeWith(name string, internalIPs ...string) *corev1.Node {
 	return n
 }
 
-func texts(addrs []netip.Addr) (all []string) {
-	for _, a := range addrs {
-		all = append(all, a.String())
-	}
-	return all
-}
-
 // TestNodeAddresses: InternalIPs count in the API's order; of a family that is away, the last
 // known ones do, until there are others or the Node goes; what cannot be used is named once.
 func TestNodeAddresses(t *testing.T) {

@@ -78,7 +78,7 @@ func (p *Problems) Report(key types.NamespacedName, np *networkingv1.NetworkPoli
 	if is {
 		p.events.drop(was.event)
 	}
-	p.log.Info("NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
+	warn(p.log, "NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
 	now.event = p.event(np, now.identity, message)
 	p.known[key] = now
 	p.count()

@@ -75,9 +75,9 @@ func (e *Enforcer) distrust(ctx context.Context) error {
 	about := []any{"changes", noticed.What(), "process", noticed.Process, "pid", noticed.PID}
 	switch {
 	case pause == 0:
-		e.log.Info("Somebody else has changed the table; replacing it", about...)
+		warn(e.log, "Somebody else has changed the table; replacing it", about...)
 	default:
-		e.log.Info("Somebody else keeps changing the table; replacing it less often",
+		warn(e.log, "Somebody else keeps changing the table; replacing it less often",
 			append(about, "inARow", e.repairs.row, "after", pause.String())...)
 		e.mu.Lock()
 		e.failure = fmt.Errorf("undone again and again, last by %s", noticed.Who())

@@ -79,6 +79,36 @@ func (t Trace) String() string {
 	return b.String()
 }
 
+// Denied says who has denied a packet: the pod and the direction, with the policies that
+// isolate it and did not allow the packet; or, where that was no pod's chain, what the rule
+// says of itself. It is empty for a packet that passes.
+func (t *Table) Denied(tr Trace) string {
+	if tr.Verdict == Accept || len(tr.Steps) == 0 {
+		return ""
+	}
+	last := tr.Steps[len(tr.Steps)-1]
+	direction, pod := objectOf(last.Chain)
+	if pod == "" || last.Rule.Comment != "" {
+		return cmp.Or(last.Rule.Comment, last.Chain)
+	}
+	var policies []string
+	for _, rule := range t.Chains[last.Chain].Rules {
+		if rule.Verdict.Action == Jump {
+			_, name := objectOf(strings.TrimPrefix(rule.Verdict.Chain, "policy-"))
+			policies = append(policies, name)
+		}
+	}
+	return fmt.Sprintf("%s of %s, by %s", direction, pod, strings.Join(policies, " "))
+}
+
+// objectOf is what objectName has made a chain's name of; nothing for other names.
+func objectOf(chain string) (prefix, object string) {
+	if parts := strings.SplitN(chain, "-", 3); len(parts) == 3 && len(parts[1]) == maxHash && strings.Contains(parts[2], "/") {
+		return parts[0], parts[2]
+	}
+	return "", ""
+}
+
 // Trace runs a packet through the table as the kernel would: every base chain
 // of the hook by priority, until one denies. What gives a packet another address
 // denies none, and is left out.

@@ -87,7 +87,8 @@ func (f *Flows) Close() error {
 }
 
 // Revoke judges every flow anew, and marks those that are not allowed, or
-// takes the mark off those that are again. It returns how many it changed. The
+// takes the mark off those that are again. It returns how many it changed, but for TCP
+// connections that have ended, which the kernel remembers for a while. The
 // judge says whether the policies let the first packet of a flow pass a hook.
 // With an error, some flows are not judged: one that cannot be read or marked does
 // not keep the others from it.
@@ -164,6 +165,7 @@ func (r *revocation) flow(entry flow) error {
 		if r.failed++; r.first == nil {
 			r.first = &OpError{Op: "mark flow " + entry.packet.String(), Err: err}
 		}
+	case deny && entry.ended: // it is marked, in case, but nothing was cut
 	case deny:
 		r.revoked++
 	default:
@@ -182,6 +184,8 @@ type flow struct {
 	tuple, zone, master []byte
 	// sender and receiver are the ends as who began the flow sees them, before NAT.
 	sender, receiver netip.AddrPort
+	// ended: the TCP connection is closed.
+	ended bool
 }
 
 // judgedBy is the packet that a flow is judged by: that of the flow that has announced it,
@@ -242,6 +246,7 @@ const (
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
+	ctaProtoInfo  = 4
 	ctaMark       = 8
 	ctaMaster     = 14
 	ctaZone       = 18
@@ -249,6 +254,12 @@ const (
 
 	ctaTupleIP    = 1
 	ctaTupleProto = 2
+
+	ctaProtoInfoTCP      = 1
+	ctaProtoInfoTCPState = 1
+	// The states of a TCP connection that nothing more comes of (enum tcp_conntrack in
+	// include/uapi/linux/netfilter/nf_conntrack_tcp.h).
+	tcpLastAck, tcpTimeWait, tcpClose = 6, 7, 8
 
 	ctaIPv4Src = 1
 	ctaIPv4Dst = 2
@@ -319,6 +330,8 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 			ad.Nested(original.parse)
 		case ctaTupleReply:
 			ad.Nested(reply.parse)
+		case ctaProtoInfo:
+			ad.Nested(f.parseState)
 		case ctaMark:
 			f.mark = ad.Uint32()
 		case ctaZone:
@@ -333,6 +346,26 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 	}
 	f.sender, f.receiver = netip.AddrPortFrom(original.src, original.srcPort), netip.AddrPortFrom(original.dst, original.dstPort)
 	return f, ad.Err() == nil && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
+}
+
+// parseState reads the state of a TCP connection; other protocols have none that says
+// whether more is to come.
+func (f *flow) parseState(ad *netlink.AttributeDecoder) error {
+	for ad.Next() {
+		if ad.Type() != ctaProtoInfoTCP {
+			continue
+		}
+		ad.Nested(func(ad *netlink.AttributeDecoder) error {
+			for ad.Next() {
+				if ad.Type() == ctaProtoInfoTCPState {
+					state := ad.Uint8()
+					f.ended = state == tcpLastAck || state == tcpTimeWait || state == tcpClose
+				}
+			}
+			return nil
+		})
+	}
+	return nil
 }
 
 // tuple is one direction of a flow.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +102,61 @@ func TestRevoke(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestRevokeCountsWhatLives: a connection that has ended, which the kernel remembers, is
+// marked with the rest, but none that was cut.
+func TestRevokeCountsWhatLives(t *testing.T) {
+	const bit = 1
+	l := newLab(t)
+	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
+	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
+	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
+	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
+	defer conn.Close()
+	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
+	defer flows.Close()
+	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
+		t.Fatal(err)
+	}
+	must(server.Serve(policy.TCP, 80))(t)
+	open := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
+	defer open.Close()
+	for range 3 {
+		c := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
+		if err := lab.Echo(c, []byte("and bye"), 2*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	ended := func() int { return strings.Count(conntrack(t, node), "TIME_WAIT") }
+	for deadline := time.Now().Add(20 * time.Second); ended() < 3; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("three connections have not ended:\n%s", conntrack(t, node))
+		}
+	}
+	judgements := 0
+	revoked, _, err := flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { judgements++; return false })
+	if err != nil || revoked != 1 || judgements < 4 {
+		t.Errorf("of %d flows, one of which lives, %d were cut (%v)", judgements, revoked, err)
+	}
+	if restored, _, err := flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { return false }); err != nil || restored != 0 {
+		t.Errorf("again %d were cut (%v)", restored, err)
+	}
+}
+
+// conntrack is what a node remembers of connections.
+func conntrack(t *testing.T, node *lab.Node) (text string) {
+	t.Helper()
+	err := node.Do(func() error {
+		data, err := os.ReadFile("/proc/thread-self/net/nf_conntrack")
+		text = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // TestRevokeBehindNAT: the destination that counts is the real one, not the

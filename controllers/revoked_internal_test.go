@@ -1,0 +1,61 @@
+package controllers
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// A round names the pods and policies of what it has cut, and not again what one before
+// had cut already.
+func TestRevocationsSayWhoseAndWhy(t *testing.T) {
+	m := policy.NewModel("node")
+	for i, name := range []string{"web", "db"} {
+		pod := known(name, "uid")
+		pod.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(7 + i)})}
+		m.SetPod(pod)
+	}
+	m.SetNamespace(policy.Namespace{Name: "shop"})
+	m.SetPolicy(policy.Policy{
+		Key: policy.Key{Namespace: "shop", Name: "deny"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
+	})
+	table := ruleset.Build(m.Intent(), ruleset.Options{})
+	trace := func(hook ruleset.HookPoint, p policy.Packet) ruleset.Trace {
+		return table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New})
+	}
+	passes := func(hook ruleset.HookPoint, p policy.Packet) bool { return trace(hook, p).Verdict == ruleset.Accept }
+	denied := func(hook ruleset.HookPoint, p policy.Packet) string { return table.Denied(trace(hook, p)) }
+	flow := func(last byte, port uint16) policy.Packet {
+		return policy.Packet{Src: netip.AddrFrom4([4]byte{192, 0, 2, 9}), Dst: netip.AddrFrom4([4]byte{10, 244, 1, last}), Protocol: policy.TCP, DstPort: port, HopLimit: 64}
+	}
+	out := flow(7, 80)
+	out.Src, out.Dst = out.Dst, out.Src
+
+	var r revocations
+	judge := r.round(passes)
+	if judge(ruleset.Forward, flow(7, 80)) || judge(ruleset.Forward, flow(7, 81)) || judge(ruleset.Forward, flow(8, 80)) || !judge(ruleset.Forward, out) {
+		t.Fatalf("the table is not what the test is about: %s", trace(ruleset.Forward, out))
+	}
+	if got, want := r.why(denied), []string{"ingress of shop/web, by shop/deny (2)", "ingress of shop/db, by shop/deny (1)"}; !slices.Equal(got, want) {
+		t.Errorf("it says %q, want %q", got, want)
+	}
+	judge = r.round(passes)
+	judge(ruleset.Forward, flow(7, 80))
+	judge(ruleset.Forward, flow(8, 90))
+	if got, want := r.why(denied), []string{"ingress of shop/db, by shop/deny (1)"}; !slices.Equal(got, want) {
+		t.Errorf("in the next round it says %q, want %q", got, want)
+	}
+}
+
+func TestShort(t *testing.T) {
+	all := make([]string, named+2)
+	if got := short(slices.Clone(all)); len(got) != named+1 || got[named] != "and 2 more" {
+		t.Errorf("%q", got)
+	}
+	if got := short(slices.Clone(all[:named])); len(got) != named {
+		t.Errorf("%q", got)
+	}
+}
