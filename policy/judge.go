@@ -163,7 +163,7 @@ func (j *judge) given(addr netip.Addr) (pods []*corev1.Pod, given bool) {
 // madeFor reports whether an attachment was made for a pod.
 func (j *judge) madeFor(a Attachment, pod *corev1.Pod) bool {
 	return pod.Namespace == a.Pod.Namespace && pod.Name == a.Pod.Name && pod.Spec.NodeName == j.Node &&
-		(a.UID == "" || a.UID == uidOf(pod))
+		(a.UID == "" || a.UID == uidOf(pod) || a.UID == pod.UID)
 }
 
 // sandboxed reports whether the viewing node knows the pod's addresses better than the
