@@ -166,10 +166,10 @@ func (j *judge) madeFor(a Attachment, pod *corev1.Pod) bool {
 		(a.UID == "" || a.UID == uidOf(pod) || a.UID == pod.UID)
 }
 
-// sandboxed reports whether the viewing node knows the pod's addresses better than the
-// API does.
+// sandboxed reports whether the viewing node knows the addresses that the API shows of the
+// pod, those of its first interface, better than the API does.
 func (j *judge) sandboxed(pod *corev1.Pod) bool {
-	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return j.madeFor(a, pod) })
+	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return a.IfName == primaryInterface && j.madeFor(a, pod) })
 }
 
 // live reports whether a pod is there to be judged: on the pod network, and not ended.
