@@ -33,9 +33,10 @@ type attachmentKey struct{ containerID, ifName string }
 func (a Attachment) key() attachmentKey { return attachmentKey{a.ContainerID, a.IfName} }
 
 // madeFor reports whether the attachment was made for this very pod, on this node: not
-// for an earlier one of its name, nor one of that name elsewhere.
+// for an earlier one of its name, nor one of that name elsewhere. A static pod goes by
+// either of its UIDs.
 func (a Attachment) madeFor(p *Pod, node string) bool {
-	return a.Pod == p.Key && p.Node == node && (a.UID == "" || a.UID == p.UID)
+	return a.Pod == p.Key && p.Node == node && (a.UID == "" || a.UID == p.UID || a.UID == p.MirrorUID)
 }
 
 // primaryInterface is the name of the interface whose addresses kubelet reports: that of

@@ -163,13 +163,13 @@ func (j *judge) given(addr netip.Addr) (pods []*corev1.Pod, given bool) {
 // madeFor reports whether an attachment was made for a pod.
 func (j *judge) madeFor(a Attachment, pod *corev1.Pod) bool {
 	return pod.Namespace == a.Pod.Namespace && pod.Name == a.Pod.Name && pod.Spec.NodeName == j.Node &&
-		(a.UID == "" || a.UID == uidOf(pod))
+		(a.UID == "" || a.UID == uidOf(pod) || a.UID == pod.UID)
 }
 
-// sandboxed reports whether the viewing node knows the pod's addresses better than the
-// API does.
+// sandboxed reports whether the viewing node knows the addresses that the API shows of the
+// pod, those of its first interface, better than the API does.
 func (j *judge) sandboxed(pod *corev1.Pod) bool {
-	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return j.madeFor(a, pod) })
+	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return a.IfName == primaryInterface && j.madeFor(a, pod) })
 }
 
 // live reports whether a pod is there to be judged: on the pod network, and not ended.

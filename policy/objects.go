@@ -17,9 +17,11 @@ type Key = types.NamespacedName
 type Pod struct {
 	Key
 	// UID is what kubelet and the container runtime know the pod by.
-	UID    types.UID
-	Node   string
-	Labels Labels
+	UID types.UID
+	// MirrorUID is what the API server knows a static pod by; empty: it is none.
+	MirrorUID types.UID
+	Node      string
+	Labels    Labels
 	// IPs are those of the pod's attachments, if it has any on this node, else all of
 	// status.podIPs, IPv4-mapped ones as IPv4. There may be none yet.
 	IPs []netip.Addr
@@ -51,6 +53,7 @@ func PodOf(p *corev1.Pod) (*Pod, bool) {
 	pod := &Pod{
 		Key:         Key{Namespace: p.Namespace, Name: p.Name},
 		UID:         uidOf(p),
+		MirrorUID:   mirrorUIDOf(p),
 		Node:        p.Spec.NodeName,
 		Labels:      LabelsOf(p.Labels),
 		IPs:         podIPs(p),
@@ -84,6 +87,14 @@ func uidOf(p *corev1.Pod) types.UID {
 	return p.UID
 }
 
+// mirrorUIDOf is the UID of the mirror that the API server has of a static pod.
+func mirrorUIDOf(p *corev1.Pod) types.UID {
+	if _, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return p.UID
+	}
+	return ""
+}
+
 // podIPs returns the pod's addresses: status.podIPs, or the older
 // status.podIP where that is all there is.
 func podIPs(p *corev1.Pod) []netip.Addr {
@@ -107,7 +118,7 @@ func podIPs(p *corev1.Pod) []netip.Addr {
 // equal reports whether nothing that policy looks at differs: most pod updates
 // are status changes that do not.
 func (p *Pod) equal(q *Pod) bool {
-	return p.Key == q.Key && p.UID == q.UID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating &&
+	return p.Key == q.Key && p.UID == q.UID && p.MirrorUID == q.MirrorUID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating &&
 		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && p.Labels == q.Labels
 }
 

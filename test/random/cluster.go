@@ -117,7 +117,8 @@ func Pod(r *rand.Rand, i int) *corev1.Pod {
 	return p
 }
 
-// Attachment is one of the i-th pod's, perhaps of an earlier pod of its name.
+// Attachment is one of the i-th pod's, perhaps of an earlier pod of its name, or of
+// another interface than its first.
 func Attachment(r *rand.Rand, i int) *policy.Attachment {
 	pod := Pod(r, i)
 	a := &policy.Attachment{
@@ -127,6 +128,9 @@ func Attachment(r *rand.Rand, i int) *policy.Attachment {
 	}
 	if maybe(r, 4) {
 		a.UID = "uid-of-an-earlier-pod"
+	}
+	if maybe(r, 4) {
+		a.IfName = "net1"
 	}
 	return a
 }

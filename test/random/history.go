@@ -65,7 +65,7 @@ func (e Event) Feed(m *policy.Model) {
 // identity is what makes two objects the same one.
 func (e Event) identity() string {
 	if e.Attachment != nil {
-		return "attachment " + e.Attachment.ContainerID
+		return "attachment " + e.Attachment.ContainerID + " " + e.Attachment.IfName
 	}
 	return fmt.Sprintf("%T %q %q", e.Object, e.Object.GetNamespace(), e.Object.GetName())
 }
