@@ -129,7 +129,7 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 		o.Bridge = &controllers.Bridge{
 			Kernel: kernel, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway, GuardPort: routes.GuardPort,
 		}
-		o.Routes = routes
+		o.Routes, o.LastAddr = routes, routes.LastAddr
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
 		return o, routes.Close, nil
 	}

@@ -67,6 +67,9 @@ type CNI struct {
 	// the routes to the other nodes' pods; nil: another plugin does both.
 	Bridge *Bridge
 	Routes NodeNetwork
+	// LastAddr is another Node's address as an earlier agent's tunnel still has it, or the
+	// zero Addr: it counts while that Node shows none of its family. Nil: nobody knows.
+	LastAddr func(node string) netip.Addr
 	// Ready refuses readiness while the node cannot enforce what another plugin
 	// connects; nil: nothing to ask.
 	Ready func() error

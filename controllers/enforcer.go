@@ -66,6 +66,8 @@ type Enforcer struct {
 	failure   error  // of the last commit
 	waiting   map[chan struct{}]uint64
 	unusable  map[string]string // InternalIPs that were named in the log, by Node
+	// lastAddr is another Node's address as an earlier agent left it; nil: nobody knows.
+	lastAddr func(node string) netip.Addr
 
 	// table is what the kernel holds, or will once it takes it; nil before the
 	// first commit. Only commit changes it, under tableMu.
@@ -102,6 +104,10 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 		model.IgnorePodCIDRs()
 	}
 	model.RememberPodCIDRs(o.LastPodCIDRs)
+	var lastAddr func(string) netip.Addr
+	if o.CNI != nil {
+		lastAddr = o.CNI.LastAddr
+	}
 	return &Enforcer{
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
 		reports:  newReports(events, o.Node, log),
@@ -116,6 +122,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events client.Write
 		model:    model,
 		waiting:  map[chan struct{}]uint64{},
 		unusable: map[string]string{},
+		lastAddr: lastAddr,
 	}
 }
 
