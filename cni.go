@@ -136,7 +136,7 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 			Kernel: kernel, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway, GuardPort: routes.GuardPort,
 			Port: plugin.LinkName, Find: routes.Find,
 		}
-		o.Routes = routes
+		o.Routes, o.LastAddr = routes, routes.LastAddr
 		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
 		o.HostPorts = func() string { return c.places.HostPorts().Note() }
 		return o, routes.Close, nil

@@ -77,6 +77,9 @@ type CNI struct {
 	Routes NodeNetwork
 	// Refuse is why no pod can be attached as long as this agent runs; nil: pods can.
 	Refuse error
+	// LastAddr is another Node's address as an earlier agent's tunnel still has it, or the
+	// zero Addr: it counts while that Node shows none of its family. Nil: nobody knows.
+	LastAddr func(node string) netip.Addr
 	// Publish writes the CNI configuration for this node, and installs the
 	// plugin, where that has changed; nil: others do.
 	Publish func(self node.Node) error

@@ -71,6 +71,8 @@ type Enforcer struct {
 	unusable  map[string]string // InternalIPs that were named in the log, by Node
 	changed   chan struct{}     // closed at the next change; nil: nobody awaits one
 	policies  policyVersions    // of the API server's policies that the model has
+	// lastAddr is another Node's address as an earlier agent left it; nil: nobody knows.
+	lastAddr func(node string) netip.Addr
 
 	// table is what the kernel holds, or will once it takes it; nil before the
 	// first commit. Only commit changes it, under tableMu.
@@ -111,6 +113,10 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 	model.RememberPodCIDRs(o.LastPodCIDRs)
 	health := newHealth(o, metrics, events)
 	health.Set(NotStarted, errNotStarted)
+	var lastAddr func(string) netip.Addr
+	if o.CNI != nil {
+		lastAddr = o.CNI.LastAddr
+	}
 	return &Enforcer{
 		health: health, node: o.Node, needsNode: o.API != nil,
 		kernel: kernel, flows: o.Flows, watch: o.Watch, options: o.Ruleset, log: log, metrics: metrics,
@@ -127,6 +133,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		waiting:  map[chan struct{}]uint64{},
 		unusable: map[string]string{},
 		policies: policyVersions{},
+		lastAddr: lastAddr,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,7 @@ import (
 // fakeRoutes is a node's network that somebody else changes.
 type fakeRoutes struct {
 	changed chan struct{}
+	mu      sync.Mutex
 	damage  []string // what the next round has to repair
 	err     error
 	takes   time.Duration
@@ -31,6 +33,8 @@ func (f *fakeRoutes) Changed() <-chan struct{} { return f.changed }
 func (f *fakeRoutes) Reconcile(_ node.Node, _ []node.Node, pods []node.Pod) ([]string, error) {
 	f.rounds, f.pods = append(f.rounds, time.Now()), pods
 	time.Sleep(f.takes)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	done := f.damage
 	f.damage = nil
 	if len(done) > 0 {
@@ -112,7 +116,9 @@ func TestNetworkRepairs(t *testing.T) {
 		// Whoever changes it all the time does not get all of a processor, nor of the log.
 		*logged, before = nil, len(routes.rounds)
 		for range 600 {
+			routes.mu.Lock()
 			routes.damage = []string{"add route to 10.244.2.0/24"}
+			routes.mu.Unlock()
 			signal(routes.changed)
 			time.Sleep(100 * time.Millisecond)
 		}

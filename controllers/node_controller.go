@@ -31,9 +31,13 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 // the log once.
 func (e *Enforcer) setNode(m *policy.Model, n *corev1.Node) {
 	node := policy.NodeOf(n)
-	if last, known := m.Node(n.Name); known {
-		node.Addrs = keepAddrs(node.Addrs, last.Addrs)
+	last, known := m.Node(n.Name)
+	if !known && e.lastAddr != nil {
+		if a := e.lastAddr(n.Name); a.IsGlobalUnicast() {
+			last.Addrs = []netip.Addr{a}
+		}
 	}
+	node.Addrs = keepAddrs(node.Addrs, last.Addrs)
 	m.SetNode(node)
 	unusable := strings.Join(policy.UnusableAddrs(n), ", ")
 	if unusable != "" && e.unusable[n.Name] != unusable {

@@ -52,6 +52,18 @@ func TestNodeAddresses(t *testing.T) {
 	g.Expect(has(nodeWith("six", "192.0.2.6"))).To(Equal([]string{"2001:db8::6", "192.0.2.6"}))
 	g.Expect(logged).To(BeEmpty())
 
+	// An agent that starts has it of the one before, as far as there is a tunnel.
+	e.lastAddr = func(node string) (a netip.Addr) {
+		if strings.HasPrefix(node, "tunnelled") {
+			a = netip.MustParseAddr("192.0.2.8")
+		}
+		return a
+	}
+	g.Expect(has(nodeWith("tunnelled-1"))).To(Equal([]string{"192.0.2.8"}))
+	g.Expect(has(nodeWith("tunnelled-2", "2001:db8::2"))).To(Equal([]string{"192.0.2.8", "2001:db8::2"}))
+	g.Expect(has(nodeWith("tunnelled-3", "192.0.2.3"))).To(Equal([]string{"192.0.2.3"}))
+	g.Expect(has(nodeWith("direct"))).To(BeEmpty())
+
 	bad := []string{"fe80::250:56ff:feb0:1", "0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::1", "169.254.7.7", "255.255.255.255", "nonsense", "", "fe80::1%eth0"}
 	for range 3 {
 		g.Expect(has(nodeWith("bad", slices.Concat(bad[:5], []string{"192.0.2.3"}, bad[5:])...))).To(Equal([]string{"192.0.2.3"}))

@@ -302,6 +302,26 @@ func TestOwnAddressLost(t *testing.T) {
 	}
 }
 
+// TestLastAddr: a Network that is opened anew knows where the tunnel led, until it leads
+// where the Nodes say.
+func TestLastAddr(t *testing.T) {
+	t.Parallel()
+	nodes, _ := routed(t, 2, 1500, false)
+	start(t, nodes, node.Options{})
+	p := nodes[0]
+	n := p.open(node.Options{})
+	if a := n.LastAddr("node2"); a != nodes[1].Addrs[0] {
+		t.Errorf("%s, not %s", a, nodes[1].Addrs[0])
+	}
+	if a := n.LastAddr("node1"); a.IsValid() {
+		t.Errorf("%s", a)
+	}
+	p.reconcile(all(nodes)...)
+	if a := n.LastAddr("node2"); a.IsValid() {
+		t.Errorf("%s, after a round", a)
+	}
+}
+
 // manyNodes is a node and count others on its link.
 func manyNodes(t testing.TB, count int) (p *peer, others []node.Node) {
 	p = newPeer(t, 0, "172.16.255.254", "fd01::1")

@@ -122,6 +122,9 @@ type Network struct {
 	// self and tunnel are what the last Reconcile had and found necessary.
 	self   Node
 	tunnel bool
+	// last are the nodes that the tunnel led to when the Network was opened, by VTEPMAC. The
+	// first Reconcile makes them anew.
+	last map[string]netip.Addr
 }
 
 // Pod is a pod of this node, as the CNI plugin has connected it.
@@ -152,7 +155,10 @@ func Open(options Options) (*Network, error) {
 		if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
-		if n.notices, err = listen(n.concerns, noticed...); err != nil {
+		if n.last, err = lastRemotes(n.handle, options.VXLANDevice); err == nil {
+			n.notices, err = listen(n.concerns, noticed...)
+		}
+		if err != nil {
 			n.handle.Close()
 		}
 		return err
@@ -195,6 +201,20 @@ func (n *Network) Close() error {
 		n.handle = nil
 	}
 	return nil
+}
+
+// LastAddr is another node's address as the tunnel has had it since before the Network was
+// opened, or the zero Addr: the Node may have lost it since. Only before the first Reconcile
+// is it known.
+func (n *Network) LastAddr(node string) netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, v6 := range []bool{false, true} {
+		if a, is := n.last[VTEPMAC(node, v6).String()]; is {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 // noticed are the groups that tell of all that a round looks at, but for some settings.
@@ -270,6 +290,7 @@ func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []str
 	err = inside(n.options.NetNS, func() error { return r.run(self, others, pods) })
 	n.self = r.self
 	n.tunnel = r.tunnel
+	n.last = nil
 	watched := r.watched()
 	n.watched.Store(&watched)
 	return r.changes, err

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -40,6 +42,23 @@ func (r *round) entries(device netlink.Link, family int) []netlink.Neigh {
 		}
 	}
 	return permanent
+}
+
+// lastRemotes are the nodes that the VXLAN device of this name leads to, if there is one.
+func lastRemotes(handle *netlink.Handle, device string) (map[string]netip.Addr, error) {
+	link, err := handle.LinkByName(device)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("link %s: %w", device, err)
+	}
+	r := &round{Handle: handle}
+	last := map[string]netip.Addr{}
+	for _, n := range r.entries(link, unix.AF_BRIDGE) {
+		last[n.HardwareAddr.String()] = addrOf(n.IP)
+	}
+	return last, errors.Join(r.errs...)
 }
 
 // setRemotes tells the VXLAN device where nodes are, before routes lead there.
