@@ -2,6 +2,8 @@ package controllers
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"sync"
 
 	"github.com/go-logr/logr"
@@ -14,16 +16,20 @@ import (
 )
 
 // Manifests feeds the enforcer from a folder of YAML, and again whenever that
-// changes. While the folder is not valid, the last valid state is enforced.
+// changes. While the folder is not valid, or empty, the last valid state is enforced:
+// before there is one, what the agent before has left in the kernel.
 type Manifests struct {
 	path     string
 	enforcer *Enforcer
 	log      logr.Logger
 	metrics  *metrics
+	// keepIfEmpty: a folder without objects is not a cluster without pods.
+	keepIfEmpty bool
 
-	mu   sync.Mutex
-	last policy.Snapshot
-	said string // the error as last logged
+	mu    sync.Mutex
+	last  policy.Snapshot
+	empty error  // why what is enforced is not what is in the folder; nil: it is not empty
+	said  string // the error as last logged
 }
 
 // Reload reads the folder. On return the enforcer has been fed all of it, or,
@@ -32,6 +38,10 @@ func (m *Manifests) Reload() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now, err := manifests.Load(m.path)
+	if m.empty = nil; err == nil && m.keepIfEmpty && manifests.Empty(now) {
+		m.empty = fmt.Errorf("there are no manifests in %s, as in a volume that is not mounted: no pod would be fenced; --allow-empty takes that for what is meant", m.path)
+		err = m.empty
+	}
 	if err != nil {
 		m.metrics.manifests.Set(0)
 		return err
@@ -46,6 +56,13 @@ func (m *Manifests) Reload() error {
 	m.last = now
 	m.enforcer.Begin()
 	return nil
+}
+
+// Ready is a readiness check: it fails while the folder is empty, and should not be.
+func (m *Manifests) Ready(*http.Request) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.empty
 }
 
 // feedChanges sets what is there now, and removes what was there before only.

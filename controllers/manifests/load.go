@@ -49,6 +49,11 @@ func mounted(path string) string {
 	return version
 }
 
+// Empty reports whether there is no object in a snapshot.
+func Empty(s policy.Snapshot) bool {
+	return len(s.Nodes)+len(s.Namespaces)+len(s.Pods)+len(s.Policies) == 0
+}
+
 func load(path string) (policy.Snapshot, error) {
 	t := walk(path, nil)
 	r := newReader()
