@@ -145,6 +145,7 @@ func agentCommand() *cobra.Command {
 		c                   cniFlags
 		kubeconfig          string
 		logLevel, logFormat string
+		allowEmpty          bool
 	)
 	cmd := &cobra.Command{
 		Use:   "agent",
@@ -194,6 +195,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
+			o.KeepIfEmpty = !allowEmpty
 			running, err := announceRunning()
 			if err != nil {
 				return err
@@ -266,6 +268,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 	f.StringVar(&o.Node, "node-name", "", "name of this node's Node object, which need not be its hostname: the pods with this spec.nodeName are fenced (required)")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig of the API server; empty: that of the cluster the agent runs in")
 	f.StringVar(&o.Manifests, "manifests", "", "folder of YAML to enforce, instead of an API server")
+	f.BoolVar(&allowEmpty, "allow-empty", false, "with --manifests, a folder without objects is a cluster without pods; else what is enforced stays, and the agent is not ready, until there is a file")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
 	f.StringVar(&o.PprofAddress, "pprof-address", "0", "where to serve Go's profiles on /debug/pprof, such as 127.0.0.1:9480; of loopback addresses only; 0: nowhere")
@@ -350,6 +353,9 @@ send, is not shown.
 			snapshot, err := manifests.Load(path)
 			if err != nil {
 				return err
+			}
+			if manifests.Empty(snapshot) {
+				return fmt.Errorf("there are no manifests in %s: what would be printed fences no pod", path)
 			}
 			ignore, err := n.ignorePodCIDRs()
 			if err != nil {

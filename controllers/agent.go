@@ -32,6 +32,8 @@ type Options struct {
 	API *rest.Config
 	// Manifests is a folder of YAML.
 	Manifests string
+	// KeepIfEmpty keeps what is enforced while that folder has no objects.
+	KeepIfEmpty bool
 	// MetricsAddress and HealthAddress are where to serve; "0": nowhere.
 	MetricsAddress, HealthAddress string
 	// PprofAddress is where to serve profiles; "0" or empty: nowhere.
@@ -148,7 +150,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics)))
 	} else {
 		o.Registry.MustRegister(metrics.manifests)
-		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics}
+		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics, keepIfEmpty: o.KeepIfEmpty}
 		err = mgr.Add(a.Manifests)
 	}
 	if o.CNI != nil {

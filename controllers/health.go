@@ -31,6 +31,9 @@ const (
 	// NotInstalled: the CNI plugin or its configuration is not where the container
 	// runtime looks.
 	NotInstalled Condition = "NotInstalled"
+	// ManifestsEmpty: the folder of --manifests has nothing in it, which nobody has said is
+	// meant.
+	ManifestsEmpty Condition = "ManifestsEmpty"
 	// NodeUnknown: no Node has the name whose pods are to be fenced, so none are.
 	NodeUnknown Condition = "NodeUnknown"
 	// ConflistShadowed: the container runtime connects pods by another configuration.
@@ -46,7 +49,7 @@ const (
 
 // Conditions returns all of them.
 func Conditions() []Condition {
-	return []Condition{NotStarted, CommitFailed, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, ModeChanged, IPVSProxy, BridgeNetfilterOff}
+	return []Condition{NotStarted, CommitFailed, ManifestsEmpty, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, ModeChanged, IPVSProxy, BridgeNetfilterOff}
 }
 
 // Health keeps which conditions are there, and says so: to /readyz, in the log and by

@@ -2,6 +2,8 @@ package controllers
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/go-logr/logr"
@@ -14,17 +16,23 @@ import (
 )
 
 // Manifests feeds the enforcer from a folder of YAML, and again whenever that
-// changes. While the folder is not valid, the last valid state is enforced.
+// changes. While the folder is not valid, or empty, the last valid state is enforced:
+// before there is one, what the agent before has left in the kernel.
 type Manifests struct {
 	path     string
 	enforcer *Enforcer
 	log      logr.Logger
 	metrics  *metrics
+	// keepIfEmpty: a folder without objects is not a cluster without pods.
+	keepIfEmpty bool
 
 	mu   sync.Mutex
 	last policy.Snapshot
 	said string // the error as last logged
 }
+
+// errNoManifests is why an empty folder is not what is enforced.
+var errNoManifests = errors.New("there are no manifests, as in a volume that is not mounted: no pod would be fenced; --allow-empty takes that for what is meant")
 
 // Reload reads the folder. On return the enforcer has been fed all of it, or,
 // with an error, nothing.
@@ -32,6 +40,12 @@ func (m *Manifests) Reload() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now, err := manifests.Load(m.path)
+	var empty error
+	if err == nil && m.keepIfEmpty && manifests.Empty(now) {
+		empty = fmt.Errorf("%s: %w", m.path, errNoManifests)
+		err = empty
+	}
+	m.enforcer.health.Set(ManifestsEmpty, empty)
 	if err != nil {
 		m.metrics.manifests.Set(0)
 		return err
@@ -74,6 +88,7 @@ func (m *Manifests) reload() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
+	case errors.Is(err, errNoManifests): // the condition says so
 	case err == nil && m.said != "":
 		m.log.Info("The manifests are valid again", "path", m.path)
 		m.said = ""

@@ -27,6 +27,29 @@ spec:
   - from: [{podSelector: {matchLabels: {app: client}}}]
 `
 
+	It("that becomes empty is enforced as it last was, and the agent is not ready", func(ctx SpecContext) {
+		folder, kernel := GinkgoT().TempDir(), &recorder{}
+		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder, KeepIfEmpty: true})
+		const complaint = "Not ready\" \"condition\"=\"ManifestsEmpty\""
+		Eventually(agent.log.with, soon, often).WithArguments(complaint).Should(HaveLen(1))
+		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(kernel.plans()).To(BeEmpty(), "what the agent before has left stays")
+
+		write(folder, "web.yaml", deny)
+		agent.awaitReady()
+		plans := len(kernel.plans())
+		Expect(os.Remove(filepath.Join(folder, "web.yaml"))).To(Succeed())
+		Eventually(agent.readyz, soon, often).Should(Equal(http.StatusInternalServerError))
+		Expect(agent.log.with(complaint)).To(HaveLen(2))
+		Expect(agent.metric("podfence_manifests_valid")).To(BeZero())
+		Expect(agent.metric("podfence_policies", "active=false")).To(BeEquivalentTo(1), "the policy is in force")
+		Expect(kernel.plans()).To(HaveLen(plans))
+
+		write(folder, "web.yaml", deny)
+		agent.awaitReady()
+		Expect(agent.log.with(`A condition is over" "condition"="ManifestsEmpty"`)).To(HaveLen(2))
+	})
+
 	It("is enforced as it is, and as it last was while it is not valid", func(ctx SpecContext) {
 		w := newWorld()
 		web, client, other := w.host("web"), w.host("client"), w.host("other")

@@ -74,9 +74,7 @@ func (c *checker) check(n *node, t reflect.Type, path *field.Path, line int, fou
 		for i, item := range n.items {
 			child := path.Index(i)
 			if item.kind == null {
-				// The API server takes it as an empty item, which in a list of
-				// rules allows everything.
-				found(item.line, child, field.Required(child, "the list item is empty"))
+				found(item.line, child, emptyItem(child))
 				continue
 			}
 			c.check(item, t.Elem(), child, item.line, found)
@@ -87,6 +85,10 @@ func (c *checker) check(n *node, t reflect.Type, path *field.Path, line int, fou
 		}
 	}
 }
+
+// emptyItem refuses what the API server takes as an empty item, which in a list of rules
+// allows everything.
+func emptyItem(path *field.Path) *field.Error { return field.Required(path, "the list item is empty") }
 
 // members calls each with every member, and reports names that come twice.
 func (c *checker) members(n *node, path *field.Path, found report, each func(member)) {

@@ -3,17 +3,21 @@
 // machine that has no API server to ask.
 //
 //	files.go      which files, and their bytes
-//	yaml.go       bytes to documents, syntax errors with their line
+//	split.go      bytes to parts, for memory: documents, and the items of lists
+//	yaml.go       parts to documents, syntax errors with their line
 //	tree.go       a document as a tree that knows the line of everything
+//	reads.go      what of an object is read at all
 //	check.go      the tree against the Go type: unknown fields, wrong types
 //	objects.go    which kinds, lists, defaults
 //	validate.go   what the API server would refuse
 //	load.go       all files together: duplicates, namespaces nobody wrote
 //	watch.go      when to read again
 //
-// There is no API server behind a folder, so its refusals happen here, and
-// nothing is skipped: a misspelt field, a kind that nobody reads or an except
-// that does not parse would each quietly open what its author meant to close.
+// There is no API server behind a folder, so its refusals happen here, and nothing
+// that policy reads is skipped: a misspelt field, a kind that nobody reads or an
+// except that does not parse would each quietly open what its author meant to close.
+// What policy does not read, such as most of a Pod and every status, is left out
+// unseen: there Kubernetes' releases differ.
 // One finding makes the whole folder unusable; whoever enforces keeps what it
 // had.
 //

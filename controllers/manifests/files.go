@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +12,11 @@ import (
 	"strings"
 )
 
-// maxFile is more than all the pods of a large cluster; maxFolders ends a walk
+// maxFile is more than all the pods of a large cluster, 100,000 of them, and bounds the
+// memory that a mistake takes: a file is read whole. maxFolders ends a walk
 // that symbolic links make endless.
 const (
-	maxFile    = 64 << 20
+	maxFile    = 1 << 30
 	maxFolders = 10000
 )
 
@@ -109,14 +111,22 @@ func read(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > maxFile {
+	if info.Size() > maxFile {
 		return nil, errTooLarge
 	}
-	return data, nil
+	// A pipe has no size that it says.
+	data := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	if _, err := data.ReadFrom(io.LimitReader(f, maxFile+1)); err != nil {
+		return nil, err
+	}
+	if data.Len() > maxFile {
+		return nil, errTooLarge
+	}
+	return data.Bytes(), nil
 }
 
-var errTooLarge = fmt.Errorf("larger than %d MiB", maxFile>>20)
+var errTooLarge = fmt.Errorf("larger than %d GiB", maxFile>>30)

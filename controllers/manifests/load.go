@@ -49,6 +49,11 @@ func mounted(path string) string {
 	return version
 }
 
+// Empty reports whether there is no object in a snapshot.
+func Empty(s policy.Snapshot) bool {
+	return len(s.Nodes)+len(s.Namespaces)+len(s.Pods)+len(s.Policies) == 0
+}
+
 func load(path string) (policy.Snapshot, error) {
 	t := walk(path, nil)
 	r := newReader()
@@ -100,14 +105,75 @@ func (r *reader) fail(file string, err error) {
 	r.found = append(r.found, t.errs...)
 }
 
+// file reads a file part by part, until the first syntax error.
 func (r *reader) file(file string, data []byte) {
-	docs, syntax := documents(data)
+	for p := range documentParts(data) {
+		if err := r.part(file, p); err != nil {
+			r.found = append(r.found, &Error{File: file, Line: err.line, Err: err})
+			return
+		}
+	}
+}
+
+// part reads the documents of a part; a list item by item, if it can be read so.
+func (r *reader) part(file string, p part) *syntaxError {
+	if l, ok := splitItems(p); ok {
+		before := r.mark()
+		err := r.splitList(file, l)
+		if err == nil || len(p.data) > maxTree {
+			return err
+		}
+		r.reset(before)
+	}
+	docs, err := documents(p)
 	for _, doc := range docs {
-		r.document(file, doc)
+		err = cmp.Or(r.document(file, doc), err)
 	}
-	if syntax != nil {
-		r.found = append(r.found, &Error{File: file, Line: syntax.line, Err: syntax})
+	return err
+}
+
+// maxTree bounds what is read whole after it could not be read in parts, for its memory.
+const maxTree = 64 << 20
+
+// splitList reads a list whose items were taken out of it. With an error, it is to be
+// read whole, and what was read of it to be forgotten.
+func (r *reader) splitList(file string, l splitList) *syntaxError {
+	docs, err := documents(l.rest)
+	if err != nil {
+		return err
 	}
+	if len(docs) != 1 || docs[0].kind != object {
+		return errNoParts
+	}
+	items := docs[0].get("items")
+	if items == nil || items.kind != list || len(items.items) > 0 || items.line != l.line {
+		return errNoParts
+	}
+	items.later = &l
+	return r.document(file, docs[0])
+}
+
+// mark is how much a reader has read.
+type mark struct{ nodes, namespaces, pods, policies, found int }
+
+func (r *reader) mark() mark {
+	return mark{len(r.out.Nodes), len(r.out.Namespaces), len(r.out.Pods), len(r.out.Policies), len(r.found)}
+}
+
+// reset forgets what was read since.
+func (r *reader) reset(m mark) {
+	forget(r, "Node", &r.out.Nodes, m.nodes)
+	forget(r, "Namespace", &r.out.Namespaces, m.namespaces)
+	forget(r, "Pod", &r.out.Pods, m.pods)
+	forget(r, "NetworkPolicy", &r.out.Policies, m.policies)
+	r.found = r.found[:m.found]
+}
+
+func forget[T metav1.Object](r *reader, kind string, all *[]T, from int) {
+	for _, o := range (*all)[from:] {
+		delete(r.places, id{kind, o.GetNamespace(), o.GetName()})
+	}
+	*all = (*all)[:from]
 }
 
 // add takes an object into the snapshot, once.

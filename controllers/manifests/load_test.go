@@ -214,7 +214,7 @@ func TestLoadRefuses(t *testing.T) {
 	if err := os.Truncate(large, maxFile+1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(dir); err == nil || err.Error() != large+": larger than 64 MiB" {
+	if _, err := Load(dir); err == nil || err.Error() != large+": larger than 1 GiB" {
 		t.Errorf("a large file: %v", err)
 	}
 	if err := os.Remove(large); err != nil {

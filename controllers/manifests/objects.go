@@ -59,18 +59,19 @@ type anyList struct {
 	Items           []json.RawMessage `json:"items"`
 }
 
-// document reads one document: an object or a list of them.
-func (r *reader) document(file string, n *node) { r.read(file, n, "") }
+// document reads one document: an object or a list of them. The error is of an item that
+// is read later than the rest.
+func (r *reader) document(file string, n *node) *syntaxError { return r.read(file, n, "") }
 
 // read reads an object or a list. An item of a PodList is a Pod though it does
 // not say so: that is how the API server writes it.
-func (r *reader) read(file string, n *node, implied string) {
+func (r *reader) read(file string, n *node, implied string) *syntaxError {
 	report := func(path string, err error) {
 		r.found = append(r.found, &Error{File: file, Line: n.lineOf(path), Field: path, Err: err})
 	}
 	if n.kind != object {
 		report("", fmt.Errorf("must be an object, not %s: %s", n.kind, reads))
-		return
+		return nil
 	}
 	kind, version := n.str("kind"), n.str("apiVersion")
 	if implied != "" && n.get("kind") == nil && n.get("apiVersion") == nil {
@@ -94,23 +95,44 @@ func (r *reader) read(file string, n *node, implied string) {
 	case implied != "" && kind != implied:
 		report("kind", fmt.Errorf("a %s in a list of %s", kind, implied))
 	case item != kind:
-		r.list(file, n, kind, item)
+		return r.list(file, n, kind, item)
 	default:
 		r.object(file, n, kind)
 	}
+	return nil
 }
 
-func (r *reader) list(file string, n *node, kind, item string) {
+func (r *reader) list(file string, n *node, kind, item string) *syntaxError {
 	r.checker.check(n, reflect.TypeFor[anyList](), nil, n.line, r.report(file, kind))
 	items := n.get("items")
 	if items == nil {
-		return
+		return nil
 	}
 	for _, i := range items.items {
 		if i.kind != null { // which is a finding already
-			r.read(file, i, item)
+			if err := r.read(file, i, item); err != nil {
+				return err
+			}
 		}
 	}
+	if items.later == nil {
+		return nil
+	}
+	for i, p := range items.later.items {
+		one, err := items.later.item(p)
+		switch {
+		case err != nil:
+			return err
+		case one.kind == null:
+			empty := emptyItem(field.NewPath("items").Index(i))
+			r.report(file, kind)(one.line, field.NewPath("items").Index(i), empty)
+		default:
+			if err := r.read(file, one, item); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (r *reader) report(file, object string) report {
@@ -130,6 +152,7 @@ func (r *reader) object(file string, n *node, kind string) {
 	found := r.report(file, name)
 	obj := newObject(kind)
 	before := len(r.found)
+	r.checker.prune(n, reflect.TypeOf(obj), readOf[kind])
 	r.checker.check(n, reflect.TypeOf(obj), nil, n.line, found)
 	if err := utiljson.Unmarshal(n.appendJSON(nil), obj); err != nil {
 		if len(r.found) == before {
@@ -168,6 +191,11 @@ func setDefaults(obj metav1.Object) {
 		o.Labels[corev1.LabelMetadataName] = o.Name
 	case *corev1.Pod:
 		o.Namespace = orDefault(o.Namespace)
+		// Of annotations, policy reads whose mirror a pod is (policy.PodOf).
+		mirror, is := o.Annotations[corev1.MirrorPodAnnotationKey]
+		if o.Annotations = nil; is {
+			o.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: mirror}
+		}
 		for _, containers := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
 			for i := range containers {
 				for j := range containers[i].Ports {

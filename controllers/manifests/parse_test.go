@@ -271,13 +271,13 @@ spec: {containers: [{ports: [{containerPort: 80}]}]}
 // TestParseReadsAsKubectl: what kubectl's YAML library makes of scalars, keys,
 // merges and JSON.
 func TestParseReadsAsKubectl(t *testing.T) {
-	const in = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"json","labels":{"a":"\u0062"},
+	const in = `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"json","labels":{"a":"\u0062"},
 "annotations":{"pair":"\ud83d\ude00","not":"\\ud83d\\ude00","slash":"\/"}}}`
 	got, err := Parse("f.json", []byte("\ufeff"+in))
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod := got.Pods[0]
+	pod := got.Namespaces[0]
 	if pod.Labels["a"] != "b" || pod.Annotations["pair"] != "😀" || pod.Annotations["not"] != `\ud83d\ude00` || pod.Annotations["slash"] != "/" {
 		t.Errorf("read %v %v", pod.Labels, pod.Annotations)
 	}

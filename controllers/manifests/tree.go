@@ -33,6 +33,8 @@ type node struct {
 	// members are an object's, in order of writing. A name may come twice.
 	members []member
 	items   []*node
+	// later are more items of a list, which are not read yet.
+	later *splitList
 }
 
 type member struct {

@@ -36,17 +36,21 @@ type syntaxError struct {
 
 func (e *syntaxError) Error() string { return e.msg }
 
-// documents reads the documents of a file until the first syntax error. Empty
-// ones are left out.
-func documents(data []byte) ([]*node, *syntaxError) {
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+// documents reads the documents of a part until the first syntax error. Empty
+// ones are left out. Lines are the file's.
+func documents(p part) (docs []*node, err *syntaxError) {
+	defer func() {
+		if err != nil {
+			err.line = p.at(err.line)
+		}
+	}()
+	data := p.data
 	if err := checkText(data); err != nil {
 		return nil, err
 	}
 	if json.Valid(data) {
 		data = unescape(data)
 	}
-	var docs []*node
 	decoder := yaml.NewDecoder(padded(data))
 	for {
 		var doc yaml.Node
@@ -58,7 +62,7 @@ func documents(data []byte) ([]*node, *syntaxError) {
 			return docs, locate(data, err)
 		}
 		for _, content := range doc.Content {
-			e := expander{budget: maxAliased}
+			e := expander{budget: maxAliased, part: p}
 			n, err := e.expand(content)
 			if err != nil {
 				return docs, err
@@ -221,6 +225,7 @@ func lineOfAlias(data []byte, msg string) int {
 
 // expander turns the library's nodes into ours.
 type expander struct {
+	part                   part
 	depth, aliases, budget int
 }
 
@@ -246,7 +251,7 @@ func (e *expander) expand(n *yaml.Node) (*node, *syntaxError) {
 		if n.ShortTag() != "!!seq" {
 			return nil, &syntaxError{line, fmt.Sprintf("tag %s is not allowed here", n.Tag)}
 		}
-		out := &node{kind: list, line: line}
+		out := &node{kind: list, line: e.part.at(line)}
 		for _, content := range n.Content {
 			item, err := e.expand(content)
 			if err != nil {
@@ -256,7 +261,7 @@ func (e *expander) expand(n *yaml.Node) (*node, *syntaxError) {
 		}
 		return out, nil
 	}
-	return scalar(n)
+	return e.scalar(n)
 }
 
 func (e *expander) mapping(n *yaml.Node) (*node, *syntaxError) {
@@ -264,7 +269,7 @@ func (e *expander) mapping(n *yaml.Node) (*node, *syntaxError) {
 	if n.ShortTag() != "!!map" {
 		return nil, &syntaxError{line, fmt.Sprintf("tag %s is not allowed here", n.Tag)}
 	}
-	out := &node{kind: object, line: line}
+	out := &node{kind: object, line: e.part.at(line)}
 	var merged []member
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		value, err := e.expand(n.Content[i+1])
@@ -287,7 +292,7 @@ func (e *expander) mapping(n *yaml.Node) (*node, *syntaxError) {
 		if key.kind == null || key.kind >= list {
 			return nil, &syntaxError{keyLine, fmt.Sprintf("a field's name must be a string, not %s", key.kind)}
 		}
-		out.members = append(out.members, member{name: key.scalar, line: keyLine, value: value})
+		out.members = append(out.members, member{name: key.scalar, line: e.part.at(keyLine), value: value})
 	}
 	if len(merged) == 0 {
 		return out, nil
@@ -330,8 +335,9 @@ var yaml11 = map[string]string{
 	"no": "false", "No": "false", "NO": "false", "off": "false", "Off": "false", "OFF": "false",
 }
 
-func scalar(n *yaml.Node) (*node, *syntaxError) {
-	out := &node{line: n.Line - 1}
+func (e *expander) scalar(n *yaml.Node) (*node, *syntaxError) {
+	line := n.Line - 1
+	out := &node{line: e.part.at(line)}
 	tag := n.ShortTag()
 	if b, ok := yaml11[n.Value]; ok && tag == "!!str" && n.Style == 0 {
 		out.kind, out.scalar = boolean, b
@@ -346,21 +352,21 @@ func scalar(n *yaml.Node) (*node, *syntaxError) {
 		var value any
 		if err := n.Decode(&value); err != nil {
 			_, msg := readError(err)
-			return nil, &syntaxError{out.line, msg}
+			return nil, &syntaxError{line, msg}
 		}
 		if f, ok := value.(float64); ok && (math.IsNaN(f) || math.IsInf(f, 0)) {
-			return nil, &syntaxError{out.line, n.Value + " is not a number that JSON has"}
+			return nil, &syntaxError{line, n.Value + " is not a number that JSON has"}
 		}
 		encoded, err := json.Marshal(value)
 		if err != nil {
-			return nil, &syntaxError{out.line, err.Error()}
+			return nil, &syntaxError{line, err.Error()}
 		}
 		if out.kind = number; tag == "!!bool" {
 			out.kind = boolean
 		}
 		out.scalar = string(encoded)
 	default:
-		return nil, &syntaxError{out.line, fmt.Sprintf("tag %s is not allowed here", n.Tag)}
+		return nil, &syntaxError{line, fmt.Sprintf("tag %s is not allowed here", n.Tag)}
 	}
 	return out, nil
 }
