@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,8 +68,13 @@ func TestHealthSaysTheSameEverywhere(t *testing.T) {
 		registry := prometheus.NewRegistry()
 		m := newMetrics(registry)
 		broken := errors.New("module missing")
-		var found error
-		h := newHealth(Options{Node: "node-1", Log: log, Checks: map[Condition]func() error{BridgeNetfilterOff: func() error { return found }}}, m, newEvents(events, logr.Discard(), m))
+		var missing atomic.Bool
+		h := newHealth(Options{Node: "node-1", Log: log, Checks: map[Condition]func() error{BridgeNetfilterOff: func() error {
+			if missing.Load() {
+				return broken
+			}
+			return nil
+		}}}, m, newEvents(events, logr.Discard(), m))
 		ctx, cancel := context.WithCancel(t.Context())
 		var parts sync.WaitGroup
 		parts.Go(func() { _ = h.Start(ctx) })
@@ -78,7 +84,7 @@ func TestHealthSaysTheSameEverywhere(t *testing.T) {
 		if code, body := readyz(h); code != http.StatusOK {
 			t.Errorf("without a condition: %d %s", code, body)
 		}
-		found = broken
+		missing.Store(true)
 		for range 3 {
 			h.Set(NetworkFailed, errors.New("no route"))
 			time.Sleep(healthAgain)
@@ -104,7 +110,7 @@ func TestHealthSaysTheSameEverywhere(t *testing.T) {
 		}
 
 		h.Set(NetworkFailed, errors.New("no link"))
-		found = nil
+		missing.Store(false)
 		time.Sleep(2 * healthAgain)
 		synctest.Wait()
 		if code, body := readyz(h); code != http.StatusInternalServerError || body != "NetworkFailed: no link\n" {

@@ -41,7 +41,7 @@ func TestStaticPodIsConnected(t *testing.T) {
 			}
 			o := Options{Node: "node", Log: logr.Discard(), CNI: &CNI{State: t.TempDir(), Bridge: bridge}}
 			e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()), nil)
-			a, err := newAttachments(o, e, nil)
+			a, err := newAttachments(o, e, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
