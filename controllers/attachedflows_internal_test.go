@@ -43,9 +43,8 @@ func (f *endedFlows) take() (ended []netip.Addr) {
 // TestFlowsEndWithAttachments: no pod inherits the flows of its address's last one, whether
 // the runtime has said that it is gone, or only the address's next pod shows it.
 func TestFlowsEndWithAttachments(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
 	flows := &endedFlows{}
-	a.enforcer.flows = flows
+	a, _ := answering(t, t.TempDir(), flows)
 	a.enforcer.Feed(func(m *policy.Model) {
 		m.SetPod(known("web", "uid-1"))
 		m.SetPod(known("db", "uid-2"))

@@ -49,11 +49,11 @@ func (k *told) holds(text string) bool {
 }
 
 // answering is an enforcer with Attachments, as an agent has them; state is the
-// folder that outlives it.
-func answering(t *testing.T, state string) (*Attachments, *told) {
+// folder that outlives it, and flows are nil where none are to be ended.
+func answering(t *testing.T, state string, flows Flows) (*Attachments, *told) {
 	t.Helper()
 	kernel := &told{}
-	o := Options{Node: "node", Log: logr.Discard(), CNI: &CNI{State: state, Bridge: &Bridge{
+	o := Options{Node: "node", Log: logr.Discard(), Flows: flows, CNI: &CNI{State: state, Bridge: &Bridge{
 		Kernel: kernel, MAC: [6]byte{2, 0, 0, 0, 0, 1}, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() },
 	}}}
 	e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()), nil)
@@ -86,7 +86,7 @@ func known(name string, uid types.UID) *policy.Pod {
 // TestAddAnswersWhenCommitted: the answer comes with the rules of both tables,
 // and not before the pod is known.
 func TestAddAnswersWhenCommitted(t *testing.T) {
-	a, kernel := answering(t, t.TempDir())
+	a, kernel := answering(t, t.TempDir(), nil)
 	short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	err := a.handle(short, add("c1", "web", "uid-1", "10.244.1.7"))
@@ -114,7 +114,7 @@ func TestAddAnswersWhenCommitted(t *testing.T) {
 // TestAddFails: what was not confirmed leaves nothing behind.
 func TestAddFails(t *testing.T) {
 	state := t.TempDir()
-	a, kernel := answering(t, state)
+	a, kernel := answering(t, state, nil)
 	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
 	if err := a.enforcer.Sync(t.Context()); err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func TestAddFails(t *testing.T) {
 // TestAddAfterItsDel: an add that still waits when its del has come takes nothing from
 // the container that was given its address, or its name, since.
 func TestAddAfterItsDel(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	begin := func(r handshake.Request, kept int) chan error {
 		answered := make(chan error, 1)
 		go func() { answered <- a.handle(t.Context(), r) }()
@@ -178,7 +178,7 @@ func TestAddAfterItsDel(t *testing.T) {
 // out again is its former owner's no more.
 func TestAttachmentsSurvive(t *testing.T) {
 	state := t.TempDir()
-	first, _ := answering(t, state)
+	first, _ := answering(t, state, nil)
 	first.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
 	for _, r := range []handshake.Request{add("c1", "web", "uid-1", "10.244.1.7"), add("c2", "web", "uid-1", "10.244.1.8"), add("c3", "web", "uid-1", "10.244.1.7")} {
 		if err := first.handle(t.Context(), r); err != nil {
@@ -188,7 +188,7 @@ func TestAttachmentsSurvive(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(state, "torn.json"), []byte(`{"Contai`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	second, kernel := answering(t, state)
+	second, kernel := answering(t, state, nil)
 	if len(second.known) != 2 {
 		t.Fatalf("%v survived, want c2 and c3", second.known)
 	}
@@ -205,7 +205,7 @@ func TestAttachmentsSurvive(t *testing.T) {
 	if err := second.enforcer.Sync(t.Context()); err != nil || !kernel.holds("delete element inet podfence ingress-pods-4") {
 		t.Errorf("removed attachments still pass (%v)", err)
 	}
-	if third, _ := answering(t, state); len(third.known) != 0 {
+	if third, _ := answering(t, state, nil); len(third.known) != 0 {
 		t.Errorf("%v came back", third.known)
 	}
 }
@@ -213,7 +213,7 @@ func TestAttachmentsSurvive(t *testing.T) {
 // TestPendingEvent: a pod that has waited for half a minute gets one Event, not
 // one a try, and another only after it has been connected in between.
 func TestPendingEvent(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	a.events = newEvents(nil, logr.Discard(), newMetrics(prometheus.NewRegistry()))
 	created := func() (all []*corev1.Event) { return slices.Collect(maps.Values(a.events.waiting)) }
 	waits := policy.Attachment{Pod: policy.Key{Namespace: "shop", Name: "web"}, UID: "uid-1"}

@@ -117,7 +117,7 @@ func TestListsAreShared(t *testing.T) {
 // for any longer; and nothing is confirmed while the API server can't be asked.
 func TestAddAsksForPolicies(t *testing.T) {
 	g := NewWithT(t)
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
 	var (
 		mu   sync.Mutex
@@ -184,7 +184,7 @@ func TestAddAsksForPolicies(t *testing.T) {
 // have the enforcer commit over and over.
 func TestWaitingChangesNothing(t *testing.T) {
 	g := NewWithT(t)
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	answered := make(chan error, 1)
 	go func() { answered <- a.handle(t.Context(), add("c1", "web", "uid-1", "10.244.1.7")) }()
 	fed := func() uint64 {
@@ -207,7 +207,7 @@ func TestWaitingChangesNothing(t *testing.T) {
 // TestAddSaysWhy has each reason that an add is not answered for in its error.
 func TestAddSaysWhy(t *testing.T) {
 	g := NewWithT(t)
-	a, kernel := answering(t, t.TempDir())
+	a, kernel := answering(t, t.TempDir(), nil)
 	short := func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()

@@ -26,7 +26,7 @@ func (a *Attachments) containers() (ids []string) {
 // tables and on disk; what may have come while the links were listed does not.
 func TestLostAttachmentsEnd(t *testing.T) {
 	state := t.TempDir()
-	a, kernel := answering(t, state)
+	a, kernel := answering(t, state, nil)
 	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
 	attach := func(container, ip, link string) {
 		t.Helper()
@@ -73,7 +73,7 @@ func TestLostAttachmentsEnd(t *testing.T) {
 // TestAttachmentsEndWithTheBoot: a folder that outlives one is not believed.
 func TestAttachmentsEndWithTheBoot(t *testing.T) {
 	state := t.TempDir()
-	first, _ := answering(t, state)
+	first, _ := answering(t, state, nil)
 	first.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
 	if err := first.handle(t.Context(), add("c1", "web", "uid-1", "10.244.1.7")); err != nil {
 		t.Fatal(err)
@@ -82,16 +82,16 @@ func TestAttachmentsEndWithTheBoot(t *testing.T) {
 	if err := os.Remove(boot); err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := answering(t, state); len(again.containers()) != 1 {
+	if again, _ := answering(t, state, nil); len(again.containers()) != 1 {
 		t.Errorf("of an older podfence, %v survived", again.containers())
 	}
-	if again, _ := answering(t, state); len(again.containers()) != 1 {
+	if again, _ := answering(t, state, nil); len(again.containers()) != 1 {
 		t.Errorf("in the same boot, %v survived", again.containers())
 	}
 	if err := os.WriteFile(boot, []byte("8c7e2d5a-0000-4000-8000-000000000000\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if after, _ := answering(t, state); len(after.containers()) != 0 {
+	if after, _ := answering(t, state, nil); len(after.containers()) != 0 {
 		t.Errorf("after a boot, %v survived", after.containers())
 	}
 }

@@ -27,7 +27,7 @@ func TestAddOfAnotherModeIsRefused(t *testing.T) {
 		{false, "", false},
 		{false, handshake.ModeBridge, true},
 	} {
-		a, _ := answering(t, t.TempDir())
+		a, _ := answering(t, t.TempDir(), nil)
 		if !c.bridge {
 			a.bridge = nil
 		}
@@ -46,7 +46,7 @@ func TestAddOfAnotherModeIsRefused(t *testing.T) {
 
 // While pods of another mode run, none is attached: it might get the address of one.
 func TestAddIsRefusedWhilePodsOfAnotherModeRun(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	a.bridge, a.refuse = nil, errors.New("drain the node")
 	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
 	request := add("c1", "web", "uid-1", "10.244.1.7")
@@ -62,7 +62,7 @@ func TestAddIsRefusedWhilePodsOfAnotherModeRun(t *testing.T) {
 // Where podfence connects the pods, one that is reached by another link is said; one that
 // the API shows and nothing leads to, as after a reboot, is not, nor one by its own port.
 func TestPodsOfAnotherPluginAreSaid(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	e := a.enforcer
 	at := map[netip.Addr]node.PodLink{}
 	var broken error

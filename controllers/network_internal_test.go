@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -30,8 +31,24 @@ type fakeRoutes struct {
 
 func (f *fakeRoutes) Changed() <-chan struct{} { return f.changed }
 
+// breaks has the next round find something to repair.
+func (f *fakeRoutes) breaks(damage ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.damage = damage
+}
+
+// times are when there were rounds.
+func (f *fakeRoutes) times() []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.rounds)
+}
+
 func (f *fakeRoutes) Reconcile(_ node.Node, _ []node.Node, pods []node.Pod) ([]string, error) {
+	f.mu.Lock()
 	f.rounds, f.pods = append(f.rounds, time.Now()), pods
+	f.mu.Unlock()
 	time.Sleep(f.takes)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -43,11 +60,31 @@ func (f *fakeRoutes) Reconcile(_ node.Node, _ []node.Node, pods []node.Pod) ([]s
 	return done, f.err
 }
 
+// lines are those of a log.
+type lines struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (l *lines) add(_, args string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, args)
+}
+
+// take returns the lines since it was called last.
+func (l *lines) take() (all []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all, l.all = l.all, nil
+	return all
+}
+
 // networkOf is a Network about a node with pod ranges, whose rules are in the kernel.
-func networkOf(t *testing.T, routes *fakeRoutes) (n *Network, published *int, logged *[]string) {
+func networkOf(t *testing.T, routes *fakeRoutes) (n *Network, published *int, logged *lines) {
 	t.Helper()
-	published, logged = new(int), new([]string)
-	log := funcr.New(func(_, args string) { *logged = append(*logged, args) }, funcr.Options{})
+	published, logged = new(int), &lines{}
+	log := funcr.New(logged.add, funcr.Options{})
 	metrics := newMetrics(prometheus.NewRegistry())
 	e := newEnforcer(&told{}, Options{Node: "node", Log: log}, metrics, nil)
 	e.Feed(func(m *policy.Model) {
@@ -56,7 +93,7 @@ func networkOf(t *testing.T, routes *fakeRoutes) (n *Network, published *int, lo
 	if err := e.commit(); err != nil {
 		t.Fatal(err)
 	}
-	*logged = nil
+	logged.take()
 	select { // of that commit
 	case <-e.nodes:
 	default:
@@ -91,40 +128,39 @@ func TestNetworkRepairs(t *testing.T) {
 		go func() { _ = n.Start(t.Context()) }()
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		g.Expect(routes.rounds).To(HaveLen(2), "the first one, and one for what that has changed")
+		g.Expect(routes.times()).To(HaveLen(2), "the first one, and one for what that has changed")
 		g.Expect(n.enforcer.health.Err()).To(Succeed())
 		g.Expect(repaired(n)).To(BeZero())
 
-		*logged = nil
-		routes.damage = []string{"set up link podfence0", "add route to 10.244.1.2 for pod shop/web"}
+		logged.take()
+		routes.breaks("set up link podfence0", "add route to 10.244.1.2 for pod shop/web")
 		struck := time.Now()
 		signal(routes.changed)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		g.Expect(routes.rounds).To(HaveLen(4))
-		g.Expect(routes.rounds[2].Sub(struck)).To(BeNumerically("<", time.Second))
+		g.Expect(routes.times()).To(HaveLen(4))
+		g.Expect(routes.times()[2].Sub(struck)).To(BeNumerically("<", time.Second))
 		g.Expect(repaired(n)).To(BeEquivalentTo(2))
-		g.Expect(*logged).To(ConsistOf(And(ContainSubstring("Somebody else has changed"),
+		g.Expect(logged.take()).To(ConsistOf(And(ContainSubstring("Somebody else has changed"),
 			ContainSubstring("set up link podfence0; add route to 10.244.1.2 for pod shop/web"))))
 
 		// Without news, once a minute.
-		before := len(routes.rounds)
+		before := len(routes.times())
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		g.Expect(len(routes.rounds) - before).To(BeNumerically("~", 10, 1))
+		g.Expect(len(routes.times()) - before).To(BeNumerically("~", 10, 1))
 
 		// Whoever changes it all the time does not get all of a processor, nor of the log.
-		*logged, before = nil, len(routes.rounds)
+		logged.take()
+		before = len(routes.times())
 		for range 600 {
-			routes.mu.Lock()
-			routes.damage = []string{"add route to 10.244.2.0/24"}
-			routes.mu.Unlock()
+			routes.breaks("add route to 10.244.2.0/24")
 			signal(routes.changed)
 			time.Sleep(100 * time.Millisecond)
 		}
 		synctest.Wait()
-		g.Expect(len(routes.rounds) - before).To(And(BeNumerically(">", 5), BeNumerically("<", 60)))
-		g.Expect(len(*logged)).To(BeNumerically("<=", len(routes.rounds)-before))
+		g.Expect(len(routes.times()) - before).To(And(BeNumerically(">", 5), BeNumerically("<", 60)))
+		g.Expect(len(logged.take())).To(BeNumerically("<=", len(routes.times())-before))
 	})
 }
 
@@ -151,7 +187,7 @@ func TestNetworkRetries(t *testing.T) {
 	}
 	g.Expect(waits[:6]).To(Equal([]time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, time.Minute}))
 	g.Expect(waits[6:]).To(HaveEach(time.Minute))
-	g.Expect(with(*logged, "node a: no route")).To(Equal(1), "said once")
+	g.Expect(with(logged.take(), "node a: no route")).To(Equal(1), "said once")
 	g.Expect(n.enforcer.health.Err()).To(Succeed(), "it would be not ready on all nodes")
 	g.Expect(*published).To(BeNumerically("<=", 9), "no more than once a minute: %v", waits)
 	// Another one starts anew; the first keeps its pace.
@@ -235,7 +271,7 @@ func TestNetworkPods(t *testing.T) {
 		_, repair, err := n.reconcile(n.world())
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(routes.pods).To(HaveLen(30))
-		if routes.rounds[0] != routes.rounds[len(routes.rounds)-1] {
+		if routes.rounds[0] != routes.rounds[len(routes.times())-1] {
 			g.Expect(repair).To(BeTrue(), "the same world")
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // The log has a line for each pod that was attached or removed, and none for an ADD that
 // came to nothing or a DEL of what was gone.
 func TestLogNamesPodsThatComeAndGo(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	var lines []string
 	a.log = funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})
 	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })

@@ -41,7 +41,7 @@ func (a *announced) Create(ctx context.Context, object client.Object, _ ...clien
 // TestUnservedEvent: a pod that asks for a hostPort in vain, a static one among them, is
 // connected without waiting for the API server, and its Event says why it does nothing.
 func TestUnservedEvent(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	events := &announced{events: make(chan *corev1.Event)}
 	a.events = newEvents(events, logr.Discard(), newMetrics(prometheus.NewRegistry()))
 	go func() { _ = a.events.Start(t.Context()) }()
@@ -79,7 +79,7 @@ func TestUnservedEvent(t *testing.T) {
 // TestHostPortsAreLogged: once, and again when it is something else; whether or not the
 // rest of the round succeeds.
 func TestHostPortsAreLogged(t *testing.T) {
-	a, _ := answering(t, t.TempDir())
+	a, _ := answering(t, t.TempDir(), nil)
 	var lines []string
 	note := "pods' hostPorts do nothing: there is no portmap plugin"
 	n := &Network{
