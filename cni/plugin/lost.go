@@ -75,7 +75,8 @@ func stillHas(c *Config, at attachment, addrs []netip.Addr) error {
 }
 
 // linkNames are the names of the node's links: of the calling thread's namespace, see
-// proc_pid_net(5). A listing by netlink takes a hundred times as long.
+// proc_pid_net(5). Each ADD asks, and needs no more than the names: a listing by netlink
+// has kilobytes of each link to parse.
 func linkNames() (map[string]bool, error) {
 	text, err := os.ReadFile("/proc/thread-self/net/dev")
 	if err != nil {
