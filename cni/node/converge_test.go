@@ -341,7 +341,7 @@ func manyNodes(t testing.TB, count int) (p *peer, others []node.Node) {
 	return p, others
 }
 
-// BenchmarkRound is a Reconcile with 5,000 other nodes of two families, and 100 pods: one
+// BenchmarkRound is a Reconcile with 5,000 other nodes of two families and no pods: one
 // that finds nothing to do, and one in which a Node has changed its address.
 func BenchmarkRound(b *testing.B) {
 	p, others := manyNodes(b, 5000)
