@@ -48,6 +48,7 @@ type Network struct {
 	publishedAt time.Time
 	retries     retries
 	repairs     repairs
+	repaired    []string // by the last repair
 	said        string // of other Nodes
 }
 
@@ -82,8 +83,9 @@ func (n *Network) Start(ctx context.Context) error {
 	for {
 		began := time.Now()
 		again, pause := n.round(began)
+		ended := time.Now()
 		// Where others change things all the time, it takes a tenth of a processor at most.
-		pause = max(pause, networkSettle, 9*time.Since(began))
+		pause = max(pause, 9*ended.Sub(began))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -97,7 +99,7 @@ func (n *Network) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.enforcer.nodes:
-		case <-time.After(pause):
+		case <-time.After(max(networkSettle, pause-time.Since(ended))):
 		}
 	}
 }
@@ -110,7 +112,7 @@ func (n *Network) round(now time.Time) (again, pause time.Duration) {
 	changes, repair, err := n.reconcile(w)
 	if repair {
 		n.metrics.networkRepairs.Add(float64(len(changes)))
-		pause = n.repairs.next(now)
+		pause = n.fight(changes, now)
 		n.log.Info("Somebody else has changed the node's network; what was missing is there again", "changes", strings.Join(short(changes), "; "))
 	}
 	about, elsewhere := byNode(err)
@@ -131,6 +133,17 @@ func (n *Network) round(now time.Time) (again, pause time.Duration) {
 		again = min(again, networkRetry)
 	}
 	return again, pause
+}
+
+// fight is how long to leave alone what was repaired just now: no time at all, unless
+// somebody undoes the same over and over. Other things that break meanwhile are no fight.
+func (n *Network) fight(changes []string, now time.Time) time.Duration {
+	same := slices.ContainsFunc(changes, func(change string) bool { return slices.Contains(n.repaired, change) })
+	n.repaired = changes
+	if !same {
+		n.repairs = repairs{}
+	}
+	return n.repairs.next(now)
 }
 
 // again says when to try again what has failed.

@@ -150,6 +150,16 @@ func TestNetworkRepairs(t *testing.T) {
 		synctest.Wait()
 		g.Expect(len(routes.times()) - before).To(BeNumerically("~", 10, 1))
 
+		// What breaks next is no fight with what has broken before.
+		for i := range 20 {
+			routes.breaks(fmt.Sprintf("add route to 10.244.%d.0/24", i))
+			before, struck := len(routes.times()), time.Now()
+			signal(routes.changed)
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			g.Expect(routes.times()[before].Sub(struck)).To(BeNumerically("<=", 500*time.Millisecond))
+		}
+
 		// Whoever changes it all the time does not get all of a processor, nor of the log.
 		logged.take()
 		before = len(routes.times())
