@@ -3,10 +3,13 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // repairedWithin is how long it may take until pods reach each other again whose network
@@ -21,6 +24,7 @@ func TestNetworkTakenAway(t *testing.T) {
 	for _, talk := range g.talks {
 		talk.end() // they may break; it is about what comes after
 	}
+	noneEnding(t, "node2") // their part of the network would go by itself
 	host := theCluster.HostNetNS("node2")
 	open := append(g.openWays(t), ways("node2", host, podIPs(g.servers[1]), 8080, 0)...)
 	for _, away := range []struct {
@@ -33,7 +37,9 @@ func TestNetworkTakenAway(t *testing.T) {
 		{"neighbours", []string{"ip neigh flush dev podfence0 nud permanent"}},
 		{"addresses", []string{"ip addr flush dev podfence0"}},
 		{"uplink down and up", []string{"ip link set eth0 down", "ip link set eth0 up",
-			"ip route replace default via 172.30.0.2", "sh -c ip -6 addr show dev eth0 | grep -q fd30 || ip addr add fd30::12/64 dev eth0 nodad"}},
+			"ip route replace default via 172.30.0.2", // As the node's own network manager would; an IPv6 address goes with the link.
+			"sh -c ip -6 addr show dev eth0 | grep -q fd30 || ip addr add fd30::12/64 dev eth0 nodad",
+			"ip -6 route replace default via fd30::2"}},
 		{"forwarding database", []string{"sh -c bridge fdb show br podfence0 | awk '/static/ && /master podfence0/ { print $1, $3 }' | while read mac dev; do bridge fdb del $mac dev $dev master; done"}},
 		{"ports' settings", []string{"sh -c for port in $(ip -o link show master podfence0 | awk -F'[ :@]+' '{ print $2 }'); do ip link set dev $port group 0; bridge link set dev $port learning on flood on; done"}},
 		{"ports down", []string{"sh -c for port in $(ip -o link show master podfence0 | awk -F'[ :@]+' '{ print $2 }'); do ip link set $port down; done"}},
@@ -62,6 +68,23 @@ func TestNetworkTakenAway(t *testing.T) {
 	}
 	agentsReady(t)
 	g.checkClosed(t)
+}
+
+// noneEnding waits until no pod of a node is on its way out.
+func noneEnding(t *testing.T, node string) {
+	t.Helper()
+	eventually(t, time.Minute, "pods that are deleted to be gone", func() error {
+		pods, err := client.CoreV1().Pods("").List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp != nil {
+				return fmt.Errorf("%s/%s is ending", pod.Namespace, pod.Name)
+			}
+		}
+		return nil
+	})
 }
 
 // words splits a command as a shell would that knows no quotes; what follows sh -c is one.
