@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -155,6 +156,7 @@ func (c *cniFlags) checks() map[controllers.Condition]func() error {
 	case "bridge":
 		checks[controllers.ConflistShadowed] = func() error { return install.Shadowed(c.places.ConfDir, c.places.ConfName) }
 	case "chained":
+		checks[controllers.ConflistShadowed] = func() error { return install.Unchained(c.places.ConfDir) }
 		checks[controllers.BridgeNetfilterOff] = func() error { return node.BridgeNetfilter(c.procSys) }
 	}
 	return checks
@@ -163,6 +165,8 @@ func (c *cniFlags) checks() map[controllers.Condition]func() error {
 // ipvsLink is the link that kube-proxy gives the Services' addresses in its IPVS mode
 // (defaultDummyDevice in k8s.io/kubernetes/pkg/proxy/ipvs).
 const ipvsLink = "kube-ipvs0"
+
+var ipvsService = regexp.MustCompile(`(?m)^(TCP|UDP|SCTP|FWM) `)
 
 // ipvsProxy fails if kube-proxy balances by IPVS here. The Services' addresses are the
 // node's own then, and what pods send to them is redirected in the hook input, after
@@ -173,10 +177,20 @@ func ipvsProxy() error {
 	if err != nil {
 		return fmt.Errorf("look for %s: %w", ipvsLink, err)
 	}
+	found := ""
 	for _, link := range links {
 		if link.Name == ipvsLink {
-			return fmt.Errorf("kube-proxy is in IPVS mode (there is a link %s): what goes to pods through Services passes no forward hook, so ingress policies do not hold for it; set kube-proxy's mode to nftables or iptables, and reboot the node or run kube-proxy --cleanup on it", ipvsLink)
+			found = "there is a link " + ipvsLink
 		}
+	}
+	// Each service is a line that begins with its protocol (ip_vs_info_seq_show in
+	// net/netfilter/ipvs/ip_vs_ctl.c). Without the module there is no such file.
+	services, err := os.ReadFile("/proc/thread-self/net/ip_vs")
+	if err == nil && ipvsService.Match(services) {
+		found = "there are IPVS services"
+	}
+	if found != "" {
+		return fmt.Errorf("kube-proxy, or another proxy of Services, is in IPVS mode (%s): what goes to pods through Services passes no forward hook, so ingress policies do not hold for it; set kube-proxy's mode to nftables or iptables, and reboot the node or run kube-proxy --cleanup on it", found)
 	}
 	return nil
 }

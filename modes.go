@@ -95,7 +95,7 @@ func (l *leaving) configuration() error {
 		switch {
 		case c.Own && own == "":
 			own = filepath.Join(l.places.ConfDir, c.Name)
-		case c.Calls && !c.Own && others == "":
+		case !c.Own && others == "" && (c.Chained || c.Calls && l.mode == "none"):
 			others = filepath.Join(l.places.ConfDir, c.Name)
 		}
 	}

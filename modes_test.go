@@ -173,6 +173,19 @@ func TestModeIsEntered(t *testing.T) {
 	c.end(agent, lines)
 }
 
+// Chained, the configuration that the runtime takes must call podfence.
+func TestModeChainedNamesWhoDoesNotCall(t *testing.T) {
+	c := newChanging(t)
+	write(t, c.path(flannelConflist), strings.Replace(chainedConflist, `,{"type":"podfence","mode":"chained"}`, "", 1))
+	agent, lines := c.agent("chained")
+	if line := c.await(lines, "ConflistShadowed"); !strings.Contains(line, c.path(flannelConflist)) {
+		t.Errorf("it does not name the file: %s", line)
+	}
+	write(t, c.path(flannelConflist), chainedConflist)
+	c.await(lines, `"condition": "ConflistShadowed", "ready": true`)
+	c.end(agent, lines)
+}
+
 // With none nobody answers the plugin: a configuration that calls it keeps pods from
 // starting, and is named.
 func TestModeNoneNamesWhoCalls(t *testing.T) {

@@ -156,6 +156,11 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	if o.CNI != nil {
 		err = errors.Join(err, a.serveCNI(o, events, policies))
 	}
+	a.Enforcer.health.checks[CommitFailed] = func() error {
+		a.Enforcer.mu.Lock()
+		defer a.Enforcer.mu.Unlock()
+		return a.Enforcer.commitFailure()
+	}
 	a.Enforcer.health.checks[NodeUnknown] = a.Enforcer.nodeKnown
 	if a.Enforcer.guard != nil && a.Enforcer.guard.Find != nil {
 		a.Enforcer.health.checks[ModeChanged] = a.Enforcer.connectedOtherwise

@@ -126,11 +126,13 @@ func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 			return at == handshake.Attachment{ContainerID: r.ContainerID, IfName: r.IfName}
 		})
 	case handshake.OpGC:
-		valid := map[handshake.Attachment]bool{}
+		valid, alive := map[handshake.Attachment]bool{}, map[string]bool{}
 		for _, at := range r.Attachments {
-			valid[at] = true
+			valid[at], alive[at.ContainerID] = true, true
 		}
-		return a.detach(func(at handshake.Attachment) bool { return !valid[at] })
+		// Other interfaces of a container that lives stay until their DEL, or until their
+		// links are gone: not every runtime lists them.
+		return a.detach(func(at handshake.Attachment) bool { return !valid[at] && !alive[at.ContainerID] })
 	case handshake.OpStatus:
 		return a.enforcer.Ready(nil)
 	}
@@ -153,6 +155,9 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 		if err := a.bridge.GuardPort(r.HostInterface); err != nil {
 			return fmt.Errorf("pod %s: its port is not guarded: %w", attachment.Pod, err)
 		}
+	}
+	if err := a.vacant(ctx, attachment); err != nil {
+		return err
 	}
 	add, err := a.keep(at, attachment)
 	if err != nil {

@@ -67,10 +67,14 @@ type Enforcer struct {
 	fed       uint64 // changes fed
 	committed uint64 // changes in the kernel
 	failure   error  // of the last commit
-	waiting   map[chan struct{}]uint64
-	unusable  map[string]string // InternalIPs that were named in the log, by Node
-	changed   chan struct{}     // closed at the next change; nil: nobody awaits one
-	policies  policyVersions    // of the API server's policies that the model has
+	// fought is who undoes what is committed over and over, and foughtUntil until when
+	// that counts.
+	fought      error
+	foughtUntil time.Time
+	waiting     map[chan struct{}]uint64
+	unusable    map[string]string // InternalIPs that were named in the log, by Node
+	changed     chan struct{}     // closed at the next change; nil: nobody awaits one
+	policies    policyVersions    // of the API server's policies that the model has
 	// lastAddr is another Node's address as an earlier agent left it; nil: nobody knows.
 	lastAddr func(node string) netip.Addr
 
@@ -306,7 +310,7 @@ func (e *Enforcer) commit() error {
 	defer e.mu.Unlock()
 	e.metrics.refused.Set(float64(e.model.ClosedPolicies()))
 	e.failure, e.committed = nil, fed
-	e.health.Set(CommitFailed, nil)
+	e.health.Set(CommitFailed, e.commitFailure())
 	e.health.Set(NotStarted, nil)
 	for done, need := range e.waiting {
 		if need <= fed {

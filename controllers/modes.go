@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/podfence/podfence/cni/handshake"
+	"github.com/podfence/podfence/policy"
 )
 
 // A cluster's --cni can be changed while pods run (docs/MODES.md). What the other way to
@@ -25,6 +26,31 @@ func (a *Attachments) fits(mode string) error {
 		return errors.New("this node's agent runs with --cni bridge, and the network configuration that the container runtime has taken calls podfence after another plugin: remove that configuration, so that podfence's own counts (docs/MODES.md)")
 	case a.bridge == nil && mode == handshake.ModeBridge:
 		return errors.New("this node's agent runs with --cni chained, and the network configuration that the container runtime has taken has podfence connect the pods: add {\"type\":\"podfence\",\"mode\":\"chained\"} to the end of the other plugin's configuration, and podfence's own goes (docs/MODES.md)")
+	}
+	return nil
+}
+
+// vacant fails if another plugin has connected a pod that has one of an attachment's
+// addresses: podfence's leases know nothing of those, and one of the two would have the
+// other's rights. The plugin gives the next ADD another address.
+func (a *Attachments) vacant(ctx context.Context, attachment policy.Attachment) error {
+	if a.bridge == nil || a.bridge.Find == nil {
+		return nil
+	}
+	a.enforcer.mu.Lock()
+	contested := a.enforcer.model.Contested(attachment)
+	a.enforcer.mu.Unlock()
+	if len(contested) == 0 {
+		return nil
+	}
+	found, err := a.bridge.Find(ctx, contested)
+	if err != nil {
+		return fmt.Errorf("pod %s: finding out whether another pod has its address: %w", attachment.Pod, err)
+	}
+	for _, addr := range contested {
+		if at := found[addr]; len(at.Names) > 0 {
+			return fmt.Errorf("pod %s: a pod that another plugin has connected (link %s) has the address %s: the next try takes another one; restart the node's pods, or drain it (docs/MODES.md)", attachment.Pod, at.Names[0], addr)
+		}
 	}
 	return nil
 }
@@ -57,6 +83,7 @@ func (e *Enforcer) notOnBridge() (addrs []netip.Addr) {
 	defer e.mu.Unlock()
 	ours := map[netip.Addr]bool{}
 	for _, attachment := range e.model.Attachments() {
+		addrs = append(addrs, e.model.Contested(attachment)...)
 		for _, ip := range attachment.IPs {
 			ours[ip] = attachment.HostInterface == e.guard.Port(attachment.ContainerID, attachment.IfName)
 		}
@@ -67,5 +94,5 @@ func (e *Enforcer) notOnBridge() (addrs []netip.Addr) {
 		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
-	return addrs
+	return slices.Compact(addrs)
 }

@@ -59,6 +59,46 @@ func TestAddIsRefusedWhilePodsOfAnotherModeRun(t *testing.T) {
 	}
 }
 
+// An address that another plugin's pod has is not given to a second one: which of them the
+// API shows, or an agent of another mode was told of, keeps it.
+func TestAddOfAnAddressInUseIsRefused(t *testing.T) {
+	a, _ := answering(t, t.TempDir(), nil)
+	at := map[netip.Addr]node.PodLink{}
+	a.bridge.Port = func(containerID, _ string) string { return "pf" + containerID }
+	var asked []netip.Addr
+	a.bridge.Find = func(_ context.Context, addrs []netip.Addr) (map[netip.Addr]node.PodLink, error) {
+		asked = append(asked, addrs...)
+		return at, nil
+	}
+	a.enforcer.Feed(func(m *policy.Model) {
+		old := known("old", "uid-0")
+		old.IPs = []netip.Addr{netip.MustParseAddr("10.244.1.7")}
+		m.SetPod(old)
+		m.SetPod(known("new", "uid-1"))
+		m.SetPod(known("next", "uid-2"))
+	})
+	at[netip.MustParseAddr("10.244.1.7")] = node.PodLink{Names: []string{"veth7"}, Own: true}
+	err := a.handle(t.Context(), add("c1", "new", "uid-1", "10.244.1.7"))
+	if err == nil || !strings.Contains(err.Error(), "veth7") || !strings.Contains(err.Error(), "10.244.1.7") || len(a.known) > 0 {
+		t.Errorf("it says %v, and keeps %v", err, a.known)
+	}
+	// What the API shows of before a reboot leads nowhere.
+	clear(at)
+	if err := a.handle(t.Context(), add("c1", "new", "uid-1", "10.244.1.7")); err != nil {
+		t.Error(err)
+	}
+	// Nobody is asked about an address that no other may have.
+	asked = nil
+	if err := a.handle(t.Context(), add("c2", "next", "uid-2", "10.244.1.9")); err != nil || len(asked) > 0 {
+		t.Errorf("asked about %v, %v", asked, err)
+	}
+	// An attachment of another mode's counts as much.
+	at[netip.MustParseAddr("10.244.1.9")] = node.PodLink{Names: []string{"veth9"}, Own: true}
+	if err := a.handle(t.Context(), add("c3", "next", "uid-2", "10.244.1.9")); err == nil || len(a.known) != 2 {
+		t.Errorf("it says %v, and keeps %v", err, a.known)
+	}
+}
+
 // Where podfence connects the pods, one that is reached by another link is said; one that
 // the API shows and nothing leads to, as after a reboot, is not, nor one by its own port.
 func TestPodsOfAnotherPluginAreSaid(t *testing.T) {

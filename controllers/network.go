@@ -49,7 +49,7 @@ type Network struct {
 	retries     retries
 	repairs     repairs
 	repaired    []string // by the last repair
-	said        string // of other Nodes
+	said        string   // of other Nodes
 }
 
 // world is what a round is for.

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -80,7 +81,8 @@ func (e *Enforcer) distrust(ctx context.Context) error {
 		warn(e.log, "Somebody else keeps changing the table; replacing it less often",
 			append(about, "inARow", e.repairs.row, "after", pause.String())...)
 		e.mu.Lock()
-		e.failure = fmt.Errorf("undone again and again, last by %s", noticed.Who())
+		e.failure = fmt.Errorf("undone again and again, last by %s", cmp.Or(noticed.Process, "a process that is not known"))
+		e.fought, e.foughtUntil = e.failure, now.Add(quiet)
 		e.health.Set(CommitFailed, e.failure)
 		e.mu.Unlock()
 	}
@@ -97,6 +99,15 @@ func (e *Enforcer) distrust(ctx context.Context) error {
 	}
 	_, err = e.take()
 	return err
+}
+
+// commitFailure is why what was fed is not in the kernel for good: the last commit has
+// failed, or a fight over the tables is not over. mu must be held.
+func (e *Enforcer) commitFailure() error {
+	if e.failure == nil && time.Now().Before(e.foughtUntil) {
+		return e.fought
+	}
+	return e.failure
 }
 
 // take forgets what the kernel holds if somebody else has changed it, and returns

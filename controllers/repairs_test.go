@@ -99,8 +99,10 @@ var _ = Describe("What others do to the table", func() {
 		last := kernel.plans()[done]
 		Expect(last.Replace).To(BeTrue())
 		Expect(podsAdded(last)).To(Equal(1))
-		Eventually(agent.readyz, soon, often).Should(Equal(http.StatusOK))
 		Consistently(kernel.attempts, while, often).Should(Equal(done + 1))
+		Expect(agent.Enforcer.Ready(nil)).To(Succeed(), "all is in force")
+		Expect(agent.why()).To(HavePrefix("CommitFailed: undone again and again"), "the fight is over after a minute")
+		Expect(agent.log.with(`"condition"="CommitFailed"`)).To(HaveLen(2), "said once for each program")
 	})
 
 	It("ends the agent if it cannot be noticed any more", func(SpecContext) {

@@ -1,6 +1,9 @@
 package policy
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // LocalAddr is an address of a container of this node.
 type LocalAddr struct {
@@ -10,6 +13,22 @@ type LocalAddr struct {
 	HostInterface string
 	// Closed says, per Direction, that the address's pod is isolated, or not known.
 	Closed [len(Directions)]bool
+}
+
+// Contested are those of an attachment's addresses that another container of this node may
+// have as well: another attachment has them, or the API shows them for another pod of this
+// node.
+func (m *Model) Contested(a Attachment) (ips []netip.Addr) {
+	for _, ip := range a.IPs {
+		attached := slices.ContainsFunc(m.attached[ip], func(other Attachment) bool {
+			return other.ContainerID != a.ContainerID || other.IfName != a.IfName
+		})
+		shown := slices.ContainsFunc(m.claims[ip], func(p *Pod) bool { return p.Node == m.node && p.Key != a.Pod })
+		if attached || shown {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
 }
 
 // LocalAddrs are the addresses of the node's pods, and of its containers whose pod is not

@@ -22,6 +22,8 @@ const (
 	// Plugin is the plugin's type, which is its file's name where the container
 	// runtime looks for it.
 	Plugin = "podfence"
+	// chainedMode is the plugin's mode behind one that connects the pods.
+	chainedMode = "chained"
 	// PortMap is the type of the plugin for hostPort, which is not podfence's.
 	PortMap = "portmap"
 	// Loopback is the type of the plugin that container runtimes call before a
@@ -148,7 +150,7 @@ func Chain(conflist []byte, c Conf) ([]byte, error) {
 		return nil, errors.New("chain to network configuration: there is no plugin to chain to")
 	}
 	c.PodCIDRs = nil
-	own, err := json.Marshal(c.plugin("chained"))
+	own, err := json.Marshal(c.plugin(chainedMode))
 	if err != nil {
 		return nil, fmt.Errorf("chain to network configuration: %w", err)
 	}

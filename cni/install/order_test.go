@@ -35,9 +35,13 @@ func TestShadowed(t *testing.T) {
 		{"05-empty.conflist", ``, false, true},
 		{"05-called.conflist", `{"name":"podfence","plugins":[{"type":"bridge"}]}`, false, true},
 		{"10-Podfence.conflist", flannel, false, true}, // by bytes, not by letters
-		{"10-chained.conflist", chained, false, false},
+		{"10-chained.conflist", chained, false, true},  // with bridge nobody answers its call
 		{"00-multus.conf", multus, false, false},
 		{"00-multus.conf", thick, false, false},
+		{"00-multus.conf", `{"name":"m","type":"multus","clusterNetwork":"podfence"}`, false, false},
+		{"00-multus.conf", `{"name":"m","type":"multus","clusterNetwork":"cbr0"}`, false, true},
+		{"00-multus.conf", `{"name":"m","type":"multus","clusterNetwork":"/etc/cni/net.d/10-podfence.conflist"}`, false, false},
+		{"00-multus.conf", `{"name":"m","type":"multus","delegates":[` + chained + `]}`, false, true},
 		{"87-podman.conflist", flannel, false, false},
 		{"10-podfence.conflist.bak", flannel, false, false},
 		{"05-old.conflist.disabled", flannel, false, false},
@@ -77,6 +81,39 @@ func TestShadowed(t *testing.T) {
 	}
 }
 
+// Behind another plugin, podfence must be called by what the runtime takes.
+func TestUnchained(t *testing.T) {
+	own := string(ownConflist(t))
+	for name, c := range map[string]struct {
+		files map[string]string
+		bad   string
+	}{
+		"none yet":             {nil, ""},
+		"chained":              {map[string]string{"10-flannel.conflist": chained}, ""},
+		"not chained":          {map[string]string{"10-flannel.conflist": flannel}, "10-flannel.conflist"},
+		"another first":        {map[string]string{"10-flannel.conflist": chained, "05-x.conflist": flannel}, "05-x.conflist"},
+		"another behind it":    {map[string]string{"10-flannel.conflist": chained, "87-podman.conflist": flannel}, ""},
+		"podfence's own":       {map[string]string{"10-podfence.conflist": own}, ""},
+		"Multus, by its name":  {map[string]string{"00-multus.conf": `{"type":"multus","clusterNetwork":"cbr0"}`, "10-flannel.conflist": chained}, ""},
+		"Multus, by its path":  {map[string]string{"00-multus.conf": `{"type":"multus","clusterNetwork":"/host/etc/cni/net.d/10-flannel.conflist"}`, "10-flannel.conflist": chained}, ""},
+		"Multus, of another's": {map[string]string{"00-multus.conf": `{"type":"multus","clusterNetwork":"cbr0"}`, "10-flannel.conflist": flannel}, "00-multus.conf"},
+		"broken":               {map[string]string{"10-flannel.conflist": `{"plugins":`}, "10-flannel.conflist"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, text := range c.files {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := install.Unchained(dir)
+			if (c.bad != "") != (err != nil) || err != nil && !strings.Contains(err.Error(), filepath.Join(dir, c.bad)) {
+				t.Errorf("it says %v", err)
+			}
+		})
+	}
+}
+
 func ownConflist(t *testing.T) []byte {
 	t.Helper()
 	text, err := install.Conflist(install.Conf{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}, withPortMap)
@@ -108,7 +145,7 @@ func TestPublishUnderAnotherName(t *testing.T) {
 			name = install.ConflistName
 		}
 		all, err := install.Configurations(dir)
-		want := []install.Configuration{{Name: "10-flannel.conflist", Calls: true}, {Name: name, Own: true, Calls: true}}
+		want := []install.Configuration{{Name: "10-flannel.conflist", Calls: true, Chained: true}, {Name: name, Own: true, Calls: true}}
 		slices.SortFunc(want, func(a, b install.Configuration) int { return strings.Compare(a.Name, b.Name) })
 		if err != nil || !slices.Equal(all, want) {
 			t.Errorf("as %s there are %v, %v", name, all, err)

@@ -48,8 +48,8 @@ var listVersions = []string{"0.3.1", "0.4.0", CNIVersion, LatestCNIVersion}
 const versionPatience = 5 * time.Second
 
 // askPortMap asks the portmap plugin in a folder which versions it knows. It is
-// executed: CNI has no other way. The error is of the moment, such as of a file that
-// is being written.
+// executed: CNI has no other way. The error may be of the moment, such as of a file that
+// is being written, or of a node that is too busy.
 func askPortMap(dir string) (HostPorts, error) {
 	path := filepath.Join(dir, PortMap)
 	info, err := os.Stat(path)
@@ -84,21 +84,30 @@ func askPortMap(dir string) (HostPorts, error) {
 type portMapAnswer struct {
 	file  os.FileInfo
 	ports HostPorts
+	// failures are how many times in a row it could not be asked.
+	failures int
 }
 
-// HostPorts says how hostPort is served now. It asks a portmap plugin once, and
-// another one, or one that did not answer, again. Not concurrently.
+// HostPorts says how hostPort is served, as far as that is known. Not concurrently.
 func (p *Places) HostPorts() HostPorts {
+	ports, _ := p.hostPorts()
+	return ports
+}
+
+// hostPorts asks a portmap plugin once, and another one, or one that did not answer,
+// again. The error may be of the moment.
+func (p *Places) hostPorts() (HostPorts, error) {
 	path := filepath.Join(p.BinDir, PortMap)
 	file, err := os.Stat(path)
 	if was := p.portMap.file; err == nil && was != nil && os.SameFile(file, was) &&
 		file.Size() == was.Size() && file.Mode() == was.Mode() && file.ModTime().Equal(was.ModTime()) {
-		return p.portMap.ports
+		return p.portMap.ports, nil
 	}
 	ports, err := askPortMap(p.BinDir)
-	p.portMap = portMapAnswer{file: file, ports: ports}
 	if err != nil {
-		p.portMap.file = nil
+		p.portMap = portMapAnswer{ports: ports, failures: p.portMap.failures + 1}
+	} else {
+		p.portMap = portMapAnswer{file: file, ports: ports}
 	}
-	return ports
+	return ports, err
 }

@@ -2,6 +2,7 @@ package install_test
 
 import (
 	"encoding/json"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,7 +55,13 @@ func TestPortMap(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := places.Publish(conf); err != nil {
+			err := places.Publish(conf)
+			for range 2 { // it may be of the moment
+				if err != nil {
+					err = places.Publish(conf)
+				}
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 			text, err := os.ReadFile(filepath.Join(places.ConfDir, install.ConflistName))
@@ -95,6 +102,51 @@ func TestPortMap(t *testing.T) {
 
 // TestPortMapIsAskedOnce: each minute there is a publication, and each change of a Node
 // brings one.
+// A portmap plugin that does not answer now is not left out of a list that has it: pods
+// that end meanwhile would leave their hostPorts behind.
+func TestPortMapAwayForAMoment(t *testing.T) {
+	conf, dir := t.TempDir(), t.TempDir()
+	plugin := filepath.Join(t.TempDir(), "podfence-cni")
+	portmap := func(script string) {
+		t.Helper()
+		for path, text := range map[string]string{plugin: "plugin", filepath.Join(dir, "new"): "#!/bin/sh\n" + script} {
+			if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "portmap")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish := func(places *install.Places) (string, error) {
+		err := places.Publish(install.Conf{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}})
+		text, _ := os.ReadFile(filepath.Join(conf, install.ConflistName))
+		return string(text), err
+	}
+	portmap("exit 1\n")
+	if text, err := publish(&install.Places{ConfDir: conf, BinDir: dir, Plugin: plugin}); err != nil || strings.Contains(text, `"portmap"`) {
+		t.Errorf("without a list yet: %v\n%s", err, text)
+	}
+	portmap("echo '{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"1.0.0\",\"1.1.0\"]}'\n")
+	with, err := publish(&install.Places{ConfDir: conf, BinDir: dir, Plugin: plugin})
+	if err != nil || !strings.Contains(with, `"portmap"`) {
+		t.Fatalf("with one that answers: %v\n%s", err, with)
+	}
+	// One that is being written cannot be executed. After some tries it is left out.
+	busy, err := os.OpenFile(filepath.Join(dir, "portmap"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	places := install.Places{ConfDir: conf, BinDir: dir, Plugin: plugin}
+	for i := range 4 {
+		text, err := publish(&places)
+		if kept := text == with && err != nil; kept != (i < 2) {
+			t.Errorf("try %d: %v\n%s", i, err, text)
+		}
+	}
+}
+
 func TestPortMapIsAskedOnce(t *testing.T) {
 	dir := t.TempDir()
 	places := install.Places{BinDir: dir}

@@ -1,6 +1,11 @@
 package install
 
-import "cmp"
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+)
 
 // Places are where a container runtime looks, and where the plugin comes from.
 type Places struct {
@@ -14,6 +19,10 @@ type Places struct {
 	portMap portMapAnswer
 }
 
+// portMapPatience is how many times in a row a portmap plugin is asked in vain before it is
+// left out: what cannot say its version would fail pods' ADDs as well.
+const portMapPatience = 3
+
 // Publish installs the plugin, and then the configuration that has it called,
 // with the portmap plugin chained as HostPorts says. A loopback plugin is added if
 // there is none. What is there already is not written again.
@@ -24,11 +33,19 @@ func (p *Places) Publish(c Conf) error {
 	if _, err := InstallLoopback(p.Plugin, p.BinDir); err != nil {
 		return err
 	}
-	conflist, err := Conflist(c, p.HostPorts())
+	name := cmp.Or(p.ConfName, ConflistName)
+	ports, err := p.hostPorts()
+	if err != nil && p.portMap.failures < portMapPatience {
+		// To leave portmap out for a moment would have pods that start now lack their
+		// hostPorts, and leave those of pods that end now in place.
+		if _, is := os.Stat(filepath.Join(p.ConfDir, name)); is == nil {
+			return fmt.Errorf("network configuration %s stays as it is: %s", name, ports.Without)
+		}
+	}
+	conflist, err := Conflist(c, ports)
 	if err != nil {
 		return err
 	}
-	name := cmp.Or(p.ConfName, ConflistName)
 	if _, err := WriteConflist(p.ConfDir, name, conflist); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -22,12 +23,20 @@ func (n *Network) Connects() (ports []string, tunnel bool, err error) {
 	return ports, tunnel, err
 }
 
-// Find returns where addresses of pods are that podfence's plugin has not told of; see
-// PodLinks.Find.
+// Find returns where addresses are that lead to pods, but not by links that podfence's
+// plugin has made; see PodLinks.Find.
 func (n *Network) Find(ctx context.Context, addrs []netip.Addr) (found map[netip.Addr]PodLink, err error) {
 	err = n.look(func(r *round) error {
-		found, err = (&PodLinks{handle: r.Handle}).Find(ctx, addrs)
-		return err
+		if found, err = (&PodLinks{handle: r.Handle}).Find(ctx, addrs); err != nil {
+			return err
+		}
+		maps.DeleteFunc(found, func(_ netip.Addr, at PodLink) bool {
+			return slices.ContainsFunc(at.Names, func(name string) bool {
+				link := r.linkByName(name)
+				return link != nil && madeLink(link)
+			})
+		})
+		return nil
 	})
 	return found, err
 }

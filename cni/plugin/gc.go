@@ -18,6 +18,9 @@ type collection struct {
 	conf  *Config
 	host  *netlink.Handle
 	valid map[attachment]bool
+	// alive are the containers that have a valid attachment. Their other interfaces stay
+	// as long as the links are there: Multus' are not in every runtime's list.
+	alive map[string]bool
 	// leases are open, and so locked, until all but the agent is done: no ADD
 	// can take an address that is being cleared.
 	leases *leases
@@ -66,9 +69,10 @@ func (p Plugin) collect(conf *Config) error {
 		return err
 	}
 	defer host.Close()
-	c := &collection{conf: conf, host: host, valid: map[attachment]bool{}}
+	c := &collection{conf: conf, host: host, valid: map[attachment]bool{}, alive: map[string]bool{}}
 	for _, v := range conf.Valid {
 		c.valid[attachment{v.ContainerID, v.IfName}] = true
+		c.alive[v.ContainerID] = true
 	}
 	c.bridge, err = host.LinkByName(conf.Bridge)
 	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -106,20 +110,33 @@ func tellValid(conf *Config) error {
 // removeContainers removes all that belongs to leases of others than the valid.
 func (c *collection) removeContainers() error {
 	stale := map[attachment]bool{}
+	var errs []error
 	for _, l := range c.leases.all {
-		if !c.valid[l.owner] {
+		keeps, err := c.keeps(l.owner)
+		if errs = append(errs, err); err == nil && !keeps {
 			stale[l.owner] = true
 		}
 	}
-	var errs []error
 	for owner := range stale {
 		errs = append(errs, c.leases.end(c.host, c.conf.Bridge, owner))
 	}
 	return errors.Join(errs...)
 }
 
+// keeps says whether an attachment stays.
+func (c *collection) keeps(at attachment) (bool, error) {
+	if c.valid[at] || !c.alive[at.containerID] {
+		return c.valid[at], nil
+	}
+	_, err := c.host.LinkByName(LinkName(at.containerID, at.ifName))
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // removeLinks removes the bridge's ports that are podfence's and no valid
-// attachment's: those whose leases were lost.
+// attachment's, nor have leases still: those whose leases were lost.
 func (c *collection) removeLinks() error {
 	if c.bridge == nil {
 		return nil
@@ -127,6 +144,9 @@ func (c *collection) removeLinks() error {
 	names := map[string]bool{}
 	for at := range c.valid {
 		names[LinkName(at.containerID, at.ifName)] = true
+	}
+	for _, l := range c.leases.all {
+		names[LinkName(l.owner.containerID, l.owner.ifName)] = true
 	}
 	links, err := dump(c.host.LinkList)
 	if err != nil {

@@ -33,6 +33,9 @@ func (p Plugin) Status(args *skel.CmdArgs) error {
 	if err := handshake.Call(ctx, conf.Socket, handshake.Request{Op: handshake.OpStatus}); err != nil {
 		return notAvailable("no rules have been committed since this node has started: " + err.Error())
 	}
+	// The agent has noted that as well. But a container may see another boot id than its
+	// node, where the node is a container itself (LXC); and to ask once more does no harm.
+	_ = handshake.NoteCommit(conf.Socket)
 	return nil
 }
 

@@ -24,6 +24,8 @@ type tracked struct {
 	masters map[netip.Addr]netip.Addr
 	// addrs are what it tells of the node's routes.
 	addrs [][]byte
+	// links are what it tells of the addresses of links.
+	links [][]byte
 	// dump changes the answer to a listing: what it returns comes instead.
 	dump func([]datagram) []datagram
 	// mark is the answer to the marking of a flow; 0: done.
@@ -41,8 +43,11 @@ func (k *tracked) open() *Flows {
 }
 
 func (k *tracked) route(sent []netlink.Message) ([]datagram, error) {
-	if sent[0].Data[0] == unix.AF_INET6 {
+	switch {
+	case sent[0].Data[0] == unix.AF_INET6:
 		return multipart(sent[0], nil), nil
+	case sent[0].Header.Type == unix.RTM_GETADDR:
+		return multipart(sent[0], k.links), nil
 	}
 	return multipart(sent[0], k.addrs), nil
 }
@@ -220,9 +225,10 @@ func TestNodeAddresses(t *testing.T) {
 		revoked int // of 4
 		fails   bool
 	}{
+		"none":                 {nil, 4, false},
 		"one":                  {[][]byte{localRoute(t, local, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 0)}, 3, false},
 		"AnyIP":                {[][]byte{localRoute(t, local, unix.RT_TABLE_LOCAL, 31, 10, 0, 1, 2)}, 2, false},
-		"in the main table":    {[][]byte{localRoute(t, local, unix.RT_TABLE_MAIN, 24, 10, 0, 1, 0)}, 0, false},
+		"in the main table":    {[][]byte{localRoute(t, local, unix.RT_TABLE_MAIN, 24, 10, 0, 1, 0)}, 4, false}, // pods' are narrower
 		"a proxy's table":      {[][]byte{localRoute(t, local, 100, 0, 0, 0, 0, 0)}, 4, false},
 		"not the node's":       {[][]byte{localRoute(t, unicast, unix.RT_TABLE_LOCAL, 24, 10, 0, 1, 0)}, 4, false},
 		"others' and one":      {[][]byte{localRoute(t, unix.RTN_BROADCAST, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 1), localRoute(t, local, unix.RT_TABLE_LOCAL, 32, 10, 0, 1, 0)}, 3, false},
@@ -240,6 +246,62 @@ func TestNodeAddresses(t *testing.T) {
 			g.Expect(k.marks).To(HaveLen(c.revoked))
 		})
 	}
+}
+
+// TestLinkAddresses: those of links count whatever table has their local routes, as a VRF's.
+func TestLinkAddresses(t *testing.T) {
+	addr := func(kinds ...uint16) []byte {
+		header := make([]byte, unix.SizeofIfAddrmsg)
+		header[0] = unix.AF_INET
+		return append(header, attributes(t, func(ae *netlink.AttributeEncoder) {
+			for i, kind := range kinds {
+				ae.Bytes(kind, []byte{10, 0, 1, byte(i)})
+			}
+		})...)
+	}
+	for name, c := range map[string]struct {
+		links   [][]byte
+		revoked int // of 4
+		fails   bool
+	}{
+		"one":                        {[][]byte{addr(unix.IFA_ADDRESS)}, 3, false},
+		"one, and its peer's":        {[][]byte{addr(unix.IFA_LOCAL, unix.IFA_ADDRESS)}, 3, false},
+		"one, and its peer's before": {[][]byte{addr(unix.IFA_ADDRESS, unix.IFA_LOCAL)}, 3, false},
+		"none in it":                 {[][]byte{addr()}, 0, true},
+		"less than its header":       {[][]byte{{unix.AF_INET}}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			k := &tracked{flows: sources(4), links: c.links}
+			revoked, _, err := k.open().Revoke(func(hook ruleset.HookPoint, _ policy.Packet) bool { return hook == ruleset.Output })
+			g.Expect(err != nil).To(Equal(c.fails), "%v", err)
+			g.Expect(revoked).To(Equal(c.revoked))
+		})
+	}
+}
+
+// TestSocketEnds: an IPv4 connection of a dual-stack listener is told of as an IPv6 socket.
+func TestSocketEnds(t *testing.T) {
+	own, peer := netip.MustParseAddrPort("203.0.113.9:8080"), netip.MustParseAddrPort("10.0.0.2:40000")
+	identity := func(own, peer netip.AddrPort, mapped bool) []byte {
+		id := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, own.Port()), peer.Port())
+		for _, end := range []netip.AddrPort{own, peer} {
+			var octets [16]byte
+			if copy(octets[:], end.Addr().AsSlice()); mapped {
+				octets = end.Addr().As16()
+			}
+			id = append(id, octets[:]...)
+		}
+		return append(id, make([]byte, 12)...)
+	}
+	g := NewWithT(t)
+	g.Expect(sameEnds(unix.AF_INET, identity(own, peer, false), own, peer)).To(BeTrue())
+	g.Expect(sameEnds(unix.AF_INET6, identity(own, peer, true), own, peer)).To(BeTrue(), "mapped")
+	g.Expect(sameEnds(unix.AF_INET, identity(own, netip.MustParseAddrPort("0.0.0.0:0"), false), own, peer)).To(BeFalse(), "a listener")
+	g.Expect(sameEnds(unix.AF_INET, identity(peer, own, false), own, peer)).To(BeFalse(), "the other way")
+	six, far := netip.MustParseAddrPort("[fd00::9]:8080"), netip.MustParseAddrPort("[fd00::2]:40000")
+	g.Expect(sameEnds(unix.AF_INET6, identity(six, far, false), six, far)).To(BeTrue())
+	g.Expect(sameEnds(unix.AF_INET6, identity(six, far, false), own, peer)).To(BeFalse())
 }
 
 // TestMasters: a flow is judged by the first in the row of those that announced it, as

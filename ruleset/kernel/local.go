@@ -23,9 +23,11 @@ const (
 )
 
 // localRanges are the addresses that the namespace takes for its own: those of its links,
-// and what local routes accept besides (AnyIP: ip route add local). The tables are those
-// that the kernel looks in for every packet; others, with rules for some, are a transparent
-// proxy's, for whom each address of the world may be local.
+// and what local routes accept besides (AnyIP: ip route add local). The table is that which the
+// kernel looks in before all others, for every packet. In main or default a local route
+// gives way to narrower ones, such as pods'; others, with rules for some packets, are a
+// transparent proxy's, for whom each address of the world may be local, or a VRF's, whose
+// links' addresses the links tell.
 func (f *Flows) localRanges() (*netipx.IPSet, error) {
 	var ranges netipx.IPSetBuilder
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -42,12 +44,49 @@ func (f *Flows) localRanges() (*netipx.IPSet, error) {
 			}
 			return nil
 		})
+		if err == nil {
+			err = f.linkAddrs(family, &ranges)
+		}
 		// A kernel without IPv6 has none of its addresses.
 		if err != nil && !(family == unix.AF_INET6 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT))) {
 			return nil, err
 		}
 	}
 	return ranges.IPSet()
+}
+
+// linkAddrs adds the addresses of the namespace's links.
+func (f *Flows) linkAddrs(family byte, ranges *netipx.IPSetBuilder) error {
+	header := make([]byte, unix.SizeofIfAddrmsg)
+	header[0] = family
+	return f.route.dump(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETADDR}, Data: header}, func(m netlink.Message) error {
+		addr, ok := parseLinkAddr(m.Data)
+		if !ok {
+			return errors.New("an address cannot be read")
+		}
+		ranges.Add(addr)
+		return nil
+	})
+}
+
+// parseLinkAddr reads an address of a link: of a point-to-point link its own, not the
+// peer's.
+func parseLinkAddr(data []byte) (addr netip.Addr, ok bool) {
+	if len(data) < unix.SizeofIfAddrmsg {
+		return addr, false
+	}
+	ad, err := netlink.NewAttributeDecoder(data[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return addr, false
+	}
+	for ad.Next() {
+		if ad.Type() == unix.IFA_LOCAL || ad.Type() == unix.IFA_ADDRESS && !addr.IsValid() {
+			if addr, ok = netip.AddrFromSlice(ad.Bytes()); !ok {
+				return addr, false
+			}
+		}
+	}
+	return addr, ad.Err() == nil && addr.IsValid()
 }
 
 // parseLocal reads a route, and says whether it makes a range local. Of others it reads no
@@ -83,7 +122,7 @@ func parseLocal(data []byte) (prefix netip.Prefix, local, ok bool) {
 	if ad.Err() != nil || !prefix.IsValid() {
 		return prefix, false, false
 	}
-	return prefix, table == unix.RT_TABLE_LOCAL || table == unix.RT_TABLE_MAIN || table == unix.RT_TABLE_DEFAULT, true
+	return prefix, table == unix.RT_TABLE_LOCAL, true
 }
 
 // proxied says where the kernel judges a flow that a socket of the node itself has under
@@ -97,6 +136,22 @@ func (f *Flows) proxied(entry flow) ruleset.HookPoint {
 		return ruleset.Input
 	}
 	return ruleset.Forward
+}
+
+// sameEnds reports whether a socket of this family, by its identity, has these ends. A
+// dual-stack listener's IPv4 connections are IPv6 sockets, with mapped addresses.
+func sameEnds(family byte, id []byte, own, peer netip.AddrPort) bool {
+	for i, end := range []netip.AddrPort{own, peer} {
+		octets := id[4+16*i:][:16]
+		addr := netip.AddrFrom16([16]byte(octets)).Unmap()
+		if family == unix.AF_INET {
+			addr = netip.AddrFrom4([4]byte(octets[:4]))
+		}
+		if addr != end.Addr().Unmap() || binary.BigEndian.Uint16(id[2*i:]) != end.Port() {
+			return false
+		}
+	}
+	return true
 }
 
 // inet_diag's (include/uapi/linux/inet_diag.h).
@@ -124,7 +179,6 @@ func (f *Flows) hasSocket(protocol policy.Protocol, own, peer netip.AddrPort) (h
 		copy(octets[:], end.Addr().AsSlice())
 		id = append(id, octets[:]...)
 	}
-	ends := len(id)
 	id = append(id, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff) // any link, no cookie
 	request := make([]byte, diagIDInRequest, diagIDInRequest+diagIDLength)
 	request[0], request[1] = familyOf(own.Addr()), byte(protocol)
@@ -133,7 +187,7 @@ func (f *Flows) hasSocket(protocol policy.Protocol, own, peer netip.AddrPort) (h
 		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   append(request, id...),
 	}, func(m netlink.Message) error {
-		has = len(m.Data) >= diagIDInAnswer+diagIDLength && string(m.Data[diagIDInAnswer:][:ends]) == string(id[:ends])
+		has = len(m.Data) >= diagIDInAnswer+diagIDLength && sameEnds(m.Data[0], m.Data[diagIDInAnswer:], own, peer)
 		return nil
 	})
 	return has && err == nil

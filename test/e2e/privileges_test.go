@@ -172,7 +172,8 @@ func storeBrokenPolicy(t *testing.T, namespace string) {
 }
 
 // startAgentCopy starts a pod that is an agent like the others, and no danger to
-// them: it has a network namespace of its own, and fences no node that there is.
+// them: it has a network namespace of its own, and fences a Node that is no more than
+// an object.
 func startAgentCopy(t *testing.T, name string, env ...corev1.EnvVar) *corev1.Pod {
 	t.Helper()
 	return start(t, agentCopy(t, name, env...))[0]
@@ -189,9 +190,17 @@ func agentCopy(t *testing.T, name string, env ...corev1.EnvVar) *corev1.Pod {
 	c := &pod.Spec.Containers[0]
 	c.Args, c.VolumeMounts, c.LivenessProbe = []string{"agent", "--cni=none", "--health-address=:9479"}, nil, nil
 	c.ReadinessProbe.HTTPGet.Host = ""
-	c.Env = append([]corev1.EnvVar{{Name: "PODFENCE_NODE_NAME", Value: "no-such-node"}}, env...)
+	c.Env = append([]corev1.EnvVar{{Name: "PODFENCE_NODE_NAME", Value: name}}, env...)
+	// The label keeps the agents' DaemonSet off it.
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"podfence.io/uninstall": "true"}}}
+	if _, err := client.CoreV1().Nodes().Create(context.Background(), node, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		now := int64(0)
+		if err := client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
 		if err := client.CoreV1().Pods(agentNamespace).Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 			t.Error(err)
 		}
