@@ -49,7 +49,7 @@ type Network struct {
 	retries     retries
 	repairs     repairs
 	repaired    []string // by the last repair
-	said        string // of other Nodes
+	said        string   // of other Nodes
 }
 
 // world is what a round is for.
@@ -63,8 +63,8 @@ const (
 	// networkAgain is how often the network is looked after without news: not all that
 	// others change is told of.
 	networkAgain = time.Minute
-	// networkRetry is how long to wait after a failure; about one Node or pod, longer and
-	// longer, up to networkAgain.
+	// networkRetry is how long to wait after a failure; about one Node, pod or range, longer
+	// and longer, up to networkAgain.
 	networkRetry = 2 * time.Second
 	// networkSettle is how long changes are waited for that follow a first one.
 	networkSettle = 200 * time.Millisecond
@@ -151,23 +151,23 @@ func (n *Network) again(err error, now time.Time) time.Duration {
 	partial := partialOnly(err)
 	switch {
 	case err == nil:
-		return n.retries.next(nil, nil, now)
+		return n.retries.next(&node.PartialError{}, now)
 	case partial == nil:
 		return networkRetry
 	}
-	return n.retries.next(partial.Nodes, partial.Pods, now)
+	return n.retries.next(partial, now)
 }
 
-// byNode divides what has failed into what is about this node and its pods, and what is
-// about other Nodes. That one of them cannot be reached makes no node unhealthy: it would
+// byNode divides what has failed into what is about this node, its ranges and its pods, and
+// what is about other Nodes. That one of them cannot be reached makes no node unhealthy: it would
 // be all of them at once.
 func byNode(err error) (about, elsewhere error) {
 	partial := partialOnly(err)
 	if partial == nil {
 		return err, nil
 	}
-	if len(partial.Pods) > 0 {
-		about = &node.PartialError{Pods: partial.Pods}
+	if len(partial.Pods)+len(partial.Ranges) > 0 {
+		about = &node.PartialError{Pods: partial.Pods, Ranges: partial.Ranges}
 	}
 	if len(partial.Nodes) > 0 {
 		elsewhere = &node.PartialError{Nodes: partial.Nodes}
@@ -175,8 +175,8 @@ func byNode(err error) (about, elsewhere error) {
 	return about, elsewhere
 }
 
-// partialOnly returns the error if it keeps no more than some Nodes or pods from being
-// reached, else nil: one that is joined with others is about more.
+// partialOnly returns the error if all is there that pods are connected by, but some routes
+// or links of Nodes, pods or ranges; else nil: one that is joined with others is about more.
 func partialOnly(err error) *node.PartialError {
 	partial, _ := err.(*node.PartialError)
 	return partial
@@ -243,7 +243,7 @@ func (n *Network) world() (w world) {
 	return w
 }
 
-// retries say when to try again what has failed for one Node or pod: each by itself, less
+// retries say when to try again what has failed for one Node, pod or range: each by itself, less
 // and less often. One that can never be reached costs a round a minute, which there is
 // anyway, and puts off no other.
 type retries map[string]*retry
@@ -254,10 +254,10 @@ type retry struct {
 }
 
 // next is how long to wait from now for the first that is due, or for the next look at all.
-func (r *retries) next(nodes, pods map[string]error, now time.Time) time.Duration {
+func (r *retries) next(partial *node.PartialError, now time.Time) time.Duration {
 	left := retries{}
 	first := networkAgain
-	for kind, failed := range map[string]map[string]error{"node ": nodes, "pod ": pods} {
+	for kind, failed := range map[string]map[string]error{"node ": partial.Nodes, "pod ": partial.Pods, "range ": partial.Ranges} {
 		for name := range failed {
 			one := (*r)[kind+name]
 			if one == nil {

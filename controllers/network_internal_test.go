@@ -216,6 +216,15 @@ func TestNetworkRetries(t *testing.T) {
 	routes.err = &node.PartialError{Pods: map[string]error{"shop/web": errors.New("pod shop/web: route of others")}}
 	n.round(now)
 	g.Expect(n.enforcer.health.Err()).To(MatchError(ContainSubstring("pod shop/web: route of others")))
+	// So does a route of others to this node's own range; pods are connected all the same.
+	routes.err = &node.PartialError{Ranges: map[string]error{"10.244.1.0/24": errors.New("route to 10.244.1.0/24: of cni0")}}
+	logged.take()
+	*published, n.publishedAt = 0, time.Time{}
+	again, _ = n.round(now)
+	g.Expect(again).To(Equal(networkRetry))
+	g.Expect(n.enforcer.health.Err()).To(MatchError(ContainSubstring("NetworkFailed: route to 10.244.1.0/24: of cni0")))
+	g.Expect(with(logged.take(), "other nodes")).To(BeZero())
+	g.Expect(*published).To(Equal(1))
 	routes.err = errors.New("bridge podfence0: another's")
 	again, _ = n.round(now)
 	g.Expect(again).To(Equal(networkRetry))

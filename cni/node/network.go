@@ -240,12 +240,12 @@ func (n *Network) concerns(message syscall.NetlinkMessage) bool {
 	return (*watched)[int(int32(binary.NativeEndian.Uint32(message.Data[4:])))] // ndm_ifindex
 }
 
-// PartialError says what is wrong with some other Nodes, or some pods of this one. All
-// else that this node's pods need is there.
+// PartialError says what is wrong with some other Nodes, with some pods of this one, or with
+// the routes to its ranges. All else that this node's pods need is there.
 type PartialError struct {
 	// Nodes are about other Nodes, by their names, or by ranges of theirs; Pods are about
-	// this node's pods.
-	Nodes, Pods map[string]error
+	// this node's pods, and Ranges about this node's own PodCIDRs.
+	Nodes, Pods, Ranges map[string]error
 }
 
 // partialErrors is how many of a kind Error tells of: a link that is down may be the way to
@@ -254,7 +254,7 @@ const partialErrors = 5
 
 func (e *PartialError) Error() string {
 	var texts []string
-	for _, about := range []map[string]error{e.Pods, e.Nodes} {
+	for _, about := range []map[string]error{e.Ranges, e.Pods, e.Nodes} {
 		for i, name := range slices.Sorted(maps.Keys(about)) {
 			if i == partialErrors {
 				texts = append(texts, fmt.Sprintf("and %d more", len(about)-i))
@@ -274,7 +274,8 @@ func (e *PartialError) Error() string {
 //
 // A node that can't be reached, or whose data are wrong, is an error that names
 // it, and so is a route to its pods that another has made; all other nodes are
-// seen to, and routes to its pods that were there before stay. So it is with pods. The
+// seen to, and routes to its pods that were there before stay. So it is with pods, and
+// with another's route in the place of the one to this node's own range. The
 // error joins all that went wrong: calling again later is right for all of them. It is a
 // *PartialError if nothing else did.
 func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []string, err error) {
@@ -286,7 +287,9 @@ func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []str
 	if self.Name == "" || n.options.Node != "" && n.options.Node != self.Name {
 		return nil, fmt.Errorf("this node is %q, not %q", n.options.Node, self.Name)
 	}
-	r := &round{Handle: n.handle, options: n.options, failed: PartialError{Nodes: map[string]error{}, Pods: map[string]error{}}}
+	r := &round{Handle: n.handle, options: n.options, failed: PartialError{
+		Nodes: map[string]error{}, Pods: map[string]error{}, Ranges: map[string]error{},
+	}}
 	err = inside(n.options.NetNS, func() error { return r.run(self, others, pods) })
 	n.self = r.self
 	n.tunnel = r.tunnel
