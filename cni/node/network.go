@@ -109,22 +109,22 @@ type Node struct {
 }
 
 // Network is the pods' network on a node. Its methods may be called
-// concurrently; they wait for each other.
+// concurrently; they wait for each other, but for Changed and LastAddr.
 type Network struct {
 	options Options
 
 	notices *notices
 	// watched are the indices of the links whose neighbours are podfence's.
 	watched atomic.Pointer[map[int]bool]
+	// last are the nodes that the tunnel led to when the Network was opened, by VTEPMAC; nil
+	// from the end of the first Reconcile on, which makes them anew.
+	last atomic.Pointer[map[string]netip.Addr]
 
 	mu     sync.Mutex
 	handle *netlink.Handle // nil when closed
 	// self and tunnel are what the last Reconcile had and found necessary.
 	self   Node
 	tunnel bool
-	// last are the nodes that the tunnel led to when the Network was opened, by VTEPMAC. The
-	// first Reconcile makes them anew.
-	last map[string]netip.Addr
 }
 
 // Pod is a pod of this node, as the CNI plugin has connected it.
@@ -155,7 +155,9 @@ func Open(options Options) (*Network, error) {
 		if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
-		if n.last, err = lastRemotes(n.handle, options.VXLANDevice); err == nil {
+		last, err := lastRemotes(n.handle, options.VXLANDevice)
+		if err == nil {
+			n.last.Store(&last)
 			n.notices, err = listen(n.concerns, noticed...)
 		}
 		if err != nil {
@@ -204,13 +206,15 @@ func (n *Network) Close() error {
 }
 
 // LastAddr is another node's address as the tunnel has had it since before the Network was
-// opened, or the zero Addr: the Node may have lost it since. Only before the first Reconcile
-// is it known.
+// opened, or the zero Addr: the Node may have lost it since. Only until the first Reconcile
+// has ended is it known. It does not wait for one: who asks may hold up all else.
 func (n *Network) LastAddr(node string) netip.Addr {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	last := n.last.Load()
+	if last == nil {
+		return netip.Addr{}
+	}
 	for _, v6 := range []bool{false, true} {
-		if a, is := n.last[VTEPMAC(node, v6).String()]; is {
+		if a, is := (*last)[VTEPMAC(node, v6).String()]; is {
 			return a
 		}
 	}
@@ -293,7 +297,7 @@ func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []str
 	err = inside(n.options.NetNS, func() error { return r.run(self, others, pods) })
 	n.self = r.self
 	n.tunnel = r.tunnel
-	n.last = nil
+	n.last.Store(nil)
 	watched := r.watched()
 	n.watched.Store(&watched)
 	return r.changes, err
