@@ -81,11 +81,8 @@ func (n *Network) Start(ctx context.Context) error {
 		changed = n.routes.Changed()
 	}
 	for {
-		began := time.Now()
-		again, pause := n.round(began)
+		again, pause := n.round(time.Now())
 		ended := time.Now()
-		// Where others change things all the time, it takes a tenth of a processor at most.
-		pause = max(pause, 9*ended.Sub(began))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -109,10 +106,14 @@ func (n *Network) Start(ctx context.Context) error {
 // before a round for the next change.
 func (n *Network) round(now time.Time) (again, pause time.Duration) {
 	w := n.world()
+	began := time.Now()
 	changes, repair, err := n.reconcile(w)
+	// Where others change things all the time, it takes a tenth of a processor at most. What
+	// publishing takes, which may wait for other programs, puts off no repair.
+	pause = 9 * time.Since(began)
 	if repair {
 		n.metrics.networkRepairs.Add(float64(len(changes)))
-		pause = n.fight(changes, now)
+		pause = max(pause, n.fight(changes, now))
 		n.log.Info("Somebody else has changed the node's network; what was missing is there again", "changes", strings.Join(short(changes), "; "))
 	}
 	about, elsewhere := byNode(err)

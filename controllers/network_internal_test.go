@@ -174,6 +174,36 @@ func TestNetworkRepairs(t *testing.T) {
 	})
 }
 
+// TestNetworkRepairsAfterPublishing: however long the plugin and its configuration take to
+// install, the next repair is no later for it, and rounds that take long themselves are.
+func TestNetworkRepairsAfterPublishing(t *testing.T) {
+	for _, test := range []struct {
+		name                string
+		round, publish, due time.Duration
+	}{
+		{"slow to publish", 0, 10 * time.Second, networkSettle},
+		{"slow rounds", 3 * time.Second, 0, 27 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := NewWithT(t)
+				routes := &fakeRoutes{takes: test.round}
+				n, _, _ := networkOf(t, routes)
+				n.publish = func(node.Node) error { time.Sleep(test.publish); return nil }
+				began := time.Now()
+				go func() { _ = n.Start(t.Context()) }()
+				time.Sleep(test.round + test.publish)
+				synctest.Wait()
+				signal(routes.changed)
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				g.Expect(len(routes.times())).To(BeNumerically(">=", 2))
+				g.Expect(routes.times()[1].Sub(began) - test.round - test.publish).To(Equal(test.due))
+			})
+		})
+	}
+}
+
 // TestNetworkRetries: what is wrong with one Node or pod is tried again less and less
 // often, and puts off nothing else; that of pods, and of this node, shows in readiness.
 func TestNetworkRetries(t *testing.T) {
