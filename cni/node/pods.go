@@ -73,7 +73,7 @@ func (r *round) pods(bridge netlink.Link, pods []Pod) {
 // madeLink says whether the CNI plugin has made a link: a name alone may be chance.
 func madeLink(link netlink.Link) bool {
 	attrs := link.Attrs()
-	return link.Type() == "veth" && bytes.Equal(attrs.HardwareAddr, derivedMAC("link "+attrs.Name))
+	return link.Type() == "veth" && bytes.Equal(attrs.HardwareAddr, portMAC(attrs.Name))
 }
 
 // gone says that a link, or what was on it, is no more.
