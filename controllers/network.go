@@ -221,6 +221,7 @@ func (n *Network) install(self node.Node, changed bool, now time.Time) error {
 }
 
 // world is this node, the others and this node's pods, in order, as the model knows them.
+// Pods that another plugin has connected are none of them: their links are its own.
 func (n *Network) world() (w world) {
 	n.enforcer.mu.Lock()
 	nodes := n.enforcer.model.Nodes()
@@ -236,7 +237,7 @@ func (n *Network) world() (w world) {
 		}
 	}
 	for _, a := range attachments {
-		if a.HostInterface != "" {
+		if n.enforcer.guard.connects(a) {
 			w.pods = append(w.pods, node.Pod{Name: a.Pod.String(), Link: a.HostInterface, MAC: a.MAC[:], Addrs: a.IPs})
 		}
 	}

@@ -300,19 +300,24 @@ func TestNetworkPublishes(t *testing.T) {
 	g.Expect(n.enforcer.health.Err()).To(Succeed())
 }
 
-// TestNetworkPods: the plugin's attachments that have a link of podfence's are the pods, in
-// an order that does not change.
+// TestNetworkPods: the attachments that have a port of the bridge are the pods, in an order
+// that does not change. Those of when another plugin connected the pods are its business.
 func TestNetworkPods(t *testing.T) {
 	g := NewWithT(t)
 	routes := &fakeRoutes{}
 	n, _, _ := networkOf(t, routes)
+	n.enforcer.guard = &guard{Bridge: Bridge{Port: func(containerID, ifName string) string { return "pf" + containerID + ifName }}}
 	n.enforcer.Feed(func(m *policy.Model) {
 		for i := range 30 {
 			m.SetAttachment(policy.Attachment{
 				ContainerID: fmt.Sprint("c", i), IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: fmt.Sprint("web-", i)},
-				HostInterface: fmt.Sprint("pf", i), MAC: [6]byte{2, 0, 0, 0, 0, byte(i)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
+				HostInterface: fmt.Sprintf("pfc%deth0", i), MAC: [6]byte{2, 0, 0, 0, 0, byte(i)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
 			})
 		}
+		m.SetAttachment(policy.Attachment{
+			ContainerID: "old", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "old"},
+			HostInterface: "cali0123456789a", IPs: []netip.Addr{netip.MustParseAddr("10.9.9.8")},
+		})
 		m.SetAttachment(policy.Attachment{ContainerID: "x", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "x"}, IPs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}})
 	})
 	for range 20 {
