@@ -119,7 +119,7 @@ func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *contr
 		}
 		c.places.Plugin = filepath.Join(filepath.Dir(self), "podfence-cni")
 	}
-	o = &controllers.CNI{Socket: c.socket, State: c.state, Links: node.LinkNames}
+	o = &controllers.CNI{Socket: c.socket, State: c.state, Links: node.LinksThere}
 	if c.mode == "bridge" {
 		mode, err := node.ParseMode(c.routing)
 		if err != nil {

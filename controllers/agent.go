@@ -85,9 +85,9 @@ type CNI struct {
 	// Publish writes the CNI configuration for this node, and installs the
 	// plugin, where that has changed; nil: others do.
 	Publish func(self node.Node) error
-	// Links are the names of the node's links, by which attachments of lost containers
-	// are found; nil: they stay until GC.
-	Links func() (map[string]bool, error)
+	// Links says which of the named links the node has, by which attachments of lost
+	// containers are found; nil: they stay until GC.
+	Links func(names []string) (there map[string]bool, err error)
 	// HostPorts says what operators should know of hostPort on this node; empty: they
 	// are served. It is asked after Publish. Nil: they are another plugin's business.
 	HostPorts func() string

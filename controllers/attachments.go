@@ -29,9 +29,9 @@ import (
 type Attachments struct {
 	socket   string
 	store    store
-	bridge   *Bridge                         // nil: another plugin connects the pods
-	refuse   error                           // why no pod can be attached
-	links    func() (map[string]bool, error) // nil: nobody looks for lost ones
+	bridge   *Bridge                                 // nil: another plugin connects the pods
+	refuse   error                                   // why no pod can be attached
+	links    func([]string) (map[string]bool, error) // nil: nobody looks for lost ones
 	enforcer *Enforcer
 	events   *events      // nil: there is no API server to tell
 	policies *policyLists // nil: there is no API server to ask

@@ -41,6 +41,12 @@ func newGuard(cni *CNI) *guard {
 	return &guard{Bridge: *cni.Bridge}
 }
 
+// connects says whether an attachment is behind a port that the plugin has made; one of when
+// another plugin connected the pods has a link of that plugin's, or none.
+func (g *guard) connects(a policy.Attachment) bool {
+	return g != nil && a.HostInterface != "" && a.HostInterface == g.Port(a.ContainerID, a.IfName)
+}
+
 // forget has the next commit replace the table.
 func (g *guard) forget() {
 	if g != nil {

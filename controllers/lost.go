@@ -35,17 +35,19 @@ func (a *Attachments) endLostUntil(ctx context.Context) {
 // GC, or when another container gets it.
 func (a *Attachments) endLost() error {
 	told := map[handshake.Attachment]uint64{}
+	var names []string
 	a.mu.Lock()
 	for at, attachment := range a.known {
 		if attachment.HostInterface != "" {
 			told[at] = a.by[at]
+			names = append(names, attachment.HostInterface)
 		}
 	}
 	a.mu.Unlock()
 	if len(told) == 0 {
 		return nil
 	}
-	links, err := a.links()
+	links, err := a.links(names)
 	if err != nil {
 		return err
 	}

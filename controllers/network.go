@@ -63,8 +63,8 @@ const (
 	// networkAgain is how often the network is looked after without news: not all that
 	// others change is told of.
 	networkAgain = time.Minute
-	// networkRetry is how long to wait after a failure; about one Node or pod, longer and
-	// longer, up to networkAgain.
+	// networkRetry is how long to wait after a failure; about one Node, pod or range, longer
+	// and longer, up to networkAgain.
 	networkRetry = 2 * time.Second
 	// networkSettle is how long changes are waited for that follow a first one.
 	networkSettle = 200 * time.Millisecond
@@ -81,11 +81,8 @@ func (n *Network) Start(ctx context.Context) error {
 		changed = n.routes.Changed()
 	}
 	for {
-		began := time.Now()
-		again, pause := n.round(began)
+		again, pause := n.round(time.Now())
 		ended := time.Now()
-		// Where others change things all the time, it takes a tenth of a processor at most.
-		pause = max(pause, 9*ended.Sub(began))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -109,10 +106,14 @@ func (n *Network) Start(ctx context.Context) error {
 // before a round for the next change.
 func (n *Network) round(now time.Time) (again, pause time.Duration) {
 	w := n.world()
+	began := time.Now()
 	changes, repair, err := n.reconcile(w)
+	// Where others change things all the time, it takes a tenth of a processor at most. What
+	// publishing takes, which may wait for other programs, puts off no repair.
+	pause = 9 * time.Since(began)
 	if repair {
 		n.metrics.networkRepairs.Add(float64(len(changes)))
-		pause = n.fight(changes, now)
+		pause = max(pause, n.fight(changes, now))
 		n.log.Info("Somebody else has changed the node's network; what was missing is there again", "changes", strings.Join(short(changes), "; "))
 	}
 	about, elsewhere := byNode(err)
@@ -151,23 +152,23 @@ func (n *Network) again(err error, now time.Time) time.Duration {
 	partial := partialOnly(err)
 	switch {
 	case err == nil:
-		return n.retries.next(nil, nil, now)
+		return n.retries.next(&node.PartialError{}, now)
 	case partial == nil:
 		return networkRetry
 	}
-	return n.retries.next(partial.Nodes, partial.Pods, now)
+	return n.retries.next(partial, now)
 }
 
-// byNode divides what has failed into what is about this node and its pods, and what is
-// about other Nodes. That one of them cannot be reached makes no node unhealthy: it would
+// byNode divides what has failed into what is about this node, its ranges and its pods, and
+// what is about other Nodes. That one of them cannot be reached makes no node unhealthy: it would
 // be all of them at once.
 func byNode(err error) (about, elsewhere error) {
 	partial := partialOnly(err)
 	if partial == nil {
 		return err, nil
 	}
-	if len(partial.Pods) > 0 {
-		about = &node.PartialError{Pods: partial.Pods}
+	if len(partial.Pods)+len(partial.Ranges) > 0 {
+		about = &node.PartialError{Pods: partial.Pods, Ranges: partial.Ranges}
 	}
 	if len(partial.Nodes) > 0 {
 		elsewhere = &node.PartialError{Nodes: partial.Nodes}
@@ -175,8 +176,8 @@ func byNode(err error) (about, elsewhere error) {
 	return about, elsewhere
 }
 
-// partialOnly returns the error if it keeps no more than some Nodes or pods from being
-// reached, else nil: one that is joined with others is about more.
+// partialOnly returns the error if all is there that pods are connected by, but some routes
+// or links of Nodes, pods or ranges; else nil: one that is joined with others is about more.
 func partialOnly(err error) *node.PartialError {
 	partial, _ := err.(*node.PartialError)
 	return partial
@@ -220,6 +221,7 @@ func (n *Network) install(self node.Node, changed bool, now time.Time) error {
 }
 
 // world is this node, the others and this node's pods, in order, as the model knows them.
+// Pods that another plugin has connected are none of them: their links are its own.
 func (n *Network) world() (w world) {
 	n.enforcer.mu.Lock()
 	nodes := n.enforcer.model.Nodes()
@@ -235,7 +237,7 @@ func (n *Network) world() (w world) {
 		}
 	}
 	for _, a := range attachments {
-		if a.HostInterface != "" {
+		if n.enforcer.guard.connects(a) {
 			w.pods = append(w.pods, node.Pod{Name: a.Pod.String(), Link: a.HostInterface, MAC: a.MAC[:], Addrs: a.IPs})
 		}
 	}
@@ -243,7 +245,7 @@ func (n *Network) world() (w world) {
 	return w
 }
 
-// retries say when to try again what has failed for one Node or pod: each by itself, less
+// retries say when to try again what has failed for one Node, pod or range: each by itself, less
 // and less often. One that can never be reached costs a round a minute, which there is
 // anyway, and puts off no other.
 type retries map[string]*retry
@@ -254,10 +256,10 @@ type retry struct {
 }
 
 // next is how long to wait from now for the first that is due, or for the next look at all.
-func (r *retries) next(nodes, pods map[string]error, now time.Time) time.Duration {
+func (r *retries) next(partial *node.PartialError, now time.Time) time.Duration {
 	left := retries{}
 	first := networkAgain
-	for kind, failed := range map[string]map[string]error{"node ": nodes, "pod ": pods} {
+	for kind, failed := range map[string]map[string]error{"node ": partial.Nodes, "pod ": partial.Pods, "range ": partial.Ranges} {
 		for name := range failed {
 			one := (*r)[kind+name]
 			if one == nil {

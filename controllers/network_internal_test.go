@@ -174,6 +174,36 @@ func TestNetworkRepairs(t *testing.T) {
 	})
 }
 
+// TestNetworkRepairsAfterPublishing: however long the plugin and its configuration take to
+// install, the next repair is no later for it, and rounds that take long themselves are.
+func TestNetworkRepairsAfterPublishing(t *testing.T) {
+	for _, test := range []struct {
+		name                string
+		round, publish, due time.Duration
+	}{
+		{"slow to publish", 0, 10 * time.Second, networkSettle},
+		{"slow rounds", 3 * time.Second, 0, 27 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := NewWithT(t)
+				routes := &fakeRoutes{takes: test.round}
+				n, _, _ := networkOf(t, routes)
+				n.publish = func(node.Node) error { time.Sleep(test.publish); return nil }
+				began := time.Now()
+				go func() { _ = n.Start(t.Context()) }()
+				time.Sleep(test.round + test.publish)
+				synctest.Wait()
+				signal(routes.changed)
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				g.Expect(len(routes.times())).To(BeNumerically(">=", 2))
+				g.Expect(routes.times()[1].Sub(began) - test.round - test.publish).To(Equal(test.due))
+			})
+		})
+	}
+}
+
 // TestNetworkRetries: what is wrong with one Node or pod is tried again less and less
 // often, and puts off nothing else; that of pods, and of this node, shows in readiness.
 func TestNetworkRetries(t *testing.T) {
@@ -216,6 +246,15 @@ func TestNetworkRetries(t *testing.T) {
 	routes.err = &node.PartialError{Pods: map[string]error{"shop/web": errors.New("pod shop/web: route of others")}}
 	n.round(now)
 	g.Expect(n.enforcer.health.Err()).To(MatchError(ContainSubstring("pod shop/web: route of others")))
+	// So does a route of others to this node's own range; pods are connected all the same.
+	routes.err = &node.PartialError{Ranges: map[string]error{"10.244.1.0/24": errors.New("route to 10.244.1.0/24: of cni0")}}
+	logged.take()
+	*published, n.publishedAt = 0, time.Time{}
+	again, _ = n.round(now)
+	g.Expect(again).To(Equal(networkRetry))
+	g.Expect(n.enforcer.health.Err()).To(MatchError(ContainSubstring("NetworkFailed: route to 10.244.1.0/24: of cni0")))
+	g.Expect(with(logged.take(), "other nodes")).To(BeZero())
+	g.Expect(*published).To(Equal(1))
 	routes.err = errors.New("bridge podfence0: another's")
 	again, _ = n.round(now)
 	g.Expect(again).To(Equal(networkRetry))
@@ -261,19 +300,24 @@ func TestNetworkPublishes(t *testing.T) {
 	g.Expect(n.enforcer.health.Err()).To(Succeed())
 }
 
-// TestNetworkPods: the plugin's attachments that have a link of podfence's are the pods, in
-// an order that does not change.
+// TestNetworkPods: the attachments that have a port of the bridge are the pods, in an order
+// that does not change. Those of when another plugin connected the pods are its business.
 func TestNetworkPods(t *testing.T) {
 	g := NewWithT(t)
 	routes := &fakeRoutes{}
 	n, _, _ := networkOf(t, routes)
+	n.enforcer.guard = &guard{Bridge: Bridge{Port: func(containerID, ifName string) string { return "pf" + containerID + ifName }}}
 	n.enforcer.Feed(func(m *policy.Model) {
 		for i := range 30 {
 			m.SetAttachment(policy.Attachment{
 				ContainerID: fmt.Sprint("c", i), IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: fmt.Sprint("web-", i)},
-				HostInterface: fmt.Sprint("pf", i), MAC: [6]byte{2, 0, 0, 0, 0, byte(i)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
+				HostInterface: fmt.Sprintf("pfc%deth0", i), MAC: [6]byte{2, 0, 0, 0, 0, byte(i)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
 			})
 		}
+		m.SetAttachment(policy.Attachment{
+			ContainerID: "old", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "old"},
+			HostInterface: "cali0123456789a", IPs: []netip.Addr{netip.MustParseAddr("10.9.9.8")},
+		})
 		m.SetAttachment(policy.Attachment{ContainerID: "x", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "x"}, IPs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}})
 	})
 	for range 20 {

@@ -22,6 +22,9 @@ func VTEPMAC(node string, v6 bool) net.HardwareAddr {
 // pins in each pod, and makes the bridge with if it comes first.
 func bridgeMAC(bridge string) net.HardwareAddr { return derivedMAC("bridge " + bridge) }
 
+// portMAC is the MAC that the CNI plugin gives the node's end of a pod's link, by its name.
+func portMAC(link string) net.HardwareAddr { return derivedMAC("link " + link) }
+
 // derivedMAC is a locally administered unicast address (IEEE 802, 8.4).
 func derivedMAC(text string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(text))

@@ -86,6 +86,28 @@ func TestForeign(t *testing.T) {
 	p.reconcile(all(nodes)...)
 }
 
+// TestForeignOwnRange: a bridge of another plugin that has the node's own range is this
+// node's trouble, not that of other Nodes, and the rest of the network is made all the same.
+func TestForeignOwnRange(t *testing.T) {
+	t.Parallel()
+	nodes := shared(t, 2, 1500)
+	p := nodes[0]
+	p.ip("link add cni0 type bridge", "link set cni0 up", "addr add 10.244.1.1/24 dev cni0")
+	_, err := p.open(node.Options{}).Reconcile(p.Node, all(nodes), nil)
+	partial, is := err.(*node.PartialError)
+	if !is || len(partial.Nodes) > 0 || len(partial.Ranges) != 1 {
+		t.Fatalf("%#v", err)
+	}
+	if text := partial.Error(); !strings.Contains(text, "route to 10.244.1.0/24: there is one that podfence did not make, 10.244.1.0/24 dev cni0") {
+		t.Error(text)
+	}
+	if out := p.routes(); !strings.Contains(out, "10.244.2.0/24 via") || !strings.Contains(out, "unreachable fd00:10:244:1::/64") {
+		t.Error(out)
+	}
+	p.ip("link del cni0")
+	p.reconcile(all(nodes)...)
+}
+
 // TestOthersGoOn has one bad node of each kind among good ones.
 func TestOthersGoOn(t *testing.T) {
 	t.Parallel()

@@ -35,12 +35,9 @@ func (n *Network) GuardPorts() error {
 	if n.handle == nil {
 		return ErrClosed
 	}
-	links, err := n.handle.LinkList()
-	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < dumpAttempts; tries++ {
-		links, err = n.handle.LinkList()
-	}
+	links, err := dump("links", n.handle.LinkList)
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return err
 	}
 	var errs []error
 	for _, link := range links {

@@ -109,22 +109,22 @@ type Node struct {
 }
 
 // Network is the pods' network on a node. Its methods may be called
-// concurrently; they wait for each other.
+// concurrently; they wait for each other, but for Changed and LastAddr.
 type Network struct {
 	options Options
 
 	notices *notices
 	// watched are the indices of the links whose neighbours are podfence's.
 	watched atomic.Pointer[map[int]bool]
+	// last are the nodes that the tunnel led to when the Network was opened, by VTEPMAC; nil
+	// from the end of the first Reconcile on, which makes them anew.
+	last atomic.Pointer[map[string]netip.Addr]
 
 	mu     sync.Mutex
 	handle *netlink.Handle // nil when closed
 	// self and tunnel are what the last Reconcile had and found necessary.
 	self   Node
 	tunnel bool
-	// last are the nodes that the tunnel led to when the Network was opened, by VTEPMAC. The
-	// first Reconcile makes them anew.
-	last map[string]netip.Addr
 }
 
 // Pod is a pod of this node, as the CNI plugin has connected it.
@@ -155,7 +155,9 @@ func Open(options Options) (*Network, error) {
 		if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
-		if n.last, err = lastRemotes(n.handle, options.VXLANDevice); err == nil {
+		last, err := lastRemotes(n.handle, options.VXLANDevice)
+		if err == nil {
+			n.last.Store(&last)
 			n.notices, err = listen(n.concerns, noticed...)
 		}
 		if err != nil {
@@ -204,13 +206,15 @@ func (n *Network) Close() error {
 }
 
 // LastAddr is another node's address as the tunnel has had it since before the Network was
-// opened, or the zero Addr: the Node may have lost it since. Only before the first Reconcile
-// is it known.
+// opened, or the zero Addr: the Node may have lost it since. Only until the first Reconcile
+// has ended is it known. It does not wait for one: who asks may hold up all else.
 func (n *Network) LastAddr(node string) netip.Addr {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	last := n.last.Load()
+	if last == nil {
+		return netip.Addr{}
+	}
 	for _, v6 := range []bool{false, true} {
-		if a, is := n.last[VTEPMAC(node, v6).String()]; is {
+		if a, is := (*last)[VTEPMAC(node, v6).String()]; is {
 			return a
 		}
 	}
@@ -240,12 +244,12 @@ func (n *Network) concerns(message syscall.NetlinkMessage) bool {
 	return (*watched)[int(int32(binary.NativeEndian.Uint32(message.Data[4:])))] // ndm_ifindex
 }
 
-// PartialError says what is wrong with some other Nodes, or some pods of this one. All
-// else that this node's pods need is there.
+// PartialError says what is wrong with some other Nodes, with some pods of this one, or with
+// the routes to its ranges. All else that this node's pods need is there.
 type PartialError struct {
 	// Nodes are about other Nodes, by their names, or by ranges of theirs; Pods are about
-	// this node's pods.
-	Nodes, Pods map[string]error
+	// this node's pods, and Ranges about this node's own PodCIDRs.
+	Nodes, Pods, Ranges map[string]error
 }
 
 // partialErrors is how many of a kind Error tells of: a link that is down may be the way to
@@ -254,7 +258,7 @@ const partialErrors = 5
 
 func (e *PartialError) Error() string {
 	var texts []string
-	for _, about := range []map[string]error{e.Pods, e.Nodes} {
+	for _, about := range []map[string]error{e.Ranges, e.Pods, e.Nodes} {
 		for i, name := range slices.Sorted(maps.Keys(about)) {
 			if i == partialErrors {
 				texts = append(texts, fmt.Sprintf("and %d more", len(about)-i))
@@ -274,7 +278,8 @@ func (e *PartialError) Error() string {
 //
 // A node that can't be reached, or whose data are wrong, is an error that names
 // it, and so is a route to its pods that another has made; all other nodes are
-// seen to, and routes to its pods that were there before stay. So it is with pods. The
+// seen to, and routes to its pods that were there before stay. So it is with pods, and
+// with another's route in the place of the one to this node's own range. The
 // error joins all that went wrong: calling again later is right for all of them. It is a
 // *PartialError if nothing else did.
 func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []string, err error) {
@@ -286,11 +291,13 @@ func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []str
 	if self.Name == "" || n.options.Node != "" && n.options.Node != self.Name {
 		return nil, fmt.Errorf("this node is %q, not %q", n.options.Node, self.Name)
 	}
-	r := &round{Handle: n.handle, options: n.options, failed: PartialError{Nodes: map[string]error{}, Pods: map[string]error{}}}
+	r := &round{Handle: n.handle, options: n.options, failed: PartialError{
+		Nodes: map[string]error{}, Pods: map[string]error{}, Ranges: map[string]error{},
+	}}
 	err = inside(n.options.NetNS, func() error { return r.run(self, others, pods) })
 	n.self = r.self
 	n.tunnel = r.tunnel
-	n.last = nil
+	n.last.Store(nil)
 	watched := r.watched()
 	n.watched.Store(&watched)
 	return r.changes, err

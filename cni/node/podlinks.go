@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -83,14 +82,9 @@ type linkTable struct {
 }
 
 func (p *PodLinks) links() (t linkTable, err error) {
-	var all []netlink.Link
-	for range dumpAttempts {
-		if all, err = p.handle.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	all, err := dump("links", p.handle.LinkList)
 	if err != nil {
-		return t, fmt.Errorf("list links: %w", err)
+		return t, err
 	}
 	t.byIndex, t.ports = map[int]netlink.Link{}, map[int][]string{}
 	for _, link := range all {
@@ -102,9 +96,6 @@ func (p *PodLinks) links() (t linkTable, err error) {
 	}
 	return t, nil
 }
-
-// dumpAttempts is how often a listing that a change has interrupted is tried again.
-const dumpAttempts = 10
 
 // at is where a route leads: to a pod's own link, if it is to that one address, or to a
 // bridge. A route by a gateway leads elsewhere.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -37,8 +38,9 @@ type fdbKey struct {
 // come back with it.
 //
 // Nothing is done for a pod that the plugin is still connecting: its link must stay down
-// until the agent has answered. That it has shows in the link: only then does the plugin
-// put it into the bridge, and turn ARP off, and an ADD always begins with a new link. A pod
+// until the agent has answered, and what is missing after that the plugin is about to make.
+// Both show in the link, with which an ADD begins, always a new one: only after the answer
+// does the plugin put it into the bridge, and turn ARP off, and it sets it up last. A pod
 // whose link has gone is one that the plugin is about to remove.
 func (r *round) pods(bridge netlink.Link, pods []Pod) {
 	s, err := r.podState(bridge)
@@ -64,7 +66,11 @@ func (r *round) pods(bridge netlink.Link, pods []Pod) {
 		if attrs.MasterIndex != bridge.Attrs().Index && attrs.RawFlags&unix.IFF_NOARP == 0 {
 			continue
 		}
-		if err := r.pod(pod, link, s); err != nil && !gone(err) {
+		waits, err := connecting(link)
+		if err == nil && !waits {
+			err = r.pod(pod, link, s)
+		}
+		if err != nil && !gone(err) {
 			r.failed.Pods[pod.Name] = fmt.Errorf("pod %s: %w", pod.Name, err)
 		}
 	}
@@ -73,7 +79,41 @@ func (r *round) pods(bridge netlink.Link, pods []Pod) {
 // madeLink says whether the CNI plugin has made a link: a name alone may be chance.
 func madeLink(link netlink.Link) bool {
 	attrs := link.Attrs()
-	return link.Type() == "veth" && bytes.Equal(attrs.HardwareAddr, derivedMAC("link "+attrs.Name))
+	return link.Type() == "veth" && bytes.Equal(attrs.HardwareAddr, portMAC(attrs.Name))
+}
+
+// connecting says whether the plugin may be at work on a link. It sets it up last, so it is
+// while a link has never been up with its other end, of which the kernel keeps count: that
+// outlives the agent, and whoever sets the link down. If the link has come up since links
+// were listed, the next round is told of it, and looks at all that the plugin has made.
+func connecting(link netlink.Link) (bool, error) {
+	if link.Attrs().RawFlags&unix.IFF_UP != 0 {
+		return false, nil
+	}
+	request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
+	message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	message.Index = int32(link.Attrs().Index)
+	request.AddData(message)
+	messages, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return false, fmt.Errorf("link %s: %w", link.Attrs().Name, err)
+	}
+	for _, m := range messages {
+		if len(m) < unix.SizeofIfInfomsg {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfInfomsg:])
+		if err != nil {
+			return false, fmt.Errorf("link %s: %w", link.Attrs().Name, err)
+		}
+		for _, a := range attrs {
+			if a.Attr.Type == unix.IFLA_CARRIER_UP_COUNT && len(a.Value) == 4 {
+				never := binary.NativeEndian.Uint32(a.Value) == 0
+				return never || nl.DeserializeIfInfomsg(m).Flags&unix.IFF_UP != 0, nil
+			}
+		}
+	}
+	return false, fmt.Errorf("link %s: the kernel does not say how often it has been up", link.Attrs().Name)
 }
 
 // gone says that a link, or what was on it, is no more.

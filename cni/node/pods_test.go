@@ -49,6 +49,13 @@ func (p *peer) plug() node.Pod {
 	return pod
 }
 
+// connected has the pod's link be what an ADD has left of it, but for ports, routes and
+// neighbours: up once, and down.
+func (p *peer) connected() {
+	p.t.Helper()
+	p.ip("link set "+podLink+" arp off", "link set "+podLink+" up", "link set "+podLink+" down")
+}
+
 // changing are timers, and indices that are new with the device.
 var changing = regexp.MustCompile(`_timer +\S+|^[0-9]+: |[a-z_]+_id \S+|designated_\w+ \S+`)
 
@@ -95,8 +102,17 @@ func TestPodsComeBack(t *testing.T) {
 	// The agent has not answered yet: the link stays down and outside.
 	p.reconcile()
 	g.Expect(p.ip("link show " + podLink)).NotTo(Or(ContainSubstring("master"), ContainSubstring("state UP")))
-	// It has: what is left to do is done, in whichever order it is found missing.
+	// It has, and the plugin is at work: what is missing is no damage.
+	p.ip("link set " + podLink + " master podfence0")
+	g.Expect(p.reconcile()).To(BeZero())
 	p.ip("link set " + podLink + " arp off")
+	g.Expect(p.reconcile()).To(BeZero())
+	g.Expect(p.ip("link show " + podLink)).NotTo(ContainSubstring(",UP"))
+	// It has done its work, and somebody has undone it; in whichever order it is found
+	// missing, and by an agent that has not seen it whole.
+	p.ip("link set " + podLink + " nomaster")
+	p.connected()
+	p.open(node.Options{})
 	g.Expect(p.reconcile()).To(Equal(8))
 	g.Eventually(p.reachable, "30s").Should(Succeed())
 	p.reconcile()
@@ -142,7 +158,8 @@ func TestPodsOfOthers(t *testing.T) {
 	p.open(node.Options{})
 	p.reconcile()
 	pod := p.plug()
-	p.ip("link set "+podLink+" arp off", "link add pfothers type veth peer name other", "link set pfothers arp off",
+	p.connected()
+	p.ip("link add pfothers type veth peer name other", "link set pfothers arp off",
 		"route add 10.244.1.2/32 dev eth0 proto static", "link add pfwaiting address "+linkMAC("pfwaiting").String()+" type veth peer name other2")
 	pods := []node.Pod{
 		pod,
@@ -177,7 +194,7 @@ func TestChanged(t *testing.T) {
 	p.open(node.Options{Mode: node.VXLAN})
 	p.reconcile(all(nodes)...)
 	p.plug()
-	p.ip("link set " + podLink + " arp off")
+	p.connected()
 	p.reconcile(all(nodes)...)
 	// quiet rounds until nothing is told any more: what a round has done is told as well, and
 	// so are links that are coming up.

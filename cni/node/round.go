@@ -25,7 +25,7 @@ type round struct {
 	tunnel  bool
 	changes []string
 	errs    []error      // about this node
-	failed  PartialError // about others, and about pods
+	failed  PartialError // about others, about pods, and about this node's ranges
 }
 
 // run goes from what others depend on to what depends on it, and removes in the
@@ -52,7 +52,7 @@ func (r *round) run(self Node, others []Node, pods []Pod) error {
 	r.setRoutes(device, plan)
 	r.cleanDevice(device, plan)
 	var partial error
-	if len(r.failed.Nodes)+len(r.failed.Pods) > 0 {
+	if len(r.failed.Nodes)+len(r.failed.Pods)+len(r.failed.Ranges) > 0 {
 		partial = &r.failed
 	}
 	if len(r.errs) == 0 {

@@ -114,7 +114,11 @@ func (r *round) setRoutes(device netlink.Link, p *plan) {
 func (r *round) setRoute(key routeKey, want *netlink.Route, have []netlink.Route) {
 	for _, h := range have {
 		if h.Protocol != RouteProtocol {
-			r.failed.Nodes[key.dst.String()] = fmt.Errorf("route to %s: there is one that podfence did not make, %s", key.dst, r.describe(&h))
+			about := r.failed.Nodes
+			if slices.Contains(r.self.PodCIDRs, key.dst) {
+				about = r.failed.Ranges
+			}
+			about[key.dst.String()] = fmt.Errorf("route to %s: there is one that podfence did not make, %s", key.dst, r.describe(&h))
 			return
 		}
 	}

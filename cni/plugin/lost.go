@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,11 +39,35 @@ func (l *leases) endLost(host *netlink.Handle, bridge string) error {
 			lost[lease.owner] = true
 		}
 	}
+	if err := spareRenamed(host, lost); err != nil {
+		return err
+	}
 	var errs []error
 	for owner := range lost {
 		errs = append(errs, l.end(host, bridge, owner))
 	}
 	return errors.Join(errs...)
+}
+
+// spareRenamed takes those out whose link somebody has renamed: its MAC tells whose it is.
+// One that still has its name as an alternative one, deleteLink finds and leaves. There are
+// few to ask about, mostly none.
+func spareRenamed(host *netlink.Handle, lost map[attachment]bool) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	links, err := dump(host.LinkList)
+	if err != nil {
+		return fmt.Errorf("links: %w", err)
+	}
+	there := map[string]bool{}
+	for _, link := range links {
+		there[link.Attrs().HardwareAddr.String()] = true
+	}
+	maps.DeleteFunc(lost, func(owner attachment, _ bool) bool {
+		return there[hostMAC(LinkName(owner.containerID, owner.ifName)).String()]
+	})
+	return nil
 }
 
 // end removes all that a container has here; its leases last, and only if nothing else
@@ -75,8 +100,8 @@ func stillHas(c *Config, at attachment, addrs []netip.Addr) error {
 }
 
 // linkNames are the names of the node's links: of the calling thread's namespace, see
-// proc_pid_net(5). Each ADD asks, and needs no more than the names: a listing by netlink
-// has kilobytes of each link to parse.
+// proc_pid_net(5). Each ADD asks, and mostly needs no more than the names: a listing by
+// netlink, which has their MACs, is kilobytes of each link to parse.
 func linkNames() (map[string]bool, error) {
 	text, err := os.ReadFile("/proc/thread-self/net/dev")
 	if err != nil {

@@ -108,6 +108,48 @@ func TestLostContainers(t *testing.T) {
 	}
 }
 
+// TestRenamedLink: a container whose link somebody has renamed runs, and keeps its address.
+func TestRenamedLink(t *testing.T) {
+	for _, by := range []string{"MAC", "alternative name"} {
+		t.Run(by, func(t *testing.T) {
+			n := newNode(t, map[string]any{"podCIDRs": []string{"10.244.1.0/30"}}) // one address
+			there, more := newPod(t, "there"), newPod(t, "more")
+			n.mustAdd(there)
+			n.age(there)
+			n.must(func() error {
+				name := plugin.LinkName(there.rt.ContainerID, there.rt.IfName)
+				link, err := netlink.LinkByName(name)
+				if err != nil {
+					return err
+				}
+				steps := []func() error{
+					func() error { return netlink.LinkSetDown(link) },
+					func() error { return netlink.LinkSetName(link, "renamed") },
+				}
+				if by == "alternative name" {
+					steps = append(steps,
+						func() error { return netlink.LinkSetHardwareAddr(link, []byte{2, 0, 0, 0, 0, 1}) },
+						func() error { return netlink.LinkAddAltName(link, name) })
+				}
+				for _, step := range append(steps, func() error { return netlink.LinkSetUp(link) }) {
+					if err := step(); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if _, err := n.add(more); code(err) != int(plugin.CodeExhausted) {
+				t.Errorf("its address was given to another: %v", err)
+			}
+			if leases := n.leases(); len(leases) != 1 || leases[0] != there.ips[0].String() {
+				t.Errorf("leases %v", leases)
+			}
+			there.close()
+			gomega.NewWithT(t).Eventually(func() error { _, err := n.add(more); return err }, "1m").Should(gomega.Succeed(), "it has gone with its namespace")
+		})
+	}
+}
+
 // TestLeasesEndWithTheBoot: what is noted of an earlier one is nobody's.
 func TestLeasesEndWithTheBoot(t *testing.T) {
 	n := newNode(t, map[string]any{"podCIDRs": []string{"10.244.1.0/30"}}) // one address

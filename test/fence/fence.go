@@ -102,7 +102,7 @@ func Start(n *lab.Node, o Options) (f *Fence, err error) {
 		Registry: prometheus.NewRegistry(), Log: o.Log,
 		CNI: &controllers.CNI{
 			Socket: f.socket, State: filepath.Join(o.Dir, "attachments"),
-			Bridge: &controllers.Bridge{Kernel: conn, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway},
+			Bridge: &controllers.Bridge{Kernel: conn, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway, Port: plugin.LinkName},
 			Routes: routes, LastAddr: routes.LastAddr,
 			Publish: func(self node.Node) error { return f.publish(routes, self) },
 		},
