@@ -384,17 +384,10 @@ type stowaway struct {
 	ips   []string
 }
 
-// newStowaway makes one with the last address of an IPv4 range that a pod can have. Its
-// node reaches it.
+// newStowaway makes one with the last address of each range, of those listed, that a pod
+// can have. Its node reaches it.
 func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 	t.Helper()
-	var last netip.Addr
-	for _, ip := range all {
-		if ip.Is4() && (!last.IsValid() || last.Less(ip)) {
-			last = ip
-		}
-	}
-	ip := last.Prev().String() // that was the broadcast address
 	const name = "stowaway"
 	command := func(text string) { run(t, node, strings.Fields(text)...) }
 	command("ip netns add " + name)
@@ -404,18 +397,39 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 		"ip link set stowaway up",
 		"ip -n " + name + " link set lo up",
 		"ip -n " + name + " link set eth0 up",
-		"ip -n " + name + " addr add " + ip + "/32 dev eth0",
-		"ip -n " + name + " route add " + nodeIPs(t, node)[0] + " dev eth0",
-		"ip -n " + name + " route add default via " + nodeIPs(t, node)[0],
-		"ip route add " + ip + " dev stowaway",
 	} {
 		command(text)
+	}
+	var ips []string
+	for _, gateway := range nodeIPs(t, node) {
+		family := netip.MustParseAddr(gateway)
+		var last netip.Addr
+		for _, ip := range all {
+			if ip.Is4() == family.Is4() && (!last.IsValid() || last.Less(ip)) {
+				last = ip
+			}
+		}
+		if !last.IsValid() {
+			continue
+		}
+		if last.Is4() {
+			last = last.Prev() // that was the broadcast address
+		}
+		ips = append(ips, last.String())
+		for _, text := range []string{
+			"ip -n " + name + " addr add " + last.String() + " dev eth0 nodad",
+			"ip -n " + name + " route add " + gateway + " dev eth0",
+			"ip -n " + name + " route add default via " + gateway + " dev eth0",
+			"ip route add " + last.String() + " dev stowaway",
+		} {
+			command(text)
+		}
 	}
 	host, err := theCluster.HostProcess(node)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stowaway{netns: host + "/root/run/netns/" + name, ips: []string{ip}}
+	s := &stowaway{netns: host + "/root/run/netns/" + name, ips: ips}
 	s.serve(t)
 	for _, w := range s.waysAt(node, theCluster.HostNetNS(node)) {
 		if err := w.opens(); err != nil {
