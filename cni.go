@@ -197,10 +197,6 @@ func ipvsProxy() error {
 
 // publish installs the plugin and its configuration for this node.
 func (c *cniFlags) publish(routes *node.Network, self node.Node) error {
-	// Others may change a link's group.
-	if err := routes.GuardPorts(); err != nil {
-		return err
-	}
 	mtu, err := routes.MTU()
 	if err != nil {
 		return err

@@ -107,7 +107,7 @@ func (l *leaving) configuration() error {
 	case l.mode == "chained" && own != "" && others == "":
 		return fmt.Errorf("%s is left of --cni bridge, and no other configuration calls podfence: add {\"type\":\"podfence\",\"mode\":\"chained\"} to the end of the other plugin's, and this one is removed; until then no pod can start", own)
 	case l.mode == "chained" && own != "" && len(l.ports) == 0:
-		if _, err := install.RemoveConflist(l.places.ConfDir); err != nil {
+		if _, err := install.RemoveConfigurations(l.places.ConfDir); err != nil {
 			return fmt.Errorf("%s is left of --cni bridge: %w: remove it", own, err)
 		}
 	}

@@ -7,7 +7,7 @@
 //	WriteConflist, Binary     put it there, or leave what is equal
 //	Configurations, Shadowed  which others there are, and whether one comes first
 //	InstallLoopback           be the loopback plugin, too, where there is none
-//	RemoveConflist, RemoveBinary
+//	RemoveConfigurations, RemovePlugins
 //	                          take it away
 //
 // A runtime watches both folders, and may read or execute what is there at any

@@ -50,17 +50,6 @@ func Binary(from, dir string) (changed bool, err error) {
 	return changed, nil
 }
 
-// RemoveConflist takes the configuration away, whatever its name, so that the node gets
-// no more pods of this network. It returns whether there was one.
-func RemoveConflist(dir string) (changed bool, err error) {
-	changed, err = remove(dir, ConflistName)
-	if err != nil {
-		return changed, err
-	}
-	others, err := removeOwn(dir, ConflistName)
-	return changed || others, err
-}
-
 // removeOwn removes the configurations that podfence has written, but for one name.
 func removeOwn(dir, but string) (changed bool, err error) {
 	all, err := Configurations(dir)
@@ -77,19 +66,6 @@ func removeOwn(dir, but string) (changed bool, err error) {
 		changed = true
 	}
 	return changed, nil
-}
-
-// RemoveBinary takes the plugin away, and the loopback plugin if that is podfence's.
-// Runtimes need them to remove pods, so they go when there are none left.
-func RemoveBinary(dir string) (changed bool, err error) {
-	if own, err := ownLoopback(dir); err != nil {
-		return false, fmt.Errorf("remove loopback plugin: %w", err)
-	} else if own {
-		if _, err := remove(dir, Loopback); err != nil {
-			return false, err
-		}
-	}
-	return remove(dir, Plugin)
 }
 
 func remove(dir, name string) (bool, error) {

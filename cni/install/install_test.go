@@ -286,17 +286,17 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []bool{true, false} {
-		for _, remove := range []func(string) (bool, error){install.RemoveConflist, install.RemoveBinary} {
-			if changed, err := remove(dir); changed != want || err != nil {
-				t.Errorf("changed %t, %v", changed, err)
+		for _, remove := range []func(string) ([]string, error){install.RemoveConfigurations, install.RemovePlugins} {
+			if removed, err := remove(dir); len(removed) > 0 != want || err != nil {
+				t.Errorf("removed %v, %v", removed, err)
 			}
 		}
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("%v, %v", entries, err)
 	}
-	if changed, err := install.RemoveBinary(filepath.Join(dir, "none")); changed || err != nil {
-		t.Errorf("changed %t, %v", changed, err)
+	if removed, err := install.RemovePlugins(filepath.Join(dir, "none")); len(removed) > 0 || err != nil {
+		t.Errorf("removed %v, %v", removed, err)
 	}
 }
 

@@ -108,13 +108,13 @@ func TestLoopbackIsACopy(t *testing.T) {
 	p.holds("podfence", p.read(p.now))
 	p.install(p.old, false)
 	p.holds("loopback", []byte("the real one"))
-	_, err = install.RemoveBinary(p.dir)
+	_, err = install.RemovePlugins(p.dir)
 	p.must(err)
 	p.holds("loopback", []byte("the real one"))
 	p.must(os.Remove(p.path("loopback")))
 	p.install(p.now, true)
-	if changed, err := install.RemoveBinary(p.dir); !changed || err != nil {
-		t.Errorf("changed %t, %v", changed, err)
+	if removed, err := install.RemovePlugins(p.dir); len(removed) != 2 || err != nil {
+		t.Errorf("removed %v, %v", removed, err)
 	}
 	if entries, err := os.ReadDir(p.dir); err != nil || len(entries) > 0 {
 		t.Errorf("left %v, %v", entries, err)
@@ -154,7 +154,7 @@ func TestLoopbackOfOthers(t *testing.T) {
 			} else if after, err := os.Lstat(p.path("loopback")); err != nil || !os.SameFile(before, after) || before.ModTime() != after.ModTime() {
 				t.Errorf("another's was changed (%v)", err)
 			}
-			_, err = install.RemoveBinary(p.dir)
+			_, err = install.RemovePlugins(p.dir)
 			p.must(err)
 			if _, err := os.Lstat(p.path("loopback")); errors.Is(err, fs.ErrNotExist) != c.own {
 				t.Errorf("after the plugin's removal: %v", err)

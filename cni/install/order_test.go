@@ -155,8 +155,8 @@ func TestPublishUnderAnotherName(t *testing.T) {
 	if err := places.Publish(conf); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := install.RemoveConflist(dir); !changed || err != nil {
-		t.Errorf("removed: %v, %v", changed, err)
+	if removed, err := install.RemoveConfigurations(dir); err != nil || !slices.Equal(removed, []string{filepath.Join(dir, "00-podfence.conflist")}) {
+		t.Errorf("removed: %v, %v", removed, err)
 	}
 	if all, err := install.Configurations(dir); err != nil || len(all) != 1 || all[0].Name != "10-flannel.conflist" {
 		t.Errorf("left are %v, %v", all, err)

@@ -1,11 +1,9 @@
 package node
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,37 +23,34 @@ func (n *Network) GuardPort(name string) error {
 	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
-	return n.guardPort(link)
-}
-
-// GuardPorts puts all ports that there are into the group.
-func (n *Network) GuardPorts() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.handle == nil {
-		return ErrClosed
-	}
-	links, err := dump("links", n.handle.LinkList)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, link := range links {
-		attrs := link.Attrs()
-		if link.Type() == "veth" && bytes.Equal(attrs.HardwareAddr, derivedMAC("link "+attrs.Name)) {
-			errs = append(errs, n.guardPort(link))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (n *Network) guardPort(link netlink.Link) error {
 	if link.Attrs().Group == LinkGroup {
 		return nil
 	}
 	// The kernel may be deleting it at this moment.
 	if err := n.handle.LinkSetGroup(link, LinkGroup); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("link %s: put into group %d: %w", link.Attrs().Name, LinkGroup, err)
+		return fmt.Errorf("link %s: put into group %d: %w", name, LinkGroup, err)
 	}
 	return nil
+}
+
+// GuardPorts puts all ports that there are into the group, as each Reconcile does.
+func (n *Network) GuardPorts() error {
+	return n.look(func(r *round) error {
+		r.guardPorts()
+		return errors.Join(r.errs...)
+	})
+}
+
+// guardPorts puts all ports back into the group, those of pods that nobody has told of
+// included: it is what closes them.
+func (r *round) guardPorts() {
+	for _, link := range r.podLinks() {
+		if link.Attrs().Group == LinkGroup {
+			continue
+		}
+		// The kernel may be deleting it at this moment.
+		if err := r.LinkSetGroup(link, LinkGroup); !errors.Is(err, unix.ENODEV) {
+			r.did(err, "put link %s into its group", link.Attrs().Name)
+		}
+	}
 }

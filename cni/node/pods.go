@@ -150,7 +150,6 @@ func (r *round) podState(bridge netlink.Link) (*podState, error) {
 func (r *round) pod(pod Pod, link netlink.Link, s *podState) error {
 	attrs := link.Attrs()
 	steps := []step{
-		{attrs.Group != LinkGroup, "put link %s into its group", func() error { return r.LinkSetGroup(link, LinkGroup) }},
 		{attrs.MasterIndex != s.bridge.Attrs().Index, "put link %s into the bridge", func() error { return r.LinkSetMaster(link, s.bridge) }},
 		{attrs.RawFlags&unix.IFF_NOARP == 0, "turn ARP of link %s off", func() error { return r.LinkSetARPOff(link) }},
 		{!samePort(s.ports[attrs.Index]), "set the flags of bridge port %s", func() error { return setPortFlags(link) }},

@@ -161,6 +161,8 @@ func TestPodsOfOthers(t *testing.T) {
 	p.connected()
 	p.ip("link add pfothers type veth peer name other", "link set pfothers arp off",
 		"route add 10.244.1.2/32 dev eth0 proto static", "link add pfwaiting address "+linkMAC("pfwaiting").String()+" type veth peer name other2")
+	// A port that nobody has told of: the guard's table closes it by its group.
+	p.ip("link add pfuntold address " + linkMAC("pfuntold").String() + " type veth peer name other3")
 	pods := []node.Pod{
 		pod,
 		{Name: "shop/gone", Link: "pfgone", MAC: pod.MAC, Addrs: p.podIPs()[:1]},
@@ -176,6 +178,13 @@ func TestPodsOfOthers(t *testing.T) {
 	for _, link := range []string{"pfothers", "pfwaiting"} {
 		g.Expect(p.ip("link show " + link)).NotTo(Or(ContainSubstring("master"), ContainSubstring(",UP")))
 	}
+	for _, link := range []string{"pfwaiting", "pfuntold"} {
+		g.Expect(p.ip("link show " + link)).To(ContainSubstring("group 28774"))
+	}
+	g.Expect(p.ip("link show pfothers")).To(ContainSubstring("group default"))
+	p.ip("link set pfuntold group 0")
+	g.Expect(p.net.GuardPorts()).To(Succeed())
+	g.Expect(p.ip("link show pfuntold")).To(ContainSubstring("group 28774"))
 	changes, _ := p.net.Reconcile(p.Node, nil, pods)
 	g.Expect(changes).NotTo(ContainElement(ContainSubstring("route")))
 	// The rest of its pod is there.

@@ -41,6 +41,7 @@ func (r *round) run(self Node, others []Node, pods []Pod) error {
 	}
 	r.remember()
 	r.forwarding()
+	r.guardPorts()
 	if bridge := r.bridge(); bridge != nil && len(pods) > 0 {
 		r.pods(bridge, pods)
 	}

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"errors"
 
 	"github.com/vishvananda/netlink"
@@ -36,10 +35,10 @@ func (n *Network) DisconnectPods() (count int, err error) {
 	return count, err
 }
 
+// podLinks are the node's ends of pods' links that the plugin has made.
 func (r *round) podLinks() (links []netlink.Link) {
 	for _, link := range r.links {
-		attrs := link.Attrs()
-		if link.Type() == "veth" && bytes.Equal(attrs.HardwareAddr, derivedMAC("link "+attrs.Name)) {
+		if madeLink(link) {
 			links = append(links, link)
 		}
 	}
