@@ -85,7 +85,7 @@ func (e *Enforcer) notOnBridge() (addrs []netip.Addr) {
 	for _, attachment := range e.model.Attachments() {
 		addrs = append(addrs, e.model.Contested(attachment)...)
 		for _, ip := range attachment.IPs {
-			ours[ip] = attachment.HostInterface == e.guard.Port(attachment.ContainerID, attachment.IfName)
+			ours[ip] = e.guard.connects(attachment)
 		}
 	}
 	for _, local := range e.model.LocalAddrs() {
