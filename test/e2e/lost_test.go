@@ -400,6 +400,8 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 	} {
 		command(text)
 	}
+	// For IPv6 its node answers no solicitation by a link that does not have the address.
+	mac := strings.TrimSpace(run(t, node, "cat", "/sys/class/net/stowaway/address"))
 	var ips []string
 	for _, gateway := range nodeIPs(t, node) {
 		family := netip.MustParseAddr(gateway)
@@ -419,6 +421,7 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 		for _, text := range []string{
 			"ip -n " + name + " addr add " + last.String() + " dev eth0 nodad",
 			"ip -n " + name + " route add " + gateway + " dev eth0",
+			"ip -n " + name + " neigh add " + gateway + " lladdr " + mac + " dev eth0",
 			"ip -n " + name + " route add default via " + gateway + " dev eth0",
 			"ip route add " + last.String() + " dev stowaway",
 		} {

@@ -162,11 +162,22 @@ func TestUninstall(t *testing.T) {
 	agentsReady(t)
 	pods.expectFenced(t, "policy alone")
 	kubectl(t, "apply", "-k", "../../config/chained")
-	agentsReady(t)
+	eventually(t, 3*time.Minute, "an agent to say that nobody calls podfence", func() error {
+		var said []string
+		for _, node := range bothNodes {
+			_, body, err := readyz(node)
+			said = append(said, fmt.Sprint(body, err))
+		}
+		if all := strings.Join(said, "; "); !strings.Contains(all, "ConflistShadowed") || !strings.Contains(all, otherConflist) {
+			return errors.New(all)
+		}
+		return nil
+	})
 	pods.expectFenced(t, "chained, with pods of before")
 	for _, node := range bothNodes {
 		other.configure(t, node, map[string]any{"type": "podfence", "mode": "chained"})
 	}
+	agentsReady(t)
 	remake(t, ns, open)
 	pods = startAll(t, ns, open)
 	pods.expectFenced(t, "chained, with pods of its own")
