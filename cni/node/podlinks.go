@@ -90,11 +90,47 @@ func (p *PodLinks) links() (t linkTable, err error) {
 	for _, link := range all {
 		attrs := link.Attrs()
 		t.byIndex[attrs.Index] = link
-		if link.Type() == "veth" && attrs.MasterIndex != 0 {
+	}
+	for _, link := range all {
+		attrs := link.Attrs()
+		if attrs.MasterIndex != 0 && paired(link) && t.peer(link) == nil {
 			t.ports[attrs.MasterIndex] = append(t.ports[attrs.MasterIndex], attrs.Name)
 		}
 	}
 	return t, nil
+}
+
+// paired says whether a link is of a kind that has its other end in a pod.
+func paired(link netlink.Link) bool { return link.Type() == "veth" || link.Type() == "netkit" }
+
+// peer is a pair's other end, if that is on the node itself. Then it is no pod's.
+func (t linkTable) peer(link netlink.Link) netlink.Link {
+	attrs := link.Attrs()
+	if attrs.NetNsID >= 0 || attrs.ParentIndex == 0 { // in another network namespace
+		return nil
+	}
+	return t.byIndex[attrs.ParentIndex]
+}
+
+// bridge is the bridge that a link leads into, if it does: the bridge itself, a VLAN or a
+// MACVLAN on it, or a pair whose other end is its port, as the reference plugin bridge has
+// it where it is given a VLAN.
+func (t linkTable) bridge(link netlink.Link) netlink.Link {
+	switch link.Type() {
+	case "bridge":
+		return link
+	case "vlan", "macvlan":
+		if parent := t.byIndex[link.Attrs().ParentIndex]; parent != nil && parent != link {
+			return t.bridge(parent)
+		}
+	case "veth", "netkit":
+		if peer := t.peer(link); peer != nil {
+			if master := t.byIndex[peer.Attrs().MasterIndex]; master != nil && master.Type() == "bridge" {
+				return master
+			}
+		}
+	}
+	return nil
 }
 
 // at is where a route leads: to a pod's own link, if it is to that one address, or to a
@@ -104,18 +140,16 @@ func (t linkTable) at(route netlink.Route, addr netip.Addr) (PodLink, bool) {
 	if link == nil || route.Gw != nil || route.Via != nil || route.Type != unix.RTN_UNICAST {
 		return PodLink{}, false
 	}
-	switch link.Type() {
-	case "bridge":
-		ports := slices.Clone(t.ports[link.Attrs().Index])
+	if bridge := t.bridge(link); bridge != nil {
+		ports := slices.Clone(t.ports[bridge.Attrs().Index])
 		slices.Sort(ports)
 		return PodLink{Names: ports}, len(ports) > 0
-	case "veth", "netkit":
-		if route.Dst == nil {
-			return PodLink{}, false
-		}
-		if bits, _ := route.Dst.Mask.Size(); bits == addr.BitLen() {
-			return PodLink{Names: []string{link.Attrs().Name}, Own: true}, true
-		}
+	}
+	if !paired(link) || route.Dst == nil {
+		return PodLink{}, false
+	}
+	if bits, _ := route.Dst.Mask.Size(); bits == addr.BitLen() {
+		return PodLink{Names: []string{link.Attrs().Name}, Own: true}, true
 	}
 	return PodLink{}, false
 }

@@ -47,9 +47,17 @@ const (
 	service1
 	stacked0
 	stacked1
+	double0 // 802.1Q twice
+	triple0
+	priority1 // 802.1Q with priority only, and a VLAN inside
+	older     // a tag from before 802.1ad, which no stack knows
 	pppoe
+	tagPPPoE // in a tag with priority only
 	mpls
+	mplsGroup
 	snap
+	llc      // an 802.3 frame with the SAP of IP
+	bridged  // transparent Ethernet bridging: a frame in a frame
 	mistyped // the EtherType of the other family
 	hopByHop // IPv6 extension headers from here on
 	routing
@@ -59,14 +67,14 @@ const (
 
 var wrapNames = [...]string{
 	"", "802.1Q tag 0", "802.1Q tag 1", "802.1ad tag 0", "802.1ad tag 1", "802.1ad and 802.1Q tags 0", "802.1ad and 802.1Q tags 1",
-	"PPPoE", "MPLS", "SNAP", "the other family's EtherType", "a hop-by-hop header", "a routing header", "a fragment header", "a destination options header",
+	"two 802.1Q tags 0", "802.1ad and two 802.1Q tags 0", "802.1Q tags 0 and 1", "tag 0x9100", "PPPoE", "PPPoE in 802.1Q tag 0",
+	"MPLS", "MPLS multicast", "SNAP", "802.3 of SAP 6", "a frame in a frame", "the other family's EtherType", "a hop-by-hop header", "a routing header", "a fragment header", "a destination options header",
 }
 
 // untyped says whether the frame is neither IP nor ARP for those who receive it. (A tag
 // with no VLAN is taken off.)
 func (f frame) untyped() bool {
-	switch f.wrap {
-	case plain, tag0, service0, stacked0, mistyped:
+	if w := f.tagless().wrap; w == plain || w == mistyped {
 		return f.class == ethertype
 	}
 	return f.wrap < mistyped
@@ -96,8 +104,13 @@ const (
 // tagless is the frame as the stack of who receives it has it: without tags that name no
 // VLAN.
 func (f frame) tagless() frame {
-	if f.wrap == tag0 || f.wrap == service0 || f.wrap == stacked0 {
+	switch f.wrap {
+	case tag0, service0, stacked0, double0, triple0:
 		f.wrap = plain
+	case tagPPPoE:
+		f.wrap = pppoe
+	case priority1:
+		f.wrap = tag1
 	}
 	return f
 }
@@ -334,10 +347,29 @@ func (f frame) wrapped(b, packet []byte) []byte {
 		before(unix.ETH_P_8021AD, uint16(f.wrap-service0), kind)
 	case stacked0, stacked1:
 		before(unix.ETH_P_8021AD, uint16(f.wrap-stacked0), unix.ETH_P_8021Q, uint16(f.wrap-stacked0), kind)
+	case double0:
+		before(unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 0, kind)
+	case triple0:
+		before(unix.ETH_P_8021AD, 0, unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 0, kind)
+	case priority1:
+		before(unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 1, kind)
+	case older:
+		before(unix.ETH_P_QINQ1, 0, kind)
 	case pppoe:
 		before(unix.ETH_P_PPP_SES, 0x1100, 1, uint16(2+len(packet)), ppp)
+	case tagPPPoE:
+		before(unix.ETH_P_8021Q, 0, unix.ETH_P_PPP_SES, 0x1100, 1, uint16(2+len(packet)), ppp)
 	case mpls:
 		before(unix.ETH_P_MPLS_UC, 1, 0x0140) // label 16, bottom of the stack
+	case mplsGroup:
+		before(unix.ETH_P_MPLS_MC, 1, 0x0140)
+	case llc:
+		b = append(binary.BigEndian.AppendUint16(b, uint16(3+len(packet))), 6, 6, 3)
+	case bridged:
+		inside := bytes.Clone(b)
+		before(unix.ETH_P_TEB)
+		b = append(b, inside...)
+		before(kind)
 	case snap:
 		before(uint16(8+len(packet)), 0xaaaa, 0x0300, 0, kind)
 	case mistyped:

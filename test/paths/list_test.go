@@ -59,7 +59,12 @@ var list = []row{
 	},
 	{
 		what: "anything in a neighbour's name", why: "another plugin's to prevent, where it does not tell which port is whose",
-		by: untoldPorts, pairs: []pair{{isolated, neighbour}, {isolated, theNode}, {isolated, outside}, {isolated, wire}},
+		by: untoldPorts, pairs: []pair{{isolated, neighbour}, {isolated, theNode}, {isolated, outside}},
+		is: func(f frame) bool { return f.src == pretended+scope(neighbour) },
+	},
+	{
+		what: "anything in a neighbour's name", why: "as before, where the node itself routes it",
+		by: func(s *scene) bool { return untoldPorts(s) && s.mode.device() == foreignBridge }, pairs: []pair{{isolated, wire}},
 		is: func(f frame) bool { return f.src == pretended+scope(neighbour) },
 	},
 
@@ -140,8 +145,9 @@ func inFragments(f frame) bool {
 	return isSolicitation(f) || isAdvertisement(f)
 }
 
+// isRouterSolicitation is it whole, or in a fragment, as inFragments has it.
 func isRouterSolicitation(f frame) bool {
-	return f.class == icmp6 && f.wrap == plain && f.number == 133 && f.hop == 255 && f.dst == allRouters
+	return f.class == icmp6 && (f.wrap == plain || f.wrap == fragment) && f.number == 133 && f.hop == 255 && f.dst == allRouters
 }
 
 func isSolicitation(f frame) bool {

@@ -218,4 +218,10 @@ func (m *matrix) others() {
 	for _, number := range ethertypes {
 		m.towards(frame{class: ethertype, number: number}, true, []way{{nowhere, theirs}}, stations)
 	}
+	// All others there are, and lengths of 802.3 frames by their SAP.
+	for number := range uint16(0xffff) {
+		if (number < 0x100 || number >= 0x600) && !slices.Contains(ethertypes, number) {
+			m.towards(frame{class: ethertype, number: number}, number%every == 0, []way{{nowhere, theirs}}, stations[:1])
+		}
+	}
 }

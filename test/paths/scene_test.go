@@ -32,12 +32,21 @@ type mode struct {
 	cni  string // the agent's --cni
 	// by is the reference plugin that connects the pods; empty: podfence's own.
 	by string
+	// vlan is the VLAN that the plugin bridge has the pods in; 0: it filters no VLANs.
+	vlan int
+	// beside: the node's address is not the bridge's own, but that of a link that leads
+	// into it.
+	beside bool
 }
 
 var modes = []mode{
-	{"bridge", "bridge", ""},
-	{"chained-bridge", "chained", "bridge"}, {"chained-routed", "chained", "ptp"},
-	{"policy-only-bridge", "none", "bridge"}, {"policy-only-routed", "none", "ptp"},
+	{name: "bridge", cni: "bridge"},
+	{name: "chained-bridge", cni: "chained", by: "bridge"}, {name: "chained-routed", cni: "chained", by: "ptp"},
+	{name: "policy-only-bridge", cni: "none", by: "bridge"}, {name: "policy-only-routed", cni: "none", by: "ptp"},
+	{name: "chained-beside", cni: "chained", by: "bridge", beside: true},
+	{name: "policy-only-beside", cni: "none", by: "bridge", beside: true},
+	{name: "chained-vlan", cni: "chained", by: "bridge", vlan: 5},
+	{name: "policy-only-vlan", cni: "none", by: "bridge", vlan: 5},
 }
 
 // The connections are podfence's own bridge, another's, and routed veths.
@@ -45,12 +54,18 @@ func (m mode) own() bool     { return m.by == "" }
 func (m mode) foreign() bool { return m.by == "bridge" }
 func (m mode) routed() bool  { return m.by == "ptp" }
 
-// device is the bridge, empty if there is none.
+// device is the node's link to the bridge, empty if there is none.
 func (m mode) device() string {
+	switch {
+	case m.beside:
+		return besideBridge
+	case m.vlan > 0: // as the plugin calls it
+		return fmt.Sprintf("%s.%d", foreignBridge, m.vlan)
+	}
 	return map[string]string{"": node.DefaultBridge, "bridge": foreignBridge}[m.by]
 }
 
-const foreignBridge = "cni0"
+const foreignBridge, besideBridge = "cni0", "pods0"
 
 // families are the addresses that there are in a scene.
 type families struct {
@@ -128,6 +143,9 @@ func newScene(t *testing.T, m mode, f families) *scene {
 	s.must(s.node.Do(prepareNode))
 	s.actors[theNode] = &actor{host: &s.node.Host, addr: byFamily(f.some("10.244.1.1", "fd00:10:244:1::1"))}
 	s.external(outside, "outside", f.some("192.0.2.2", "2001:db8:0:1::2")...)
+	if m.beside {
+		s.must(s.node.Do(s.bridgeBeside))
+	}
 	s.start()
 	s.connect(isolated, "shop", "closed")
 	s.connect(neighbour, "hall", "open")
@@ -214,6 +232,31 @@ func (s *scene) newActor(h *lab.Host, bridge string) *actor {
 	return a
 }
 
+// bridgeBeside makes the bridge, with the node's address on a pair of links into it, which
+// is what the plugin bridge does about a VLAN.
+func (s *scene) bridgeBeside() error {
+	commands := [][]string{
+		{"link", "add", foreignBridge, "up", "type", "bridge"},
+		{"link", "add", besideBridge, "up", "type", "veth", "peer", "name", "beside"},
+		{"link", "set", "beside", "up", "master", foreignBridge},
+	}
+	for _, a := range s.actors[theNode].addr {
+		bits := map[bool]string{false: "/24", true: "/64"}[a.Is6()]
+		commands = append(commands, []string{"address", "add", a.String() + bits, "dev", besideBridge, "nodad"})
+	}
+	for _, c := range commands {
+		if err := run("ip", c...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// filtersVLANs says why a bridge of this kernel filters no VLANs, if it does not.
+func filtersVLANs() error {
+	return run("unshare", "--net", "ip", "link", "add", "probe", "type", "bridge", "vlan_filtering", "1")
+}
+
 // bridgeWire makes the wire's link a port of the bridge, as an uplink can be.
 func (s *scene) bridgeWire() error {
 	w := s.actors[wire]
@@ -222,13 +265,20 @@ func (s *scene) bridgeWire() error {
 		return err
 	}
 	port := w.device
-	w.device = bridge
 	// The node reaches it by the bridge from now on.
 	if err := errors.Join(netlink.LinkSetDown(port), netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port)); err != nil {
 		return err
 	}
+	if s.mode.vlan > 0 {
+		if err := run("bridge", "vlan", "add", "dev", port.Attrs().Name, "vid", fmt.Sprint(s.mode.vlan), "pvid", "untagged"); err != nil {
+			return err
+		}
+	}
+	if w.device, err = netlink.LinkByName(s.mode.device()); err != nil {
+		return err
+	}
 	for _, addr := range w.addr {
-		route := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: network(addr)}
+		route := &netlink.Route{LinkIndex: w.device.Attrs().Index, Dst: network(addr)}
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("route to %s: %w", addr, err)
 		}
@@ -385,7 +435,7 @@ func (s *scene) conflist() (*libcni.NetworkConfigList, error) {
 		routes = append(routes, map[string]any{"dst": all})
 	}
 	ipam := map[string]any{"type": "host-local", "dataDir": s.path("ipam"), "ranges": ranges, "routes": routes}
-	plugins := []any{map[string]any{"type": s.mode.by, "bridge": foreignBridge, "isGateway": true, "hairpinMode": true, "ipam": ipam}}
+	plugins := []any{map[string]any{"type": s.mode.by, "bridge": foreignBridge, "isGateway": !s.mode.beside, "vlan": s.mode.vlan, "hairpinMode": true, "ipam": ipam}}
 	if s.mode.cni == "chained" {
 		plugins = append(plugins, map[string]any{"type": "podfence", "mode": "chained", "socket": s.path("agent.sock")})
 	}
