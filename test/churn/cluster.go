@@ -109,9 +109,10 @@ func (c *Cluster) Fix(ns *corev1.Namespace, pods []*corev1.Pod, policies []*netw
 	return nil
 }
 
-// Snapshot is the cluster as it is now.
+// Snapshot is the cluster as it is now, in the eyes of random.Node's agent, which takes an
+// address in another node's range for that of whichever pod shows it.
 func (c *Cluster) Snapshot() policy.Snapshot {
-	s := policy.Snapshot{Nodes: c.nodes, Pods: slices.Clone(c.fixedPods), Policies: slices.Clone(c.fixedPolicies)}
+	s := policy.Snapshot{Node: random.Node, Nodes: c.nodes, Pods: slices.Clone(c.fixedPods), Policies: slices.Clone(c.fixedPolicies)}
 	for _, name := range slices.Sorted(maps.Keys(c.namespaces)) {
 		s.Namespaces = append(s.Namespaces, c.namespaces[name])
 	}
