@@ -134,7 +134,7 @@ func (a *Attachments) handle(ctx context.Context, r handshake.Request) error {
 		// links are gone: not every runtime lists them.
 		return a.detach(func(at handshake.Attachment) bool { return !valid[at] && !alive[at.ContainerID] })
 	case handshake.OpStatus:
-		return a.enforcer.Ready(nil)
+		return a.enforcer.Ready()
 	}
 	return fmt.Errorf("unknown operation %q", r.Op)
 }

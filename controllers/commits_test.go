@@ -99,7 +99,7 @@ var _ = Describe("Commits", func() {
 		Eventually(agent.metricOf("podfence_commits_total", "result=error"), soon, often).Should(BeEquivalentTo(failures))
 		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
 		Expect(agent.healthz()).To(Equal(http.StatusOK), "a restart would not help")
-		Expect(agent.Enforcer.Ready(nil)).To(MatchError(errRefused))
+		Expect(agent.Enforcer.Ready()).To(MatchError(errRefused))
 		Expect(kernel.plans()).To(HaveLen(1))
 
 		// Who waits for a commit in vain learns why.
@@ -110,7 +110,7 @@ var _ = Describe("Commits", func() {
 		proceed <- struct{}{}
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Expect(agent.readyz()).To(Equal(http.StatusOK))
-		Expect(agent.Enforcer.Ready(nil)).To(Succeed())
+		Expect(agent.Enforcer.Ready()).To(Succeed())
 		Expect(agent.metric("podfence_commits_total", "result=error")).To(BeEquivalentTo(failures))
 		repair := kernel.plans()[1]
 		Expect(repair.Replace).To(BeTrue(), "what the kernel holds is not known any more")

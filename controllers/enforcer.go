@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"runtime/debug"
 	"sync"
@@ -24,14 +23,6 @@ type Kernel interface {
 	Apply(ruleset.Plan) error
 	// Check fails as Apply would, and leaves all as it is.
 	Check(ruleset.Plan) error
-}
-
-// Flows judges established flows anew: those that the judge does not let pass
-// are cut, those that it does again go on.
-type Flows interface {
-	Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
-	// Forget ends all flows of the addresses. It may be called at any time.
-	Forget(addrs []netip.Addr) error
 }
 
 // Enforcer keeps the kernel's table equal to what the model says.
@@ -191,9 +182,10 @@ func (e *Enforcer) Sync(ctx context.Context) error {
 // API server that does not answer, a folder that is not valid, or the kernel.
 var errNotStarted = errors.New("nothing committed yet: this agent waits for its source to be read whole")
 
-// Ready reports whether what was fed is in the kernel: true once the first commit is in the kernel,
-// and while the last one did not fail.
-func (e *Enforcer) Ready(*http.Request) error {
+// Ready fails while what was fed is not in the kernel: before the first commit, and after
+// one that failed until the next has not. By that the plugin's STATUS is answered; /readyz
+// tells of more (health.go).
+func (e *Enforcer) Ready() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
@@ -410,69 +402,4 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		return fed, e.table.Replacement()
 	}
 	return fed, update
-}
-
-// judgeFlows has established flows judged anew after each commit, until ctx is
-// done. It runs beside the commits: listing many flows takes longer than one. A
-// commit after a quiet time is followed at once; where one follows the other, it
-// takes a tenth of a processor at most, and a flow is cut flowsPause later.
-//
-// Once more flowsAgain after the last commit: a packet may have been judged by the
-// rules before it, and its flow entered into connection tracking only after that was
-// listed, as it does so when it leaves the node. In between another CPU may have
-// handled it, or somebody else's queue have kept it (NFQUEUE). The kernel does not
-// say when the last of them is through. See also kernel.Flows.Revoke.
-func (e *Enforcer) judgeFlows(ctx context.Context) {
-	var again <-chan time.Time
-	var cut revocations
-	for {
-		committed := true
-		select {
-		case <-ctx.Done():
-			return
-		case <-e.judge:
-		case <-again:
-			select {
-			case <-e.judge:
-			default:
-				committed, again = false, nil
-			}
-		}
-		if committed {
-			again = time.After(flowsAgain)
-		}
-		began := time.Now()
-		revoked, restored, err := e.flows.Revoke(cut.round(e.passes))
-		pause := min(9*time.Since(began), flowsPause)
-		e.metrics.judged(revoked, restored)
-		if revoked+restored > 0 {
-			e.log.Info("Judged established flows anew", "revoked", revoked, "restored", restored, "denied", cut.why(e.denied))
-		}
-		if err != nil {
-			e.log.Error(err, "Cannot judge all established flows; trying again", "retryAfter", flowsRetry.String())
-			time.AfterFunc(flowsRetry, func() { signal(e.judge) })
-		}
-		if !committed {
-			continue // what is committed next has no part in it, and is not to wait for it
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-	}
-}
-
-const (
-	flowsRetry = time.Second
-	flowsPause = 500 * time.Millisecond
-	flowsAgain = 500 * time.Millisecond
-)
-
-// passes reports whether the table lets a new connection pass. Without a table
-// nothing is known, and nothing is cut.
-func (e *Enforcer) passes(hook ruleset.HookPoint, p policy.Packet) bool {
-	e.tableMu.RLock()
-	defer e.tableMu.RUnlock()
-	return e.table == nil || e.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
 }

@@ -92,7 +92,7 @@ var _ = Describe("Established flows", func() {
 		judged.fail.Store(true)
 		feedPod(agent, 2)
 		Eventually(agent.log.with, soon, often).WithArguments("Cannot judge all established flows").ShouldNot(BeEmpty())
-		Expect(agent.Enforcer.Ready(nil)).To(Succeed(), "new connections are judged all the same")
+		Expect(agent.Enforcer.Ready()).To(Succeed(), "new connections are judged all the same")
 		judged.fail.Store(false)
 		calls = judged.calls.Load()
 		Eventually(judged.calls.Load, soon, often).Should(BeNumerically(">", calls))

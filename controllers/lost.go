@@ -11,7 +11,7 @@ import (
 // lostAgain is how often attachments are looked for whose link is gone.
 const lostAgain = time.Minute
 
-// endLost ends attachments whose DEL was lost, now and then, until ctx is done.
+// endLostUntil ends attachments whose DEL was lost, now and then, until ctx is done.
 func (a *Attachments) endLostUntil(ctx context.Context) {
 	if a.links == nil {
 		return

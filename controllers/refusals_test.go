@@ -205,7 +205,7 @@ var _ = Describe("A policy that the kernel refuses", func() {
 		refuse.Store(true)
 		feedPod(agent, 2)
 		Eventually(agent.log.with, soon, often).WithArguments("no policy is to blame").ShouldNot(BeEmpty())
-		Expect(agent.Enforcer.Ready(nil)).To(MatchError(ContainSubstring("no policy is to blame")))
+		Expect(agent.Enforcer.Ready()).To(MatchError(ContainSubstring("no policy is to blame")))
 		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
 		refuse.Store(false)
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())

@@ -90,7 +90,7 @@ var _ = Describe("What others do to the table", func() {
 		done := kernel.attempts() // the next pause is 0.8 s
 		watch.notice(ruleset.Tampering{})
 		Eventually(agent.readyz, soon, often).Should(Equal(http.StatusInternalServerError), "what is undone is not in force")
-		Expect(agent.Enforcer.Ready(nil)).To(MatchError(ContainSubstring("not known")))
+		Expect(agent.Enforcer.Ready()).To(MatchError(ContainSubstring("not known")))
 		watch.notice(ruleset.Tampering{})
 		feedPod(agent, 1)
 		Expect(kernel.attempts()).To(Equal(done), "changes do not shorten the pause")
@@ -100,7 +100,7 @@ var _ = Describe("What others do to the table", func() {
 		Expect(last.Replace).To(BeTrue())
 		Expect(podsAdded(last)).To(Equal(1))
 		Consistently(kernel.attempts, while, often).Should(Equal(done + 1))
-		Expect(agent.Enforcer.Ready(nil)).To(Succeed(), "all is in force")
+		Expect(agent.Enforcer.Ready()).To(Succeed(), "all is in force")
 		Expect(agent.why()).To(HavePrefix("CommitFailed: undone again and again"), "the fight is over after a minute")
 		Expect(agent.log.with(`"condition"="CommitFailed"`)).To(HaveLen(2), "said once for each program")
 	})

@@ -74,7 +74,7 @@ func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *u
 	ctx, cancel := context.WithCancel(context.Background())
 	u.cancel = cancel
 	go func() { u.ended <- u.Start(ctx) }()
-	eventually(t, "the first commit", func() error { return u.Enforcer.Ready(nil) })
+	eventually(t, "the first commit", func() error { return u.Enforcer.Ready() })
 	return u
 }
 

@@ -176,7 +176,7 @@ func TestFight(t *testing.T) {
 		}
 	}
 	tr.repair = tr.settled()
-	eventually(t, "readiness after the fight", func() error { return u.Enforcer.Ready(nil) })
+	eventually(t, "readiness after the fight", func() error { return u.Enforcer.Ready() })
 	tr.repairing = append(tr.repairing, span{begun, time.Now()})
 	fought := u.log.with("Somebody else keeps changing the table")
 	t.Logf("the table was deleted %d times, %d times in a fight", undone, len(fought))

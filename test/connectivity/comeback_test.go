@@ -106,7 +106,7 @@ func TestNetworkComesBack(t *testing.T) {
 				on("ip link del podfence-vxlan; ip rule flush proto 112 || true")
 				c.eventually("the tunnel", whole)
 			}
-			if err := c.fences[0].Enforcer.Ready(nil); err != nil {
+			if err := c.fences[0].Enforcer.Ready(); err != nil {
 				t.Error(err)
 			}
 		})

@@ -125,7 +125,7 @@ func (a *real) start(listed []random.Event) (err error) {
 	a.cancel, a.stopped = cancel, make(chan error, 1)
 	go func() { a.stopped <- a.agent.Start(ctx) }()
 	return eventually("the agent to be ready", func() bool {
-		return a.agent.Enforcer.Ready(nil) == nil && a.call(handshake.Request{Op: handshake.OpStatus}) == nil
+		return a.agent.Enforcer.Ready() == nil && a.call(handshake.Request{Op: handshake.OpStatus}) == nil
 	})
 }
 
