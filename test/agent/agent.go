@@ -22,6 +22,7 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/test/lab"
 )
@@ -262,8 +263,25 @@ func (a *Agent) dial(ctx context.Context, network, address string) (conn net.Con
 	return conn, err
 }
 
-// Freeze stops the agent from running, until Thaw: it neither ends nor answers.
-func (a *Agent) Freeze() error { return a.process.Process.Signal(syscall.SIGSTOP) }
+// Freeze stops the agent from running, until Thaw: it neither ends nor answers. It
+// returns when every thread stands still. The signal is taken by one thread, which then
+// stops the others (kernel/signal.c, do_signal_stop), and until that one gets a processor
+// the agent goes on: on a busy machine long enough for a change to reach the table.
+func (a *Agent) Freeze() error {
+	if err := a.process.Process.Signal(syscall.SIGSTOP); err != nil {
+		return fmt.Errorf("freeze the agent of %s: %w", a.node.Name, err)
+	}
+	for {
+		// Only a stop is waited for here; the end is follow's.
+		err := unix.Waitid(unix.P_PID, a.process.Process.Pid, nil, unix.WSTOPPED, nil)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("freeze the agent of %s: wait until it stands still: %w", a.node.Name, err)
+		}
+	}
+}
 
 // Thaw lets the agent go on.
 func (a *Agent) Thaw() error { return a.process.Process.Signal(syscall.SIGCONT) }
