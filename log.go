@@ -69,7 +69,7 @@ func starting(o *controllers.Options, e *enforcement, c *cniFlags, owns bool) []
 	if len(o.LastPodCIDRs) > 0 {
 		about = append(about, "lastPodCIDRs", o.LastPodCIDRs)
 	}
-	return append(about, "podCIDRs", c.podCIDRs, "deny", e.deny, "podToNode", e.podToNode,
+	return append(about, "sourceCheck", o.Ruleset.SourceCheck, "podCIDRs", c.podCIDRs, "deny", e.deny, "podToNode", e.podToNode,
 		"revokedMark", e.revokedMark, "ownsTable", owns)
 }
 

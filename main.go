@@ -206,7 +206,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				return err
 			}
 			defer left.Close()
-			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, Own: true}
+			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, SourceCheck: o.Ruleset.SourceCheck, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
 				return err

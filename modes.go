@@ -26,7 +26,7 @@ type leaving struct {
 }
 
 // leave looks what there is to leave. As long as the bridge connects pods they need what
-// they have: masquerading, the tunnel's rules, and the bridge's table, which this agent
+// they have: masquerading, the check of sources, the tunnel's rules, and the bridge's table, which this agent
 // therefore leaves as it is, and closes nothing by links, for which it would take its
 // place.
 func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) {
@@ -43,6 +43,7 @@ func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) 
 	}
 	if len(ports) > 0 {
 		o.Links, o.Masquerade = false, true
+		o.SourceCheck, o.Bridge = c.sourceCheck != "off", node.DefaultBridge
 		if tunnel {
 			o.TunnelPort = node.DefaultVXLANPort
 		}

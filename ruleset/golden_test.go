@@ -37,7 +37,7 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 		name := strings.TrimSuffix(input, ".yaml")
 		var options ruleset.Options
 		if filepath.Base(name) == "masquerade" {
-			options = ruleset.Options{Guard: true, Masquerade: true, TunnelPort: 8472}
+			options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
 		}
 		tables[name+".nft"] = ruleset.Build(intent, options)
 		if filepath.Base(name) == "default-deny" {

@@ -20,6 +20,9 @@ const (
 	chainIngressForward = "ingress-forward"
 	chainMasquerade     = "postrouting-masquerade"
 	chainTunnelInput    = "tunnel-input"
+	chainIntoTunnel     = "into-tunnel"
+	chainTowardsTunnel  = "towards-tunnel"
+	chainSources        = "sources-prerouting"
 	chainBeginnings     = "beginnings"
 	chainDiscovery      = "discovery"
 	chainListeners      = "discovery-listeners"
@@ -33,6 +36,7 @@ const (
 	setLinkLocal6        = "discovery-link-local"
 	setMulticastListener = "discovery-messages"
 	setTunnel            = "tunnel"
+	setGuarded           = "guarded-links"
 )
 
 // A generated name is at most 127 characters: the kernel has 256, but not
@@ -119,6 +123,9 @@ func knownSet(f family) string { return fmt.Sprintf("known-%d", f) }
 
 // clusterSet holds what pods reach with their own address.
 func clusterSet(f family) string { return fmt.Sprintf("cluster-%d", f) }
+
+// sourcesSet holds the pods' ranges of all nodes.
+func sourcesSet(f family) string { return fmt.Sprintf("all-pod-ranges-%d", f) }
 
 // nodesSet holds the nodes' addresses.
 func nodesSet(f family) string { return fmt.Sprintf("nodes-%d", f) }

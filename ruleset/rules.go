@@ -30,7 +30,7 @@ func staticChains(o Options) []*Chain {
 func baseChains(o Options) []*Chain {
 	var tunnel []Rule
 	if o.TunnelPort != 0 {
-		tunnel = tunnelRules()
+		tunnel = []Rule{towardsTunnel}
 	}
 	var from, to []Rule
 	if o.Links {
@@ -57,7 +57,10 @@ func baseChains(o Options) []*Chain {
 		chains = append(chains, masqueradeChain())
 	}
 	if o.TunnelPort != 0 {
-		chains = append(chains, tunnelChain())
+		chains = append(chains, tunnelChains(o)...)
+	}
+	if o.SourceCheck {
+		chains = append(chains, sourcesChain())
 	}
 	return chains
 }
@@ -162,6 +165,9 @@ func baseSets(o Options) []*Set {
 	}
 	if o.TunnelPort != 0 {
 		sets = append(sets, tunnelSets(o.TunnelPort)...)
+	}
+	if o.SourceCheck {
+		sets = append(sets, sourcesSets(o.Bridge)...)
 	}
 	for _, f := range families {
 		for _, d := range policy.Directions {

@@ -179,7 +179,7 @@ type Rule struct {
 }
 
 // Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
-// NextHeader, HopLimit, MessageType, Lookup. The set is closed.
+// NextHeader, HopLimit, MessageType, Elsewhere, DNAT, Lookup. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
@@ -235,6 +235,14 @@ type HopLimit uint8
 // MessageType matches the type of an ICMPv6 message: icmpv6 type T.
 type MessageType uint8
 
+// Elsewhere matches packets that came in by another link than the one that the route to
+// their source leads to, or that there is no such route for: fib saddr . iif oif missing.
+type Elsewhere struct{}
+
+// DNAT matches packets of flows that destination NAT has led elsewhere, whoever did it: ct
+// status dnat.
+type DNAT struct{}
+
 // Lookup matches when the fields, concatenated, are in the set: ip saddr @set.
 type Lookup struct {
 	Fields []Field
@@ -254,6 +262,8 @@ func (ICMPv6) match()      {}
 func (NextHeader) match()  {}
 func (HopLimit) match()    {}
 func (MessageType) match() {}
+func (Elsewhere) match()   {}
+func (DNAT) match()        {}
 func (Lookup) match()      {}
 
 // Field is a field of the packet.
@@ -319,6 +329,12 @@ type Options struct {
 	Links bool
 	// Masquerade gives what pods send to outside the cluster the node's address.
 	Masquerade bool
+	// SourceCheck drops what has a pod's source and comes from elsewhere than where the
+	// route to that pod leads. See sourceChain.
+	SourceCheck bool
+	// Bridge is the name of the bridge whose ports have the guard, which has checked the
+	// sources of what comes by it. Empty: there is none.
+	Bridge string
 	// TunnelPort is the UDP port at which the node takes what is in a tunnel for
 	// sent by pods of other nodes. Zero: there is none. See tunnelChain.
 	TunnelPort uint16

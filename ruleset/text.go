@@ -127,6 +127,9 @@ func (n NextHeader) String() string {
 	return "ip6 nexthdr " + not + name
 }
 
+func (Elsewhere) String() string { return "fib saddr . iif oif missing" }
+func (DNAT) String() string      { return "ct status dnat" }
+
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
 

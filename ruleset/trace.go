@@ -19,6 +19,10 @@ type TracePacket struct {
 	Mark uint32
 	// Midstream: it begins no connection, whatever State is.
 	Midstream bool
+	// DNAT: destination NAT has led its flow elsewhere.
+	DNAT bool
+	// Elsewhere: it came in by another link than the one that leads to its source.
+	Elsewhere bool
 	// Loopback: it came in on the loopback device.
 	Loopback bool
 	// Frame is what it came in, for the table of family bridge.
@@ -116,7 +120,7 @@ func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
 	for _, name := range [...]string{
 		chainEgressForward, chainEgressInput, chainIngressForward, // by priority
-		chainOrphansOutput, chainPortsPrerouting, chainPortsForward, chainLinksPrerouting, chainLinksForward,
+		chainTunnelInput, chainOrphansOutput, chainSources, chainPortsPrerouting, chainPortsForward, chainLinksPrerouting, chainLinksForward,
 	} {
 		chain, there := t.Chains[name]
 		if !there || chain.Hook.Point != hook {
@@ -180,6 +184,10 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.State&m != 0
 	case Mark:
 		return t.packet.Mark&uint32(m) == uint32(m)
+	case Elsewhere:
+		return t.packet.Elsewhere
+	case DNAT:
+		return t.packet.DNAT
 	case Midstream:
 		return t.packet.Midstream && t.packet.Protocol == policy.Protocol(m)
 	case ICMPv6:

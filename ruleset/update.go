@@ -60,6 +60,9 @@ func (t *Table) Update(d policy.Delta) Plan {
 	if d.Nodes != nil && t.options.TunnelPort != 0 {
 		u.nodes(*d.Nodes)
 	}
+	if d.Cluster != nil && d.Nodes != nil && t.options.SourceCheck {
+		u.sources(*d.Cluster, *d.Nodes)
+	}
 	u.orphans(d.Orphans)
 	for _, s := range sortedBy(d.Peers, policy.Selector.String) {
 		u.peers(s, d.Peers[s])

@@ -133,7 +133,7 @@ func TestUninstallBoth(t *testing.T) {
 func TestOpenForAll(t *testing.T) {
 	g := NewWithT(t)
 	n := newNamespace(t)
-	c, err := kernel.Open(kernel.Options{NetNS: n.fd, Guard: true, Masquerade: true})
+	c, err := kernel.Open(kernel.Options{NetNS: n.fd, Guard: true, Masquerade: true, SourceCheck: true})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(c.Close()).To(Succeed())
 	g.Expect(n.list()).To(BeEmpty())

@@ -35,6 +35,8 @@ type Options struct {
 	Guard bool
 	// Masquerade: that of family inet will (ruleset.Options).
 	Masquerade bool
+	// SourceCheck: so does its check of sources (ruleset.Options).
+	SourceCheck bool
 	// Own: the tables are to be the connection's own where the kernel can do that
 	// without taking them away when the connection ends. Others are refused then
 	// what would change them, until it ends.

@@ -49,7 +49,7 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 	case name == "links":
 		return ruleset.BuildLinks(links)
 	case name == "masquerade":
-		options = ruleset.Options{Guard: true, Masquerade: true, TunnelPort: 8472}
+		options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
 	case strings.HasSuffix(name, "-links"):
 		input, options = strings.TrimSuffix(input, "-links"), ruleset.Options{Links: true}
 	case strings.HasSuffix(name, "-options"):

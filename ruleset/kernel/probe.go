@@ -19,7 +19,7 @@ type requirement struct {
 // requirements are one operation for each part of the kernel that the table is
 // made of and that can be missing, alone. The base chain has no rules, and the
 // chain with rules no hook: no packet meets any of it.
-func requirements(masquerade bool) []requirement {
+func requirements(options Options) []requirement {
 	tcp := ruleset.Element{Protocol: unix.IPPROTO_TCP, First: 1, Last: 2}
 	rule := func(rule ruleset.Rule) ruleset.Op {
 		return ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{rule}}
@@ -36,11 +36,16 @@ func requirements(masquerade bool) []requirement {
 		{"CONFIG_NF_CONNTRACK_MARK", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Mark(1)}})},
 		{"CONFIG_NFT_REJECT_INET", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Reject}})},
 	}
-	if masquerade {
+	if options.Masquerade {
 		needs = append(needs,
 			requirement{"CONFIG_NFT_NAT", ruleset.AddChain{Name: "nat", Hook: &ruleset.Hook{NAT: true, Point: ruleset.Postrouting, Base: ruleset.SrcNAT}}},
 			requirement{"CONFIG_NFT_MASQ", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Masquerade}})},
 		)
+	}
+	if options.SourceCheck {
+		needs = append(needs, requirement{
+			"CONFIG_NFT_FIB_INET (--source-check off does without)", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Elsewhere{}}}),
+		})
 	}
 	return needs
 }
@@ -85,7 +90,7 @@ func (c *Conn) probe(options Options) error {
 			return unsupported(err, "CONFIG_NF_TABLES")
 		}
 	}
-	err := c.try(ruleset.Inet, "CONFIG_NF_TABLES", requirements(options.Masquerade))
+	err := c.try(ruleset.Inet, "CONFIG_NF_TABLES", requirements(options))
 	if err != nil || !options.Guard {
 		return err
 	}

@@ -95,6 +95,19 @@ func (p *assembler) match(match ruleset.Match) error {
 			and(uint32(m)),
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.NativeEndian.PutUint32(uint32(m))},
 		)
+	case ruleset.Elsewhere:
+		// fib saddr . iif oif missing
+		p.emit(
+			&expr.Fib{Register: firstRegister, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)},
+		)
+	case ruleset.DNAT:
+		// ct status dnat
+		p.emit(
+			&expr.Ct{Key: expr.CtKeySTATUS, Register: firstRegister},
+			and(ctStatusDNAT),
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: make([]byte, 4)},
+		)
 	case ruleset.Midstream:
 		return p.midstream(policy.Protocol(m))
 	case ruleset.ICMPv6:
@@ -159,6 +172,9 @@ func (p *assembler) midstream(protocol policy.Protocol) error {
 	}
 	return nil
 }
+
+// ctStatusDNAT is IPS_DST_NAT (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const ctStatusDNAT = 1 << 5
 
 // and masks the 4 bytes in the first register, which are in the byte order of
 // the machine.

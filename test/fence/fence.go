@@ -92,7 +92,7 @@ func Start(n *lab.Node, o Options) (f *Fence, err error) {
 		return nil, err
 	}
 	closers = append(closers, routes.Close)
-	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true}
+	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, SourceCheck: true, Bridge: node.DefaultBridge}
 	if o.Mode != node.HostGW {
 		rules.TunnelPort = node.DefaultVXLANPort
 	}
