@@ -24,7 +24,16 @@ type AddSet struct {
 	Type    SetType
 	Map     bool
 	Comment string
+	// Dynamic: the kernel puts the elements in, for a Limit.
+	Dynamic bool
 }
+
+// A dynamic set has at most DynamicSize elements, each until it has been of no use for
+// DynamicTimeout seconds.
+const (
+	DynamicSize    = 65535
+	DynamicTimeout = 60
+)
 
 // DeleteSet removes a set that no rule uses any more, with its elements.
 type DeleteSet struct{ Name string }

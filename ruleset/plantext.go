@@ -28,6 +28,9 @@ func opText(table string, op Op) string {
 		if o.Type.interval() {
 			extra = " flags interval;"
 		}
+		if o.Dynamic {
+			extra = fmt.Sprintf(" size %d; flags dynamic,timeout; timeout %ds;", DynamicSize, DynamicTimeout)
+		}
 		if o.Comment != "" {
 			extra += fmt.Sprintf(" comment %q;", o.Comment)
 		}

@@ -10,7 +10,7 @@ import (
 
 // staticChains are those that do not depend on the cluster.
 func staticChains(o Options) []*Chain {
-	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain())
+	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain(), errorsSentChain(), errorsReceivedChain())
 	if o.Links {
 		chains = append(chains, linkAddrsChains()...)
 	}
@@ -45,7 +45,7 @@ func baseChains(o Options) []*Chain {
 	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
 	input = append(input, from...)
 	if o.AllowToNode {
-		input = slices.Concat(input, knownFlows(o), []Rule{askNode, discovery}, closedRules(policy.Egress, knownSet))
+		input = slices.Concat(input, knownFlows(policy.Egress, o), []Rule{askNode, discovery}, closedRules(policy.Egress, true))
 	} else {
 		input = append(input, baseRules(policy.Egress, o, askNode)...)
 	}
@@ -97,13 +97,13 @@ func beginnings() (rules []Rule) {
 // looked at first, then the pod's own chain, then nothing for what is closed.
 func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 	addr4, addr6 := addrFields(d)
-	rules := append(knownFlows(o), first...)
+	rules := append(knownFlows(d, o), first...)
 	rules = append(rules,
 		discovery,
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
 	)
-	return append(rules, closedRules(d, nil)...)
+	return append(rules, closedRules(d, false)...)
 }
 
 // addrFields are the fields with the subject's address.
@@ -114,18 +114,21 @@ func addrFields(d policy.Direction) (addr4, addr6 Field) {
 	return SrcAddr4, SrcAddr6
 }
 
-// knownFlows are the rules for what belongs to a flow that was judged before.
-func knownFlows(o Options) (rules []Rule) {
+// knownFlows are the rules for what belongs to a flow that was judged before. ICMP errors
+// are looked at before what is related passes.
+func knownFlows(d policy.Direction, o Options) (rules []Rule) {
 	if o.RevokedMark != 0 {
 		rules = append(rules, Rule{Matches: []Match{Mark(o.RevokedMark)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a policy has changed: no longer allowed"})
 	}
-	return append(rules, Rule{Matches: []Match{Established | Related}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, Rule{Matches: []Match{Established}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, icmpErrors(d)...)
+	return append(rules, Rule{Matches: []Match{Related}, Verdict: Verdict{Action: Accept}})
 }
 
 // closedRules drop what is of a container whose pod is not known, or of an address of the
 // pod ranges that no known pod has (closed until known). Where pods reach their node
-// whatever the policies say, no map has sorted out the known ones: a set does.
-func closedRules(d policy.Direction, known func(family) string) (rules []Rule) {
+// whatever the policies say, no map has sorted out the known ones: sort says to do so.
+func closedRules(d policy.Direction, sort bool) (rules []Rule) {
 	addr4, addr6 := addrFields(d)
 	fields := map[family]Field{4: addr4, 6: addr6}
 	drop := func(comment string, matches ...Match) {
@@ -136,8 +139,8 @@ func closedRules(d policy.Direction, known func(family) string) (rules []Rule) {
 	}
 	for _, f := range families {
 		matches := []Match{Lookup{Fields: []Field{fields[f]}, Set: podRangeSet(f)}}
-		if known != nil {
-			matches = append(matches, Lookup{Fields: []Field{fields[f]}, Set: known(f), Not: true})
+		if sort {
+			matches = append(matches, Lookup{Fields: []Field{fields[f], fields[f]}, Set: samePodSet(f), Not: true})
 		}
 		drop("no pod known by this address", matches...)
 	}
@@ -159,7 +162,7 @@ func orphansChain() *Chain {
 
 // baseSets are the sets and maps that are always there, empty of pods.
 func baseSets(o Options) []*Set {
-	sets := discoverySets()
+	sets := append(discoverySets(), errorSets()...)
 	if o.Links {
 		sets = append(sets, linkSets()...)
 	}
@@ -183,9 +186,6 @@ func baseSets(o Options) []*Set {
 			Name: orphansSet(f), Type: f.addr(), Elements: map[Element]struct{}{},
 			Comment: "this node's containers whose pod is not known: closed",
 		})
-		if o.AllowToNode {
-			sets = append(sets, &Set{Name: knownSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "this node's pods"})
-		}
 		if o.Masquerade {
 			sets = append(sets, &Set{
 				Name: clusterSet(f), Type: f.ranges(), Elements: map[Element]struct{}{},

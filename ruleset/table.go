@@ -76,18 +76,21 @@ const (
 	IfName                    // ifname
 	LinkAddr4                 // ifname . ipv4_addr
 	LinkAddr6                 // ifname . ipv6_addr
+	ICMPType                  // icmp_type
+	Pair4                     // ipv4_addr . ipv4_addr
+	Pair6                     // ipv6_addr . ipv6_addr
 )
 
 // Element is one element of a set, or the key of one of a map. It is
 // comparable, and holds no pointer: there are many. Which fields count is the
 // set's type's to say; the others are zero.
 type Element struct {
-	// Addr is the address, or the first of the range: 16 bytes, an IPv4 one in
-	// the first 4. LastAddr is the last of the range (Range4, Range6).
+	// Addr is the address, or the first of the range or the pair: 16 bytes, an IPv4
+	// one in the first 4. LastAddr is the last of the range (Range4, Range6), or the
+	// second of the pair (Pair4, Pair6).
 	Addr, LastAddr [16]byte
 	// Protocol is the IP protocol (Port, PortRange, Endpoint4, Endpoint6), or the
-	// message
-	// type (ICMPv6Type).
+	// message type (ICMPType, ICMPv6Type).
 	Protocol uint8
 	// First is the port (Port, Endpoint4, Endpoint6) or the number (EtherType);
 	// First to Last are the range, both included (PortRange).
@@ -111,6 +114,8 @@ type Set struct {
 	ordered []Element
 	// Verdicts are the map's. Nil for a set.
 	Verdicts map[Element]Verdict
+	// Dynamic: the kernel puts the elements in, for a Limit. Elements are not known.
+	Dynamic bool
 }
 
 // IsMap reports whether the set is a verdict map.
@@ -179,7 +184,8 @@ type Rule struct {
 }
 
 // Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
-// NextHeader, HopLimit, MessageType, Elsewhere, DNAT, Lookup. The set is closed.
+// ICMPv6Error, Redirect, NextHeader, HopLimit, MessageType, Elsewhere, DNAT, Lookup,
+// Limit. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
@@ -222,6 +228,13 @@ type Midstream policy.Protocol
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
 
+// ICMPv6Error matches ICMPv6 that reports an error (RFC 4443 section 2.1):
+// icmpv6 type < 128.
+type ICMPv6Error struct{}
+
+// Redirect matches ICMP's redirect: icmp type redirect.
+type Redirect struct{}
+
 // NextHeader matches what comes right behind the IPv6 header, or, with Not, anything else:
 // ip6 nexthdr ipv6-icmp.
 type NextHeader struct {
@@ -252,6 +265,20 @@ type Lookup struct {
 	Not bool
 }
 
+// Limit matches as long as what the field holds comes at no more than a rate, of which
+// the set, a dynamic one, keeps account for each:
+// update @set { ip daddr limit rate N/second burst N packets }. It does not match either
+// where the set is full.
+type Limit struct {
+	Field Field
+	Set   string
+	// PerSecond and Burst are packets; so many may come at once.
+	PerSecond, Burst uint32
+}
+
+func (ICMPv6Error) match() {}
+func (Redirect) match()    {}
+func (Limit) match()       {}
 func (Loopback) match()    {}
 func (PodPort) match()     {}
 func (PacketType) match()  {}
@@ -270,8 +297,9 @@ func (Lookup) match()      {}
 type Field uint8
 
 // The fields, in nft's words. Those of an IP address match only packets of their
-// own family, ICMPv6MessageType only ICMPv6, those of ARP only ARP. Those of the
-// frame are for the table of family bridge.
+// own family, ICMPMessageType only ICMP, ICMPv6MessageType only ICMPv6, those of ARP
+// only ARP. Those of the flow match only packets that connection tracking knows a flow
+// of, of their own family. Those of the frame are for the table of family bridge.
 const (
 	SrcAddr4          Field = iota // ip saddr
 	DstAddr4                       // ip daddr
@@ -288,6 +316,11 @@ const (
 	ARPSrcMAC                      // arp saddr ether
 	ARPSrcAddr                     // arp saddr ip
 	ARPDstAddr                     // arp daddr ip
+	ICMPMessageType                // icmp type
+	CtOriginalSrc4                 // ct original ip saddr
+	CtOriginalSrc6                 // ct original ip6 saddr
+	CtReplySrc4                    // ct reply ip saddr
+	CtReplySrc6                    // ct reply ip6 saddr
 )
 
 // Verdict is what becomes of a packet.

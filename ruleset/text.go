@@ -49,6 +49,9 @@ func (s *Set) text(b *strings.Builder) {
 		elements = append(elements, s.Type.text(e))
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
+	if s.Dynamic {
+		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n", DynamicSize, DynamicTimeout)
+	}
 	if s.Type.interval() {
 		b.WriteString("\t\tflags interval\n")
 	}
@@ -147,6 +150,13 @@ func (p PacketType) String() string {
 	return "meta pkttype multicast"
 }
 
+func (ICMPv6Error) String() string { return "icmpv6 type < echo-request" }
+func (Redirect) String() string    { return "icmp type redirect" }
+
+func (l Limit) String() string {
+	return fmt.Sprintf("update @%s { %s limit rate %d/second burst %d packets }", l.Set, l.Field, l.PerSecond, l.Burst)
+}
+
 func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }
 
 func (s CtState) String() string {
@@ -176,6 +186,8 @@ func (f Field) String() string {
 		SrcAddr4: "ip saddr", DstAddr4: "ip daddr", SrcAddr6: "ip6 saddr", DstAddr6: "ip6 daddr",
 		L4Protocol: "meta l4proto", DstPort: "th dport", ICMPv6MessageType: "icmpv6 type",
 		InPort: "iifname", OutPort: "oifname", SrcMAC: "ether saddr", DstMAC: "ether daddr", FrameType: "ether type",
+		ICMPMessageType: "icmp type", CtOriginalSrc4: "ct original ip saddr", CtOriginalSrc6: "ct original ip6 saddr",
+		CtReplySrc4: "ct reply ip saddr", CtReplySrc6: "ct reply ip6 saddr",
 		ARPSrcMAC: "arp saddr ether", ARPSrcAddr: "arp saddr ip", ARPDstAddr: "arp daddr ip",
 	}[f]
 }
@@ -188,6 +200,7 @@ func (t SetType) String() string {
 		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
 		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr", IfName: "ifname",
 		LinkAddr4: "ifname . ipv4_addr", LinkAddr6: "ifname . ipv6_addr",
+		ICMPType: "icmp_type", Pair4: "ipv4_addr . ipv4_addr", Pair6: "ipv6_addr . ipv6_addr",
 	}[t]
 }
 
@@ -215,6 +228,10 @@ func (t SetType) text(e Element) string {
 		return fmt.Sprintf("%s . %s . %d", t.addrOf(e), protocolText(e.Protocol), e.First)
 	case ICMPv6Type:
 		return messageTypeTexts[e.Protocol]
+	case ICMPType:
+		return errorTexts[e.Protocol]
+	case Pair4, Pair6:
+		return fmt.Sprintf("%s . %s", t.addrOf(e), t.addrOf(Element{Addr: e.LastAddr}))
 	case EtherAddr:
 		return macText(e.MAC)
 	case EtherType:
@@ -234,7 +251,7 @@ func portText(e Element) string { return strings.TrimRight(string(e.Port[:]), "\
 
 // addrOf is the address of an element.
 func (t SetType) addrOf(e Element) netip.Addr {
-	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 || t == LinkAddr4 {
+	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 || t == LinkAddr4 || t == Pair4 {
 		return netip.AddrFrom4([4]byte(e.Addr[:4]))
 	}
 	return netip.AddrFrom16(e.Addr)
@@ -256,6 +273,11 @@ func protocolText(p uint8) string {
 var messageTypeTexts = map[uint8]string{
 	130: "mld-listener-query", 131: "mld-listener-report", 132: "mld-listener-done", 143: "mld2-listener-report",
 	133: "nd-router-solicit", 134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert", 137: "nd-redirect",
+}
+
+// errorTexts are nft's names of ICMP's error messages.
+var errorTexts = map[uint8]string{
+	3: "destination-unreachable", 4: "source-quench", 5: "redirect", 11: "time-exceeded", 12: "parameter-problem",
 }
 
 // etherTypeTexts are nft's names of the EtherTypes in the table.

@@ -23,11 +23,19 @@ type TracePacket struct {
 	DNAT bool
 	// Elsewhere: it came in by another link than the one that leads to its source.
 	Elsewhere bool
+	// Flow is the flow that State is about, if there is one: of an ICMP error, that of
+	// the packet that it quotes.
+	Flow Flow
 	// Loopback: it came in on the loopback device.
 	Loopback bool
 	// Frame is what it came in, for the table of family bridge.
 	Frame Frame
 }
+
+// Flow are the sources of a flow's packets, as connection tracking has them: of those that
+// are sent as the first was, and of those the other way, as they are before NAT. No
+// addresses: there is no flow.
+type Flow struct{ OriginalSrc, ReplySrc netip.Addr }
 
 // Frame is what a bridge sees around a packet.
 type Frame struct {
@@ -190,6 +198,12 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.DNAT
 	case Midstream:
 		return t.packet.Midstream && t.packet.Protocol == policy.Protocol(m)
+	case ICMPv6Error:
+		return t.packet.Protocol == policy.ICMPv6 && t.packet.ICMPType < 128
+	case Redirect:
+		return t.packet.Protocol == policy.ICMP && t.packet.ICMPType == redirect4
+	case Limit: // a packet alone is not too many
+		return true
 	case ICMPv6:
 		return t.packet.Protocol == policy.ICMPv6
 	case NextHeader:
@@ -215,9 +229,14 @@ func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
 // key reads fields out of the packet; it fails if the packet has one of them
 // not.
 func (t *tracer) key(fields []Field) (e Element, ok bool) {
+	addrs := 0
 	addr := func(addr netip.Addr, is4 bool) bool {
-		e.Addr = AddrElement(addr).Addr
-		return addr.Is4() == is4
+		if addrs++; addrs == 1 {
+			e.Addr = AddrElement(addr).Addr
+		} else {
+			e.LastAddr = AddrElement(addr).Addr
+		}
+		return addr.IsValid() && addr.Is4() == is4
 	}
 	frame, isARP := t.packet.Frame, t.packet.Frame.Type == TypeARP
 	ok = true
@@ -231,6 +250,13 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 			e.Protocol = uint8(t.packet.Protocol)
 		case DstPort:
 			e.First = t.packet.DstPort
+		case CtOriginalSrc4, CtOriginalSrc6:
+			ok = ok && addr(t.packet.Flow.OriginalSrc, f == CtOriginalSrc4)
+		case CtReplySrc4, CtReplySrc6:
+			ok = ok && addr(t.packet.Flow.ReplySrc, f == CtReplySrc4)
+		case ICMPMessageType:
+			ok = ok && t.packet.Protocol == policy.ICMP
+			e.Protocol = t.packet.ICMPType
 		case ICMPv6MessageType:
 			ok = ok && t.packet.Protocol == policy.ICMPv6
 			e.Protocol = t.packet.ICMPType

@@ -113,6 +113,26 @@ func (p *assembler) match(match ruleset.Match) error {
 	case ruleset.ICMPv6:
 		// meta l4proto ipv6-icmp
 		p.requireProtocol(unix.IPPROTO_ICMPV6)
+	case ruleset.ICMPv6Error:
+		// icmpv6 type < echo-request
+		if err := p.load([]ruleset.Field{ruleset.ICMPv6MessageType}); err != nil {
+			return err
+		}
+		p.emit(&expr.Cmp{Op: expr.CmpOpLt, Register: firstRegister, Data: []byte{128}})
+	case ruleset.Redirect:
+		// icmp type redirect
+		if err := p.load([]ruleset.Field{ruleset.ICMPMessageType}); err != nil {
+			return err
+		}
+		p.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{5}})
+	case ruleset.Limit:
+		// update @set { ip daddr limit rate 100/second burst 100 packets }
+		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+			return err
+		}
+		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{
+			&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst},
+		}})
 	case ruleset.NextHeader:
 		// ip6 nexthdr ipv6-icmp
 		op := expr.CmpOpEq
@@ -220,13 +240,10 @@ func (p *assembler) load(fields []ruleset.Field) error {
 			p.requireFamily(unix.NFPROTO_IPV6)
 		case ruleset.ARPSrcMAC, ruleset.ARPSrcAddr, ruleset.ARPDstAddr:
 			p.requireFrameType(unix.ETH_P_ARP)
+		case ruleset.ICMPMessageType:
+			p.requireMessage(unix.ETH_P_IP, unix.NFPROTO_IPV4, unix.IPPROTO_ICMP)
 		case ruleset.ICMPv6MessageType:
-			if p.bridge {
-				p.requireFrameType(unix.ETH_P_IPV6)
-			} else {
-				p.requireFamily(unix.NFPROTO_IPV6)
-			}
-			p.requireProtocol(unix.IPPROTO_ICMPV6)
+			p.requireMessage(unix.ETH_P_IPV6, unix.NFPROTO_IPV6, unix.IPPROTO_ICMPV6)
 		}
 	}
 	// nft 1.0.6 turns a protocol's byte order round before it looks it up in
@@ -251,6 +268,10 @@ func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint3
 		p.emit(&expr.Payload{Base: base, Offset: offset, Len: length, DestRegister: register})
 		return (length + 3) / 4
 	}
+	ct := func(key expr.CtKey, direction, length uint32) uint32 {
+		p.emit(&expr.Ct{Key: key, Direction: direction, OptDirection: true, Register: register})
+		return length / 4
+	}
 	switch field {
 	case ruleset.SrcAddr4: // ip saddr
 		return payload(expr.PayloadBaseNetworkHeader, 12, 4), nil
@@ -265,7 +286,15 @@ func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint3
 		return 1, nil
 	case ruleset.DstPort: // th dport
 		return payload(expr.PayloadBaseTransportHeader, 2, 2), nil
-	case ruleset.ICMPv6MessageType: // icmpv6 type
+	case ruleset.CtOriginalSrc4: // ct original ip saddr
+		return ct(expr.CtKeySRCIP, expr.CtDirOriginal, 4), nil
+	case ruleset.CtOriginalSrc6: // ct original ip6 saddr
+		return ct(expr.CtKeySRCIP6, expr.CtDirOriginal, 16), nil
+	case ruleset.CtReplySrc4: // ct reply ip saddr
+		return ct(expr.CtKeySRCIP, expr.CtDirReply, 4), nil
+	case ruleset.CtReplySrc6: // ct reply ip6 saddr
+		return ct(expr.CtKeySRCIP6, expr.CtDirReply, 16), nil
+	case ruleset.ICMPMessageType, ruleset.ICMPv6MessageType: // icmp type, icmpv6 type
 		return payload(expr.PayloadBaseTransportHeader, 0, 1), nil
 	case ruleset.InPort: // iifname
 		p.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register})
@@ -323,6 +352,16 @@ func (p *assembler) requireFrameType(frameType uint16) {
 		&expr.Payload{Base: expr.PayloadBaseLLHeader, Offset: 12, Len: 2, DestRegister: firstRegister},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.BigEndian.PutUint16(frameType)},
 	)
+}
+
+// requireMessage lets only messages of ICMP or ICMPv6 go on.
+func (p *assembler) requireMessage(frameType uint16, family, protocol byte) {
+	if p.bridge {
+		p.requireFrameType(frameType)
+	} else {
+		p.requireFamily(family)
+	}
+	p.requireProtocol(protocol)
 }
 
 // requireProtocol lets only packets of the transport protocol go on.
