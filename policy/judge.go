@@ -38,6 +38,9 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	if src.node == dst.node && dst.onNode && o.AllowToNode && len(src.pods) > 0 {
 		v.Egress = Judgement{Allowed: true, Pod: v.Egress.Pod, Node: src.node, Reason: "pods may reach their own node"}
 	}
+	if p.Dst.IsLoopback() && len(src.pods) > 0 {
+		v.Egress = Judgement{Pod: v.Egress.Pod, Node: src.node, Reason: "a loopback address is for its own host alone"}
+	}
 	if p.ReportsError() && len(src.pods) > 0 {
 		v.Egress = Judgement{Pod: v.Egress.Pod, Node: src.node, Reason: "an ICMP error, but not about a flow of the pod's own"}
 	}

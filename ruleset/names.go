@@ -40,6 +40,8 @@ const (
 	setTunnel            = "tunnel"
 	setGuarded           = "guarded-links"
 	setErrors            = "icmp-errors"
+	setLoopback4         = "loopback-4"
+	setLoopback6         = "loopback-6"
 )
 
 // A generated name is at most 127 characters: the kernel has 256, but not

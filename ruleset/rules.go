@@ -37,7 +37,7 @@ func baseChains(o Options) []*Chain {
 		from, to = []Rule{fromLink}, []Rule{toLink}
 	}
 	chains := []*Chain{
-		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, tunnel...))},
+		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, append(tunnel, loopbackRules()...)...))},
 		{Name: chainIngressForward, Hook: &Hook{Point: Forward, Priority: -9}, Rules: slices.Concat(to, baseRules(policy.Ingress, o))},
 	}
 	// The node's own packets to itself may have an address of the pod range
@@ -45,9 +45,9 @@ func baseChains(o Options) []*Chain {
 	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
 	input = append(input, from...)
 	if o.AllowToNode {
-		input = slices.Concat(input, knownFlows(policy.Egress, o), []Rule{askNode, discovery}, closedRules(policy.Egress, true))
+		input = slices.Concat(input, knownFlows(policy.Egress, o), loopbackRules(), []Rule{askNode, discovery}, closedRules(policy.Egress, true))
 	} else {
-		input = append(input, baseRules(policy.Egress, o, askNode)...)
+		input = append(input, baseRules(policy.Egress, o, append(loopbackRules(), askNode)...)...)
 	}
 	chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: input})
 	if o.Guard {
@@ -162,7 +162,7 @@ func orphansChain() *Chain {
 
 // baseSets are the sets and maps that are always there, empty of pods.
 func baseSets(o Options) []*Set {
-	sets := append(discoverySets(), errorSets()...)
+	sets := slices.Concat(discoverySets(), errorSets(), loopbackSets())
 	if o.Links {
 		sets = append(sets, linkSets()...)
 	}
