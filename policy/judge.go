@@ -38,7 +38,10 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	if src.node == dst.node && dst.onNode && o.AllowToNode && len(src.pods) > 0 {
 		v.Egress = Judgement{Allowed: true, Pod: v.Egress.Pod, Node: src.node, Reason: "pods may reach their own node"}
 	}
-	if p.Dst.IsLoopback() && len(src.pods) > 0 {
+	switch {
+	case p.Src.IsLoopback():
+		v.Egress = Judgement{Pod: v.Egress.Pod, Node: Everywhere, Reason: "nobody sends from a loopback address"}
+	case p.Dst.IsLoopback() && len(src.pods) > 0:
 		v.Egress = Judgement{Pod: v.Egress.Pod, Node: src.node, Reason: "a loopback address is for its own host alone"}
 	}
 	if p.ReportsError() && len(src.pods) > 0 {

@@ -67,7 +67,7 @@ func BuildLinks(links Links) *Table {
 	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets()) {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range append(linkChains(), discoveryChain(Options{}), listenersChain(), groupsChain()) {
+	for _, chain := range slices.Concat(linkChains(), fragmentChains(), []*Chain{discoveryChain(Options{}), listenersChain(), groupsChain()}) {
 		t.Chains[chain.Name] = chain
 	}
 	t.UpdateLinks(links)
@@ -146,6 +146,7 @@ func linkSets() []*Set {
 		})
 	}
 	return append(sets,
+		fragmentSet(),
 		set(setPodLinks, "this node's pods' links"),
 		set(setEgressLinks, "links of pods that are isolated for egress, or not known"),
 		set(setIngressLinks, "links of pods that are isolated for ingress, or not known"),
@@ -214,6 +215,7 @@ func linkChains() []*Chain {
 	}
 	return []*Chain{
 		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: append(toGroups(), []Rule{
+			ofFragments(4, ofPodLink), ofFragments(6, ofPodLink),
 			routersOnly,
 			drop("neither IP nor ARP", Lookup{Fields: []Field{InPort}, Set: setPodLinks}, Lookup{Fields: []Field{FrameType}, Set: setFrameTypes, Not: true}),
 			{Matches: []Match{from}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapSent}},

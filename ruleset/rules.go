@@ -12,7 +12,7 @@ import (
 func staticChains(o Options) []*Chain {
 	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain(), errorsSentChain(), errorsReceivedChain())
 	if o.Links {
-		chains = append(chains, linkAddrsChains()...)
+		chains = slices.Concat(chains, linkAddrsChains(), fragmentChains(), []*Chain{fragmentsBaseChain()})
 	}
 	if o.RevokedMark != 0 {
 		chains = append(chains, beginningsChain())

@@ -184,8 +184,8 @@ type Rule struct {
 }
 
 // Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
-// ICMPv6Error, Redirect, NextHeader, HopLimit, MessageType, Elsewhere, DNAT, Lookup,
-// Limit. The set is closed.
+// ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
+// Elsewhere, DNAT, Lookup, Limit. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
@@ -235,6 +235,19 @@ type ICMPv6Error struct{}
 // Redirect matches ICMP's redirect: icmp type redirect.
 type Redirect struct{}
 
+// Fragment matches fragments of a family, or only such as begin a datagram: ip frag-off &
+// 16383 != 0, exthdr frag exists; ip frag-off & 8191 == 0, frag frag-off 0. IPv4's First
+// also matches a datagram that is whole.
+type Fragment struct{ V6, First bool }
+
+// Atomic matches IPv6 that is whole in one fragment (RFC 6946): frag frag-off 0 frag
+// more-fragments 0.
+type Atomic struct{}
+
+// UpperLayer matches what has 8 octets of an upper-layer header, the least of all
+// protocols' that have ports or types: @th,56,8 >= 0x0.
+type UpperLayer struct{}
+
 // NextHeader matches what comes right behind the IPv6 header, or, with Not, anything else:
 // ip6 nexthdr ipv6-icmp.
 type NextHeader struct {
@@ -278,6 +291,9 @@ type Limit struct {
 
 func (ICMPv6Error) match() {}
 func (Redirect) match()    {}
+func (Fragment) match()    {}
+func (Atomic) match()      {}
+func (UpperLayer) match()  {}
 func (Limit) match()       {}
 func (Loopback) match()    {}
 func (PodPort) match()     {}

@@ -152,6 +152,20 @@ func (p PacketType) String() string {
 
 func (ICMPv6Error) String() string { return "icmpv6 type < echo-request" }
 func (Redirect) String() string    { return "icmp type redirect" }
+func (UpperLayer) String() string  { return "@th,56,8 >= 0x0" }
+func (Atomic) String() string      { return "frag frag-off 0 frag more-fragments 0" }
+
+func (f Fragment) String() string {
+	switch f {
+	case Fragment{}:
+		return "ip frag-off & 16383 != 0"
+	case Fragment{First: true}:
+		return "ip frag-off & 8191 == 0"
+	case Fragment{V6: true}:
+		return "exthdr frag exists"
+	}
+	return "frag frag-off 0"
+}
 
 func (l Limit) String() string {
 	return fmt.Sprintf("update @%s { %s limit rate %d/second burst %d packets }", l.Set, l.Field, l.PerSecond, l.Burst)

@@ -23,6 +23,8 @@ type TracePacket struct {
 	DNAT bool
 	// Elsewhere: it came in by another link than the one that leads to its source.
 	Elsewhere bool
+	// Fragment says what part of a datagram it is, where it is not whole.
+	Fragment FragmentPart
 	// Flow is the flow that State is about, if there is one: of an ICMP error, that of
 	// the packet that it quotes.
 	Flow Flow
@@ -31,6 +33,17 @@ type TracePacket struct {
 	// Frame is what it came in, for the table of family bridge.
 	Frame Frame
 }
+
+// FragmentPart is a part of a datagram.
+type FragmentPart uint8
+
+// The parts.
+const (
+	Whole      FragmentPart = iota
+	First                   // with an upper-layer header
+	Headerless              // the first, without an upper-layer header
+	Later
+)
 
 // Flow are the sources of a flow's packets, as connection tracking has them: of those that
 // are sent as the first was, and of those the other way, as they are before NAT. No
@@ -128,7 +141,8 @@ func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
 	for _, name := range [...]string{
 		chainEgressForward, chainEgressInput, chainIngressForward, // by priority
-		chainTunnelInput, chainOrphansOutput, chainSources, chainPortsPrerouting, chainPortsForward, chainLinksPrerouting, chainLinksForward,
+		chainTunnelInput, chainOrphansOutput, chainFragmentsPrerouting, chainSources,
+		chainPortsPrerouting, chainPortsForward, chainLinksPrerouting, chainLinksForward,
 	} {
 		chain, there := t.Chains[name]
 		if !there || chain.Hook.Point != hook {
@@ -202,6 +216,13 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.Protocol == policy.ICMPv6 && t.packet.ICMPType < 128
 	case Redirect:
 		return t.packet.Protocol == policy.ICMP && t.packet.ICMPType == redirect4
+	case Fragment:
+		part := t.packet.Fragment
+		return t.packet.Src.IsValid() && t.packet.Src.Is4() != m.V6 && (part != Whole && !m.First || m.First && (part == First || part == Headerless || part == Whole && !m.V6))
+	case Atomic: // as good as whole
+		return false
+	case UpperLayer:
+		return t.packet.Fragment == Whole || t.packet.Fragment == First
 	case Limit: // a packet alone is not too many
 		return true
 	case ICMPv6:

@@ -30,10 +30,14 @@ func requirements(options Options) []requirement {
 		{"CONFIG_NF_TABLES", ruleset.AddChain{Name: "rules"}},
 		{"Linux 5.7 or later", ruleset.AddSet{Name: "ports", Type: ruleset.PortRange}},
 		{"Linux 5.7 or later", ruleset.AddElements{Set: "ports", Type: ruleset.PortRange, Elements: []ruleset.Element{tcp}}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "addrs", Type: ruleset.Addr4}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.Addr4, Dynamic: true}},
 		{"CONFIG_NF_TABLES", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Loopback{}, ports}})},
 		{"CONFIG_NFT_COUNTER", rule(ruleset.Rule{Counter: true})},
 		{"CONFIG_NFT_CT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.New}})},
 		{"CONFIG_NF_CONNTRACK_MARK", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Mark(1)}})},
+		{"Linux 4.17 or later", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Lookup{Fields: []ruleset.Field{ruleset.CtOriginalSrc4}, Set: "addrs"}}})},
+		{"CONFIG_NFT_LIMIT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Limit{Field: ruleset.DstAddr4, Set: "rates", PerSecond: 1, Burst: 1}}})},
 		{"CONFIG_NFT_REJECT_INET", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Reject}})},
 	}
 	if options.Masquerade {
@@ -59,6 +63,11 @@ func guardRequirements() []requirement {
 		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
 			Matches: []ruleset.Match{ruleset.PodPort{}, ruleset.Lookup{Fields: []ruleset.Field{ruleset.InPort, ruleset.SrcMAC, ruleset.SrcAddr6}, Set: "senders"}},
 			Counter: true,
+		}}}},
+		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{Matches: []ruleset.Match{ruleset.Fragment{V6: true}}}}}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.IfName, Dynamic: true}},
+		{"CONFIG_NFT_LIMIT", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
+			Matches: []ruleset.Match{ruleset.Limit{Field: ruleset.InPort, Set: "rates", PerSecond: 1, Burst: 1}},
 		}}}},
 	}
 }

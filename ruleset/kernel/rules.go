@@ -125,6 +125,22 @@ func (p *assembler) match(match ruleset.Match) error {
 			return err
 		}
 		p.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{5}})
+	case ruleset.Fragment:
+		p.fragment(m)
+	case ruleset.Atomic:
+		// frag frag-off 0 frag more-fragments 0
+		p.fragment(ruleset.Fragment{V6: true, First: true})
+		p.emit(
+			&expr.Exthdr{DestRegister: firstRegister, Type: unix.IPPROTO_FRAGMENT, Op: expr.ExthdrOpIpv6, Offset: 3, Len: 1},
+			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 1, Mask: []byte{1}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}},
+		)
+	case ruleset.UpperLayer:
+		// @th,56,8 >= 0x0
+		p.emit(
+			&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 7, Len: 1, DestRegister: firstRegister},
+			&expr.Cmp{Op: expr.CmpOpGte, Register: firstRegister, Data: []byte{0}},
+		)
 	case ruleset.Limit:
 		// update @set { ip daddr limit rate 100/second burst 100 packets }
 		if err := p.load([]ruleset.Field{m.Field}); err != nil {
@@ -167,6 +183,44 @@ func (p *assembler) match(match ruleset.Match) error {
 		return fmt.Errorf("unknown match %T", match)
 	}
 	return nil
+}
+
+// fragment matches fragments.
+func (p *assembler) fragment(m ruleset.Fragment) {
+	offset := func(mask []byte, op expr.CmpOp) {
+		p.emit(
+			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 2, Mask: mask, Xor: make([]byte, 2)},
+			&expr.Cmp{Op: op, Register: firstRegister, Data: make([]byte, 2)},
+		)
+	}
+	if !m.V6 {
+		p.requireFamily(unix.NFPROTO_IPV4)
+		p.emit(&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2, DestRegister: firstRegister})
+		if m.First {
+			// ip frag-off & 8191 == 0
+			offset([]byte{0x1f, 0xff}, expr.CmpOpEq)
+		} else {
+			// ip frag-off & 16383 != 0
+			offset([]byte{0x3f, 0xff}, expr.CmpOpNeq)
+		}
+		return
+	}
+	if p.bridge {
+		p.requireFrameType(unix.ETH_P_IPV6)
+	} else {
+		p.requireFamily(unix.NFPROTO_IPV6)
+	}
+	header := &expr.Exthdr{DestRegister: firstRegister, Type: unix.IPPROTO_FRAGMENT, Op: expr.ExthdrOpIpv6}
+	if m.First {
+		// frag frag-off 0
+		header.Offset, header.Len = 2, 2
+		p.emit(header)
+		offset([]byte{0xff, 0xf8}, expr.CmpOpEq)
+		return
+	}
+	// exthdr frag exists
+	header.Len, header.Flags = 1, unix.NFT_EXTHDR_F_PRESENT
+	p.emit(header, &expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{1}})
 }
 
 // midstream matches what begins no connection, by the octet of the header that says so.
