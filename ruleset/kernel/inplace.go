@@ -45,7 +45,7 @@ const attempts = 3
 
 // final are the errors after which it is no use to replace the table in another way.
 var final = []error{
-	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN,
+	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.EMSGSIZE,
 }
 
 // inPlace carries a replacement out in place, with the error of Apply; unheard is
