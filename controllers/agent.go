@@ -54,6 +54,9 @@ type Options struct {
 	// LastPodCIDRs are the node's pod ranges as an earlier agent knew them: they stay
 	// closed while the Node is away, or has none.
 	LastPodCIDRs []netip.Prefix
+	// NamespaceBudget is what the policies of one namespace may take of the node, in
+	// elements; 0: policy.DefaultBudget.
+	NamespaceBudget int
 	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
 	IgnorePodCIDRs bool
 	// Checks look, every few seconds, whether the node is in a condition: an error is

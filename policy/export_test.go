@@ -3,5 +3,8 @@ package policy
 // Held counts what a model holds.
 func Held(m *Model) int {
 	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.attachments) + len(m.reportedIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
-		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed)
+		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed) + len(m.over) + len(m.handed) + m.total + m.objects
 }
+
+// TakeSome is Take with room for so many elements.
+func TakeSome(m *Model, room int) Delta { return m.take(&stage{room: room}) }

@@ -24,8 +24,17 @@ type Model struct {
 	// what the API shows of the pods that have any.
 	attachments map[Key][]Attachment
 	reportedIPs map[Key][]netip.Addr
-	// closed says why of each policy that Close has closed.
+	// closed says why of each policy that Close has closed; over are those of them that
+	// the budget has.
 	closed map[Key]string
+	over   map[Key]overspent
+	// news are those that the budget has closed or opened.
+	news []Key
+	// budget is what one namespace's policies may take, objects what the sets and rules
+	// of all are that are active (see budget.go).
+	budget, objects int
+	// handed are the policies as they were handed out.
+	handed map[Key]*Policy
 
 	owners
 	members
@@ -40,6 +49,9 @@ type namespace struct {
 	policies map[Key]*selecting
 	// subjects are the pods of this node and the policies that select them.
 	subjects map[Key][]*selecting
+	// elements and objects are what the active policies take: members of what they
+	// name, and sets and rules.
+	elements, objects int
 }
 
 // selecting is a policy with the number of this node's pods that it selects.
@@ -50,6 +62,8 @@ type selecting struct {
 	given    *Policy
 	matcher  *matcher // nil: selects nothing
 	subjects int
+	// objects are the sets and rules that it takes.
+	objects int
 }
 
 // selects reports whether a policy of a pod's namespace selects the pod, on a node.
@@ -74,6 +88,9 @@ func NewModel(node string) *Model {
 		attachments: map[Key][]Attachment{},
 		reportedIPs: map[Key][]netip.Addr{},
 		closed:      map[Key]string{},
+		over:        map[Key]overspent{},
+		budget:      DefaultBudget,
+		handed:      map[Key]*Policy{},
 		owners:      newOwners(),
 		members:     newMembers(),
 		dirty:       newDirty(),
@@ -192,8 +209,16 @@ func (m *Model) SetPolicy(p Policy) {
 	if old := m.selecting(p.Key); old != nil && reflect.DeepEqual(*old.given, p) {
 		return
 	}
-	delete(m.closed, p.Key)
+	m.forgetClosed(p.Key)
 	m.setPolicy(p, nil)
+}
+
+// forgetClosed notes that a policy has changed or gone: it is not closed any more, and
+// there may be room for others.
+func (m *Model) forgetClosed(key Key) {
+	delete(m.closed, key)
+	delete(m.over, key)
+	m.reconsider(key.Namespace)
 }
 
 // setPolicy takes a policy in, with the one that it is the closed form of; nil: it
@@ -201,7 +226,7 @@ func (m *Model) SetPolicy(p Policy) {
 func (m *Model) setPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
-	s := &selecting{Policy: p, given: given}
+	s := &selecting{Policy: p, given: given, objects: sizeOf(&p)}
 	if given == nil {
 		s.given = &s.Policy
 	}
@@ -224,7 +249,7 @@ func (m *Model) selecting(key Key) *selecting {
 // DeletePolicy forgets a policy.
 func (m *Model) DeletePolicy(key Key) {
 	ns := m.in(key.Namespace)
-	delete(m.closed, key)
+	m.forgetClosed(key)
 	if old := ns.policies[key]; old != nil {
 		delete(ns.policies, key)
 		m.policyChanged(ns, key, old)
@@ -263,15 +288,23 @@ func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
 func (m *Model) selected(s *selecting) {
 	if s.subjects++; s.subjects == 1 {
 		m.dirtyPolicies[s.Key] = struct{}{}
-		m.use(&s.Policy, 1)
+		m.use(m.in(s.Namespace), &s.Policy, 1)
+		m.charge(s, 1)
 	}
 }
 
 func (m *Model) deselect(s *selecting) {
 	if s.subjects--; s.subjects == 0 {
 		m.dirtyPolicies[s.Key] = struct{}{}
-		m.use(&s.Policy, -1)
+		m.use(m.in(s.Namespace), &s.Policy, -1)
+		m.charge(s, -1)
 	}
+}
+
+// charge counts the sets and rules of a policy in, or out.
+func (m *Model) charge(s *selecting, by int) {
+	m.in(s.Namespace).objects += by * s.objects
+	m.objects += by * s.objects
 }
 
 // SetPod takes a pod in as it is now, in place of the one of that name. The

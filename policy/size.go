@@ -14,6 +14,17 @@ type size struct {
 	names     map[NamedPort]struct{}
 }
 
+// sizeOf is how many sets and rules of the kernel a policy takes.
+func sizeOf(p *Policy) int {
+	s := size{selectors: map[Selector]struct{}{}, names: map[NamedPort]struct{}{}}
+	for _, d := range Directions {
+		for i := range p.Rules[d] {
+			s.fits(&p.Rules[d][i])
+		}
+	}
+	return s.taken
+}
+
 // fits takes a rule in, and reports whether there is room for it. It counts a set
 // for each family of what may have both.
 func (s *size) fits(r *Rule) bool {

@@ -7,8 +7,11 @@ import (
 	"slices"
 )
 
-// Take returns what has changed since the last Take or Intent.
-func (m *Model) Take() Delta {
+// Take returns what has changed since the last Take or Intent, or where that is much a
+// part of it (see stage.go): then something is Staging, and the next Take goes on.
+func (m *Model) Take() Delta { return m.take(&stage{room: stageSize}) }
+
+func (m *Model) take(room *stage) Delta {
 	d := Delta{
 		Subjects:   map[Key]*Subject{},
 		Policies:   map[Key]*Policy{},
@@ -27,32 +30,139 @@ func (m *Model) Take() Delta {
 	for key := range m.dirtySubjects {
 		d.Subjects[key] = m.subject(key)
 	}
+	m.takeMembers(&d, room)
 	for key := range m.dirtyPolicies {
-		d.Policies[key] = m.policy(key)
+		m.takePolicy(key, &d)
 	}
-	for g := range m.changedPeers {
-		if change, changed := g.take(func() []netip.Addr { return m.meant(g) }, netip.Addr.Compare); changed {
+	m.takeGone(&d)
+	m.dirtyPodCIDRs, m.dirtyCluster, m.dirtySubjects = false, false, map[Key]struct{}{}
+	return d
+}
+
+// takeMembers takes what has changed of what policies name, as far as there is room, and
+// closes the policies for which a budget has none.
+func (m *Model) takeMembers(d *Delta, room *stage) {
+	m.relax()
+	for key := range m.dirtyPolicies {
+		if ns := m.namespaces[key.Namespace]; ns != nil {
+			m.economise(map[*namespace]int{ns: 1})
+		}
+	}
+	isReady := func(g *peers) bool { return g.ready() }
+	for _, g := range inTurn(slices.Collect(maps.Keys(m.changedPeers)), isReady, func(g *peers) map[*namespace]int { return g.by }) {
+		if g.users == 0 || !g.ready() && room.full() {
+			continue
+		}
+		if g.fresh {
+			room.set(m.amongst(g))
+		}
+		if change, changed := g.take(func() []netip.Addr { return m.meant(g) }, netip.Addr.Compare, room); changed {
 			d.Peers[g.Selector] = change
 		}
+		m.economise(g.by)
+		if g.ready() && g.users > 0 {
+			delete(m.changedPeers, g)
+		}
+	}
+	named := slices.Collect(maps.Keys(m.changedNamed))
+	isNamedReady := func(n NamedPort) bool { return m.changedNamed[n].ready() }
+	for _, name := range inTurn(named, isNamedReady, func(n NamedPort) map[*namespace]int { return m.changedNamed[n].by }) {
+		t := m.changedNamed[name]
+		if t.users == 0 || !t.ready() && room.full() {
+			continue
+		}
+		if t.fresh {
+			room.set(len(m.claims))
+		}
+		if change, changed := t.take(func() []Endpoint { return m.endpoints(name) }, compareEndpoint, room); changed {
+			d.NamedPorts[name] = change
+		}
+		m.economise(t.by)
+		if t.ready() && t.users > 0 {
+			delete(m.changedNamed, name)
+		}
+	}
+	m.economiseNode()
+}
+
+// amongst is among how many addresses those that a selector means are looked for.
+func (m *Model) amongst(g *peers) int {
+	if g.Namespace == "" {
+		return len(m.claims)
+	}
+	return len(m.in(g.Namespace).pods)
+}
+
+// takePolicy takes a policy if all that it names is handed out.
+func (m *Model) takePolicy(key Key, d *Delta) {
+	now, had := m.policy(key), m.handed[key]
+	if now != nil && !m.ready(now) {
+		if now = now.waits(had); now == nil {
+			return
+		}
+	} else {
+		delete(m.dirtyPolicies, key)
+	}
+	d.Policies[key] = now
+	if now != nil {
+		m.use(nil, now, 1)
+		m.handed[key] = now
+	} else {
+		delete(m.handed, key)
+	}
+	if had != nil {
+		m.use(nil, had, -1)
+	}
+}
+
+// waits is the form in which a policy waits until what it names is handed out: as it was
+// handed out, nil if that is so already, or closed if it was not, or for other pods.
+func (p *Policy) waits(had *Policy) *Policy {
+	if had == nil || had.Subject == nil || *had.Subject != *p.Subject {
+		closed := p.Closed()
+		if had != nil && !had.open() && had.Isolates == p.Isolates {
+			return nil
+		}
+		return &closed
+	}
+	if had.Isolates == p.Isolates {
+		return nil
+	}
+	form := *p
+	for _, d := range Directions {
+		form.Rules[d] = nil
+		if p.Isolates[d] && had.Isolates[d] {
+			form.Rules[d] = had.Rules[d]
+		}
+	}
+	return &form
+}
+
+// takeGone takes what no policy names any more.
+func (m *Model) takeGone(d *Delta) {
+	for g := range m.changedPeers {
 		if g.users == 0 {
+			if change, changed := g.take(nil, nil, nil); changed {
+				d.Peers[g.Selector] = change
+			}
 			m.drop(g)
+			delete(m.changedPeers, g)
 		}
 	}
 	for name, t := range m.changedNamed {
-		if change, changed := t.take(func() []Endpoint { return m.endpoints(name) }, compareEndpoint); changed {
-			d.NamedPorts[name] = change
-		}
 		if t.users == 0 {
+			if change, changed := t.take(nil, nil, nil); changed {
+				d.NamedPorts[name] = change
+			}
 			delete(m.named, name)
+			delete(m.changedNamed, name)
 		}
 	}
-	m.forget()
-	return d
 }
 
 // Intent returns all that the node must enforce; deltas count from there.
 func (m *Model) Intent() Intent {
-	m.Take()
+	m.take(&stage{room: unlimited})
 	in := newIntent()
 	in.PodCIDRs = slices.Clone(m.podCIDRs)
 	in.Cluster, in.Nodes = clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
@@ -74,12 +184,6 @@ func (m *Model) Intent() Intent {
 		in.NamedPorts[name] = setOf(m.endpoints(name))
 	}
 	return in
-}
-
-func (m *Model) forget() {
-	m.dirty = newDirty()
-	m.changedPeers = map[*peers]struct{}{}
-	m.changedNamed = map[NamedPort]*tracked[Endpoint]{}
 }
 
 // subject returns a pod of this node with what isolates it; nil if it is none.

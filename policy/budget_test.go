@@ -1,0 +1,139 @@
+package policy_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// drained hands out all there is, and returns how many elements were added.
+func drained(t *testing.T, m *policy.Model, have *policy.Intent) (added int) {
+	t.Helper()
+	for first := true; first || m.Staging(""); first = false {
+		d := m.Take()
+		added += elements(d)
+		apply(t, have, d)
+	}
+	return added
+}
+
+// open are the policies of an intent that have rules, in order.
+func open(in policy.Intent) (names []string) {
+	for _, key := range in.Open() {
+		names = append(names, key.String())
+	}
+	return names
+}
+
+func expectOpen(t *testing.T, when string, in policy.Intent, want ...string) {
+	t.Helper()
+	if have := open(in); !slices.Equal(have, want) {
+		t.Errorf("%s: open are %v, want %v", when, have, want)
+	}
+}
+
+// TestBudget: over its budget, a namespace's largest policies are closed, and no more is
+// made of what they name than the budget has room for. All others go on. A policy that is
+// made smaller is open again, and so is one for which others make room.
+func TestBudget(t *testing.T) {
+	m := crowd(1000)
+	m.SetBudget(20_000)
+	m.SetPolicy(wide("shop", "small", 1))
+	m.SetPolicy(wide("bank", "own", 1))
+	have := m.Intent()
+	huge := policy.Key{Namespace: "shop", Name: "huge"}
+
+	m.SetPolicy(wide("shop", "huge", 300))
+	if added := drained(t, m, &have); added > 2*20_000 {
+		t.Errorf("%d elements were made of a policy that has no room", added)
+	}
+	expectOpen(t, "one that is huge", have, "bank/own", "shop/small")
+	if len(have.Peers) != 2 || !have.Policies[huge].Isolates[policy.Ingress] || m.OverBudget() != 1 || m.ClosedPolicies() != 0 {
+		t.Errorf("%d sets; %v; %d over budget; %d refused", len(have.Peers), have.Policies[huge], m.OverBudget(), m.ClosedPolicies())
+	}
+	if p := m.Problems(huge); len(p) != 1 || !strings.Contains(p[0].Reason, "--namespace-budget") {
+		t.Errorf("problems: %v", p)
+	}
+	if news := m.News(); !slices.Equal(news, []policy.Key{huge}) || m.News() != nil {
+		t.Errorf("news: %v", news)
+	}
+
+	m.SetPolicy(wide("shop", "huge", 5))
+	drained(t, m, &have)
+	expectOpen(t, "made smaller", have, "bank/own", "shop/huge", "shop/small")
+
+	m.SetPolicy(wide("shop", "larger", 12))
+	drained(t, m, &have)
+	expectOpen(t, "a larger one", have, "bank/own", "shop/huge", "shop/small")
+	m.DeletePolicy(huge)
+	drained(t, m, &have)
+	expectOpen(t, "room again", have, "bank/own", "shop/larger", "shop/small")
+	if m.OverBudget() != 0 || m.Problems(policy.Key{Namespace: "shop", Name: "larger"}) != nil {
+		t.Errorf("%d over budget", m.OverBudget())
+	}
+}
+
+// TestBudgetWhole: an agent that starts with a policy that has no room comes up without it.
+func TestBudgetWhole(t *testing.T) {
+	m := crowd(1000)
+	m.SetBudget(20_000)
+	m.SetPolicy(wide("shop", "huge", 1000))
+	m.SetPolicy(wide("shop", "small", 1))
+	in := m.Intent()
+	expectOpen(t, "at the start", in, "shop/small")
+	if len(in.Peers) != 1 || m.Staging("") {
+		t.Errorf("%d sets", len(in.Peers))
+	}
+}
+
+// TestBudgetGrows: more pods may make a policy too large.
+func TestBudgetGrows(t *testing.T) {
+	m := crowd(1000)
+	m.SetBudget(20_000)
+	m.SetPolicy(wide("shop", "grows", 14))
+	m.SetPolicy(wide("shop", "small", 1))
+	have := m.Intent()
+	expectOpen(t, "before", have, "shop/grows", "shop/small")
+	for i := 1000; i < 2000; i++ {
+		m.SetPod(pod("bank", fmt.Sprint(i), i))
+	}
+	drained(t, m, &have)
+	expectOpen(t, "after", have, "shop/small")
+	for i := 1000; i < 2000; i++ {
+		m.DeletePod(policy.Key{Namespace: "bank", Name: fmt.Sprint(i)})
+	}
+	drained(t, m, &have)
+	expectOpen(t, "nobody has looked again", have, "shop/small")
+	m.Reconsider()
+	drained(t, m, &have)
+	expectOpen(t, "room again", have, "shop/grows", "shop/small")
+}
+
+// TestBudgetNode: what all namespaces take together has a limit, too, and it is the
+// largest that pays. What several share counts once.
+func TestBudgetNode(t *testing.T) {
+	m := crowd(1000)
+	m.SetBudget(20_000)
+	var names []string
+	for i := range 40 {
+		namespace := fmt.Sprintf("ns-%02d", i)
+		m.SetNamespace(policy.Namespace{Name: namespace})
+		m.SetPod(onNode(pod(namespace, "pod", 2000+i)))
+		shared := wide(namespace, "shared", 5)
+		shared.Name = "p"
+		if i >= 30 { // 30 share, 10 have their own
+			shared = wide(namespace, fmt.Sprint("own-", i), 5+i%10)
+			shared.Name = "p"
+		}
+		m.SetPolicy(shared)
+		names = append(names, namespace+"/p")
+	}
+	in := m.Intent()
+	if n := m.OverBudget(); n == 0 || n > 8 {
+		t.Errorf("%d are over budget", n)
+	}
+	expectOpen(t, "the largest pay", in, names[:40-m.OverBudget()]...)
+}
