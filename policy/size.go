@@ -1,5 +1,7 @@
 package policy
 
+import "maps"
+
 // maxSize is how many sets and rules of the kernel one policy may take. An object
 // of the size that etcd takes could otherwise make hundreds of thousands of them,
 // and the kernel finds a set by asking one after the other (nft_set_lookup in
@@ -12,6 +14,11 @@ type size struct {
 	taken     int
 	selectors map[Selector]struct{}
 	names     map[NamedPort]struct{}
+}
+
+// clone is the same, to be counted on apart.
+func (s *size) clone() size {
+	return size{taken: s.taken, selectors: maps.Clone(s.selectors), names: maps.Clone(s.names)}
 }
 
 // sizeOf is how many sets and rules of the kernel a policy takes.

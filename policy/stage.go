@@ -14,8 +14,8 @@ import (
 
 const (
 	// stageSize is how much is handed out at once of what can wait, in elements; the
-	// kernel takes some 10 ms for it.
-	stageSize = 4000
+	// kernel takes some 5 ms for it.
+	stageSize = 2000
 	// setCost is how many elements take as much as a set does.
 	setCost = 100
 	// looksPerElement is how many pods can be asked whether a selector means them while

@@ -49,7 +49,13 @@ func (m *Model) takeMembers(d *Delta, room *stage) {
 		}
 	}
 	isReady := func(g *peers) bool { return g.ready() }
-	for _, g := range inTurn(slices.Collect(maps.Keys(m.changedPeers)), isReady, func(g *peers) map[*namespace]int { return g.by }) {
+	var used []*peers
+	for g := range m.changedPeers {
+		if g.users > 0 {
+			used = append(used, g)
+		}
+	}
+	for _, g := range inTurn(used, isReady, func(g *peers) map[*namespace]int { return g.by }) {
 		if g.users == 0 || !g.ready() && room.full() {
 			continue
 		}
