@@ -23,6 +23,65 @@ const (
 	nodeBudgets = 4
 )
 
+// maxWalk is how many rules of policies a packet may meet in one direction of a pod, those
+// for the other family of addresses included. The kernel takes some 0.1 µs for each.
+const maxWalk = 2000
+
+// walk is how many rules of the kernel a direction of a policy takes.
+func (p *Policy) walk(d Direction) (rules int) {
+	for _, r := range p.Rules[d] {
+		peers, ports := 2*len(r.Peers), len(r.NamedPorts)
+		if len(r.Blocks) > 0 {
+			peers += 2
+		}
+		if r.AnyPeer {
+			peers, ports = 1, 2*ports
+		}
+		switch n := len(r.Ports); {
+		case r.AnyPort:
+			ports++
+		case n == 0:
+		case SinglePorts(r.Ports):
+			ports++
+		default:
+			ports += 1 + (n-1)/RangesPerSet
+		}
+		rules += peers * ports
+	}
+	return rules
+}
+
+// shorten closes the policies of a pod with the most rules until a packet to or from it
+// meets no more than maxWalk.
+func (m *Model) shorten(subject Key) {
+	ns := m.namespaces[subject.Namespace]
+	if ns == nil {
+		return
+	}
+	for _, d := range Directions {
+		total := 0
+		by := slices.Clone(ns.subjects[subject])
+		for _, s := range by {
+			total += s.walks[d]
+		}
+		if total <= maxWalk {
+			continue
+		}
+		slices.SortFunc(by, func(a, b *selecting) int {
+			return cmp.Or(cmp.Compare(b.walks[d], a.walks[d]), compareKey(a.Key, b.Key))
+		})
+		for _, s := range by {
+			if total <= maxWalk {
+				break
+			}
+			total -= s.walks[d]
+			m.over[s.Key] = overspent{cost: unlimited / 2, least: setCost * s.objects}
+			m.news = append(m.news, s.Key)
+			m.Close(*s.given, fmt.Sprintf("a packet may meet %d rules of policies in one direction of a pod, and at pod %s it would meet more with this one: it isolates its pods and allows nothing until there is room", maxWalk, subject))
+		}
+	}
+}
+
 // SetBudget sets what the policies of one namespace may take of the node, in elements. It
 // must be called first.
 func (m *Model) SetBudget(elements int) { m.budget = elements }

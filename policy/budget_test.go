@@ -137,3 +137,33 @@ func TestBudgetNode(t *testing.T) {
 	}
 	expectOpen(t, "the largest pay", in, names[:40-m.OverBudget()]...)
 }
+
+// TestWalk: however many policies isolate a pod, a packet meets no more rules than it may;
+// those with the most are closed, and a pod that they do not select is none the worse.
+func TestWalk(t *testing.T) {
+	m := crowd(10)
+	m.SetBudget(2_000_000)
+	set := func(name string, rules int, d policy.Direction, pods string) {
+		p := policy.Policy{Key: policy.Key{Namespace: "shop", Name: name}, Subject: &policy.Selector{Namespace: "shop", Pods: pods}}
+		p.Isolates[d] = true
+		for i := range rules {
+			p.Rules[d] = append(p.Rules[d], policy.Rule{Index: i, Peers: []policy.Selector{{Namespace: "shop", Pods: fmt.Sprint("a=", i)}}, AnyPort: true})
+		}
+		m.SetPolicy(p)
+	}
+	m.SetPod(onNode(pod("shop", "other", 500)))
+	have := m.Intent()
+	for i := range 4 {
+		set(fmt.Sprint("some-", i), 300+i, policy.Ingress, "pod=0")
+	}
+	set("egress", 400, policy.Egress, "pod=0")
+	set("others", 500, policy.Ingress, "pod!=0")
+	drained(t, m, &have)
+	expectOpen(t, "four of 600", have, "shop/egress", "shop/others", "shop/some-0", "shop/some-1", "shop/some-2")
+	if p := m.Problems(policy.Key{Namespace: "shop", Name: "some-3"}); len(p) != 1 || !strings.Contains(p[0].Reason, "2000 rules") {
+		t.Errorf("problems: %v", p)
+	}
+	m.DeletePolicy(policy.Key{Namespace: "shop", Name: "some-0"})
+	drained(t, m, &have)
+	expectOpen(t, "room again", have, "shop/egress", "shop/others", "shop/some-1", "shop/some-2", "shop/some-3")
+}

@@ -62,8 +62,9 @@ type selecting struct {
 	given    *Policy
 	matcher  *matcher // nil: selects nothing
 	subjects int
-	// objects are the sets and rules that it takes.
+	// objects are the sets and rules that it takes, walks the rules alone.
 	objects int
+	walks   [len(Directions)]int
 }
 
 // selects reports whether a policy of a pod's namespace selects the pod, on a node.
@@ -226,7 +227,7 @@ func (m *Model) forgetClosed(key Key) {
 func (m *Model) setPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
-	s := &selecting{Policy: p, given: given, objects: sizeOf(&p)}
+	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), walks: [len(Directions)]int{p.walk(Ingress), p.walk(Egress)}}
 	if given == nil {
 		s.given = &s.Policy
 	}

@@ -27,10 +27,10 @@ func (m *Model) take(room *stage) Delta {
 		cluster, nodes := clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
 		d.Cluster, d.Nodes = &cluster, &nodes
 	}
+	m.takeMembers(&d, room)
 	for key := range m.dirtySubjects {
 		d.Subjects[key] = m.subject(key)
 	}
-	m.takeMembers(&d, room)
 	for key := range m.dirtyPolicies {
 		m.takePolicy(key, &d)
 	}
@@ -43,6 +43,9 @@ func (m *Model) take(room *stage) Delta {
 // closes the policies for which a budget has none.
 func (m *Model) takeMembers(d *Delta, room *stage) {
 	m.relax()
+	for _, key := range slices.Collect(maps.Keys(m.dirtySubjects)) {
+		m.shorten(key)
+	}
 	for key := range m.dirtyPolicies {
 		if ns := m.namespaces[key.Namespace]; ns != nil {
 			m.economise(map[*namespace]int{ns: 1})

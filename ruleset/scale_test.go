@@ -97,7 +97,11 @@ func BenchmarkChange(b *testing.B) {
 	for _, s := range sizes {
 		m := load(objectsOf(s))
 		table := ruleset.Build(m.Intent(), ruleset.Options{})
-		settle := func() { table.Update(m.Take()) }
+		settle := func() {
+			for first := true; first || m.Staging(""); first = false {
+				table.Update(m.Take())
+			}
+		}
 		// Another node's pod, of an application that policies of local pods name.
 		pod := s.Pod(3*s.Namespaces + 7)
 		relabelled := pod.DeepCopy()
