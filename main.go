@@ -163,7 +163,9 @@ kernel when the agent stops, however it stops; "podfence uninstall" removes
 them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.
 
 It collects garbage more often than Go does by itself, for less memory: set GOGC
-in the environment (100 is Go's own) to have it otherwise.`,
+in the environment (100 is Go's own) to have it otherwise. Where its cgroup has a
+limit of memory, it keeps to five eighths of that, as the kernel's table counts too;
+GOMEMLIMIT sets another.`,
 		Example: `  kubectl get nodes -o name     # the node's name need not be its hostname
   podfence agent --node-name node-1 --kubeconfig ~/.kube/config
   podfence agent --node-name node-1 --manifests ./manifests --deny reject`,
@@ -189,6 +191,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(40)
 			}
+			limitMemory(o.Log, os.DirFS("/sys/fs/cgroup"))
 			if o.NamespaceBudget < 1000 {
 				return fmt.Errorf("--namespace-budget is %d: it must be 1000 or more, which is ten sets and rules", o.NamespaceBudget)
 			}

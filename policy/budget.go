@@ -20,7 +20,7 @@ const (
 	// for the addresses, and the agent as much.
 	DefaultBudget = 500_000
 	// nodeBudgets is how many namespaces' budgets a node has.
-	nodeBudgets = 4
+	nodeBudgets = 2
 )
 
 // maxWalk is how many rules of policies a packet may meet in one direction of a pod, those
