@@ -120,8 +120,8 @@ func prepare(socket *netlink.Conn) error {
 // the moment, the error is a *ruleset.Refusal too. Of several operations that the
 // kernel refuses, it names the first.
 //
-// A plan that is too large for one transaction takes several, of which packets meet
-// the last alone (see slices.go).
+// A plan that is too large for one transaction, or takes base chains from their hooks,
+// takes several, of which packets meet the last alone (see slices.go).
 func (c *Conn) Apply(plan ruleset.Plan) error {
 	if plan.Empty() {
 		return nil
@@ -137,8 +137,8 @@ func (c *Conn) apply(plan ruleset.Plan) error {
 	// Of what others did to the table before, an update would not know.
 	unheard := (plan.Replace || c.owns) && objects(plan) >= many
 	if plan.Replace {
-		if done, err := c.inPlace(plan, unheard); tooLarge(err) {
-			return c.replaceInSlices(plan)
+		if done, err := c.inPlace(plan, unheard); tooLarge(err) || errors.Is(err, errCover) {
+			return c.replaceUnderCover(plan)
 		} else if done {
 			return err
 		}
@@ -150,7 +150,7 @@ func (c *Conn) apply(plan ruleset.Plan) error {
 	index, err := c.commit(messages, 0, unheard)
 	switch {
 	case tooLarge(err) && plan.Replace:
-		return c.replaceInSlices(plan)
+		return c.replaceUnderCover(plan)
 	case tooLarge(err):
 		return c.updateInSlices(messages, plan.Ops)
 	}

@@ -15,6 +15,11 @@ import (
 // namespace that has a gigabyte, some fifty million addresses; without, no more than
 // net.core.wmem_max allows. What is larger is carried out in slices: first what no
 // packet meets, in as many transactions as that takes, and then in one what has it met.
+//
+// A table in force is replaced under cover of another, where it is too large for one
+// transaction and where it has base chains at other hooks, as another version of podfence
+// may have made it: a packet that is between those hooks when the transaction comes into
+// force would be judged by neither table.
 
 const (
 	// standbySuffix is of the table that is in force while a larger one is replaced.
@@ -136,11 +141,12 @@ func (c *Conn) aside(family ruleset.Family, suffix string) *nftables.Table {
 	return table
 }
 
-// replaceInSlices carries out a replacement that is too large for one transaction. While
-// the table goes and comes again, another that is the same is in force in its place; for
-// a moment both are, which is as closed as the stricter of them. What it leaves if it is
-// killed is what the next replacement begins with: a table without base chains is none.
-func (c *Conn) replaceInSlices(plan ruleset.Plan) error {
+// replaceUnderCover carries out a replacement that is too large for one transaction, or
+// that takes base chains from their hooks. While the table goes and comes again, another
+// that is the same is in force in its place; for a moment both are, which is as closed as
+// the stricter of them. What it leaves if it is killed is what the next replacement begins
+// with: a table without base chains is none.
+func (c *Conn) replaceUnderCover(plan ruleset.Plan) error {
 	commit := func(messages []message) (int, error) { return c.commit(messages, 0, false) }
 	table, standby := c.table(plan.Family), c.aside(plan.Family, standbySuffix)
 	there, err := c.contents(table)
@@ -150,6 +156,10 @@ func (c *Conn) replaceInSlices(plan ruleset.Plan) error {
 	case err != nil:
 		return &OpError{Op: fmt.Sprintf("list table %s %s", plan.Family, table.Name), Err: err}
 	default:
+		// One that somebody else owns cannot be replaced: nothing is begun then.
+		if _, err := c.send([]message{deleteTable(table)}, (*Conn).check); err != nil {
+			return err
+		}
 		if err := c.build(standby, plan, commit); err != nil {
 			return err
 		}

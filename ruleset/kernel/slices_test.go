@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -50,11 +51,37 @@ func large(policies int) ruleset.Plan {
 // At each moment one is in force that is whole, and nothing else is left.
 func TestLargeReplacement(t *testing.T) {
 	g := NewWithT(t)
-	have, want := newNamespace(t), newNamespace(t)
-	c, free, look := have.narrow(g), want.open(), have.open()
-	gaps, done, ended := 0, make(chan struct{}), make(chan struct{})
-	small, seen := large(1), map[string]bool{}
-	g.Expect(c.Apply(small)).To(Succeed())
+	have := newNamespace(t)
+	have.replaceInTurn(g, have.narrow(g), large(1), large(400), large(401), large(1), large(400))
+}
+
+// TestMovedReplacement replaces tables that are at other hooks, by one another.
+func TestMovedReplacement(t *testing.T) {
+	g := NewWithT(t)
+	have := newNamespace(t)
+	at := func(point ruleset.HookPoint) ruleset.Plan {
+		plan := fenced()
+		plan.Ops = slices.Clone(plan.Ops)
+		for i, op := range plan.Ops {
+			if chain, is := op.(ruleset.AddChain); is && chain.Hook != nil {
+				chain.Hook = &ruleset.Hook{Point: point}
+				plan.Ops[i] = chain
+			}
+		}
+		return plan
+	}
+	have.replaceInTurn(g, have.open(), at(ruleset.Forward), at(ruleset.Prerouting), at(ruleset.Postrouting), at(ruleset.Forward))
+}
+
+// replaceInTurn has plans replace one another, and sees whether at each moment a table is
+// in force.
+func (n *namespace) replaceInTurn(g *WithT, c *kernel.Conn, plans ...ruleset.Plan) {
+	n.t.Helper()
+	want := newNamespace(n.t)
+	free, look := want.open(), n.open()
+	g.Expect(c.Apply(plans[0])).To(Succeed())
+	var gaps, stoodBy, tried atomic.Int32
+	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
@@ -64,24 +91,32 @@ func TestLargeReplacement(t *testing.T) {
 			default:
 			}
 			names, err := look.InForce(ruleset.Inet)
-			if err != nil || len(names) == 0 {
-				gaps++
-			}
-			for _, name := range names {
-				seen[name] = true
+			switch {
+			case err != nil || len(names) == 0:
+				gaps.Add(1)
+			case slices.Contains(names, "podfence-standby"):
+				stoodBy.Add(1)
+			case slices.Contains(names, "podfence-trial"):
+				tried.Add(1)
 			}
 		}
 	}()
-	for _, plan := range []ruleset.Plan{large(400), large(401), small, large(400)} {
-		g.Expect(c.Check(plan)).To(Succeed())
-		g.Expect(c.Apply(plan)).To(Succeed())
-		g.Expect(free.Apply(plan)).To(Succeed())
-		g.Expect(have.sorted()).To(Equal(want.sorted()))
+	for range 100 {
+		for _, plan := range plans[1:] {
+			g.Expect(c.Check(plan)).To(Succeed())
+			g.Expect(c.Apply(plan)).To(Succeed())
+			g.Expect(free.Apply(plan)).To(Succeed())
+			g.Expect(n.sorted()).To(Equal(want.sorted()))
+		}
+		if stoodBy.Load() > 0 {
+			break
+		}
 	}
 	close(done)
 	<-ended
-	g.Expect(gaps).To(BeZero(), "no moment without a whole table")
-	g.Expect(seen).To(And(HaveKey("podfence-standby"), Not(HaveKey("podfence-trial"))))
+	g.Expect(gaps.Load()).To(BeZero(), "no moment without a whole table")
+	g.Expect(stoodBy.Load()).NotTo(BeZero(), "there is a standby")
+	g.Expect(tried.Load()).To(BeZero(), "a trial is never in force")
 }
 
 // TestLargeLeft has an agent be killed between two slices of a replacement: what is in
