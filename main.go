@@ -64,11 +64,13 @@ and so on. A flag on the command line wins, and of a flag that is given twice th
 last. So what the DaemonSet of config/ or the chart passes as an argument (--cni,
 --routing, --proc-sys) is changed by another argument behind it, by a kustomize
 patch or the chart's extraArgs (README.md, Flags), and not by the environment.`,
+		// Cobra's own template for it, and the usage, are functions. With another, text/template
+		// is linked, which calls methods by name: the linker keeps all there are, 18 MB of them,
+		// of which 11 MB are resident.
 		Version:      version,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) },
 	}
-	root.SetVersionTemplate("{{.Version}}\n") // as the command prints it
 	root.AddCommand(agentCommand(), renderCommand(), demoCommand(), uninstallCommand(), versionCommand())
 	return root
 }
@@ -414,7 +416,7 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), version)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "podfence version %s\n", version) // as --version does
 			return err
 		},
 	}
