@@ -1,6 +1,12 @@
 package kernel
 
-import "github.com/podfence/podfence/ruleset"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset"
+)
 
 // LimitSendBuffer has the socket take no larger transactions than a process without
 // privileges could make it.
@@ -16,8 +22,12 @@ func (c *Conn) InForce(family ruleset.Family) (names []string, err error) {
 		}
 		for _, suffix := range []string{"", standbySuffix, trialSuffix} {
 			table := c.aside(family, suffix)
-			if there, err := c.contents(table); err == nil && len(there.bases) > 0 {
+			there, err := c.contents(table)
+			switch {
+			case err == nil && len(there.bases) > 0:
 				names = append(names, table.Name)
+			case err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR):
+				return nil, err
 			}
 		}
 		if after, err := c.generation(); err != nil || after == before {
