@@ -15,6 +15,12 @@ import (
 // eachMode runs a test in a scene of each mode, dual stack.
 func eachMode(t *testing.T, test func(*scene)) {
 	t.Helper()
+	inModes(t, modes, test)
+}
+
+// inModes runs it in some.
+func inModes(t *testing.T, modes []mode, test func(*scene)) {
+	t.Helper()
 	if err := lab.Check(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}

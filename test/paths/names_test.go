@@ -61,6 +61,33 @@ func TestNobodySendsInAPodsName(t *testing.T) {
 	})
 }
 
+// TestOutsideInAPodsName: with the check of sources, nor does a host outside have the node
+// complain to a pod.
+func TestOutsideInAPodsName(t *testing.T) {
+	checked := []mode{
+		{name: "bridge", cni: "bridge"},
+		{name: "chained-bridge", cni: "chained", by: "bridge", check: "on"}, {name: "chained-routed", cni: "chained", by: "ptp", check: "on"},
+		{name: "policy-only-bridge", cni: "none", by: "bridge", check: "on"}, {name: "policy-only-routed", cni: "none", by: "ptp", check: "on"},
+	}
+	inModes(t, checked, func(s *scene) {
+		s.talking()
+		frames := complaints(outside, pretended+scope(isolated))
+		got := s.round(frames)
+		for i, f := range frames {
+			if got.at(i, isolated) {
+				s.t.Errorf("%s, hop limit %d: what the %s sends in the name of the %s is quoted to it", f.class, f.hop, outside, isolated)
+			}
+		}
+		frames = complaints(outside, global)
+		got = s.round(frames)
+		for i, f := range frames {
+			if f.hop == 1 && !got.at(i, outside) {
+				s.t.Errorf("%s: the %s is not told that a packet of its own has gone too far", f.class, outside)
+			}
+		}
+	})
+}
+
 // TestErrorsInNobodysName: an open pod reports an error about somebody else's flow from an
 // address that is no pod's. A host outside, which may be a router on the way, can.
 func TestErrorsInNobodysName(t *testing.T) {

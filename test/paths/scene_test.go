@@ -1,6 +1,7 @@
 package paths_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type mode struct {
 	// beside: the node's address is not the bridge's own, but that of a link that leads
 	// into it.
 	beside bool
+	// check is the agent's --source-check; empty: auto.
+	check string
 }
 
 var modes = []mode{
@@ -300,6 +303,7 @@ func (s *scene) start() {
 	s.write("pods.yaml", s.podsYAML())
 	var err error
 	s.agent, err = agent.Start(agent.Options{Binary: program("podfence-agent"), Node: s.node, Manifests: s.path("manifests"), Args: []string{
+		"--source-check", cmp.Or(s.mode.check, "auto"),
 		"--cni", s.mode.cni, "--cni-socket", s.path("agent.sock"), "--cni-state", s.path("attachments"), "--cni-conf-dir", s.path("net.d"),
 		"--cni-bin-dir", s.path("bin"), "--cni-data-dir", s.path("leases"), "--cni-plugin", program("podfence"), "--metrics-address", "0",
 	}})
