@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -147,6 +148,58 @@ func TestFragmentsOfOnePod(t *testing.T) {
 			}
 			s.sendRaw(isolated, firsts...)
 			s.expectWhole(neighbour, class, "after 6000 first fragments of the isolated pod's")
+		}
+	})
+}
+
+// moreFragments gives the node 128 MB for fragments, which wait for three seconds.
+func (s *scene) moreFragments() {
+	s.t.Helper()
+	for name, value := range map[string]string{
+		"net/ipv4/ipfrag_high_thresh": "134217728", "net/ipv4/ipfrag_time": "3",
+		"net/netfilter/nf_conntrack_frag6_high_thresh": "134217728", "net/netfilter/nf_conntrack_frag6_timeout": "3",
+	} {
+		s.must(s.node.SetSysctl(name, value))
+	}
+}
+
+// TestLargeDatagrams: some datagrams of 8 kB pass at once, and many where the node has the
+// memory for them.
+func TestLargeDatagrams(t *testing.T) {
+	all := []mode{
+		{name: "bridge", cni: "bridge"}, {name: "chained-bridge", cni: "chained", by: "bridge"}, {name: "chained-routed", cni: "chained", by: "ptp"},
+	}
+	for _, m := range all {
+		m.name, m.fragments = m.name+", more memory", true
+		all = append(all, m)
+	}
+	inModes(t, all, func(s *scene) {
+		many := 30
+		if s.mode.fragments {
+			many = 300
+		}
+		for _, class := range []class{udp4, udp6} {
+			of := frame{from: neighbour, to: outside, class: class, number: serverPort, src: global, dst: global, mac: router}
+			w := s.watch(slices.Repeat([]frame{of}, many))
+			var fragments [][]byte
+			for number := range many {
+				p := policy.Packet{Src: s.source(of), Dst: s.destination(of), Protocol: policy.UDP, DstPort: of.number}
+				packet, err := lab.Craft(p, clientPort, append(make([]byte, 8000), mark(number)...))
+				s.must(err)
+				for _, b := range split(packet, uint32(number)) {
+					fragments = append(fragments, append(s.headers(of), b...))
+				}
+			}
+			s.sendRaw(neighbour, fragments...)
+			got, err := w.end()
+			s.must(err)
+			arrived := 0
+			for number := range many {
+				arrived += count(got.at(number, outside))
+			}
+			if arrived != many {
+				s.t.Errorf("%s: of %d datagrams of 8 kB from the %s, %d reach the %s", class, many, neighbour, arrived, outside)
+			}
 		}
 	})
 }

@@ -40,6 +40,8 @@ type mode struct {
 	beside bool
 	// check is the agent's --source-check; empty: auto.
 	check string
+	// fragments: the node has the memory for fragments that large datagrams need.
+	fragments bool
 }
 
 var modes = []mode{
@@ -144,6 +146,9 @@ func newScene(t *testing.T, m mode, f families) *scene {
 	s.node, err = s.lab.AddNode("node-1", f.some("192.0.2.1", "2001:db8:0:1::1")...)
 	s.must(err)
 	s.must(s.node.Do(prepareNode))
+	if m.fragments {
+		s.moreFragments()
+	}
 	s.actors[theNode] = &actor{host: &s.node.Host, addr: byFamily(f.some("10.244.1.1", "fd00:10:244:1::1"))}
 	s.external(outside, "outside", f.some("192.0.2.2", "2001:db8:0:1::2")...)
 	if m.beside {
