@@ -247,13 +247,14 @@ func podLinksChain() *Chain {
 	return &Chain{Name: chainPodLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: Raw, Priority: -150}, Rules: podLinkRules()}
 }
 
-// podLinkRules are for what any pod sends, isolated or not.
+// podLinkRules are for what any pod sends, isolated or not. What is from a pod's own address,
+// which is nearly all, meets one look-up.
 func podLinkRules() []Rule {
 	ofPodLink := Lookup{Fields: []Field{InPort}, Set: setPodLinks}
 	rules := []Rule{ofFragments(4, ofPodLink), ofFragments(6, ofPodLink)}
 	for _, f := range families {
 		rules = append(rules, Rule{
-			Matches: []Match{ofPodLink, Lookup{Fields: []Field{InPort, f.src()}, Set: linkAddrsSet(f), Not: true}},
+			Matches: []Match{Lookup{Fields: []Field{InPort, f.src()}, Set: linkAddrsSet(f), Not: true}, ofPodLink},
 			Verdict: Verdict{Action: Jump, Chain: chainOthersNames},
 		})
 	}
