@@ -214,6 +214,7 @@ GOMEMLIMIT sets another.`,
 				return err
 			}
 			defer left.Close()
+			o.Ruleset.Fragments = fragmentMemory(os.DirFS(c.procSys))
 			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, SourceCheck: o.Ruleset.SourceCheck, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {

@@ -47,8 +47,8 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29})
 		}
 	}
-	tables["testdata/links.nft"] = ruleset.BuildLinks(links)
-	tables["testdata/guard.nft"] = ruleset.BuildGuard(attachments(2), gateway)
+	tables["testdata/links.nft"] = ruleset.BuildLinks(links, ruleset.FragmentMemory{})
+	tables["testdata/guard.nft"] = ruleset.BuildGuard(attachments(2), gateway, ruleset.FragmentMemory{})
 	return tables
 }
 

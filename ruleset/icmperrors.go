@@ -52,7 +52,7 @@ func icmpErrors(d policy.Direction) []Rule {
 
 // errorSets are what errors are known by, and how many have come.
 func errorSets() []*Set {
-	sets := []*Set{{Name: setErrors, Type: ICMPType, Elements: messageTypes(icmpErrorTypes), Comment: "ICMP's errors"}}
+	sets := []*Set{errorTypesSet()}
 	for _, f := range families {
 		sets = append(sets, &Set{
 			Name: samePodSet(f), Type: f.pair(), Elements: map[Element]struct{}{}, Comment: "this node's pods: each address twice",
@@ -61,6 +61,10 @@ func errorSets() []*Set {
 		})
 	}
 	return sets
+}
+
+func errorTypesSet() *Set {
+	return &Set{Name: setErrors, Type: ICMPType, Elements: messageTypes(icmpErrorTypes), Comment: "ICMP's errors"}
 }
 
 // errorsSentChain drops a pod's errors that are not about its own flows, and its redirects:
@@ -86,10 +90,14 @@ func errorsSentChain() *Chain {
 	return chain
 }
 
-// errorsReceivedChain drops what a pod gets of errors above the limit. The rules go in this
-// order because a limit that cannot be kept account of does not match.
+// errorsReceivedChain drops what a pod gets of errors above the limit, of those that are
+// related: by others nobody is to use up what the pod needs to know of its flows. They are
+// judged like any packet. The rules go in this order because a limit that cannot be kept
+// account of does not match.
 func errorsReceivedChain() *Chain {
-	chain := &Chain{Name: chainErrorsReceived}
+	chain := &Chain{Name: chainErrorsReceived, Rules: []Rule{
+		{Matches: []Match{New | Invalid | Untracked}, Verdict: Verdict{Action: Return}},
+	}}
 	for _, f := range families {
 		isPod := Lookup{Fields: []Field{f.dst(), f.dst()}, Set: samePodSet(f)}
 		limit := Limit{Field: f.dst(), Set: errorRatesSet(f), PerSecond: errorsPerSecond, Burst: errorsBurst}

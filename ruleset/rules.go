@@ -12,7 +12,7 @@ import (
 func staticChains(o Options) []*Chain {
 	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain(), errorsSentChain(), errorsReceivedChain())
 	if o.Links {
-		chains = slices.Concat(chains, linkAddrsChains(), fragmentChains(), []*Chain{fragmentsBaseChain()})
+		chains = slices.Concat(chains, linkAddrsChains(), fragmentChains(o.Fragments), []*Chain{podLinksChain(), othersNamesChain(Inet)})
 	}
 	if o.RevokedMark != 0 {
 		chains = append(chains, beginningsChain())
@@ -164,7 +164,7 @@ func orphansChain() *Chain {
 func baseSets(o Options) []*Set {
 	sets := slices.Concat(discoverySets(), errorSets(), loopbackSets())
 	if o.Links {
-		sets = append(sets, linkSets()...)
+		sets = slices.Concat(sets, linkSets(), podAddrsSets())
 	}
 	if o.TunnelPort != 0 {
 		sets = append(sets, tunnelSets(o.TunnelPort)...)

@@ -80,3 +80,70 @@ func TestTunnelTrace(t *testing.T) {
 		}
 	}
 }
+
+// TestOthersNames: no pod whose link is known sends in another pod's name, or reports an
+// error from an address that is not its own, in either table; from addresses that are no
+// pod's an open pod sends as before.
+func TestOthersNames(t *testing.T) {
+	addr := netip.MustParseAddr
+	links := ruleset.Links{
+		All: []string{"veth1", "veth2", "veth3"}, Somewhere: []string{"veth3"}, SomewhereAddrs: []netip.Addr{addr("10.244.1.9"), addr("fd00:10:244:1::9")},
+		Addrs: []ruleset.LinkAddr{{Link: "veth1", Addr: addr("10.244.1.7")}, {Link: "veth2", Addr: addr("10.244.1.8")}, {Link: "veth2", Addr: addr("fd00:10:244:1::8")}},
+	}
+	routed := ruleset.Build(policy.NewModel("node-1").Intent(), ruleset.Options{Links: true})
+	routed.UpdateLinks(links)
+	for _, c := range []struct {
+		link, src string
+		protocol  policy.Protocol
+		icmp      uint8
+		want      ruleset.Action
+	}{
+		{"veth1", "10.244.1.7", policy.UDP, 0, ruleset.Accept},
+		{"veth1", "10.244.1.7", policy.ICMP, 3, ruleset.Accept},
+		{"veth1", "10.244.1.8", policy.UDP, 0, ruleset.Drop},
+		{"veth1", "fd00:10:244:1::8", policy.TCP, 0, ruleset.Drop},
+		{"veth1", "10.244.1.9", policy.UDP, 0, ruleset.Drop},
+		{"veth1", "203.0.113.7", policy.UDP, 0, ruleset.Accept},
+		{"veth1", "203.0.113.7", policy.ICMP, 8, ruleset.Accept},
+		{"veth1", "203.0.113.7", policy.ICMP, 3, ruleset.Drop},
+		{"veth1", "fe80::1", policy.ICMPv6, 135, ruleset.Accept},
+		{"veth1", "fe80::1", policy.ICMPv6, 1, ruleset.Drop},
+		{"eth0", "10.244.1.7", policy.UDP, 0, ruleset.Accept},
+		{"eth0", "203.0.113.7", policy.ICMP, 3, ruleset.Accept},
+	} {
+		src, kind := addr(c.src), uint16(ruleset.TypeIPv4)
+		if src.Is6() {
+			kind = ruleset.TypeIPv6
+		}
+		p := ruleset.TracePacket{
+			Packet: policy.Packet{Src: src, Dst: src, Protocol: c.protocol, ICMPType: c.icmp, HopLimit: 255}, State: ruleset.New,
+			Frame: ruleset.Frame{Port: c.link, Type: kind},
+		}
+		for name, table := range map[string]*ruleset.Table{"inet": routed, "bridge": ruleset.BuildLinks(links, ruleset.FragmentMemory{})} {
+			if trace := table.Trace(ruleset.Prerouting, p); trace.Verdict != c.want {
+				t.Errorf("%s: %+v: %s", name, c, trace)
+			}
+		}
+	}
+	// A loopback address is out of reach from whatever source.
+	for _, src := range []string{"203.0.113.7", "fd00:10:244:2::9"} {
+		dst, kind := netip.MustParseAddr("127.0.0.1"), uint16(ruleset.TypeIPv4)
+		if addr(src).Is6() {
+			dst, kind = netip.IPv6Loopback(), ruleset.TypeIPv6
+		}
+		p := ruleset.TracePacket{Packet: policy.Packet{Src: addr(src), Dst: dst, Protocol: policy.TCP}, State: ruleset.New, Frame: ruleset.Frame{Port: "veth3", Type: kind}}
+		for name, table := range map[string]*ruleset.Table{"inet": routed, "bridge": ruleset.BuildLinks(links, ruleset.FragmentMemory{})} {
+			if trace := table.Trace(ruleset.Prerouting, p); trace.Verdict != ruleset.Drop {
+				t.Errorf("%s: to %s from %s: %s", name, dst, src, trace)
+			}
+		}
+	}
+	// Where nobody can tell by which of several ports, each of them may be its.
+	p := ruleset.TracePacket{
+		Packet: policy.Packet{Src: addr("10.244.1.9"), Dst: addr("10.244.1.7"), Protocol: policy.UDP}, State: ruleset.New,
+		Frame: ruleset.Frame{Port: "veth3", Type: ruleset.TypeIPv4},
+	}
+	if trace := ruleset.BuildLinks(links, ruleset.FragmentMemory{}).Trace(ruleset.Prerouting, p); trace.Verdict != ruleset.Accept {
+		t.Errorf("by a port of which nobody can tell whose: %s", trace)
+	}
+}

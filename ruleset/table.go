@@ -156,6 +156,20 @@ func (b Base) String() string {
 	return [...]string{Filter: "filter", DstNAT: "dstnat", SrcNAT: "srcnat", Raw: "raw"}[b]
 }
 
+// numbers are the named priorities: enum nf_ip_hook_priorities of
+// include/uapi/linux/netfilter_ipv4.h, nf_br_hook_priorities of netfilter_bridge.h.
+var numbers = map[Family]map[Base]int{
+	Inet:   {Filter: 0, Raw: -300, DstNAT: -100, SrcNAT: 100},
+	Bridge: {Filter: -200, DstNAT: -300, SrcNAT: 300},
+}
+
+// Number is the priority as the kernel has it in a table of a family: the lower, the
+// earlier. It is not known if the family has no such base.
+func (h *Hook) Number(f Family) (number int, known bool) {
+	number, known = numbers[f][h.Base]
+	return number + h.Priority, known
+}
+
 // HookPoint is a netfilter hook.
 type HookPoint uint8
 
@@ -285,8 +299,9 @@ type Lookup struct {
 type Limit struct {
 	Field Field
 	Set   string
-	// PerSecond and Burst are packets; so many may come at once.
+	// PerSecond and Burst are packets, or octets; so many may come at once.
 	PerSecond, Burst uint32
+	Octets           bool
 }
 
 func (ICMPv6Error) match() {}
@@ -387,6 +402,8 @@ type Options struct {
 	// TunnelPort is the UDP port at which the node takes what is in a tunnel for
 	// sent by pods of other nodes. Zero: there is none. See tunnelChain.
 	TunnelPort uint16
+	// Fragments is what the node has for fragments.
+	Fragments FragmentMemory
 	// RevokedMark is the bit of the conntrack mark that says that a flow has
 	// been revoked. Zero: none is looked for.
 	RevokedMark uint32

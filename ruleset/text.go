@@ -168,7 +168,20 @@ func (f Fragment) String() string {
 }
 
 func (l Limit) String() string {
+	if l.Octets {
+		return fmt.Sprintf("update @%s { %s limit rate %s/second burst %s }", l.Set, l.Field, octetsText(l.PerSecond), octetsText(l.Burst))
+	}
 	return fmt.Sprintf("update @%s { %s limit rate %d/second burst %d packets }", l.Set, l.Field, l.PerSecond, l.Burst)
+}
+
+// octetsText is a number of octets in the unit that nft chooses: the largest that it is a
+// multiple of.
+func octetsText(n uint32) string {
+	unit := 0
+	for ; unit < 2 && n > 0 && n%1024 == 0; unit++ {
+		n /= 1024
+	}
+	return fmt.Sprintf("%d %s", n, [...]string{"bytes", "kbytes", "mbytes"}[unit])
 }
 
 func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }

@@ -45,9 +45,9 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 		return ruleset.BuildGuard([]policy.Attachment{
 			attachment("pf4kzn2xo1a7", 2, "10.244.1.2", "fd00:10:244:1::2"),
 			attachment("pfq3vd8s0mwe", 3, "10.244.1.3", "fd00:10:244:1::3"),
-		}, gateway("10.244.1.1", "fd00:10:244:1::1"))
+		}, gateway("10.244.1.1", "fd00:10:244:1::1"), ruleset.FragmentMemory{})
 	case name == "links":
-		return ruleset.BuildLinks(links)
+		return ruleset.BuildLinks(links, ruleset.FragmentMemory{})
 	case name == "masquerade":
 		options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
 	case strings.HasSuffix(name, "-links"):

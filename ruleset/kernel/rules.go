@@ -146,8 +146,12 @@ func (p *assembler) match(match ruleset.Match) error {
 		if err := p.load([]ruleset.Field{m.Field}); err != nil {
 			return err
 		}
+		kind := expr.LimitTypePkts
+		if m.Octets {
+			kind = expr.LimitTypePktBytes
+		}
 		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{
-			&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst},
+			&expr.Limit{Type: kind, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst},
 		}})
 	case ruleset.NextHeader:
 		// ip6 nexthdr ipv6-icmp

@@ -43,6 +43,8 @@ type Options struct {
 	Plugin string
 	// Mode is how packets reach other nodes.
 	Mode node.Mode
+	// AnySource turns the check of sources off.
+	AnySource bool
 	// Log is the agent's.
 	Log logr.Logger
 }
@@ -92,7 +94,7 @@ func Start(n *lab.Node, o Options) (f *Fence, err error) {
 		return nil, err
 	}
 	closers = append(closers, routes.Close)
-	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, SourceCheck: true, Bridge: node.DefaultBridge}
+	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, SourceCheck: !o.AnySource, Bridge: node.DefaultBridge}
 	if o.Mode != node.HostGW {
 		rules.TunnelPort = node.DefaultVXLANPort
 	}

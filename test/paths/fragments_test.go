@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,12 @@ import (
 // eachMode runs a test in a scene of each mode, dual stack.
 func eachMode(t *testing.T, test func(*scene)) {
 	t.Helper()
+	inModes(t, modes, test)
+}
+
+// inModes runs it in some.
+func inModes(t *testing.T, modes []mode, test func(*scene)) {
+	t.Helper()
 	if err := lab.Check(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
@@ -25,6 +32,11 @@ func eachMode(t *testing.T, test func(*scene)) {
 		t.Run(m.name, func(t *testing.T) {
 			if !m.own() && errReference != nil {
 				t.Skipf("skipped: %v", errReference)
+			}
+			if m.vlan > 0 {
+				if err := filtersVLANs(); err != nil {
+					t.Skipf("skipped: no bridge that filters VLANs can be made here, which takes CONFIG_BRIDGE_VLAN_FILTERING: %v", err)
+				}
 			}
 			test(newScene(t, m, dual))
 		})
@@ -53,7 +65,9 @@ func (s *scene) datagram(f frame, number int) []byte {
 const perFragment = 1440
 
 // split makes fragments of a packet, with an identification of their own.
-func split(packet []byte, id uint32) (fragments [][]byte) {
+func split(packet []byte, id uint32) [][]byte { return splitBy(packet, id, perFragment) }
+
+func splitBy(packet []byte, id uint32, perFragment int) (fragments [][]byte) {
 	header, rest := packet[:20], packet[20:]
 	if packet[0]>>4 == 6 {
 		header, rest = packet[:40], packet[40:]
@@ -84,7 +98,25 @@ func split(packet []byte, id uint32) (fragments [][]byte) {
 }
 
 // sendRaw sends frames of somebody's.
-func (s *scene) sendRaw(from actorID, frames ...[]byte) {
+func (s *scene) sendRaw(from actorID, frames ...[]byte) { s.t.Helper(); s.sendBy(from, 0, frames) }
+
+// sendLarge sends the isolated pod's frames of IPv4 that the card is to cut up, with a header
+// that says so (linux/virtio_net.h): they may be larger than any on the link.
+func (s *scene) sendLarge(frames ...[]byte) {
+	s.t.Helper()
+	const transport = 14 + 20
+	header := []byte{unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, unix.VIRTIO_NET_HDR_GSO_TCPV4}
+	for _, n := range []uint16{transport + 20, perFragment, transport, 16} { // headers, each part, where the checksum begins and is
+		header = binary.NativeEndian.AppendUint16(header, n)
+	}
+	var all [][]byte
+	for _, b := range frames {
+		all = append(all, append(bytes.Clone(header), b...))
+	}
+	s.sendBy(isolated, 1, all)
+}
+
+func (s *scene) sendBy(from actorID, withHeader int, frames [][]byte) {
 	s.t.Helper()
 	s.must(s.actors[from].host.Do(func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -92,6 +124,9 @@ func (s *scene) sendRaw(from actorID, frames ...[]byte) {
 			return err
 		}
 		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, withHeader); err != nil {
+			return err
+		}
 		for _, b := range frames {
 			if err := send(fd, s.actors[from].eth0, b); err != nil {
 				return err
@@ -112,20 +147,101 @@ func TestFragmentsOfOnePod(t *testing.T) {
 				firsts = append(firsts, append(s.headers(flood), split(s.datagram(flood, 0), id)[0]...))
 			}
 			s.sendRaw(isolated, firsts...)
+			s.expectWhole(neighbour, class, "after 6000 first fragments of the isolated pod's")
+		}
+	})
+}
+
+// moreFragments gives the node 128 MB for fragments, which wait for three seconds.
+func (s *scene) moreFragments() {
+	s.t.Helper()
+	for name, value := range map[string]string{
+		"net/ipv4/ipfrag_high_thresh": "134217728", "net/ipv4/ipfrag_time": "3",
+		"net/netfilter/nf_conntrack_frag6_high_thresh": "134217728", "net/netfilter/nf_conntrack_frag6_timeout": "3",
+	} {
+		s.must(s.node.SetSysctl(name, value))
+	}
+}
+
+// TestLargeDatagrams: some datagrams of 8 kB pass at once, and many where the node has the
+// memory for them.
+func TestLargeDatagrams(t *testing.T) {
+	all := []mode{
+		{name: "bridge", cni: "bridge"}, {name: "chained-bridge", cni: "chained", by: "bridge"}, {name: "chained-routed", cni: "chained", by: "ptp"},
+	}
+	for _, m := range all {
+		m.name, m.fragments = m.name+", more memory", true
+		all = append(all, m)
+	}
+	inModes(t, all, func(s *scene) {
+		many := 30
+		if s.mode.fragments {
+			many = 300
+		}
+		for _, class := range []class{udp4, udp6} {
 			of := frame{from: neighbour, to: outside, class: class, number: serverPort, src: global, dst: global, mac: router}
-			w := s.watch([]frame{of})
-			var whole [][]byte
-			for _, b := range split(s.datagram(of, 0), 7) {
-				whole = append(whole, append(s.headers(of), b...))
+			w := s.watch(slices.Repeat([]frame{of}, many))
+			var fragments [][]byte
+			for number := range many {
+				p := policy.Packet{Src: s.source(of), Dst: s.destination(of), Protocol: policy.UDP, DstPort: of.number}
+				packet, err := lab.Craft(p, clientPort, append(make([]byte, 8000), mark(number)...))
+				s.must(err)
+				for _, b := range split(packet, uint32(number)) {
+					fragments = append(fragments, append(s.headers(of), b...))
+				}
 			}
-			s.sendRaw(neighbour, whole...)
+			s.sendRaw(neighbour, fragments...)
 			got, err := w.end()
 			s.must(err)
-			if !got.at(0, outside) {
-				s.t.Errorf("%s: after 6000 first fragments of the isolated pod's, a datagram in fragments from the %s does not reach the %s", class, neighbour, outside)
+			arrived := 0
+			for number := range many {
+				arrived += count(got.at(number, outside))
+			}
+			if arrived != many {
+				s.t.Errorf("%s: of %d datagrams of 8 kB from the %s, %d reach the %s", class, many, neighbour, arrived, outside)
 			}
 		}
 	})
+}
+
+// TestLargeFragmentsOfOnePod: the same with fragments that say to be cut up by the card, each
+// of which takes as much of the node's memory as thirty. Of IPv6 the kernel sends none.
+func TestLargeFragmentsOfOnePod(t *testing.T) {
+	eachMode(t, func(s *scene) {
+		flood := frame{from: isolated, to: outside, class: udp4, number: serverPort, src: global, dst: global, mac: router}
+		var large [][]byte
+		for id := range uint32(200) {
+			large = append(large, append(s.headers(flood), splitBy(s.segments(flood), id, 60_000)[0]...))
+		}
+		s.sendLarge(large...)
+		s.expectWhole(neighbour, udp4, "after 200 large first fragments of the isolated pod's")
+	})
+}
+
+// segments are a packet of TCP's that fits one datagram of IP at most.
+func (s *scene) segments(f frame) []byte {
+	s.t.Helper()
+	p := policy.Packet{Src: s.source(f), Dst: s.destination(f), Protocol: policy.TCP, DstPort: f.number}
+	packet, err := lab.Craft(p, clientPort, make([]byte, 61_000))
+	s.must(err)
+	return packet
+}
+
+// expectWhole sends a datagram in fragments, which must arrive outside.
+func (s *scene) expectWhole(from actorID, class class, when string) {
+	s.t.Helper()
+	of := frame{from: from, to: outside, class: class, number: serverPort, src: global, dst: global, mac: router}
+	w := s.watch([]frame{of})
+	var whole [][]byte
+	for _, b := range split(s.datagram(of, 0), 7) {
+		whole = append(whole, append(s.headers(of), b...))
+	}
+	s.sendRaw(from, whole...)
+	got, err := w.end()
+	s.must(err)
+	if !got.at(0, outside) {
+		s.t.Errorf("%s: %s, a datagram in fragments from the %s does not reach the %s", class, when, from, outside)
+	}
 }
 
 // TestFirstFragmentsTellAll: a router's message is not hidden from the port's rules by

@@ -97,6 +97,7 @@ const (
 	site
 	broadcast
 	subnetBroadcast
+	loopback  // the node's 127.0.0.1
 	remote    // the address of a pod of another node, which is nobody here
 	pretended // the global address of actor scope - pretended
 )
@@ -124,7 +125,7 @@ var groups = map[bool]map[scope]netip.Addr{
 	false: {
 		unspecified: netip.IPv4Unspecified(), allNodes: netip.MustParseAddr("224.0.0.1"), allRouters: netip.MustParseAddr("224.0.0.2"),
 		listeners: netip.MustParseAddr("224.0.0.22"), multicastDNS: netip.MustParseAddr("224.0.0.251"), site: netip.MustParseAddr("239.1.1.1"),
-		broadcast: netip.MustParseAddr("255.255.255.255"), subnetBroadcast: netip.MustParseAddr("10.244.1.255"),
+		loopback: netip.MustParseAddr("127.0.0.1"), broadcast: netip.MustParseAddr("255.255.255.255"), subnetBroadcast: netip.MustParseAddr("10.244.1.255"),
 		remote: netip.MustParseAddr("10.244.2.9"),
 	},
 }

@@ -1,6 +1,7 @@
 package paths_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,10 @@ type mode struct {
 	// beside: the node's address is not the bridge's own, but that of a link that leads
 	// into it.
 	beside bool
+	// check is the agent's --source-check; empty: auto.
+	check string
+	// fragments: the node has the memory for fragments that large datagrams need.
+	fragments bool
 }
 
 var modes = []mode{
@@ -141,6 +146,9 @@ func newScene(t *testing.T, m mode, f families) *scene {
 	s.node, err = s.lab.AddNode("node-1", f.some("192.0.2.1", "2001:db8:0:1::1")...)
 	s.must(err)
 	s.must(s.node.Do(prepareNode))
+	if m.fragments {
+		s.moreFragments()
+	}
 	s.actors[theNode] = &actor{host: &s.node.Host, addr: byFamily(f.some("10.244.1.1", "fd00:10:244:1::1"))}
 	s.external(outside, "outside", f.some("192.0.2.2", "2001:db8:0:1::2")...)
 	if m.beside {
@@ -300,6 +308,7 @@ func (s *scene) start() {
 	s.write("pods.yaml", s.podsYAML())
 	var err error
 	s.agent, err = agent.Start(agent.Options{Binary: program("podfence-agent"), Node: s.node, Manifests: s.path("manifests"), Args: []string{
+		"--source-check", cmp.Or(s.mode.check, "auto"),
 		"--cni", s.mode.cni, "--cni-socket", s.path("agent.sock"), "--cni-state", s.path("attachments"), "--cni-conf-dir", s.path("net.d"),
 		"--cni-bin-dir", s.path("bin"), "--cni-data-dir", s.path("leases"), "--cni-plugin", program("podfence"), "--metrics-address", "0",
 	}})

@@ -171,27 +171,38 @@ func errorsAboutOnesOwnFlows(c *fenced) {
 }
 
 // TestA39_ErrorsThroughNAT: the ends of a flow are who they are, whatever has translated
-// their addresses in between.
+// their addresses in between: on the way in by a Service's address, or by a port of the
+// node's, with and without the client's own address, and on the way out.
 func TestA39_ErrorsThroughNAT(t *testing.T) {
-	for name, postrouting := range map[string]string{"destination": "", "source too": `
+	const masquerading = `
 	chain postrouting {
 		type nat hook postrouting priority srcnat
-		ct status dnat ip saddr 203.0.113.7 snat ip to 192.0.2.1
-		ct status dnat ip6 saddr 2001:db8::2 snat ip6 to 2001:db8:1::1
-	}`} {
+		ip saddr 203.0.113.7 ct status dnat snat ip to 192.0.2.1
+		ip6 saddr 2001:db8::2 ct status dnat snat ip6 to 2001:db8:1::1
+	}`
+	clusterIP := map[string]string{"4": "10.96.0.10:53", "6": "[fd00:96::10]:53"}
+	nodePort := map[string]string{"4": "192.0.2.1:30053", "6": "[2001:db8:1::1]:30053"}
+	for name, of := range map[string]struct {
+		service     map[string]string
+		postrouting string
+	}{
+		"ClusterIP": {clusterIP, ""}, "ClusterIP, masqueraded": {clusterIP, masquerading},
+		"NodePort": {nodePort, ""}, "NodePort, masqueraded": {nodePort, masquerading},
+	} {
 		t.Run(name, func(t *testing.T) {
 			c := cluster(t, base+denyAll+`
 				policy shop/in {podSelector: {matchLabels: {app: api}}, policyTypes: [Ingress], ingress: [{}]}`)
+			at := func(family string) netip.AddrPort { return netip.MustParseAddrPort(of.service[family]) }
 			c.nft("inet", "services", fmt.Sprintf(`chain prerouting {
 				type nat hook prerouting priority dstnat
-				ip daddr 10.96.0.10 udp dport 53 dnat ip to %s:80
-				ip6 daddr fd00:96::10 udp dport 53 dnat ip6 to [%s]:80
-			}`, c.ip("shop/api", "4"), c.ip("shop/api", "6"))+postrouting)
+				ip daddr %s udp dport %d dnat ip to %s:80
+				ip6 daddr %s udp dport %d dnat ip6 to [%s]:80
+			}`, at("4").Addr(), at("4").Port(), c.ip("shop/api", "4"), at("6").Addr(), at("6").Port(), c.ip("shop/api", "6"))+of.postrouting)
 			c.serve("shop/api", policy.UDP, 80)
-			for family, service := range map[string]string{"4": "10.96.0.10:53", "6": "[fd00:96::10]:53"} {
-				client, service := c.flow("world", netip.MustParseAddrPort(service))
+			for _, family := range families {
+				client, service := c.flow("world", at(family))
 				api, seen := netip.AddrPortFrom(c.ip("shop/api", family), 80), client
-				if postrouting != "" {
+				if of.postrouting != "" {
 					seen = netip.AddrPortFrom(c.ip("node", family), client.Port())
 				}
 				// What the pod has got, and what the client has; each knows the other by
@@ -205,12 +216,40 @@ func TestA39_ErrorsThroughNAT(t *testing.T) {
 						c.reports(false, other, seen, api, "world"),
 						c.reports(false, other, client, service, "world"),
 						c.reports(false, other, api, seen, "shop/api"),
+						c.reports(false, other, service, client, "shop/api"),
 					)
 				}
 				c.arrive(all...)
 			}
 		})
 	}
+	t.Run("masqueraded on the way out", func(t *testing.T) {
+		c := cluster(t, base+denyAll+`
+			policy shop/out {podSelector: {matchLabels: {app: api}}, policyTypes: [Egress], egress: [{}]}`)
+		c.nft("inet", "away", fmt.Sprintf(`chain postrouting {
+			type nat hook postrouting priority srcnat
+			ip saddr %s ip daddr 203.0.113.7 snat ip to 192.0.2.1
+			ip6 saddr %s ip6 daddr 2001:db8::2 snat ip6 to 2001:db8:1::1
+		}`, c.ip("shop/api", "4"), c.ip("shop/api", "6")))
+		c.serve("world", policy.UDP, 80)
+		for _, family := range families {
+			api, world := c.flow("shop/api", netip.AddrPortFrom(c.ip("world", family), 80))
+			seen := netip.AddrPortFrom(c.ip("node", family), api.Port())
+			all := slices.Concat(
+				c.reports(true, "shop/api", world, api, "world"),
+				c.reports(true, "world", seen, world, "shop/api"),
+			)
+			for _, other := range []string{"ops/cron", "db/pg"} {
+				all = slices.Concat(all,
+					c.reports(false, other, world, api, "world"),
+					c.reports(false, other, world, seen, "world"),
+					c.reports(false, other, api, world, "shop/api"),
+					c.reports(false, other, seen, world, "shop/api"),
+				)
+			}
+			c.arrive(all...)
+		}
+	})
 }
 
 // TestA39_ErrorsAreLimited: what passes inwards unasked, from whomever, is not much.
@@ -222,6 +261,14 @@ func TestA39_ErrorsAreLimited(t *testing.T) {
 		world, api := c.flow("world", netip.AddrPortFrom(c.ip("shop/api", family), 80))
 		network := map[string]string{"4": "ip4:icmp", "6": "ip6:ipv6-icmp"}[family]
 		raw := c.listen("shop/api", network, api.Addr().String())
+		// What is about no flow of the pod's uses nothing up.
+		nothing := c.icmpError(unreachable[family], c.ip("elsewhere", family), api, netip.AddrPortFrom(world.Addr(), 9), "nothing")
+		for range 1000 {
+			if err := c.host("elsewhere").Send(nothing); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.arrive(c.reports(true, "elsewhere", api, world, "shop/api")...)
 		packet := c.icmpError(unreachable[family], c.ip("elsewhere", family), api, world, "flood")
 		const sent = 20_000
 		for range sent {
