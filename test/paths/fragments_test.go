@@ -3,30 +3,21 @@ package paths_test
 import (
 	"bytes"
 	"encoding/binary"
-	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/stage"
 )
 
 // eachMode runs a test in a scene of each mode, dual stack.
 func eachMode(t *testing.T, test func(*scene)) {
 	t.Helper()
-	if err := lab.Check(); err != nil {
-		t.Skipf("skipped: %v", err)
-	}
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skipf("skipped: the node's receiver is a rule of nft's: %v", err)
-	}
-	for _, m := range modes {
-		t.Run(m.name, func(t *testing.T) {
-			if !m.own() && errReference != nil {
-				t.Skipf("skipped: %v", errReference)
-			}
-			test(newScene(t, m, dual))
+	for _, m := range stage.Modes {
+		t.Run(m.Name, func(t *testing.T) {
+			test(newScene(t, m, stage.Dual))
 		})
 	}
 }
@@ -42,63 +33,11 @@ func (s *scene) headers(f frame) []byte {
 
 // datagram is one of UDP that fits no link, with the mark at its end.
 func (s *scene) datagram(f frame, number int) []byte {
-	s.t.Helper()
+	s.T.Helper()
 	p := policy.Packet{Src: s.source(f), Dst: s.destination(f), Protocol: policy.UDP, DstPort: f.number}
-	packet, err := lab.Craft(p, clientPort, append(make([]byte, 2000), mark(number)...))
-	s.must(err)
+	packet, err := lab.Craft(p, clientPort, append(make([]byte, 2000), stage.Mark(number)...))
+	s.Must(err)
 	return packet
-}
-
-// perFragment is how many octets of a datagram are in each fragment but the last.
-const perFragment = 1440
-
-// split makes fragments of a packet, with an identification of their own.
-func split(packet []byte, id uint32) (fragments [][]byte) {
-	header, rest := packet[:20], packet[20:]
-	if packet[0]>>4 == 6 {
-		header, rest = packet[:40], packet[40:]
-	}
-	for offset := 0; offset < len(rest); offset += perFragment {
-		part := rest[offset:min(offset+perFragment, len(rest))]
-		more := uint16(0)
-		if offset+perFragment < len(rest) {
-			more = 1
-		}
-		b := bytes.Clone(header)
-		if len(header) == 20 {
-			binary.BigEndian.PutUint16(b[2:], uint16(20+len(part)))
-			binary.BigEndian.PutUint16(b[4:], uint16(id))
-			binary.BigEndian.PutUint16(b[6:], more<<13|uint16(offset/8))
-			binary.BigEndian.PutUint16(b[10:], 0)
-			sum(b)
-		} else {
-			b[6] = unix.IPPROTO_FRAGMENT
-			binary.BigEndian.PutUint16(b[4:], uint16(8+len(part)))
-			b = append(b, header[6], 0)
-			b = binary.BigEndian.AppendUint16(b, uint16(offset)|more)
-			b = binary.BigEndian.AppendUint32(b, id)
-		}
-		fragments = append(fragments, append(b, part...))
-	}
-	return fragments
-}
-
-// sendRaw sends frames of somebody's.
-func (s *scene) sendRaw(from actorID, frames ...[]byte) {
-	s.t.Helper()
-	s.must(s.actors[from].host.Do(func() error {
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		for _, b := range frames {
-			if err := send(fd, s.actors[from].eth0, b); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
 }
 
 // TestFragmentsOfOnePod: first fragments of one pod, isolated or not, that wait for others
@@ -106,23 +45,23 @@ func (s *scene) sendRaw(from actorID, frames ...[]byte) {
 func TestFragmentsOfOnePod(t *testing.T) {
 	eachMode(t, func(s *scene) {
 		for _, class := range []class{udp4, udp6} {
-			flood := frame{from: isolated, to: outside, class: class, number: serverPort, src: global, dst: global, mac: router}
+			flood := frame{from: stage.Isolated, to: stage.Outside, class: class, number: serverPort, src: global, dst: global, mac: router}
 			var firsts [][]byte
 			for id := range uint32(6000) {
-				firsts = append(firsts, append(s.headers(flood), split(s.datagram(flood, 0), id)[0]...))
+				firsts = append(firsts, append(s.headers(flood), stage.Split(s.datagram(flood, 0), id)[0]...))
 			}
-			s.sendRaw(isolated, firsts...)
-			of := frame{from: neighbour, to: outside, class: class, number: serverPort, src: global, dst: global, mac: router}
+			s.Send(stage.Isolated, firsts...)
+			of := frame{from: stage.Neighbour, to: stage.Outside, class: class, number: serverPort, src: global, dst: global, mac: router}
 			w := s.watch([]frame{of})
 			var whole [][]byte
-			for _, b := range split(s.datagram(of, 0), 7) {
+			for _, b := range stage.Split(s.datagram(of, 0), 7) {
 				whole = append(whole, append(s.headers(of), b...))
 			}
-			s.sendRaw(neighbour, whole...)
-			got, err := w.end()
-			s.must(err)
-			if !got.at(0, outside) {
-				s.t.Errorf("%s: after 6000 first fragments of the isolated pod's, a datagram in fragments from the %s does not reach the %s", class, neighbour, outside)
+			s.Send(stage.Neighbour, whole...)
+			got, err := w.End()
+			s.Must(err)
+			if !got.At(0, stage.Outside) {
+				s.T.Errorf("%s: after 6000 first fragments of the isolated pod's, a datagram in fragments from the %s does not reach the %s", class, stage.Neighbour, stage.Outside)
 			}
 		}
 	})
@@ -133,32 +72,20 @@ func TestFragmentsOfOnePod(t *testing.T) {
 func TestFirstFragmentsTellAll(t *testing.T) {
 	eachMode(t, func(s *scene) {
 		for _, kind := range []uint16{130, 134, 137} {
-			f := frame{from: neighbour, to: theNode, class: icmp6, number: kind, hop: 255, src: global, dst: global, mac: router}
+			f := frame{from: stage.Neighbour, to: stage.TheNode, class: icmp6, number: kind, hop: 255, src: global, dst: global, mac: router}
 			packet, err := lab.Craft(policy.Packet{
 				Src: s.source(f), Dst: s.destination(f), Protocol: policy.ICMPv6, ICMPType: uint8(kind), HopLimit: f.hop,
-			}, 0, mark(0))
-			s.must(err)
-			// Destination options fill the first fragment: one that is skipped, with the
-			// mark in it (RFC 8200 section 4.2), and padding.
-			options := append([]byte{unix.IPPROTO_ICMPV6, perFragment/8 - 1, 0x1e, markSize}, mark(0)...)
-			for left := perFragment - len(options); left > 0; left = perFragment - len(options) {
-				size := min(left-2, 255)
-				if left-2-size == 1 {
-					size--
-				}
-				options = append(append(options, 1, byte(size)), make([]byte, size)...)
-			}
-			whole := append(bytes.Clone(packet[:40]), options...)
-			whole[6] = unix.IPPROTO_DSTOPTS
-			whole = append(whole, packet[40:]...)
+			}, 0, stage.Mark(0))
+			s.Must(err)
+			whole := stage.Behind(packet, stage.Mark(0), stage.PerFragment)
 			w := s.watch([]frame{f})
-			for _, b := range split(whole, uint32(kind)) {
-				s.sendRaw(neighbour, append(s.headers(f), b...))
+			for _, b := range stage.Split(whole, uint32(kind)) {
+				s.Send(stage.Neighbour, append(s.headers(f), b...))
 			}
-			got, err := w.end()
-			s.must(err)
-			if got.at(0, theNode) {
-				s.t.Errorf("ICMPv6 type %d in fragments from the %s has reached the %s", kind, neighbour, theNode)
+			got, err := w.End()
+			s.Must(err)
+			if got.At(0, stage.TheNode) {
+				s.T.Errorf("ICMPv6 type %d in fragments from the %s has reached the %s", kind, stage.Neighbour, stage.TheNode)
 			}
 		}
 	})
@@ -168,11 +95,11 @@ func TestFirstFragmentsTellAll(t *testing.T) {
 // have believed, no other fragment changes (RFC 5722).
 func TestOverlappingFragments(t *testing.T) {
 	eachMode(t, func(s *scene) {
-		f := frame{from: neighbour, to: theNode, class: icmp6, number: 134, hop: 255, src: global, dst: global, mac: router}
+		f := frame{from: stage.Neighbour, to: stage.TheNode, class: icmp6, number: 134, hop: 255, src: global, dst: global, mac: router}
 		part := func(kind uint8, offset uint16, more bool) []byte {
 			p := policy.Packet{Src: s.source(f), Dst: s.destination(f), Protocol: policy.ICMPv6, ICMPType: kind, HopLimit: 255}
-			message, err := lab.Craft(p, 0, append(mark(0), make([]byte, perFragment-24-8-markSize)...))
-			s.must(err)
+			message, err := lab.Craft(p, 0, append(stage.Mark(0), make([]byte, stage.PerFragment-24-8-stage.MarkSize)...))
+			s.Must(err)
 			flags := offset
 			if more {
 				flags |= 1
@@ -190,11 +117,11 @@ func TestOverlappingFragments(t *testing.T) {
 			return b
 		}
 		w := s.watch([]frame{f})
-		s.sendRaw(neighbour, part(128, 0, true), part(134, 24, false))
-		got, err := w.end()
-		s.must(err)
-		if got.at(0, theNode) {
-			s.t.Error("fragments that overlap have become a message to the node")
+		s.Send(stage.Neighbour, part(128, 0, true), part(134, 24, false))
+		got, err := w.End()
+		s.Must(err)
+		if got.At(0, stage.TheNode) {
+			s.T.Error("fragments that overlap have become a message to the node")
 		}
 	})
 }

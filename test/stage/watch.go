@@ -1,6 +1,7 @@
-package paths_test
+package stage
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,15 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arrivals say, for each frame of a round, which actors have received it: a bit each.
-type arrivals []uint32
+// Arrivals say, for each frame of a round, which actors have received it: a bit each.
+type Arrivals []uint32
 
-func (a arrivals) at(i int, who actorID) bool { return a[i]&(1<<who) != 0 }
+// At says whether somebody has received frame i.
+func (a Arrivals) At(i int, who ActorID) bool { return a[i]&(1<<who) != 0 }
 
-// watch receives what is sent in a round.
-type watch struct {
-	frames   []frame
-	arrivals arrivals
+// Watch receives marked frames at all actors.
+type Watch struct {
+	first    int
+	arrivals Arrivals
+	untyped  func(i int) bool
 	received atomic.Int64
 	taps     []*tap
 	stop     atomic.Bool
@@ -28,7 +31,7 @@ type watch struct {
 
 // tap is a socket by which frames are received at an actor's.
 type tap struct {
-	at actorID
+	at ActorID
 	fd int
 	// untyped says that only frames count that are neither IP nor ARP: what else there
 	// is has its rules still before it.
@@ -42,20 +45,23 @@ const socketTimeout = 20 * time.Millisecond
 // receiveBuffer holds what comes while nobody reads.
 const receiveBuffer = 64 << 20
 
-func (s *scene) watch(frames []frame) *watch {
-	s.t.Helper()
-	w := &watch{frames: frames, arrivals: make(arrivals, len(frames))}
-	for _, id := range s.present() {
-		if id != theNode {
-			s.must(s.actors[id].host.Do(func() error { return w.tap(id, false, func() (int, error) { return packetSocket(0) }) }))
+// Watch begins to receive count frames that are marked with first and the numbers that
+// follow. Untyped says of which of them, from 0, the node's bridge alone can tell that they
+// have come: those that are neither IP nor ARP.
+func (s *Stage) Watch(first, count int, untyped func(i int) bool) *Watch {
+	s.T.Helper()
+	w := &Watch{first: first, untyped: untyped, arrivals: make(Arrivals, count)}
+	for _, id := range s.Present() {
+		if id != TheNode {
+			s.Must(s.Actors[id].Host.Do(func() error { return w.tap(id, false, func() (int, error) { return packetSocket(0) }) }))
 		}
 	}
-	s.must(s.node.Do(func() error {
-		if err := w.tap(theNode, false, logSocket); err != nil || s.mode.device() == "" {
+	s.Must(s.Node.Do(func() error {
+		if err := w.tap(TheNode, false, logSocket); err != nil || s.Mode.Device() == "" {
 			return err
 		}
-		bridge := s.actors[isolated].device.Attrs().Index
-		return w.tap(theNode, true, func() (int, error) { return packetSocket(bridge) })
+		bridge := s.Actors[Isolated].Device.Attrs().Index
+		return w.tap(TheNode, true, func() (int, error) { return packetSocket(bridge) })
 	}))
 	for _, t := range w.taps {
 		w.wait.Go(func() { t.err = w.read(t) })
@@ -63,7 +69,7 @@ func (s *scene) watch(frames []frame) *watch {
 	return w
 }
 
-func (w *watch) tap(at actorID, untyped bool, open func() (int, error)) error {
+func (w *Watch) tap(at ActorID, untyped bool, open func() (int, error)) error {
 	fd, err := open()
 	if err != nil {
 		return fmt.Errorf("receive at the %s: %w", at, err)
@@ -147,7 +153,7 @@ func acknowledged(fd int) error {
 }
 
 // read notes what a tap receives, until it is to stop.
-func (w *watch) read(t *tap) error {
+func (w *Watch) read(t *tap) error {
 	b := make([]byte, 1<<16)
 	for {
 		n, _, err := unix.Recvfrom(t.fd, b, 0)
@@ -160,7 +166,7 @@ func (w *watch) read(t *tap) error {
 			return err
 		}
 		for rest := b[:n]; ; {
-			number, behind, found := readMark(rest)
+			number, behind, found := ReadMark(rest)
 			if !found {
 				break
 			}
@@ -170,24 +176,25 @@ func (w *watch) read(t *tap) error {
 	}
 }
 
-func (w *watch) land(t *tap, number int) {
-	if number >= len(w.frames) || t.untyped && !w.frames[number].untyped() {
+func (w *Watch) land(t *tap, number int) {
+	i := number - w.first
+	if i < 0 || i >= len(w.arrivals) || t.untyped && !w.untyped(i) {
 		return
 	}
-	atomic.OrUint32(&w.arrivals[number], 1<<t.at)
+	atomic.OrUint32(&w.arrivals[i], 1<<t.at)
 	w.received.Add(1)
 }
 
 // quiet waits until nothing more has come for a while.
-func (w *watch) quiet(while time.Duration) {
+func (w *Watch) quiet(while time.Duration) {
 	for last, now := int64(-1), w.received.Load(); now != last; now = w.received.Load() {
 		last = now
 		time.Sleep(while)
 	}
 }
 
-// end waits for the last frames and returns what has come.
-func (w *watch) end() (arrivals, error) {
+// End waits for the last frames and returns what has come.
+func (w *Watch) End() (Arrivals, error) {
 	w.quiet(200 * time.Millisecond)
 	w.stop.Store(true)
 	w.wait.Wait()
@@ -213,39 +220,57 @@ func (t *tap) lost() error {
 // volley is how many frames are sent before the receivers get time to read them.
 const volley = 2000
 
-// round sends frames and returns what has arrived.
-func (s *scene) round(frames []frame) arrivals {
-	s.t.Helper()
-	w := s.watch(frames)
-	senders := map[actorID]int{}
-	for _, id := range s.present() {
-		s.must(s.actors[id].host.Do(func() (err error) {
+// Shot is a frame to send, or several that are one.
+type Shot struct {
+	From   ActorID
+	Link   int // the index of the link that they leave by; 0: eth0
+	Frames [][]byte
+}
+
+// Round sends count shots, which are marked as Watch has it, and returns what has arrived.
+func (s *Stage) Round(first, count int, untyped func(i int) bool, shot func(i int) Shot) Arrivals {
+	s.T.Helper()
+	w := s.Watch(first, count, untyped)
+	senders := map[ActorID]int{}
+	for _, id := range s.Present() {
+		s.Must(s.Actors[id].Host.Do(func() (err error) {
 			senders[id], err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 			return err
 		}))
 	}
-	for number, f := range frames {
-		b, err := s.octets(f, number)
-		s.must(err)
-		s.must(send(senders[f.from], s.link(f), b))
-		if number%volley == volley-1 {
+	for i := range count {
+		f := shot(i)
+		for _, b := range f.Frames {
+			s.Must(send(senders[f.From], cmp.Or(f.Link, s.Actors[f.From].Eth0), b))
+		}
+		if i%volley == volley-1 {
 			w.quiet(time.Millisecond)
 		}
 	}
-	result, err := w.end()
-	s.must(err)
+	result, err := w.End()
+	s.Must(err)
 	for _, fd := range senders {
-		s.must(unix.Close(fd))
+		s.Must(unix.Close(fd))
 	}
 	return result
 }
 
-// link is the index of the link that a frame leaves by.
-func (s *scene) link(f frame) int {
-	if f.from == theNode {
-		return s.actors[f.otherEnd()].device.Attrs().Index
-	}
-	return s.actors[f.from].eth0
+// Send sends frames of somebody's.
+func (s *Stage) Send(from ActorID, frames ...[]byte) {
+	s.T.Helper()
+	s.Must(s.Actors[from].Host.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, b := range frames {
+			if err := send(fd, s.Actors[from].Eth0, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 func send(fd, link int, b []byte) error {
