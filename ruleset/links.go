@@ -55,6 +55,7 @@ const (
 	chainReceived4       = "received-ipv4"
 	chainReceived6       = "received-ipv6"
 	chainFromLink        = "from-link"
+	chainFromLinks       = "from-links-prerouting"
 	chainToLink          = "to-link"
 )
 
@@ -68,7 +69,7 @@ func BuildLinks(links Links, fragments FragmentMemory) *Table {
 		t.Sets[set.Name] = set
 	}
 	for _, chain := range slices.Concat(linkChains(), fragmentChains(fragments), []*Chain{
-		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(Bridge),
+		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(Bridge), outputChain(),
 	}) {
 		t.Chains[chain.Name] = chain
 	}
@@ -309,6 +310,13 @@ var (
 		Matches: []Match{Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}}, Verdict: Verdict{Action: Jump, Chain: chainToLink},
 	}
 )
+
+// fromLinksChain asks before the node would answer by an ICMP error, which it sends to the
+// packet's source, with the packet in it, before the hook forward. Raw comes when fragments
+// are one.
+func fromLinksChain() *Chain {
+	return &Chain{Name: chainFromLinks, Hook: &Hook{Point: Prerouting, Base: Raw}, Rules: []Rule{fromLink}}
+}
 
 // linkAddrsChains drop what is not of the pod's own addresses, but for discovery.
 func linkAddrsChains() []*Chain {

@@ -53,6 +53,9 @@ func baseChains(o Options) []*Chain {
 	if o.Guard {
 		chains = append(chains, portsChain())
 	}
+	if o.Links {
+		chains = append(chains, fromLinksChain())
+	}
 	if o.Masquerade {
 		chains = append(chains, masqueradeChain())
 	}
