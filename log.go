@@ -70,7 +70,7 @@ func starting(o *controllers.Options, e *enforcement, c *cniFlags, owns bool) []
 		about = append(about, "lastPodCIDRs", o.LastPodCIDRs)
 	}
 	return append(about, "sourceCheck", o.Ruleset.SourceCheck, "podCIDRs", c.podCIDRs, "deny", e.deny, "podToNode", e.podToNode,
-		"revokedMark", e.revokedMark, "ownsTable", owns)
+		"maxConnectionsPerPod", e.maxConnections, "revokedMark", e.revokedMark, "ownsTable", owns)
 }
 
 // release is the kernel's, as uname -r prints it.

@@ -55,7 +55,7 @@ func fragmentChains() []*Chain {
 }
 
 func fragmentSet() *Set {
-	return &Set{Name: setFragments, Type: IfName, Dynamic: true, Elements: map[Element]struct{}{}, Comment: "ports that fragments have come by"}
+	return &Set{Name: setFragments, Type: IfName, Dynamic: true, Timeout: ratesTimeout, Elements: map[Element]struct{}{}, Comment: "ports that fragments have come by"}
 }
 
 // fragmentsBaseChain is in the table of family inet, for links that packets are routed

@@ -120,7 +120,7 @@ var PodRangeSets = [...]string{podRangeSet(4), podRangeSet(6)}
 // comments of those rules say what.
 var DropChains = [...]string{
 	chainEgressForward, chainEgressInput, chainIngressForward, chainOrphansOutput, chainErrorsSent, chainErrorsReceived,
-	chainFragments, chainFirstFragments,
+	chainFragments, chainFirstFragments, chainConnections,
 }
 
 // orphansSet holds addresses that containers have, but no known pod.
