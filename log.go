@@ -70,7 +70,7 @@ func starting(o *controllers.Options, e *enforcement, c *cniFlags, owns bool) []
 		about = append(about, "lastPodCIDRs", o.LastPodCIDRs)
 	}
 	about = append(about, "sourceCheck", o.Ruleset.SourceCheck, "podCIDRs", c.podCIDRs, "deny", e.deny, "podToNode", e.podToNode,
-		"revokedMark", e.revokedMark, "ownsTable", owns)
+		"maxConnectionsPerPod", e.maxConnections, "revokedMark", e.revokedMark, "ownsTable", owns)
 	if not := notHeld(c.mode, o.Ruleset.SourceCheck); len(not) > 0 {
 		about = append(about, "notHeld", not)
 	}

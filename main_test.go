@@ -169,7 +169,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "revoked-mark", "log-level", "log-format"} {
+	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"} {
 		if !strings.Contains(agent, " --"+flag+" ") {
 			t.Errorf("the agent's help does not list --%s:\n%s", flag, agent)
 		}

@@ -108,7 +108,7 @@ func fragmentSets() (sets []*Set) {
 		for name, comment := range map[string]string{
 			fragmentRatesSet(f): "ports that fragments have come by", fragmentOctetsSet(f): "the same, for the fragments' octets",
 		} {
-			sets = append(sets, &Set{Name: name, Type: IfName, Dynamic: true, Elements: map[Element]struct{}{}, Comment: comment})
+			sets = append(sets, &Set{Name: name, Type: IfName, Dynamic: true, Timeout: ratesTimeout, Elements: map[Element]struct{}{}, Comment: comment})
 		}
 	}
 	return sets

@@ -44,7 +44,7 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 			fenced := ruleset.Build(intent, ruleset.Options{Links: true})
 			fenced.UpdateLinks(links)
 			tables[name+"-links.nft"] = fenced
-			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29})
+			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000})
 		}
 	}
 	tables["testdata/links.nft"] = ruleset.BuildLinks(links, ruleset.FragmentMemory{})

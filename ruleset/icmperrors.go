@@ -57,7 +57,7 @@ func errorSets() []*Set {
 		sets = append(sets, &Set{
 			Name: samePodSet(f), Type: f.pair(), Elements: map[Element]struct{}{}, Comment: "this node's pods: each address twice",
 		}, &Set{
-			Name: errorRatesSet(f), Type: f.addr(), Dynamic: true, Elements: map[Element]struct{}{}, Comment: "pods that errors have come to",
+			Name: errorRatesSet(f), Type: f.addr(), Dynamic: true, Timeout: ratesTimeout, Elements: map[Element]struct{}{}, Comment: "pods that errors have come to",
 		})
 	}
 	return sets

@@ -120,7 +120,7 @@ var PodRangeSets = [...]string{podRangeSet(4), podRangeSet(6)}
 // comments of those rules say what.
 var DropChains = [...]string{
 	chainEgressForward, chainEgressInput, chainIngressForward, chainOrphansOutput, chainErrorsSent, chainErrorsReceived,
-	chainFirstFragments, fragmentsChain(4), fragmentsChain(6), chainOthersNames,
+	chainFirstFragments, fragmentsChain(4), fragmentsChain(6), chainOthersNames, chainConnections,
 }
 
 // orphansSet holds addresses that containers have, but no known pod.

@@ -29,7 +29,7 @@ func opText(table string, op Op) string {
 			extra = " flags interval;"
 		}
 		if o.Dynamic {
-			extra = fmt.Sprintf(" size %d; flags dynamic,timeout; timeout %ds;", DynamicSize, DynamicTimeout)
+			extra = " " + strings.Join(dynamicText(o.Timeout), "; ") + ";"
 		}
 		if o.Comment != "" {
 			extra += fmt.Sprintf(" comment %q;", o.Comment)

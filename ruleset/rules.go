@@ -14,6 +14,9 @@ func staticChains(o Options) []*Chain {
 	if o.Links {
 		chains = slices.Concat(chains, linkAddrsChains(), fragmentChains(o.Fragments), []*Chain{podLinksChain(), othersNamesChain(Inet)})
 	}
+	if o.MaxConnections != 0 {
+		chains = append(chains, connectionsChain(o.MaxConnections))
+	}
 	if o.RevokedMark != 0 {
 		chains = append(chains, beginningsChain())
 	}
@@ -118,14 +121,19 @@ func addrFields(d policy.Direction) (addr4, addr6 Field) {
 }
 
 // knownFlows are the rules for what belongs to a flow that was judged before. ICMP errors
-// are looked at before what is related passes.
+// are looked at before what is related passes. What is left begins a connection, which may be
+// one too many.
 func knownFlows(d policy.Direction, o Options) (rules []Rule) {
 	if o.RevokedMark != 0 {
 		rules = append(rules, Rule{Matches: []Match{Mark(o.RevokedMark)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a policy has changed: no longer allowed"})
 	}
 	rules = append(rules, Rule{Matches: []Match{Established}, Verdict: Verdict{Action: Accept}})
 	rules = append(rules, icmpErrors(d)...)
-	return append(rules, Rule{Matches: []Match{Related}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, Rule{Matches: []Match{Related}, Verdict: Verdict{Action: Accept}})
+	if d == policy.Egress && o.MaxConnections != 0 {
+		rules = append(rules, begun)
+	}
+	return rules
 }
 
 // closedRules drop what is of a container whose pod is not known, or of an address of the
@@ -168,6 +176,9 @@ func baseSets(o Options) []*Set {
 	sets := slices.Concat(discoverySets(), errorSets(), loopbackSets())
 	if o.Links {
 		sets = slices.Concat(sets, linkSets(), podAddrsSets())
+	}
+	if o.MaxConnections != 0 {
+		sets = append(sets, connectionsSets()...)
 	}
 	if o.TunnelPort != 0 {
 		sets = append(sets, tunnelSets(o.TunnelPort)...)

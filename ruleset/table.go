@@ -114,8 +114,12 @@ type Set struct {
 	ordered []Element
 	// Verdicts are the map's. Nil for a set.
 	Verdicts map[Element]Verdict
-	// Dynamic: the kernel puts the elements in, for a Limit. Elements are not known.
+	// Dynamic: the kernel puts the elements in, for a Limit, Connections or Noted. Elements
+	// are not known.
 	Dynamic bool
+	// Timeout is after how many seconds the kernel takes one out of a dynamic set that no
+	// packet has put in again. Zero: when it has no connections any more.
+	Timeout uint32
 }
 
 // IsMap reports whether the set is a verdict map.
@@ -199,7 +203,7 @@ type Rule struct {
 
 // Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
 // ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
-// Elsewhere, DNAT, Lookup, Limit. The set is closed.
+// Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
@@ -304,6 +308,29 @@ type Limit struct {
 	Octets           bool
 }
 
+// Unconfirmed matches the first packet of a connection, before it has passed: ct status !
+// confirmed.
+type Unconfirmed struct{}
+
+// Connections matches when what the field holds has more connections than the bound, this
+// one included, of which the set, a dynamic one, keeps account for each:
+// add @set { ip saddr ct count over N }. It does not match either where the set is full.
+type Connections struct {
+	Field Field
+	Set   string
+	Over  uint32
+}
+
+// Noted puts what the field holds into the set, a dynamic one: add @set { ip saddr }. It
+// matches unless the set is full.
+type Noted struct {
+	Field Field
+	Set   string
+}
+
+func (Unconfirmed) match() {}
+func (Connections) match() {}
+func (Noted) match()       {}
 func (ICMPv6Error) match() {}
 func (Redirect) match()    {}
 func (Fragment) match()    {}
@@ -404,6 +431,9 @@ type Options struct {
 	TunnelPort uint16
 	// Fragments is what the node has for fragments.
 	Fragments FragmentMemory
+	// MaxConnections is how many connections a pod may have begun that connection tracking
+	// knows, of each family. Zero: as many as it likes. See connectionsChain.
+	MaxConnections uint32
 	// RevokedMark is the bit of the conntrack mark that says that a flow has
 	// been revoked. Zero: none is looked for.
 	RevokedMark uint32

@@ -50,7 +50,9 @@ func (s *Set) text(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
 	if s.Dynamic {
-		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n", DynamicSize, DynamicTimeout)
+		for _, line := range dynamicText(s.Timeout) {
+			fmt.Fprintf(b, "\t\t%s\n", line)
+		}
 	}
 	if s.Type.interval() {
 		b.WriteString("\t\tflags interval\n")
@@ -183,6 +185,14 @@ func octetsText(n uint32) string {
 	}
 	return fmt.Sprintf("%d %s", n, [...]string{"bytes", "kbytes", "mbytes"}[unit])
 }
+
+func (Unconfirmed) String() string { return "ct status ! confirmed" }
+
+func (c Connections) String() string {
+	return fmt.Sprintf("add @%s { %s ct count over %d }", c.Set, c.Field, c.Over)
+}
+
+func (n Noted) String() string { return fmt.Sprintf("add @%s { %s }", n.Set, n.Field) }
 
 func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }
 

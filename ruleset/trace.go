@@ -234,6 +234,12 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.Fragment == Whole || t.packet.Fragment == First
 	case Limit: // a packet alone is not too many
 		return true
+	case Unconfirmed:
+		return t.packet.State == New
+	case Connections: // and one connection neither
+		return false
+	case Noted:
+		return true
 	case ICMPv6:
 		return t.packet.Protocol == policy.ICMPv6
 	case NextHeader:

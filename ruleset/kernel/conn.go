@@ -37,6 +37,8 @@ type Options struct {
 	Masquerade bool
 	// SourceCheck: so does its check of sources (ruleset.Options).
 	SourceCheck bool
+	// MaxConnections: so does its bound on a pod's connections (ruleset.Options).
+	MaxConnections bool
 	// Own: the tables are to be the connection's own where the kernel can do that
 	// without taking them away when the connection ends. Others are refused then
 	// what would change them, until it ends.

@@ -2,9 +2,11 @@ package kernel
 
 import (
 	"errors"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
 
@@ -35,3 +37,19 @@ func (c *Conn) InForce(family ruleset.Family) (names []string, err error) {
 		}
 	}
 }
+
+// ForgetEach and ForgetListed are the two ways of Forget.
+func (f *Flows) ForgetEach(addrs []netip.Addr) error   { return f.forgetEach(addrs) }
+func (f *Flows) ForgetListed(addrs []netip.Addr) error { return f.forgetListed(addrs) }
+
+// RevokeEach and RevokeListed are the two ways of RevokeOf.
+func (f *Flows) RevokeEach(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	return f.revokeOf(addrs, true, judge)
+}
+
+func (f *Flows) RevokeListed(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	return f.revokeOf(addrs, false, judge)
+}
+
+// Entries is how many flows the kernel says there are.
+func (f *Flows) Entries() (uint32, error) { return f.deletions.entries() }

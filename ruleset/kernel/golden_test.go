@@ -53,7 +53,7 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 	case strings.HasSuffix(name, "-links"):
 		input, options = strings.TrimSuffix(input, "-links"), ruleset.Options{Links: true}
 	case strings.HasSuffix(name, "-options"):
-		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29}
+		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000}
 	}
 	snapshot, err := manifests.Load(input + ".yaml")
 	if err != nil {

@@ -31,7 +31,7 @@ func requirements(options Options) []requirement {
 		{"Linux 5.7 or later", ruleset.AddSet{Name: "ports", Type: ruleset.PortRange}},
 		{"Linux 5.7 or later", ruleset.AddElements{Set: "ports", Type: ruleset.PortRange, Elements: []ruleset.Element{tcp}}},
 		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "addrs", Type: ruleset.Addr4}},
-		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.Addr4, Dynamic: true}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.Addr4, Dynamic: true, Timeout: 60}},
 		{"CONFIG_NF_TABLES", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Loopback{}, ports}})},
 		{"CONFIG_NFT_COUNTER", rule(ruleset.Rule{Counter: true})},
 		{"CONFIG_NFT_CT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.New}})},
@@ -44,6 +44,14 @@ func requirements(options Options) []requirement {
 		needs = append(needs,
 			requirement{"CONFIG_NFT_NAT", ruleset.AddChain{Name: "nat", Hook: &ruleset.Hook{NAT: true, Point: ruleset.Postrouting, Base: ruleset.SrcNAT}}},
 			requirement{"CONFIG_NFT_MASQ", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Masquerade}})},
+		)
+	}
+	if options.MaxConnections {
+		needs = append(needs,
+			requirement{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "connections", Type: ruleset.Addr4, Dynamic: true}},
+			requirement{"CONFIG_NFT_CONNLIMIT (--max-connections-per-pod 0 does without)", rule(ruleset.Rule{Matches: []ruleset.Match{
+				ruleset.Unconfirmed{}, ruleset.Connections{Field: ruleset.SrcAddr4, Set: "connections", Over: 1}, ruleset.Noted{Field: ruleset.SrcAddr4, Set: "rates"},
+			}})},
 		)
 	}
 	if options.SourceCheck {
@@ -65,7 +73,7 @@ func guardRequirements() []requirement {
 			Counter: true,
 		}}}},
 		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{Matches: []ruleset.Match{ruleset.Fragment{V6: true}}}}}},
-		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.IfName, Dynamic: true}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.IfName, Dynamic: true, Timeout: 60}},
 		{"CONFIG_NFT_LIMIT", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
 			Matches: []ruleset.Match{ruleset.Limit{Field: ruleset.InPort, Set: "rates", PerSecond: 1, Burst: 1}},
 		}}}},

@@ -153,6 +153,27 @@ func (p *assembler) match(match ruleset.Match) error {
 		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{
 			&expr.Limit{Type: kind, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst},
 		}})
+	case ruleset.Unconfirmed:
+		// ct status ! confirmed
+		p.emit(
+			&expr.Ct{Key: expr.CtKeySTATUS, Register: firstRegister},
+			and(ctStatusConfirmed),
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)},
+		)
+	case ruleset.Connections:
+		// add @set { ip saddr ct count over 10000 }
+		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+			return err
+		}
+		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD, Exprs: []expr.Any{
+			&expr.Connlimit{Count: m.Over, Flags: expr.NFT_CONNLIMIT_F_INV},
+		}})
+	case ruleset.Noted:
+		// add @set { ip saddr }
+		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+			return err
+		}
+		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD})
 	case ruleset.NextHeader:
 		// ip6 nexthdr ipv6-icmp
 		op := expr.CmpOpEq
@@ -251,8 +272,11 @@ func (p *assembler) midstream(protocol policy.Protocol) error {
 	return nil
 }
 
-// ctStatusDNAT is IPS_DST_NAT (include/uapi/linux/netfilter/nf_conntrack_common.h).
-const ctStatusDNAT = 1 << 5
+// IPS_CONFIRMED and IPS_DST_NAT (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const (
+	ctStatusConfirmed = 1 << 3
+	ctStatusDNAT      = 1 << 5
+)
 
 // and masks the 4 bytes in the first register, which are in the byte order of
 // the machine.

@@ -86,8 +86,8 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		set.KeyByteOrder = nil
 	}
 	if op.Dynamic { // size 65535; flags dynamic,timeout; timeout 60s
-		set.Dynamic, set.HasTimeout = true, true
-		set.Size, set.Timeout = ruleset.DynamicSize, ruleset.DynamicTimeout*time.Second
+		set.Dynamic, set.Size = true, ruleset.DynamicSize
+		set.HasTimeout, set.Timeout = op.Timeout != 0, time.Duration(op.Timeout)*time.Second
 	}
 	if op.Map && hasRanges(op.Type) {
 		return nil, errRangeMap

@@ -54,6 +54,12 @@ func allRules() []rules {
 			commit(b, n, manyPods(b, 100, func(o *ruleset.Options) { o.SourceCheck = true }))
 		},
 		table: podfence,
+	}, rules{
+		name: "rules=podfence/max-connections",
+		load: func(b *testing.B, n *lab.Node) {
+			commit(b, n, manyPods(b, 100, func(o *ruleset.Options) { o.MaxConnections = 1 << 20 }))
+		},
+		table: podfence,
 	})
 	return all
 }
