@@ -21,8 +21,10 @@ const (
 	DefaultBudget = 500_000
 	// rangeCost is how many elements take as much as a range of addresses or of ports does.
 	rangeCost = 10
-	// nodeBudgets is how many namespaces' budgets a node has.
-	nodeBudgets = 2
+	// nodeBudgets is how many namespaces' budgets a node has of elements, and nodeObjects
+	// of sets and rules: these take little memory, and a node with some hundred pods has
+	// thousands of usual policies.
+	nodeBudgets, nodeObjects = 2, 10
 )
 
 // maxWalk is how many rules of policies a packet may meet in one direction of a pod, those
@@ -184,18 +186,21 @@ func (m *Model) economise(ns *namespace) {
 // economiseNode closes policies of the namespaces that take most until all together keep
 // to the node's budget, if they take more than so many times that.
 func (m *Model) economiseNode(times int) {
-	taken := func() int { return m.total + setCost*m.objects }
-	node := nodeBudgets * m.budget
-	if taken() <= times*node {
+	if !m.overNode(times) {
 		return
 	}
-	why := fmt.Sprintf("the policies of all namespaces may take %d elements of a node, a set or a rule counted as %d, and those of this one take most", node, setCost)
-	for before := 0; taken() > node && taken() != before; {
-		before = taken()
+	why := fmt.Sprintf("the policies of all namespaces may take %d elements of a node and %d sets and rules, and those of this one take most", nodeBudgets*m.budget, nodeObjects*m.budget/setCost)
+	for before := -1; m.overNode(1) && m.total+m.objects != before; {
+		before = m.total + m.objects
 		most := slices.MaxFunc(slices.Collect(maps.Values(m.namespaces)), func(a, b *namespace) int { return cmp.Compare(a.cost(), b.cost()) })
 		cost := most.cost()
 		m.closeLargest(most, func() bool { return most.cost() < cost }, why)
 	}
+}
+
+// overNode reports whether all policies take more than so many times what the node has.
+func (m *Model) overNode(times int) bool {
+	return m.total > times*nodeBudgets*m.budget || setCost*m.objects > times*nodeObjects*m.budget
 }
 
 // closeLargest closes the largest policies of a namespace until that is enough, those
@@ -256,7 +261,7 @@ func (m *Model) relax() {
 		if _, may := walkers[key]; price.walk && !may {
 			return false
 		}
-		return price.cost <= most-m.in(key.Namespace).cost() && price.cost <= nodeBudgets*most-m.total-setCost*m.objects
+		return price.cost <= most-m.in(key.Namespace).cost() && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-setCost*m.objects
 	}
 	var candidates []Key // there may be thousands that are none
 	for key := range m.over {

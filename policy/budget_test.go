@@ -120,7 +120,7 @@ func TestBudgetGrows(t *testing.T) {
 // largest that pays. What several share counts once.
 func TestBudgetNode(t *testing.T) {
 	m := crowd(1000)
-	m.SetBudget(55_000)
+	m.SetBudget(30_000)
 	var names []string
 	for i := range 40 {
 		namespace := fmt.Sprintf("ns-%02d", i)

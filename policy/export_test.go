@@ -103,7 +103,7 @@ func Recount(m *Model) (wrong []string) {
 		check("members of "+name, ns.elements, elements[ns])
 		check(name+" over its budget", max(ns.cost(), m.budget), m.budget)
 	}
-	check("the node over its budget", max(m.total+setCost*m.objects, nodeBudgets*m.budget), nodeBudgets*m.budget)
+	check("the node over its budget", m.overNode(1), false)
 	for key := range m.over {
 		_, closed := m.closed[key]
 		check(key.String()+" over a budget, but closed", closed, true)

@@ -215,6 +215,29 @@ func TestStagedChange(t *testing.T) {
 	}
 }
 
+// TestTakeReady: what has come in can be taken without more of what waits.
+func TestTakeReady(t *testing.T) {
+	m := crowd(3000)
+	m.SetPolicy(wide("bank", "one", 1))
+	have := m.Intent()
+	m.SetPolicy(wide("shop", "many", 10))
+	apply(t, &have, m.Take())
+	m.SetPod(pod("bank", "new", 4000))
+	d := m.TakeReady()
+	if n := elements(d); n > 3 { // of each set that is there already
+		t.Errorf("%d elements", n)
+	}
+	apply(t, &have, d)
+	if _, in := have.Peers[policy.Selector{Pods: "one!=0"}][pod("bank", "new", 4000).IPs[0]]; !in {
+		t.Error("what has come in waits")
+	}
+	if !m.Staging("shop") {
+		t.Error("nothing waits any more")
+	}
+	drained(t, m, &have)
+	expectOpen(t, "in the end", have, "bank/one", "shop/many")
+}
+
 // TestStageTurns: whoever changes a policy over and over does not keep others' from coming
 // into force, whether those name few pods or many, or ports.
 func TestStageTurns(t *testing.T) {

@@ -11,6 +11,10 @@ import (
 // part of it (see stage.go): then something is Staging, and the next Take goes on.
 func (m *Model) Take() Delta { return m.take(newStage(stageSize)) }
 
+// TakeReady is Take without what waits: what has come in since the last Take need not wait
+// until more of that is handed out.
+func (m *Model) TakeReady() Delta { return m.take(&stage{rules: stageRules}) }
+
 func (m *Model) take(room *stage) Delta {
 	d := Delta{
 		Subjects:   map[Key]*Subject{},

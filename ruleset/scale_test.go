@@ -166,6 +166,7 @@ func TestUsualLoads(t *testing.T) {
 	for _, s := range []scale.Size{
 		{Pods: 20_000, Namespaces: 200, Policies: 2_000, Local: 250},
 		{Pods: 20_000, Namespaces: 20, Policies: 2_000, Local: 250},
+		{Pods: 20_000, Namespaces: 100, Policies: 8_000, Local: 250},
 	} {
 		m := load(objectsOf(s))
 		in := m.Intent()
