@@ -16,8 +16,7 @@ import (
 
 const (
 	// DefaultBudget is what the policies of one namespace may take of a node: half a
-	// million addresses, or five thousand sets and rules. The kernel takes some 50 MB
-	// for the addresses, and the agent as much.
+	// million addresses. The kernel takes some 50 MB for them, and the agent as much.
 	DefaultBudget = 500_000
 	// rangeCost is how many elements take as much as a range of addresses or of ports does.
 	rangeCost = 10
@@ -26,6 +25,14 @@ const (
 	// thousands of usual policies.
 	nodeBudgets, nodeObjects = 2, 10
 )
+
+// minObjects is how many sets and rules the policies of one namespace may have of a node,
+// at the default budget; a larger one has room for more. A change of one pod's label may be
+// one of all these sets, and the kernel takes some 20 µs for each.
+const minObjects = 1000
+
+// maxObjects is how many sets and rules the policies of one namespace may have.
+func (m *Model) maxObjects() int { return max(minObjects, m.budget*minObjects/DefaultBudget) }
 
 // maxWalk is how many rules of policies a packet may meet in one direction of a pod, those
 // for the other family of addresses included. The kernel takes some 0.1 µs for each.
@@ -115,7 +122,7 @@ func (m *Model) shorten(subject Key) {
 				break
 			}
 			total -= s.walks[d]
-			m.over[s.Key] = overspent{cost: s.least(), least: s.least(), walk: true}
+			m.over[s.Key] = overspent{cost: s.least(), least: s.least(), objects: s.objects, walk: true}
 			m.news = append(m.news, s.Key)
 			m.Close(*s.given, fmt.Sprintf("a packet may meet %d rules of policies in one direction of a pod, and at pod %s it would meet more with this one: it isolates its pods and allows nothing until there is room", maxWalk, subject))
 		}
@@ -170,17 +177,20 @@ func (m *Model) cost(s *selecting) (cost int, whole bool) {
 type overspent struct {
 	// cost is what it took, as far as it was known; least what it takes at least.
 	cost, least int
+	// objects are the sets and rules of it.
+	objects int
 	// walk: it was closed for the rules that a packet would meet.
 	walk bool
 }
 
 // economise closes policies until a namespace keeps to its budget.
 func (m *Model) economise(ns *namespace) {
-	if ns.cost() <= m.budget {
+	fits := func() bool { return ns.cost() <= m.budget && ns.objects <= m.maxObjects() }
+	if fits() {
 		return
 	}
-	m.closeLargest(ns, func() bool { return ns.cost() <= m.budget },
-		fmt.Sprintf("the policies of a namespace may take %d elements of a node, a set or a rule counted as %d, and with this one they would take more", m.budget, setCost))
+	m.closeLargest(ns, fits, fmt.Sprintf("the policies of a namespace may take %d elements of a node, a set or a rule counted as %d, and %d sets and rules, and with this one they would take more",
+		m.budget, setCost, m.maxObjects()))
 }
 
 // economiseNode closes policies of the namespaces that take most until all together keep
@@ -231,7 +241,7 @@ func (m *Model) closeLargest(ns *namespace, enough func() bool, why string) {
 		if enough() {
 			return
 		}
-		m.over[p.Key] = overspent{cost: p.cost, least: p.least()}
+		m.over[p.Key] = overspent{cost: p.cost, least: p.least(), objects: p.objects}
 		m.news = append(m.news, p.Key)
 		m.Close(*p.given, why+": it isolates its pods and allows nothing until there is room (see --namespace-budget)")
 	}
@@ -261,7 +271,8 @@ func (m *Model) relax() {
 		if _, may := walkers[key]; price.walk && !may {
 			return false
 		}
-		return price.cost <= most-m.in(key.Namespace).cost() && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-setCost*m.objects
+		ns := m.in(key.Namespace)
+		return price.cost <= most-ns.cost() && price.objects <= m.maxObjects()-ns.objects && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-setCost*m.objects
 	}
 	var candidates []Key // there may be thousands that are none
 	for key := range m.over {

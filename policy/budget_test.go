@@ -245,11 +245,26 @@ func TestAllowing(t *testing.T) {
 	}
 }
 
+// TestBudgetObjects: a namespace has so many sets and rules, however small: each change of a
+// pod may be one of all of them.
+func TestBudgetObjects(t *testing.T) {
+	m := crowd(10)
+	have := m.Intent()
+	for i := range 4 {
+		m.SetPolicy(wide("shop", fmt.Sprint("many-", i), 100))
+	}
+	drained(t, m, &have)
+	expectOpen(t, "four of 400 sets and rules", have, "shop/many-2", "shop/many-3")
+	m.DeletePolicy(policy.Key{Namespace: "shop", Name: "many-2"})
+	drained(t, m, &have)
+	expectOpen(t, "room again", have, "shop/many-0", "shop/many-3")
+}
+
 // TestWalk: however many policies isolate a pod, a packet meets no more rules than it may;
 // those with the most are closed, and a pod that they do not select is none the worse.
 func TestWalk(t *testing.T) {
 	m := crowd(10)
-	m.SetBudget(2_000_000)
+	m.SetBudget(5_000_000)
 	set := func(name string, rules int, d policy.Direction, pods string) {
 		p := policy.Policy{Key: policy.Key{Namespace: "shop", Name: name}, Subject: &policy.Selector{Namespace: "shop", Pods: pods}}
 		p.Isolates[d] = true
