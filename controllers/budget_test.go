@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -73,6 +74,31 @@ var _ = Describe("What a namespace may take", func() {
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Expect(over()).To(BeZero())
 	})
+
+	It("has come into force when who waits for it is told so", func(ctx SpecContext) {
+		held, proceed := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		DeferCleanup(func() { once.Do(func() { close(proceed) }) })
+		kernel := &recorder{will: func(plan ruleset.Plan) error {
+			if slices.ContainsFunc(plan.Ops, func(op ruleset.Op) bool {
+				rules, is := op.(ruleset.SetRules)
+				return is && len(rules.Rules) >= 30
+			}) {
+				close(held)
+				<-proceed
+			}
+			return nil
+		}}
+		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		agent.awaitReady()
+		feedCrowd(agent, 5000)
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(widePolicy("many", 30)) })
+		Eventually(held, time.Minute, often).Should(BeClosed(), "the commit with its rules, in which no new change is")
+		Expect(agent.Enforcer.Sync(within(ctx, while))).NotTo(Succeed(), "the kernel has not taken them yet")
+		once.Do(func() { close(proceed) })
+		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+	}, SpecTimeout(2*time.Minute))
 
 	It("is committed in parts that keep nobody waiting", func(ctx SpecContext) {
 		kernel := &recorder{}

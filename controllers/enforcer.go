@@ -60,6 +60,8 @@ type Enforcer struct {
 	loaded    bool   // what there was at the start has been fed
 	fed       uint64 // changes fed
 	committed uint64 // changes in the kernel
+	staged    bool   // the last plan had part of what waits, and there is more
+	taken     uint64 // fed, after the last plan
 	failure   error  // of the last commit
 	// fought is who undoes what is committed over and over, and foughtUntil until when
 	// that counts.
@@ -242,6 +244,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	defer beside.Wait()
 	defer cancel()
 	beside.Go(func() { e.announce(ctx) })
+	beside.Go(func() { newMemory(e.log, e.most).follow(ctx) })
 	if e.links != nil {
 		beside.Go(func() { e.links.follow(ctx, func() { signal(e.moved) }) })
 	}
@@ -430,12 +433,21 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		e.tableMu.Unlock()
 		return fed, table.Replacement()
 	}
-	delta := e.model.Take()
+	// What has come in while part of what waits was committed is committed before the rest.
+	alone := e.staged && e.fed != e.taken
+	take := e.model.Take
+	if alone {
+		take = e.model.TakeReady
+	}
+	delta := take()
 	fed = e.fed
 	e.tellBudget()
-	if e.model.Staging("") {
-		signal(e.wake) // the rest is for the next commits
+	staging := e.model.Staging("")
+	if staging {
+		e.fed++ // the rest is for the next commits: who waits for it waits for these
+		signal(e.wake)
 	}
+	e.staged, e.taken = staging && !alone, e.fed
 	e.mu.Unlock()
 	e.sayOrphans(delta.Orphans)
 	if e.log.V(1).Enabled() {

@@ -135,11 +135,20 @@ func (e *Enforcer) tellBudget() {
 		}
 	}
 	if len(closed) > 0 {
-		warn(e.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", "networkPolicies", strings.Join(closed, " "))
+		warn(e.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", "networkPolicies", some(closed))
 	}
 	if len(opened) > 0 {
-		e.log.Info("There is room again for NetworkPolicies, or they have changed", "networkPolicies", strings.Join(opened, " "))
+		e.log.Info("There is room again for NetworkPolicies, or they have changed", "networkPolicies", some(opened))
 	}
+}
+
+// some are the first of names, and how many more there are: a namespace may have
+// thousands.
+func some(names []string) string {
+	if more := len(names) - spelledOut; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:spelledOut], " "), more)
+	}
+	return strings.Join(names, " ")
 }
 
 // there are those of the policies that the intent has.

@@ -2,11 +2,15 @@ package policy_test
 
 import (
 	"fmt"
+	"math/rand"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/random"
 )
 
 // drained hands out all there is, and returns how many elements were added.
@@ -93,7 +97,7 @@ func TestBudgetWhole(t *testing.T) {
 func TestBudgetGrows(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(20_000)
-	m.SetPolicy(wide("shop", "grows", 14))
+	m.SetPolicy(wide("shop", "grows", 11))
 	m.SetPolicy(wide("shop", "small", 1))
 	have := m.Intent()
 	expectOpen(t, "before", have, "shop/grows", "shop/small")
@@ -116,7 +120,7 @@ func TestBudgetGrows(t *testing.T) {
 // largest that pays. What several share counts once.
 func TestBudgetNode(t *testing.T) {
 	m := crowd(1000)
-	m.SetBudget(40_000)
+	m.SetBudget(30_000)
 	var names []string
 	for i := range 40 {
 		namespace := fmt.Sprintf("ns-%02d", i)
@@ -138,11 +142,129 @@ func TestBudgetNode(t *testing.T) {
 	expectOpen(t, "the largest pay", in, names[:40-m.OverBudget()]...)
 }
 
+// TestBudgetHistories goes through random histories with budgets that have next to no room:
+// after each step all counts are those of a recount, nothing is over a budget, and what is
+// in force is what Compile says, less the rules of the policies that are closed.
+func TestBudgetHistories(t *testing.T) {
+	closed, opened := 0, 0
+	for seed := range int64(*histories) / 2 {
+		r := rand.New(rand.NewSource(seed))
+		history := random.History(r, 60)
+		m := policy.NewModel(random.Node)
+		m.SetBudget(300 + r.Intn(1000))
+		have := m.Intent()
+		for done := range history {
+			was := len(policy.Over(m))
+			history[done].Feed(m)
+			if r.Intn(10) == 0 {
+				m.Reconsider()
+			}
+			if r.Intn(20) == 0 {
+				have = m.Intent()
+			} else {
+				apply(t, &have, policy.TakeSome(m, 1+r.Intn(3)))
+			}
+			wrong := policy.Recount(m)
+			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
+			whole(t, have, want)
+			for m.Staging("") && (done == len(history)-1 || r.Intn(3) == 0) {
+				apply(t, &have, policy.TakeSome(m, 1))
+				wrong = append(wrong, policy.Recount(m)...)
+				whole(t, have, want)
+			}
+			if !m.Staging("") {
+				if diff := cmp.Diff(want.Close(policy.Over(m)), have, exact); diff != "" {
+					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
+				}
+			}
+			if t.Failed() || len(wrong) > 0 {
+				t.Fatalf("seed %d, after %d events:\n%s", seed, done+1, strings.Join(wrong, "\n"))
+			}
+			is := len(policy.Over(m))
+			closed, opened = closed+max(0, is-was), opened+max(0, was-is)
+		}
+	}
+	if closed < *histories || opened < *histories/4 {
+		t.Errorf("%d closings and %d openings are too few to tell", closed, opened)
+	}
+}
+
+// TestBudgetsOfMany: however many namespaces and policies have no room at the start, what is
+// made at a time is no more than two of the node's budgets and a set.
+func TestBudgetsOfMany(t *testing.T) {
+	m := crowd(1000)
+	m.SetBudget(20_000)
+	for i := range 40 {
+		namespace := fmt.Sprintf("ns-%02d", i)
+		m.SetNamespace(policy.Namespace{Name: namespace})
+		m.SetPod(onNode(pod(namespace, "pod", 2000+i)))
+		for j := range 3 {
+			m.SetPolicy(wide(namespace, fmt.Sprintf("p-%d-%d", i, j), 13))
+		}
+	}
+	if n := elements(policy.TakeAll(m)); n < 10_000 || n > 2*2*20_000+1100 {
+		t.Errorf("%d elements were made at once", n)
+	}
+	if wrong := policy.Recount(m); len(wrong) > 0 {
+		t.Error(strings.Join(wrong, "\n"))
+	}
+}
+
+// TestBudgetKeepsWhatIsCounted: it is the policy that has grown over the budget that is
+// closed, not one that is new and small.
+func TestBudgetKeepsWhatIsCounted(t *testing.T) {
+	m := crowd(1000)
+	m.SetBudget(20_000)
+	m.SetPolicy(wide("shop", "old", 10))
+	have := m.Intent()
+	m.SetPolicy(wide("shop", "tiny", 1))
+	m.SetPolicy(wide("shop", "huge", 30))
+	drained(t, m, &have)
+	expectOpen(t, "a new one that is huge", have, "shop/old", "shop/tiny")
+}
+
+// TestAllowing: a packet to a pod is shown to the policies that allow something alone: of
+// others there may be thousands.
+func TestAllowing(t *testing.T) {
+	m := crowd(10)
+	have := m.Intent()
+	for i := range 3000 {
+		p := wide("shop", fmt.Sprint("empty-", i), 0)
+		if i%2 == 0 { // of a port that does not exist: no rule comes of it
+			p.Rules[policy.Ingress] = []policy.Rule{{AnyPeer: true}}
+		} else {
+			p.Rules[policy.Ingress] = nil
+		}
+		m.SetPolicy(p)
+	}
+	m.SetPolicy(wide("shop", "allows", 1))
+	drained(t, m, &have)
+	s := have.Subjects[policy.Key{Namespace: "shop", Name: "0"}]
+	if !slices.Equal(s.Isolating[policy.Ingress], []policy.Key{{Namespace: "shop", Name: "allows"}}) || s.Isolated != [2]bool{true, false} || s.Isolating[policy.Egress] != nil {
+		t.Errorf("%d policies of %v, isolated %v", len(s.Isolating[policy.Ingress]), s.Key, s.Isolated)
+	}
+}
+
+// TestBudgetObjects: a namespace has so many sets and rules, however small: each change of a
+// pod may be one of all of them.
+func TestBudgetObjects(t *testing.T) {
+	m := crowd(10)
+	have := m.Intent()
+	for i := range 4 {
+		m.SetPolicy(wide("shop", fmt.Sprint("many-", i), 100))
+	}
+	drained(t, m, &have)
+	expectOpen(t, "four of 400 sets and rules", have, "shop/many-2", "shop/many-3")
+	m.DeletePolicy(policy.Key{Namespace: "shop", Name: "many-2"})
+	drained(t, m, &have)
+	expectOpen(t, "room again", have, "shop/many-0", "shop/many-3")
+}
+
 // TestWalk: however many policies isolate a pod, a packet meets no more rules than it may;
 // those with the most are closed, and a pod that they do not select is none the worse.
 func TestWalk(t *testing.T) {
 	m := crowd(10)
-	m.SetBudget(2_000_000)
+	m.SetBudget(5_000_000)
 	set := func(name string, rules int, d policy.Direction, pods string) {
 		p := policy.Policy{Key: policy.Key{Namespace: "shop", Name: name}, Subject: &policy.Selector{Namespace: "shop", Pods: pods}}
 		p.Isolates[d] = true

@@ -16,7 +16,8 @@ type members struct {
 	// changed are those that Take has to look at.
 	changedPeers map[*peers]struct{}
 	changedNamed map[NamedPort]*tracked[Endpoint]
-	// total is how many members there are of all that a policy names.
+	// total is how many members there are of all that a policy names, with the policies'
+	// ranges of addresses and ports.
 	total int
 }
 

@@ -33,6 +33,10 @@ type Model struct {
 	// budget is what one namespace's policies may take, objects what the sets and rules
 	// of all are that are active (see budget.go).
 	budget, objects int
+	// turn is that of the namespace that was served last (see turns).
+	turn int
+	// left: there was no room for all that nothing names any more.
+	left bool
 	// handed are the policies as they were handed out.
 	handed map[Key]*Policy
 
@@ -50,8 +54,12 @@ type namespace struct {
 	// subjects are the pods of this node and the policies that select them.
 	subjects map[Key][]*selecting
 	// elements and objects are what the active policies take: members of what they
-	// name, and sets and rules.
+	// name with ranges of addresses and ports, and sets and rules.
 	elements, objects int
+	// looked: relax has looked at it.
+	looked bool
+	// turn is how much it has had of what is handed out bit by bit (see Model.turns).
+	turn int
 }
 
 // selecting is a policy with the number of this node's pods that it selects.
@@ -62,9 +70,10 @@ type selecting struct {
 	given    *Policy
 	matcher  *matcher // nil: selects nothing
 	subjects int
-	// objects are the sets and rules that it takes, walks the rules alone.
-	objects int
-	walks   [len(Directions)]int
+	// objects are the sets and rules that it takes, walks the rules that a packet meets,
+	// ranges its ranges of addresses and ports.
+	objects, ranges int
+	walks           [len(Directions)]int
 }
 
 // selects reports whether a policy of a pod's namespace selects the pod, on a node.
@@ -214,12 +223,10 @@ func (m *Model) SetPolicy(p Policy) {
 	m.setPolicy(p, nil)
 }
 
-// forgetClosed notes that a policy has changed or gone: it is not closed any more, and
-// there may be room for others.
+// forgetClosed notes that a policy has changed or gone: it is not closed any more.
 func (m *Model) forgetClosed(key Key) {
 	delete(m.closed, key)
 	delete(m.over, key)
-	m.reconsider(key.Namespace)
 }
 
 // setPolicy takes a policy in, with the one that it is the closed form of; nil: it
@@ -227,7 +234,7 @@ func (m *Model) forgetClosed(key Key) {
 func (m *Model) setPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
-	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), walks: [len(Directions)]int{p.walk(Ingress), p.walk(Egress)}}
+	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), ranges: p.ranges(), walks: p.walks()}
 	if given == nil {
 		s.given = &s.Policy
 	}
@@ -302,10 +309,13 @@ func (m *Model) deselect(s *selecting) {
 	}
 }
 
-// charge counts the sets and rules of a policy in, or out.
+// charge counts the sets, rules and ranges of a policy in, or out.
 func (m *Model) charge(s *selecting, by int) {
-	m.in(s.Namespace).objects += by * s.objects
+	ns := m.in(s.Namespace)
+	ns.objects += by * s.objects
 	m.objects += by * s.objects
+	ns.elements += by * rangeCost * s.ranges
+	m.total += by * rangeCost * s.ranges
 }
 
 // SetPod takes a pod in as it is now, in place of the one of that name. The

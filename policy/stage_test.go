@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,7 +20,7 @@ func whole(t *testing.T, have, want policy.Intent) {
 	for _, s := range have.Subjects {
 		for _, d := range policy.Directions {
 			for _, key := range s.Isolating[d] {
-				if p, there := have.Policies[key]; !there || !p.Isolates[d] {
+				if p, there := have.Policies[key]; !there || !p.Isolates[d] || !s.Isolated[d] {
 					t.Errorf("%s is isolated by %s, of which nothing is there for %s", s.Key, key, d)
 				}
 			}
@@ -211,5 +212,81 @@ func TestStagedChange(t *testing.T) {
 		if len(have.Policies)+len(have.Peers) > 0 {
 			t.Errorf("%s: left are %v", name, have.Peers)
 		}
+	}
+}
+
+// TestTakeReady: what has come in can be taken without more of what waits.
+func TestTakeReady(t *testing.T) {
+	m := crowd(3000)
+	m.SetPolicy(wide("bank", "one", 1))
+	have := m.Intent()
+	m.SetPolicy(wide("shop", "many", 10))
+	apply(t, &have, m.Take())
+	m.SetPod(pod("bank", "new", 4000))
+	d := m.TakeReady()
+	if n := elements(d); n > 3 { // of each set that is there already
+		t.Errorf("%d elements", n)
+	}
+	apply(t, &have, d)
+	if _, in := have.Peers[policy.Selector{Pods: "one!=0"}][pod("bank", "new", 4000).IPs[0]]; !in {
+		t.Error("what has come in waits")
+	}
+	if !m.Staging("shop") {
+		t.Error("nothing waits any more")
+	}
+	drained(t, m, &have)
+	expectOpen(t, "in the end", have, "bank/one", "shop/many")
+}
+
+// TestStageTurns: whoever changes a policy over and over does not keep others' from coming
+// into force, whether those name few pods or many, or ports.
+func TestStageTurns(t *testing.T) {
+	named := wide("bank", "named", 0)
+	named.Rules[policy.Ingress] = []policy.Rule{{AnyPeer: true, NamedPorts: []policy.NamedPort{{Protocol: policy.TCP, Name: "http", Scope: policy.Local}}}}
+	for name, test := range map[string]struct {
+		policy policy.Policy
+		within int
+	}{
+		"few":   {wide("bank", "few", 1), 8},
+		"many":  {wide("bank", "many", 20), 100},
+		"named": {named, 4},
+	} {
+		m := crowd(3000)
+		have := m.Intent()
+		m.SetPolicy(test.policy)
+		taken := 0
+		for ; m.Staging("bank"); taken++ {
+			if taken == 1000 {
+				t.Fatalf("%s: it never comes into force", name)
+			}
+			p := wide("shop", fmt.Sprint("again-", taken), 1)
+			p.Name = "again"
+			m.SetPolicy(p)
+			apply(t, &have, m.Take())
+		}
+		if taken > test.within {
+			t.Errorf("%s: it comes into force with delta %d, want %d", name, taken, test.within)
+		}
+		if !slices.Contains(open(have), "bank/"+test.policy.Name) {
+			t.Errorf("%s: open are %v", name, open(have))
+		}
+	}
+}
+
+// TestStageIsNotStarved: nor does it matter who has had much before others came.
+func TestStageIsNotStarved(t *testing.T) {
+	m := crowd(3000)
+	have := m.Intent()
+	m.SetPolicy(wide("shop", "first", 40))
+	for range 20 {
+		apply(t, &have, m.Take())
+	}
+	m.SetPolicy(wide("bank", "second", 40))
+	taken := 0
+	for ; m.Staging("shop"); taken++ {
+		apply(t, &have, m.Take())
+	}
+	if taken > 140 {
+		t.Errorf("it waits for %d more", taken)
 	}
 }

@@ -159,3 +159,24 @@ func BenchmarkChange(b *testing.B) {
 		}
 	}
 }
+
+// TestUsualLoads: what clusters of usual policies take of a node is far from its budgets,
+// however large they are, also where each of the policies is active on the node.
+func TestUsualLoads(t *testing.T) {
+	for _, s := range []scale.Size{
+		{Pods: 20_000, Namespaces: 200, Policies: 2_000, Local: 250},
+		{Pods: 20_000, Namespaces: 20, Policies: 2_000, Local: 250},
+		{Pods: 20_000, Namespaces: 100, Policies: 8_000, Local: 250},
+	} {
+		m := load(objectsOf(s))
+		in := m.Intent()
+		most := m.Most(1)[0]
+		t.Logf("%+v: %d policies are active; most takes %s", s, len(in.Policies), most)
+		if m.OverBudget() > 0 {
+			t.Errorf("%+v: %d policies are over budget", s, m.OverBudget())
+		}
+		if cost := most.Elements + 100*most.Objects; cost > policy.DefaultBudget/2 {
+			t.Errorf("%+v: %s takes %d of %d", s, most, cost, policy.DefaultBudget)
+		}
+	}
+}
