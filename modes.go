@@ -143,3 +143,24 @@ func (l *leaving) Start(ctx context.Context) error {
 		}
 	}
 }
+
+// notHeld are the promises of docs/SECURITY.md that do not hold in a mode of --cni, for
+// whoever reads the log of a node.
+func notHeld(mode string, sourceCheck bool) (all []string) {
+	if !sourceCheck {
+		all = append(all, "hosts outside may send with pods' sources (--source-check)")
+	}
+	if mode == "bridge" {
+		return all
+	}
+	all = append(all, "open pods may send with others' sources", "on another plugin's bridge, pods may answer ARP and neighbour discovery for others")
+	all = append(all, "the node's ICMP errors may carry a few octets of an isolated pod's to others")
+	if mode == "none" {
+		all = append(all,
+			"new pods with addresses beyond the node's ranges are open until the API shows them",
+			"an address is of the pod of which the API says so",
+			"on another plugin's bridge, isolated pods may send with the sources of other pods there",
+		)
+	}
+	return all
+}
