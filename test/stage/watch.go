@@ -7,16 +7,27 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Arrivals say, for each frame of a round, which actors have received it: a bit each.
+// Arrivals say, for each frame of a round, which actors have received it: a bit each, and
+// another one each if it was in an ICMP error.
 type Arrivals []uint32
 
+// inError is how far the bits are from the others that say who got the frame in an error.
+const inError = 16
+
 // At says whether somebody has received frame i.
-func (a Arrivals) At(i int, who ActorID) bool { return a[i]&(1<<who) != 0 }
+func (a Arrivals) At(i int, who ActorID) bool { return a[i]&(1<<who|1<<(who+inError)) != 0 }
+
+// InError says whether somebody has received frame i as what an ICMP error quotes, and not
+// otherwise.
+func (a Arrivals) InError(i int, who ActorID) bool {
+	return a[i]&(1<<who) == 0 && a[i]&(1<<(who+inError)) != 0
+}
 
 // Watch receives marked frames at all actors.
 type Watch struct {
@@ -36,6 +47,7 @@ type tap struct {
 	// untyped says that only frames count that are neither IP nor ARP: what else there
 	// is has its rules still before it.
 	untyped bool
+	logs    bool // it is of nfnetlink_log
 	err     error
 }
 
@@ -57,8 +69,12 @@ func (s *Stage) Watch(first, count int, untyped func(i int) bool) *Watch {
 		}
 	}
 	s.Must(s.Node.Do(func() error {
-		if err := w.tap(TheNode, false, logSocket); err != nil || s.Mode.Device() == "" {
+		if err := w.tap(TheNode, false, logSocket); err != nil {
 			return err
+		}
+		w.taps[len(w.taps)-1].logs = true
+		if s.Mode.Device() == "" {
+			return nil
 		}
 		bridge := s.Actors[Isolated].Device.Attrs().Index
 		return w.tap(TheNode, true, func() (int, error) { return packetSocket(bridge) })
@@ -165,23 +181,66 @@ func (w *Watch) read(t *tap) error {
 		case err != nil: // ENOBUFS: something is lost
 			return err
 		}
-		for rest := b[:n]; ; {
-			number, behind, found := ReadMark(rest)
-			if !found {
-				break
+		for _, packet := range t.packets(b[:n]) {
+			quoting := isError(packet)
+			for rest := packet; ; {
+				number, behind, found := ReadMark(rest)
+				if !found {
+					break
+				}
+				w.land(t, number, quoting)
+				rest = behind
 			}
-			w.land(t, number)
-			rest = behind
 		}
 	}
 }
 
-func (w *Watch) land(t *tap, number int) {
+// packets are what is in a frame behind its header, or in the messages of nfnetlink_log.
+func (t *tap) packets(b []byte) (all [][]byte) {
+	if !t.logs {
+		return [][]byte{b[min(14, len(b)):]}
+	}
+	messages, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return [][]byte{b}
+	}
+	for _, m := range messages {
+		const general, payload = 4, 9 // of struct nfgenmsg; NFULA_PAYLOAD
+		for rest := m.Data[min(general, len(m.Data)):]; len(rest) >= 4; {
+			length := int(binary.NativeEndian.Uint16(rest))
+			if length < 4 || length > len(rest) {
+				break
+			}
+			if binary.NativeEndian.Uint16(rest[2:]) == payload {
+				all = append(all, rest[4:length])
+			}
+			rest = rest[min((length+3)&^3, len(rest)):]
+		}
+	}
+	return all
+}
+
+// isError says whether an IP packet is an ICMP error, such as quote a packet.
+func isError(b []byte) bool {
+	switch {
+	case len(b) > 20 && b[0] == 0x45 && b[9] == unix.IPPROTO_ICMP:
+		return b[20] == 3 || b[20] == 11 || b[20] == 12
+	case len(b) > 40 && b[0]>>4 == 6 && b[6] == unix.IPPROTO_ICMPV6:
+		return b[40] < 128
+	}
+	return false
+}
+
+func (w *Watch) land(t *tap, number int, quoted bool) {
 	i := number - w.first
 	if i < 0 || i >= len(w.arrivals) || t.untyped && !w.untyped(i) {
 		return
 	}
-	atomic.OrUint32(&w.arrivals[i], 1<<t.at)
+	bit := uint32(1) << t.at
+	if quoted {
+		bit <<= inError
+	}
+	atomic.OrUint32(&w.arrivals[i], bit)
 	w.received.Add(1)
 }
 
