@@ -75,8 +75,8 @@ var promises = []promise{
 			if v.ip == nil || from == stage.Remote || from == stage.Outside && slices.Contains(s.nodes(), v.ip.src) {
 				return false // who sends from a node's address is that node
 			}
-			if pod(at) {
-				return slices.Contains(s.nodes(), v.ip.dst)
+			if pod(at) { // what is for the node otherwise may be the answer to what was masqueraded
+				return slices.Contains(s.nodes(), v.ip.dst) && v.ip.port() == node.DefaultVXLANPort
 			}
 			return s.Mode.Routing == vxlan && at == stage.Remote && (v.ip.dst == unlisted || v.ip.port() == node.DefaultVXLANPort)
 		},
