@@ -38,8 +38,10 @@ type Mode struct {
 	// Beside: the node's address is not the bridge's own, but that of a link that leads
 	// into it.
 	Beside bool
-	// Routing is the agent's --routing, where it is not auto.
-	Routing string
+	// Routing is the agent's --routing, Check its --source-check, where it is not auto.
+	Routing, Check string
+	// Sysctls are settings of the node's, by name.
+	Sysctls map[string]string
 }
 
 // Modes are all of them but for how podfence's own bridge reaches other nodes.
@@ -175,6 +177,9 @@ func New(t *testing.T, o Options) *Stage {
 	s.Node, err = s.Lab.AddNode("node-1", f.Some("192.0.2.1", "2001:db8:0:1::1")...)
 	s.Must(err)
 	s.Must(s.Node.Do(prepareNode))
+	for name, value := range m.Sysctls {
+		s.Must(s.Node.SetSysctl(name, value))
+	}
 	s.Actors[TheNode] = &Actor{Host: &s.Node.Host, Addr: byFamily(f.Some("10.244.1.1", "fd00:10:244:1::1"))}
 	s.external(Outside, "outside", f.Some(o.Outside...)...)
 	if len(o.Remote) > 0 {
@@ -359,7 +364,7 @@ func (s *Stage) start() {
 	s.agent, err = agent.Start(agent.Options{Binary: program("podfence-agent"), Node: s.Node, Manifests: s.path("manifests"), Args: []string{
 		"--cni", s.Mode.CNI, "--cni-socket", s.path("agent.sock"), "--cni-state", s.path("attachments"), "--cni-conf-dir", s.path("net.d"),
 		"--cni-bin-dir", s.path("bin"), "--cni-data-dir", s.path("leases"), "--cni-plugin", program("podfence"), "--metrics-address", "0",
-		"--routing", cmp.Or(s.Mode.Routing, "auto"),
+		"--routing", cmp.Or(s.Mode.Routing, "auto"), "--source-check", cmp.Or(s.Mode.Check, "auto"),
 	}})
 	s.Must(err)
 	s.T.Cleanup(s.Stop)
