@@ -125,6 +125,11 @@ var exceptions = []exception{
 		func(s *scene, from stage.ActorID, v view) bool { return v.inError && s.own(stage.Isolated, v.ip.src) },
 	},
 	{
+		"the node's ICMP errors about what others on its bridge send in a pod's name", untold,
+		[]way{{stage.Neighbour, stage.Isolated}},
+		func(s *scene, _ stage.ActorID, v view) bool { return v.inError && s.own(stage.Isolated, v.ip.src) },
+	},
+	{
 		"the node's ICMP errors about hop-by-hop headers", stage.Mode.Routed, nil,
 		func(_ *scene, from stage.ActorID, v view) bool { return pod(from) && v.inError && v.ip.hopByHop },
 	},
