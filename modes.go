@@ -153,7 +153,8 @@ func notHeld(mode string, sourceCheck bool) (all []string) {
 	if mode == "bridge" {
 		return all
 	}
-	all = append(all, "open pods may send with others' sources", "on another plugin's bridge, pods may answer ARP and neighbour discovery for others")
+	all = append(all, "open pods may send with sources that are no pod's of the node", "on another plugin's bridge, pods may answer ARP and neighbour discovery for others")
+	all = append(all, "the node's ICMP errors may carry a few octets of an isolated pod's to others")
 	if mode == "none" {
 		all = append(all,
 			"new pods with addresses beyond the node's ranges are open until the API shows them",

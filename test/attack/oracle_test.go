@@ -56,8 +56,8 @@ var promises = []promise{
 	},
 	{
 		what: "the node's loopback addresses are out of pods' reach", in: every,
-		broken: func(_ *scene, from, at stage.ActorID, v view) bool {
-			return pod(from) && at == stage.TheNode && !v.inError && v.ip != nil && (v.ip.src.IsLoopback() || v.ip.dst.IsLoopback() || v.ip.dst == loopService)
+		broken: func(s *scene, from, at stage.ActorID, v view) bool {
+			return pod(from) && at == stage.TheNode && !v.inError && v.ip != nil && (v.ip.src.IsLoopback() || v.ip.dst.IsLoopback() || v.ip.dst == loopService && s.own(from, v.ip.src))
 		},
 	},
 	{
@@ -75,8 +75,8 @@ var promises = []promise{
 			if v.ip == nil || from == stage.Remote || from == stage.Outside && slices.Contains(s.nodes(), v.ip.src) {
 				return false // who sends from a node's address is that node
 			}
-			if pod(at) {
-				return slices.Contains(s.nodes(), v.ip.dst)
+			if pod(at) { // what is for the node otherwise may be the answer to what was masqueraded
+				return slices.Contains(s.nodes(), v.ip.dst) && v.ip.port() == node.DefaultVXLANPort
 			}
 			return s.Mode.Routing == vxlan && at == stage.Remote && (v.ip.dst == unlisted || v.ip.port() == node.DefaultVXLANPort)
 		},
@@ -125,11 +125,16 @@ var exceptions = []exception{
 		func(s *scene, from stage.ActorID, v view) bool { return v.inError && s.own(stage.Isolated, v.ip.src) },
 	},
 	{
+		"the node's ICMP errors about what others on its bridge send in a pod's name", untold,
+		[]way{{stage.Neighbour, stage.Isolated}},
+		func(s *scene, _ stage.ActorID, v view) bool { return v.inError && s.own(stage.Isolated, v.ip.src) },
+	},
+	{
 		"the node's ICMP errors about hop-by-hop headers", stage.Mode.Routed, nil,
 		func(_ *scene, from stage.ActorID, v view) bool { return pod(from) && v.inError && v.ip.hopByHop },
 	},
 	{
-		"the node's ICMP errors about neighbour discovery to nowhere", stage.Mode.Foreign, nil,
+		"the node's ICMP errors about neighbour discovery to nowhere", others, nil,
 		func(_ *scene, from stage.ActorID, v view) bool { return pod(from) && v.inError && v.discovery() },
 	},
 	{

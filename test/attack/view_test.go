@@ -101,6 +101,8 @@ func read4(b []byte) *packet {
 	return p
 }
 
+// read6 takes an authentication header for the upper layer: who has no key for it takes
+// nothing that is behind.
 func read6(b []byte) *packet {
 	if len(b) < 40 || b[0]>>4 != 6 {
 		return nil
@@ -114,10 +116,8 @@ func read6(b []byte) *packet {
 		switch p.protocol {
 		case unix.IPPROTO_HOPOPTS:
 			p.listening = first
-		case unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS, unix.IPPROTO_MH:
+		case unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
 			p.listening = false
-		case unix.IPPROTO_AH:
-			length, p.listening = 4*(int(rest[1])+2), false
 		case unix.IPPROTO_FRAGMENT:
 			length, p.listening = 8, false
 			field := binary.BigEndian.Uint16(rest[2:])

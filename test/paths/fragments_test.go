@@ -23,7 +23,9 @@ func eachMode(t *testing.T, test func(*scene)) {
 func inModes(t *testing.T, modes []stage.Mode, test func(*scene)) {
 	t.Helper()
 	for _, m := range modes {
-		t.Run(m.Name, func(t *testing.T) { test(newScene(t, m, stage.Dual)) })
+		t.Run(m.Name, func(t *testing.T) {
+			test(newScene(t, m, stage.Dual))
+		})
 	}
 }
 
@@ -61,6 +63,12 @@ func TestFragmentsOfOnePod(t *testing.T) {
 	})
 }
 
+// moreFragments gives the node 128 MB for fragments, which wait for three seconds.
+var moreFragments = map[string]string{
+	"net/ipv4/ipfrag_high_thresh": "134217728", "net/ipv4/ipfrag_time": "3",
+	"net/netfilter/nf_conntrack_frag6_high_thresh": "134217728", "net/netfilter/nf_conntrack_frag6_timeout": "3",
+}
+
 // TestLargeDatagrams: some datagrams of 8 kB pass at once, and many where the node has the
 // memory for them.
 func TestLargeDatagrams(t *testing.T) {
@@ -68,12 +76,12 @@ func TestLargeDatagrams(t *testing.T) {
 		{Name: "bridge", CNI: "bridge"}, {Name: "chained-bridge", CNI: "chained", By: "bridge"}, {Name: "chained-routed", CNI: "chained", By: "ptp"},
 	}
 	for _, m := range all {
-		m.Name, m.Fragments = m.Name+", more memory", true
+		m.Name, m.Sysctls = m.Name+", more memory", moreFragments
 		all = append(all, m)
 	}
 	inModes(t, all, func(s *scene) {
 		many := 30
-		if s.Mode.Fragments {
+		if s.Mode.Sysctls != nil {
 			many = 300
 		}
 		for _, class := range []class{udp4, udp6} {

@@ -41,8 +41,8 @@ type Mode struct {
 	// Routing is the agent's --routing, and SourceCheck its --source-check, where they are
 	// not auto.
 	Routing, SourceCheck string
-	// Fragments: the node has the memory for fragments that large datagrams need.
-	Fragments bool
+	// Sysctls are settings of the node's, by name.
+	Sysctls map[string]string
 }
 
 // Modes are all of them but for how podfence's own bridge reaches other nodes.
@@ -178,8 +178,8 @@ func New(t *testing.T, o Options) *Stage {
 	s.Node, err = s.Lab.AddNode("node-1", f.Some("192.0.2.1", "2001:db8:0:1::1")...)
 	s.Must(err)
 	s.Must(s.Node.Do(prepareNode))
-	if m.Fragments {
-		s.moreFragments()
+	for name, value := range m.Sysctls {
+		s.Must(s.Node.SetSysctl(name, value))
 	}
 	s.Actors[TheNode] = &Actor{Host: &s.Node.Host, Addr: byFamily(f.Some("10.244.1.1", "fd00:10:244:1::1"))}
 	s.external(Outside, "outside", f.Some(o.Outside...)...)
@@ -254,17 +254,6 @@ func prepareNode() error {
 	}
 	// The InternalIPs are on the loopback link, whose MTU would be the pods'.
 	return errors.Join(netlink.LinkSetMTU(lo, 1500), netlink.AddrAdd(lo, address))
-}
-
-// moreFragments gives the node 128 MB for fragments, which wait for three seconds.
-func (s *Stage) moreFragments() {
-	s.T.Helper()
-	for name, value := range map[string]string{
-		"net/ipv4/ipfrag_high_thresh": "134217728", "net/ipv4/ipfrag_time": "3",
-		"net/netfilter/nf_conntrack_frag6_high_thresh": "134217728", "net/netfilter/nf_conntrack_frag6_timeout": "3",
-	} {
-		s.Must(s.Node.SetSysctl(name, value))
-	}
 }
 
 func byFamily(addrs []netip.Addr) map[bool]netip.Addr {
