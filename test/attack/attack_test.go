@@ -21,10 +21,11 @@ const enough, sampled = 1000, 25
 // TestAttacks makes each attack, and sends random frames, with podfence and without; in
 // between, with some of its rules gone, what it says of itself is not so, and the oracle knows.
 func TestAttacks(t *testing.T) {
-	without := map[string]int{}
+	without, ran := map[string]int{}, 0
 	for _, m := range some() {
 		t.Run(m.Name, func(t *testing.T) {
 			s := newScene(t, m)
+			ran++
 			all, fuzzers := map[string]*outcome{}, s.fuzzers()
 			if *only == "" {
 				all = s.attack()
@@ -56,7 +57,7 @@ func TestAttacks(t *testing.T) {
 		})
 	}
 	for name, n := range without {
-		if n == 0 && *only == "" {
+		if n == 0 && ran == len(some()) && *only == "" {
 			t.Errorf("%s: nothing arrives without podfence either, so that nothing does with it says nothing", name)
 		}
 	}
