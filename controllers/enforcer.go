@@ -60,14 +60,12 @@ type Enforcer struct {
 	loaded    bool   // what there was at the start has been fed
 	fed       uint64 // changes fed
 	committed uint64 // changes in the kernel
-	staged    bool   // the last plan had part of what waits, and there is more
-	taken     uint64 // fed, after the last plan
 	failure   error  // of the last commit
 	// fought is who undoes what is committed over and over, and foughtUntil until when
 	// that counts.
 	fought      error
 	foughtUntil time.Time
-	waiting     map[chan struct{}]waiter
+	waiting     map[chan struct{}]uint64
 	unusable    map[string]string // InternalIPs that were named in the log, by Node
 	changed     chan struct{}     // closed at the next change; nil: nobody awaits one
 	policies    policyVersions    // of the API server's policies that the model has
@@ -112,9 +110,6 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 	if o.IgnorePodCIDRs {
 		model.IgnorePodCIDRs()
 	}
-	if o.NamespaceBudget != 0 {
-		model.SetBudget(o.NamespaceBudget)
-	}
 	model.RememberPodCIDRs(o.LastPodCIDRs)
 	health := newHealth(o, metrics, events)
 	health.Set(NotStarted, errNotStarted)
@@ -136,7 +131,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		links:    newLinks(kernel, o.PodLinks),
 		moved:    make(chan struct{}, 1),
 		model:    model,
-		waiting:  map[chan struct{}]waiter{},
+		waiting:  map[chan struct{}]uint64{},
 		unusable: map[string]string{},
 		policies: policyVersions{},
 		lastAddr: lastAddr,
@@ -165,36 +160,15 @@ func signal(c chan struct{}) {
 // Begin lets the first commit happen: the model holds all there is.
 func (e *Enforcer) Begin() { e.beginOnce.Do(func() { close(e.begin) }) }
 
-// waiter waits for a change.
-type waiter struct {
-	// need is how many changes must be in the kernel.
-	need uint64
-	// staged reports whether something of them is still handed out bit by bit.
-	staged func() bool
-}
-
 // Sync waits until everything fed before the call is in the kernel.
-func (e *Enforcer) Sync(ctx context.Context) error { return e.syncOf(ctx, "") }
-
-// syncOf waits until everything fed before the call is in the kernel that packets of a
-// namespace's pods meet: what takes long of another's policies keeps nobody waiting.
-func (e *Enforcer) syncOf(ctx context.Context, namespace string) error {
-	return e.awaitCommit(ctx, func() bool { return e.model.Staging(namespace) })
-}
-
-// syncFirst waits for the first commit.
-func (e *Enforcer) syncFirst(ctx context.Context) error {
-	return e.awaitCommit(ctx, func() bool { return false })
-}
-
-func (e *Enforcer) awaitCommit(ctx context.Context, staged func() bool) error {
+func (e *Enforcer) Sync(ctx context.Context) error {
 	e.mu.Lock()
-	if e.committed >= e.fed && e.committed > 0 && !staged() {
+	if e.committed >= e.fed && e.committed > 0 {
 		e.mu.Unlock()
 		return nil
 	}
 	done := make(chan struct{})
-	e.waiting[done] = waiter{need: e.fed, staged: staged}
+	e.waiting[done] = e.fed
 	e.mu.Unlock()
 	select {
 	case <-done:
@@ -244,7 +218,6 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	defer beside.Wait()
 	defer cancel()
 	beside.Go(func() { e.announce(ctx) })
-	beside.Go(func() { newMemory(e.log, e.most).follow(ctx) })
 	if e.links != nil {
 		beside.Go(func() { e.links.follow(ctx, func() { signal(e.moved) }) })
 	}
@@ -253,8 +226,6 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		beside.Go(func() { e.judgeAffected(ctx) })
 	}
 	retry := newBackoff()
-	again := time.NewTicker(budgetAgain)
-	defer again.Stop()
 	var unfinished <-chan time.Time // when to go on with a search
 	for {
 		if len(e.refusals.left) > 0 && unfinished == nil {
@@ -267,10 +238,6 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		case <-e.moved:
 			e.lookForLinks()
 		case <-e.tampered():
-		case <-again.C:
-			e.mu.Lock()
-			e.model.Reconsider()
-			e.mu.Unlock()
 		case <-unfinished:
 			unfinished = nil
 			if err := e.resume(); err != nil {
@@ -341,12 +308,11 @@ func (e *Enforcer) commit() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.metrics.refused.Set(float64(e.model.ClosedPolicies()))
-	e.metrics.overBudget.Set(float64(e.model.OverBudget()))
 	e.failure, e.committed = nil, fed
 	e.health.Set(CommitFailed, e.commitFailure())
 	e.health.Set(NotStarted, nil)
-	for done, w := range e.waiting {
-		if w.need <= fed && !w.staged() {
+	for done, need := range e.waiting {
+		if need <= fed {
 			close(done)
 			delete(e.waiting, done)
 		}
@@ -422,7 +388,6 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	if !e.known && !e.undone {
 		intent := e.model.Intent()
 		fed = e.fed
-		e.tellBudget()
 		e.mu.Unlock()
 		signal(e.nodes)
 		e.about = content{pods: len(intent.Subjects), policies: len(intent.Policies), podCIDRs: texts(intent.PodCIDRs)}
@@ -433,21 +398,8 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		e.tableMu.Unlock()
 		return fed, table.Replacement()
 	}
-	// What has come in while part of what waits was committed is committed before the rest.
-	alone := e.staged && e.fed != e.taken
-	take := e.model.Take
-	if alone {
-		take = e.model.TakeReady
-	}
-	delta := take()
+	delta := e.model.Take()
 	fed = e.fed
-	e.tellBudget()
-	staging := e.model.Staging("")
-	if staging {
-		e.fed++ // the rest is for the next commits: who waits for it waits for these
-		signal(e.wake)
-	}
-	e.staged, e.taken = staging && !alone, e.fed
 	e.mu.Unlock()
 	e.sayOrphans(delta.Orphans)
 	if e.log.V(1).Enabled() {

@@ -114,7 +114,6 @@ func (c *compiler) held(pod *Pod) (ips []netip.Addr) {
 
 func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 	subject := Subject{Key: pod.Key, IPs: ips}
-	var isolators []isolator
 	for _, policy := range c.policies {
 		if policy.Subject == nil {
 			continue
@@ -123,9 +122,12 @@ func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 			continue
 		}
 		in.Policies[policy.Key] = policy
-		isolators = append(isolators, isolator{&policy, policy.walks()})
+		for _, d := range Directions {
+			if policy.Isolates[d] {
+				subject.Isolating[d] = append(subject.Isolating[d], policy.Key)
+			}
+		}
 	}
-	subject.isolate(isolators)
 	return subject
 }
 
