@@ -46,6 +46,10 @@ func newScene(t *testing.T, m stage.Mode) *scene {
 	for _, setting := range []string{"net/ipv4/conf/all/route_localnet", "net/ipv4/conf/all/accept_source_route", "net/ipv6/conf/all/accept_source_route"} {
 		s.Must(s.Node.SetSysctl(setting, "1"))
 	}
+	// The node reports all errors that it has to, not one a second to each host.
+	for _, setting := range []string{"net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"} {
+		s.Must(s.Node.SetSysctl(setting, "0"))
+	}
 	return s
 }
 

@@ -13,19 +13,24 @@ import (
 	"github.com/podfence/podfence/test/stage"
 )
 
-// eachMode runs a test in a scene of each mode, dual stack.
+// eachMode runs a test in a scene of each mode, dual stack, or without -paths of those that
+// differ most.
 func eachMode(t *testing.T, test func(*scene)) {
 	t.Helper()
-	inModes(t, stage.Modes, test)
+	modes := stage.Modes
+	if !*full {
+		modes = slices.DeleteFunc(slices.Clone(modes), func(m stage.Mode) bool {
+			return !slices.Contains([]string{"bridge", "chained-bridge", "policy-only-routed"}, m.Name)
+		})
+	}
+	inModes(t, modes, test)
 }
 
 // inModes runs it in some.
 func inModes(t *testing.T, modes []stage.Mode, test func(*scene)) {
 	t.Helper()
 	for _, m := range modes {
-		t.Run(m.Name, func(t *testing.T) {
-			test(newScene(t, m, stage.Dual))
-		})
+		t.Run(m.Name, func(t *testing.T) { test(newScene(t, m, stage.Dual)) })
 	}
 }
 
