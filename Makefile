@@ -138,6 +138,10 @@ chaos: packages envtest-assets ## Faults under live traffic, a line each, into d
 paths: packages ## Frames of every kind between a pod and all others, against the list of what may arrive (root)
 	go test -count 1 -timeout 0 -v ./test/paths -paths
 
+.PHONY: attack
+attack: packages ## Attacks by pods and hosts outside, and random frames, into docs/SECURITY.md's table (root): SEED=1
+	go test -count 1 -timeout 0 -v ./test/attack -attack -seed $(SEED) -table $(CURDIR)/docs/SECURITY.md
+
 ##@ A real cluster on this machine (root)
 
 .PHONY: cluster-up

@@ -20,11 +20,12 @@ import (
 )
 
 // network are the flags about connecting pods that change what is enforced.
-type network struct{ mode, routing, podCIDRs string }
+type network struct{ mode, routing, podCIDRs, sourceCheck string }
 
 func (n *network) flags(f *pflag.FlagSet) {
 	f.StringVar(&n.mode, "cni", "none", "what to do for the CNI plugin podfence-cni: bridge (it connects the pods), chained (another plugin does, podfence-cni after it) or none")
 	f.StringVar(&n.podCIDRs, "pod-cidrs", "closed", "the Node's spec.podCIDRs: closed (what no pod of this node has of them is dropped) or ignored (another plugin gives addresses out by ranges of its own)")
+	f.StringVar(&n.sourceCheck, "source-check", "auto", "whether packets with a pod's source must come from where the route to that pod leads: on, off, or auto (on with --cni bridge, where podfence makes those routes)")
 	f.StringVar(&n.routing, "routing", "auto", "with --cni bridge, how packets reach other nodes: host-gw, vxlan, or auto (host-gw to nodes on the same link)")
 }
 
@@ -39,6 +40,14 @@ func (n *network) ignorePodCIDRs() (bool, error) {
 
 // options adds what connecting the pods takes to the table's.
 func (n *network) options(o *ruleset.Options) error {
+	switch n.sourceCheck {
+	case "on", "off":
+		o.SourceCheck = n.sourceCheck == "on"
+	case "auto":
+		o.SourceCheck = n.mode == "bridge"
+	default:
+		return fmt.Errorf("--source-check is %q: it must be auto, on or off", n.sourceCheck)
+	}
 	switch n.mode {
 	case "none", "chained":
 		o.Links = true
@@ -51,7 +60,7 @@ func (n *network) options(o *ruleset.Options) error {
 	if err != nil {
 		return fmt.Errorf("--routing: %w", err)
 	}
-	o.Guard, o.Masquerade = true, true
+	o.Guard, o.Bridge, o.Masquerade = true, node.DefaultBridge, true
 	if routing != node.HostGW {
 		o.TunnelPort = node.DefaultVXLANPort
 	}

@@ -69,8 +69,12 @@ func starting(o *controllers.Options, e *enforcement, c *cniFlags, owns bool) []
 	if len(o.LastPodCIDRs) > 0 {
 		about = append(about, "lastPodCIDRs", o.LastPodCIDRs)
 	}
-	return append(about, "podCIDRs", c.podCIDRs, "deny", e.deny, "podToNode", e.podToNode,
-		"revokedMark", e.revokedMark, "ownsTable", owns)
+	about = append(about, "sourceCheck", o.Ruleset.SourceCheck, "podCIDRs", c.podCIDRs, "deny", e.deny, "podToNode", e.podToNode,
+		"maxConnectionsPerPod", e.maxConnections, "revokedMark", e.revokedMark, "ownsTable", owns)
+	if not := notHeld(c.mode, o.Ruleset.SourceCheck); len(not) > 0 {
+		about = append(about, "notHeld", not)
+	}
+	return about
 }
 
 // release is the kernel's, as uname -r prints it.

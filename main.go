@@ -111,11 +111,15 @@ func unheeded(flags *pflag.FlagSet) (names []string) {
 }
 
 // enforcement are the flags that change what is enforced.
-type enforcement struct{ deny, podToNode, revokedMark string }
+type enforcement struct {
+	deny, podToNode, revokedMark string
+	maxConnections               uint32
+}
 
 func (e *enforcement) flags(f *pflag.FlagSet) {
 	f.StringVar(&e.deny, "deny", "drop", "what happens to denied packets: drop (silently) or reject (with an ICMP error, admin-prohibited)")
 	f.StringVar(&e.podToNode, "pod-to-node", "police", "traffic of pods to their own node: police (by their egress policies) or allow")
+	f.Uint32Var(&e.maxConnections, "max-connections-per-pod", 0, "how many connections that a pod has begun connection tracking may know, of each IP family; the next ones are dropped; 0: as many as the node takes")
 	f.StringVar(&e.revokedMark, "revoked-mark", "0x20000000", "bit of the conntrack mark that cuts established flows when a policy no longer allows them; 0: leave them alone")
 }
 
@@ -128,6 +132,7 @@ func (e *enforcement) options() (o ruleset.Options, err error) {
 	if err != nil {
 		return o, err
 	}
+	o.MaxConnections = e.maxConnections
 	o.RevokedMark, err = markBit(e.revokedMark)
 	return o, err
 }
@@ -208,7 +213,8 @@ in the environment (100 is Go's own) to have it otherwise.`,
 				return err
 			}
 			defer left.Close()
-			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, Own: true}
+			o.Ruleset.Fragments = fragmentMemory(os.DirFS(c.procSys))
+			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, SourceCheck: o.Ruleset.SourceCheck, MaxConnections: o.Ruleset.MaxConnections != 0, Own: true}
 			conn, err := kernel.Open(tables)
 			if err != nil {
 				return err

@@ -107,6 +107,7 @@ func TestMistakes(t *testing.T) {
 		{"bad --cni from the environment", map[string]string{"PODFENCE_CNI": "\x1b[31m"}, []string{"agent", "--node-name", "n"}, []string{"--cni", `"\x1b[31m"`}},
 		{"bad --routing", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--routing", "bgp"}, []string{"--routing", `"bgp"`, "vxlan"}},
 		{"bad --cni of render", nil, []string{"render", "-f", folder, "--node", "n", "--cni", "brigde"}, []string{"--cni", `"brigde"`, "chained"}},
+		{"bad --source-check", nil, []string{"agent", "--node-name", "n", "--source-check", "strict"}, []string{"--source-check", `"strict"`, "auto"}},
 		{"bad --routing of render", nil, []string{"render", "-f", folder, "--node", "n", "--cni", "bridge", "--routing", "bgp"}, []string{"--routing", `"bgp"`, "vxlan"}},
 		{"relative --cni-socket", nil, []string{"agent", "--node-name", "n", "--cni", "chained", "--cni-socket", "agent.sock"}, []string{"--cni-socket", "absolute"}},
 		{"empty --cni-state", map[string]string{"PODFENCE_CNI_STATE": ""}, []string{"agent", "--node-name", "n", "--cni", "bridge"}, []string{"--cni-state", "absolute"}},
@@ -167,7 +168,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "revoked-mark", "log-level", "log-format"} {
+	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"} {
 		if !strings.Contains(agent, " --"+flag+" ") {
 			t.Errorf("the agent's help does not list --%s:\n%s", flag, agent)
 		}

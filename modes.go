@@ -26,7 +26,7 @@ type leaving struct {
 }
 
 // leave looks what there is to leave. As long as the bridge connects pods they need what
-// they have: masquerading, the tunnel's rules, and the bridge's table, which this agent
+// they have: masquerading, the check of sources, the tunnel's rules, and the bridge's table, which this agent
 // therefore leaves as it is, and closes nothing by links, for which it would take its
 // place.
 func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) {
@@ -43,6 +43,7 @@ func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) 
 	}
 	if len(ports) > 0 {
 		o.Links, o.Masquerade = false, true
+		o.SourceCheck, o.Bridge = c.sourceCheck != "off", node.DefaultBridge
 		if tunnel {
 			o.TunnelPort = node.DefaultVXLANPort
 		}
@@ -141,4 +142,25 @@ func (l *leaving) Start(ctx context.Context) error {
 			return errLeft
 		}
 	}
+}
+
+// notHeld are the promises of docs/SECURITY.md that do not hold in a mode of --cni, for
+// whoever reads the log of a node.
+func notHeld(mode string, sourceCheck bool) (all []string) {
+	if !sourceCheck {
+		all = append(all, "hosts outside may send with pods' sources (--source-check)")
+	}
+	if mode == "bridge" {
+		return all
+	}
+	all = append(all, "open pods may send with sources that are no pod's of the node", "on another plugin's bridge, pods may answer ARP and neighbour discovery for others")
+	all = append(all, "the node's ICMP errors may carry a few octets of an isolated pod's to others")
+	if mode == "none" {
+		all = append(all,
+			"new pods with addresses beyond the node's ranges are open until the API shows them",
+			"an address is of the pod of which the API says so",
+			"on another plugin's bridge, isolated pods may send with the sources of other pods there",
+		)
+	}
+	return all
 }

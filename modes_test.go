@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/podfence/podfence/controllers"
 )
 
 // changing are agents on a node whose --cni changes.
@@ -198,4 +201,24 @@ func TestModeNoneNamesWhoCalls(t *testing.T) {
 	write(t, c.path(flannelConflist), strings.Replace(chainedConflist, `,{"type":"podfence","mode":"chained"}`, "", 1))
 	c.await(lines, `"condition": "ModeChanged", "ready": true`)
 	c.end(agent, lines)
+}
+
+// TestStartSaysWhatIsNotHeld: each mode of --cni promises as much as those before it, or less,
+// and the agent's first line says what it does not.
+func TestStartSaysWhatIsNotHeld(t *testing.T) {
+	if all := notHeld("bridge", true); len(all) > 0 {
+		t.Errorf("--cni bridge: %q", all)
+	}
+	for _, mode := range []string{"bridge", "chained", "none"} {
+		if len(notHeld(mode, false)) != len(notHeld(mode, true))+1 {
+			t.Errorf("--cni %s: the check of sources makes no difference", mode)
+		}
+		o, c := controllers.Options{}, cniFlags{network: network{mode: mode}}
+		if line := fmt.Sprint(starting(&o, &enforcement{}, &c, true)...); !strings.Contains(line, "hosts outside may send with pods' sources") {
+			t.Errorf("--cni %s starts with %s", mode, line)
+		}
+	}
+	if chained, none := len(notHeld("chained", true)), len(notHeld("none", true)); chained == 0 || none <= chained {
+		t.Errorf("chained: %d promises not held, none: %d", chained, none)
+	}
 }

@@ -57,6 +57,8 @@ func TestRender(t *testing.T) {
 		{[]string{"--node", "node-1", "--pod-to-node", "allow"}, "chain egress-forward", ""},
 		{[]string{"--node", "node-1", "--cni", "bridge"}, "chain tunnel-input", ""},
 		{[]string{"--node", "node-1", "--cni", "bridge", "--routing", "host-gw"}, "chain postrouting-masquerade", ""},
+		{[]string{"--node", "node-1", "--cni", "bridge"}, "chain sources-prerouting", ""},
+		{[]string{"--node", "node-1", "--source-check", "on"}, "chain sources-prerouting", ""},
 		{[]string{"--node", "node-1", "--cni", "chained"}, "chain egress-forward", ""},
 		{[]string{"--node", "elsewhere"}, "chain egress-forward", `no live pod with an address has spec.nodeName "elsewhere"`},
 	} {
@@ -109,7 +111,8 @@ func TestRenderAsTheAgent(t *testing.T) {
 		lack []string
 	}{
 		{[]string{"--cni", "bridge", "--routing", "host-gw"}, []string{"tunnel"}},
-		{[]string{"--cni", "chained"}, []string{"tunnel", "masquerade", "ports-prerouting"}},
+		{[]string{"--cni", "chained"}, []string{"tunnel", "masquerade", "ports-prerouting", "sources"}},
+		{[]string{"--cni", "bridge", "--source-check", "off"}, []string{"sources", "fib"}},
 		{nil, []string{"tunnel", "masquerade", "ports-prerouting"}},
 	} {
 		text := render(c.args...)

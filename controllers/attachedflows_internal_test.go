@@ -23,6 +23,10 @@ func (*endedFlows) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked,
 	return 0, 0, nil
 }
 
+func (*endedFlows) RevokeOf([]netip.Addr, func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	return 0, 0, nil
+}
+
 func (f *endedFlows) Forget(addrs []netip.Addr) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -66,24 +70,32 @@ func TestFlowsEndWithAttachments(t *testing.T) {
 		}
 	}
 	handle(add("c1", "web", "uid-1", "10.244.1.7"))
-	expect("nobody had the address")
+	expect("nobody is known to have had the address", "10.244.1.7")
 	handle(add("c2", "db", "uid-2", "10.244.1.7"))
-	expect("somebody had the address", "10.244.1.7")
+	expect("somebody had the address", "10.244.1.7", "10.244.1.7")
 	handle(handshake.Request{Op: handshake.OpDel, ContainerID: "c2", IfName: "eth0"})
 	expect("a DEL", "10.244.1.7")
 	handle(add("c3", "web", "uid-1", "10.244.1.7"))
-	expect("after the DEL")
+	expect("after the DEL", "10.244.1.7")
 	handle(handshake.Request{Op: handshake.OpGC})
 	expect("a GC", "10.244.1.7")
 
 	// What cannot be ended stays known, so that nobody gets the address with it.
 	handle(add("c4", "web", "uid-1", "10.244.1.7"))
+	flows.take()
 	flows.fails = errors.New("connection tracking does not answer")
 	if err := a.handle(t.Context(), handshake.Request{Op: handshake.OpDel, ContainerID: "c4", IfName: "eth0"}); err == nil {
 		t.Error("a DEL whose flows go on succeeds")
 	}
 	if err := a.handle(t.Context(), add("c5", "db", "uid-2", "10.244.1.7")); !errors.Is(err, flows.fails) {
 		t.Errorf("an ADD at its address: %v", err)
+	}
+
+	if err := a.handle(t.Context(), add("c6", "db", "uid-2", "10.244.1.9")); !errors.Is(err, flows.fails) {
+		t.Errorf("an ADD at an address that nobody has had: %v", err)
+	}
+	if _, known := a.known[handshake.Attachment{ContainerID: "c6", IfName: "eth0"}]; !known {
+		t.Error("an ADD whose flows go on is forgotten, and its address with them")
 	}
 
 	// Another plugin has led the address to the pod before ADD.

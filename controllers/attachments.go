@@ -167,9 +167,10 @@ func (a *Attachments) add(ctx context.Context, r handshake.Request) error {
 	if err == nil {
 		err = a.confirm(at, add, uid)
 	}
-	if err == nil && a.bridge == nil {
-		// Another plugin has already led the address here: since its last pod's flows
-		// were ended, others may have begun some that nobody answered.
+	if err == nil {
+		// Whatever has begun flows of the address before its rules were the pod's, and
+		// whether or not this agent has ever heard of that: established ones would pass
+		// until they are judged.
 		err = a.endFlows(attachment.IPs)
 	}
 	if err == nil && ctx.Err() != nil {

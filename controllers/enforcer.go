@@ -49,8 +49,11 @@ type Enforcer struct {
 	begin     chan struct{}
 	beginOnce sync.Once
 	// wake holds one token while there may be something to commit, and judge
-	// while flows may have to be judged anew.
+	// while all flows may have to be judged anew; affected are those whose have.
 	wake, judge chan struct{}
+	affected    affected
+	// cut is what judging has cut.
+	cut revocations
 
 	mu        sync.Mutex
 	model     *policy.Model
@@ -86,8 +89,10 @@ type Enforcer struct {
 	noticed   time.Time
 	refusals  refusals
 	events    *events // nil: there is no API server to tell
-	// about is what the log says of the commit under way. Only Start's goroutine touches it.
-	about content
+	// about is what the log says of the commit under way, and ofFlows whose flows it may be
+	// about; nil: all. Only Start's goroutine touches them.
+	about   content
+	ofFlows map[netip.Addr]struct{}
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
 	// links are the pods' links; nil where podfence connects the pods. moved holds a
@@ -120,6 +125,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		begin:    make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		judge:    make(chan struct{}, 1),
+		affected: newAffected(),
 		nodes:    make(chan struct{}, 1),
 		guard:    newGuard(o.CNI),
 		links:    newLinks(kernel, o.PodLinks),
@@ -217,6 +223,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	}
 	if e.flows != nil {
 		beside.Go(func() { e.judgeFlows(ctx) })
+		beside.Go(func() { e.judgeAffected(ctx) })
 	}
 	retry := newBackoff()
 	var unfinished <-chan time.Time // when to go on with a search
@@ -354,7 +361,13 @@ func (e *Enforcer) apply() (fed uint64, err error) {
 // applied notes that the kernel holds the table.
 func (e *Enforcer) applied(plan ruleset.Plan, took time.Duration) {
 	e.known, e.undone = true, false
-	signal(e.judge)
+	switch {
+	case e.flows == nil:
+	case plan.Replace || e.ofFlows == nil:
+		signal(e.judge)
+	default:
+		e.affected.add(e.ofFlows)
+	}
 	if plan.Replace {
 		e.sayRefused()
 		e.log.Info("Replaced the table", "pods", e.about.pods, "policies", e.about.policies, "elements", e.table.Size().Elements,
@@ -397,6 +410,9 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	}
 	e.tableMu.Lock()
 	defer e.tableMu.Unlock()
+	if e.ofFlows = nil; e.flows != nil {
+		e.ofFlows = e.table.Affected(delta)
+	}
 	update := e.table.Update(delta)
 	if e.undone {
 		return fed, e.table.Replacement()

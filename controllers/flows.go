@@ -2,7 +2,10 @@ package controllers
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/podfence/podfence/policy"
@@ -13,14 +16,48 @@ import (
 // are cut, those that it does again go on.
 type Flows interface {
 	Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+	// RevokeOf judges those of the addresses only, and may be called beside Revoke.
+	RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
 	// Forget ends all flows of the addresses. It may be called at any time.
 	Forget(addrs []netip.Addr) error
 }
 
-// judgeFlows has established flows judged anew after each commit, until ctx is
-// done. It runs beside the commits: listing many flows takes longer than one. A
-// commit after a quiet time is followed at once; where one follows the other, it
-// takes a tenth of a processor at most, and a flow is cut flowsPause later.
+// judgeAffected has the flows judged anew that a commit is about, after each, until ctx is
+// done. It runs beside the commits, and beside judgeFlows: what it takes does not depend on
+// how many flows there are of others, so neither does when one is cut. A commit after a quiet
+// time is followed at once; where one follows the other, it takes a tenth of a processor at
+// most, and a flow is cut flowsPause later.
+func (e *Enforcer) judgeAffected(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.affected.some:
+		}
+		began := time.Now()
+		addrs := e.affected.take()
+		if len(addrs) == 0 {
+			continue
+		}
+		judge, why := e.cut.some(e.passes)
+		revoked, restored, err := e.flows.RevokeOf(addrs, judge)
+		e.judged(revoked, restored, why)
+		if err != nil {
+			e.log.Error(err, "Cannot judge the established flows of what has changed; judging all", "addresses", len(addrs))
+			signal(e.judge)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(9*time.Since(began), flowsPause)):
+		}
+	}
+}
+
+// judgeFlows has all established flows judged anew, until ctx is done: at once where a commit
+// is about all of them, else for what judgeAffected cannot see, a while after the commit. It
+// takes a tenth of a processor at most, or leaves flowsPause in between, or flowsRest where
+// judgeAffected has been there before.
 //
 // Once more flowsAgain after the last commit: a packet may have been judged by the
 // rules before it, and its flow entered into connection tracking only after that was
@@ -29,49 +66,99 @@ type Flows interface {
 // say when the last of them is through. See also kernel.Flows.Revoke.
 func (e *Enforcer) judgeFlows(ctx context.Context) {
 	var again <-chan time.Time
-	var cut revocations
+	// All are to be judged at wanted or later, and what judgeAffected has seen at rested.
+	var wanted, rested time.Time
+	soon := func() <-chan time.Time { return time.After(max(flowsAgain, time.Until(rested))) }
 	for {
-		committed := true
+		all := false
 		select {
 		case <-ctx.Done():
 			return
+		case <-e.affected.later:
+			if wanted = time.Now().Add(flowsAgain); again == nil {
+				again = soon()
+			}
+			continue
 		case <-e.judge:
+			all = true
 		case <-again:
+			again = nil
 			select {
 			case <-e.judge:
+				all = true
 			default:
-				committed, again = false, nil
 			}
 		}
-		if committed {
-			again = time.After(flowsAgain)
-		}
 		began := time.Now()
-		revoked, restored, err := e.flows.Revoke(cut.round(e.passes))
-		pause := min(9*time.Since(began), flowsPause)
-		e.metrics.judged(revoked, restored)
-		if revoked+restored > 0 {
-			e.log.Info("Judged established flows anew", "revoked", revoked, "restored", restored, "denied", cut.why(e.denied))
+		if all {
+			wanted, again = began.Add(flowsAgain), time.After(flowsAgain)
 		}
+		revoked, restored, err := e.flows.Revoke(e.cut.round(e.passes))
+		took := time.Since(began)
+		e.judged(revoked, restored, e.cut.why)
 		if err != nil {
 			e.log.Error(err, "Cannot judge all established flows; trying again", "retryAfter", flowsRetry.String())
 			time.AfterFunc(flowsRetry, func() { signal(e.judge) })
 		}
-		if !committed {
+		if rested = time.Now().Add(min(9*took, flowsRest)); again == nil && began.Before(wanted) {
+			again = soon()
+		}
+		if !all {
 			continue // what is committed next has no part in it, and is not to wait for it
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(min(9*took, flowsPause)):
 		}
 	}
+}
+
+// judged says what has become of flows.
+func (e *Enforcer) judged(revoked, restored int, why func(denied func(ruleset.HookPoint, policy.Packet) string) []string) {
+	e.metrics.judged(revoked, restored)
+	if revoked+restored > 0 {
+		e.log.Info("Judged established flows anew", "revoked", revoked, "restored", restored, "denied", why(e.denied))
+	}
+}
+
+// affected are the addresses that commits were about whose flows are not judged yet.
+type affected struct {
+	mu    sync.Mutex
+	addrs map[netip.Addr]struct{}
+	// some holds a token while there are any, and later one when there has been a commit.
+	some, later chan struct{}
+}
+
+func newAffected() affected {
+	return affected{addrs: map[netip.Addr]struct{}{}, some: make(chan struct{}, 1), later: make(chan struct{}, 1)}
+}
+
+// add takes in what a commit was about.
+func (a *affected) add(addrs map[netip.Addr]struct{}) {
+	a.mu.Lock()
+	maps.Copy(a.addrs, addrs)
+	a.mu.Unlock()
+	if len(addrs) > 0 {
+		signal(a.some)
+	}
+	signal(a.later)
+}
+
+func (a *affected) take() []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	addrs := slices.SortedFunc(maps.Keys(a.addrs), netip.Addr.Compare)
+	clear(a.addrs)
+	return addrs
 }
 
 const (
 	flowsRetry = time.Second
 	flowsPause = 500 * time.Millisecond
 	flowsAgain = 500 * time.Millisecond
+	// flowsRest is how long all flows are left alone at most, while commits are about some.
+	flowsRest = 10 * time.Second
 )
 
 // passes reports whether the table lets a new connection pass. Without a table

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type slowFlows struct {
 	fails  atomic.Bool
 	starts []time.Duration // since the start of the test
 	began  time.Time
+	some   []string // which addresses RevokeOf was asked for, and when
 }
 
 func (*slowFlows) Forget([]netip.Addr) error { return nil }
@@ -35,6 +37,18 @@ func (f *slowFlows) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked
 	}
 	return 0, 0, nil
 }
+
+func (f *slowFlows) RevokeOf(addrs []netip.Addr, _ func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	f.some = append(f.some, fmt.Sprint(time.Since(f.began), addrs))
+	time.Sleep(someTake)
+	if f.fails.Load() {
+		return 0, 0, errors.New("the list was interrupted")
+	}
+	return 0, 0, nil
+}
+
+// someTake is how long slowFlows takes for those of some addresses.
+const someTake = 10 * time.Millisecond
 
 // judging runs judgeFlows on a clock of its own, and returns when it began each time.
 func judging(t *testing.T, flows *slowFlows, commits func(commit func())) (starts []time.Duration) {
@@ -111,5 +125,57 @@ func TestFlowsAreJudgedAgainAfterAnError(t *testing.T) {
 	})
 	if len(starts) < 10 || starts[len(starts)-1] > 12*time.Second {
 		t.Errorf("judged at %v", starts)
+	}
+}
+
+// TestAffectedFlowsAreJudgedBeside: what a commit is about is judged at once, though all flows
+// are gone through at that time; those follow, but not all the time.
+func TestAffectedFlowsAreJudgedBeside(t *testing.T) {
+	const all = 2 * time.Second
+	flows := &slowFlows{takes: all}
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnforcer(&told{}, Options{Node: "node", Log: logr.Discard(), Flows: flows}, newMetrics(prometheus.NewRegistry()), nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		flows.began = time.Now()
+		go e.judgeFlows(ctx)
+		go e.judgeAffected(ctx)
+		commit := func(last ...byte) {
+			addrs := map[netip.Addr]struct{}{}
+			for _, last := range last {
+				addrs[netip.AddrFrom4([4]byte{10, 0, 0, last})] = struct{}{}
+			}
+			e.affected.add(addrs)
+			synctest.Wait()
+		}
+		time.Sleep(time.Hour)
+		commit(1)
+		commit(2, 3) // while those of the first are judged
+		commit(3, 4)
+		time.Sleep(flowsAgain + all/2)
+		commit(5) // while all are
+		time.Sleep(time.Hour)
+		commit() // about nobody's flows
+		time.Sleep(time.Hour)
+		flows.fails.Store(true)
+		commit(6)
+		time.Sleep(2 * someTake)
+		flows.fails.Store(false)
+		time.Sleep(time.Hour)
+		cancel()
+		synctest.Wait()
+	})
+	const hour = time.Hour
+	third, fourth := 2*hour+flowsAgain+all/2, 3*hour+flowsAgain+all/2
+	wantSome := []string{
+		fmt.Sprint(hour, " [10.0.0.1]"), fmt.Sprint(hour+10*someTake, " [10.0.0.2 10.0.0.3 10.0.0.4]"),
+		fmt.Sprint(hour+flowsAgain+all/2, " [10.0.0.5]"), fmt.Sprint(fourth, " [10.0.0.6]"),
+	}
+	first := hour + flowsAgain
+	wantAll := []time.Duration{first, first + all + flowsRest, third + flowsAgain, fourth + someTake, fourth + someTake + all + flowsPause}
+	if !slices.Equal(flows.some, wantSome) {
+		t.Errorf("some are judged at %v, want %v", flows.some, wantSome)
+	}
+	if !slices.Equal(flows.starts, wantAll) {
+		t.Errorf("all are judged at %v, want %v", flows.starts, wantAll)
 	}
 }

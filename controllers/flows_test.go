@@ -153,6 +153,11 @@ func (f *judgedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) 
 	return 0, 0, nil
 }
 
+// RevokeOf implements controllers.Flows.
+func (f *judgedFlows) RevokeOf(_ []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	return f.Revoke(judge)
+}
+
 // isolatePods denies all pods of the namespace shop everything.
 func isolatePods(agent *running) {
 	agent.Enforcer.Feed(func(m *policy.Model) {

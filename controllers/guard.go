@@ -71,7 +71,7 @@ func (g *guard) commit(e *Enforcer) error {
 	if g.known {
 		plan = g.table.UpdateGuard(attachments, gateway)
 	} else {
-		g.table = ruleset.BuildGuard(attachments, gateway)
+		g.table = ruleset.BuildGuard(attachments, gateway, e.options.Fragments)
 		plan = g.table.Replacement()
 	}
 	if plan.Empty() {

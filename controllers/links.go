@@ -90,7 +90,7 @@ func (l *links) commit(e *Enforcer) error {
 	if l.known {
 		plan = l.frames.UpdateLinks(l.now)
 	} else {
-		l.frames = ruleset.BuildLinks(l.now)
+		l.frames = ruleset.BuildLinks(l.now, e.options.Fragments)
 		plan = l.frames.Replacement()
 	}
 	if plan.Empty() {

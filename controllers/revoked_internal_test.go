@@ -48,6 +48,28 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 	if got, want := r.why(denied), []string{"ingress of shop/db, by shop/deny (1)"}; !slices.Equal(got, want) {
 		t.Errorf("in the next round it says %q, want %q", got, want)
 	}
+
+	// Some are judged beside, before the next round of all and during it.
+	some := func(flows ...policy.Packet) []string {
+		judge, why := r.some(passes)
+		for _, flow := range flows {
+			judge(ruleset.Forward, flow)
+		}
+		return why(denied)
+	}
+	if got, want := some(flow(7, 80), flow(7, 82)), []string{"ingress of shop/web, by shop/deny (1)"}; !slices.Equal(got, want) {
+		t.Errorf("of some it says %q, want %q", got, want)
+	}
+	judge = r.round(passes)
+	if got, want := some(flow(7, 83)), []string{"ingress of shop/web, by shop/deny (1)"}; !slices.Equal(got, want) {
+		t.Errorf("of some, during a round of all, it says %q, want %q", got, want)
+	}
+	for _, port := range []uint16{80, 82, 83, 84} {
+		judge(ruleset.Forward, flow(7, port))
+	}
+	if got, want := r.why(denied), []string{"ingress of shop/web, by shop/deny (1)"}; !slices.Equal(got, want) {
+		t.Errorf("of all, after some, it says %q, want %q", got, want)
+	}
 }
 
 func TestShort(t *testing.T) {

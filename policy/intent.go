@@ -123,7 +123,7 @@ func (p Problem) String() string {
 // Intent that they follow gives the newer Intent.
 type Delta struct {
 	// PodCIDRs and Cluster replace the ranges, and Nodes the addresses, when they
-	// are not nil.
+	// are not nil. Cluster and Nodes come together.
 	PodCIDRs, Cluster *[]netip.Prefix
 	Nodes             *[]netip.Addr
 	// Orphans says of addresses whether they are orphans now.

@@ -38,8 +38,17 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	if src.node == dst.node && dst.onNode && o.AllowToNode && len(src.pods) > 0 {
 		v.Egress = Judgement{Allowed: true, Pod: v.Egress.Pod, Node: src.node, Reason: "pods may reach their own node"}
 	}
+	if p.ReportsError() && len(src.pods) > 0 {
+		v.Egress = Judgement{Pod: v.Egress.Pod, Node: src.node, Reason: "an ICMP error, but not about a flow of the pod's own"}
+	}
 	if p.asksForRouters() {
 		v.Egress = Judgement{Allowed: true, Pod: v.Egress.Pod, Node: src.node, Reason: "a pod may ask its node for routers"}
+	}
+	switch {
+	case p.Src.IsLoopback():
+		v.Egress = Judgement{Pod: v.Egress.Pod, Node: Everywhere, Reason: "nobody sends from a loopback address"}
+	case p.Dst.IsLoopback() && len(src.pods) > 0:
+		v.Egress = Judgement{Pod: v.Egress.Pod, Node: src.node, Reason: "a loopback address is for its own host alone"}
 	}
 	if src.node == dst.node && src.onNode && !dst.orphan {
 		v.Ingress = Judgement{Allowed: true, Pod: v.Ingress.Pod, Node: dst.node, Reason: "a node always reaches its own pods"}
@@ -51,7 +60,7 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 // has it: neighbour discovery (RFC 4861 section 4.3, 4.4, 7.1), or listener discovery (RFC
 // 2710 section 3, RFC 3810 section 5).
 func (p Packet) discovery() bool {
-	if p.Protocol != ICMPv6 {
+	if p.Protocol != ICMPv6 || p.Src.IsLoopback() {
 		return false
 	}
 	solicited := netip.MustParsePrefix("ff02::1:ff00:0/104")

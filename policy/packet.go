@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Packet is the first packet of a connection, as the forward or input hook
@@ -30,6 +31,18 @@ func (p Packet) NextHeader() Protocol {
 		return 0
 	}
 	return p.Protocol
+}
+
+// ReportsError says whether it is an ICMP error: a message about another packet, which it
+// quotes (RFC 792, RFC 4443 section 2.1). It begins nothing.
+func (p Packet) ReportsError() bool {
+	switch p.Protocol {
+	case ICMP:
+		return slices.Contains([]uint8{3, 4, 5, 11, 12}, p.ICMPType)
+	case ICMPv6:
+		return p.ICMPType < 128
+	}
+	return false
 }
 
 func (p Packet) String() string {

@@ -27,7 +27,7 @@ type Judgement struct {
 	Allowed bool
 	// Pod is the subject; zero if that side is no pod.
 	Pod Key
-	// Node is where the side is enforced; empty if nowhere.
+	// Node is where the side is enforced, perhaps Everywhere; empty if nowhere.
 	Node string
 	// Isolating are the policies that isolate the subject, in order.
 	Isolating []Key
@@ -36,6 +36,9 @@ type Judgement struct {
 	// Reason says why, where no policy does.
 	Reason string
 }
+
+// Everywhere is no node's name, but all nodes.
+const Everywhere = "*"
 
 // RuleRef points at what allowed a packet.
 type RuleRef struct {
@@ -91,5 +94,6 @@ func sortedKeys(keys []Key) []Key {
 // At reports whether the part of the verdict that is enforced at a node lets
 // the packet pass there: each side is enforced where its pod is.
 func (v Verdict) At(node string) bool {
-	return (v.Egress.Allowed || v.Egress.Node != node) && (v.Ingress.Allowed || v.Ingress.Node != node)
+	passes := func(j Judgement) bool { return j.Allowed || j.Node != node && j.Node != Everywhere }
+	return passes(v.Egress) && passes(v.Ingress)
 }

@@ -80,6 +80,11 @@ func discoveryChain(o Options) *Chain {
 	chain := &Chain{Name: chainDiscovery}
 	if o.Links {
 		chain.Rules = append(chain.Rules, routersOnly)
+		// On a bridge, an isolated pod may say these to the node, from any address. The node
+		// is not to route them on, by which the hop limit is one less.
+		for _, message := range []MessageType{neighbourSolicitation, neighbourAdvertisement} {
+			chain.Rules = append(chain.Rules, dropped("neighbour discovery, but routed", message, neighbourHopLimit-1))
+		}
 	}
 	from := Lookup{Fields: []Field{SrcAddr6}, Set: setSenders6}
 	chain.Rules = append(chain.Rules, []Rule{

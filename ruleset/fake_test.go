@@ -42,7 +42,7 @@ func (f *fake) carryOut(op ruleset.Op) error {
 		if f.sets[o.Name] != nil {
 			return fmt.Errorf("EEXIST")
 		}
-		set := &ruleset.Set{Name: o.Name, Type: o.Type, Comment: o.Comment}
+		set := &ruleset.Set{Name: o.Name, Type: o.Type, Comment: o.Comment, Dynamic: o.Dynamic, Timeout: o.Timeout}
 		if o.Map {
 			set.Verdicts = map[ruleset.Element]ruleset.Verdict{}
 		} else {

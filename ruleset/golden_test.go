@@ -37,18 +37,18 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 		name := strings.TrimSuffix(input, ".yaml")
 		var options ruleset.Options
 		if filepath.Base(name) == "masquerade" {
-			options = ruleset.Options{Guard: true, Masquerade: true, TunnelPort: 8472}
+			options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
 		}
 		tables[name+".nft"] = ruleset.Build(intent, options)
 		if filepath.Base(name) == "default-deny" {
 			fenced := ruleset.Build(intent, ruleset.Options{Links: true})
 			fenced.UpdateLinks(links)
 			tables[name+"-links.nft"] = fenced
-			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29})
+			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000})
 		}
 	}
-	tables["testdata/links.nft"] = ruleset.BuildLinks(links)
-	tables["testdata/guard.nft"] = ruleset.BuildGuard(attachments(2), gateway)
+	tables["testdata/links.nft"] = ruleset.BuildLinks(links, ruleset.FragmentMemory{})
+	tables["testdata/guard.nft"] = ruleset.BuildGuard(attachments(2), gateway, ruleset.FragmentMemory{})
 	return tables
 }
 

@@ -17,10 +17,13 @@ func podAddrsSet(f family) string { return fmt.Sprintf("pod-addresses-%d", f) }
 
 // groupSets are what such frames are known by.
 func groupSets() []*Set {
-	sets := []*Set{
+	return append(podAddrsSets(),
 		ranges(setGroups4, Range4, "multicast, and all", "224.0.0.0/4", "255.255.255.255/32"),
 		ranges(setGroups6, Range6, "multicast", "ff00::/8"),
-	}
+	)
+}
+
+func podAddrsSets() (sets []*Set) {
 	for _, f := range families {
 		sets = append(sets, &Set{Name: podAddrsSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "this node's containers"})
 	}

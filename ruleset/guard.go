@@ -54,12 +54,12 @@ func sendersSet(f family) string {
 // round the gateway, where policy is judged, and from sending with an address
 // that is not their own. Attachments without a HostInterface are none of its
 // business: another plugin connects them.
-func BuildGuard(attachments []policy.Attachment, gateway Gateway) *Table {
+func BuildGuard(attachments []policy.Attachment, gateway Gateway, fragments FragmentMemory) *Table {
 	t := newTable(Bridge, Options{})
 	for _, set := range guardSets() {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range guardChains() {
+	for _, chain := range guardChains(fragments) {
 		t.Chains[chain.Name] = chain
 	}
 	t.UpdateGuard(attachments, gateway)
@@ -132,7 +132,7 @@ func senderElement(port string, mac [6]byte, addr netip.Addr) Element {
 
 func guardSets() []*Set {
 	none := func() map[Element]struct{} { return map[Element]struct{}{} }
-	return append(groupSets(), []*Set{
+	return append(append(groupSets(), fragmentSets()...), []*Set{
 		{Name: sendersSet(4), Type: Sender4, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
 		{Name: sendersSet(6), Type: Sender6, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
 		{Name: setGateway, Type: EtherAddr, Elements: none(), Comment: "the bridge"},
@@ -166,9 +166,9 @@ var routerMessages = []uint8{130, 131, 132, 133, 134, 137, 143}
 // Forward keeps the questions for the gateway's address, which have to go to a
 // group, from the other ports. What br_netfilter has put back into the bridge
 // goes to a pod's own hardware address, and on.
-func guardChains() []*Chain {
+func guardChains(fragments FragmentMemory) []*Chain {
 	drop := Verdict{Action: Drop}
-	return []*Chain{
+	return append(fragmentChains(fragments), []*Chain{
 		{Name: chainPortsPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: []Rule{
 			// All of the frame's types, a VLAN tag's included: "meta protocol",
 			// on which the rules of the chains depend, is what is in the tag.
@@ -183,11 +183,12 @@ func guardChains() []*Chain {
 		}},
 		{Name: chainFramesARP, Rules: framesARP()},
 		{Name: chainFramesIPv4, Rules: []Rule{
+			ofFragments(4),
 			{Matches: []Match{toGateway, senders(4, SrcMAC, SrcAddr4)}, Verdict: Verdict{Action: Accept}},
 			{Counter: true, Verdict: drop, Comment: "not to the gateway, or not from the pod's own address"},
 		}},
 		{Name: chainFramesIPv6, Rules: framesIPv6()},
-	}
+	}...)
 }
 
 // portsChain is in the table of family inet, for the one kind of frame that the
@@ -245,6 +246,7 @@ func framesARP() []Rule {
 func framesIPv6() []Rule {
 	accept, drop := Verdict{Action: Accept}, Verdict{Action: Drop}
 	return []Rule{
+		ofFragments(6),
 		{Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setRouterMessages}}, Counter: true, Verdict: drop, Comment: "not a pod's to send"},
 		{Matches: []Match{toGateway, senders(6, SrcMAC, SrcAddr6)}, Verdict: accept},
 		{

@@ -42,7 +42,7 @@ func attachments(n int) []policy.Attachment {
 func TestGuardUpdateEqualsBuild(t *testing.T) {
 	for seed := range int64(*histories / 4) {
 		r := rand.New(rand.NewSource(seed))
-		table := ruleset.BuildGuard(nil, ruleset.Gateway{})
+		table := ruleset.BuildGuard(nil, ruleset.Gateway{}, ruleset.FragmentMemory{})
 		fake := newFake(t)
 		fake.apply(table.Replacement())
 		for range 20 {
@@ -70,7 +70,7 @@ func TestGuardUpdateEqualsBuild(t *testing.T) {
 				at = ruleset.Gateway{}
 			}
 			fake.apply(table.UpdateGuard(have, at))
-			want := ruleset.BuildGuard(have, at)
+			want := ruleset.BuildGuard(have, at, ruleset.FragmentMemory{})
 			if diff := cmp.Diff(want, table, sameTable); diff != "" {
 				t.Fatalf("seed %d (-built +updated):\n%s", seed, diff)
 			}
@@ -86,7 +86,7 @@ func TestGuardUpdateEqualsBuild(t *testing.T) {
 
 // TestGuardPlans: a pod more is an element of two sets for each of its addresses.
 func TestGuardPlans(t *testing.T) {
-	table := ruleset.BuildGuard(attachments(1), gateway)
+	table := ruleset.BuildGuard(attachments(1), gateway, ruleset.FragmentMemory{})
 	chained := policy.Attachment{IPs: []netip.Addr{netip.MustParseAddr("10.244.1.9")}}
 	want := `add element bridge podfence pod-addresses-4 { 10.244.1.3 }
 add element bridge podfence pod-addresses-6 { fd00:10:244:1::3 }
@@ -106,11 +106,11 @@ func TestGuardUnusable(t *testing.T) {
 	long, noMAC := attachments(1)[0], attachments(1)[0]
 	long.HostInterface = "pf01234567890123"
 	noMAC.MAC = [6]byte{}
-	empty := ruleset.BuildGuard(nil, gateway)
-	if diff := cmp.Diff(empty, ruleset.BuildGuard([]policy.Attachment{long, noMAC}, gateway), sameTable); diff != "" {
+	empty := ruleset.BuildGuard(nil, gateway, ruleset.FragmentMemory{})
+	if diff := cmp.Diff(empty, ruleset.BuildGuard([]policy.Attachment{long, noMAC}, gateway, ruleset.FragmentMemory{}), sameTable); diff != "" {
 		t.Error(diff)
 	}
-	unknown := ruleset.BuildGuard(attachments(1), ruleset.Gateway{Addrs: gateway.Addrs})
+	unknown := ruleset.BuildGuard(attachments(1), ruleset.Gateway{Addrs: gateway.Addrs}, ruleset.FragmentMemory{})
 	frame := ruleset.Frame{Port: ports[0], Group: ruleset.LinkGroup, Src: attachments(1)[0].MAC, Type: ruleset.TypeIPv4}
 	packet := ruleset.TracePacket{Packet: policy.Packet{Src: attachments(1)[0].IPs[0], Dst: gateway.Addrs[0]}, Frame: frame}
 	if trace := unknown.Trace(ruleset.Prerouting, packet); trace.Verdict != ruleset.Drop {
@@ -139,7 +139,7 @@ func TestPortsChain(t *testing.T) {
 func TestGuardTrace(t *testing.T) {
 	pods := attachments(2)
 	own, other := pods[0], pods[1]
-	table := ruleset.BuildGuard(pods, gateway)
+	table := ruleset.BuildGuard(pods, gateway, ruleset.FragmentMemory{})
 	type frame = ruleset.TracePacket
 	ip := func(change func(*frame)) frame {
 		f := frame{

@@ -55,6 +55,7 @@ const (
 	chainReceived4       = "received-ipv4"
 	chainReceived6       = "received-ipv6"
 	chainFromLink        = "from-link"
+	chainFromLinks       = "from-links-prerouting"
 	chainToLink          = "to-link"
 )
 
@@ -62,12 +63,14 @@ const (
 // other plugins' bridges to all but IP from and to their own addresses, ARP, and
 // neighbour discovery. No pod sends tagged or otherwise wrapped frames, which the table of
 // family inet would not see, or plays the router.
-func BuildLinks(links Links) *Table {
+func BuildLinks(links Links, fragments FragmentMemory) *Table {
 	t := newTable(Bridge, Options{})
-	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets()) {
+	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets(), loopbackSets(), []*Set{errorTypesSet()}) {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range append(linkChains(), discoveryChain(Options{}), listenersChain(), groupsChain()) {
+	for _, chain := range slices.Concat(linkChains(), fragmentChains(fragments), []*Chain{
+		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(Bridge), outputChain(),
+	}) {
 		t.Chains[chain.Name] = chain
 	}
 	t.UpdateLinks(links)
@@ -145,7 +148,7 @@ func linkSets() []*Set {
 			Name: linkAddrsSet(f), Type: f.linkAddr(), Elements: map[Element]struct{}{}, Comment: "this node's pods: link, and its own addresses",
 		})
 	}
-	return append(sets,
+	return append(append(sets, fragmentSets()...),
 		set(setPodLinks, "this node's pods' links"),
 		set(setEgressLinks, "links of pods that are isolated for egress, or not known"),
 		set(setIngressLinks, "links of pods that are isolated for ingress, or not known"),
@@ -213,12 +216,12 @@ func linkChains() []*Chain {
 		return []Rule{drop(received, Multicast), drop(received, Broadcast), drop("from a group", groups)}
 	}
 	return []*Chain{
-		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: append(toGroups(), []Rule{
+		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: slices.Concat(toGroups(), podLinkRules(), []Rule{
 			routersOnly,
 			drop("neither IP nor ARP", Lookup{Fields: []Field{InPort}, Set: setPodLinks}, Lookup{Fields: []Field{FrameType}, Set: setFrameTypes, Not: true}),
 			{Matches: []Match{from}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapSent}},
 			drop("neither IP nor ARP", from),
-		}...)},
+		})},
 		{Name: chainLinksForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: []Rule{
 			drop("for the node alone", routerSolicitation, from),
 			drop("for routers", of(ICMPv6MessageType, setReports), Lookup{Fields: []Field{OutPort}, Set: setPodLinks}, from),
@@ -236,6 +239,56 @@ func linkChains() []*Chain {
 			discovery,
 		}, toAll(of(SrcAddr6, setGroups6)), own(OutPort, DstAddr6, 6), []Rule{drop(received)})},
 	}
+}
+
+// podLinksChain is for links that packets are routed over: before connection tracking puts
+// fragments together (NF_IP_PRI_CONNTRACK_DEFRAG, raw - 100), and before the node answers a
+// packet by an ICMP error, which it does before any hook of what it forwards.
+func podLinksChain() *Chain {
+	return &Chain{Name: chainPodLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: Raw, Priority: -150}, Rules: podLinkRules()}
+}
+
+// podLinkRules are for what any pod sends, isolated or not. What is from a pod's own address,
+// which is nearly all, meets one look-up.
+func podLinkRules() []Rule {
+	ofPodLink := Lookup{Fields: []Field{InPort}, Set: setPodLinks}
+	rules := []Rule{ofFragments(4, ofPodLink), ofFragments(6, ofPodLink)}
+	for _, f := range families {
+		rules = append(rules, Rule{
+			Matches: []Match{Lookup{Fields: []Field{InPort, f.src()}, Set: linkAddrsSet(f), Not: true}, ofPodLink},
+			Verdict: Verdict{Action: Jump, Chain: chainOthersNames},
+		})
+	}
+	return rules
+}
+
+const chainOthersNames = "others-names"
+
+// othersNamesChain is for what a pod sends from addresses that are not its own. An open pod
+// may have reasons to; but in the name of another pod of this node it would send what that
+// pod's policies let through, and have the node report errors to that pod, which quote what
+// it pleases. Nor does it report errors itself from where nobody can tell whose they are:
+// errorsSentChain judges those from pods' addresses. What goes to a loopback address,
+// loopbackRules drop if it comes from a pod's.
+func othersNamesChain(family Family) *Chain {
+	chain := &Chain{Name: chainOthersNames}
+	for _, f := range families {
+		chain.Rules = append(chain.Rules, dropped("a loopback address, but not on the loopback device", Lookup{Fields: []Field{f.dst()}, Set: f.loopback()}))
+	}
+	if family == Bridge {
+		for _, f := range families {
+			chain.Rules = append(chain.Rules, Rule{
+				Matches: []Match{Lookup{Fields: []Field{InPort}, Set: setSomewhereLinks}, Lookup{Fields: []Field{f.src()}, Set: somewhereSet(f)}},
+				Verdict: Verdict{Action: Return},
+			})
+		}
+	}
+	for _, f := range families {
+		chain.Rules = append(chain.Rules, dropped("in another pod's name", Lookup{Fields: []Field{f.src()}, Set: podAddrsSet(f)}))
+	}
+	const notOwn = "an ICMP error, but not from the pod's own address"
+	chain.Rules = append(chain.Rules, dropped(notOwn, Lookup{Fields: []Field{ICMPMessageType}, Set: setErrors}), dropped(notOwn, ICMPv6Error{}))
+	return chain
 }
 
 // routersOnly keeps pods from playing the router.
@@ -257,6 +310,13 @@ var (
 		Matches: []Match{Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}}, Verdict: Verdict{Action: Jump, Chain: chainToLink},
 	}
 )
+
+// fromLinksChain asks before the node would answer by an ICMP error, which it sends to the
+// packet's source, with the packet in it, before the hook forward. Raw comes when fragments
+// are one.
+func fromLinksChain() *Chain {
+	return &Chain{Name: chainFromLinks, Hook: &Hook{Point: Prerouting, Base: Raw}, Rules: []Rule{fromLink}}
+}
 
 // linkAddrsChains drop what is not of the pod's own addresses, but for discovery.
 func linkAddrsChains() []*Chain {

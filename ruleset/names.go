@@ -20,10 +20,15 @@ const (
 	chainIngressForward = "ingress-forward"
 	chainMasquerade     = "postrouting-masquerade"
 	chainTunnelInput    = "tunnel-input"
+	chainIntoTunnel     = "into-tunnel"
+	chainTowardsTunnel  = "towards-tunnel"
+	chainSources        = "sources-prerouting"
 	chainBeginnings     = "beginnings"
 	chainDiscovery      = "discovery"
 	chainListeners      = "discovery-listeners"
 	chainOrphansOutput  = "orphans-output"
+	chainErrorsSent     = "errors-sent"
+	chainErrorsReceived = "errors-received"
 
 	setSolicited         = "discovery-solicited"
 	setAdvertised        = "discovery-advertised"
@@ -33,6 +38,10 @@ const (
 	setLinkLocal6        = "discovery-link-local"
 	setMulticastListener = "discovery-messages"
 	setTunnel            = "tunnel"
+	setGuarded           = "guarded-links"
+	setErrors            = "icmp-errors"
+	setLoopback4         = "loopback-4"
+	setLoopback6         = "loopback-6"
 )
 
 // A generated name is at most 127 characters: the kernel has 256, but not
@@ -107,18 +116,29 @@ func podRangeSet(f family) string { return fmt.Sprintf("pod-ranges-%d", f) }
 // PodRangeSets are the sets of the node's pod ranges.
 var PodRangeSets = [...]string{podRangeSet(4), podRangeSet(6)}
 
-// DropChains are the base chains of family inet with rules that drop, whatever policies
-// say; the comments of those rules say what.
-var DropChains = [...]string{chainEgressForward, chainEgressInput, chainIngressForward, chainOrphansOutput}
+// DropChains are the chains of family inet with rules that drop, whatever policies say; the
+// comments of those rules say what.
+var DropChains = [...]string{
+	chainEgressForward, chainEgressInput, chainIngressForward, chainOrphansOutput, chainErrorsSent, chainErrorsReceived,
+	chainFirstFragments, fragmentsChain(4), fragmentsChain(6), chainOthersNames, chainConnections,
+}
 
 // orphansSet holds addresses that containers have, but no known pod.
 func orphansSet(f family) string { return fmt.Sprintf("orphans-%d", f) }
 
-// knownSet holds the addresses of the node's pods, where AllowToNode needs to know them.
-func knownSet(f family) string { return fmt.Sprintf("known-%d", f) }
+// samePodSet holds the addresses of the node's pods, each twice: two fields of a packet
+// that are in it are one and the same pod's address. One field, asked for twice, is in it
+// if it is a pod's.
+func samePodSet(f family) string { return fmt.Sprintf("same-pod-%d", f) }
+
+// errorRatesSet holds how fast ICMP errors come to each pod.
+func errorRatesSet(f family) string { return fmt.Sprintf("errors-%d", f) }
 
 // clusterSet holds what pods reach with their own address.
 func clusterSet(f family) string { return fmt.Sprintf("cluster-%d", f) }
+
+// sourcesSet holds the pods' ranges of all nodes.
+func sourcesSet(f family) string { return fmt.Sprintf("all-pod-ranges-%d", f) }
 
 // nodesSet holds the nodes' addresses.
 func nodesSet(f family) string { return fmt.Sprintf("nodes-%d", f) }

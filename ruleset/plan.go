@@ -1,5 +1,7 @@
 package ruleset
 
+import "fmt"
+
 // Plan is a list of operations, to be carried out in order in one transaction:
 // all of them or none.
 type Plan struct {
@@ -24,6 +26,25 @@ type AddSet struct {
 	Type    SetType
 	Map     bool
 	Comment string
+	// Dynamic and Timeout are those of Set.
+	Dynamic bool
+	Timeout uint32
+}
+
+// DynamicSize is how many elements a dynamic set has at most.
+const DynamicSize = 65535
+
+// ratesTimeout is for how many seconds the rate of what has not come since is kept.
+const ratesTimeout = 60
+
+// dynamicText is what of a dynamic set nft writes, line by line.
+func dynamicText(timeout uint32) []string {
+	lines := []string{fmt.Sprintf("size %d", DynamicSize), "flags dynamic"}
+	if timeout != 0 {
+		lines[1] += ",timeout"
+		lines = append(lines, fmt.Sprintf("timeout %ds", timeout))
+	}
+	return lines
 }
 
 // DeleteSet removes a set that no rule uses any more, with its elements.

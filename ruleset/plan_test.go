@@ -68,14 +68,14 @@ func TestPlans(t *testing.T) {
 		{"a pod that nobody here means", random.Event{Object: unrelated}, nil},
 		{"news that is none of policy's business", random.Event{Object: noted}, nil},
 		{"a pod here moves to another address", random.Event{Object: moved}, []string{
-			"add element " + clients + " { 10.244.1.10 }",
+			"add element " + clients + " { 10.244.1.10 }", "add element same-pod-4 { 10.244.1.10 . 10.244.1.10 }",
 			"delete element egress-pods-4 { 10.244.1.9 }", "add element egress-pods-4 { 10.244.1.10 : accept }",
 			"delete element ingress-pods-4 { 10.244.1.9 }", "add element ingress-pods-4 { 10.244.1.10 : accept }",
-			"delete element " + clients + " { 10.244.1.9 }",
+			"delete element " + clients + " { 10.244.1.9 }", "delete element same-pod-4 { 10.244.1.9 . 10.244.1.9 }",
 		}},
 		{"it goes", random.Event{Object: moved, Delete: true}, []string{
 			"delete element egress-pods-4 { 10.244.1.10 }", "delete element ingress-pods-4 { 10.244.1.10 }",
-			"delete element " + clients + " { 10.244.1.10 }",
+			"delete element " + clients + " { 10.244.1.10 }", "delete element same-pod-4 { 10.244.1.10 . 10.244.1.10 }",
 		}},
 		{"the only policy goes, and all that only it used", random.Event{Object: snapshot.Policies[0], Delete: true}, []string{
 			"delete element egress-pods-4 { 10.244.1.7 }", "add element egress-pods-4 { 10.244.1.7 : accept }",

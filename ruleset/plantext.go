@@ -28,6 +28,9 @@ func opText(table string, op Op) string {
 		if o.Type.interval() {
 			extra = " flags interval;"
 		}
+		if o.Dynamic {
+			extra = " " + strings.Join(dynamicText(o.Timeout), "; ") + ";"
+		}
 		if o.Comment != "" {
 			extra += fmt.Sprintf(" comment %q;", o.Comment)
 		}

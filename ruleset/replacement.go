@@ -11,7 +11,7 @@ func (t *Table) Replacement() Plan {
 	var sets, chains, rules, entries []Op
 	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
 		set := t.Sets[name]
-		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment})
+		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment, Dynamic: set.Dynamic, Timeout: set.Timeout})
 		if len(set.Elements) > 0 {
 			sets = append(sets, AddElements{Set: name, Type: set.Type, Elements: sortedElements(set.Elements)})
 		}

@@ -10,9 +10,12 @@ import (
 
 // staticChains are those that do not depend on the cluster.
 func staticChains(o Options) []*Chain {
-	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain())
+	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain(), errorsSentChain(), errorsReceivedChain())
 	if o.Links {
-		chains = append(chains, linkAddrsChains()...)
+		chains = slices.Concat(chains, linkAddrsChains(), fragmentChains(o.Fragments), []*Chain{podLinksChain(), othersNamesChain(Inet)})
+	}
+	if o.MaxConnections != 0 {
+		chains = append(chains, connectionsChain(o.MaxConnections))
 	}
 	if o.RevokedMark != 0 {
 		chains = append(chains, beginningsChain())
@@ -30,14 +33,14 @@ func staticChains(o Options) []*Chain {
 func baseChains(o Options) []*Chain {
 	var tunnel []Rule
 	if o.TunnelPort != 0 {
-		tunnel = tunnelRules()
+		tunnel = []Rule{towardsTunnel}
 	}
 	var from, to []Rule
 	if o.Links {
 		from, to = []Rule{fromLink}, []Rule{toLink}
 	}
 	chains := []*Chain{
-		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, tunnel...))},
+		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, append(tunnel, loopbackRules()...)...))},
 		{Name: chainIngressForward, Hook: &Hook{Point: Forward, Priority: -9}, Rules: slices.Concat(to, baseRules(policy.Ingress, o))},
 	}
 	// The node's own packets to itself may have an address of the pod range
@@ -45,19 +48,25 @@ func baseChains(o Options) []*Chain {
 	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
 	input = append(input, from...)
 	if o.AllowToNode {
-		input = slices.Concat(input, knownFlows(o), []Rule{askNode, discovery}, closedRules(policy.Egress, knownSet))
+		input = slices.Concat(input, knownFlows(policy.Egress, o), loopbackRules(), []Rule{askNode, discovery}, closedRules(policy.Egress, true))
 	} else {
-		input = append(input, baseRules(policy.Egress, o, askNode)...)
+		input = append(input, baseRules(policy.Egress, o, append(loopbackRules(), askNode)...)...)
 	}
 	chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: input})
 	if o.Guard {
 		chains = append(chains, portsChain())
 	}
+	if o.Links {
+		chains = append(chains, fromLinksChain())
+	}
 	if o.Masquerade {
 		chains = append(chains, masqueradeChain())
 	}
 	if o.TunnelPort != 0 {
-		chains = append(chains, tunnelChain())
+		chains = append(chains, tunnelChains(o)...)
+	}
+	if o.SourceCheck {
+		chains = append(chains, sourcesChain())
 	}
 	return chains
 }
@@ -94,13 +103,13 @@ func beginnings() (rules []Rule) {
 // looked at first, then the pod's own chain, then nothing for what is closed.
 func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
 	addr4, addr6 := addrFields(d)
-	rules := append(knownFlows(o), first...)
+	rules := append(knownFlows(d, o), first...)
 	rules = append(rules,
 		discovery,
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
 		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
 	)
-	return append(rules, closedRules(d, nil)...)
+	return append(rules, closedRules(d, false)...)
 }
 
 // addrFields are the fields with the subject's address.
@@ -111,18 +120,26 @@ func addrFields(d policy.Direction) (addr4, addr6 Field) {
 	return SrcAddr4, SrcAddr6
 }
 
-// knownFlows are the rules for what belongs to a flow that was judged before.
-func knownFlows(o Options) (rules []Rule) {
+// knownFlows are the rules for what belongs to a flow that was judged before. ICMP errors
+// are looked at before what is related passes. What is left begins a connection, which may be
+// one too many.
+func knownFlows(d policy.Direction, o Options) (rules []Rule) {
 	if o.RevokedMark != 0 {
 		rules = append(rules, Rule{Matches: []Match{Mark(o.RevokedMark)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a policy has changed: no longer allowed"})
 	}
-	return append(rules, Rule{Matches: []Match{Established | Related}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, Rule{Matches: []Match{Established}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, icmpErrors(d)...)
+	rules = append(rules, Rule{Matches: []Match{Related}, Verdict: Verdict{Action: Accept}})
+	if d == policy.Egress && o.MaxConnections != 0 {
+		rules = append(rules, begun)
+	}
+	return rules
 }
 
 // closedRules drop what is of a container whose pod is not known, or of an address of the
 // pod ranges that no known pod has (closed until known). Where pods reach their node
-// whatever the policies say, no map has sorted out the known ones: a set does.
-func closedRules(d policy.Direction, known func(family) string) (rules []Rule) {
+// whatever the policies say, no map has sorted out the known ones: sort says to do so.
+func closedRules(d policy.Direction, sort bool) (rules []Rule) {
 	addr4, addr6 := addrFields(d)
 	fields := map[family]Field{4: addr4, 6: addr6}
 	drop := func(comment string, matches ...Match) {
@@ -133,8 +150,8 @@ func closedRules(d policy.Direction, known func(family) string) (rules []Rule) {
 	}
 	for _, f := range families {
 		matches := []Match{Lookup{Fields: []Field{fields[f]}, Set: podRangeSet(f)}}
-		if known != nil {
-			matches = append(matches, Lookup{Fields: []Field{fields[f]}, Set: known(f), Not: true})
+		if sort {
+			matches = append(matches, Lookup{Fields: []Field{fields[f], fields[f]}, Set: samePodSet(f), Not: true})
 		}
 		drop("no pod known by this address", matches...)
 	}
@@ -156,12 +173,18 @@ func orphansChain() *Chain {
 
 // baseSets are the sets and maps that are always there, empty of pods.
 func baseSets(o Options) []*Set {
-	sets := discoverySets()
+	sets := slices.Concat(discoverySets(), errorSets(), loopbackSets())
 	if o.Links {
-		sets = append(sets, linkSets()...)
+		sets = slices.Concat(sets, linkSets(), podAddrsSets())
+	}
+	if o.MaxConnections != 0 {
+		sets = append(sets, connectionsSets()...)
 	}
 	if o.TunnelPort != 0 {
 		sets = append(sets, tunnelSets(o.TunnelPort)...)
+	}
+	if o.SourceCheck {
+		sets = append(sets, sourcesSets(o.Bridge)...)
 	}
 	for _, f := range families {
 		for _, d := range policy.Directions {
@@ -177,9 +200,6 @@ func baseSets(o Options) []*Set {
 			Name: orphansSet(f), Type: f.addr(), Elements: map[Element]struct{}{},
 			Comment: "this node's containers whose pod is not known: closed",
 		})
-		if o.AllowToNode {
-			sets = append(sets, &Set{Name: knownSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "this node's pods"})
-		}
 		if o.Masquerade {
 			sets = append(sets, &Set{
 				Name: clusterSet(f), Type: f.ranges(), Elements: map[Element]struct{}{},

@@ -76,18 +76,21 @@ const (
 	IfName                    // ifname
 	LinkAddr4                 // ifname . ipv4_addr
 	LinkAddr6                 // ifname . ipv6_addr
+	ICMPType                  // icmp_type
+	Pair4                     // ipv4_addr . ipv4_addr
+	Pair6                     // ipv6_addr . ipv6_addr
 )
 
 // Element is one element of a set, or the key of one of a map. It is
 // comparable, and holds no pointer: there are many. Which fields count is the
 // set's type's to say; the others are zero.
 type Element struct {
-	// Addr is the address, or the first of the range: 16 bytes, an IPv4 one in
-	// the first 4. LastAddr is the last of the range (Range4, Range6).
+	// Addr is the address, or the first of the range or the pair: 16 bytes, an IPv4
+	// one in the first 4. LastAddr is the last of the range (Range4, Range6), or the
+	// second of the pair (Pair4, Pair6).
 	Addr, LastAddr [16]byte
 	// Protocol is the IP protocol (Port, PortRange, Endpoint4, Endpoint6), or the
-	// message
-	// type (ICMPv6Type).
+	// message type (ICMPType, ICMPv6Type).
 	Protocol uint8
 	// First is the port (Port, Endpoint4, Endpoint6) or the number (EtherType);
 	// First to Last are the range, both included (PortRange).
@@ -111,6 +114,12 @@ type Set struct {
 	ordered []Element
 	// Verdicts are the map's. Nil for a set.
 	Verdicts map[Element]Verdict
+	// Dynamic: the kernel puts the elements in, for a Limit, Connections or Noted. Elements
+	// are not known.
+	Dynamic bool
+	// Timeout is after how many seconds the kernel takes one out of a dynamic set that no
+	// packet has put in again. Zero: when it has no connections any more.
+	Timeout uint32
 }
 
 // IsMap reports whether the set is a verdict map.
@@ -151,6 +160,20 @@ func (b Base) String() string {
 	return [...]string{Filter: "filter", DstNAT: "dstnat", SrcNAT: "srcnat", Raw: "raw"}[b]
 }
 
+// numbers are the named priorities: enum nf_ip_hook_priorities of
+// include/uapi/linux/netfilter_ipv4.h, nf_br_hook_priorities of netfilter_bridge.h.
+var numbers = map[Family]map[Base]int{
+	Inet:   {Filter: 0, Raw: -300, DstNAT: -100, SrcNAT: 100},
+	Bridge: {Filter: -200, DstNAT: -300, SrcNAT: 300},
+}
+
+// Number is the priority as the kernel has it in a table of a family: the lower, the
+// earlier. It is not known if the family has no such base.
+func (h *Hook) Number(f Family) (number int, known bool) {
+	number, known = numbers[f][h.Base]
+	return number + h.Priority, known
+}
+
 // HookPoint is a netfilter hook.
 type HookPoint uint8
 
@@ -179,7 +202,8 @@ type Rule struct {
 }
 
 // Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
-// NextHeader, HopLimit, MessageType, Lookup. The set is closed.
+// ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
+// Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted. The set is closed.
 type Match interface{ match() }
 
 // Loopback matches packets on the loopback device: iifname "lo".
@@ -222,6 +246,26 @@ type Midstream policy.Protocol
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
 
+// ICMPv6Error matches ICMPv6 that reports an error (RFC 4443 section 2.1):
+// icmpv6 type < 128.
+type ICMPv6Error struct{}
+
+// Redirect matches ICMP's redirect: icmp type redirect.
+type Redirect struct{}
+
+// Fragment matches fragments of a family, or only such as begin a datagram: ip frag-off &
+// 16383 != 0, exthdr frag exists; ip frag-off & 8191 == 0, frag frag-off 0. IPv4's First
+// also matches a datagram that is whole.
+type Fragment struct{ V6, First bool }
+
+// Atomic matches IPv6 that is whole in one fragment (RFC 6946): frag frag-off 0 frag
+// more-fragments 0.
+type Atomic struct{}
+
+// UpperLayer matches what has 8 octets of an upper-layer header, the least of all
+// protocols' that have ports or types: @th,56,8 >= 0x0.
+type UpperLayer struct{}
+
 // NextHeader matches what comes right behind the IPv6 header, or, with Not, anything else:
 // ip6 nexthdr ipv6-icmp.
 type NextHeader struct {
@@ -235,6 +279,14 @@ type HopLimit uint8
 // MessageType matches the type of an ICMPv6 message: icmpv6 type T.
 type MessageType uint8
 
+// Elsewhere matches packets that came in by another link than the one that the route to
+// their source leads to, or that there is no such route for: fib saddr . iif oif missing.
+type Elsewhere struct{}
+
+// DNAT matches packets of flows that destination NAT has led elsewhere, whoever did it: ct
+// status dnat.
+type DNAT struct{}
+
 // Lookup matches when the fields, concatenated, are in the set: ip saddr @set.
 type Lookup struct {
 	Fields []Field
@@ -244,6 +296,47 @@ type Lookup struct {
 	Not bool
 }
 
+// Limit matches as long as what the field holds comes at no more than a rate, of which
+// the set, a dynamic one, keeps account for each:
+// update @set { ip daddr limit rate N/second burst N packets }. It does not match either
+// where the set is full.
+type Limit struct {
+	Field Field
+	Set   string
+	// PerSecond and Burst are packets, or octets; so many may come at once.
+	PerSecond, Burst uint32
+	Octets           bool
+}
+
+// Unconfirmed matches the first packet of a connection, before it has passed: ct status !
+// confirmed.
+type Unconfirmed struct{}
+
+// Connections matches when what the field holds has more connections than the bound, this
+// one included, of which the set, a dynamic one, keeps account for each:
+// add @set { ip saddr ct count over N }. It does not match either where the set is full.
+type Connections struct {
+	Field Field
+	Set   string
+	Over  uint32
+}
+
+// Noted puts what the field holds into the set, a dynamic one: add @set { ip saddr }. It
+// matches unless the set is full.
+type Noted struct {
+	Field Field
+	Set   string
+}
+
+func (Unconfirmed) match() {}
+func (Connections) match() {}
+func (Noted) match()       {}
+func (ICMPv6Error) match() {}
+func (Redirect) match()    {}
+func (Fragment) match()    {}
+func (Atomic) match()      {}
+func (UpperLayer) match()  {}
+func (Limit) match()       {}
 func (Loopback) match()    {}
 func (PodPort) match()     {}
 func (PacketType) match()  {}
@@ -254,14 +347,17 @@ func (ICMPv6) match()      {}
 func (NextHeader) match()  {}
 func (HopLimit) match()    {}
 func (MessageType) match() {}
+func (Elsewhere) match()   {}
+func (DNAT) match()        {}
 func (Lookup) match()      {}
 
 // Field is a field of the packet.
 type Field uint8
 
 // The fields, in nft's words. Those of an IP address match only packets of their
-// own family, ICMPv6MessageType only ICMPv6, those of ARP only ARP. Those of the
-// frame are for the table of family bridge.
+// own family, ICMPMessageType only ICMP, ICMPv6MessageType only ICMPv6, those of ARP
+// only ARP. Those of the flow match only packets that connection tracking knows a flow
+// of, of their own family. Those of the frame are for the table of family bridge.
 const (
 	SrcAddr4          Field = iota // ip saddr
 	DstAddr4                       // ip daddr
@@ -278,6 +374,11 @@ const (
 	ARPSrcMAC                      // arp saddr ether
 	ARPSrcAddr                     // arp saddr ip
 	ARPDstAddr                     // arp daddr ip
+	ICMPMessageType                // icmp type
+	CtOriginalSrc4                 // ct original ip saddr
+	CtOriginalSrc6                 // ct original ip6 saddr
+	CtReplySrc4                    // ct reply ip saddr
+	CtReplySrc6                    // ct reply ip6 saddr
 )
 
 // Verdict is what becomes of a packet.
@@ -319,9 +420,20 @@ type Options struct {
 	Links bool
 	// Masquerade gives what pods send to outside the cluster the node's address.
 	Masquerade bool
+	// SourceCheck drops what has a pod's source and comes from elsewhere than where the
+	// route to that pod leads. See sourceChain.
+	SourceCheck bool
+	// Bridge is the name of the bridge whose ports have the guard, which has checked the
+	// sources of what comes by it. Empty: there is none.
+	Bridge string
 	// TunnelPort is the UDP port at which the node takes what is in a tunnel for
 	// sent by pods of other nodes. Zero: there is none. See tunnelChain.
 	TunnelPort uint16
+	// Fragments is what the node has for fragments.
+	Fragments FragmentMemory
+	// MaxConnections is how many connections a pod may have begun that connection tracking
+	// knows, of each family. Zero: as many as it likes. See connectionsChain.
+	MaxConnections uint32
 	// RevokedMark is the bit of the conntrack mark that says that a flow has
 	// been revoked. Zero: none is looked for.
 	RevokedMark uint32

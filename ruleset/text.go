@@ -49,6 +49,11 @@ func (s *Set) text(b *strings.Builder) {
 		elements = append(elements, s.Type.text(e))
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
+	if s.Dynamic {
+		for _, line := range dynamicText(s.Timeout) {
+			fmt.Fprintf(b, "\t\t%s\n", line)
+		}
+	}
 	if s.Type.interval() {
 		b.WriteString("\t\tflags interval\n")
 	}
@@ -127,6 +132,9 @@ func (n NextHeader) String() string {
 	return "ip6 nexthdr " + not + name
 }
 
+func (Elsewhere) String() string { return "fib saddr . iif oif missing" }
+func (DNAT) String() string      { return "ct status dnat" }
+
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
 
@@ -143,6 +151,48 @@ func (p PacketType) String() string {
 	}
 	return "meta pkttype multicast"
 }
+
+func (ICMPv6Error) String() string { return "icmpv6 type < echo-request" }
+func (Redirect) String() string    { return "icmp type redirect" }
+func (UpperLayer) String() string  { return "@th,56,8 >= 0x0" }
+func (Atomic) String() string      { return "frag frag-off 0 frag more-fragments 0" }
+
+func (f Fragment) String() string {
+	switch f {
+	case Fragment{}:
+		return "ip frag-off & 16383 != 0"
+	case Fragment{First: true}:
+		return "ip frag-off & 8191 == 0"
+	case Fragment{V6: true}:
+		return "exthdr frag exists"
+	}
+	return "frag frag-off 0"
+}
+
+func (l Limit) String() string {
+	if l.Octets {
+		return fmt.Sprintf("update @%s { %s limit rate %s/second burst %s }", l.Set, l.Field, octetsText(l.PerSecond), octetsText(l.Burst))
+	}
+	return fmt.Sprintf("update @%s { %s limit rate %d/second burst %d packets }", l.Set, l.Field, l.PerSecond, l.Burst)
+}
+
+// octetsText is a number of octets in the unit that nft chooses: the largest that it is a
+// multiple of.
+func octetsText(n uint32) string {
+	unit := 0
+	for ; unit < 2 && n > 0 && n%1024 == 0; unit++ {
+		n /= 1024
+	}
+	return fmt.Sprintf("%d %s", n, [...]string{"bytes", "kbytes", "mbytes"}[unit])
+}
+
+func (Unconfirmed) String() string { return "ct status ! confirmed" }
+
+func (c Connections) String() string {
+	return fmt.Sprintf("add @%s { %s ct count over %d }", c.Set, c.Field, c.Over)
+}
+
+func (n Noted) String() string { return fmt.Sprintf("add @%s { %s }", n.Set, n.Field) }
 
 func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }
 
@@ -173,6 +223,8 @@ func (f Field) String() string {
 		SrcAddr4: "ip saddr", DstAddr4: "ip daddr", SrcAddr6: "ip6 saddr", DstAddr6: "ip6 daddr",
 		L4Protocol: "meta l4proto", DstPort: "th dport", ICMPv6MessageType: "icmpv6 type",
 		InPort: "iifname", OutPort: "oifname", SrcMAC: "ether saddr", DstMAC: "ether daddr", FrameType: "ether type",
+		ICMPMessageType: "icmp type", CtOriginalSrc4: "ct original ip saddr", CtOriginalSrc6: "ct original ip6 saddr",
+		CtReplySrc4: "ct reply ip saddr", CtReplySrc6: "ct reply ip6 saddr",
 		ARPSrcMAC: "arp saddr ether", ARPSrcAddr: "arp saddr ip", ARPDstAddr: "arp daddr ip",
 	}[f]
 }
@@ -185,6 +237,7 @@ func (t SetType) String() string {
 		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
 		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr", IfName: "ifname",
 		LinkAddr4: "ifname . ipv4_addr", LinkAddr6: "ifname . ipv6_addr",
+		ICMPType: "icmp_type", Pair4: "ipv4_addr . ipv4_addr", Pair6: "ipv6_addr . ipv6_addr",
 	}[t]
 }
 
@@ -212,6 +265,10 @@ func (t SetType) text(e Element) string {
 		return fmt.Sprintf("%s . %s . %d", t.addrOf(e), protocolText(e.Protocol), e.First)
 	case ICMPv6Type:
 		return messageTypeTexts[e.Protocol]
+	case ICMPType:
+		return errorTexts[e.Protocol]
+	case Pair4, Pair6:
+		return fmt.Sprintf("%s . %s", t.addrOf(e), t.addrOf(Element{Addr: e.LastAddr}))
 	case EtherAddr:
 		return macText(e.MAC)
 	case EtherType:
@@ -231,7 +288,7 @@ func portText(e Element) string { return strings.TrimRight(string(e.Port[:]), "\
 
 // addrOf is the address of an element.
 func (t SetType) addrOf(e Element) netip.Addr {
-	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 || t == LinkAddr4 {
+	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 || t == LinkAddr4 || t == Pair4 {
 		return netip.AddrFrom4([4]byte(e.Addr[:4]))
 	}
 	return netip.AddrFrom16(e.Addr)
@@ -253,6 +310,11 @@ func protocolText(p uint8) string {
 var messageTypeTexts = map[uint8]string{
 	130: "mld-listener-query", 131: "mld-listener-report", 132: "mld-listener-done", 143: "mld2-listener-report",
 	133: "nd-router-solicit", 134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert", 137: "nd-redirect",
+}
+
+// errorTexts are nft's names of ICMP's error messages.
+var errorTexts = map[uint8]string{
+	3: "destination-unreachable", 4: "source-quench", 5: "redirect", 11: "time-exceeded", 12: "parameter-problem",
 }
 
 // etherTypeTexts are nft's names of the EtherTypes in the table.

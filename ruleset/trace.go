@@ -19,11 +19,36 @@ type TracePacket struct {
 	Mark uint32
 	// Midstream: it begins no connection, whatever State is.
 	Midstream bool
+	// DNAT: destination NAT has led its flow elsewhere.
+	DNAT bool
+	// Elsewhere: it came in by another link than the one that leads to its source.
+	Elsewhere bool
+	// Fragment says what part of a datagram it is, where it is not whole.
+	Fragment FragmentPart
+	// Flow is the flow that State is about, if there is one: of an ICMP error, that of
+	// the packet that it quotes.
+	Flow Flow
 	// Loopback: it came in on the loopback device.
 	Loopback bool
 	// Frame is what it came in, for the table of family bridge.
 	Frame Frame
 }
+
+// FragmentPart is a part of a datagram.
+type FragmentPart uint8
+
+// The parts.
+const (
+	Whole      FragmentPart = iota
+	First                   // with an upper-layer header
+	Headerless              // the first, without an upper-layer header
+	Later
+)
+
+// Flow are the sources of a flow's packets, as connection tracking has them: of those that
+// are sent as the first was, and of those the other way, as they are before NAT. No
+// addresses: there is no flow.
+type Flow struct{ OriginalSrc, ReplySrc netip.Addr }
 
 // Frame is what a bridge sees around a packet.
 type Frame struct {
@@ -114,19 +139,29 @@ func objectOf(chain string) (prefix, object string) {
 // denies none, and is left out.
 func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
-	for _, name := range [...]string{
-		chainEgressForward, chainEgressInput, chainIngressForward, // by priority
-		chainOrphansOutput, chainPortsPrerouting, chainPortsForward, chainLinksPrerouting, chainLinksForward,
-	} {
-		chain, there := t.Chains[name]
-		if !there || chain.Hook.Point != hook {
-			continue
-		}
+	for _, chain := range t.filters(hook) {
 		if verdict, reached := tr.chain(chain); reached && verdict != Accept {
 			return Trace{Steps: tr.steps, Verdict: verdict}
 		}
 	}
 	return Trace{Steps: tr.steps, Verdict: Accept}
+}
+
+// filters are the base chains of a hook that judge, as the kernel runs them: by priority.
+// Of those that have the same, the order makes no difference: none of them changes the
+// packet, and what one accepts the next one judges all the same.
+func (t *Table) filters(hook HookPoint) (chains []*Chain) {
+	for _, chain := range t.Chains {
+		if chain.Hook != nil && chain.Hook.Point == hook && !chain.Hook.NAT {
+			chains = append(chains, chain)
+		}
+	}
+	slices.SortFunc(chains, func(a, b *Chain) int {
+		first, _ := a.Hook.Number(t.Family)
+		second, _ := b.Hook.Number(t.Family)
+		return cmp.Or(cmp.Compare(first, second), strings.Compare(a.Name, b.Name))
+	})
+	return chains
 }
 
 type tracer struct {
@@ -180,8 +215,31 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.State&m != 0
 	case Mark:
 		return t.packet.Mark&uint32(m) == uint32(m)
+	case Elsewhere:
+		return t.packet.Elsewhere
+	case DNAT:
+		return t.packet.DNAT
 	case Midstream:
 		return t.packet.Midstream && t.packet.Protocol == policy.Protocol(m)
+	case ICMPv6Error:
+		return t.packet.Protocol == policy.ICMPv6 && t.packet.ICMPType < 128
+	case Redirect:
+		return t.packet.Protocol == policy.ICMP && t.packet.ICMPType == redirect4
+	case Fragment:
+		part := t.packet.Fragment
+		return t.packet.Src.IsValid() && t.packet.Src.Is4() != m.V6 && (part != Whole && !m.First || m.First && (part == First || part == Headerless || part == Whole && !m.V6))
+	case Atomic: // as good as whole
+		return false
+	case UpperLayer:
+		return t.packet.Fragment == Whole || t.packet.Fragment == First
+	case Limit: // a packet alone is not too many
+		return true
+	case Unconfirmed:
+		return t.packet.State == New
+	case Connections: // and one connection neither
+		return false
+	case Noted:
+		return true
 	case ICMPv6:
 		return t.packet.Protocol == policy.ICMPv6
 	case NextHeader:
@@ -207,9 +265,14 @@ func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
 // key reads fields out of the packet; it fails if the packet has one of them
 // not.
 func (t *tracer) key(fields []Field) (e Element, ok bool) {
+	addrs := 0
 	addr := func(addr netip.Addr, is4 bool) bool {
-		e.Addr = AddrElement(addr).Addr
-		return addr.Is4() == is4
+		if addrs++; addrs == 1 {
+			e.Addr = AddrElement(addr).Addr
+		} else {
+			e.LastAddr = AddrElement(addr).Addr
+		}
+		return addr.IsValid() && addr.Is4() == is4
 	}
 	frame, isARP := t.packet.Frame, t.packet.Frame.Type == TypeARP
 	ok = true
@@ -223,6 +286,13 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 			e.Protocol = uint8(t.packet.Protocol)
 		case DstPort:
 			e.First = t.packet.DstPort
+		case CtOriginalSrc4, CtOriginalSrc6:
+			ok = ok && addr(t.packet.Flow.OriginalSrc, f == CtOriginalSrc4)
+		case CtReplySrc4, CtReplySrc6:
+			ok = ok && addr(t.packet.Flow.ReplySrc, f == CtReplySrc4)
+		case ICMPMessageType:
+			ok = ok && t.packet.Protocol == policy.ICMP
+			e.Protocol = t.packet.ICMPType
 		case ICMPv6MessageType:
 			ok = ok && t.packet.Protocol == policy.ICMPv6
 			e.Protocol = t.packet.ICMPType

@@ -8,41 +8,45 @@ import (
 
 // What comes out of the tunnel between nodes is taken for what another node's guard
 // has seen to. A pod that could put packets into it would send in any pod's name. So
-// only nodes may, from an address of theirs to one of theirs. No pod has such an
-// address: its guard holds it to its own.
+// only nodes may, from an address of theirs to one of theirs, and by no destination NAT. No
+// pod has such an address: its guard holds it to its own.
 
-// tunnelChain is on the node that takes packets out. It asks for no state: a flow is
-// only as good as its sender.
-func tunnelChain() *Chain {
-	chain := &Chain{Name: chainTunnelInput, Hook: &Hook{Point: Input, Priority: -10}}
+// tunnelChains are what is asked of a datagram to the tunnel's port: where it arrives, and
+// where it is forwarded.
+//
+// At its end nothing is asked for state: a flow is only as good as its sender. On the way
+// there a Service may lead to a node's port, of this node or another, and the service proxy
+// give the packet this node's address on its way out. So may the masquerade for what
+// leaves the cluster: it can come back, led by somebody beyond, as if from this node.
+// Between pods the port is one like any other.
+func tunnelChains(o Options) []*Chain {
+	drop := func(comment string, matches ...Match) Rule {
+		return Rule{Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment}
+	}
+	of := func(field Field, set string, not bool) Match {
+		return Lookup{Fields: []Field{field}, Set: set, Not: not}
+	}
+	translated := drop("into the tunnel, by destination NAT", DNAT{})
+	into, towards := &Chain{Name: chainIntoTunnel, Rules: []Rule{translated}}, &Chain{Name: chainTowardsTunnel, Rules: []Rule{translated}}
+	const between = "into the tunnel, but not between nodes"
 	for _, f := range families {
-		for _, end := range []Field{f.src(), f.dst()} {
-			chain.Rules = append(chain.Rules, Rule{
-				Matches: []Match{intoTunnel, Lookup{Fields: []Field{end}, Set: nodesSet(f), Not: true}},
-				Counter: true, Verdict: Verdict{Action: Drop}, Comment: "into the tunnel, but not between nodes",
-			})
+		into.Rules = append(into.Rules, drop(between, of(f.src(), nodesSet(f), true)), drop(between, of(f.dst(), nodesSet(f), true)))
+		towards.Rules = append(towards.Rules, drop(between, of(f.dst(), nodesSet(f), false), of(f.src(), nodesSet(f), true)))
+		if o.Masquerade {
+			towards.Rules = append(towards.Rules, drop("into a tunnel, as if from this node",
+				of(f.src(), podRangeSet(f), false), of(f.dst(), clusterSet(f), true)))
 		}
 	}
-	return chain
+	input := &Chain{Name: chainTunnelInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: []Rule{{
+		Matches: []Match{tunnelPort}, Verdict: Verdict{Action: Jump, Chain: chainIntoTunnel},
+	}}}
+	return []*Chain{input, into, towards}
 }
 
-// tunnelRules are on the node that forwards them there. A Service may lead to a node's
-// port, and the service proxy give the packet this node's address on its way out.
-func tunnelRules() (rules []Rule) {
-	for _, f := range families {
-		rules = append(rules, Rule{
-			Matches: []Match{
-				intoTunnel,
-				Lookup{Fields: []Field{f.dst()}, Set: nodesSet(f)},
-				Lookup{Fields: []Field{f.src()}, Set: nodesSet(f), Not: true},
-			},
-			Counter: true, Verdict: Verdict{Action: Drop}, Comment: "into the tunnel, but not between nodes",
-		})
-	}
-	return rules
-}
+// towardsTunnel is for new flows that the node forwards.
+var towardsTunnel = Rule{Matches: []Match{tunnelPort}, Verdict: Verdict{Action: Jump, Chain: chainTowardsTunnel}}
 
-var intoTunnel = Lookup{Fields: []Field{L4Protocol, DstPort}, Set: setTunnel}
+var tunnelPort = Lookup{Fields: []Field{L4Protocol, DstPort}, Set: setTunnel}
 
 // tunnelSets are the port, and the nodes' addresses.
 func tunnelSets(port uint16) []*Set {

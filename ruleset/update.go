@@ -60,6 +60,9 @@ func (t *Table) Update(d policy.Delta) Plan {
 	if d.Nodes != nil && t.options.TunnelPort != 0 {
 		u.nodes(*d.Nodes)
 	}
+	if d.Cluster != nil && d.Nodes != nil && t.options.SourceCheck {
+		u.sources(*d.Cluster, *d.Nodes)
+	}
 	u.orphans(d.Orphans)
 	for _, s := range sortedBy(d.Peers, policy.Selector.String) {
 		u.peers(s, d.Peers[s])
@@ -314,7 +317,7 @@ func (u *update) verdicts() {
 				in = append(in, VerdictEntry{Key: e, Verdict: is})
 			}
 		}
-		u.known(name, set.Type, out, in)
+		u.samePod(name, set.Type, out, in)
 		if len(out) > 0 {
 			u.entries = append(u.entries, DeleteElements{Set: name, Type: set.Type, Elements: out})
 		}
@@ -324,24 +327,29 @@ func (u *update) verdicts() {
 	}
 }
 
-// known follows whose addresses a map has, in the set that AllowToNode needs.
-func (u *update) known(changed string, addr SetType, out []Element, in []VerdictEntry) {
+// samePod follows whose addresses the maps have, in the set of each of them twice.
+func (u *update) samePod(changed string, addr SetType, out []Element, in []VerdictEntry) {
 	f := family(4)
 	if addr == Addr6 {
 		f = 6
 	}
-	set := u.Sets[knownSet(f)]
-	if set == nil || changed != podMap(policy.Egress, f) {
+	if changed != podMap(policy.Egress, f) {
 		return
 	}
-	want := maps.Clone(set.Elements)
-	for _, e := range out {
-		delete(want, e)
-	}
+	twice := func(e Element) Element { return Element{Addr: e.Addr, LastAddr: e.Addr} }
+	var add, remove []Element
+	set, verdicts := u.Sets[samePodSet(f)], u.Sets[changed].Verdicts
 	for _, entry := range in {
-		want[entry.Key] = struct{}{}
+		if _, there := set.Elements[twice(entry.Key)]; !there {
+			add = append(add, twice(entry.Key))
+		}
 	}
-	u.content(set, want)
+	for _, e := range out {
+		if _, stays := verdicts[e]; !stays {
+			remove = append(remove, twice(e))
+		}
+	}
+	u.members(*set, false, false, add, remove)
 }
 
 // orphans takes in which addresses containers have whose pods are not known.

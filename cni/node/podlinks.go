@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -64,14 +65,29 @@ func (p *PodLinks) Find(ctx context.Context, addrs []netip.Addr) (map[netip.Addr
 			return nil, ctx.Err()
 		}
 		routes, err := p.handle.RouteGetWithOptions(net.IP(addr.AsSlice()), &netlink.RouteGetOptions{FIBMatch: true})
-		if err != nil || len(routes) == 0 {
-			continue // unreachable, or prohibited
+		if err != nil && !noRoute(err) { // else its port would open
+			return nil, fmt.Errorf("route to pod address %s: %w", addr, err)
+		}
+		if len(routes) == 0 {
+			continue
 		}
 		if at, here := links.at(routes[0], addr); here {
 			found[addr] = at
 		}
 	}
 	return found, nil
+}
+
+// noRoute says whether an error of a look-up is the answer: there is no route, or one that
+// is unreachable, prohibited or a blackhole (fib_props in net/ipv4/fib_semantics.c). In a
+// kernel without IPv6 there is none of its addresses.
+func noRoute(err error) bool {
+	for _, answer := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} {
+		if errors.Is(err, answer) {
+			return true
+		}
+	}
+	return false
 }
 
 // linkTable are the node's links.

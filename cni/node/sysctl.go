@@ -105,12 +105,15 @@ func (r *round) setLink(link string) {
 	}
 	r.set(v4+"send_redirects", "0")
 	r.set(v4+"accept_redirects", "0")
+	// Nor do they choose the way: no source routes, and no routing header of any type.
+	r.set(v4+"accept_source_route", "0")
 	if !r.ipv6 {
 		return
 	}
 	r.set(v6+"accept_ra", "0")
 	r.set(v6+"accept_dad", "0")
 	r.set(v6+"accept_redirects", "0")
+	r.set(v6+"accept_source_route", "-1")
 	r.set(v6+"addr_gen_mode", "1")
 	if r.uses(true) {
 		r.set(v6+"disable_ipv6", "0")

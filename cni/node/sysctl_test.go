@@ -48,6 +48,7 @@ func TestSysctls(t *testing.T) {
 	p := nodes[0]
 	p.ip("link add quiet type bridge", "link set quiet up")
 	for name, value := range map[string]string{
+		"net/ipv4/conf/default/accept_source_route": "1", "net/ipv6/conf/default/accept_source_route": "1",
 		"net/ipv4/conf/all/rp_filter": "1", "net/ipv6/conf/default/accept_ra": "2", "net/ipv6/conf/default/disable_ipv6": "1",
 	} {
 		p.setSysctl(name, value)
@@ -55,24 +56,28 @@ func TestSysctls(t *testing.T) {
 	p.open(node.Options{Mode: node.VXLAN})
 	p.reconcile(all(nodes)...)
 	for name, want := range map[string]string{
-		"net/ipv4/ip_forward":                           "1",
-		"net/ipv4/conf/all/send_redirects":              "0",
-		"net/ipv4/conf/podfence0/send_redirects":        "0",
-		"net/ipv4/conf/podfence0/accept_redirects":      "0",
-		"net/ipv4/conf/eth0/send_redirects":             "1",
-		"net/ipv4/conf/podfence-vxlan/rp_filter":        "2",
-		"net/ipv4/conf/all/rp_filter":                   "1",
-		"net/ipv6/conf/all/forwarding":                  "1",
-		"net/ipv6/conf/eth0/accept_ra":                  "2", // it has the InternalIP
-		"net/ipv6/conf/quiet/accept_ra":                 "1",
-		"net/ipv6/conf/podfence0/accept_ra":             "0",
-		"net/ipv6/conf/podfence0/disable_ipv6":          "0",
-		"net/ipv6/conf/podfence0/accept_dad":            "0",
-		"net/ipv6/conf/podfence0/addr_gen_mode":         "1",
-		"net/ipv6/conf/podfence-vxlan/addr_gen_mode":    "1",
-		"net/ipv6/conf/podfence-vxlan/disable_ipv6":     "0",
-		"net/ipv6/conf/podfence-vxlan/accept_ra":        "0",
-		"net/ipv6/conf/podfence-vxlan/accept_redirects": "0",
+		"net/ipv4/ip_forward":                              "1",
+		"net/ipv4/conf/all/send_redirects":                 "0",
+		"net/ipv4/conf/podfence0/send_redirects":           "0",
+		"net/ipv4/conf/podfence0/accept_redirects":         "0",
+		"net/ipv4/conf/podfence0/accept_source_route":      "0",
+		"net/ipv6/conf/podfence0/accept_source_route":      "-1",
+		"net/ipv4/conf/podfence-vxlan/accept_source_route": "0",
+		"net/ipv6/conf/podfence-vxlan/accept_source_route": "-1",
+		"net/ipv4/conf/eth0/send_redirects":                "1",
+		"net/ipv4/conf/podfence-vxlan/rp_filter":           "2",
+		"net/ipv4/conf/all/rp_filter":                      "1",
+		"net/ipv6/conf/all/forwarding":                     "1",
+		"net/ipv6/conf/eth0/accept_ra":                     "2", // it has the InternalIP
+		"net/ipv6/conf/quiet/accept_ra":                    "1",
+		"net/ipv6/conf/podfence0/accept_ra":                "0",
+		"net/ipv6/conf/podfence0/disable_ipv6":             "0",
+		"net/ipv6/conf/podfence0/accept_dad":               "0",
+		"net/ipv6/conf/podfence0/addr_gen_mode":            "1",
+		"net/ipv6/conf/podfence-vxlan/addr_gen_mode":       "1",
+		"net/ipv6/conf/podfence-vxlan/disable_ipv6":        "0",
+		"net/ipv6/conf/podfence-vxlan/accept_ra":           "0",
+		"net/ipv6/conf/podfence-vxlan/accept_redirects":    "0",
 	} {
 		if got := p.sysctl(name); got != want {
 			t.Errorf("%s is %s, not %s", name, got, want)

@@ -127,7 +127,7 @@ func TestBridge(t *testing.T) {
 		if !bytes.Equal(bridge.HardwareAddr, plugin.BridgeMAC("br.pods")) || bridge.MulticastSnooping != nil && *bridge.MulticastSnooping {
 			t.Errorf("bridge %+v", bridge)
 		}
-		for name, want := range map[string]string{"ipv4/conf/br.pods/send_redirects": "0", "ipv4/conf/br.pods/forwarding": "1", "ipv6/conf/br.pods/forwarding": "1"} {
+		for name, want := range map[string]string{"ipv4/conf/br.pods/send_redirects": "0", "ipv4/conf/br.pods/forwarding": "1", "ipv4/conf/br.pods/accept_source_route": "0", "ipv6/conf/br.pods/accept_source_route": "-1", "ipv6/conf/br.pods/forwarding": "1"} {
 			if got, err := os.ReadFile("/proc/sys/net/" + name); err != nil || strings.TrimSpace(string(got)) != want {
 				t.Errorf("%s: %s %v", name, got, err)
 			}

@@ -24,6 +24,10 @@ func bridgeSettings(bridge string, ipv6 bool) []setting {
 		// the node tells the sender of a shorter way, which doesn't exist.
 		{v4 + "send_redirects", "0"},
 		{v4 + "forwarding", "1"},
+		// A pod does not choose the way of its packets: no source routes, and no
+		// routing header of any type.
+		{v4 + "accept_source_route", "0"},
+		{v6 + "accept_source_route", "-1"},
 		{v6 + "accept_ra", "0"},
 		{v6 + "accept_dad", "0"},
 		// IPv6 has no setting for redirects, but they can only come from a

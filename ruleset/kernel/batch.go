@@ -96,8 +96,8 @@ func (c *Conn) exchange(all []netlink.Message, messages int) (int, error) {
 	sent, err := c.socket.SendMessages(all)
 	switch {
 	case errors.Is(err, unix.EMSGSIZE):
-		return -1, fmt.Errorf("the transaction is larger than the socket's send buffer, "+
-			"which only CAP_NET_ADMIN in the initial user namespace can enlarge: %w", err)
+		return -1, fmt.Errorf("the transaction is larger than the socket's send buffer: allow more by net.core.wmem_max, "+
+			"or give CAP_NET_ADMIN in the initial user namespace: %w", err)
 	case err != nil:
 		return -1, err // the kernel has not seen it
 	}

@@ -14,7 +14,7 @@ import (
 
 // The limits on what waits in the socket. They are limits: nothing is
 // allocated. A batch is one datagram, so a transaction must fit the send
-// buffer whole; one IPv4 address takes 16 bytes of it. The receive buffer holds
+// buffer whole (but see slices.go); one IPv4 address takes 16 bytes of it. The receive buffer holds
 // one small answer per refused message; when it is full, later ones are
 // dropped, which NETLINK_NO_ENOBUFS makes silent, so that the first refusal is
 // never hidden behind an ENOBUFS.
@@ -35,6 +35,10 @@ type Options struct {
 	Guard bool
 	// Masquerade: that of family inet will (ruleset.Options).
 	Masquerade bool
+	// SourceCheck: so does its check of sources (ruleset.Options).
+	SourceCheck bool
+	// MaxConnections: so does its bound on a pod's connections (ruleset.Options).
+	MaxConnections bool
 	// Own: the tables are to be the connection's own where the kernel can do that
 	// without taking them away when the connection ends. Others are refused then
 	// what would change them, until it ends.
@@ -117,14 +121,27 @@ func prepare(socket *netlink.Conn) error {
 // ErrUnknown, and the Conn can go on. If it is the plan that is at fault, and not
 // the moment, the error is a *ruleset.Refusal too. Of several operations that the
 // kernel refuses, it names the first.
+//
+// A plan that is too large for one transaction, or takes base chains from their hooks,
+// takes several, of which packets meet the last alone (see slices.go).
 func (c *Conn) Apply(plan ruleset.Plan) error {
 	if plan.Empty() {
 		return nil
 	}
+	err := c.apply(plan)
+	if plan.Replace && err == nil {
+		return c.tidy(plan.Family)
+	}
+	return err
+}
+
+func (c *Conn) apply(plan ruleset.Plan) error {
 	// Of what others did to the table before, an update would not know.
 	unheard := (plan.Replace || c.owns) && objects(plan) >= many
 	if plan.Replace {
-		if done, err := c.inPlace(plan, unheard); done {
+		if done, err := c.inPlace(plan, unheard); tooLarge(err) || errors.Is(err, errCover) {
+			return c.replaceUnderCover(plan)
+		} else if done {
 			return err
 		}
 	}
@@ -133,6 +150,12 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 		return err
 	}
 	index, err := c.commit(messages, 0, unheard)
+	switch {
+	case tooLarge(err) && plan.Replace:
+		return c.replaceUnderCover(plan)
+	case tooLarge(err):
+		return c.updateInSlices(messages, plan.Ops)
+	}
 	return refusal(messages, index, err)
 }
 
@@ -145,6 +168,9 @@ func (c *Conn) Check(plan ruleset.Plan) error {
 		return err
 	}
 	index, err := c.send(messages, (*Conn).check)
+	if tooLarge(err) && plan.Replace {
+		return c.checkInSlices(plan)
+	}
 	return refusal(messages, index, err)
 }
 
@@ -187,12 +213,14 @@ func (c *Conn) Owns() bool { return c.owns }
 func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge} {
-		_, err := c.commit([]message{deleteTable(c.table(family))}, 0, false)
-		if errors.Is(err, ErrPermission) { // it isn't the capability: Open has tried
-			return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)
-		}
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
-			errs = append(errs, err)
+		for _, suffix := range []string{"", standbySuffix, trialSuffix} {
+			_, err := c.commit([]message{deleteTable(c.aside(family, suffix))}, 0, false)
+			if errors.Is(err, ErrPermission) { // it isn't the capability: Open has tried
+				return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)
+			}
+			if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -11,7 +11,7 @@ import (
 	"github.com/podfence/podfence/ruleset"
 )
 
-// Drops returns how many packets the base chains' rules that drop have dropped, by their
+// Drops returns how many packets the rules of ruleset.DropChains that drop have dropped, by their
 // comments. A new table counts from 0. There are none if there is no table.
 func (c *Conn) Drops() (map[string]uint64, error) {
 	c.mu.Lock()

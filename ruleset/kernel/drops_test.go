@@ -25,9 +25,13 @@ func TestDrops(t *testing.T) {
 	drops, err := c.Drops()
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(drops).To(Equal(map[string]uint64{
-		"no pod known by this address":            uint64(7 * rules),
-		"a container whose pod is not known":      0,
-		"a policy has changed: no longer allowed": 0,
+		"no pod known by this address":                         uint64(7 * rules),
+		"a container whose pod is not known":                   0,
+		"a policy has changed: no longer allowed":              0,
+		"a loopback address, but not on the loopback device":   0,
+		"an ICMP error, but not about a flow of the pod's own": 0,
+		"not a pod's to send":                                  0,
+		"too many ICMP errors":                                 0,
 	}))
 	g.Expect(c.Close()).To(Succeed())
 	_, err = c.Drops()

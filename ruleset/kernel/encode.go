@@ -133,14 +133,6 @@ var hooks = map[ruleset.HookPoint]*nftables.ChainHook{
 	ruleset.Output: nftables.ChainHookOutput, ruleset.Forward: nftables.ChainHookForward, ruleset.Postrouting: nftables.ChainHookPostrouting,
 }
 
-// bases are the numbers of the named priorities: enum nf_ip_hook_priorities of
-// include/uapi/linux/netfilter_ipv4.h, nf_br_hook_priorities of
-// netfilter_bridge.h.
-var bases = map[nftables.TableFamily]map[ruleset.Base]nftables.ChainPriority{
-	nftables.TableFamilyINet:   {ruleset.Filter: 0, ruleset.Raw: -300, ruleset.DstNAT: -100, ruleset.SrcNAT: 100},
-	nftables.TableFamilyBridge: {ruleset.Filter: -200, ruleset.DstNAT: -300, ruleset.SrcNAT: 300},
-}
-
 func (e *encoder) addChain(op ruleset.AddChain) error {
 	if e.kept[op.Name] {
 		return nil
@@ -165,7 +157,11 @@ func (e *encoder) chainOf(op ruleset.AddChain) (*nftables.Chain, error) {
 	if !known {
 		return nil, &OpError{Op: "add chain " + op.Name, Err: fmt.Errorf("unknown hook %d", op.Hook.Point)}
 	}
-	base, known := bases[e.table.Family][op.Hook.Base]
+	family := ruleset.Inet
+	if e.table.Family == nftables.TableFamilyBridge {
+		family = ruleset.Bridge
+	}
+	priority, known := op.Hook.Number(family)
 	if !known {
 		return nil, &OpError{Op: "add chain " + op.Name, Err: fmt.Errorf("unknown priority %d", op.Hook.Base)}
 	}
@@ -174,7 +170,7 @@ func (e *encoder) chainOf(op ruleset.AddChain) (*nftables.Chain, error) {
 	if op.Hook.NAT {
 		chain.Type = nftables.ChainTypeNAT
 	}
-	chain.Priority = nftables.ChainPriorityRef(base + nftables.ChainPriority(op.Hook.Priority))
+	chain.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(priority))
 	return chain, nil
 }
 

@@ -52,7 +52,7 @@ var errEncoding = errors.New("it cannot be put into messages")
 // is in use.
 var ofTheMoment = []error{
 	ErrPermission, ErrUnknown, ErrClosed,
-	unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.ERESTART, unix.EBUSY, unix.EMSGSIZE,
+	unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.ERESTART, unix.EBUSY,
 }
 
 // refusal makes an error a *ruleset.Refusal if the plan of these messages is at

@@ -294,7 +294,7 @@ func (k *kept) plan(m *policy.Model) ruleset.Plan {
 	if k.family == ruleset.Bridge {
 		gateway := ruleset.Gateway{MAC: [6]byte{2, 1}}
 		if !k.known {
-			k.table = ruleset.BuildGuard(m.Attachments(), gateway)
+			k.table = ruleset.BuildGuard(m.Attachments(), gateway, ruleset.FragmentMemory{})
 			return k.table.Replacement()
 		}
 		return k.table.UpdateGuard(m.Attachments(), gateway)

@@ -36,10 +36,10 @@ type tracked struct {
 
 func (k *tracked) open() *Flows {
 	k.marks = map[netip.Addr]uint32{}
-	return &Flows{
-		bit: 1, listing: lineTo(k.conntrack), marking: lineTo(k.conntrack), deletions: lineTo(k.conntrack),
-		route: lineTo(k.route), sockets: lineTo(k.diag),
+	lines := func() judging {
+		return judging{listing: lineTo(k.conntrack), marking: lineTo(k.conntrack), route: lineTo(k.route), sockets: lineTo(k.diag)}
 	}
+	return &Flows{bit: 1, judging: lines(), some: lines(), deletions: lineTo(k.conntrack)}
 }
 
 func (k *tracked) route(sent []netlink.Message) ([]datagram, error) {
@@ -69,6 +69,8 @@ func (k *tracked) conntrack(sent []netlink.Message) ([]datagram, error) {
 			return nil, nil
 		}
 		return []datagram{says(request, errno)}, nil
+	case request.Header.Type == ctMessageGetCounts:
+		return []datagram{says(request, 0)}, nil
 	case request.Header.Flags&netlink.Dump == 0:
 		asked, _ := parseFlow(unix.AF_INET, append(request.Data[nfgenmsgLength:], tupleBytes(ctaTupleReply, netip.MustParseAddr("10.0.0.1"))...))
 		if !slices.Contains(k.flows, asked.packet.Src) {

@@ -27,19 +27,36 @@ import (
 // that writes back timeout and TCP state as they were when read, replaces the
 // whole mark, which others use too, and cannot name an ICMP flow.
 //
-// A list of all flows is taken in as it comes, and each flow judged at once: of a million,
-// one is in memory.
+// A list of flows is taken in as it comes, and each flow judged at once: of a million, one
+// is in memory.
 //
-// A Flows is for one goroutine at a time, but for Forget.
+// Revoke, RevokeOf and Forget may be called at the same time, each of the first two by one
+// goroutine.
 type Flows struct {
-	// listing is for lists of flows, marking for what is asked of one meanwhile.
-	listing, marking, route, sockets *line
-	bit                              uint32
-	// deletions is Forget's connection, which must not wait for a listing of all flows.
+	judging         // Revoke's connections
+	some    judging // RevokeOf's
+	bit     uint32
+	// deletions is Forget's connection, which must not wait for a listing of all flows;
+	// forgetting is held by who uses it. asked is what its next user does.
 	forgetting sync.Mutex
 	deletions  *line
+	askedMu    sync.Mutex
+	asked      *forgetting
 	netns      int // 0: that of the calling thread
 }
+
+// judging are the connections of one who judges flows: for lists of flows, for what is asked
+// of one meanwhile, and for the node's addresses and sockets.
+type judging struct{ listing, marking, route, sockets *line }
+
+func newJudging(netns int) judging {
+	return judging{
+		listing: newLine(unix.NETLINK_NETFILTER, netns), marking: newLine(unix.NETLINK_NETFILTER, netns),
+		route: newLine(unix.NETLINK_ROUTE, netns), sockets: newLine(unix.NETLINK_SOCK_DIAG, netns),
+	}
+}
+
+func (j *judging) lines() []*line { return []*line{j.listing, j.marking, j.route, j.sockets} }
 
 // OpenFlows connects. The bit is the one of the mark that says that a flow has
 // been revoked. It fails with ErrPermission, or with the error of the system
@@ -54,8 +71,7 @@ func OpenFlows(options Options, bit uint32) (*Flows, error) {
 		}
 		f.netns = netns
 	}
-	f.listing, f.marking, f.deletions = newLine(unix.NETLINK_NETFILTER, f.netns), newLine(unix.NETLINK_NETFILTER, f.netns), newLine(unix.NETLINK_NETFILTER, f.netns)
-	f.route, f.sockets = newLine(unix.NETLINK_ROUTE, f.netns), newLine(unix.NETLINK_SOCK_DIAG, f.netns)
+	f.judging, f.some, f.deletions = newJudging(f.netns), newJudging(f.netns), newLine(unix.NETLINK_NETFILTER, f.netns)
 	for _, l := range []*line{f.listing, f.marking, f.deletions, f.route} {
 		if err := l.connect(); err != nil {
 			return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(err, f.Close())}
@@ -76,7 +92,7 @@ func (f *Flows) Close() error {
 	f.forgetting.Lock()
 	defer f.forgetting.Unlock()
 	var errs []error
-	for _, l := range []*line{f.listing, f.marking, f.deletions, f.route, f.sockets} {
+	for _, l := range slices.Concat(f.lines(), f.some.lines(), []*line{f.deletions}) {
 		errs = append(errs, l.close())
 	}
 	if f.netns != 0 {
@@ -103,12 +119,51 @@ func (f *Flows) Close() error {
 // same ports, by NAT perhaps to another pod; and a mark that somebody else, who had
 // read it before, has written back without the bit.
 func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
-	local, err := f.localRanges()
+	return f.revoke(&f.judging, judge, func(do func(flow) error) (listed, unreadable int, err error) {
+		return f.listing.flows(nil, do)
+	})
+}
+
+// judgedInAWalk is how many flows are listed and judged in the time in which the kernel goes
+// through a hash table of 262,144 buckets once.
+const judgedInAWalk = 2_500
+
+// RevokeOf is Revoke of the flows that one of the addresses has begun, or that lead to it. What
+// it takes depends little on how many flows others have: the kernel filters, as for Forget.
+// A flow that another has announced is judged if it is of one of the addresses itself.
+func (f *Flows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	entries, err := f.some.listing.entries()
+	if err != nil {
+		return 0, 0, &OpError{Op: "count flows", Err: err}
+	}
+	return f.revokeOf(addrs, oneByOne(addrs, entries, judgedInAWalk), judge)
+}
+
+// revokeOf looks for the flows of addresses one by one, or in a list of all.
+func (f *Flows) revokeOf(addrs []netip.Addr, each bool, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	of := setOf(addrs)
+	return f.revoke(&f.some, judge, func(do func(flow) error) (listed, unreadable int, err error) {
+		doOf := func(e flow) error {
+			if !e.endsAt(of) {
+				return nil
+			}
+			return do(e)
+		}
+		if each {
+			return f.some.listing.flowsOfAddrs(addrs, doOf)
+		}
+		return f.some.listing.flows(nil, doOf)
+	})
+}
+
+// revoke judges the flows of a list.
+func (f *Flows) revoke(by *judging, judge func(ruleset.HookPoint, policy.Packet) bool, list func(do func(flow) error) (listed, unreadable int, err error)) (revoked, restored int, err error) {
+	local, err := by.localRanges()
 	if err != nil {
 		return 0, 0, &OpError{Op: "list the node's addresses", Err: err}
 	}
-	r := &revocation{Flows: f, local: local, judge: judge}
-	listed, unreadable, err := f.listing.flows(nil, r.flow)
+	r := &revocation{judging: by, bit: f.bit, local: local, judge: judge}
+	listed, unreadable, err := list(r.flow)
 	switch {
 	case r.broken != nil:
 		return r.revoked, r.restored, r.broken
@@ -122,9 +177,10 @@ func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revok
 	return r.revoked, r.restored, r.first
 }
 
-// revocation is one Revoke.
+// revocation is one Revoke, or RevokeOf.
 type revocation struct {
-	*Flows
+	*judging
+	bit   uint32
 	local *netipx.IPSet
 	judge func(ruleset.HookPoint, policy.Packet) bool
 
@@ -210,12 +266,12 @@ func (r *revocation) judgedBy(entry flow) policy.Packet {
 const maxMasters = 8
 
 // lookUp asks for the flow that has announced one.
-func (f *Flows) lookUp(entry flow) (master flow, found bool) {
+func (j *judging) lookUp(entry flow) (master flow, found bool) {
 	tuple, err := entry.name(entry.master)
 	if err != nil {
 		return flow{}, false
 	}
-	err = f.marking.ask(netlink.Message{
+	err = j.marking.ask(netlink.Message{
 		Header: netlink.Header{Type: ctMessageGet, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   append(nfgenmsg(entry.family), tuple...),
 	}, func(m netlink.Message) error {
@@ -415,24 +471,24 @@ func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
 }
 
 // mark sets or clears the bit, and no other (ctnetlink_change_mark).
-func (f *Flows) mark(entry flow, set bool) error {
+func (r *revocation) mark(entry flow, set bool) error {
 	attributes, err := entry.name(entry.tuple)
 	if err != nil {
 		return err
 	}
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian
-	bit := f.bit
+	bit := r.bit
 	if !set {
 		bit = 0
 	}
 	ae.Uint32(ctaMark, bit)
-	ae.Uint32(ctaMarkMask, f.bit)
+	ae.Uint32(ctaMarkMask, r.bit)
 	marks, err := ae.Encode()
 	if err != nil {
 		return err
 	}
-	return f.marking.ask(netlink.Message{
+	return r.marking.ask(netlink.Message{
 		Header: netlink.Header{Type: ctMessageNew, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   slices.Concat(nfgenmsg(entry.family), attributes, marks),
 	}, ignore)

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -11,62 +12,166 @@ import (
 
 // Forget ends all flows that one of the addresses has begun, or that lead to it, whatever
 // NAT makes of them. It must be called while nothing gets through to or from the addresses,
-// or once the rules are the next pod's: what is under way could begin them anew. It may be called from any goroutine.
+// or once the rules are the next pod's: what is under way could begin them anew. It may be
+// called from any goroutine. Those who call while another's addresses are looked for are
+// served together, by what begins after that.
 //
-// The kernel filters (CTA_FILTER, since Linux 5.8), so only what is to be ended is told. But
-// it goes through its whole hash table each time, of all network namespaces: some 10 ms with
-// the default size of large machines, twice for each address. Many addresses are looked for in
-// one listing of all flows.
+// The kernel filters IPv4 (CTA_FILTER, since Linux 5.8), so only what is to be ended is told of
+// that. But it goes through its whole hash table each time, of all network namespaces: some
+// 10 ms with the default size of large machines, and 50 ms if that is full, twice for each
+// address. Where there are few flows, or many addresses, one listing of all takes less.
 func (f *Flows) Forget(addrs []netip.Addr) error {
+	f.askedMu.Lock()
+	if f.asked == nil {
+		f.asked = &forgetting{}
+	}
+	round := f.asked
+	round.addrs = append(round.addrs, addrs...)
+	f.askedMu.Unlock()
+
 	f.forgetting.Lock()
 	defer f.forgetting.Unlock()
-	if len(addrs) > fewAddrs {
-		return f.forgetMany(addrs)
+	if !round.done {
+		f.askedMu.Lock()
+		f.asked = nil
+		f.askedMu.Unlock()
+		round.done, round.err = true, f.forgetAll(round.addrs)
 	}
+	return round.err
+}
+
+// forgetting is the Forget of all who called while another was under way.
+type forgetting struct {
+	addrs []netip.Addr // under askedMu until nobody joins any more
+	done  bool         // both under Flows.forgetting
+	err   error
+}
+
+// listedInAWalk is how many flows are listed in the time in which the kernel goes through a
+// hash table of 262,144 buckets once.
+const listedInAWalk = 5_000
+
+// forgetAll looks for addresses one by one, or in a list of all flows, by what takes less.
+func (f *Flows) forgetAll(addrs []netip.Addr) error {
+	entries, err := f.deletions.entries()
+	switch {
+	case err != nil:
+		return &OpError{Op: "count flows", Err: err}
+	case oneByOne(addrs, entries, listedInAWalk):
+		return f.forgetEach(addrs)
+	}
+	return f.forgetListed(addrs)
+}
+
+// ends are what of an entry tells its two ends: the source of the original tuple, who has
+// begun it, and of the reply's, where it leads to.
+var ends = [...]uint16{ctaTupleOrig, ctaTupleReply}
+
+// oneByOne reports whether it takes less time to look for the ends of addresses in walks of
+// their own, in which the kernel filters, than in one list of all entries, of which so many are
+// gone through in the time of a walk.
+func oneByOne(addrs []netip.Addr, entries uint32, inAWalk int) bool {
+	walks := 0
 	for _, addr := range addrs {
-		for _, tuple := range []uint16{ctaTupleOrig, ctaTupleReply} {
-			if err := f.forget(addr, tuple); err != nil {
-				return &OpError{Op: "end the flows of " + addr.String(), Err: err}
-			}
+		if addr.Is4() {
+			walks += len(ends)
 		}
 	}
-	return nil
+	if slices.ContainsFunc(addrs, netip.Addr.Is6) {
+		walks++ // for all of them: see flowsOfAddrs
+	}
+	return (walks-1)*inAWalk <= int(entries)
 }
 
-// fewAddrs is up to how many addresses are looked for one by one.
-const fewAddrs = 8
-
-// forgetMany goes through all flows once.
-func (f *Flows) forgetMany(addrs []netip.Addr) error {
-	gone := map[netip.Addr]bool{}
-	for _, addr := range addrs {
-		gone[addr] = true
-	}
-	if err := f.deleteAll(unix.AF_UNSPEC, nil, func(e flow) bool { return gone[e.packet.Src] || gone[e.packet.Dst] }); err != nil {
-		return &OpError{Op: "end the flows of many addresses", Err: err}
-	}
-	return nil
+// forgetEach looks for addresses one by one.
+func (f *Flows) forgetEach(addrs []netip.Addr) error {
+	return f.end(addrs, func(do func(flow) error) (listed, unreadable int, err error) {
+		return f.deletions.flowsOfAddrs(addrs, do)
+	})
 }
 
-// deleteAll ends the flows that match, of those that the attributes ask for. It keeps those
+// forgetListed looks for all in a list of all flows.
+func (f *Flows) forgetListed(addrs []netip.Addr) error {
+	return f.end(addrs, func(do func(flow) error) (listed, unreadable int, err error) { return f.deletions.flows(nil, do) })
+}
+
+// end ends the flows of addresses that are in a list, which may have others. It keeps them
 // until the list has ended, for both need the connection.
-func (f *Flows) deleteAll(family byte, attributes []byte, match func(flow) bool) error {
+func (f *Flows) end(addrs []netip.Addr, list func(do func(flow) error) (listed, unreadable int, err error)) error {
+	gone := setOf(addrs)
 	var matched []flow
-	_, _, err := f.deletions.flowsOf(family, attributes, func(e flow) error {
-		if match(e) {
+	listed, unreadable, err := list(func(e flow) error {
+		if e.endsAt(gone) {
 			e.tuple, e.zone, e.master = slices.Clone(e.tuple), slices.Clone(e.zone), nil
 			matched = append(matched, e)
 		}
 		return nil
 	})
+	if unreadable > 0 {
+		err = errors.Join(err, fmt.Errorf("%d of %d cannot be read", unreadable, unreadable+listed))
+	}
 	for _, entry := range matched {
 		err = errors.Join(err, f.delete(entry))
 	}
-	return err
+	if err != nil {
+		return &OpError{Op: fmt.Sprintf("end the flows of %v", addrs), Err: err}
+	}
+	return nil
+}
+
+// flowsOfAddrs has do take each flow of which an address is an end, and other flows of IPv6.
+//
+// The kernel has its comparison of IPv6 addresses the wrong way round, and tells of those flows
+// that do not match (ctnetlink_filter_match_tuple in net/netfilter/nf_conntrack_netlink.c, up
+// to Linux 6.18 at least). So it is asked for all of that family, once.
+func (l *line) flowsOfAddrs(addrs []netip.Addr, do func(flow) error) (listed, unreadable int, err error) {
+	by := func(family byte, filter []byte) error {
+		of, not, err := l.flowsOf(family, filter, do)
+		listed, unreadable = listed+of, unreadable+not
+		return err
+	}
+	if slices.ContainsFunc(addrs, netip.Addr.Is6) {
+		if err := by(unix.AF_INET6, nil); err != nil {
+			return listed, unreadable, err
+		}
+	}
+	for _, addr := range addrs {
+		for _, end := range ends {
+			if addr.Is6() {
+				continue
+			}
+			filter, err := sourceFilter(addr, end)
+			if err == nil {
+				err = by(unix.AF_INET, filter)
+			}
+			if err != nil {
+				return listed, unreadable, err
+			}
+		}
+	}
+	return listed, unreadable, nil
+}
+
+// entries is how many flows there are in the network namespace.
+func (l *line) entries() (entries uint32, err error) {
+	request := netlink.Message{
+		Header: netlink.Header{Type: ctMessageGetCounts, Flags: netlink.Request | netlink.Acknowledge}, Data: nfgenmsg(unix.AF_UNSPEC),
+	}
+	err = l.ask(request, func(m netlink.Message) error {
+		return eachAttribute(m, func(ad *netlink.AttributeDecoder) {
+			if ad.Type() == ctaCountsEntries {
+				entries = ad.Uint32()
+			}
+		})
+	})
+	return entries, err
 }
 
 const (
 	ctMessageDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 + 2
+	// ctMessageGetCounts asks how many flows there are (IPCTNL_MSG_CT_GET_STATS).
+	ctMessageGetCounts = unix.NFNL_SUBSYS_CTNETLINK<<8 + 5
+	ctaCountsEntries   = 1 // CTA_STATS_GLOBAL_ENTRIES
 
 	ctaFilter           = 25
 	ctaFilterOrigFlags  = 1
@@ -75,15 +180,18 @@ const (
 	filterSource = 1 << 0
 )
 
-// forget ends the flows that have an address as the source of a tuple: of the original one,
-// who has begun it; of the reply's, where it leads to.
-func (f *Flows) forget(addr netip.Addr, tuple uint16) error {
-	filter, err := sourceFilter(addr, tuple)
-	if err != nil {
-		return err
+// setOf is a set of addresses.
+func setOf(addrs []netip.Addr) map[netip.Addr]bool {
+	set := map[netip.Addr]bool{}
+	for _, addr := range addrs {
+		set[addr] = true
 	}
-	// A kernel that does not filter tells of all.
-	return f.deleteAll(familyOf(addr), filter, func(e flow) bool { return e.packet.Src == addr || e.packet.Dst == addr })
+	return set
+}
+
+// endsAt reports whether an address of a set is an end of the flow.
+func (f *flow) endsAt(addrs map[netip.Addr]bool) bool {
+	return addrs[f.packet.Src] || addrs[f.packet.Dst]
 }
 
 func familyOf(addr netip.Addr) byte {
@@ -93,20 +201,17 @@ func familyOf(addr netip.Addr) byte {
 	return unix.AF_INET6
 }
 
-// sourceFilter are the attributes that ask for the flows with an address as the source of a
-// tuple.
+// sourceFilter are the attributes that ask for the flows with an address of IPv4 as the source
+// of a tuple.
 func sourceFilter(addr netip.Addr, tuple uint16) ([]byte, error) {
-	kind, flags := uint16(ctaIPv4Src), uint16(ctaFilterOrigFlags)
-	if addr.Is6() {
-		kind = ctaIPv6Src
-	}
+	flags := uint16(ctaFilterOrigFlags)
 	if tuple == ctaTupleReply {
 		flags = ctaFilterReplyFlags
 	}
 	ae := netlink.NewAttributeEncoder()
 	ae.Nested(netlink.Nested|tuple, func(ae *netlink.AttributeEncoder) error {
 		ae.Nested(netlink.Nested|ctaTupleIP, func(ae *netlink.AttributeEncoder) error {
-			ae.Bytes(kind, addr.AsSlice())
+			ae.Bytes(ctaIPv4Src, addr.AsSlice())
 			return nil
 		})
 		return nil

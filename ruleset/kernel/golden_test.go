@@ -45,15 +45,15 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 		return ruleset.BuildGuard([]policy.Attachment{
 			attachment("pf4kzn2xo1a7", 2, "10.244.1.2", "fd00:10:244:1::2"),
 			attachment("pfq3vd8s0mwe", 3, "10.244.1.3", "fd00:10:244:1::3"),
-		}, gateway("10.244.1.1", "fd00:10:244:1::1"))
+		}, gateway("10.244.1.1", "fd00:10:244:1::1"), ruleset.FragmentMemory{})
 	case name == "links":
-		return ruleset.BuildLinks(links)
+		return ruleset.BuildLinks(links, ruleset.FragmentMemory{})
 	case name == "masquerade":
-		options = ruleset.Options{Guard: true, Masquerade: true, TunnelPort: 8472}
+		options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
 	case strings.HasSuffix(name, "-links"):
 		input, options = strings.TrimSuffix(input, "-links"), ruleset.Options{Links: true}
 	case strings.HasSuffix(name, "-options"):
-		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29}
+		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000}
 	}
 	snapshot, err := manifests.Load(input + ".yaml")
 	if err != nil {

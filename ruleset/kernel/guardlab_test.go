@@ -272,7 +272,7 @@ func (l *guardLab) guard() {
 	}
 	c := l.node.open()
 	for _, table := range []*ruleset.Table{
-		ruleset.BuildGuard([]policy.Attachment{l.a.Attachment, l.b.Attachment}, l.gateway),
+		ruleset.BuildGuard([]policy.Attachment{l.a.Attachment, l.b.Attachment}, l.gateway, ruleset.FragmentMemory{}),
 		ruleset.Build(m.Intent(), ruleset.Options{Guard: true, Masquerade: true}),
 	} {
 		if err := c.Apply(table.Replacement()); err != nil {

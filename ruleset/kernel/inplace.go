@@ -18,7 +18,8 @@ import (
 // (nft_do_chain in net/netfilter/nf_tables_core.c). A base chain that goes, and one
 // that comes in its place, are two to it: a packet may pass the new one before it has
 // rules, and be at the old one, which comes after it, when the maps that it looks up
-// are empty (nft_map_deactivate in nf_tables_api.c), so that neither judges it.
+// are empty (nft_map_deactivate in nf_tables_api.c), so that neither judges it. So where
+// a base chain goes, the table is replaced under cover (slices.go).
 
 // base is what a base chain is registered with.
 type base struct {
@@ -45,13 +46,16 @@ const attempts = 3
 
 // final are the errors after which it is no use to replace the table in another way.
 var final = []error{
-	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN,
+	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.EMSGSIZE,
 }
+
+// errCover says that a replacement in place would take base chains from their hooks.
+var errCover = errors.New("base chains are not as they must be")
 
 // inPlace carries a replacement out in place, with the error of Apply; unheard is
 // commit's. It does nothing, and says so, if the table must be replaced whole: it
 // isn't there, it is strange, or the kernel refuses. If the plan is at fault, that
-// tells.
+// tells. With errCover it has done nothing either.
 func (c *Conn) inPlace(plan ruleset.Plan, unheard bool) (done bool, err error) {
 	table := c.table(plan.Family)
 	for range attempts {
@@ -61,12 +65,17 @@ func (c *Conn) inPlace(plan ruleset.Plan, unheard bool) (done bool, err error) {
 			return false, nil
 		case err != nil:
 			return true, &OpError{Op: fmt.Sprintf("list table %s %s", plan.Family, table.Name), Err: err}
+		case there.strange && len(there.bases) > 0:
+			return true, errCover
 		case there.strange:
 			return false, nil
 		}
-		messages, err := encodeInPlace(table, plan, there)
+		messages, goes, err := encodeInPlace(table, plan, there)
 		if err != nil {
 			return true, err
+		}
+		if goes {
+			return true, errCover
 		}
 		_, err = c.commit(messages, there.generation, unheard)
 		if err == nil {
@@ -85,8 +94,8 @@ func (c *Conn) inPlace(plan ruleset.Plan, unheard bool) (done bool, err error) {
 }
 
 // encodeInPlace turns a replacement into messages that leave base chains where they
-// are. Its error is encode's.
-func encodeInPlace(table *nftables.Table, plan ruleset.Plan, there contents) ([]message, error) {
+// are, and says whether one goes. Its error is encode's.
+func encodeInPlace(table *nftables.Table, plan ruleset.Plan, there contents) (_ []message, goes bool, err error) {
 	e := encoder{table: table, op: -1, kept: map[string]bool{}}
 	for _, op := range plan.Ops {
 		if op, is := op.(ruleset.AddChain); is && op.Hook != nil {
@@ -108,15 +117,15 @@ func encodeInPlace(table *nftables.Table, plan ruleset.Plan, there contents) ([]
 	}
 	for name := range there.bases {
 		if !e.kept[name] {
-			gone = append(gone, ruleset.DeleteChain{Name: name})
+			return nil, true, nil
 		}
 	}
 	for _, op := range gone {
 		if err := e.encode(op); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return e.messages, e.encodeAll(plan.Ops)
+	return e.messages, false, e.encodeAll(plan.Ops)
 }
 
 func baseOf(chain *nftables.Chain) base {

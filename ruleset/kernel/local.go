@@ -28,12 +28,12 @@ const (
 // gives way to narrower ones, such as pods'; others, with rules for some packets, are a
 // transparent proxy's, for whom each address of the world may be local, or a VRF's, whose
 // links' addresses the links tell.
-func (f *Flows) localRanges() (*netipx.IPSet, error) {
+func (j *judging) localRanges() (*netipx.IPSet, error) {
 	var ranges netipx.IPSetBuilder
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		header := make([]byte, rtmsgLength)
 		header[0], header[rtmsgType] = family, unix.RTN_LOCAL
-		err := f.route.dump(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETROUTE}, Data: header}, func(m netlink.Message) error {
+		err := j.route.dump(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETROUTE}, Data: header}, func(m netlink.Message) error {
 			prefix, local, ok := parseLocal(m.Data)
 			if !ok {
 				// Without it, the node's own flows would be taken for others'.
@@ -45,7 +45,7 @@ func (f *Flows) localRanges() (*netipx.IPSet, error) {
 			return nil
 		})
 		if err == nil {
-			err = f.linkAddrs(family, &ranges)
+			err = j.linkAddrs(family, &ranges)
 		}
 		// A kernel without IPv6 has none of its addresses.
 		if err != nil && !(family == unix.AF_INET6 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT))) {
@@ -56,10 +56,10 @@ func (f *Flows) localRanges() (*netipx.IPSet, error) {
 }
 
 // linkAddrs adds the addresses of the namespace's links.
-func (f *Flows) linkAddrs(family byte, ranges *netipx.IPSetBuilder) error {
+func (j *judging) linkAddrs(family byte, ranges *netipx.IPSetBuilder) error {
 	header := make([]byte, unix.SizeofIfAddrmsg)
 	header[0] = family
-	return f.route.dump(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETADDR}, Data: header}, func(m netlink.Message) error {
+	return j.route.dump(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETADDR}, Data: header}, func(m netlink.Message) error {
 		addr, ok := parseLinkAddr(m.Data)
 		if !ok {
 			return errors.New("an address cannot be read")
@@ -128,11 +128,11 @@ func parseLocal(data []byte) (prefix netip.Prefix, local, ok bool) {
 // proxied says where the kernel judges a flow that a socket of the node itself has under
 // somebody else's address: as what the node sends, or gets. Else it is forwarded. A UDP
 // socket that is not connected does not tell of whom its flows are.
-func (f *Flows) proxied(entry flow) ruleset.HookPoint {
+func (j *judging) proxied(entry flow) ruleset.HookPoint {
 	switch {
-	case f.hasSocket(entry.packet.Protocol, entry.sender, entry.receiver):
+	case j.hasSocket(entry.packet.Protocol, entry.sender, entry.receiver):
 		return ruleset.Output
-	case f.hasSocket(entry.packet.Protocol, entry.receiver, entry.sender):
+	case j.hasSocket(entry.packet.Protocol, entry.receiver, entry.sender):
 		return ruleset.Input
 	}
 	return ruleset.Forward
@@ -167,7 +167,7 @@ const (
 // hasSocket reports whether the namespace has a socket with these very ends. Asked for one,
 // the kernel may tell of another that would do, a listener's. A kernel that cannot be asked
 // tells of none.
-func (f *Flows) hasSocket(protocol policy.Protocol, own, peer netip.AddrPort) (has bool) {
+func (j *judging) hasSocket(protocol policy.Protocol, own, peer netip.AddrPort) (has bool) {
 	if protocol != policy.TCP && protocol != policy.UDP {
 		return false
 	}
@@ -183,7 +183,7 @@ func (f *Flows) hasSocket(protocol policy.Protocol, own, peer netip.AddrPort) (h
 	request := make([]byte, diagIDInRequest, diagIDInRequest+diagIDLength)
 	request[0], request[1] = familyOf(own.Addr()), byte(protocol)
 	binary.NativeEndian.PutUint32(request[4:], 1<<32-1) // in any state
-	err := f.sockets.ask(netlink.Message{
+	err := j.sockets.ask(netlink.Message{
 		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   append(request, id...),
 	}, func(m netlink.Message) error {

@@ -101,7 +101,9 @@ func TestMillionFlows(t *testing.T) {
 	listing, marking := newManyFlows(count), newManyFlows(0)
 	as := func(s source) *line { return &line{dial: func() (source, error) { return s, nil }} }
 	k := &tracked{}
-	f := &Flows{bit: 1, listing: as(listing), marking: as(marking), deletions: as(listing), route: lineTo(k.route), sockets: lineTo(k.diag)}
+	f := &Flows{bit: 1, deletions: as(listing), judging: judging{
+		listing: as(listing), marking: as(marking), route: lineTo(k.route), sockets: lineTo(k.diag),
+	}}
 	runtime.GC()
 	var before runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -19,7 +19,7 @@ type requirement struct {
 // requirements are one operation for each part of the kernel that the table is
 // made of and that can be missing, alone. The base chain has no rules, and the
 // chain with rules no hook: no packet meets any of it.
-func requirements(masquerade bool) []requirement {
+func requirements(options Options) []requirement {
 	tcp := ruleset.Element{Protocol: unix.IPPROTO_TCP, First: 1, Last: 2}
 	rule := func(rule ruleset.Rule) ruleset.Op {
 		return ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{rule}}
@@ -30,17 +30,34 @@ func requirements(masquerade bool) []requirement {
 		{"CONFIG_NF_TABLES", ruleset.AddChain{Name: "rules"}},
 		{"Linux 5.7 or later", ruleset.AddSet{Name: "ports", Type: ruleset.PortRange}},
 		{"Linux 5.7 or later", ruleset.AddElements{Set: "ports", Type: ruleset.PortRange, Elements: []ruleset.Element{tcp}}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "addrs", Type: ruleset.Addr4}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.Addr4, Dynamic: true, Timeout: 60}},
 		{"CONFIG_NF_TABLES", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Loopback{}, ports}})},
 		{"CONFIG_NFT_COUNTER", rule(ruleset.Rule{Counter: true})},
 		{"CONFIG_NFT_CT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.New}})},
 		{"CONFIG_NF_CONNTRACK_MARK", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Mark(1)}})},
+		{"Linux 4.17 or later", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Lookup{Fields: []ruleset.Field{ruleset.CtOriginalSrc4}, Set: "addrs"}}})},
+		{"CONFIG_NFT_LIMIT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Limit{Field: ruleset.DstAddr4, Set: "rates", PerSecond: 1, Burst: 1}}})},
 		{"CONFIG_NFT_REJECT_INET", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Reject}})},
 	}
-	if masquerade {
+	if options.Masquerade {
 		needs = append(needs,
 			requirement{"CONFIG_NFT_NAT", ruleset.AddChain{Name: "nat", Hook: &ruleset.Hook{NAT: true, Point: ruleset.Postrouting, Base: ruleset.SrcNAT}}},
 			requirement{"CONFIG_NFT_MASQ", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Masquerade}})},
 		)
+	}
+	if options.MaxConnections {
+		needs = append(needs,
+			requirement{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "connections", Type: ruleset.Addr4, Dynamic: true}},
+			requirement{"CONFIG_NFT_CONNLIMIT (--max-connections-per-pod 0 does without)", rule(ruleset.Rule{Matches: []ruleset.Match{
+				ruleset.Unconfirmed{}, ruleset.Connections{Field: ruleset.SrcAddr4, Set: "connections", Over: 1}, ruleset.Noted{Field: ruleset.SrcAddr4, Set: "rates"},
+			}})},
+		)
+	}
+	if options.SourceCheck {
+		needs = append(needs, requirement{
+			"CONFIG_NFT_FIB_INET (--source-check off does without)", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Elsewhere{}}}),
+		})
 	}
 	return needs
 }
@@ -54,6 +71,11 @@ func guardRequirements() []requirement {
 		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
 			Matches: []ruleset.Match{ruleset.PodPort{}, ruleset.Lookup{Fields: []ruleset.Field{ruleset.InPort, ruleset.SrcMAC, ruleset.SrcAddr6}, Set: "senders"}},
 			Counter: true,
+		}}}},
+		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{Matches: []ruleset.Match{ruleset.Fragment{V6: true}}}}}},
+		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.IfName, Dynamic: true, Timeout: 60}},
+		{"CONFIG_NFT_LIMIT", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
+			Matches: []ruleset.Match{ruleset.Limit{Field: ruleset.InPort, Set: "rates", PerSecond: 1, Burst: 1}},
 		}}}},
 	}
 }
@@ -85,7 +107,7 @@ func (c *Conn) probe(options Options) error {
 			return unsupported(err, "CONFIG_NF_TABLES")
 		}
 	}
-	err := c.try(ruleset.Inet, "CONFIG_NF_TABLES", requirements(options.Masquerade))
+	err := c.try(ruleset.Inet, "CONFIG_NF_TABLES", requirements(options))
 	if err != nil || !options.Guard {
 		return err
 	}

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"iter"
 	"os"
 	"syscall"
 	"time"
@@ -58,6 +59,22 @@ func (r *relaySource) Send(m netlink.Message) (netlink.Message, error) {
 // lineTo is a line to a kernel: each time that it is dialled, nothing is left of before.
 func lineTo(kernel func([]netlink.Message) ([]datagram, error)) *line {
 	return &line{dial: func() (source, error) { return &relaySource{relay: &relay{kernel: kernel}}, nil }}
+}
+
+// ReceiveIter yields what Receive returns.
+func (r *relay) ReceiveIter() iter.Seq2[netlink.Message, error] {
+	return func(yield func(netlink.Message, error) bool) {
+		messages, err := r.Receive()
+		if err != nil {
+			yield(netlink.Message{}, err)
+			return
+		}
+		for _, m := range messages {
+			if !yield(m, nil) {
+				return
+			}
+		}
+	}
 }
 
 func (r *relay) JoinGroup(uint32) error           { return r.join }

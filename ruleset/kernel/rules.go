@@ -95,11 +95,85 @@ func (p *assembler) match(match ruleset.Match) error {
 			and(uint32(m)),
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.NativeEndian.PutUint32(uint32(m))},
 		)
+	case ruleset.Elsewhere:
+		// fib saddr . iif oif missing
+		p.emit(
+			&expr.Fib{Register: firstRegister, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)},
+		)
+	case ruleset.DNAT:
+		// ct status dnat
+		p.emit(
+			&expr.Ct{Key: expr.CtKeySTATUS, Register: firstRegister},
+			and(ctStatusDNAT),
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: make([]byte, 4)},
+		)
 	case ruleset.Midstream:
 		return p.midstream(policy.Protocol(m))
 	case ruleset.ICMPv6:
 		// meta l4proto ipv6-icmp
 		p.requireProtocol(unix.IPPROTO_ICMPV6)
+	case ruleset.ICMPv6Error:
+		// icmpv6 type < echo-request
+		if err := p.load([]ruleset.Field{ruleset.ICMPv6MessageType}); err != nil {
+			return err
+		}
+		p.emit(&expr.Cmp{Op: expr.CmpOpLt, Register: firstRegister, Data: []byte{128}})
+	case ruleset.Redirect:
+		// icmp type redirect
+		if err := p.load([]ruleset.Field{ruleset.ICMPMessageType}); err != nil {
+			return err
+		}
+		p.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{5}})
+	case ruleset.Fragment:
+		p.fragment(m)
+	case ruleset.Atomic:
+		// frag frag-off 0 frag more-fragments 0
+		p.fragment(ruleset.Fragment{V6: true, First: true})
+		p.emit(
+			&expr.Exthdr{DestRegister: firstRegister, Type: unix.IPPROTO_FRAGMENT, Op: expr.ExthdrOpIpv6, Offset: 3, Len: 1},
+			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 1, Mask: []byte{1}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}},
+		)
+	case ruleset.UpperLayer:
+		// @th,56,8 >= 0x0
+		p.emit(
+			&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 7, Len: 1, DestRegister: firstRegister},
+			&expr.Cmp{Op: expr.CmpOpGte, Register: firstRegister, Data: []byte{0}},
+		)
+	case ruleset.Limit:
+		// update @set { ip daddr limit rate 100/second burst 100 packets }
+		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+			return err
+		}
+		kind := expr.LimitTypePkts
+		if m.Octets {
+			kind = expr.LimitTypePktBytes
+		}
+		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{
+			&expr.Limit{Type: kind, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst},
+		}})
+	case ruleset.Unconfirmed:
+		// ct status ! confirmed
+		p.emit(
+			&expr.Ct{Key: expr.CtKeySTATUS, Register: firstRegister},
+			and(ctStatusConfirmed),
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)},
+		)
+	case ruleset.Connections:
+		// add @set { ip saddr ct count over 10000 }
+		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+			return err
+		}
+		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD, Exprs: []expr.Any{
+			&expr.Connlimit{Count: m.Over, Flags: expr.NFT_CONNLIMIT_F_INV},
+		}})
+	case ruleset.Noted:
+		// add @set { ip saddr }
+		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+			return err
+		}
+		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD})
 	case ruleset.NextHeader:
 		// ip6 nexthdr ipv6-icmp
 		op := expr.CmpOpEq
@@ -136,6 +210,44 @@ func (p *assembler) match(match ruleset.Match) error {
 	return nil
 }
 
+// fragment matches fragments.
+func (p *assembler) fragment(m ruleset.Fragment) {
+	offset := func(mask []byte, op expr.CmpOp) {
+		p.emit(
+			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 2, Mask: mask, Xor: make([]byte, 2)},
+			&expr.Cmp{Op: op, Register: firstRegister, Data: make([]byte, 2)},
+		)
+	}
+	if !m.V6 {
+		p.requireFamily(unix.NFPROTO_IPV4)
+		p.emit(&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2, DestRegister: firstRegister})
+		if m.First {
+			// ip frag-off & 8191 == 0
+			offset([]byte{0x1f, 0xff}, expr.CmpOpEq)
+		} else {
+			// ip frag-off & 16383 != 0
+			offset([]byte{0x3f, 0xff}, expr.CmpOpNeq)
+		}
+		return
+	}
+	if p.bridge {
+		p.requireFrameType(unix.ETH_P_IPV6)
+	} else {
+		p.requireFamily(unix.NFPROTO_IPV6)
+	}
+	header := &expr.Exthdr{DestRegister: firstRegister, Type: unix.IPPROTO_FRAGMENT, Op: expr.ExthdrOpIpv6}
+	if m.First {
+		// frag frag-off 0
+		header.Offset, header.Len = 2, 2
+		p.emit(header)
+		offset([]byte{0xff, 0xf8}, expr.CmpOpEq)
+		return
+	}
+	// exthdr frag exists
+	header.Len, header.Flags = 1, unix.NFT_EXTHDR_F_PRESENT
+	p.emit(header, &expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{1}})
+}
+
 // midstream matches what begins no connection, by the octet of the header that says so.
 func (p *assembler) midstream(protocol policy.Protocol) error {
 	p.requireProtocol(byte(protocol))
@@ -159,6 +271,12 @@ func (p *assembler) midstream(protocol policy.Protocol) error {
 	}
 	return nil
 }
+
+// IPS_CONFIRMED and IPS_DST_NAT (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const (
+	ctStatusConfirmed = 1 << 3
+	ctStatusDNAT      = 1 << 5
+)
 
 // and masks the 4 bytes in the first register, which are in the byte order of
 // the machine.
@@ -204,13 +322,10 @@ func (p *assembler) load(fields []ruleset.Field) error {
 			p.requireFamily(unix.NFPROTO_IPV6)
 		case ruleset.ARPSrcMAC, ruleset.ARPSrcAddr, ruleset.ARPDstAddr:
 			p.requireFrameType(unix.ETH_P_ARP)
+		case ruleset.ICMPMessageType:
+			p.requireMessage(unix.ETH_P_IP, unix.NFPROTO_IPV4, unix.IPPROTO_ICMP)
 		case ruleset.ICMPv6MessageType:
-			if p.bridge {
-				p.requireFrameType(unix.ETH_P_IPV6)
-			} else {
-				p.requireFamily(unix.NFPROTO_IPV6)
-			}
-			p.requireProtocol(unix.IPPROTO_ICMPV6)
+			p.requireMessage(unix.ETH_P_IPV6, unix.NFPROTO_IPV6, unix.IPPROTO_ICMPV6)
 		}
 	}
 	// nft 1.0.6 turns a protocol's byte order round before it looks it up in
@@ -235,6 +350,10 @@ func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint3
 		p.emit(&expr.Payload{Base: base, Offset: offset, Len: length, DestRegister: register})
 		return (length + 3) / 4
 	}
+	ct := func(key expr.CtKey, direction, length uint32) uint32 {
+		p.emit(&expr.Ct{Key: key, Direction: direction, OptDirection: true, Register: register})
+		return length / 4
+	}
 	switch field {
 	case ruleset.SrcAddr4: // ip saddr
 		return payload(expr.PayloadBaseNetworkHeader, 12, 4), nil
@@ -249,7 +368,15 @@ func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint3
 		return 1, nil
 	case ruleset.DstPort: // th dport
 		return payload(expr.PayloadBaseTransportHeader, 2, 2), nil
-	case ruleset.ICMPv6MessageType: // icmpv6 type
+	case ruleset.CtOriginalSrc4: // ct original ip saddr
+		return ct(expr.CtKeySRCIP, expr.CtDirOriginal, 4), nil
+	case ruleset.CtOriginalSrc6: // ct original ip6 saddr
+		return ct(expr.CtKeySRCIP6, expr.CtDirOriginal, 16), nil
+	case ruleset.CtReplySrc4: // ct reply ip saddr
+		return ct(expr.CtKeySRCIP, expr.CtDirReply, 4), nil
+	case ruleset.CtReplySrc6: // ct reply ip6 saddr
+		return ct(expr.CtKeySRCIP6, expr.CtDirReply, 16), nil
+	case ruleset.ICMPMessageType, ruleset.ICMPv6MessageType: // icmp type, icmpv6 type
 		return payload(expr.PayloadBaseTransportHeader, 0, 1), nil
 	case ruleset.InPort: // iifname
 		p.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register})
@@ -307,6 +434,16 @@ func (p *assembler) requireFrameType(frameType uint16) {
 		&expr.Payload{Base: expr.PayloadBaseLLHeader, Offset: 12, Len: 2, DestRegister: firstRegister},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.BigEndian.PutUint16(frameType)},
 	)
+}
+
+// requireMessage lets only messages of ICMP or ICMPv6 go on.
+func (p *assembler) requireMessage(frameType uint16, family, protocol byte) {
+	if p.bridge {
+		p.requireFrameType(frameType)
+	} else {
+		p.requireFamily(family)
+	}
+	p.requireProtocol(protocol)
 }
 
 // requireProtocol lets only packets of the transport protocol go on.

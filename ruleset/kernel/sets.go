@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -19,7 +20,7 @@ import (
 )
 
 // known reports whether the type of set is one of ruleset's.
-func known(t ruleset.SetType) bool { return t <= ruleset.LinkAddr6 }
+func known(t ruleset.SetType) bool { return t <= ruleset.Pair6 }
 
 // hasRanges reports whether the elements are ranges.
 func hasRanges(t ruleset.SetType) bool {
@@ -56,6 +57,12 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 		set.KeyType = nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService)
 	case ruleset.ICMPv6Type: // type icmpv6_type
 		set.KeyType = nftables.TypeICMP6Type
+	case ruleset.ICMPType: // type icmp_type
+		set.KeyType = nftables.TypeICMPType
+	case ruleset.Pair4: // type ipv4_addr . ipv4_addr
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
+	case ruleset.Pair6: // type ipv6_addr . ipv6_addr
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeIP6Addr)
 	case ruleset.EtherAddr: // type ether_addr
 		set.KeyType = nftables.TypeEtherAddr
 	case ruleset.EtherType: // type ether_type
@@ -75,8 +82,12 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 	}
 	switch op.Type {
 	case ruleset.Port, ruleset.PortRange, ruleset.Endpoint4, ruleset.Endpoint6, ruleset.Sender4, ruleset.Sender6,
-		ruleset.LinkAddr4, ruleset.LinkAddr6:
+		ruleset.LinkAddr4, ruleset.LinkAddr6, ruleset.Pair4, ruleset.Pair6:
 		set.KeyByteOrder = nil
+	}
+	if op.Dynamic { // size 65535; flags dynamic,timeout; timeout 60s
+		set.Dynamic, set.Size = true, ruleset.DynamicSize
+		set.HasTimeout, set.Timeout = op.Timeout != 0, time.Duration(op.Timeout)*time.Second
 	}
 	if op.Map && hasRanges(op.Type) {
 		return nil, errRangeMap
@@ -91,6 +102,10 @@ func newSet(table *nftables.Table, op ruleset.AddSet) (*nftables.Set, error) {
 // registers of 4 bytes.
 func keyBytes(t ruleset.SetType) int {
 	switch t {
+	case ruleset.Pair4:
+		return 8
+	case ruleset.Pair6:
+		return 32
 	case ruleset.Addr4, ruleset.Range4:
 		return 4
 	case ruleset.Addr6, ruleset.Range6:
@@ -115,7 +130,7 @@ func keyBytes(t ruleset.SetType) int {
 		return 28
 	case ruleset.Sender6:
 		return 40
-	default: // ruleset.ICMPv6Type
+	default: // ruleset.ICMPType, ruleset.ICMPv6Type
 		return 1
 	}
 }
@@ -131,7 +146,10 @@ func setElement(to []nftables.SetElement, t ruleset.SetType, e ruleset.Element) 
 		return append(to, nftables.SetElement{Key: portKey(nil, e.Protocol, e.First), KeyEnd: portKey(nil, e.Protocol, e.Last)})
 	case ruleset.Endpoint4, ruleset.Endpoint6:
 		return append(to, nftables.SetElement{Key: portKey(e.Addr[:keyBytes(t)-8], e.Protocol, e.First)})
-	case ruleset.ICMPv6Type:
+	case ruleset.Pair4, ruleset.Pair6:
+		half := keyBytes(t) / 2
+		return append(to, nftables.SetElement{Key: slices.Concat(e.Addr[:half], e.LastAddr[:half])})
+	case ruleset.ICMPType, ruleset.ICMPv6Type:
 		return append(to, nftables.SetElement{Key: []byte{e.Protocol}})
 	case ruleset.EtherAddr:
 		return append(to, nftables.SetElement{Key: bytes.Clone(e.MAC[:])})
@@ -280,7 +298,7 @@ func verdictBytes(chain int) int {
 // elementText is the element as nft writes it, for errors.
 func elementText(t ruleset.SetType, e ruleset.Element) string {
 	addr, last := netip.AddrFrom16(e.Addr), netip.AddrFrom16(e.LastAddr)
-	if t == ruleset.Addr4 || t == ruleset.Range4 || t == ruleset.Endpoint4 || t == ruleset.Sender4 {
+	if t == ruleset.Addr4 || t == ruleset.Range4 || t == ruleset.Endpoint4 || t == ruleset.Sender4 || t == ruleset.Pair4 {
 		addr, last = netip.AddrFrom4([4]byte(e.Addr[:4])), netip.AddrFrom4([4]byte(e.LastAddr[:4]))
 	}
 	switch t {
@@ -294,7 +312,9 @@ func elementText(t ruleset.SetType, e ruleset.Element) string {
 		return fmt.Sprintf("%v . %d-%d", policy.Protocol(e.Protocol), e.First, e.Last)
 	case ruleset.Endpoint4, ruleset.Endpoint6:
 		return fmt.Sprintf("%v . %v . %d", addr, policy.Protocol(e.Protocol), e.First)
-	case ruleset.ICMPv6Type:
+	case ruleset.Pair4, ruleset.Pair6:
+		return fmt.Sprintf("%v . %v", addr, last)
+	case ruleset.ICMPType, ruleset.ICMPv6Type:
 		return fmt.Sprint(e.Protocol)
 	case ruleset.EtherAddr:
 		return net.HardwareAddr(e.MAC[:]).String()

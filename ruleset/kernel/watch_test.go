@@ -74,7 +74,7 @@ func TestWatchNotices(t *testing.T) {
 			c := n.open()
 			w := n.watch(c, false)
 			g.Expect(c.Apply(fenced())).To(Succeed())
-			before := n.list()
+			before := n.sorted()
 			n.nft("", command)
 			did := takeOne(g, w)
 			g.Expect(did.What()).To(HavePrefix(first))
@@ -82,7 +82,7 @@ func TestWatchNotices(t *testing.T) {
 			g.Expect(did.PID).To(BeNumerically(">", 0))
 
 			g.Expect(c.Apply(fenced())).To(Succeed())
-			g.Expect(n.list()).To(Equal(before))
+			g.Expect(n.sorted()).To(Equal(before))
 			g.Consistently(w.Tampered(), watchWhile).ShouldNot(Receive())
 		})
 	}

@@ -114,8 +114,16 @@ func (c *Cluster) Check(ctx context.Context, s policy.Snapshot, cases []Case) (R
 		}
 		result.Verdict = policy.Judge(s, result.Seen, policy.JudgeOptions{AllowToNode: c.options.AllowToNode})
 		result.Judged = result.Verdict.At(random.Node)
+		state := ruleset.New
+		if result.Seen.ReportsError() {
+			// It quotes no packet. Judge speaks of what may begin, so it has something to
+			// say only of those that may begin nothing.
+			if state = ruleset.Invalid; result.Judged {
+				continue
+			}
+		}
 		if !result.Own {
-			result.Trace = c.table.Trace(result.Hook, ruleset.TracePacket{Packet: result.Seen, State: ruleset.New})
+			result.Trace = c.table.Trace(result.Hook, ruleset.TracePacket{Packet: result.Seen, State: state})
 			result.Traced = result.Trace.Verdict == ruleset.Accept
 		}
 		probe.Expect = result.Judged

@@ -48,6 +48,19 @@ func allRules() []rules {
 			table: podfence,
 		})
 	}
+	all = append(all, rules{
+		name: "rules=podfence/source-check",
+		load: func(b *testing.B, n *lab.Node) {
+			commit(b, n, manyPods(b, 100, func(o *ruleset.Options) { o.SourceCheck = true }))
+		},
+		table: podfence,
+	}, rules{
+		name: "rules=podfence/max-connections",
+		load: func(b *testing.B, n *lab.Node) {
+			commit(b, n, manyPods(b, 100, func(o *ruleset.Options) { o.MaxConnections = 1 << 20 }))
+		},
+		table: podfence,
+	})
 	return all
 }
 
@@ -109,13 +122,13 @@ func commit(b *testing.B, n *lab.Node, table *ruleset.Table) {
 // manyPods is a node with so many policies, of ten kinds in each namespace. Of
 // those kinds, default deny, DNS and the world select the client for egress, and
 // default deny, another team and the whole namespace the server for ingress.
-func manyPods(b *testing.B, policies int) *ruleset.Table {
+func manyPods(b *testing.B, policies int, options ...func(*ruleset.Options)) *ruleset.Table {
 	size := scale.Size{Pods: 250, Local: 250, Namespaces: policies / 10, Policies: policies}
 	var all []*networkingv1.NetworkPolicy
 	for n := range size.Policies {
 		all = append(all, size.Policy(n))
 	}
-	return tableOf(b, size, append(all, measuredPolicy("server-from-client")))
+	return tableOf(b, size, append(all, measuredPolicy("server-from-client")), options...)
 }
 
 // onePod is a node whose policies all select the server. Each names the client,
@@ -137,7 +150,7 @@ func onePod(b *testing.B, policies int) *ruleset.Table {
 }
 
 // tableOf is the table of the node whose pods are size's and the two measured.
-func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPolicy) *ruleset.Table {
+func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPolicy, options ...func(*ruleset.Options)) *ruleset.Table {
 	b.Helper()
 	m := policy.NewModel(scale.Node)
 	for _, node := range size.Nodes() {
@@ -164,7 +177,11 @@ func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPoli
 		}
 		m.SetPod(pod)
 	}
-	return ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1 << 29})
+	o := ruleset.Options{RevokedMark: 1 << 29}
+	for _, set := range options {
+		set(&o)
+	}
+	return ruleset.Build(m.Intent(), o)
 }
 
 // measuredNamespace is that of the two pods and their policy.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/test/document"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -44,7 +45,7 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	if *table != "" && code == 0 {
-		if err := publish(*table, time.Since(began)); err != nil {
+		if err := document.Publish(*table, "chaos", rows(), time.Since(began)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}

@@ -121,6 +121,11 @@ func (f timedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (r
 	return revoked, restored, err
 }
 
+// RevokeOf implements controllers.Flows.
+func (f timedFlows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	return f.flows.RevokeOf(addrs, judge)
+}
+
 // awaitRepair waits for the nth replacement, and until flows have been judged by it. It
 // returns when each was.
 func (u *unowned) awaitRepair(t *testing.T, n int) (replaced, judged time.Time) {

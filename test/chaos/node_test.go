@@ -43,12 +43,24 @@ type watchedFlows struct {
 // Revoke implements controllers.Flows.
 func (f *watchedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	revoked, restored, err = f.Flows.Revoke(judge)
+	f.note(revoked)
+	return revoked, restored, err
+}
+
+// RevokeOf implements controllers.Flows.
+func (f *watchedFlows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	revoked, restored, err = f.Flows.RevokeOf(addrs, judge)
+	f.note(revoked)
+	return revoked, restored, err
+}
+
+// note counts revoked flows.
+func (f *watchedFlows) note(revoked int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.revoked += revoked; revoked > 0 {
 		f.judged = time.Now()
 	}
-	return revoked, restored, err
 }
 
 // take returns how many flows have been revoked since it was called last, and when the

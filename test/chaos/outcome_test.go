@@ -1,18 +1,13 @@
 package chaos
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // outcome is what one fault has led to.
@@ -121,53 +116,4 @@ func rows() string {
 			recorded.faults[i], o.times, o.denied, o.leaked, o.allowed, o.broken, o.late, o.repaired(), o.before())
 	}
 	return b.String()
-}
-
-// The marks in the document between which the table is.
-const (
-	tableBegins = "<!-- chaos: written by make chaos -->\n"
-	tableEnds   = "<!-- /chaos -->\n"
-)
-
-// publish puts the table into the document at path, with where and how long it took.
-func publish(path string, took time.Duration) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	text, err = between(text, fmt.Sprintf("`make chaos` on %s, %s, in %s.\n\n%s", time.Now().UTC().Format(time.DateOnly), machine(), took.Round(time.Second), rows()))
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return os.WriteFile(path, text, 0o644)
-}
-
-// between replaces what is between the marks.
-func between(document []byte, table string) ([]byte, error) {
-	head, rest, begins := bytes.Cut(document, []byte(tableBegins))
-	_, tail, ends := bytes.Cut(rest, []byte(tableEnds))
-	if !begins || !ends {
-		return nil, fmt.Errorf("the marks %q and %q are not there", tableBegins, tableEnds)
-	}
-	return slices.Concat(head, []byte(tableBegins), []byte(table), []byte(tableEnds), tail), nil
-}
-
-// machine is where this runs.
-func machine() string {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return err.Error()
-	}
-	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-")
-	return fmt.Sprintf("Linux %s, %d processors", release, runtime.NumCPU())
-}
-
-func TestTableIsPutBetweenTheMarks(t *testing.T) {
-	got, err := between([]byte("a\n"+tableBegins+"old\n"+tableEnds+"b\n"), "new\n")
-	if want := "a\n" + tableBegins + "new\n" + tableEnds + "b\n"; err != nil || string(got) != want {
-		t.Errorf("%q, %v; want %q", got, err, want)
-	}
-	if _, err := between([]byte("a\n"+tableBegins), "new\n"); err == nil {
-		t.Error("a document without the second mark: no error")
-	}
 }

@@ -141,10 +141,10 @@ func (w *world) close() error {
 // nft gives commands to nft on the node.
 func (w *world) nft(commands string) error { return w.lab.NFT(commands) }
 
-// tableOf is what a node's kernel holds, without counters and owner: a line or a
-// block for each object, in the order of their names.
+// tableOf is what a node's kernel holds, without counters, owner, and what packets have put
+// into sets: a line or a block for each object, in the order of their names.
 func (w *world) tableOf(node *lab.Node) (string, error) {
-	listing, err := w.lab.Run(&node.Host, "", "nft", "--stateless", "list", "table", "inet", ruleset.TableName)
+	listing, err := churn.Listing(w.lab, node)
 	if err != nil {
 		return "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -63,7 +65,11 @@ func Send(ctx context.Context, l *agreement.Cluster, r *rand.Rand, s policy.Snap
 			continue
 		}
 		verdict := policy.Judge(s, packet, policy.JudgeOptions{})
-		probe.Expect = verdict.At(random.Node)
+		if probe.Expect = verdict.At(random.Node); probe.Expect && packet.ReportsError() {
+			// It is about no flow, so it passes nobody's policies: Judge speaks of what may
+			// begin.
+			continue
+		}
 		fates, probes = append(fates, Fate{packet: packet, verdict: verdict}), append(probes, probe)
 	}
 	results, err := l.Lab.Probe(ctx, probes)
@@ -89,6 +95,16 @@ func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Prob
 	neighbours := p.Protocol == policy.ICMPv6 && slices.Contains(random.NeighbourDiscovery, p.ICMPType)
 	return probe, seen && !neighbours && probe.From != nil && probe.To != nil
 }
+
+// Listing is a node's table as the kernel lists it, without counters, and without what
+// packets have put into sets.
+func Listing(l *agreement.Cluster, node *lab.Node) (string, error) {
+	listing, err := l.Run(&node.Host, "", "nft", "--stateless", "list", "table", "inet", ruleset.TableName)
+	return dynamic.ReplaceAllString(listing, "$1"), err
+}
+
+// dynamic is a set that packets are put into, up to its elements, and those.
+var dynamic = regexp.MustCompile(`(?m)(^\t\tflags dynamic[^\n]*\n(?:\t\t[^e\n][^\n]*\n)*)\t\telements = \{[^}]*\}\n`)
 
 // Describe is a packet's fate, with the objects that decide it: the pods that
 // claim its addresses, their namespaces and the policies in these.

@@ -58,6 +58,8 @@ type settings struct {
 	mode  node.Mode
 	// tiny ranges have five addresses for pods each.
 	tiny bool
+	// anySource: sources of pods may come by any link.
+	anySource bool
 	// more is YAML: policies.
 	more string
 }
@@ -90,7 +92,7 @@ func newCluster(t testing.TB, s settings) *cluster {
 	c.write("cluster.yaml", clusterYAML(s)+s.more)
 	c.write("pods.yaml", "")
 	for _, n := range c.nodes {
-		o := fence.Options{Manifests: c.path("manifests"), Dir: c.path(n.Name), Plugin: cniBinary, Mode: s.mode, Log: logr.Discard()}
+		o := fence.Options{Manifests: c.path("manifests"), Dir: c.path(n.Name), Plugin: cniBinary, Mode: s.mode, AnySource: s.anySource, Log: logr.Discard()}
 		c.options, c.fences = append(c.options, o), append(c.fences, nil)
 	}
 	t.Cleanup(func() {

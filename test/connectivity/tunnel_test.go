@@ -79,6 +79,10 @@ func (s *siege) wrapped(to *lab.Node, src, dst netip.Addr) []byte {
 
 // tunnel sends a datagram to where nodes take the tunnel's.
 func tunnel(from *lab.Host, src, to netip.Addr, payload []byte) error {
+	return datagram(from, src, netip.AddrPortFrom(to, node.DefaultVXLANPort), payload)
+}
+
+func datagram(from *lab.Host, src netip.Addr, to netip.AddrPort, payload []byte) error {
 	return from.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -86,7 +90,7 @@ func tunnel(from *lab.Host, src, to netip.Addr, payload []byte) error {
 		}
 		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: src.As4()})
 		if err == nil {
-			err = unix.Sendto(fd, payload, 0, &unix.SockaddrInet4{Port: node.DefaultVXLANPort, Addr: to.As4()})
+			err = unix.Sendto(fd, payload, 0, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
 		}
 		return errors.Join(err, unix.Close(fd))
 	})

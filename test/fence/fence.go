@@ -43,8 +43,12 @@ type Options struct {
 	Plugin string
 	// Mode is how packets reach other nodes.
 	Mode node.Mode
+	// AnySource turns the check of sources off.
+	AnySource bool
 	// Log is the agent's.
 	Log logr.Logger
+	// Flows is what the agent judges and ends flows by, made of the kernel's. Nil: those.
+	Flows func(controllers.Flows) controllers.Flows
 }
 
 // Fence is an agent at work on a node.
@@ -92,13 +96,17 @@ func Start(n *lab.Node, o Options) (f *Fence, err error) {
 		return nil, err
 	}
 	closers = append(closers, routes.Close)
-	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true}
+	var judged controllers.Flows = flows
+	if o.Flows != nil {
+		judged = o.Flows(flows)
+	}
+	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, SourceCheck: !o.AnySource, Bridge: node.DefaultBridge}
 	if o.Mode != node.HostGW {
 		rules.TunnelPort = node.DefaultVXLANPort
 	}
 	f.Agent, err = controllers.NewAgent(conn, controllers.Options{
 		Node: n.Name, API: o.API, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0",
-		Flows: flows, Ruleset: rules,
+		Flows: judged, Ruleset: rules,
 		Registry: prometheus.NewRegistry(), Log: o.Log,
 		CNI: &controllers.CNI{
 			Socket: f.socket, State: filepath.Join(o.Dir, "attachments"),

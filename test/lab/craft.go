@@ -56,29 +56,40 @@ func Craft(p policy.Packet, srcPort uint16, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("craft packet %s: %w", p, err)
 	}
-	switch p.Protocol {
-	case policy.TCP:
-		binary.BigEndian.PutUint16(body[16:], checksum(body, pseudoHeader(src, dst, p.Protocol, len(body))))
-	case policy.UDP:
-		// Zero means none, which IPv6 forbids; ones' complement has two zeros.
-		sum := checksum(body, pseudoHeader(src, dst, p.Protocol, len(body)))
-		if sum == 0 {
-			sum = 0xffff
-		}
-		binary.BigEndian.PutUint16(body[6:], sum)
-	case policy.ICMP:
-		binary.BigEndian.PutUint16(body[2:], checksum(body, 0))
-	case policy.ICMPv6:
-		binary.BigEndian.PutUint16(body[2:], checksum(body, pseudoHeader(src, dst, p.Protocol, len(body))))
-	case policy.SCTP:
-		// The only checksum that is sent least significant octet first.
-		binary.LittleEndian.PutUint32(body[8:], crc32.Checksum(body, castagnoli))
-	}
+	Checksum(p, body)
 	ttl := p.HopLimit
 	if ttl == 0 {
 		ttl = 64
 	}
 	return append(ipHeader(src, dst, p.Protocol, ttl, len(body)), body...), nil
+}
+
+// Checksum fills in the checksum of what follows the IP header of a packet between two
+// addresses. Of a protocol that has none it does nothing.
+func Checksum(p policy.Packet, body []byte) {
+	src, dst := p.Src.Unmap(), p.Dst.Unmap()
+	put := func(at int, initial uint32) {
+		binary.BigEndian.PutUint16(body[at:], 0)
+		sum := checksum(body, initial)
+		if sum == 0 && p.Protocol == policy.UDP {
+			sum = 0xffff // zero means none, which IPv6 forbids; ones' complement has two zeros
+		}
+		binary.BigEndian.PutUint16(body[at:], sum)
+	}
+	switch p.Protocol {
+	case policy.TCP:
+		put(16, pseudoHeader(src, dst, p.Protocol, len(body)))
+	case policy.UDP:
+		put(6, pseudoHeader(src, dst, p.Protocol, len(body)))
+	case policy.ICMP:
+		put(2, 0)
+	case policy.ICMPv6:
+		put(2, pseudoHeader(src, dst, p.Protocol, len(body)))
+	case policy.SCTP:
+		// The only checksum that is sent least significant octet first.
+		binary.LittleEndian.PutUint32(body[8:], 0)
+		binary.LittleEndian.PutUint32(body[8:], crc32.Checksum(body, castagnoli))
+	}
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

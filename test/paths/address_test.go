@@ -3,6 +3,8 @@ package paths_test
 import (
 	"net"
 	"net/netip"
+
+	"github.com/podfence/podfence/test/stage"
 )
 
 // source is the address that a frame claims to come from; the zero Addr if there is no
@@ -16,17 +18,17 @@ func (s *scene) destination(f frame) netip.Addr {
 	return s.address(f, f.dst, f.to)
 }
 
-func (s *scene) address(f frame, what scope, of actorID) netip.Addr {
+func (s *scene) address(f frame, what scope, of stage.ActorID) netip.Addr {
 	six := f.class.is6()
 	switch {
 	case what == nowhere:
 		return netip.Addr{}
 	case what >= pretended:
-		return s.actors[what-pretended].addr[six]
+		return s.Actors[what-pretended].Addr[six]
 	case what == global:
-		return s.actors[of].addr[six]
+		return s.Actors[of].Addr[six]
 	case what == internal:
-		return s.node.IP(map[bool]netip.Addr{true: netip.IPv6Unspecified(), false: netip.IPv4Unspecified()}[six])
+		return s.Node.IP(map[bool]netip.Addr{true: netip.IPv6Unspecified(), false: netip.IPv4Unspecified()}[six])
 	case what == linkLocal:
 		return s.linkLocal(f, of, six)
 	case what == solicited:
@@ -37,7 +39,7 @@ func (s *scene) address(f frame, what scope, of actorID) netip.Addr {
 
 // solicitable is the address whose group is asked: the global one if there is one.
 func (s *scene) solicitable(f frame) netip.Addr {
-	if addr := s.actors[f.to].addr[true]; addr.IsValid() {
+	if addr := s.Actors[f.to].Addr[true]; addr.IsValid() {
 		return addr
 	}
 	return s.linkLocal(f, f.to, true)
@@ -52,34 +54,34 @@ func solicitedNode(a netip.Addr) netip.Addr {
 
 // linkLocal is an actor's link-local address. The node's is that of its side of the
 // sender's or receiver's link.
-func (s *scene) linkLocal(f frame, of actorID, six bool) netip.Addr {
+func (s *scene) linkLocal(f frame, of stage.ActorID, six bool) netip.Addr {
 	if six {
 		mac := s.macOf(f, of)
 		return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
 	}
-	if of == theNode {
-		return netip.MustParseAddr(nodeLinkLocal4)
+	if of == stage.TheNode {
+		return netip.MustParseAddr(stage.NodeLinkLocal4)
 	}
 	return netip.AddrFrom4([4]byte{169, 254, 7, byte(of) + 1})
 }
 
 // macOf is an actor's hardware address; the node's is that of the link to the frame's
 // other end.
-func (s *scene) macOf(f frame, of actorID) net.HardwareAddr {
-	if of != theNode {
-		return s.actors[of].mac
+func (s *scene) macOf(f frame, of stage.ActorID) net.HardwareAddr {
+	if of != stage.TheNode {
+		return s.Actors[of].MAC
 	}
-	return s.actors[f.otherEnd()].device.Attrs().HardwareAddr
+	return s.Actors[f.otherEnd()].Device.Attrs().HardwareAddr
 }
 
 // otherEnd is who is linked to the node where it sends or receives a frame. What it sends
 // to nobody it sends where the isolated pod is.
-func (f frame) otherEnd() actorID {
+func (f frame) otherEnd() stage.ActorID {
 	switch {
-	case f.from != theNode:
+	case f.from != stage.TheNode:
 		return f.from
-	case f.to == nobody:
-		return isolated
+	case f.to == stage.Nobody:
+		return stage.Isolated
 	}
 	return f.to
 }
@@ -97,10 +99,10 @@ func (s *scene) stationMAC(f frame, dst netip.Addr) net.HardwareAddr {
 		return groupMAC(dst)
 	case f.mac == theirs:
 		return s.macOf(f, f.to)
-	case f.from == theNode:
+	case f.from == stage.TheNode:
 		return s.macOf(f, f.otherEnd())
 	}
-	return s.macOf(f, theNode)
+	return s.macOf(f, stage.TheNode)
 }
 
 // groupMAC is the hardware address of a group; of an address that is none, that of all

@@ -9,18 +9,11 @@
 // IPv4, IPv6 or both. Without -paths, as in `make test`, each scene is dual stack, and a
 // part of the frames is sent.
 //
-//	scene     a node, an isolated pod (default deny, both ways) and an open one on it, a
-//	          host on its uplink, and one on a port of a foreign bridge that is no pod's
+//	scene     a stage of test/stage: who sends and receives, and how they are connected
 //	frame     what is sent: who to whom, which kind, by which addresses; matrix makes all
-//	marks     each frame carries a number; watch tells by it who has received which
 //	flows     what begins a flow, its answer, and more of it: none of an isolated pod's
 //	list      what may arrive all the same, row by row with the reason
 //	tally     what has arrived and is on no row, similar frames together in one line
-//
-// Frames leave by packet sockets, past the sender's own stack. In pods and outside they
-// are received by packet sockets too. A node's packet sockets would see what its rules
-// are about to drop, so there a rule of the last priority at the hook input reports what
-// has come so far; of frames that no such hook is for, what its bridge has let up to it.
 //
 // A row of the list that was not seen is an error, since it proves nothing. So is a way
 // by which nothing arrives even without podfence: each scene is played a second time

@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/stage"
 )
 
 // class is what a frame's number is of.
@@ -36,48 +37,13 @@ func (c class) String() string {
 // is6 tells IPv6 from all others.
 func (c class) is6() bool { return c == icmp6 || c == protocol6 || c == udp6 || c == answer6 }
 
-// wrap is what an IP packet is inside of, or has between its header and the rest.
-type wrap uint8
-
-const (
-	plain wrap = iota
-	tag0       // VLAN tags, 802.1Q or 802.1ad, with priority only (0) or a VLAN
-	tag1
-	service0
-	service1
-	stacked0
-	stacked1
-	double0 // 802.1Q twice
-	triple0
-	priority1 // 802.1Q with priority only, and a VLAN inside
-	older     // a tag from before 802.1ad, which no stack knows
-	pppoe
-	tagPPPoE // in a tag with priority only
-	mpls
-	mplsGroup
-	snap
-	llc      // an 802.3 frame with the SAP of IP
-	bridged  // transparent Ethernet bridging: a frame in a frame
-	mistyped // the EtherType of the other family
-	hopByHop // IPv6 extension headers from here on
-	routing
-	fragment
-	destination
-)
-
-var wrapNames = [...]string{
-	"", "802.1Q tag 0", "802.1Q tag 1", "802.1ad tag 0", "802.1ad tag 1", "802.1ad and 802.1Q tags 0", "802.1ad and 802.1Q tags 1",
-	"two 802.1Q tags 0", "802.1ad and two 802.1Q tags 0", "802.1Q tags 0 and 1", "tag 0x9100", "PPPoE", "PPPoE in 802.1Q tag 0",
-	"MPLS", "MPLS multicast", "SNAP", "802.3 of SAP 6", "a frame in a frame", "the other family's EtherType", "a hop-by-hop header", "a routing header", "a fragment header", "a destination options header",
-}
-
 // untyped says whether the frame is neither IP nor ARP for those who receive it. (A tag
 // with no VLAN is taken off.)
 func (f frame) untyped() bool {
-	if w := f.tagless().wrap; w == plain || w == mistyped {
+	if w := f.tagless().wrap; w == stage.Plain || w == stage.Mistyped {
 		return f.class == ethertype
 	}
-	return f.wrap < mistyped
+	return f.wrap < stage.Mistyped
 }
 
 // scope is which address of somebody's, or of whom.
@@ -97,6 +63,7 @@ const (
 	site
 	broadcast
 	subnetBroadcast
+	loopback  // the node's 127.0.0.1
 	remote    // the address of a pod of another node, which is nobody here
 	pretended // the global address of actor scope - pretended
 )
@@ -105,12 +72,12 @@ const (
 // VLAN.
 func (f frame) tagless() frame {
 	switch f.wrap {
-	case tag0, service0, stacked0, double0, triple0:
-		f.wrap = plain
-	case tagPPPoE:
-		f.wrap = pppoe
-	case priority1:
-		f.wrap = tag1
+	case stage.Tag0, stage.Service0, stage.Stacked0, stage.Double0, stage.Triple0:
+		f.wrap = stage.Plain
+	case stage.TagPPPoE:
+		f.wrap = stage.PPPoE
+	case stage.Priority1:
+		f.wrap = stage.Tag1
 	}
 	return f
 }
@@ -124,7 +91,7 @@ var groups = map[bool]map[scope]netip.Addr{
 	false: {
 		unspecified: netip.IPv4Unspecified(), allNodes: netip.MustParseAddr("224.0.0.1"), allRouters: netip.MustParseAddr("224.0.0.2"),
 		listeners: netip.MustParseAddr("224.0.0.22"), multicastDNS: netip.MustParseAddr("224.0.0.251"), site: netip.MustParseAddr("239.1.1.1"),
-		broadcast: netip.MustParseAddr("255.255.255.255"), subnetBroadcast: netip.MustParseAddr("10.244.1.255"),
+		loopback: netip.MustParseAddr("127.0.0.1"), broadcast: netip.MustParseAddr("255.255.255.255"), subnetBroadcast: netip.MustParseAddr("10.244.1.255"),
 		remote: netip.MustParseAddr("10.244.2.9"),
 	},
 }
@@ -148,7 +115,7 @@ func (s scope) name(six bool) string {
 		return "another node's pod's"
 	}
 	if s >= pretended {
-		return "the " + actorNames[s-pretended] + "'s"
+		return "the " + stage.ActorID(s-pretended).String() + "'s"
 	}
 	return groups[six][s].String()
 }
@@ -177,9 +144,9 @@ func reservedMAC(s station) net.HardwareAddr {
 
 // frame is one to be sent, without the addresses that scene and sender make of it.
 type frame struct {
-	from, to actorID // to: who is meant by addresses that somebody has
+	from, to stage.ActorID // to: who is meant by addresses that somebody has
 	class    class
-	wrap     wrap
+	wrap     stage.Wrap
 	number   uint16
 	hop      uint8
 	src, dst scope
@@ -189,27 +156,6 @@ type frame struct {
 // The ports that most of the frames with ports are between.
 const clientPort, serverPort = 4321, 1000
 
-// The length of a mark lets neighbour discovery have it in an option.
-const (
-	markSize = 14
-	magic    = "pF paths"
-)
-
-func mark(number int) []byte {
-	m := append(make([]byte, 0, markSize), magic...)
-	return append(binary.BigEndian.AppendUint16(m, uint16(number>>32)), byte(number>>24), byte(number>>16), byte(number>>8), byte(number))
-}
-
-// readMark returns the number of the first mark in b, and what is behind it.
-func readMark(b []byte) (number int, rest []byte, found bool) {
-	i := bytes.Index(b, []byte(magic))
-	if i < 0 || len(b) < i+markSize {
-		return 0, nil, false
-	}
-	rest = b[i+len(magic):]
-	return int(binary.BigEndian.Uint16(rest))<<32 | int(binary.BigEndian.Uint32(rest[2:])), rest[6:], true
-}
-
 // octets are the frame as it is sent, with the mark at its end.
 func (s *scene) octets(f frame, number int) ([]byte, error) {
 	src, dst := s.source(f), s.destination(f)
@@ -217,19 +163,19 @@ func (s *scene) octets(f frame, number int) ([]byte, error) {
 	switch f.class {
 	case arp:
 		b = append(binary.BigEndian.AppendUint16(b, unix.ETH_P_ARP), s.arpMessage(f, src, dst)...)
-		return append(b, mark(number)...), nil
+		return append(b, stage.Mark(number)...), nil
 	case ethertype:
 		if f.number < 0x600 { // a length: an 802.3 frame with the SAP f.number
-			b = binary.BigEndian.AppendUint16(b, 3+markSize)
-			return append(append(b, byte(f.number), byte(f.number), 3), mark(number)...), nil
+			b = binary.BigEndian.AppendUint16(b, 3+stage.MarkSize)
+			return append(append(b, byte(f.number), byte(f.number), 3), stage.Mark(number)...), nil
 		}
-		return append(binary.BigEndian.AppendUint16(b, f.number), mark(number)...), nil
+		return append(binary.BigEndian.AppendUint16(b, f.number), stage.Mark(number)...), nil
 	}
 	packet, err := f.packet(src, dst, number)
 	if err != nil {
 		return nil, fmt.Errorf("%+v: %w", f, err)
 	}
-	return f.wrapped(b, packet), nil
+	return f.wrap.Around(b, packet), nil
 }
 
 // arpMessage asks for an address, or says whose it is (RFC 826).
@@ -251,7 +197,7 @@ func (f frame) packet(src, dst netip.Addr, number int) ([]byte, error) {
 		p.Protocol, p.DstPort = policy.UDP, f.number
 	default:
 		p.Protocol, p.DstPort = policy.Protocol(f.number), serverPort
-		if f.class == protocol6 && extensions[p.Protocol] != nil {
+		if f.class == protocol6 && stage.Extensions[p.Protocol] != nil {
 			p.Protocol = policy.UDP
 		}
 		p.ICMPType = 128 // an echo request, of ICMPv6
@@ -268,23 +214,23 @@ func (f frame) packet(src, dst netip.Addr, number int) ([]byte, error) {
 	if f.class == answer4 || f.class == answer6 {
 		srcPort = serverPort
 	}
-	b, err := lab.Craft(p, srcPort, mark(number))
+	b, err := lab.Craft(p, srcPort, stage.Mark(number))
 	if err != nil {
 		return nil, err
 	}
 	if dst.Is4() {
 		b[9] = f.protocol(p)
-		sum(b[:20])
+		stage.Sum(b[:20])
 		return b, nil
 	}
 	if f.class == protocol6 {
-		if extension := extensions[policy.Protocol(f.number)]; extension != nil {
-			return extended(b, f.number, extension), nil
+		if extension := stage.Extensions[policy.Protocol(f.number)]; extension != nil {
+			return stage.Extended(b, f.number, extension), nil
 		}
 		b[6] = byte(f.number)
 	}
-	if number := wrapExtension[f.wrap]; f.wrap >= hopByHop {
-		return extended(b, number, extensions[policy.Protocol(number)]), nil
+	if number := wrapExtension[f.wrap]; f.wrap >= stage.HopByHop {
+		return stage.Extended(b, number, stage.Extensions[policy.Protocol(number)]), nil
 	}
 	return b, nil
 }
@@ -296,86 +242,4 @@ func (f frame) protocol(p policy.Packet) byte {
 	return byte(p.Protocol)
 }
 
-// sum fills an IPv4 header's checksum in.
-func sum(header []byte) {
-	var sum uint32
-	for i := 0; i < len(header); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(header[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	binary.BigEndian.PutUint16(header[10:], ^uint16(sum))
-}
-
-// extensions are the IPv6 extension headers, valid but for the first octet, the header
-// that follows: a router alert (RFC 2711); a routing header that has nowhere left to go;
-// a datagram in one fragment; an authentication header; padding.
-var extensions = map[policy.Protocol][]byte{
-	0:  {0, 0, 5, 2, 0, 0, 1, 0},
-	43: {0, 0, 253, 0, 0, 0, 0, 0},
-	44: {0, 0, 0, 0, 0, 0, 0, 1},
-	51: {0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0},
-	60: {0, 0, 1, 4, 0, 0, 0, 0},
-}
-
-var wrapExtension = [...]uint16{hopByHop: 0, routing: 43, fragment: 44, destination: 60}
-
-// extended puts an extension header between an IPv6 header and what follows.
-func extended(packet []byte, number uint16, extension []byte) []byte {
-	b := append(bytes.Clone(packet[:40]), extension...)
-	b[40], b[6] = packet[6], byte(number)
-	binary.BigEndian.PutUint16(b[4:], uint16(len(packet)-40+len(extension)))
-	return append(b, packet[40:]...)
-}
-
-// wrapped is the frame around a packet; b are its hardware addresses.
-func (f frame) wrapped(b, packet []byte) []byte {
-	kind, other, ppp := uint16(unix.ETH_P_IP), uint16(unix.ETH_P_IPV6), uint16(0x21)
-	if f.class.is6() {
-		kind, other, ppp = other, kind, 0x57
-	}
-	before := func(numbers ...uint16) {
-		for _, n := range numbers {
-			b = binary.BigEndian.AppendUint16(b, n)
-		}
-	}
-	switch f.wrap {
-	case tag0, tag1:
-		before(unix.ETH_P_8021Q, uint16(f.wrap-tag0), kind)
-	case service0, service1:
-		before(unix.ETH_P_8021AD, uint16(f.wrap-service0), kind)
-	case stacked0, stacked1:
-		before(unix.ETH_P_8021AD, uint16(f.wrap-stacked0), unix.ETH_P_8021Q, uint16(f.wrap-stacked0), kind)
-	case double0:
-		before(unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 0, kind)
-	case triple0:
-		before(unix.ETH_P_8021AD, 0, unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 0, kind)
-	case priority1:
-		before(unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 1, kind)
-	case older:
-		before(unix.ETH_P_QINQ1, 0, kind)
-	case pppoe:
-		before(unix.ETH_P_PPP_SES, 0x1100, 1, uint16(2+len(packet)), ppp)
-	case tagPPPoE:
-		before(unix.ETH_P_8021Q, 0, unix.ETH_P_PPP_SES, 0x1100, 1, uint16(2+len(packet)), ppp)
-	case mpls:
-		before(unix.ETH_P_MPLS_UC, 1, 0x0140) // label 16, bottom of the stack
-	case mplsGroup:
-		before(unix.ETH_P_MPLS_MC, 1, 0x0140)
-	case llc:
-		b = append(binary.BigEndian.AppendUint16(b, uint16(3+len(packet))), 6, 6, 3)
-	case bridged:
-		inside := bytes.Clone(b)
-		before(unix.ETH_P_TEB)
-		b = append(b, inside...)
-		before(kind)
-	case snap:
-		before(uint16(8+len(packet)), 0xaaaa, 0x0300, 0, kind)
-	case mistyped:
-		before(other)
-	default:
-		before(kind)
-	}
-	return append(b, packet...)
-}
+var wrapExtension = [...]uint16{stage.HopByHop: 0, stage.Routing: 43, stage.Fragment: 44, stage.Destination: 60}

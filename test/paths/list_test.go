@@ -1,6 +1,10 @@
 package paths_test
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/podfence/podfence/test/stage"
+)
 
 // row is a kind of frame that reaches an isolated pod, or comes from one, whatever the
 // policies say.
@@ -13,12 +17,12 @@ type row struct {
 	is    func(frame) bool
 }
 
-type pair struct{ from, at actorID }
+type pair struct{ from, at stage.ActorID }
 
 var (
-	toNode   = []pair{{isolated, theNode}}
+	toNode   = []pair{{stage.Isolated, stage.TheNode}}
 	onBridge = []pair{
-		{isolated, theNode}, {isolated, neighbour}, {isolated, wire}, {neighbour, isolated}, {wire, isolated},
+		{stage.Isolated, stage.TheNode}, {stage.Isolated, stage.Neighbour}, {stage.Isolated, stage.Wire}, {stage.Neighbour, stage.Isolated}, {stage.Wire, stage.Isolated},
 	}
 )
 
@@ -26,13 +30,13 @@ var (
 var list = []row{
 	{
 		what: "anything", why: "a node always reaches its pods",
-		by: func(*scene) bool { return true }, pairs: []pair{{theNode, isolated}}, is: func(frame) bool { return true },
+		by: func(*scene) bool { return true }, pairs: []pair{{stage.TheNode, stage.Isolated}}, is: func(frame) bool { return true },
 	},
 
 	// On a bridge of another plugin's, pods find each other by themselves.
 	{
 		what: "ARP", why: "IPv4 needs to know who has which address; nothing else is in it",
-		by: func(s *scene) bool { return s.mode.foreign() && s.families.v4 }, pairs: onBridge, is: isARP,
+		by: func(s *scene) bool { return s.Mode.Foreign() && s.Families.V4 }, pairs: onBridge, is: isARP,
 	},
 	{
 		what: "neighbour solicitation", why: "IPv6 needs to know who has which address (RFC 4861 section 4.3)",
@@ -44,34 +48,34 @@ var list = []row{
 	},
 	{
 		what: "multicast listener query", why: "a switch beyond the bridge asks who listens (RFC 3810 section 5.1)",
-		by: toldPorts, pairs: []pair{{wire, isolated}},
+		by: toldPorts, pairs: []pair{{stage.Wire, stage.Isolated}},
 		is: func(f frame) bool { return isListenerDiscovery(f) && f.number == 130 },
 	},
 
 	{
 		what: "neighbour discovery in fragments", why: "as the whole: they are put together before they are judged",
-		by: toldPorts, pairs: []pair{{neighbour, isolated}, {wire, isolated}}, is: inFragments,
+		by: toldPorts, pairs: []pair{{stage.Neighbour, stage.Isolated}, {stage.Wire, stage.Isolated}}, is: inFragments,
 	},
 	{
 		what: "multicast listener discovery", why: "a switch beyond the bridge learns who listens (RFC 3810 section 5)",
-		by: toldPorts, pairs: []pair{{isolated, wire}},
+		by: toldPorts, pairs: []pair{{stage.Isolated, stage.Wire}},
 		is: func(f frame) bool { return isListenerDiscovery(f) && f.number != 130 },
 	},
 	{
 		what: "anything in a neighbour's name", why: "another plugin's to prevent, where it does not tell which port is whose",
-		by: untoldPorts, pairs: []pair{{isolated, neighbour}, {isolated, theNode}, {isolated, outside}},
-		is: func(f frame) bool { return f.src == pretended+scope(neighbour) },
+		by: untoldPorts, pairs: []pair{{stage.Isolated, stage.Neighbour}, {stage.Isolated, stage.TheNode}, {stage.Isolated, stage.Outside}},
+		is: func(f frame) bool { return f.src == pretended+scope(stage.Neighbour) },
 	},
 	{
 		what: "anything in a neighbour's name", why: "as before, where the node itself routes it",
-		by: func(s *scene) bool { return untoldPorts(s) && s.mode.device() == foreignBridge }, pairs: []pair{{isolated, wire}},
-		is: func(f frame) bool { return f.src == pretended+scope(neighbour) },
+		by: func(s *scene) bool { return untoldPorts(s) && s.Mode.Device() == stage.ForeignBridge }, pairs: []pair{{stage.Isolated, stage.Wire}},
+		is: func(f frame) bool { return f.src == pretended+scope(stage.Neighbour) },
 	},
 
 	// On a veth pair of its own, a pod has nobody but the node to find.
 	{
 		what: "ARP", why: "IPv4 needs to know who has which address; nothing else is in it",
-		by: func(s *scene) bool { return s.mode.routed() && s.families.v4 }, pairs: toNode, is: isARP,
+		by: func(s *scene) bool { return s.Mode.Routed() && s.Families.V4 }, pairs: toNode, is: isARP,
 	},
 	{
 		what: "neighbour solicitation", why: "IPv6 needs to know who has which address (RFC 4861 section 4.3)",
@@ -99,78 +103,78 @@ var list = []row{
 	// podfence's own bridge: pods know where it is, and need to ask for little.
 	{
 		what: "ARP with the pod's own address", why: "the kernel makes sure, now and then, that the gateway is still there",
-		by: func(s *scene) bool { return s.mode.own() && s.families.v4 }, pairs: toNode,
+		by: func(s *scene) bool { return s.Mode.Own() && s.Families.V4 }, pairs: toNode,
 		is: func(f frame) bool {
-			return isARP(f) && f.src == global && (f.mac == router || f.mac == theirs || f.mac == everybody && f.to == theNode)
+			return isARP(f) && f.src == global && (f.mac == router || f.mac == theirs || f.mac == everybody && f.to == stage.TheNode)
 		},
 	},
 	{
 		what: "neighbour solicitation from the pod's own address", why: "as ARP",
-		by: func(s *scene) bool { return s.mode.own() && s.families.v6 }, pairs: toNode,
-		is: func(f frame) bool { return isSolicitation(f) && f.src == global && f.to == theNode },
+		by: func(s *scene) bool { return s.Mode.Own() && s.Families.V6 }, pairs: toNode,
+		is: func(f frame) bool { return isSolicitation(f) && f.src == global && f.to == stage.TheNode },
 	},
 	{
 		what: "neighbour discovery in fragments", why: "as the whole: they are put together before they are judged",
-		by: func(s *scene) bool { return s.mode.own() && s.families.v6 }, pairs: toNode,
+		by: func(s *scene) bool { return s.Mode.Own() && s.Families.V6 }, pairs: toNode,
 		is: func(f frame) bool { return inFragments(f) && f.src == global },
 	},
 	{
 		what: "neighbour advertisement from the pod's own address", why: "the answer to the node's own question",
-		by: func(s *scene) bool { return s.mode.own() && s.families.v6 }, pairs: toNode,
+		by: func(s *scene) bool { return s.Mode.Own() && s.Families.V6 }, pairs: toNode,
 		is: func(f frame) bool {
-			return isAdvertisement(f) && f.src == global && (f.to == theNode || f.dst == allNodes)
+			return isAdvertisement(f) && f.src == global && (f.to == stage.TheNode || f.dst == allNodes)
 		},
 	},
 }
 
-func foreignBridges(s *scene) bool { return s.mode.foreign() }
-func routedVeths(s *scene) bool    { return s.mode.routed() }
-func others(s *scene) bool         { return !s.mode.own() }
+func foreignBridges(s *scene) bool { return s.Mode.Foreign() }
+func routedVeths(s *scene) bool    { return s.Mode.Routed() }
+func others(s *scene) bool         { return !s.Mode.Own() }
 
 // toldPorts are bridges of which the plugin has told which ports are the pods'. Else any
 // port that could be a pod's is taken for one.
-func toldPorts(s *scene) bool { return s.mode.foreign() && s.mode.cni == "chained" }
+func toldPorts(s *scene) bool { return s.Mode.Foreign() && s.Mode.CNI == "chained" }
 
-func untoldPorts(s *scene) bool { return s.mode.foreign() && s.mode.cni == "none" }
+func untoldPorts(s *scene) bool { return s.Mode.Foreign() && s.Mode.CNI == "none" }
 
 func isARP(f frame) bool { return f.class == arp || f.class == ethertype && f.number == 0x0806 }
 
 // inFragments says whether neighbour discovery comes in fragments. Connection tracking has
 // put them together before they are judged.
 func inFragments(f frame) bool {
-	if f.wrap != fragment {
+	if f.wrap != stage.Fragment {
 		return false
 	}
-	f.wrap = plain
+	f.wrap = stage.Plain
 	return isSolicitation(f) || isAdvertisement(f)
 }
 
 // isRouterSolicitation is it whole, or in a fragment, as inFragments has it.
 func isRouterSolicitation(f frame) bool {
-	return f.class == icmp6 && (f.wrap == plain || f.wrap == fragment) && f.number == 133 && f.hop == 255 && f.dst == allRouters
+	return f.class == icmp6 && (f.wrap == stage.Plain || f.wrap == stage.Fragment) && f.number == 133 && f.hop == 255 && f.dst == allRouters
 }
 
 func isSolicitation(f frame) bool {
-	return f.class == icmp6 && f.wrap == plain && f.number == 135 && f.hop == 255 && (f.dst.unicast() || f.dst == solicited)
+	return f.class == icmp6 && f.wrap == stage.Plain && f.number == 135 && f.hop == 255 && (f.dst.unicast() || f.dst == solicited)
 }
 
 func isAdvertisement(f frame) bool {
-	return f.class == icmp6 && f.wrap == plain && f.number == 136 && f.hop == 255 && (f.dst.unicast() || f.dst == allNodes)
+	return f.class == icmp6 && f.wrap == stage.Plain && f.number == 136 && f.hop == 255 && (f.dst.unicast() || f.dst == allNodes)
 }
 
 // isListenerDiscovery is it with a router alert, as kernels send it, or without.
 func isListenerDiscovery(f frame) bool {
-	return f.class == icmp6 && (f.wrap == plain || f.wrap == hopByHop || f.wrap == fragment) && slices.Contains([]uint16{130, 131, 132, 143}, f.number) && f.hop == 1 &&
+	return f.class == icmp6 && (f.wrap == stage.Plain || f.wrap == stage.HopByHop || f.wrap == stage.Fragment) && slices.Contains([]uint16{130, 131, 132, 143}, f.number) && f.hop == 1 &&
 		!f.dst.unicast() && f.dst != unspecified && (f.src == linkLocal || f.src == unspecified)
 }
 
 // forbidden says whether a frame from a pod must reach nobody, isolated or not: it would
 // make the pod a router.
 func forbidden(f frame) bool {
-	return (f.from == isolated || f.from == neighbour) && f.class == icmp6 && (f.number == 134 || f.number == 137)
+	return (f.from == stage.Isolated || f.from == stage.Neighbour) && f.class == icmp6 && (f.number == 134 || f.number == 137)
 }
 
 // concerned says whether what a frame does is for podfence to rule.
-func concerned(f frame, at actorID) bool {
-	return f.from != at && (f.from == isolated || at == isolated)
+func concerned(f frame, at stage.ActorID) bool {
+	return f.from != at && (f.from == stage.Isolated || at == stage.Isolated)
 }

@@ -2,55 +2,15 @@ package paths_test
 
 import (
 	"flag"
-	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
-	"github.com/go-logr/logr"
-	"sigs.k8s.io/controller-runtime/pkg/log"
-
-	"github.com/podfence/podfence/test/prebuilt"
+	"github.com/podfence/podfence/test/stage"
 )
 
 var full = flag.Bool("paths", false, "send all frames there are, in all scenes, not a part of them in some")
 
-// programs is the folder of what the tests run: podfence, its plugin, and the reference
-// plugins.
-var programs string
-
-// errReference is why there are no reference plugins.
-var errReference error
-
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(build(m))
-}
-
-// build makes the programs, once for all tests, and runs those.
-func build(m *testing.M) int {
-	log.SetLogger(logr.Discard())
-	if os.Geteuid() != 0 {
-		return m.Run() // the tests say what they miss
-	}
-	var err error
-	if programs, err = os.MkdirTemp("", "podfence-paths-"); err == nil {
-		defer os.RemoveAll(programs)
-		err = makePrograms()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-func program(name string) string { return filepath.Join(programs, name) }
-
-func makePrograms() error {
-	if err := prebuilt.Podfence(program("podfence-agent")); err != nil {
-		return err
-	}
-	errReference = prebuilt.Reference(programs, "main/bridge", "main/ptp", "ipam/host-local")
-	return prebuilt.Plugin(program("podfence"))
+	os.Exit(stage.Main(m))
 }

@@ -1,6 +1,10 @@
 package paths_test
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/podfence/podfence/test/stage"
+)
 
 // way is where a frame goes: the scope of its destination, at the hardware address.
 type way struct {
@@ -52,27 +56,27 @@ const every = 127
 type matrix struct {
 	scene  *scene
 	whole  bool
-	from   actorID
+	from   stage.ActorID
 	frames []frame
 	rest   int
 }
 
 func (s *scene) matrix(whole bool) []frame {
 	m := &matrix{scene: s, whole: whole}
-	for _, from := range s.present() {
+	for _, from := range s.Present() {
 		m.from = from
 		// A node always reaches its pods: that takes no whole matrix to see.
-		m.whole = whole && from != theNode
+		m.whole = whole && from != stage.TheNode
 		m.messages6()
 		m.messages4()
 		m.wrapped()
 		m.others()
 	}
-	for _, from := range s.present() {
+	for _, from := range s.Present() {
 		m.from = from
 		m.beginnings()
 	}
-	for _, from := range s.present() {
+	for _, from := range s.Present() {
 		m.from = from
 		m.answers()
 	}
@@ -82,7 +86,7 @@ func (s *scene) matrix(whole bool) []frame {
 // beginnings may begin a flow, to whatever hardware address they go. What answers it is
 // no flow of its own, so there must be none if the first frame is dropped.
 func (m *matrix) beginnings() {
-	for _, w := range []wrap{plain, tag0, tag1, pppoe} {
+	for _, w := range []stage.Wrap{stage.Plain, stage.Tag0, stage.Tag1, stage.PPPoE} {
 		m.towards(frame{class: udp4, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo4, waysToAll4)
 		m.towards(frame{class: udp6, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo6, waysToAll6)
 	}
@@ -108,10 +112,10 @@ func (m *matrix) add(f frame, known bool) {
 // towards has f go all ways.
 func (m *matrix) towards(f frame, known bool, single, all []way) {
 	for _, w := range all {
-		f.to, f.dst, f.mac = nobody, w.dst, w.mac
+		f.to, f.dst, f.mac = stage.Nobody, w.dst, w.mac
 		m.add(f, known)
 	}
-	for _, to := range m.scene.present() {
+	for _, to := range m.scene.Present() {
 		if to == m.from {
 			continue
 		}
@@ -119,7 +123,7 @@ func (m *matrix) towards(f frame, known bool, single, all []way) {
 			f.to, f.dst, f.mac = to, w.dst, w.mac
 			m.add(f, known)
 		}
-		if to == theNode {
+		if to == stage.TheNode {
 			f.to, f.dst, f.mac = to, internal, router
 			m.add(f, known)
 		}
@@ -129,7 +133,7 @@ func (m *matrix) towards(f frame, known bool, single, all []way) {
 // pretences are the others' addresses as one's own.
 func (m *matrix) pretences() []scope {
 	all := []scope{remote}
-	for _, a := range m.scene.present() {
+	for _, a := range m.scene.Present() {
 		if a != m.from {
 			all = append(all, pretended+scope(a))
 		}
@@ -181,15 +185,15 @@ func (m *matrix) messages4() {
 
 // wrapped are packets inside of something, or behind it.
 func (m *matrix) wrapped() {
-	for w := tag0; w <= destination; w++ {
+	for w := stage.Tag0; w <= stage.Destination; w++ {
 		for _, src := range []scope{global, linkLocal} {
 			for _, number := range known6 {
 				for _, hop := range []uint8{1, 255} {
-					m.towards(frame{class: icmp6, wrap: w, number: number, hop: hop, src: src}, number == 135 || w == hopByHop && hop == 1, waysTo6, waysToAll6)
+					m.towards(frame{class: icmp6, wrap: w, number: number, hop: hop, src: src}, number == 135 || w == stage.HopByHop && hop == 1, waysTo6, waysToAll6)
 				}
 			}
 			m.towards(frame{class: udp6, wrap: w, number: serverPort, hop: 64, src: src}, true, waysTo6, waysToAll6)
-			if w < hopByHop {
+			if w < stage.HopByHop {
 				m.towards(frame{class: udp4, wrap: w, number: serverPort, hop: 64, src: src}, true, waysTo4, waysToAll4)
 			}
 		}
@@ -208,7 +212,7 @@ func (m *matrix) others() {
 	for last := range station(16) {
 		stations = append(stations, way{nowhere, reserved + last})
 		for _, class := range []class{udp4, udp6} {
-			for _, to := range m.scene.present() {
+			for _, to := range m.scene.Present() {
 				if to != m.from {
 					m.add(frame{to: to, class: class, number: serverPort, hop: 64, src: global, dst: global, mac: reserved + last}, true)
 				}

@@ -1,41 +1,26 @@
 package paths_test
 
 import (
-	"os/exec"
 	"slices"
 	"testing"
 
-	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/stage"
 )
 
 // TestEveryPath sends everything by every path, and accepts nothing but the list.
 func TestEveryPath(t *testing.T) {
-	if err := lab.Check(); err != nil {
-		t.Skipf("skipped: %v", err)
-	}
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skipf("skipped: the node's receiver is a rule of nft's: %v", err)
-	}
-	for _, m := range modes {
-		all := []families{dual}
+	for _, m := range stage.Modes {
+		all := []stage.Families{stage.Dual}
 		if *full {
-			all = append(all, single...)
+			all = append(all, stage.Single...)
 		}
 		for _, f := range all {
-			t.Run(m.name+"/"+f.name, func(t *testing.T) {
-				if !m.own() && errReference != nil {
-					t.Skipf("skipped: %v", errReference)
-				}
-				if m.vlan > 0 {
-					if err := filtersVLANs(); err != nil {
-						t.Skipf("skipped: no bridge that filters VLANs can be made here, which takes CONFIG_BRIDGE_VLAN_FILTERING: %v", err)
-					}
-				}
+			t.Run(m.Name+"/"+f.Name, func(t *testing.T) {
 				s := newScene(t, m, f)
 				s.flows()
 				frames := s.matrix(*full)
 				fenced := s.round(frames)
-				s.open()
+				s.Open()
 				s.compare(frames, fenced, s.round(frames))
 			})
 		}
@@ -43,12 +28,12 @@ func TestEveryPath(t *testing.T) {
 }
 
 // compare holds what has arrived against the list, and the list against it.
-func (s *scene) compare(frames []frame, fenced, open arrivals) {
-	s.t.Helper()
+func (s *scene) compare(frames []frame, fenced, open stage.Arrivals) {
+	s.T.Helper()
 	leaks, seen := tally{}, map[sighting]int{}
 	for i, f := range frames {
-		for _, at := range s.present() {
-			if at == f.from || !fenced.at(i, at) {
+		for _, at := range s.Present() {
+			if at == f.from || !fenced.At(i, at) {
 				continue
 			}
 			row := s.rowOf(f, at)
@@ -61,7 +46,7 @@ func (s *scene) compare(frames []frame, fenced, open arrivals) {
 		}
 	}
 	for _, line := range leaks.lines() {
-		s.t.Error(line)
+		s.T.Error(line)
 	}
 	s.expectRows(seen)
 	s.control(frames, fenced, open)
@@ -75,8 +60,8 @@ type sighting struct {
 
 // rowOf is the number of the row that lets a frame pass, or -1. The node's rules see a
 // frame when its tags are off; a bridge passes it on with them.
-func (s *scene) rowOf(f frame, at actorID) int {
-	if at == theNode {
+func (s *scene) rowOf(f frame, at stage.ActorID) int {
+	if at == stage.TheNode {
 		f = f.tagless()
 	}
 	for i, r := range list {
@@ -88,23 +73,23 @@ func (s *scene) rowOf(f frame, at actorID) int {
 }
 
 func (s *scene) expectRows(seen map[sighting]int) {
-	s.t.Helper()
+	s.T.Helper()
 	for i, r := range list {
 		for _, p := range r.pairs {
 			if r.by(s) && seen[sighting{i, p}] == 0 {
-				s.t.Errorf("%s -> %s: never seen, though on the list: %s (%s)", p.from, p.at, r.what, r.why)
+				s.T.Errorf("%s -> %s: never seen, though on the list: %s (%s)", p.from, p.at, r.what, r.why)
 			}
 		}
 	}
 }
 
 // control tells what would arrive without podfence, and fails where nothing would.
-func (s *scene) control(frames []frame, fenced, open arrivals) {
-	s.t.Helper()
-	s.t.Logf("%d frames", len(frames))
-	for _, from := range s.present() {
-		for _, at := range s.present() {
-			if from == at || from != isolated && at != isolated {
+func (s *scene) control(frames []frame, fenced, open stage.Arrivals) {
+	s.T.Helper()
+	s.T.Logf("%d frames", len(frames))
+	for _, from := range s.Present() {
+		for _, at := range s.Present() {
+			if from == at || from != stage.Isolated && at != stage.Isolated {
 				continue
 			}
 			var sent, arrived, passed int
@@ -113,12 +98,12 @@ func (s *scene) control(frames []frame, fenced, open arrivals) {
 					continue
 				}
 				sent++
-				arrived += count(open.at(i, at))
-				passed += count(fenced.at(i, at))
+				arrived += count(open.At(i, at))
+				passed += count(fenced.At(i, at))
 			}
-			s.t.Logf("%s -> %s: of %d frames sent, %d arrive without podfence, %d with it", from, at, sent, arrived, passed)
+			s.T.Logf("%s -> %s: of %d frames sent, %d arrive without podfence, %d with it", from, at, sent, arrived, passed)
 			if arrived == 0 {
-				s.t.Errorf("%s -> %s: nothing arrives without podfence either, so that nothing does with it says nothing", from, at)
+				s.T.Errorf("%s -> %s: nothing arrives without podfence either, so that nothing does with it says nothing", from, at)
 			}
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/podfence/podfence/test/stage"
 )
 
 // tally puts similar frames together.
@@ -13,7 +15,7 @@ type tally map[similar]*differences
 
 // similar is what the frames of a line have in common.
 type similar struct {
-	from, at  actorID
+	from, at  stage.ActorID
 	kind      string
 	forbidden bool
 	origin    string
@@ -24,17 +26,17 @@ type differences struct {
 	count            int
 	numbers          map[class]map[int]bool
 	hops             map[int]bool
-	wraps            map[wrap]bool
+	wraps            map[stage.Wrap]bool
 	sources, targets map[string]bool
 	stations         map[string]bool
 }
 
-func (t tally) add(f frame, at actorID) {
+func (t tally) add(f frame, at stage.ActorID) {
 	key := similar{from: f.from, at: at, kind: f.kind(), forbidden: forbidden(f), origin: f.src.origin()}
 	d := t[key]
 	if d == nil {
 		d = &differences{
-			numbers: map[class]map[int]bool{}, hops: map[int]bool{}, wraps: map[wrap]bool{},
+			numbers: map[class]map[int]bool{}, hops: map[int]bool{}, wraps: map[stage.Wrap]bool{},
 			sources: map[string]bool{}, targets: map[string]bool{}, stations: map[string]bool{},
 		}
 		t[key] = d
@@ -56,9 +58,9 @@ func (f frame) kind() string {
 		return "ARP"
 	case f.class == ethertype:
 		return "neither IP nor ARP"
-	case f.wrap == plain:
+	case f.wrap == stage.Plain:
 		return family
-	case f.wrap >= hopByHop:
+	case f.wrap >= stage.HopByHop:
 		return family + " with an extension header"
 	case f.untyped():
 		return family + " wrapped up"
@@ -101,8 +103,8 @@ func (k similar) line(d *differences) string {
 	}
 	var wraps []string
 	for _, w := range slices.Sorted(maps.Keys(d.wraps)) {
-		if w != plain {
-			wraps = append(wraps, wrapNames[w])
+		if w != stage.Plain {
+			wraps = append(wraps, w.String())
 		}
 	}
 	if len(wraps) > 0 {

@@ -197,9 +197,9 @@ func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
 	case policy.TCP, policy.UDP, policy.SCTP:
 		p.DstPort = uint16(pick(r, numbers)) + uint16(r.Intn(3))
 	case policy.ICMP:
-		p.ICMPType = 8
+		p.ICMPType = pick(r, []uint8{8, 8, 8, 3, 11})
 		if !p.Src.Is4() {
-			p.Protocol, p.ICMPType = policy.ICMPv6, 128
+			p.Protocol, p.ICMPType = policy.ICMPv6, pick(r, []uint8{128, 128, 128, 1, 2})
 			if maybe(r, 4) {
 				p.ICMPType, p.HopLimit = pick(r, NeighbourDiscovery), pick(r, []uint8{254, 255})
 			}

@@ -1,10 +1,12 @@
 package semantics_test
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -101,6 +103,66 @@ func TestA35_PodToItsNode(t *testing.T) {
 		deny  shop/web -> node-2 tcp 80               # that is not its own
 		deny  shop/web -> shop/api tcp 80
 	`)
+}
+
+// TestA35_NobodyElsesLoopback: what listens on the node's loopback is the node's own, also
+// where its packets may be routed (route_localnet), and somebody leads a Service there.
+func TestA35_NobodyElsesLoopback(t *testing.T) {
+	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
+		for name, o := range map[string]ruleset.Options{"as policy says": {}, "always": {AllowToNode: true}} {
+			t.Run(fmt.Sprintf("%s, to the node %s", attach, name), func(t *testing.T) {
+				nobodyElsesLoopback(clusterWith(t, attach, o, base))
+			})
+		}
+	}
+}
+
+func nobodyElsesLoopback(c *fenced) {
+	if err := c.Node.SetSysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = c.Node.SetSysctl("net/ipv4/conf/all/route_localnet", "0") })
+	c.nft("inet", "services", `chain prerouting {
+		type nat hook prerouting priority dstnat
+		ip daddr 10.96.0.11 dnat ip to 127.0.0.1
+	}`)
+	c.expect(`
+		deny shop/web -> 127.0.0.1 tcp 80 via 10.96.0.11:80 at input
+		deny shop/web -> 127.0.0.1 udp 80 via 10.96.0.11:80 at input
+	`)
+	forged := c.listen("node", "udp", netip.AddrPortFrom(c.ip("node", "4"), 4712).String())
+	for _, src := range []netip.Addr{netip.MustParseAddr("127.0.0.2"), c.ip("shop/web", "4")} {
+		c.send("shop/web", policy.Packet{Src: src, Dst: c.ip("node", "4"), Protocol: policy.UDP, DstPort: 4712}, 4711, nil)
+		if got := receive(c.t, forged, soon, func(net.Addr, []byte) bool { return true }); got != src.IsPrivate() {
+			c.t.Errorf("what comes from %s has reached the node: %t", src, got)
+		}
+	}
+	// What the node begins there goes on: a node port of the loopback address.
+	c.nft("inet", "node-port", fmt.Sprintf(`chain output {
+		type nat hook output priority -100
+		ip daddr 127.0.0.1 udp dport 30080 dnat ip to %s:80
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat
+		ip saddr 127.0.0.1 oifname != "lo" masquerade
+	}`, c.ip("shop/web", "4")))
+	server := c.listen("shop/web", "udp", netip.AddrPortFrom(c.ip("shop/web", "4"), 80).String())
+	conn := c.dial("node", policy.UDP, netip.MustParseAddrPort("127.0.0.1:30080"))
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		c.t.Fatal(err)
+	}
+	if !receive(c.t, server, 3*time.Second, func(from net.Addr, data []byte) bool {
+		_, err := server.WriteTo(data, from)
+		return err == nil
+	}) {
+		c.t.Error("the node port of the loopback address does not lead to the pod")
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 16)); err != nil {
+		c.t.Errorf("the pod's answer to the node's loopback address: %v", err)
+	}
 }
 
 // A38: masquerading is the network plugin's; podfence does none, and judges and

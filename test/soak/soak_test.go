@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/apiserver"
@@ -109,7 +108,7 @@ func change(t *testing.T, l *agreement.Cluster, c *churn.Cluster, a *agent.Agent
 }
 
 // table is what the agent's table consists of: by its own count, and as the
-// kernel lists it, without the counters.
+// kernel lists it, see churn.Listing.
 type table struct {
 	elements, objects float64
 	listing           string
@@ -120,7 +119,7 @@ func tableOf(t *testing.T, l *agreement.Cluster, a *agent.Agent) table {
 	t.Helper()
 	values, err := a.Metrics(t.Context())
 	must(t, err)
-	listing, err := l.Run(&l.Node.Host, "", "nft", "--stateless", "list", "table", "inet", ruleset.TableName)
+	listing, err := churn.Listing(l, l.Node)
 	must(t, err)
 	return table{elements: values["podfence_table_elements"], objects: values["podfence_table_objects"], listing: listing}
 }

@@ -1,25 +1,40 @@
-package paths_test
+package stage
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// arrivals say, for each frame of a round, which actors have received it: a bit each.
-type arrivals []uint32
+// Arrivals say, for each frame of a round, which actors have received it: a bit each, and
+// another one each if it was in an ICMP error.
+type Arrivals []uint32
 
-func (a arrivals) at(i int, who actorID) bool { return a[i]&(1<<who) != 0 }
+// inError is how far the bits are from the others that say who got the frame in an error.
+const inError = 16
 
-// watch receives what is sent in a round.
-type watch struct {
-	frames   []frame
-	arrivals arrivals
+// At says whether somebody has received frame i.
+func (a Arrivals) At(i int, who ActorID) bool { return a[i]&(1<<who|1<<(who+inError)) != 0 }
+
+// InError says whether somebody has received frame i as what an ICMP error quotes, and not
+// otherwise.
+func (a Arrivals) InError(i int, who ActorID) bool {
+	return a[i]&(1<<who) == 0 && a[i]&(1<<(who+inError)) != 0
+}
+
+// Watch receives marked frames at all actors.
+type Watch struct {
+	first    int
+	arrivals Arrivals
+	untyped  func(i int) bool
 	received atomic.Int64
 	taps     []*tap
 	stop     atomic.Bool
@@ -28,11 +43,12 @@ type watch struct {
 
 // tap is a socket by which frames are received at an actor's.
 type tap struct {
-	at actorID
+	at ActorID
 	fd int
 	// untyped says that only frames count that are neither IP nor ARP: what else there
 	// is has its rules still before it.
 	untyped bool
+	logs    bool // it is of nfnetlink_log
 	err     error
 }
 
@@ -42,20 +58,27 @@ const socketTimeout = 20 * time.Millisecond
 // receiveBuffer holds what comes while nobody reads.
 const receiveBuffer = 64 << 20
 
-func (s *scene) watch(frames []frame) *watch {
-	s.t.Helper()
-	w := &watch{frames: frames, arrivals: make(arrivals, len(frames))}
-	for _, id := range s.present() {
-		if id != theNode {
-			s.must(s.actors[id].host.Do(func() error { return w.tap(id, false, func() (int, error) { return packetSocket(0) }) }))
+// Watch begins to receive count frames that are marked with first and the numbers that
+// follow. Untyped says of which of them, from 0, the node's bridge alone can tell that they
+// have come: those that are neither IP nor ARP.
+func (s *Stage) Watch(first, count int, untyped func(i int) bool) *Watch {
+	s.T.Helper()
+	w := &Watch{first: first, untyped: untyped, arrivals: make(Arrivals, count)}
+	for _, id := range s.Present() {
+		if id != TheNode {
+			s.Must(s.Actors[id].Host.Do(func() error { return w.tap(id, false, func() (int, error) { return packetSocket(0) }) }))
 		}
 	}
-	s.must(s.node.Do(func() error {
-		if err := w.tap(theNode, false, logSocket); err != nil || s.mode.device() == "" {
+	s.Must(s.Node.Do(func() error {
+		if err := w.tap(TheNode, false, logSocket); err != nil {
 			return err
 		}
-		bridge := s.actors[isolated].device.Attrs().Index
-		return w.tap(theNode, true, func() (int, error) { return packetSocket(bridge) })
+		w.taps[len(w.taps)-1].logs = true
+		if s.Mode.Device() == "" {
+			return nil
+		}
+		bridge := s.Actors[Isolated].Device.Attrs().Index
+		return w.tap(TheNode, true, func() (int, error) { return packetSocket(bridge) })
 	}))
 	for _, t := range w.taps {
 		w.wait.Go(func() { t.err = w.read(t) })
@@ -63,7 +86,7 @@ func (s *scene) watch(frames []frame) *watch {
 	return w
 }
 
-func (w *watch) tap(at actorID, untyped bool, open func() (int, error)) error {
+func (w *Watch) tap(at ActorID, untyped bool, open func() (int, error)) error {
 	fd, err := open()
 	if err != nil {
 		return fmt.Errorf("receive at the %s: %w", at, err)
@@ -147,7 +170,7 @@ func acknowledged(fd int) error {
 }
 
 // read notes what a tap receives, until it is to stop.
-func (w *watch) read(t *tap) error {
+func (w *Watch) read(t *tap) error {
 	b := make([]byte, 1<<16)
 	for {
 		n, _, err := unix.Recvfrom(t.fd, b, 0)
@@ -159,35 +182,79 @@ func (w *watch) read(t *tap) error {
 		case err != nil: // ENOBUFS: something is lost
 			return err
 		}
-		for rest := b[:n]; ; {
-			number, behind, found := readMark(rest)
-			if !found {
-				break
+		for _, packet := range t.packets(b[:n]) {
+			quoting := isError(packet)
+			for rest := packet; ; {
+				number, behind, found := ReadMark(rest)
+				if !found {
+					break
+				}
+				w.land(t, number, quoting)
+				rest = behind
 			}
-			w.land(t, number)
-			rest = behind
 		}
 	}
 }
 
-func (w *watch) land(t *tap, number int) {
-	if number >= len(w.frames) || t.untyped && !w.frames[number].untyped() {
+// packets are what is in a frame behind its header, or in the messages of nfnetlink_log.
+func (t *tap) packets(b []byte) (all [][]byte) {
+	if !t.logs {
+		return [][]byte{b[min(14, len(b)):]}
+	}
+	messages, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return [][]byte{b}
+	}
+	for _, m := range messages {
+		const general, payload = 4, 9 // of struct nfgenmsg; NFULA_PAYLOAD
+		for rest := m.Data[min(general, len(m.Data)):]; len(rest) >= 4; {
+			length := int(binary.NativeEndian.Uint16(rest))
+			if length < 4 || length > len(rest) {
+				break
+			}
+			if binary.NativeEndian.Uint16(rest[2:]) == payload {
+				all = append(all, rest[4:length])
+			}
+			rest = rest[min((length+3)&^3, len(rest)):]
+		}
+	}
+	return all
+}
+
+// isError says whether an IP packet is an ICMP error, such as quote a packet.
+func isError(b []byte) bool {
+	switch {
+	case len(b) > 20 && b[0] == 0x45 && b[9] == unix.IPPROTO_ICMP:
+		return b[20] == 3 || b[20] == 11 || b[20] == 12
+	case len(b) > 40 && b[0]>>4 == 6 && b[6] == unix.IPPROTO_ICMPV6:
+		return b[40] < 128
+	}
+	return false
+}
+
+func (w *Watch) land(t *tap, number int, quoted bool) {
+	i := number - w.first
+	if i < 0 || i >= len(w.arrivals) || t.untyped && !w.untyped(i) {
 		return
 	}
-	atomic.OrUint32(&w.arrivals[number], 1<<t.at)
+	bit := uint32(1) << t.at
+	if quoted {
+		bit <<= inError
+	}
+	atomic.OrUint32(&w.arrivals[i], bit)
 	w.received.Add(1)
 }
 
 // quiet waits until nothing more has come for a while.
-func (w *watch) quiet(while time.Duration) {
+func (w *Watch) quiet(while time.Duration) {
 	for last, now := int64(-1), w.received.Load(); now != last; now = w.received.Load() {
 		last = now
 		time.Sleep(while)
 	}
 }
 
-// end waits for the last frames and returns what has come.
-func (w *watch) end() (arrivals, error) {
+// End waits for the last frames and returns what has come.
+func (w *Watch) End() (Arrivals, error) {
 	w.quiet(200 * time.Millisecond)
 	w.stop.Store(true)
 	w.wait.Wait()
@@ -213,39 +280,79 @@ func (t *tap) lost() error {
 // volley is how many frames are sent before the receivers get time to read them.
 const volley = 2000
 
-// round sends frames and returns what has arrived.
-func (s *scene) round(frames []frame) arrivals {
-	s.t.Helper()
-	w := s.watch(frames)
-	senders := map[actorID]int{}
-	for _, id := range s.present() {
-		s.must(s.actors[id].host.Do(func() (err error) {
+// Shot is a frame to send, or several that are one.
+type Shot struct {
+	From   ActorID
+	Link   int // the index of the link that they leave by; 0: eth0
+	Frames [][]byte
+}
+
+// Round sends count shots, which are marked as Watch has it, and returns what has arrived.
+func (s *Stage) Round(first, count int, untyped func(i int) bool, shot func(i int) Shot) Arrivals {
+	s.T.Helper()
+	w := s.Watch(first, count, untyped)
+	senders := map[ActorID]int{}
+	for _, id := range s.Present() {
+		s.Must(s.Actors[id].Host.Do(func() (err error) {
 			senders[id], err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 			return err
 		}))
 	}
-	for number, f := range frames {
-		b, err := s.octets(f, number)
-		s.must(err)
-		s.must(send(senders[f.from], s.link(f), b))
-		if number%volley == volley-1 {
+	for i := range count {
+		f := shot(i)
+		for _, b := range f.Frames {
+			s.Must(send(senders[f.From], cmp.Or(f.Link, s.Actors[f.From].Eth0), b))
+		}
+		if i%volley == volley-1 {
 			w.quiet(time.Millisecond)
 		}
 	}
-	result, err := w.end()
-	s.must(err)
+	result, err := w.End()
+	s.Must(err)
 	for _, fd := range senders {
-		s.must(unix.Close(fd))
+		s.Must(unix.Close(fd))
 	}
 	return result
 }
 
-// link is the index of the link that a frame leaves by.
-func (s *scene) link(f frame) int {
-	if f.from == theNode {
-		return s.actors[f.otherEnd()].device.Attrs().Index
+// Send sends frames of somebody's.
+func (s *Stage) Send(from ActorID, frames ...[]byte) { s.T.Helper(); s.sendBy(from, 0, frames) }
+
+// SendLarge sends frames of TCP over IPv4 that the card is to cut up, with a header that
+// says so (linux/virtio_net.h): they may be larger than any on the link.
+func (s *Stage) SendLarge(from ActorID, frames ...[]byte) {
+	s.T.Helper()
+	const transport = 14 + 20
+	header := []byte{unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, unix.VIRTIO_NET_HDR_GSO_TCPV4}
+	for _, n := range []uint16{transport + 20, PerFragment, transport, 16} { // headers, each part, where the checksum begins and is
+		header = binary.NativeEndian.AppendUint16(header, n)
 	}
-	return s.actors[f.from].eth0
+	var all [][]byte
+	for _, b := range frames {
+		all = append(all, append(bytes.Clone(header), b...))
+	}
+	s.sendBy(from, 1, all)
+}
+
+// sendBy sends frames by a socket of its own, with PACKET_VNET_HDR as given.
+func (s *Stage) sendBy(from ActorID, withHeader int, frames [][]byte) {
+	s.T.Helper()
+	s.Must(s.Actors[from].Host.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, withHeader); err != nil {
+			return err
+		}
+		for _, b := range frames {
+			if err := send(fd, s.Actors[from].Eth0, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 func send(fd, link int, b []byte) error {

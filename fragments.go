@@ -1,0 +1,30 @@
+package main
+
+import (
+	"io/fs"
+	"strconv"
+	"strings"
+
+	"github.com/podfence/podfence/ruleset"
+)
+
+// fragmentMemory reads what the node has for fragments that wait for others. What cannot be
+// read, as connection tracking of IPv6 is not loaded yet, is as the kernel has it by default.
+// What settings names is where sysctls are.
+func fragmentMemory(settings fs.FS) ruleset.FragmentMemory {
+	read := func(name string) uint64 {
+		text, err := fs.ReadFile(settings, name)
+		if err != nil {
+			return 0
+		}
+		number, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+		if err != nil {
+			return 0
+		}
+		return number
+	}
+	return ruleset.FragmentMemory{
+		V4: ruleset.Waiting{Octets: read("net/ipv4/ipfrag_high_thresh"), Seconds: uint32(read("net/ipv4/ipfrag_time"))},
+		V6: ruleset.Waiting{Octets: read("net/netfilter/nf_conntrack_frag6_high_thresh"), Seconds: uint32(read("net/netfilter/nf_conntrack_frag6_timeout"))},
+	}
+}

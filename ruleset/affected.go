@@ -1,0 +1,79 @@
+package ruleset
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// Affected are the addresses that a delta is about: a flow may be judged otherwise once the
+// table is updated by it only if it is of one of them, at either end. It must be asked before
+// the update. Nil: it may be any flow.
+func (t *Table) Affected(d policy.Delta) map[netip.Addr]struct{} {
+	if d.PodCIDRs != nil || d.Cluster != nil || d.Nodes != nil {
+		return nil
+	}
+	addrs := map[netip.Addr]struct{}{}
+	add := func(more ...netip.Addr) {
+		for _, addr := range more {
+			addrs[addr] = struct{}{}
+		}
+	}
+	for addr := range d.Orphans {
+		add(addr)
+	}
+	for key, s := range d.Subjects {
+		add(t.addrs[key]...)
+		if s != nil {
+			add(s.IPs...)
+		}
+	}
+	for _, key := range t.isolatedBy(d.Policies) {
+		add(t.addrs[key]...)
+	}
+	// What is new is used by a policy that is, too.
+	for _, m := range d.Peers {
+		if !m.New {
+			add(m.Add...)
+			add(m.Remove...)
+		}
+	}
+	for _, m := range d.NamedPorts {
+		if m.New {
+			continue
+		}
+		for _, endpoints := range [][]policy.Endpoint{m.Add, m.Remove} {
+			for _, endpoint := range endpoints {
+				add(endpoint.Addr)
+			}
+		}
+	}
+	return addrs
+}
+
+// isolatedBy are the subjects whose chains jump to those of one of the policies.
+func (t *Table) isolatedBy(policies map[policy.Key]*policy.Policy) (subjects []policy.Key) {
+	if len(policies) == 0 {
+		return nil
+	}
+	chains := map[string]struct{}{}
+	for key := range policies {
+		for _, d := range policy.Directions {
+			chains[policyChain(d, key)] = struct{}{}
+		}
+	}
+	jumps := func(r Rule) bool {
+		_, is := chains[r.Verdict.Chain]
+		return is && r.Verdict.Action == Jump
+	}
+	for key := range t.addrs {
+		for _, d := range policy.Directions {
+			if chain := t.Chains[podChain(d, key)]; chain != nil && slices.ContainsFunc(chain.Rules, jumps) {
+				subjects = append(subjects, key)
+				break
+			}
+		}
+	}
+	return subjects
+}

@@ -1,0 +1,94 @@
+package ruleset_test
+
+import (
+	"math/rand"
+	"net/netip"
+	"testing"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/random"
+)
+
+// TestAffected: what a delta makes pass that did not, or the other way round, has an end of
+// which it is said to be about.
+func TestAffected(t *testing.T) {
+	changed, asked, all := 0, 0, 0
+	for seed := range int64(*histories) / 2 {
+		r := rand.New(rand.NewSource(seed))
+		o := ruleset.Options{AllowToNode: seed%3 == 0, RevokedMark: uint32(seed % 2)}
+		history := random.History(r, 60)
+		m := policy.NewModel(random.Node)
+		table := ruleset.Build(m.Intent(), o)
+		for done, event := range history {
+			event.Feed(m)
+			if r.Intn(3) == 0 {
+				continue // the next delta has both
+			}
+			s := random.Snapshot(history[:done+1])
+			type flow struct {
+				hook   ruleset.HookPoint
+				packet policy.Packet
+				passed bool
+			}
+			var flows []flow
+			passes := func(f flow) bool {
+				return table.Trace(f.hook, ruleset.TracePacket{Packet: f.packet, State: ruleset.New}).Verdict == ruleset.Accept
+			}
+			for range 80 {
+				p := random.Packet(r, s)
+				if hook, seen := random.Hook(s, p); seen {
+					f := flow{hook: hook, packet: p}
+					f.passed = passes(f)
+					flows = append(flows, f)
+				}
+			}
+			delta := m.Take()
+			addrs := table.Affected(delta)
+			table.Update(delta)
+			if asked++; addrs == nil {
+				all++
+				continue
+			}
+			is := func(addr netip.Addr) bool { _, is := addrs[addr]; return is }
+			for _, f := range flows {
+				if passes(f) == f.passed {
+					continue
+				}
+				changed++
+				if !is(f.packet.Src) && !is(f.packet.Dst) {
+					t.Fatalf("seed %d after %d events: %s at %s passed: %t, and does not go on so, though only %v are affected", seed, done+1, f.packet, f.hook, f.passed, addrs)
+				}
+			}
+		}
+	}
+	t.Logf("%d packets were judged otherwise after %d deltas, of which %d were about all", changed, asked, all)
+	if changed < 100 || all > asked/2 {
+		t.Error("too few to tell")
+	}
+}
+
+// TestAffectedByRules: a policy whose rules alone change is about the pods that it isolates.
+func TestAffectedByRules(t *testing.T) {
+	m := policy.NewModel("node")
+	m.SetNamespace(policy.Namespace{Name: "shop"})
+	web, db := netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("10.244.1.8")
+	m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: []netip.Addr{web}, Labels: policy.LabelsOf(map[string]string{"app": "web"})})
+	m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "db"}, Node: "node", IPs: []netip.Addr{db}})
+	allow := func(port uint16) {
+		m.SetPolicy(policy.Policy{
+			Key: policy.Key{Namespace: "shop", Name: "web"}, Subject: &policy.Selector{Namespace: "shop", Pods: "app=web"}, Isolates: [2]bool{true, false},
+			Rules: [2][]policy.Rule{{{AnyPeer: true, Ports: []policy.PortRange{{Protocol: policy.TCP, First: port, Last: port}}}}},
+		})
+	}
+	allow(80)
+	table := ruleset.Build(m.Intent(), ruleset.Options{})
+	allow(81)
+	delta := m.Take()
+	delta.Subjects = nil // whether or not they come along
+	if addrs := table.Affected(delta); len(delta.Policies) != 1 || len(addrs) != 1 {
+		t.Errorf("%d policies have changed, and %v are affected, not %s", len(delta.Policies), addrs, web)
+	} else if _, is := addrs[web]; !is {
+		t.Errorf("%v are affected, not %s", addrs, web)
+	}
+}

@@ -1,0 +1,55 @@
+package kernel
+
+import (
+	"errors"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// LimitSendBuffer has the socket take no larger transactions than a process without
+// privileges could make it.
+func (c *Conn) LimitSendBuffer(bytes int) error { return c.socket.SetWriteBuffer(bytes) }
+
+// InForce are the tables that have base chains, of one generation of the ruleset.
+func (c *Conn) InForce(family ruleset.Family) (names []string, err error) {
+	for {
+		names = nil
+		before, err := c.generation()
+		if err != nil {
+			return nil, err
+		}
+		for _, suffix := range []string{"", standbySuffix, trialSuffix} {
+			table := c.aside(family, suffix)
+			there, err := c.contents(table)
+			switch {
+			case err == nil && len(there.bases) > 0:
+				names = append(names, table.Name)
+			case err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR):
+				return nil, err
+			}
+		}
+		if after, err := c.generation(); err != nil || after == before {
+			return names, err
+		}
+	}
+}
+
+// ForgetEach and ForgetListed are the two ways of Forget.
+func (f *Flows) ForgetEach(addrs []netip.Addr) error   { return f.forgetEach(addrs) }
+func (f *Flows) ForgetListed(addrs []netip.Addr) error { return f.forgetListed(addrs) }
+
+// RevokeEach and RevokeListed are the two ways of RevokeOf.
+func (f *Flows) RevokeEach(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	return f.revokeOf(addrs, true, judge)
+}
+
+func (f *Flows) RevokeListed(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	return f.revokeOf(addrs, false, judge)
+}
+
+// Entries is how many flows the kernel says there are.
+func (f *Flows) Entries() (uint32, error) { return f.deletions.entries() }

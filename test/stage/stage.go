@@ -1,0 +1,666 @@
+package stage
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+
+	"github.com/podfence/podfence/cni/install"
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/lab"
+)
+
+// Mode is who connects the pods, and how the agent learns of them.
+type Mode struct {
+	Name string
+	CNI  string // the agent's --cni
+	// By is the reference plugin that connects the pods; empty: podfence's own.
+	By string
+	// VLAN is the VLAN that the plugin bridge has the pods in; 0: it filters no VLANs.
+	VLAN int
+	// Beside: the node's address is not the bridge's own, but that of a link that leads
+	// into it.
+	Beside bool
+	// Routing is the agent's --routing, and SourceCheck its --source-check, where they are
+	// not auto.
+	Routing, SourceCheck string
+	// Sysctls are settings of the node's, by name.
+	Sysctls map[string]string
+}
+
+// Modes are all of them but for how podfence's own bridge reaches other nodes.
+var Modes = []Mode{
+	{Name: "bridge", CNI: "bridge"},
+	{Name: "chained-bridge", CNI: "chained", By: "bridge"}, {Name: "chained-routed", CNI: "chained", By: "ptp"},
+	{Name: "policy-only-bridge", CNI: "none", By: "bridge"}, {Name: "policy-only-routed", CNI: "none", By: "ptp"},
+	{Name: "chained-beside", CNI: "chained", By: "bridge", Beside: true},
+	{Name: "policy-only-beside", CNI: "none", By: "bridge", Beside: true},
+	{Name: "chained-vlan", CNI: "chained", By: "bridge", VLAN: 5},
+	{Name: "policy-only-vlan", CNI: "none", By: "bridge", VLAN: 5},
+}
+
+// Own says whether podfence's own plugin connects the pods, by a bridge.
+func (m Mode) Own() bool { return m.By == "" }
+
+// Foreign says whether another plugin does, by a bridge.
+func (m Mode) Foreign() bool { return m.By == "bridge" }
+
+// Routed says whether another plugin does, by veth pairs with routes to them.
+func (m Mode) Routed() bool { return m.By == "ptp" }
+
+// Device is the node's link to the bridge, empty if there is none.
+func (m Mode) Device() string {
+	switch {
+	case m.Beside:
+		return besideBridge
+	case m.VLAN > 0: // as the plugin calls it
+		return fmt.Sprintf("%s.%d", ForeignBridge, m.VLAN)
+	}
+	return map[string]string{"": node.DefaultBridge, "bridge": ForeignBridge}[m.By]
+}
+
+// ForeignBridge is the name of another plugin's bridge.
+const ForeignBridge = "cni0"
+
+const besideBridge = "pods0"
+
+// Families are the addresses that there are in a scene.
+type Families struct {
+	Name   string
+	V4, V6 bool
+}
+
+// The families that there are.
+var (
+	Dual   = Families{"dual", true, true}
+	Single = []Families{{"ipv4", true, false}, {"ipv6", false, true}}
+)
+
+// Some are those of the addresses that are of the scene's families.
+func (f Families) Some(addrs ...string) (all []netip.Addr) {
+	for _, a := range addrs {
+		if addr := netip.MustParseAddr(a); addr.Is4() && f.V4 || addr.Is6() && f.V6 {
+			all = append(all, addr)
+		}
+	}
+	return all
+}
+
+// ActorID is who sends and receives.
+type ActorID uint8
+
+// The actors. Not every stage has all of them.
+const (
+	Isolated ActorID = iota
+	Neighbour
+	TheNode
+	Outside
+	Remote // the other node, or who is in its place
+	Wire   // on a port of a foreign bridge that is no pod's
+	Heir   // an isolated pod that has joined later
+	Nobody
+)
+
+var actorNames = [...]string{"isolated pod", "neighbour", "node", "host outside", "other node", "host on the bridge's wire", "pod that has joined", "nobody"}
+
+func (a ActorID) String() string { return actorNames[a] }
+
+// Actor is a host and the node's side of its link.
+type Actor struct {
+	Host   *lab.Host
+	MAC    net.HardwareAddr
+	Addr   map[bool]netip.Addr // by: is IPv6
+	Eth0   int
+	Device netlink.Link // the bridge, or the node's end of the pair
+}
+
+// Stage is a node with its pods and others, connected in one way.
+type Stage struct {
+	T        *testing.T
+	Mode     Mode
+	Families Families
+	Lab      *lab.Lab
+	Node     *lab.Node
+	agent    *agent.Agent
+	dir      string
+	pods     map[ActorID]policy.Key
+	Actors   [Nobody]*Actor
+}
+
+// soon is how long anything may take that is to happen at once.
+const soon = time.Minute
+
+// Options are a stage's settings.
+type Options struct {
+	Mode     Mode
+	Families Families
+	// Outside are the addresses of a host on a link of the node's, Remote those of another
+	// on a link of its own; empty: there is none.
+	Outside, Remote []string
+}
+
+// OtherNode are the InternalIPs of the other Node of the API.
+var OtherNode = []string{"192.0.2.2", "2001:db8:0:1::2"}
+
+// New makes a stage, which goes when the test ends. It skips the test, and says why, where
+// the machine has not what it takes.
+func New(t *testing.T, o Options) *Stage {
+	t.Helper()
+	m, f := o.Mode, o.Families
+	skip(t, m)
+	s := &Stage{T: t, Mode: m, Families: f, pods: map[ActorID]policy.Key{
+		Isolated: {Namespace: "shop", Name: "closed"}, Neighbour: {Namespace: "hall", Name: "open"},
+	}}
+	var err error
+	s.dir, err = os.MkdirTemp("", "stage-") // a short name, for the socket's sake
+	s.Must(err)
+	t.Cleanup(func() { os.RemoveAll(s.dir) })
+	s.Lab, err = lab.New(lab.Options{Settle: 50 * time.Millisecond})
+	s.Must(err)
+	t.Cleanup(func() { s.Must(s.Lab.Close()) })
+	s.Node, err = s.Lab.AddNode("node-1", f.Some("192.0.2.1", "2001:db8:0:1::1")...)
+	s.Must(err)
+	s.Must(s.Node.Do(prepareNode))
+	for name, value := range m.Sysctls {
+		s.Must(s.Node.SetSysctl(name, value))
+	}
+	s.Actors[TheNode] = &Actor{Host: &s.Node.Host, Addr: byFamily(f.Some("10.244.1.1", "fd00:10:244:1::1"))}
+	s.external(Outside, "outside", f.Some(o.Outside...)...)
+	if len(o.Remote) > 0 {
+		s.external(Remote, "remote", f.Some(o.Remote...)...)
+	}
+	if m.Beside {
+		s.Must(s.Node.Do(s.bridgeBeside))
+	}
+	s.start()
+	s.connect(Isolated)
+	s.connect(Neighbour)
+	if m.Foreign() {
+		s.external(Wire, "wire", f.Some("198.51.100.7", "2001:db8:0:7::7")...)
+		s.Must(s.Node.Do(s.bridgeWire))
+	}
+	s.settle()
+	s.quieten()
+	return s
+}
+
+// skip skips the test where a mode cannot be had.
+func skip(t *testing.T, m Mode) {
+	t.Helper()
+	if err := lab.Check(); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skipf("skipped: the node's receiver is a rule of nft's: %v", err)
+	}
+	if !m.Own() && errReference != nil {
+		t.Skipf("skipped: %v", errReference)
+	}
+	if m.VLAN > 0 {
+		if err := filtersVLANs(); err != nil {
+			t.Skipf("skipped: no bridge that filters VLANs can be made here, which takes CONFIG_BRIDGE_VLAN_FILTERING: %v", err)
+		}
+	}
+}
+
+// Must ends the test if there is an error.
+func (s *Stage) Must(err error) {
+	s.T.Helper()
+	if err != nil {
+		s.T.Fatal(err)
+	}
+}
+
+func (s *Stage) path(name string) string { return filepath.Join(s.dir, name) }
+
+// Present are the actors that there are.
+func (s *Stage) Present() (all []ActorID) {
+	for id, a := range s.Actors {
+		if a != nil {
+			all = append(all, ActorID(id))
+		}
+	}
+	return all
+}
+
+// NodeLinkLocal4 is an address of the node as DNS caches and the like have.
+const NodeLinkLocal4 = "169.254.20.10"
+
+func prepareNode() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	address, err := netlink.ParseAddr(NodeLinkLocal4 + "/32")
+	if err != nil {
+		return err
+	}
+	// The InternalIPs are on the loopback link, whose MTU would be the pods'.
+	return errors.Join(netlink.LinkSetMTU(lo, 1500), netlink.AddrAdd(lo, address))
+}
+
+func byFamily(addrs []netip.Addr) map[bool]netip.Addr {
+	all := map[bool]netip.Addr{}
+	for _, a := range addrs {
+		all[a.Is6()] = a
+	}
+	return all
+}
+
+func (s *Stage) external(id ActorID, name string, addrs ...netip.Addr) {
+	s.T.Helper()
+	h, err := s.Node.AddExternal(name, addrs...)
+	s.Must(err)
+	s.Actors[id] = s.newActor(h, "")
+}
+
+// newActor finds a host's link, and the node's side of it.
+func (s *Stage) newActor(h *lab.Host, bridge string) *Actor {
+	s.T.Helper()
+	a := &Actor{Host: h, Addr: byFamily(h.IPs)}
+	other := 0
+	s.Must(h.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		a.Eth0, a.MAC, other = eth0.Attrs().Index, eth0.Attrs().HardwareAddr, eth0.Attrs().ParentIndex
+		return nil
+	}))
+	s.Must(s.Node.Do(func() (err error) {
+		if bridge != "" {
+			a.Device, err = netlink.LinkByName(bridge)
+		} else {
+			a.Device, err = netlink.LinkByIndex(other)
+		}
+		return err
+	}))
+	return a
+}
+
+// bridgeBeside makes the bridge, with the node's address on a pair of links into it, which
+// is what the plugin bridge does about a VLAN.
+func (s *Stage) bridgeBeside() error {
+	commands := [][]string{
+		{"link", "add", ForeignBridge, "up", "type", "bridge"},
+		{"link", "add", besideBridge, "up", "type", "veth", "peer", "name", "beside"},
+		{"link", "set", "beside", "up", "master", ForeignBridge},
+	}
+	for _, a := range s.Actors[TheNode].Addr {
+		bits := map[bool]string{false: "/24", true: "/64"}[a.Is6()]
+		commands = append(commands, []string{"address", "add", a.String() + bits, "dev", besideBridge, "nodad"})
+	}
+	for _, c := range commands {
+		if err := Run("ip", c...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// filtersVLANs says why a bridge of this kernel filters no VLANs, if it does not.
+func filtersVLANs() error {
+	return Run("unshare", "--net", "ip", "link", "add", "probe", "type", "bridge", "vlan_filtering", "1")
+}
+
+// bridgeWire makes the wire's link a port of the bridge, as an uplink can be.
+func (s *Stage) bridgeWire() error {
+	w := s.Actors[Wire]
+	bridge, err := netlink.LinkByName(ForeignBridge)
+	if err != nil {
+		return err
+	}
+	port := w.Device
+	// The node reaches it by the bridge from now on.
+	if err := errors.Join(netlink.LinkSetDown(port), netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port)); err != nil {
+		return err
+	}
+	if s.Mode.VLAN > 0 {
+		if err := Run("bridge", "vlan", "add", "dev", port.Attrs().Name, "vid", fmt.Sprint(s.Mode.VLAN), "pvid", "untagged"); err != nil {
+			return err
+		}
+	}
+	if w.Device, err = netlink.LinkByName(s.Mode.Device()); err != nil {
+		return err
+	}
+	for _, addr := range w.Addr {
+		route := &netlink.Route{LinkIndex: w.Device.Attrs().Index, Dst: network(addr)}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("route to %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+func network(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+// start writes what the cluster is, and runs the agent.
+func (s *Stage) start() {
+	s.T.Helper()
+	for _, dir := range []string{"manifests", "net.d", "bin"} {
+		s.Must(os.Mkdir(s.path(dir), 0o755))
+	}
+	s.write("cluster.yaml", s.clusterYAML())
+	s.write("pods.yaml", s.podsYAML())
+	var err error
+	s.agent, err = agent.Start(agent.Options{Binary: program("podfence-agent"), Node: s.Node, Manifests: s.path("manifests"), Args: []string{
+		"--cni", s.Mode.CNI, "--cni-socket", s.path("agent.sock"), "--cni-state", s.path("attachments"), "--cni-conf-dir", s.path("net.d"),
+		"--cni-bin-dir", s.path("bin"), "--cni-data-dir", s.path("leases"), "--cni-plugin", program("podfence"), "--metrics-address", "0",
+		"--routing", cmp.Or(s.Mode.Routing, "auto"), "--source-check", cmp.Or(s.Mode.SourceCheck, "auto"),
+	}})
+	s.Must(err)
+	s.T.Cleanup(s.Stop)
+	s.Eventually("the agent", func() error {
+		if !s.agent.Ready(s.T.Context()) {
+			return errors.New(s.agent.Log())
+		}
+		return nil
+	})
+}
+
+// Stop ends the agent; the rules stay.
+func (s *Stage) Stop() {
+	if s.agent != nil {
+		s.Must(s.agent.Stop())
+		s.agent = nil
+	}
+}
+
+// Open takes podfence's rules away: what passes then is what the links let.
+func (s *Stage) Open() {
+	s.T.Helper()
+	s.Stop()
+	s.Must(s.Node.Do(func() error {
+		tables, err := exec.Command("nft", "list", "tables").Output()
+		for _, family := range []string{"inet", "bridge"} {
+			if strings.Contains(string(tables), fmt.Sprintf("table %s %s\n", family, ruleset.TableName)) {
+				err = errors.Join(err, Run("nft", "delete", "table", family, ruleset.TableName))
+			}
+		}
+		return err
+	}))
+}
+
+// Run runs a program, in the calling thread's namespace.
+func Run(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %v: %w\n%s", name, args, err, out)
+	}
+	return nil
+}
+
+// write replaces a manifest whole: the agent reads it at any time.
+func (s *Stage) write(name, text string) {
+	s.T.Helper()
+	s.Must(os.WriteFile(s.path("new"), []byte(text), 0o600))
+	s.Must(os.Rename(s.path("new"), filepath.Join(s.path("manifests"), name)))
+}
+
+// Eventually waits until something holds, which it is to do at once.
+func (s *Stage) Eventually(what string, holds func() error) {
+	s.T.Helper()
+	deadline := time.Now().Add(soon)
+	for {
+		err := holds()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.T.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (s *Stage) clusterYAML() string {
+	var b strings.Builder
+	for i := 1; i <= 2; i++ {
+		ranges := quoted(s.Families.Some(fmt.Sprintf("10.244.%d.0", i), fmt.Sprintf("fd00:10:244:%d::", i)), map[bool]string{false: "/24", true: "/64"})
+		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Node\nmetadata: {name: node-%d}\nspec: {podCIDRs: [%s]}\nstatus: {addresses: [", i, ranges)
+		for _, a := range s.Families.Some(fmt.Sprintf("192.0.2.%d", i), fmt.Sprintf("2001:db8:0:1::%d", i)) {
+			fmt.Fprintf(&b, "{type: InternalIP, address: %q},", a)
+		}
+		b.WriteString("]}\n")
+	}
+	return b.String() + `---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: hall}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: default-deny}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+`
+}
+
+func quoted(addrs []netip.Addr, suffix map[bool]string) string {
+	var all []string
+	for _, a := range addrs {
+		all = append(all, fmt.Sprintf("%q", a.String()+suffix[a.Is6()]))
+	}
+	return strings.Join(all, ", ")
+}
+
+// podsYAML are the pods, with the addresses of those that have some.
+func (s *Stage) podsYAML() string {
+	var b strings.Builder
+	for id, key := range s.pods {
+		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Pod\nmetadata: {namespace: %s, name: %s, uid: uid-%s}\n", key.Namespace, key.Name, key.Name)
+		b.WriteString("spec: {nodeName: node-1, containers: [{name: main, image: main}]}\n")
+		a := s.Actors[id]
+		if a == nil {
+			b.WriteString("status: {phase: Pending}\n")
+			continue
+		}
+		fmt.Fprintf(&b, "status: {phase: Running, podIP: %q, podIPs: [", a.Host.IPs[0])
+		for _, ip := range a.Host.IPs {
+			fmt.Fprintf(&b, "{ip: %q},", ip)
+		}
+		b.WriteString("]}\n")
+	}
+	return b.String()
+}
+
+// conflist is what the container runtime would call.
+func (s *Stage) conflist() (*libcni.NetworkConfigList, error) {
+	if s.Mode.Own() {
+		data, err := os.ReadFile(filepath.Join(s.path("net.d"), install.ConflistName))
+		if err != nil {
+			return nil, err
+		}
+		return libcni.ConfListFromBytes(data)
+	}
+	var ranges, routes []any
+	for _, a := range s.Families.Some("10.244.1.0", "fd00:10:244:1::") {
+		bits, all := "/24", "0.0.0.0/0"
+		if a.Is6() {
+			bits, all = "/64", "::/0"
+		}
+		ranges = append(ranges, []any{map[string]any{"subnet": a.String() + bits}})
+		routes = append(routes, map[string]any{"dst": all})
+	}
+	ipam := map[string]any{"type": "host-local", "dataDir": s.path("ipam"), "ranges": ranges, "routes": routes}
+	plugins := []any{map[string]any{"type": s.Mode.By, "bridge": ForeignBridge, "isGateway": !s.Mode.Beside, "vlan": s.Mode.VLAN, "hairpinMode": true, "ipam": ipam}}
+	if s.Mode.CNI == "chained" {
+		plugins = append(plugins, map[string]any{"type": "podfence", "mode": "chained", "socket": s.path("agent.sock")})
+	}
+	data, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": "pods", "plugins": plugins})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.ConfListFromBytes(data)
+}
+
+// connect has the plugins connect a pod, and the API show its addresses.
+func (s *Stage) connect(id ActorID) {
+	s.T.Helper()
+	name := s.pods[id].Name
+	var list *libcni.NetworkConfigList
+	s.Eventually("a CNI configuration", func() (err error) { list, err = s.conflist(); return err })
+	h, err := s.Node.AddSandbox("c-" + name)
+	s.Must(err)
+	cni := libcni.NewCNIConfigWithCacheDir([]string{s.path("bin"), programs}, s.path("cache"), nil)
+	var result types.Result
+	s.Must(s.Node.Do(func() (err error) {
+		result, err = cni.AddNetworkList(s.T.Context(), list, &libcni.RuntimeConf{
+			ContainerID: h.Name, NetNS: h.NetNSPath(), IfName: "eth0",
+			Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", s.pods[id].Namespace}, {"K8S_POD_NAME", name}, {"K8S_POD_UID", "uid-" + name}},
+		})
+		return err
+	}))
+	made, err := current.NewResultFromResult(result)
+	s.Must(err)
+	var ips []netip.Addr
+	for _, ip := range made.IPs {
+		addr, _ := netip.AddrFromSlice(ip.Address.IP)
+		ips = append(ips, addr.Unmap())
+	}
+	h.Connected(ips)
+	s.Actors[id] = s.newActor(h, s.Mode.Device())
+	s.write("pods.yaml", s.podsYAML())
+}
+
+// Join has an isolated pod join a stage that is set, as Heir.
+func (s *Stage) Join() {
+	s.T.Helper()
+	s.pods[Heir] = policy.Key{Namespace: "shop", Name: "heir"}
+	s.write("pods.yaml", s.podsYAML())
+	s.connect(Heir)
+	s.deafen(s.Actors[Heir])
+}
+
+// settle waits until the policies hold, for all that the API shows.
+func (s *Stage) settle() {
+	s.T.Helper()
+	var probes []lab.Probe
+	for _, from := range []ActorID{Isolated, Neighbour} {
+		for _, dst := range s.Actors[Outside].Host.IPs {
+			probes = append(probes, lab.Probe{
+				From: s.Actors[from].Host, To: s.Actors[Outside].Host, Expect: from == Neighbour,
+				Packet: policy.Packet{Dst: dst, Protocol: policy.UDP, DstPort: 1000},
+			})
+		}
+	}
+	s.Eventually("policy", func() error {
+		results, err := s.Lab.Probe(s.T.Context(), probes)
+		for _, r := range results {
+			if !r.AsExpected() {
+				err = errors.Join(err, errors.New(r.String()))
+			}
+		}
+		return err
+	})
+	// The agent judges flows once more half a second after a commit. It would cut some of
+	// those that frames begin that must begin none.
+	time.Sleep(time.Second)
+	s.Must(s.Node.FlushConntrack())
+}
+
+// quieten sees to it that nobody answers, and that nobody has to ask where a frame goes:
+// all that moves are the frames that are sent.
+func (s *Stage) quieten() {
+	s.T.Helper()
+	for _, id := range s.Present() {
+		if id == TheNode {
+			continue
+		}
+		s.deafen(s.Actors[id])
+	}
+	s.Must(s.Node.Do(func() error {
+		if s.Mode.Foreign() {
+			// What is multicast goes to all ports, whatever queries and reports
+			// of the frames before have taught the bridge.
+			if err := Run("ip", "link", "set", ForeignBridge, "type", "bridge", "mcast_snooping", "0"); err != nil {
+				return err
+			}
+		}
+		return NFT(reporting)
+	}))
+}
+
+// deafen has an actor not answer, nor be asked for its hardware address.
+func (s *Stage) deafen(a *Actor) {
+	s.T.Helper()
+	s.Must(a.Host.Do(func() error { return NFT(deaf) }))
+	s.Must(s.Node.Do(func() error { return s.introduce(a) }))
+}
+
+// introduce tells the node an actor's hardware address, for good.
+func (s *Stage) introduce(a *Actor) error {
+	for _, addr := range a.Addr {
+		family := netlink.FAMILY_V4
+		if addr.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		entry := &netlink.Neigh{LinkIndex: a.Device.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: a.MAC}
+		if err := netlink.NeighSet(entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// NFT gives nft a script, in the calling thread's namespace.
+func NFT(text string) error {
+	cmd := exec.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft: %w: %s", err, out)
+	}
+	return nil
+}
+
+// deaf are the rules of those who receive by packet sockets, which come before.
+const deaf = `
+table inet deaf {
+	chain nothing { type filter hook prerouting priority raw; policy drop; }
+}
+table arp deaf {
+	chain nothing { type filter hook input priority 0; policy drop; }
+}
+`
+
+// reporting are the node's rules that come last: they say what has come so far, and let
+// nothing be answered.
+var reporting = fmt.Sprintf(`
+table inet reporting {
+	chain input {
+		type filter hook input priority 1000
+		log group %[1]d snaplen 512
+		drop
+	}
+	chain output { type filter hook output priority 1000; policy drop; }
+}
+table arp reporting {
+	chain input {
+		type filter hook input priority 1000
+		log group %[1]d snaplen 512
+		drop
+	}
+	chain output { type filter hook output priority 1000; policy drop; }
+}
+`, logGroup)
