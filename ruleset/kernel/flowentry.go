@@ -1,0 +1,214 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// flow is an entry of connection tracking.
+type flow struct {
+	family byte
+	packet policy.Packet
+	mark   uint32
+	// tuple and zone name the entry, as the kernel gave them; master is the tuple of
+	// the flow that has announced this one, nil if none has.
+	tuple, zone, master []byte
+	// sender and receiver are the ends as who began the flow sees them, before NAT.
+	sender, receiver netip.AddrPort
+	// ended: the TCP connection is closed.
+	ended bool
+}
+
+// name are the attributes that name an entry of a tuple in a flow's zone.
+func (f *flow) name(tuple []byte) ([]byte, error) {
+	ae := netlink.NewAttributeEncoder()
+	ae.Bytes(netlink.Nested|ctaTupleOrig, tuple)
+	if f.zone != nil {
+		ae.Bytes(ctaZone, f.zone)
+	}
+	return ae.Encode()
+}
+
+// ctnetlink's numbers (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+const (
+	ctMessageNew = unix.NFNL_SUBSYS_CTNETLINK << 8
+	ctMessageGet = unix.NFNL_SUBSYS_CTNETLINK<<8 + 1
+	// ctMessageGetStats asks for the counters of each CPU.
+	ctMessageGetStats = unix.NFNL_SUBSYS_CTNETLINK<<8 + 4
+
+	ctaTupleOrig  = 1
+	ctaTupleReply = 2
+	ctaProtoInfo  = 4
+	ctaMark       = 8
+	ctaMaster     = 14
+	ctaZone       = 18
+	ctaMarkMask   = 21
+
+	ctaTupleIP    = 1
+	ctaTupleProto = 2
+
+	ctaProtoInfoTCP      = 1
+	ctaProtoInfoTCPState = 1
+	// The states of a TCP connection that nothing more comes of (enum tcp_conntrack in
+	// include/uapi/linux/netfilter/nf_conntrack_tcp.h).
+	tcpLastAck, tcpTimeWait, tcpClose = 6, 7, 8
+
+	ctaIPv4Src = 1
+	ctaIPv4Dst = 2
+	ctaIPv6Src = 3
+	ctaIPv6Dst = 4
+
+	ctaProtoNum        = 1
+	ctaProtoSrcPort    = 2
+	ctaProtoDstPort    = 3
+	ctaProtoICMPType   = 5
+	ctaProtoICMPv6Type = 8
+
+	// nfgenmsgLength is the header before the attributes.
+	nfgenmsgLength = 4
+)
+
+// nfgenmsg is the header of a netfilter message for a family.
+func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 /* resource */} }
+
+// flows has do take each flow that the attributes ask for, all if there are none, and says
+// how many there were, and how many more that cannot be read. It asks for
+// both families at once: the kernel goes through all its buckets, of all network
+// namespaces, each time. What a flow refers to holds as long as the call.
+func (l *line) flows(attributes []byte, do func(flow) error) (listed, unreadable int, err error) {
+	return l.flowsOf(unix.AF_UNSPEC, attributes, do)
+}
+
+func (l *line) flowsOf(family byte, attributes []byte, do func(flow) error) (listed, unreadable int, err error) {
+	request := netlink.Message{Header: netlink.Header{Type: ctMessageGet}, Data: append(nfgenmsg(family), attributes...)}
+	err = l.dump(request, func(answer netlink.Message) error {
+		if len(answer.Data) < nfgenmsgLength {
+			unreadable++
+			return nil
+		}
+		entry, ok := parseFlow(answer.Data[0], answer.Data[nfgenmsgLength:])
+		if !ok {
+			unreadable++
+			return nil
+		}
+		listed++
+		return do(entry)
+	})
+	return listed, unreadable, noConntrack(err)
+}
+
+// noConntrack says what EINVAL means to say when connection tracking is asked:
+// there is no such subsystem of nfnetlink, nor a module that has it
+// (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
+func noConntrack(err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("it needs CONFIG_NF_CT_NETLINK: %w", err)
+	}
+	return err
+}
+
+func parseFlow(family byte, data []byte) (f flow, ok bool) {
+	f.family = family
+	ad, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return f, false
+	}
+	ad.ByteOrder = binary.BigEndian
+	var original, reply tuple
+	for ad.Next() {
+		switch ad.Type() {
+		case ctaTupleOrig:
+			f.tuple = ad.Bytes()
+			ad.Nested(original.parse)
+		case ctaTupleReply:
+			ad.Nested(reply.parse)
+		case ctaProtoInfo:
+			ad.Nested(f.parseState)
+		case ctaMark:
+			f.mark = ad.Uint32()
+		case ctaZone:
+			f.zone = ad.Bytes()
+		case ctaMaster:
+			f.master = ad.Bytes()
+		}
+	}
+	f.packet = policy.Packet{
+		Src: original.src, Dst: reply.src,
+		Protocol: original.protocol, DstPort: reply.srcPort, ICMPType: original.icmpType, HopLimit: 64,
+	}
+	f.sender, f.receiver = netip.AddrPortFrom(original.src, original.srcPort), netip.AddrPortFrom(original.dst, original.dstPort)
+	return f, ad.Err() == nil && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
+}
+
+// parseState reads the state of a TCP connection; other protocols have none that says
+// whether more is to come.
+func (f *flow) parseState(ad *netlink.AttributeDecoder) error {
+	for ad.Next() {
+		if ad.Type() != ctaProtoInfoTCP {
+			continue
+		}
+		ad.Nested(func(ad *netlink.AttributeDecoder) error {
+			for ad.Next() {
+				if ad.Type() == ctaProtoInfoTCPState {
+					state := ad.Uint8()
+					f.ended = state == tcpLastAck || state == tcpTimeWait || state == tcpClose
+				}
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// tuple is one direction of a flow.
+type tuple struct {
+	src, dst         netip.Addr
+	protocol         policy.Protocol
+	srcPort, dstPort uint16
+	icmpType         uint8
+}
+
+func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		switch ad.Type() {
+		case ctaTupleIP:
+			ad.Nested(func(ad *netlink.AttributeDecoder) error {
+				for ad.Next() {
+					switch ad.Type() {
+					case ctaIPv4Src, ctaIPv6Src:
+						t.src, _ = netip.AddrFromSlice(ad.Bytes())
+					case ctaIPv4Dst, ctaIPv6Dst:
+						t.dst, _ = netip.AddrFromSlice(ad.Bytes())
+					}
+				}
+				return nil
+			})
+		case ctaTupleProto:
+			ad.Nested(func(ad *netlink.AttributeDecoder) error {
+				ad.ByteOrder = binary.BigEndian
+				for ad.Next() {
+					switch ad.Type() {
+					case ctaProtoNum:
+						t.protocol = policy.Protocol(ad.Uint8())
+					case ctaProtoSrcPort:
+						t.srcPort = ad.Uint16()
+					case ctaProtoDstPort:
+						t.dstPort = ad.Uint16()
+					case ctaProtoICMPType, ctaProtoICMPv6Type:
+						t.icmpType = ad.Uint8()
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return nil
+}
