@@ -134,7 +134,7 @@ func skip(t *testing.T, m Mode) {
 		t.Skipf("skipped: the node's receiver is a rule of nft's: %v", err)
 	}
 	if !m.Own() && errReference != nil {
-		t.Skipf("skipped: %v", errReference)
+		t.Skipf("skipped: the reference plugins that connect the pods here cannot be built: %v", errReference)
 	}
 	if m.VLAN > 0 {
 		if err := filtersVLANs(); err != nil {
