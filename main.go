@@ -170,7 +170,9 @@ kernel when the agent stops, however it stops; "podfence uninstall" removes
 them. Needs CAP_NET_ADMIN in the node's network namespace, and nf_tables.
 
 It collects garbage more often than Go does by itself, for less memory: set GOGC
-in the environment (100 is Go's own) to have it otherwise.`,
+in the environment (100 is Go's own) to have it otherwise. Where its cgroup has a
+limit of memory, it keeps to five eighths of that, as the kernel's table counts too;
+GOMEMLIMIT sets another.`,
 		Example: `  kubectl get nodes -o name     # the node's name need not be its hostname
   podfence agent --node-name node-1 --kubeconfig ~/.kube/config
   podfence agent --node-name node-1 --manifests ./manifests --deny reject`,
@@ -195,6 +197,10 @@ in the environment (100 is Go's own) to have it otherwise.`,
 			// little time, and spares every node a third of its memory.
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(40)
+			}
+			limitMemory(o.Log, os.DirFS("/sys/fs/cgroup"))
+			if o.NamespaceBudget < 1000 {
+				return fmt.Errorf("--namespace-budget is %d: it must be 1000 or more, which is ten sets and rules", o.NamespaceBudget)
 			}
 			if o.Node == "" {
 				return errors.New("--node-name is needed: the Node whose pods to fence")
@@ -280,6 +286,7 @@ in the environment (100 is Go's own) to have it otherwise.`,
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
 	f.StringVar(&o.PprofAddress, "pprof-address", "0", "where to serve Go's profiles on /debug/pprof, such as 127.0.0.1:9480; of loopback addresses only; 0: nowhere")
+	f.IntVar(&o.NamespaceBudget, "namespace-budget", policy.DefaultBudget, "what the policies of one namespace may take of the node: members of their selectors and port names, and 100 for each set and rule; over it, the largest of them allow nothing")
 	e.flags(f)
 	c.flags(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")

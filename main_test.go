@@ -94,6 +94,7 @@ func TestMistakes(t *testing.T) {
 		{"bad --deny", nil, []string{"agent", "--deny", "refuse"}, []string{"--deny", `"refuse"`, "drop", "reject"}},
 		{"bad --deny from the environment", map[string]string{"PODFENCE_DENY": "refuse"}, []string{"render", "-f", folder, "--node", "n"}, []string{"--deny", `"refuse"`}},
 		{"bad --pod-to-node", nil, []string{"agent", "--pod-to-node", "deny"}, []string{"--pod-to-node", "police", "allow"}},
+		{"small --namespace-budget", nil, []string{"agent", "--node-name", "n", "--namespace-budget", "0"}, []string{"--namespace-budget", "1000"}},
 		{"bad --revoked-mark", nil, []string{"agent", "--revoked-mark", "0x3"}, []string{"--revoked-mark", `"0x3"`, "one bit"}},
 		{"--pprof-address of the network", nil, []string{"agent", "--node-name", "n", "--pprof-address", "10.0.0.1:9480"}, []string{"--pprof-address", "10.0.0.1", "loopback"}},
 		{"--pprof-address of all", nil, []string{"agent", "--node-name", "n", "--pprof-address", ":9480"}, []string{"--pprof-address", "loopback"}},

@@ -165,12 +165,14 @@ var settings = []setting{
 	{"metrics.prometheus.podMonitorLabels", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.podMonitorLabels={"release":"a"}`}, []string{
 		`+ PodMonitor/podfence-agent.metadata.labels.release: "a"`,
 	}},
-	{"resources", nil, []string{`resources.limits={"memory":"1Gi"}`, `resources.requests.cpu=1`}, []string{
-		`+ ` + agent + `resources.limits.memory: "1Gi"`,
+	{"resources", nil, []string{`resources.limits={"memory":"2Gi"}`, `resources.requests.cpu=1`}, []string{
+		`+ ` + agent + `resources.limits.memory: "2Gi"`,
 		`+ ` + agent + `resources.requests.cpu: 1`,
+		`- ` + agent + `resources.limits.memory: "1Gi"`,
 		`- ` + agent + `resources.requests.cpu: "50m"`,
 	}},
 	{"resources", nil, []string{`resources=null`}, []string{
+		`- ` + agent + `resources.limits.memory: "1Gi"`,
 		`- ` + agent + `resources.requests.cpu: "50m"`,
 		`- ` + agent + `resources.requests.memory: "64Mi"`,
 	}},

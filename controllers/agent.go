@@ -54,6 +54,9 @@ type Options struct {
 	// LastPodCIDRs are the node's pod ranges as an earlier agent knew them: they stay
 	// closed while the Node is away, or has none.
 	LastPodCIDRs []netip.Prefix
+	// NamespaceBudget is what the policies of one namespace may take of the node, in
+	// elements; 0: policy.DefaultBudget.
+	NamespaceBudget int
 	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
 	IgnorePodCIDRs bool
 	// Checks look, every few seconds, whether the node is in a condition: an error is
@@ -107,7 +110,8 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	if o.Node == "" {
 		return nil, errors.New("no node name: podfence must know whose pods to fence")
 	}
-	api, caches := o.API, cacheOptions()
+	sizes := newPolicySizes()
+	api, caches := o.API, cacheOptions(sizes)
 	if api == nil {
 		// The manager still runs the servers and the parts; it asks no API
 		// server anything, as nothing asks it to.
@@ -147,7 +151,7 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics, events)}
 	o.Registry.MustRegister(&gathered{counts: a.Enforcer.counts, drops: o.Drops, log: o.Log.WithName("metrics")})
 	if o.API != nil {
-		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics)))
+		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics), sizes))
 	} else {
 		o.Registry.MustRegister(metrics.manifests)
 		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics, keepIfEmpty: o.KeepIfEmpty}
@@ -231,7 +235,7 @@ func (a *Agent) serveCNI(o Options, events *events, policies *policyLists) error
 }
 
 // watchCluster has the manager feed the enforcer from the API server.
-func (a *Agent) watchCluster(problems *Problems) error {
+func (a *Agent) watchCluster(problems *Problems, sizes *policySizes) error {
 	reader := a.GetCache()
 	pods, err := podsOf(context.Background(), reader)
 	if err != nil {
@@ -241,7 +245,7 @@ func (a *Agent) watchCluster(problems *Problems) error {
 		(&NodeReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
 		(&NamespaceReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
 		(&PodReconciler{pods, a.Enforcer}).SetupWithManager(a.Manager),
-		(&NetworkPolicyReconciler{reader, a.Enforcer, problems}).SetupWithManager(a.Manager),
+		(&NetworkPolicyReconciler{reader, a.Enforcer, problems, sizes}).SetupWithManager(a.Manager),
 		a.Add(&firstLoad{reader, pods, a.Enforcer}),
 	)
 }

@@ -19,12 +19,12 @@ import (
 
 // cacheOptions have the cache keep of each object what podfence reads. Of pods,
 // which are the many, that is a cachedPod.
-func cacheOptions() cache.Options {
+func cacheOptions(sizes *policySizes) cache.Options {
 	return cache.Options{ByObject: map[client.Object]cache.ByObject{
 		&corev1.Pod{}:                 {Transform: cachePod},
 		&corev1.Namespace{}:           {Transform: strip(stripNamespace)},
 		&corev1.Node{}:                {Transform: strip(stripNode)},
-		&networkingv1.NetworkPolicy{}: {Transform: strip(stripPolicy)},
+		&networkingv1.NetworkPolicy{}: {Transform: strip(sizes.keep)},
 	}}
 }
 

@@ -60,12 +60,14 @@ type Enforcer struct {
 	loaded    bool   // what there was at the start has been fed
 	fed       uint64 // changes fed
 	committed uint64 // changes in the kernel
+	staged    bool   // the last plan had part of what waits, and there is more
+	taken     uint64 // fed, after the last plan
 	failure   error  // of the last commit
 	// fought is who undoes what is committed over and over, and foughtUntil until when
 	// that counts.
 	fought      error
 	foughtUntil time.Time
-	waiting     map[chan struct{}]uint64
+	waiting     map[chan struct{}]waiter
 	unusable    map[string]string // InternalIPs that were named in the log, by Node
 	changed     chan struct{}     // closed at the next change; nil: nobody awaits one
 	policies    policyVersions    // of the API server's policies that the model has
@@ -110,6 +112,9 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 	if o.IgnorePodCIDRs {
 		model.IgnorePodCIDRs()
 	}
+	if o.NamespaceBudget != 0 {
+		model.SetBudget(o.NamespaceBudget)
+	}
 	model.RememberPodCIDRs(o.LastPodCIDRs)
 	health := newHealth(o, metrics, events)
 	health.Set(NotStarted, errNotStarted)
@@ -131,7 +136,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		links:    newLinks(kernel, o.PodLinks),
 		moved:    make(chan struct{}, 1),
 		model:    model,
-		waiting:  map[chan struct{}]uint64{},
+		waiting:  map[chan struct{}]waiter{},
 		unusable: map[string]string{},
 		policies: policyVersions{},
 		lastAddr: lastAddr,
@@ -160,15 +165,36 @@ func signal(c chan struct{}) {
 // Begin lets the first commit happen: the model holds all there is.
 func (e *Enforcer) Begin() { e.beginOnce.Do(func() { close(e.begin) }) }
 
+// waiter waits for a change.
+type waiter struct {
+	// need is how many changes must be in the kernel.
+	need uint64
+	// staged reports whether something of them is still handed out bit by bit.
+	staged func() bool
+}
+
 // Sync waits until everything fed before the call is in the kernel.
-func (e *Enforcer) Sync(ctx context.Context) error {
+func (e *Enforcer) Sync(ctx context.Context) error { return e.syncOf(ctx, "") }
+
+// syncOf waits until everything fed before the call is in the kernel that packets of a
+// namespace's pods meet: what takes long of another's policies keeps nobody waiting.
+func (e *Enforcer) syncOf(ctx context.Context, namespace string) error {
+	return e.awaitCommit(ctx, func() bool { return e.model.Staging(namespace) })
+}
+
+// syncFirst waits for the first commit.
+func (e *Enforcer) syncFirst(ctx context.Context) error {
+	return e.awaitCommit(ctx, func() bool { return false })
+}
+
+func (e *Enforcer) awaitCommit(ctx context.Context, staged func() bool) error {
 	e.mu.Lock()
-	if e.committed >= e.fed && e.committed > 0 {
+	if e.committed >= e.fed && e.committed > 0 && !staged() {
 		e.mu.Unlock()
 		return nil
 	}
 	done := make(chan struct{})
-	e.waiting[done] = e.fed
+	e.waiting[done] = waiter{need: e.fed, staged: staged}
 	e.mu.Unlock()
 	select {
 	case <-done:
@@ -218,6 +244,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	defer beside.Wait()
 	defer cancel()
 	beside.Go(func() { e.announce(ctx) })
+	beside.Go(func() { newMemory(e.log, e.most).follow(ctx) })
 	if e.links != nil {
 		beside.Go(func() { e.links.follow(ctx, func() { signal(e.moved) }) })
 	}
@@ -226,6 +253,8 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		beside.Go(func() { e.judgeAffected(ctx) })
 	}
 	retry := newBackoff()
+	again := time.NewTicker(budgetAgain)
+	defer again.Stop()
 	var unfinished <-chan time.Time // when to go on with a search
 	for {
 		if len(e.refusals.left) > 0 && unfinished == nil {
@@ -238,6 +267,10 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		case <-e.moved:
 			e.lookForLinks()
 		case <-e.tampered():
+		case <-again.C:
+			e.mu.Lock()
+			e.model.Reconsider()
+			e.mu.Unlock()
 		case <-unfinished:
 			unfinished = nil
 			if err := e.resume(); err != nil {
@@ -308,11 +341,12 @@ func (e *Enforcer) commit() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.metrics.refused.Set(float64(e.model.ClosedPolicies()))
+	e.metrics.overBudget.Set(float64(e.model.OverBudget()))
 	e.failure, e.committed = nil, fed
 	e.health.Set(CommitFailed, e.commitFailure())
 	e.health.Set(NotStarted, nil)
-	for done, need := range e.waiting {
-		if need <= fed {
+	for done, w := range e.waiting {
+		if w.need <= fed && !w.staged() {
 			close(done)
 			delete(e.waiting, done)
 		}
@@ -388,6 +422,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	if !e.known && !e.undone {
 		intent := e.model.Intent()
 		fed = e.fed
+		e.tellBudget()
 		e.mu.Unlock()
 		signal(e.nodes)
 		e.about = content{pods: len(intent.Subjects), policies: len(intent.Policies), podCIDRs: texts(intent.PodCIDRs)}
@@ -398,8 +433,21 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		e.tableMu.Unlock()
 		return fed, table.Replacement()
 	}
-	delta := e.model.Take()
+	// What has come in while part of what waits was committed is committed before the rest.
+	alone := e.staged && e.fed != e.taken
+	take := e.model.Take
+	if alone {
+		take = e.model.TakeReady
+	}
+	delta := take()
 	fed = e.fed
+	e.tellBudget()
+	staging := e.model.Staging("")
+	if staging {
+		e.fed++ // the rest is for the next commits: who waits for it waits for these
+		signal(e.wake)
+	}
+	e.staged, e.taken = staging && !alone, e.fed
 	e.mu.Unlock()
 	e.sayOrphans(delta.Orphans)
 	if e.log.V(1).Enabled() {

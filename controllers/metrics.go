@@ -21,6 +21,7 @@ type metrics struct {
 	refusedAddrs prometheus.Gauge
 	problems     prometheus.Gauge
 	refused      prometheus.Gauge
+	overBudget   prometheus.Gauge
 	mismatches   prometheus.Counter
 	flows        *prometheus.CounterVec
 	repairs      prometheus.Counter
@@ -64,6 +65,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		refused: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policies_refused", Help: "NetworkPolicies that isolate their pods and allow nothing because the kernel refuses their rules; the log says why, and an Event on each.",
 		}),
+		overBudget: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_policies_over_budget", Help: "NetworkPolicies that isolate their pods and allow nothing because their namespace takes more of the node than it may (--namespace-budget); an Event on each.",
+		}),
 		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_mismatches_total", Help: "Changes that the kernel refused though it took the whole table: it was not as podfence had left it.",
 		}),
@@ -97,7 +101,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		m.commits.WithLabelValues(result)
 		m.adds.WithLabelValues(result)
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration)
 	return m
 }
 

@@ -73,7 +73,7 @@ const (
 // Start keeps the network until ctx is done. It stays when it stops. It
 // implements manager.Runnable.
 func (n *Network) Start(ctx context.Context) error {
-	if n.enforcer.Sync(ctx) != nil { // nothing is connected before it is fenced
+	if n.enforcer.syncFirst(ctx) != nil { // nothing is connected before it is fenced
 		return nil
 	}
 	var changed <-chan struct{}

@@ -18,6 +18,7 @@ type NetworkPolicyReconciler struct {
 	client.Reader
 	*Enforcer
 	Problems *Problems
+	sizes    *policySizes
 }
 
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=list;watch
@@ -25,15 +26,28 @@ type NetworkPolicyReconciler struct {
 // Reconcile implements reconcile.Reconciler. It waits for nobody: the next policy is
 // enforced by the same worker.
 func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	np := &networkingv1.NetworkPolicy{}
-	var problems []policy.Problem
+	// To parse a large policy takes tens of milliseconds, in which nothing could be
+	// committed: so it is done before, and again only if the policy has changed since.
+	before, np := &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicy{}
+	var (
+		parsed   policy.Policy
+		problems []policy.Problem
+	)
+	if err := r.Get(ctx, req.NamespacedName, before); err == nil {
+		parsed, problems = parsePolicy(before)
+	}
 	result, err := reconcile(ctx, r.Enforcer, r, req, np,
 		func(m *policy.Model, np *networkingv1.NetworkPolicy) {
-			problems = append(setPolicy(m, np), m.Problems(req.NamespacedName)...)
+			if np.UID != before.UID || np.ResourceVersion != before.ResourceVersion {
+				parsed, problems = parsePolicy(np)
+			}
+			m.SetPolicy(parsed)
+			problems = append(problems, m.Problems(req.NamespacedName)...)
 			r.policies.set(np)
 		},
 		func(m *policy.Model) {
 			m.DeletePolicy(req.NamespacedName)
+			r.sizes.forget(req.NamespacedName)
 			r.policies.delete(req.NamespacedName)
 		})
 	if err == nil {
@@ -42,10 +56,9 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 	return result, err
 }
 
-func setPolicy(m *policy.Model, np *networkingv1.NetworkPolicy) []policy.Problem {
-	parsed, problems := policy.Parse(np)
+func setPolicy(m *policy.Model, np *networkingv1.NetworkPolicy) {
+	parsed, _ := policy.Parse(np)
 	m.SetPolicy(parsed)
-	return problems
 }
 
 // SetupWithManager has the manager call Reconcile, also for a policy that the

@@ -30,8 +30,8 @@ type refusals struct {
 	// left are those that are closed because there was no time yet to find out
 	// whether it is them. Only Start's goroutine touches it.
 	left []policy.Key
-	// news are the policies that have been closed or opened since announce has
-	// looked. Enforcer.mu guards it; wake holds a token while there are any.
+	// news are the policies that have been closed or opened, for a refusal or for a
+	// budget, since announce has looked. Enforcer.mu guards it; wake holds a token while there are any.
 	news []policy.Key
 	wake chan struct{}
 	// events tell the NetworkPolicies' reconciler; nobody reads them where there is
@@ -112,6 +112,43 @@ func (e *Enforcer) tell(keys []policy.Key) {
 	slices.SortFunc(all, compareKey)
 	e.refusals.news = slices.Compact(all)
 	signal(e.refusals.wake)
+}
+
+// budgetAgain is how often it is tried whether there is room for policies that their
+// namespace's budget has none for.
+const budgetAgain = 5 * time.Minute
+
+// tellBudget has announce look at the policies that a budget has closed or opened. The
+// caller holds e.mu.
+func (e *Enforcer) tellBudget() {
+	news := e.model.News()
+	if len(news) == 0 {
+		return
+	}
+	e.tell(news)
+	var closed, opened []string
+	for _, key := range news {
+		if len(e.model.Problems(key)) > 0 {
+			closed = append(closed, key.String())
+		} else {
+			opened = append(opened, key.String())
+		}
+	}
+	if len(closed) > 0 {
+		warn(e.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", "networkPolicies", some(closed))
+	}
+	if len(opened) > 0 {
+		e.log.Info("There is room again for NetworkPolicies, or they have changed", "networkPolicies", some(opened))
+	}
+}
+
+// some are the first of names, and how many more there are: a namespace may have
+// thousands.
+func some(names []string) string {
+	if more := len(names) - spelledOut; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:spelledOut], " "), more)
+	}
+	return strings.Join(names, " ")
 }
 
 // there are those of the policies that the intent has.

@@ -9,7 +9,7 @@ import (
 // noteCommit leaves word of the first commit, by which the CNI plugin answers for the
 // node's network while no agent does. Without it the plugin asks each time.
 func (a *Attachments) noteCommit(ctx context.Context) {
-	if a.enforcer.Sync(ctx) != nil {
+	if a.enforcer.syncFirst(ctx) != nil {
 		return
 	}
 	if err := handshake.NoteCommit(a.socket); err != nil {

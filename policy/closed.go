@@ -59,6 +59,7 @@ func (m *Model) Close(p Policy, reason string) {
 func (m *Model) Reopen(key Key) {
 	if _, closed := m.closed[key]; closed {
 		delete(m.closed, key)
+		delete(m.over, key)
 		m.setPolicy(*m.selecting(key).given, nil)
 	}
 }
@@ -71,5 +72,5 @@ func (m *Model) Problems(key Key) []Problem {
 	return nil
 }
 
-// ClosedPolicies is how many policies are closed.
-func (m *Model) ClosedPolicies() int { return len(m.closed) }
+// ClosedPolicies is how many policies are closed, but for those that the budget has.
+func (m *Model) ClosedPolicies() int { return len(m.closed) - len(m.over) }

@@ -114,6 +114,7 @@ func (c *compiler) held(pod *Pod) (ips []netip.Addr) {
 
 func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 	subject := Subject{Key: pod.Key, IPs: ips}
+	var isolators []isolator
 	for _, policy := range c.policies {
 		if policy.Subject == nil {
 			continue
@@ -122,12 +123,9 @@ func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 			continue
 		}
 		in.Policies[policy.Key] = policy
-		for _, d := range Directions {
-			if policy.Isolates[d] {
-				subject.Isolating[d] = append(subject.Isolating[d], policy.Key)
-			}
-		}
+		isolators = append(isolators, isolator{&policy, policy.walks()})
 	}
+	subject.isolate(isolators)
 	return subject
 }
 

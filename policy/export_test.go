@@ -1,7 +1,122 @@
 package policy
 
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
 // Held counts what a model holds.
 func Held(m *Model) int {
 	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.attachments) + len(m.reportedIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
-		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed)
+		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed) + len(m.over) + len(m.handed) + m.total + m.objects
+}
+
+// TakeSome is Take with room for so many elements.
+func TakeSome(m *Model, room int) Delta { return m.take(newStage(room)) }
+
+// TakeAll is what Intent takes.
+func TakeAll(m *Model) Delta { return m.take(m.wholeStage()) }
+
+// Recount counts anew what the model counts as it goes, and returns what is not so, and
+// what is over a budget.
+func Recount(m *Model) (wrong []string) {
+	check := func(what string, have, want any) {
+		if have != want {
+			wrong = append(wrong, fmt.Sprintf("%s: counted are %v, there are %v", what, have, want))
+		}
+	}
+	users, by := map[any]int{}, map[any]map[*namespace]int{}
+	count := func(ns *namespace, p *Policy) {
+		use := func(name any) {
+			if users[name]++; ns == nil {
+				return
+			}
+			if by[name] == nil {
+				by[name] = map[*namespace]int{}
+			}
+			by[name][ns]++
+		}
+		for _, d := range Directions {
+			for _, rule := range p.Rules[d] {
+				for _, s := range rule.Peers {
+					use(s)
+				}
+				for _, n := range rule.NamedPorts {
+					use(n)
+				}
+			}
+		}
+	}
+	objects, total, elements := 0, 0, map[*namespace]int{}
+	for name, ns := range m.namespaces {
+		of := 0
+		for key, s := range ns.policies {
+			selects := 0
+			for _, selecting := range ns.subjects {
+				if slices.Contains(selecting, s) {
+					selects++
+				}
+			}
+			check(key.String()+"'s subjects", s.subjects, selects)
+			if selects > 0 {
+				count(ns, &s.Policy)
+				of += s.objects
+				elements[ns] += rangeCost * s.Policy.ranges()
+				total += rangeCost * s.Policy.ranges()
+			}
+		}
+		check("sets and rules of "+name, ns.objects, of)
+		objects += of
+	}
+	check("sets and rules", m.objects, objects)
+	for _, p := range m.handed {
+		count(nil, p)
+	}
+	size := func(name any, t int, fresh bool, members int, at map[*namespace]int) {
+		if fresh {
+			members = 0
+		}
+		check(fmt.Sprint("members of ", name), t, members)
+		if len(at) > 0 {
+			total += members
+		}
+		for ns := range at {
+			elements[ns] += members
+		}
+	}
+	for s, g := range m.peers {
+		check(fmt.Sprint("users of ", s), g.users, users[s])
+		check(fmt.Sprint("namespaces of ", s), maps.Equal(g.by, by[s]), true)
+		size(s, g.size, g.fresh, len(m.meant(g, nil)), by[s])
+		delete(users, s)
+	}
+	for n, t := range m.named {
+		check(fmt.Sprint("users of ", n), t.users, users[n])
+		check(fmt.Sprint("namespaces of ", n), maps.Equal(t.by, by[n]), true)
+		size(n, t.size, t.fresh, len(m.endpoints(n)), by[n])
+		delete(users, n)
+	}
+	check("names that are not followed", len(users), 0)
+	check("members of all", m.total, total)
+	for name, ns := range m.namespaces {
+		check("members of "+name, ns.elements, elements[ns])
+		check(name+" over its budget", max(ns.cost(), m.budget), m.budget)
+		check(name+" over its sets and rules", max(ns.objects, m.maxObjects()), m.maxObjects())
+	}
+	check("the node over its budget", m.overNode(1), false)
+	for key := range m.over {
+		_, closed := m.closed[key]
+		check(key.String()+" over a budget, but closed", closed, true)
+	}
+	return wrong
+}
+
+// Over are the policies that a budget has closed.
+func Over(m *Model) map[Key]struct{} {
+	over := map[Key]struct{}{}
+	for key := range m.over {
+		over[key] = struct{}{}
+	}
+	return over
 }

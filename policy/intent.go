@@ -60,8 +60,11 @@ type Subject struct {
 	// An address that several subjects have is fenced by all of them: nobody can
 	// tell which one has it (see owners.go).
 	IPs []netip.Addr
-	// Isolating are the policies that isolate the pod, per Direction, in
-	// order. With none the direction is open.
+	// Isolated says, per Direction, whether a policy isolates the pod. If none does,
+	// the direction is open.
+	Isolated [len(Directions)]bool
+	// Isolating are the policies that do, per Direction, in order. If there are more than
+	// maxIsolating they are those that have a rule: a packet need not be shown to others.
 	Isolating [len(Directions)][]Key
 }
 

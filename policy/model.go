@@ -24,8 +24,21 @@ type Model struct {
 	// what the API shows of the pods that have any.
 	attachments map[Key][]Attachment
 	reportedIPs map[Key][]netip.Addr
-	// closed says why of each policy that Close has closed.
+	// closed says why of each policy that Close has closed; over are those of them that
+	// the budget has.
 	closed map[Key]string
+	over   map[Key]overspent
+	// news are those that the budget has closed or opened.
+	news []Key
+	// budget is what one namespace's policies may take, objects what the sets and rules
+	// of all are that are active (see budget.go).
+	budget, objects int
+	// turn is that of the namespace that was served last (see turns).
+	turn int
+	// left: there was no room for all that nothing names any more.
+	left bool
+	// handed are the policies as they were handed out.
+	handed map[Key]*Policy
 
 	owners
 	members
@@ -40,6 +53,13 @@ type namespace struct {
 	policies map[Key]*selecting
 	// subjects are the pods of this node and the policies that select them.
 	subjects map[Key][]*selecting
+	// elements and objects are what the active policies take: members of what they
+	// name with ranges of addresses and ports, and sets and rules.
+	elements, objects int
+	// looked: relax has looked at it.
+	looked bool
+	// turn is how much it has had of what is handed out bit by bit (see Model.turns).
+	turn int
 }
 
 // selecting is a policy with the number of this node's pods that it selects.
@@ -50,6 +70,10 @@ type selecting struct {
 	given    *Policy
 	matcher  *matcher // nil: selects nothing
 	subjects int
+	// objects are the sets and rules that it takes, walks the rules that a packet meets,
+	// ranges its ranges of addresses and ports.
+	objects, ranges int
+	walks           [len(Directions)]int
 }
 
 // selects reports whether a policy of a pod's namespace selects the pod, on a node.
@@ -74,6 +98,9 @@ func NewModel(node string) *Model {
 		attachments: map[Key][]Attachment{},
 		reportedIPs: map[Key][]netip.Addr{},
 		closed:      map[Key]string{},
+		over:        map[Key]overspent{},
+		budget:      DefaultBudget,
+		handed:      map[Key]*Policy{},
 		owners:      newOwners(),
 		members:     newMembers(),
 		dirty:       newDirty(),
@@ -192,8 +219,14 @@ func (m *Model) SetPolicy(p Policy) {
 	if old := m.selecting(p.Key); old != nil && reflect.DeepEqual(*old.given, p) {
 		return
 	}
-	delete(m.closed, p.Key)
+	m.forgetClosed(p.Key)
 	m.setPolicy(p, nil)
+}
+
+// forgetClosed notes that a policy has changed or gone: it is not closed any more.
+func (m *Model) forgetClosed(key Key) {
+	delete(m.closed, key)
+	delete(m.over, key)
 }
 
 // setPolicy takes a policy in, with the one that it is the closed form of; nil: it
@@ -201,7 +234,7 @@ func (m *Model) SetPolicy(p Policy) {
 func (m *Model) setPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
-	s := &selecting{Policy: p, given: given}
+	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), ranges: p.ranges(), walks: p.walks()}
 	if given == nil {
 		s.given = &s.Policy
 	}
@@ -224,7 +257,7 @@ func (m *Model) selecting(key Key) *selecting {
 // DeletePolicy forgets a policy.
 func (m *Model) DeletePolicy(key Key) {
 	ns := m.in(key.Namespace)
-	delete(m.closed, key)
+	m.forgetClosed(key)
 	if old := ns.policies[key]; old != nil {
 		delete(ns.policies, key)
 		m.policyChanged(ns, key, old)
@@ -263,15 +296,26 @@ func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
 func (m *Model) selected(s *selecting) {
 	if s.subjects++; s.subjects == 1 {
 		m.dirtyPolicies[s.Key] = struct{}{}
-		m.use(&s.Policy, 1)
+		m.use(m.in(s.Namespace), &s.Policy, 1)
+		m.charge(s, 1)
 	}
 }
 
 func (m *Model) deselect(s *selecting) {
 	if s.subjects--; s.subjects == 0 {
 		m.dirtyPolicies[s.Key] = struct{}{}
-		m.use(&s.Policy, -1)
+		m.use(m.in(s.Namespace), &s.Policy, -1)
+		m.charge(s, -1)
 	}
+}
+
+// charge counts the sets, rules and ranges of a policy in, or out.
+func (m *Model) charge(s *selecting, by int) {
+	ns := m.in(s.Namespace)
+	ns.objects += by * s.objects
+	m.objects += by * s.objects
+	ns.elements += by * rangeCost * s.ranges
+	m.total += by * rangeCost * s.ranges
 }
 
 // SetPod takes a pod in as it is now, in place of the one of that name. The

@@ -30,11 +30,13 @@ func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
 		for i, rule := range np.Spec.Ingress {
 			p.Rules[Ingress] = append(p.Rules[Ingress], r.rule(Ingress, i, rule.From, rule.Ports))
 		}
+		p.Rules[Ingress] = r.fitting(Ingress, p.Rules[Ingress])
 	}
 	if p.Isolates[Egress] {
 		for i, rule := range np.Spec.Egress {
 			p.Rules[Egress] = append(p.Rules[Egress], r.rule(Egress, i, rule.To, rule.Ports))
 		}
+		p.Rules[Egress] = r.fitting(Egress, p.Rules[Egress])
 	}
 	return p, r.problems
 }
@@ -126,12 +128,24 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	rule.Ports = mergePorts(rule.Ports)
 	slices.SortFunc(rule.NamedPorts, compareNamedPort)
 	rule.NamedPorts = slices.Compact(rule.NamedPorts)
-	if !r.size.fits(&rule) {
-		r.problem(field, "the policy is too large with its %d selectors, %d ranges of addresses, %d of ports and %d port names: "+
-			"the rule matches nothing; make it another policy", len(rule.Peers), len(rule.Blocks), len(rule.Ports), len(rule.NamedPorts))
-		return Rule{Index: index}
-	}
 	return rule
+}
+
+// fitting merges rules, less those that there is no room for.
+func (r *reader) fitting(d Direction, rules []Rule) []Rule {
+	merged, size := merge(rules), r.size.clone()
+	if !slices.ContainsFunc(merged, func(rule Rule) bool { return !size.fits(&rule) }) {
+		r.size = size
+		return merged
+	}
+	for i, rule := range rules {
+		if !r.size.fits(&rule) {
+			r.problem(fmt.Sprintf("spec.%s[%d]", d, rule.Index), "the policy is too large with its %d selectors, %d ranges of addresses, %d of ports and %d port names: "+
+				"the rule matches nothing; make it another policy", len(rule.Peers), len(rule.Blocks), len(rule.Ports), len(rule.NamedPorts))
+			rules[i] = Rule{Index: rule.Index}
+		}
+	}
+	return merge(rules)
 }
 
 // peer reads a peer of selectors:

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -105,9 +106,9 @@ const selector, name = `{"podSelector":{"matchLabels":{"l#":"x"}}}`, `{"port":"p
 // room for, with as many selectors as there may be.
 func TestLarge(t *testing.T) {
 	for what, rule := range map[string]string{
-		"selectors":    `{"from":` + list(1_300, selector) + `}`,
-		"port names":   `{"ports":` + list(1_300, name) + `}`,
-		"single ports": `{"from":` + list(1_300, selector) + `,"ports":` + list(5_000, `{"port":#1}`) + `}`,
+		"selectors":    `{"from":` + list(140, selector) + `}`,
+		"port names":   `{"ports":` + list(140, name) + `}`,
+		"single ports": `{"from":` + list(140, selector) + `,"ports":` + list(5_000, `{"port":#1}`) + `}`,
 		"excepts":      `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8","except":` + list(250, `"10.1.#.0/32"`) + `}}]}`,
 	} {
 		if p, problems := parse(t, `{"ingress":[`+rule+`]}`); len(problems) > 0 {
@@ -121,14 +122,11 @@ func TestLarge(t *testing.T) {
 // those before hold, and the policy isolates.
 func TestTooLarge(t *testing.T) {
 	for what, rules := range map[string]string{
-		"selectors":           `{"from":` + list(3_000, selector) + `}`,
-		"port names":          `{"ports":` + list(5_000, name) + `}`,
-		"pairs":               `{"from":` + list(200, selector) + `,"ports":` + list(200, name) + `}`,
-		"pairs with ranges":   `{"from":` + list(700, selector) + `,"ports":` + list(6_000, `{"port":#0,"endPort":#1}`) + `}`,
-		"rules":               strings.Trim(list(6_000, `{}`), "[]"),
-		"rules of a selector": strings.Trim(list(3_000, `{"from":[`+selector+`]}`), "[]"),
-		"rules of a block":    strings.Trim(list(3_000, `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}]}`), "[]"),
-		"rules of a port":     strings.Trim(list(3_000, `{"ports":[{"port":1}]}`), "[]"),
+		"selectors":                      `{"from":` + list(3_000, selector) + `}`,
+		"port names":                     `{"ports":` + list(5_000, name) + `}`,
+		"pairs":                          `{"from":` + list(200, selector) + `,"ports":` + list(200, name) + `}`,
+		"pairs with ranges":              `{"from":` + list(700, selector) + `,"ports":` + list(6_000, `{"port":#0,"endPort":#1}`) + `}`,
+		"rules of a selector and a port": strings.Trim(list(3_000, `{"from":[`+selector+`],"ports":[{"port":#1}]}`), "[]"),
 	} {
 		p, problems := parse(t, `{"ingress":[{"ports":[{"port":80}]},`+rules+`]}`)
 		if len(problems) == 0 || !strings.Contains(problems[0].Reason, "too large") || !p.Isolates[policy.Ingress] {
@@ -144,8 +142,44 @@ func TestTooLarge(t *testing.T) {
 				held++
 			}
 		}
-		if held > 4000 {
+		if held > 600 {
 			t.Errorf("%s: %d rules are held", what, held)
+		}
+	}
+}
+
+// TestMerged: what can be said in fewer rules is.
+func TestMerged(t *testing.T) {
+	const equal, block = `{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}],"ports":[{"port":1}]}`, `{"ipBlock":{"cidr":"10.#.0.0/16"}}`
+	for what, test := range map[string]struct {
+		rules       string
+		left, peers int
+		ports       int // ranges
+	}{
+		"equal":                {strings.Trim(list(4_000, equal), "[]"), 1, 1, 1},
+		"selectors":            {strings.Trim(list(140, `{"from":[`+selector+`],"ports":[{"port":80}]}`), "[]"), 1, 140, 1},
+		"ports":                {strings.Trim(list(3_000, `{"from":[{"podSelector":{}}],"ports":[{"port":#1}]}`), "[]"), 1, 1, 3_000},
+		"blocks":               {strings.Trim(list(200, `{"from":[`+block+`]}`), "[]"), 1, 1, 0},
+		"all":                  {strings.Trim(list(6_000, `{}`), "[]"), 1, 0, 0},
+		"all, and others":      {equal + `,{"from":[{"podSelector":{}}]},{}`, 1, 0, 0},
+		"any peer on a port":   {equal + `,{"ports":[{"port":1}]}`, 1, 0, 1},
+		"any port of a peer":   {equal + `,{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"}}]}`, 1, 1, 0},
+		"nothing in common":    {equal + `,{"from":[{"podSelector":{}}],"ports":[{"port":2}]}`, 2, 1, 1},
+		"nothing opens others": {`{"from":[{}]},{"ports":[{"port":0}]},` + equal, 1, 1, 1},
+	} {
+		np := &networkingv1.NetworkPolicy{}
+		if err := json.Unmarshal([]byte(`{"spec":{"ingress":[`+test.rules+`]}}`), np); err != nil {
+			t.Fatal(err)
+		}
+		p, _ := policy.Parse(np)
+		var rules []policy.Rule // that allow something
+		for _, r := range p.Rules[policy.Ingress] {
+			if (r.AnyPeer || len(r.Peers)+len(r.Blocks) > 0) && (r.AnyPort || len(r.Ports)+len(r.NamedPorts) > 0) {
+				rules = append(rules, r)
+			}
+		}
+		if len(rules) != test.left || len(rules[0].Peers)+len(rules[0].Blocks) != test.peers || len(rules[0].Ports) != test.ports {
+			t.Errorf("%s: %d rules, the first: %.200v", what, len(rules), fmt.Sprint(rules))
 		}
 	}
 }

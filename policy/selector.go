@@ -80,6 +80,22 @@ func (m *matcher) required() string {
 	return ""
 }
 
+// asks returns a label, as "key=value", or the key of one, that every pod must have for the
+// selector to mean it; "" where it asks for none.
+func (m *matcher) asks() string {
+	if label := m.required(); label != "" {
+		return label
+	}
+	requirements, _ := m.pods.Requirements()
+	for _, r := range requirements {
+		switch r.Operator() {
+		case selection.In, selection.Exists, selection.GreaterThan, selection.LessThan:
+			return r.Key()
+		}
+	}
+	return ""
+}
+
 // canonical writes a label selector so that equal selectors read the same:
 // requirements sorted and each once, "key in (v)" as "key=v".
 func canonical(ls *metav1.LabelSelector) (string, error) {

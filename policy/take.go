@@ -7,8 +7,15 @@ import (
 	"slices"
 )
 
-// Take returns what has changed since the last Take or Intent.
-func (m *Model) Take() Delta {
+// Take returns what has changed since the last Take or Intent, or where that is much a
+// part of it (see stage.go): then something is Staging, and the next Take goes on.
+func (m *Model) Take() Delta { return m.take(newStage(stageSize)) }
+
+// TakeReady is Take without what waits: what has come in since the last Take need not wait
+// until more of that is handed out.
+func (m *Model) TakeReady() Delta { return m.take(&stage{rules: stageRules}) }
+
+func (m *Model) take(room *stage) Delta {
 	d := Delta{
 		Subjects:   map[Key]*Subject{},
 		Policies:   map[Key]*Policy{},
@@ -24,35 +31,211 @@ func (m *Model) Take() Delta {
 		cluster, nodes := clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
 		d.Cluster, d.Nodes = &cluster, &nodes
 	}
+	m.takeMembers(&d, room)
 	for key := range m.dirtySubjects {
 		d.Subjects[key] = m.subject(key)
 	}
-	for key := range m.dirtyPolicies {
-		d.Policies[key] = m.policy(key)
+	for _, key := range m.policiesInTurn() {
+		m.takePolicy(key, &d, room)
 	}
+	m.takeGone(&d, room)
+	m.dirtyPodCIDRs, m.dirtyCluster, m.dirtySubjects = false, false, map[Key]struct{}{}
+	return d
+}
+
+// takeMembers takes what has changed of what policies name, as far as there is room, and
+// closes the policies for which a budget has none.
+func (m *Model) takeMembers(d *Delta, room *stage) {
+	m.relax()
+	for _, key := range slices.Collect(maps.Keys(m.dirtySubjects)) {
+		m.shorten(key)
+	}
+	for key := range m.dirtyPolicies {
+		if ns := m.namespaces[key.Namespace]; ns != nil {
+			m.economise(ns)
+		}
+	}
+	m.economiseNode(2) // while some are counted and others are not, it cannot be fair
+	for _, t := range m.turns(d, room) {
+		if !t.ready && room.full() {
+			continue
+		}
+		before, closed := room.room, len(m.news)
+		t.take()
+		for ns := range t.by {
+			if room.limited() {
+				ns.turn += before - room.room
+			}
+			m.economise(ns)
+		}
+		m.economiseNode(2)
+		if len(m.news) > closed && !room.limited() {
+			m.takeGone(d, room) // at once: what is closed one after another would be far more than a budget
+		}
+	}
+	m.economiseNode(1)
+}
+
+// takePeers takes what has changed of a selector's members.
+func (m *Model) takePeers(g *peers, d *Delta, room *stage) {
+	if g.users == 0 {
+		return
+	}
+	if g.fresh {
+		room.set(m.amongst(g))
+	}
+	if change, changed := g.take(func() []netip.Addr { return m.meant(g, room.byLabel) }, netip.Addr.Compare, room); changed {
+		d.Peers[g.Selector] = change
+	}
+	if g.ready() {
+		delete(m.changedPeers, g)
+	}
+}
+
+// takeNamed takes what has changed of a port name's members.
+func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], d *Delta, room *stage) {
+	if t.users == 0 {
+		return
+	}
+	if t.fresh {
+		room.set(len(m.claims))
+	}
+	if change, changed := t.take(func() []Endpoint { return m.endpoints(name) }, compareEndpoint, room); changed {
+		d.NamedPorts[name] = change
+	}
+	if t.ready() {
+		delete(m.changedNamed, name)
+	}
+}
+
+// amongst is among how many addresses those that a selector means are looked for.
+func (m *Model) amongst(g *peers) int {
+	if g.Namespace == "" {
+		return len(m.claims)
+	}
+	return len(m.in(g.Namespace).pods)
+}
+
+// takePolicy takes a policy if all that it names is handed out, and there is room for its
+// rules.
+func (m *Model) takePolicy(key Key, d *Delta, room *stage) {
+	now, had := m.policy(key), m.handed[key]
+	switch rules := now.rules() + had.rules(); {
+	case now != nil && !m.ready(now) || !room.hasRules(rules):
+		if now == nil {
+			return
+		}
+		if now = now.waits(had); now == nil {
+			return
+		}
+	default:
+		delete(m.dirtyPolicies, key)
+		room.rules -= rules
+		if ns := m.namespaces[key.Namespace]; ns != nil && room.limited() {
+			ns.turn += rules * ruleCost
+		}
+	}
+	d.Policies[key] = now
+	if now != nil {
+		m.use(nil, now, 1)
+		m.handed[key] = now
+	} else {
+		delete(m.handed, key)
+	}
+	if had != nil {
+		m.use(nil, had, -1)
+	}
+}
+
+// policiesInTurn are the policies that have changed, in the order of turns. Of one
+// namespace, the largest are first: small ones always find room.
+func (m *Model) policiesInTurn() []Key {
+	keys := slices.Collect(maps.Keys(m.dirtyPolicies))
+	if len(keys) < 2 {
+		return keys
+	}
+	turn := func(key Key) int {
+		if ns := m.namespaces[key.Namespace]; ns != nil {
+			return ns.turn
+		}
+		return 0
+	}
+	rules := make(map[Key]int, len(keys))
+	for _, key := range keys {
+		rules[key] = m.policy(key).rules() + m.handed[key].rules()
+	}
+	slices.SortFunc(keys, func(a, b Key) int {
+		return cmp.Or(cmp.Compare(turn(a), turn(b)), cmp.Compare(rules[b], rules[a]), compareKey(a, b))
+	})
+	return keys
+}
+
+// waits is the form in which a policy waits until what it names is handed out: as it was
+// handed out, nil if that is so already, or closed if it was not, or for other pods.
+func (p *Policy) waits(had *Policy) *Policy {
+	if had == nil || had.Subject == nil || *had.Subject != *p.Subject {
+		closed := p.Closed()
+		if had != nil && !had.open() && had.Isolates == p.Isolates {
+			return nil
+		}
+		return &closed
+	}
+	if had.Isolates == p.Isolates {
+		return nil
+	}
+	form := *p
+	for _, d := range Directions {
+		form.Rules[d] = nil
+		if p.Isolates[d] && had.Isolates[d] {
+			form.Rules[d] = had.Rules[d]
+		}
+	}
+	return &form
+}
+
+// takeGone takes what no policy names any more, as much as there is room for: no packet
+// meets it.
+func (m *Model) takeGone(d *Delta, room *stage) {
+	m.left = false
 	for g := range m.changedPeers {
-		if change, changed := g.take(func() []netip.Addr { return m.meant(g) }, netip.Addr.Compare); changed {
+		if g.users > 0 || m.leave(g.fresh, room) {
+			continue
+		}
+		if change, changed := g.take(nil, nil, nil); changed {
 			d.Peers[g.Selector] = change
 		}
-		if g.users == 0 {
-			m.drop(g)
-		}
+		m.drop(g)
+		delete(m.changedPeers, g)
 	}
 	for name, t := range m.changedNamed {
-		if change, changed := t.take(func() []Endpoint { return m.endpoints(name) }, compareEndpoint); changed {
+		if t.users > 0 || m.leave(t.fresh, room) {
+			continue
+		}
+		if change, changed := t.take(nil, nil, nil); changed {
 			d.NamedPorts[name] = change
 		}
-		if t.users == 0 {
-			delete(m.named, name)
-		}
+		delete(m.named, name)
+		delete(m.changedNamed, name)
 	}
-	m.forget()
-	return d
+}
+
+// leave reports whether a set that nothing names is left for the next time. One that was
+// never handed out takes no room.
+func (m *Model) leave(fresh bool, room *stage) bool {
+	if fresh {
+		return false
+	}
+	if room.gone <= 0 {
+		m.left = true
+		return true
+	}
+	room.gone--
+	return false
 }
 
 // Intent returns all that the node must enforce; deltas count from there.
 func (m *Model) Intent() Intent {
-	m.Take()
+	d := m.take(m.wholeStage())
 	in := newIntent()
 	in.PodCIDRs = slices.Clone(m.podCIDRs)
 	in.Cluster, in.Nodes = clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
@@ -68,18 +251,49 @@ func (m *Model) Intent() Intent {
 		}
 	}
 	for s, g := range m.peers {
-		in.Peers[s] = setOf(m.meant(g))
+		if taken := d.Peers[s]; taken.New {
+			in.Peers[s] = setOf(taken.Add)
+		} else {
+			in.Peers[s] = setOf(m.meant(g, nil))
+		}
 	}
 	for name := range m.named {
-		in.NamedPorts[name] = setOf(m.endpoints(name))
+		if taken := d.NamedPorts[name]; taken.New {
+			in.NamedPorts[name] = setOf(taken.Add)
+		} else {
+			in.NamedPorts[name] = setOf(m.endpoints(name))
+		}
 	}
 	return in
 }
 
-func (m *Model) forget() {
-	m.dirty = newDirty()
-	m.changedPeers = map[*peers]struct{}{}
-	m.changedNamed = map[NamedPort]*tracked[Endpoint]{}
+// podsByLabel are the pods with each label, or label's key, that a selector asks for which
+// is to be looked at for the first time. At the start these are all, and to ask each of
+// them about each pod would take seconds.
+func (m *Model) podsByLabel() map[string][]*Pod {
+	pods := map[string][]*Pod{}
+	for g := range m.changedPeers {
+		if asked := g.asks(); g.fresh && g.Namespace == "" && asked != "" {
+			pods[asked] = nil
+		}
+	}
+	add := func(asked string, pod *Pod) {
+		if of, is := pods[asked]; is {
+			pods[asked] = append(of, pod)
+		}
+	}
+	for _, ns := range m.namespaces {
+		for _, pod := range ns.pods {
+			if len(pods) == 0 {
+				return pods
+			}
+			for key, value := range pod.Labels.All() {
+				add(key, pod)
+				add(key+"="+value, pod)
+			}
+		}
+	}
+	return pods
 }
 
 // subject returns a pod of this node with what isolates it; nil if it is none.
@@ -93,17 +307,42 @@ func (m *Model) subject(key Key) *Subject {
 		return nil
 	}
 	s := &Subject{Key: key, IPs: m.here(m.pod(key))}
-	for _, policy := range selecting {
-		for _, d := range Directions {
-			if policy.Isolates[d] {
-				s.Isolating[d] = append(s.Isolating[d], policy.Key)
+	isolators := make([]isolator, len(selecting))
+	for i, policy := range selecting {
+		isolators[i] = isolator{&policy.Policy, policy.walks}
+	}
+	s.isolate(isolators)
+	return s
+}
+
+// isolator is a policy that isolates a pod.
+type isolator struct {
+	*Policy
+	walks [len(Directions)]int
+}
+
+// maxIsolating is how many policies a packet is shown to though they allow nothing: for
+// who looks at the pod's chain, and for the log, which says by what a flow was cut.
+const maxIsolating = 100
+
+// isolate notes the policies that isolate the pod.
+func (s *Subject) isolate(policies []isolator) {
+	for _, d := range Directions {
+		var all, allowing []Key
+		for _, p := range policies {
+			if p.Isolates[d] {
+				all = append(all, p.Key)
+				if p.walks[d] > 0 {
+					allowing = append(allowing, p.Key)
+				}
 			}
 		}
+		s.Isolated[d] = len(all) > 0
+		if len(all) > maxIsolating {
+			all = allowing
+		}
+		s.Isolating[d] = sortedKeys(all)
 	}
-	for _, d := range Directions {
-		sortedKeys(s.Isolating[d])
-	}
-	return s
 }
 
 // policy returns a policy that selects a pod of this node; nil if it is none.
@@ -115,30 +354,31 @@ func (m *Model) policy(key Key) *Policy {
 	return &ns.policies[key].Policy
 }
 
-// meant are the addresses of the pods that a selector means.
-func (m *Model) meant(g *peers) (ips []netip.Addr) {
-	look := func(ns *namespace) {
-		for _, pod := range ns.pods {
-			if !g.matches(pod, ns.object) {
-				continue
-			}
-			for _, ip := range pod.IPs {
-				// The first of several that have it speaks for all.
-				if holders := m.holders(ip); len(holders) > 0 && holders[0] == pod && m.allMatch(g, holders) {
-					ips = append(ips, ip)
-				}
+// meant are the addresses of the pods that a selector means. If byLabel has the pods with
+// what it asks for, it looks among them.
+func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
+	look := func(pod *Pod, object *Namespace) {
+		if !g.matches(pod, object) {
+			return
+		}
+		for _, ip := range pod.IPs {
+			// The first of several that have it speaks for all.
+			if holders := m.holders(ip); len(holders) > 0 && holders[0] == pod && m.allMatch(g, holders) {
+				ips = append(ips, ip)
 			}
 		}
 	}
-	if g.Namespace != "" {
-		if ns := m.namespaces[g.Namespace]; ns != nil {
-			look(ns)
+	if pods, there := byLabel[g.asks()]; there && g.Namespace == "" {
+		for _, pod := range pods {
+			look(pod, m.in(pod.Namespace).object)
 		}
 		return ips
 	}
 	for name, ns := range m.namespaces {
 		if g.inNamespace(name, ns.object) {
-			look(ns)
+			for _, pod := range ns.pods {
+				look(pod, ns.object)
+			}
 		}
 	}
 	return ips

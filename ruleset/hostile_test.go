@@ -125,7 +125,7 @@ func expectNames(t *testing.T, table *ruleset.Table, in policy.Intent) {
 			}
 		}
 		for _, s := range in.Subjects {
-			if len(s.Isolating[d]) > 0 {
+			if s.Isolated[d] {
 				want++
 			}
 		}

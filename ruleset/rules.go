@@ -224,7 +224,7 @@ func podChainOf(d policy.Direction, s *policy.Subject, o Options) *Chain {
 	chain := &Chain{Name: podChain(d, s.Key), Rules: []Rule{
 		{Matches: []Match{Invalid}, Counter: true, Verdict: Verdict{Action: Drop}},
 	}}
-	if o.RevokedMark != 0 && len(s.Isolating[d.Opposite()]) > 0 {
+	if o.RevokedMark != 0 && s.Isolated[d.Opposite()] {
 		chain.Rules = append(chain.Rules, beginnings()...)
 	}
 	for _, key := range s.Isolating[d] {

@@ -97,7 +97,11 @@ func BenchmarkChange(b *testing.B) {
 	for _, s := range sizes {
 		m := load(objectsOf(s))
 		table := ruleset.Build(m.Intent(), ruleset.Options{})
-		settle := func() { table.Update(m.Take()) }
+		settle := func() {
+			for first := true; first || m.Staging(""); first = false {
+				table.Update(m.Take())
+			}
+		}
 		// Another node's pod, of an application that policies of local pods name.
 		pod := s.Pod(3*s.Namespaces + 7)
 		relabelled := pod.DeepCopy()
@@ -152,6 +156,27 @@ func BenchmarkChange(b *testing.B) {
 			run(name[:len(name)-len("created")]+"deleted", remove, set)
 			remove()
 			settle()
+		}
+	}
+}
+
+// TestUsualLoads: what clusters of usual policies take of a node is far from its budgets,
+// however large they are, also where each of the policies is active on the node.
+func TestUsualLoads(t *testing.T) {
+	for _, s := range []scale.Size{
+		{Pods: 20_000, Namespaces: 200, Policies: 2_000, Local: 250},
+		{Pods: 20_000, Namespaces: 20, Policies: 2_000, Local: 250},
+		{Pods: 20_000, Namespaces: 100, Policies: 8_000, Local: 250},
+	} {
+		m := load(objectsOf(s))
+		in := m.Intent()
+		most := m.Most(1)[0]
+		t.Logf("%+v: %d policies are active; most takes %s", s, len(in.Policies), most)
+		if m.OverBudget() > 0 {
+			t.Errorf("%+v: %d policies are over budget", s, m.OverBudget())
+		}
+		if cost := most.Elements + 100*most.Objects; cost > policy.DefaultBudget/2 {
+			t.Errorf("%+v: %s takes %d of %d", s, most, cost, policy.DefaultBudget)
 		}
 	}
 }

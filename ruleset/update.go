@@ -235,7 +235,7 @@ func (u *update) count(chain *Chain, by int) {
 
 func (u *update) subject(key policy.Key, s *policy.Subject) {
 	for _, d := range policy.Directions {
-		if s != nil && len(s.Isolating[d]) > 0 {
+		if s != nil && s.Isolated[d] {
 			u.setChain(podChainOf(d, s, u.options))
 		} else {
 			u.oldChains = u.dropChain(podChain(d, key), u.oldChains)

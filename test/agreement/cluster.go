@@ -170,15 +170,22 @@ func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
 	return c.conn.Apply(c.table.Replacement())
 }
 
-// Set changes what the node enforces to another snapshot, by the plan that the
-// difference takes, and returns that plan.
+// Set changes what the node enforces to another snapshot, by the plans that the
+// difference takes, and returns them as one.
 func (c *Cluster) Set(s policy.Snapshot) (ruleset.Plan, error) {
 	if err := c.house(s); err != nil {
 		return ruleset.Plan{}, err
 	}
 	c.feed(s)
-	plan := c.table.Update(c.model.Take())
-	return plan, c.conn.Apply(plan)
+	var all ruleset.Plan
+	for first := true; first || c.model.Staging(""); first = false {
+		plan := c.table.Update(c.model.Take())
+		if err := c.conn.Apply(plan); err != nil {
+			return plan, err
+		}
+		all.Ops = append(all.Ops, plan.Ops...)
+	}
+	return all, nil
 }
 
 // Options are those that the table was made with.

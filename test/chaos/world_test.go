@@ -184,7 +184,7 @@ func (w *world) links(in policy.Intent) (links ruleset.Links) {
 			}
 			is := closed[host.Link]
 			for d := range is {
-				is[d] = is[d] || len(subject.Isolating[d]) > 0
+				is[d] = is[d] || subject.Isolated[d]
 			}
 			closed[host.Link] = is
 			links.Addrs = append(links.Addrs, ruleset.LinkAddr{Link: host.Link, Addr: addr})

@@ -69,7 +69,9 @@ func (a *paper) wipe() error {
 // feed changes the model, and commits.
 func (a *paper) feed(change func(*policy.Model)) error {
 	change(a.model)
-	a.held.Update(a.model.Take())
+	for first := true; first || a.model.Staging(""); first = false {
+		a.held.Update(a.model.Take())
+	}
 	return nil
 }
 

@@ -1,0 +1,292 @@
+package policy_test
+
+import (
+	"fmt"
+	"math/rand"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/random"
+)
+
+// whole checks that what the policies of an intent name is there, as far as somebody still
+// asks for it, and that each subject's policies are.
+func whole(t *testing.T, have, want policy.Intent) {
+	t.Helper()
+	for _, s := range have.Subjects {
+		for _, d := range policy.Directions {
+			for _, key := range s.Isolating[d] {
+				if p, there := have.Policies[key]; !there || !p.Isolates[d] || !s.Isolated[d] {
+					t.Errorf("%s is isolated by %s, of which nothing is there for %s", s.Key, key, d)
+				}
+			}
+		}
+	}
+	for key, p := range have.Policies {
+		for _, d := range policy.Directions {
+			for _, rule := range p.Rules[d] {
+				for _, s := range rule.Peers {
+					members, there := have.Peers[s]
+					if wanted, is := want.Peers[s]; !there || is && !cmp.Equal(members, wanted, exact) {
+						t.Errorf("%s: %s has %v, want %v", key, s, members, wanted)
+					}
+				}
+				for _, n := range rule.NamedPorts {
+					members, there := have.NamedPorts[n]
+					if wanted, is := want.NamedPorts[n]; !there || is && !cmp.Equal(members, wanted, exact) {
+						t.Errorf("%s: %s has %v, want %v", key, n, members, wanted)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestStages goes through random histories by deltas that have next to no room: at each
+// moment what is in force is whole, and in the end it is what Compile says.
+func TestStages(t *testing.T) {
+	waited := 0
+	for seed := range int64(*histories) / 2 {
+		r := rand.New(rand.NewSource(seed))
+		history := random.History(r, 60)
+		m := policy.NewModel(random.Node)
+		have := m.Intent()
+		for done := range history {
+			history[done].Feed(m)
+			apply(t, &have, policy.TakeSome(m, 1+r.Intn(3)))
+			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
+			whole(t, have, want)
+			for m.Staging("") && (done == len(history)-1 || r.Intn(3) == 0) {
+				waited++
+				apply(t, &have, policy.TakeSome(m, 1))
+				whole(t, have, want)
+			}
+			if !m.Staging("") {
+				if diff := cmp.Diff(want, have, exact); diff != "" {
+					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
+				}
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d, after %d events", seed, done+1)
+			}
+		}
+	}
+	if waited < *histories {
+		t.Errorf("%d stages are too few to tell", waited)
+	}
+}
+
+// crowd is a model of so many pods, of which the first of each of two namespaces is on the
+// node.
+func crowd(pods int) *policy.Model {
+	m := policy.NewModel("node")
+	for i := range pods {
+		node := "node"
+		if i > 1 {
+			node = "other"
+		}
+		m.SetPod(&policy.Pod{
+			Key: policy.Key{Namespace: []string{"shop", "bank"}[i%2], Name: fmt.Sprint(i)}, Node: node,
+			Labels: policy.LabelsOf(map[string]string{"pod": fmt.Sprint(i)}),
+			IPs:    []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})},
+		})
+	}
+	m.SetNamespace(policy.Namespace{Name: "shop"})
+	m.SetNamespace(policy.Namespace{Name: "bank"})
+	return m
+}
+
+// pod is a pod of another node with the i-th address.
+func pod(namespace, name string, i int) *policy.Pod {
+	return &policy.Pod{
+		Key: policy.Key{Namespace: namespace, Name: name}, Node: "other",
+		IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})},
+	}
+}
+
+func onNode(p *policy.Pod) *policy.Pod {
+	p.Node = "node"
+	return p
+}
+
+// wide is a policy of so many selectors that mean all pods but one each.
+func wide(namespace, name string, selectors int) policy.Policy {
+	var peers []policy.Selector
+	for i := range selectors {
+		peers = append(peers, policy.Selector{Pods: fmt.Sprintf("%s!=%d", name, i)})
+	}
+	return policy.Policy{
+		Key: policy.Key{Namespace: namespace, Name: name}, Subject: &policy.Selector{Namespace: namespace}, Isolates: [2]bool{true, false},
+		Rules: [2][]policy.Rule{{{Peers: peers, AnyPort: true}}},
+	}
+}
+
+// elements counts what a delta adds and removes.
+func elements(d policy.Delta) (n int) {
+	for _, change := range d.Peers {
+		n += len(change.Add) + len(change.Remove)
+	}
+	return n
+}
+
+// TestStageSize: what a policy takes that means half a million pods comes in deltas that are
+// small. What somebody else changes meanwhile is in the next.
+func TestStageSize(t *testing.T) {
+	m := crowd(5000)
+	m.SetPolicy(wide("bank", "one", 1))
+	have := m.Intent()
+	m.SetPolicy(wide("shop", "many", 90))
+	deltas := 0
+	for first := true; first || m.Staging("shop"); first = false {
+		pod := &policy.Pod{
+			Key: policy.Key{Namespace: "bank", Name: "new"}, Node: "other",
+			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(deltas >> 8), byte(deltas)})},
+		}
+		m.SetPod(pod)
+		d := m.Take()
+		if n := elements(d); n > 5500 {
+			t.Fatalf("a delta of %d elements", n)
+		}
+		apply(t, &have, d)
+		if _, in := have.Peers[policy.Selector{Pods: "one!=0"}][pod.IPs[0]]; !in {
+			t.Fatal("what another namespace has changed waits")
+		}
+		if p := have.Policies[policy.Key{Namespace: "shop", Name: "many"}]; !p.Isolates[policy.Ingress] || len(p.Rules[policy.Ingress]) > 0 && m.Staging("shop") {
+			t.Fatalf("the policy is in force before what it names: %v", p)
+		}
+		if m.Staging("bank") {
+			t.Fatal("it has another namespace wait")
+		}
+		deltas++
+	}
+	if len(have.Policies[policy.Key{Namespace: "shop", Name: "many"}].Rules[policy.Ingress]) != 1 || deltas < 90 {
+		t.Errorf("%d deltas, and then %v", deltas, have.Policies)
+	}
+}
+
+// TestStagedChange: a policy stays as it was until what it names now is handed out, or is
+// closed if it selects others now, or isolates them for another direction.
+func TestStagedChange(t *testing.T) {
+	key := policy.Key{Namespace: "shop", Name: "change"}
+	for name, test := range map[string]struct {
+		change func(*policy.Policy)
+		kept   [2]int // rules, while it waits
+	}{
+		"rules":           {func(*policy.Policy) {}, [2]int{1, 0}},
+		"subject":         {func(p *policy.Policy) { p.Subject = &policy.Selector{Namespace: "shop", Pods: "pod"} }, [2]int{}},
+		"another as well": {func(p *policy.Policy) { p.Isolates = [2]bool{true, true} }, [2]int{1, 0}},
+		"the other": {func(p *policy.Policy) {
+			p.Isolates, p.Rules = [2]bool{false, true}, [2][]policy.Rule{{}, p.Rules[0]}
+		}, [2]int{}},
+	} {
+		m := crowd(100)
+		before := wide("shop", "change", 1)
+		m.SetPolicy(before)
+		have := m.Intent()
+		after := wide("shop", "change", 50)
+		test.change(&after)
+		m.SetPolicy(after)
+		for first := true; first || m.Staging(""); first = false {
+			apply(t, &have, policy.TakeSome(m, 10))
+			p := have.Policies[key]
+			kept := [2]int{len(p.Rules[0]), len(p.Rules[1])}
+			if p.Isolates != after.Isolates || m.Staging("") && kept != test.kept {
+				t.Errorf("%s: it waits as %v", name, p)
+			}
+			if _, there := have.Peers[before.Rules[0][0].Peers[0]]; !there && len(p.Rules[0]) == 1 && m.Staging("") {
+				t.Errorf("%s: what it names has gone", name)
+			}
+		}
+		if diff := cmp.Diff(after, have.Policies[key], exact); diff != "" {
+			t.Errorf("%s: in the end (-want +have):\n%s", name, diff)
+		}
+		// A change taken back while it waits leaves nothing.
+		m.SetPolicy(wide("shop", "change", 70))
+		apply(t, &have, policy.TakeSome(m, 10))
+		m.DeletePolicy(key)
+		apply(t, &have, m.Take())
+		if len(have.Policies)+len(have.Peers) > 0 {
+			t.Errorf("%s: left are %v", name, have.Peers)
+		}
+	}
+}
+
+// TestTakeReady: what has come in can be taken without more of what waits.
+func TestTakeReady(t *testing.T) {
+	m := crowd(3000)
+	m.SetPolicy(wide("bank", "one", 1))
+	have := m.Intent()
+	m.SetPolicy(wide("shop", "many", 10))
+	apply(t, &have, m.Take())
+	m.SetPod(pod("bank", "new", 4000))
+	d := m.TakeReady()
+	if n := elements(d); n > 3 { // of each set that is there already
+		t.Errorf("%d elements", n)
+	}
+	apply(t, &have, d)
+	if _, in := have.Peers[policy.Selector{Pods: "one!=0"}][pod("bank", "new", 4000).IPs[0]]; !in {
+		t.Error("what has come in waits")
+	}
+	if !m.Staging("shop") {
+		t.Error("nothing waits any more")
+	}
+	drained(t, m, &have)
+	expectOpen(t, "in the end", have, "bank/one", "shop/many")
+}
+
+// TestStageTurns: whoever changes a policy over and over does not keep others' from coming
+// into force, whether those name few pods or many, or ports.
+func TestStageTurns(t *testing.T) {
+	named := wide("bank", "named", 0)
+	named.Rules[policy.Ingress] = []policy.Rule{{AnyPeer: true, NamedPorts: []policy.NamedPort{{Protocol: policy.TCP, Name: "http", Scope: policy.Local}}}}
+	for name, test := range map[string]struct {
+		policy policy.Policy
+		within int
+	}{
+		"few":   {wide("bank", "few", 1), 8},
+		"many":  {wide("bank", "many", 20), 100},
+		"named": {named, 4},
+	} {
+		m := crowd(3000)
+		have := m.Intent()
+		m.SetPolicy(test.policy)
+		taken := 0
+		for ; m.Staging("bank"); taken++ {
+			if taken == 1000 {
+				t.Fatalf("%s: it never comes into force", name)
+			}
+			p := wide("shop", fmt.Sprint("again-", taken), 1)
+			p.Name = "again"
+			m.SetPolicy(p)
+			apply(t, &have, m.Take())
+		}
+		if taken > test.within {
+			t.Errorf("%s: it comes into force with delta %d, want %d", name, taken, test.within)
+		}
+		if !slices.Contains(open(have), "bank/"+test.policy.Name) {
+			t.Errorf("%s: open are %v", name, open(have))
+		}
+	}
+}
+
+// TestStageIsNotStarved: nor does it matter who has had much before others came.
+func TestStageIsNotStarved(t *testing.T) {
+	m := crowd(3000)
+	have := m.Intent()
+	m.SetPolicy(wide("shop", "first", 40))
+	for range 20 {
+		apply(t, &have, m.Take())
+	}
+	m.SetPolicy(wide("bank", "second", 40))
+	taken := 0
+	for ; m.Staging("shop"); taken++ {
+		apply(t, &have, m.Take())
+	}
+	if taken > 140 {
+		t.Errorf("it waits for %d more", taken)
+	}
+}
