@@ -290,7 +290,7 @@ func (a *Attachments) committed(ctx context.Context, attachment policy.Attachmen
 	if err := a.covered(ctx, attachment.Pod, uid); err != nil {
 		return "", fmt.Errorf("the policies of pod %s are not known: %w", attachment.Pod, err)
 	}
-	if err := a.enforcer.syncOf(ctx, attachment.Pod.Namespace); err != nil {
+	if err := a.enforcer.syncOf(ctx, attachment.Pod.Namespace, attachment.IPs); err != nil {
 		return "", fmt.Errorf("the rules of pod %s are not in the kernel: %w", attachment.Pod, err)
 	}
 	return uid, nil

@@ -67,7 +67,7 @@ type Enforcer struct {
 	// that counts.
 	fought      error
 	foughtUntil time.Time
-	waiting     map[chan struct{}]waiter
+	waiting     map[chan struct{}]*waiter
 	unusable    map[string]string // InternalIPs that were named in the log, by Node
 	changed     chan struct{}     // closed at the next change; nil: nobody awaits one
 	policies    policyVersions    // of the API server's policies that the model has
@@ -136,7 +136,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		links:    newLinks(kernel, o.PodLinks),
 		moved:    make(chan struct{}, 1),
 		model:    model,
-		waiting:  map[chan struct{}]waiter{},
+		waiting:  map[chan struct{}]*waiter{},
 		unusable: map[string]string{},
 		policies: policyVersions{},
 		lastAddr: lastAddr,
@@ -171,15 +171,26 @@ type waiter struct {
 	need uint64
 	// staged reports whether something of them is still handed out bit by bit.
 	staged func() bool
+	// taken: once the plan is in the kernel that was taken last, all of them are.
+	taken bool
+}
+
+// noteTaken notes whose changes were all taken out of the model, before others come in. The
+// caller holds e.mu.
+func (e *Enforcer) noteTaken(fed uint64) {
+	for _, w := range e.waiting {
+		w.taken = w.need <= fed && !w.staged()
+	}
 }
 
 // Sync waits until everything fed before the call is in the kernel.
-func (e *Enforcer) Sync(ctx context.Context) error { return e.syncOf(ctx, "") }
+func (e *Enforcer) Sync(ctx context.Context) error { return e.awaitCommit(ctx, e.model.Staging) }
 
 // syncOf waits until everything fed before the call is in the kernel that packets of a
-// namespace's pods meet: what takes long of another's policies keeps nobody waiting.
-func (e *Enforcer) syncOf(ctx context.Context, namespace string) error {
-	return e.awaitCommit(ctx, func() bool { return e.model.Staging(namespace) })
+// namespace's pods meet, and the addresses are peers only of whom they still are: what takes
+// long of another's policies keeps nobody waiting.
+func (e *Enforcer) syncOf(ctx context.Context, namespace string, addrs []netip.Addr) error {
+	return e.awaitCommit(ctx, func() bool { return e.model.StagingOf(namespace, addrs) })
 }
 
 // syncFirst waits for the first commit.
@@ -194,7 +205,7 @@ func (e *Enforcer) awaitCommit(ctx context.Context, staged func() bool) error {
 		return nil
 	}
 	done := make(chan struct{})
-	e.waiting[done] = waiter{need: e.fed, staged: staged}
+	e.waiting[done] = &waiter{need: e.fed, staged: staged}
 	e.mu.Unlock()
 	select {
 	case <-done:
@@ -346,7 +357,7 @@ func (e *Enforcer) commit() error {
 	e.health.Set(CommitFailed, e.commitFailure())
 	e.health.Set(NotStarted, nil)
 	for done, w := range e.waiting {
-		if w.need <= fed && !w.staged() {
+		if w.taken {
 			close(done)
 			delete(e.waiting, done)
 		}
@@ -422,6 +433,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	if !e.known && !e.undone {
 		intent := e.model.Intent()
 		fed = e.fed
+		e.noteTaken(fed)
 		e.tellBudget()
 		e.mu.Unlock()
 		signal(e.nodes)
@@ -441,8 +453,9 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	}
 	delta := take()
 	fed = e.fed
+	e.noteTaken(fed)
 	e.tellBudget()
-	staging := e.model.Staging("")
+	staging := e.model.Staging()
 	if staging {
 		e.fed++ // the rest is for the next commits: who waits for it waits for these
 		signal(e.wake)

@@ -26,14 +26,6 @@ const (
 	nodeBudgets, nodeObjects = 2, 10
 )
 
-// minObjects is how many sets and rules the policies of one namespace may have of a node,
-// at the default budget; a larger one has room for more. A change of one pod's label may be
-// one of all these sets, and the kernel takes some 20 µs for each.
-const minObjects = 1000
-
-// maxObjects is how many sets and rules the policies of one namespace may have.
-func (m *Model) maxObjects() int { return max(minObjects, m.budget*minObjects/DefaultBudget) }
-
 // maxWalk is how many rules of policies a packet may meet in one direction of a pod, those
 // for the other family of addresses included. The kernel takes some 0.1 µs for each.
 const maxWalk = 2000
@@ -49,20 +41,33 @@ func (p *Policy) walks() (w [len(Directions)]int) {
 	return w
 }
 
-// rules are how many rules of the kernel a policy takes, its ranges counted as what takes
-// as long; nil: none.
-func (p *Policy) rules() int {
+// rules are how many rules of the kernel change with a policy, its ranges counted as what
+// takes as long; nil: none. Those of sections are there before.
+func (p *Policy) rules() (rules int) {
 	if p == nil {
 		return 0
 	}
-	return p.walk(Ingress) + p.walk(Egress) + p.ranges()*rangeCost/ruleCost
+	for _, d := range Directions {
+		if n := len(p.Sections[d]); n > 0 {
+			rules += n
+			continue
+		}
+		for i := range p.Rules[d] {
+			rules += p.Rules[d][i].weight() / ruleCost
+		}
+	}
+	return rules
 }
 
-// ranges are how many ranges of addresses and of ports a policy has.
+// ranges are how many ranges of addresses and of ports a policy has, and further alternatives
+// of its selectors, each of which is asked about pods.
 func (p *Policy) ranges() (n int) {
 	for _, d := range Directions {
 		for _, r := range p.Rules[d] {
 			n += len(r.Blocks) + len(r.Ports)
+			for _, s := range r.Peers {
+				n += s.further()
+			}
 		}
 	}
 	return n
@@ -86,14 +91,8 @@ func (r *Rule) walk() int {
 	if r.AnyPeer {
 		peers, ports = 1, 2*ports
 	}
-	switch n := len(r.Ports); {
-	case r.AnyPort:
+	if r.AnyPort || len(r.Ports) > 0 {
 		ports++
-	case n == 0:
-	case SinglePorts(r.Ports):
-		ports++
-	default:
-		ports += 1 + (n-1)/RangesPerSet
 	}
 	return peers * ports
 }
@@ -122,7 +121,7 @@ func (m *Model) shorten(subject Key) {
 				break
 			}
 			total -= s.walks[d]
-			m.over[s.Key] = overspent{cost: s.least(), least: s.least(), objects: s.objects, walk: true}
+			m.over[s.Key] = overspent{cost: s.least(), least: s.least(), walk: true}
 			m.news = append(m.news, s.Key)
 			m.Close(*s.given, fmt.Sprintf("a packet may meet %d rules of policies in one direction of a pod, and at pod %s it would meet more with this one: it isolates its pods and allows nothing until there is room", maxWalk, subject))
 		}
@@ -148,7 +147,20 @@ func (m *Model) News() []Key {
 func (ns *namespace) cost() int { return ns.elements + setCost*ns.objects }
 
 // least is what a policy takes whatever its selectors mean.
-func (s *selecting) least() int { return setCost*s.objects + rangeCost*s.ranges }
+func (s *selecting) least() int { return setCost*(s.objects+s.jumps()) + rangeCost*s.ranges }
+
+// jumps are the rules of the chains of its pods that lead to a policy, which are more than
+// those of its own where it selects very many.
+func (s *selecting) jumps() int { return s.jumpsOf(s.subjects) }
+
+func (s *selecting) jumpsOf(subjects int) (jumps int) {
+	for _, walk := range s.walks {
+		if walk > 0 {
+			jumps += subjects
+		}
+	}
+	return jumps
+}
 
 // cost is what a policy takes on its own, as far as it is known. Whole says that it is.
 func (m *Model) cost(s *selecting) (cost int, whole bool) {
@@ -177,20 +189,18 @@ func (m *Model) cost(s *selecting) (cost int, whole bool) {
 type overspent struct {
 	// cost is what it took, as far as it was known; least what it takes at least.
 	cost, least int
-	// objects are the sets and rules of it.
-	objects int
 	// walk: it was closed for the rules that a packet would meet.
 	walk bool
 }
 
 // economise closes policies until a namespace keeps to its budget.
 func (m *Model) economise(ns *namespace) {
-	fits := func() bool { return ns.cost() <= m.budget && ns.objects <= m.maxObjects() }
+	fits := func() bool { return ns.cost() <= m.budget }
 	if fits() {
 		return
 	}
-	m.closeLargest(ns, fits, fmt.Sprintf("the policies of a namespace may take %d elements of a node, a set or a rule counted as %d, and %d sets and rules, and with this one they would take more",
-		m.budget, setCost, m.maxObjects()))
+	m.closeLargest(ns, fits, fmt.Sprintf("the policies of a namespace may take %d elements of a node, a set or a rule counted as %d, and with this one they would take more",
+		m.budget, setCost))
 }
 
 // economiseNode closes policies of the namespaces that take most until all together keep
@@ -241,7 +251,7 @@ func (m *Model) closeLargest(ns *namespace, enough func() bool, why string) {
 		if enough() {
 			return
 		}
-		m.over[p.Key] = overspent{cost: p.cost, least: p.least(), objects: p.objects}
+		m.over[p.Key] = overspent{cost: p.cost, least: p.least()}
 		m.news = append(m.news, p.Key)
 		m.Close(*p.given, why+": it isolates its pods and allows nothing until there is room (see --namespace-budget)")
 	}
@@ -272,7 +282,7 @@ func (m *Model) relax() {
 			return false
 		}
 		ns := m.in(key.Namespace)
-		return price.cost <= most-ns.cost() && price.objects <= m.maxObjects()-ns.objects && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-setCost*m.objects
+		return price.cost <= most-ns.cost() && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-setCost*m.objects
 	}
 	var candidates []Key // there may be thousands that are none
 	for key := range m.over {

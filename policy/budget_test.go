@@ -16,7 +16,7 @@ import (
 // drained hands out all there is, and returns how many elements were added.
 func drained(t *testing.T, m *policy.Model, have *policy.Intent) (added int) {
 	t.Helper()
-	for first := true; first || m.Staging(""); first = false {
+	for first := true; first || m.Staging(); first = false {
 		d := m.Take()
 		added += elements(d)
 		apply(t, have, d)
@@ -88,7 +88,7 @@ func TestBudgetWhole(t *testing.T) {
 	m.SetPolicy(wide("shop", "small", 1))
 	in := m.Intent()
 	expectOpen(t, "at the start", in, "shop/small")
-	if len(in.Peers) != 1 || m.Staging("") {
+	if len(in.Peers) != 1 || m.Staging() {
 		t.Errorf("%d sets", len(in.Peers))
 	}
 }
@@ -167,12 +167,12 @@ func TestBudgetHistories(t *testing.T) {
 			wrong := policy.Recount(m)
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
 			whole(t, have, want)
-			for m.Staging("") && (done == len(history)-1 || r.Intn(3) == 0) {
+			for m.Staging() && (done == len(history)-1 || r.Intn(3) == 0) {
 				apply(t, &have, policy.TakeSome(m, 1))
 				wrong = append(wrong, policy.Recount(m)...)
 				whole(t, have, want)
 			}
-			if !m.Staging("") {
+			if !m.Staging() {
 				if diff := cmp.Diff(want.Close(policy.Over(m)), have, exact); diff != "" {
 					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
 				}

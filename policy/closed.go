@@ -5,7 +5,7 @@ import "reflect"
 // Closed is the policy without its rules: it isolates the same pods for the same
 // directions, and allows nothing.
 func (p Policy) Closed() Policy {
-	p.Rules = [len(Directions)][]Rule{}
+	p.Rules, p.Sections = [len(Directions)][]Rule{}, [len(Directions)][]Section{}
 	return p
 }
 
@@ -16,12 +16,15 @@ func (p *Policy) open() bool { return len(p.Rules[Ingress])+len(p.Rules[Egress])
 // uses. The intent stays as it is; what is returned shares most of it.
 func (in Intent) Close(closed map[Key]struct{}) Intent {
 	out, none := in, newIntent()
-	out.Policies, out.Peers, out.NamedPorts = none.Policies, none.Peers, none.NamedPorts
+	out.Policies, out.Peers, out.NamedPorts, out.Sections = none.Policies, none.Peers, none.NamedPorts, none.Sections
 	for key, p := range in.Policies {
 		if _, is := closed[key]; is {
 			p = p.Closed()
 		}
 		out.Policies[key] = p
+		for section, of := range p.sectionKeys() {
+			out.Sections[section] = of.Rules
+		}
 		for _, d := range Directions {
 			for _, rule := range p.Rules[d] {
 				for _, s := range rule.Peers {

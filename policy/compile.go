@@ -45,6 +45,9 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 		}
 	}
 	for _, policy := range in.Policies {
+		for key, section := range policy.sectionKeys() {
+			in.Sections[key] = section.Rules
+		}
 		for _, d := range Directions {
 			for _, rule := range policy.Rules[d] {
 				c.members(rule, &in)
@@ -91,6 +94,7 @@ func newIntent() Intent {
 		Policies:   map[Key]Policy{},
 		Peers:      map[Selector]map[netip.Addr]struct{}{},
 		NamedPorts: map[NamedPort]map[Endpoint]struct{}{},
+		Sections:   map[SectionKey][]Rule{},
 	}
 }
 
@@ -133,10 +137,10 @@ func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 // address.
 func (c *compiler) members(rule Rule, in *Intent) {
 	for _, s := range rule.Peers {
-		m := matcherOf(s)
+		matchers := matchersOf(s)
 		in.Peers[s] = map[netip.Addr]struct{}{}
 		for ip, pods := range c.holders {
-			if len(pods) > 0 && !slices.ContainsFunc(pods, func(pod *Pod) bool { return !m.matches(pod, c.namespaces[pod.Namespace]) }) {
+			if len(pods) > 0 && meansAll(matchers, pods, func(pod *Pod) *Namespace { return c.namespaces[pod.Namespace] }) {
 				in.Peers[s][ip] = struct{}{}
 			}
 		}

@@ -51,6 +51,8 @@ type Intent struct {
 	Peers map[Selector]map[netip.Addr]struct{}
 	// NamedPorts are the port names of those policies' rules.
 	NamedPorts map[NamedPort]map[Endpoint]struct{}
+	// Sections are those policies' sections.
+	Sections map[SectionKey][]Rule
 }
 
 // Subject is a pod of this node with the policies that isolate it.
@@ -86,6 +88,8 @@ type Policy struct {
 	// Rules are what is allowed, per Direction; a direction that the policy
 	// does not isolate has none.
 	Rules [len(Directions)][]Rule
+	// Sections are the same Rules where they are very many; else there are none.
+	Sections [len(Directions)][]Section
 }
 
 // Rule is one rule of a policy: it allows traffic that is with its peers AND
@@ -137,6 +141,8 @@ type Delta struct {
 	// Peers and NamedPorts change members.
 	Peers      map[Selector]Members[netip.Addr]
 	NamedPorts map[NamedPort]Members[Endpoint]
+	// Sections come before the policies that have them, and never change; nil says gone.
+	Sections map[SectionKey][]Rule
 }
 
 // Members is a change to a set of members.
@@ -150,5 +156,5 @@ type Members[T comparable] struct {
 
 // Empty reports whether the delta changes nothing.
 func (d *Delta) Empty() bool {
-	return d.PodCIDRs == nil && d.Cluster == nil && d.Nodes == nil && len(d.Orphans)+len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts) == 0
+	return d.PodCIDRs == nil && d.Cluster == nil && d.Nodes == nil && len(d.Orphans)+len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts)+len(d.Sections) == 0
 }

@@ -16,6 +16,9 @@ type members struct {
 	// changed are those that Take has to look at.
 	changedPeers map[*peers]struct{}
 	changedNamed map[NamedPort]*tracked[Endpoint]
+	// sections are those of the active policies, changedSections those that Take has to
+	// look at.
+	sections, changedSections map[SectionKey]*section
 	// total is how many members there are of all that a policy names, with the policies'
 	// ranges of addresses and ports.
 	total int
@@ -27,8 +30,38 @@ type labelIndex struct{ namespace, label string }
 
 // peers is a selector in use.
 type peers struct {
-	matcher
+	Selector
+	matchers []*matcher // of its alternatives
 	tracked[netip.Addr]
+}
+
+// matches reports whether the selector means a pod of that namespace.
+func (g *peers) matches(pod *Pod, ns *Namespace) bool {
+	return slices.ContainsFunc(g.matchers, func(m *matcher) bool { return m.matches(pod, ns) })
+}
+
+// inNamespace reports whether the selector looks in that namespace at all.
+func (g *peers) inNamespace(name string, ns *Namespace) bool {
+	return slices.ContainsFunc(g.matchers, func(m *matcher) bool { return m.inNamespace(name, ns) })
+}
+
+// sameNamespace reports whether the selector means the same pods of a namespace before and
+// after its object has changed.
+func (g *peers) sameNamespace(name string, before, after *Namespace) bool {
+	return !slices.ContainsFunc(g.matchers, func(m *matcher) bool { return m.inNamespace(name, before) != m.inNamespace(name, after) })
+}
+
+// asks are labels, or keys of labels, of which every pod that the selector means has one
+// (see matcher.asks); nil: there are none to go by.
+func (g *peers) asks() (asked []string) {
+	for _, m := range g.matchers {
+		one := m.asks()
+		if one == "" {
+			return nil
+		}
+		asked = append(asked, one)
+	}
+	return asked
 }
 
 // tracked is a set of members in use.
@@ -46,8 +79,9 @@ type tracked[T comparable] struct {
 	size  int
 	total *int
 	// changed are the members that differ from what was handed out: now in
-	// (true), or out.
+	// (true), or out. leaving is how many are out.
 	changed map[T]bool
+	leaving int
 }
 
 // ready reports whether all its members have been handed out, but for changes.
@@ -95,6 +129,7 @@ func newMembers() members {
 		named:        map[NamedPort]*tracked[Endpoint]{},
 		changedPeers: map[*peers]struct{}{},
 		changedNamed: map[NamedPort]*tracked[Endpoint]{},
+		sections:     map[SectionKey]*section{}, changedSections: map[SectionKey]*section{},
 	}
 }
 
@@ -111,31 +146,43 @@ func (t *tracked[T]) note(member T, in bool) {
 	switch was, noted := t.changed[member]; {
 	case t.fresh:
 	case noted && was != in:
-		delete(t.changed, member)
-	default:
+		t.settle(member)
+	case !noted:
 		if t.changed == nil {
 			t.changed = map[T]bool{}
 		}
-		t.changed[member] = in
+		if t.changed[member] = in; !in {
+			t.leaving++
+		}
 	}
+}
+
+// settle forgets that a member differs from what was handed out.
+func (t *tracked[T]) settle(member T) {
+	if in, noted := t.changed[member]; noted && !in {
+		t.leaving--
+	}
+	delete(t.changed, member)
 }
 
 // use adds by users of a namespace to everything that a policy's rules name; nil: those
 // of what was handed out. What has no user left is dropped by the next Take, not before:
 // it may get one again.
 func (ms *members) use(ns *namespace, p *Policy, by int) {
+	ms.useSections(p, by)
 	for _, d := range Directions {
 		for _, rule := range p.Rules[d] {
 			for _, s := range rule.Peers {
 				g := ms.peers[s]
 				if g == nil {
-					g = &peers{matcher: matcherOf(s), tracked: tracked[netip.Addr]{fresh: true, total: &ms.total}}
+					g = &peers{Selector: s, matchers: matchersOf(s), tracked: tracked[netip.Addr]{fresh: true, total: &ms.total}}
 					ms.peers[s] = g
-					at := g.index()
-					if ms.byLabel[at] == nil {
-						ms.byLabel[at] = map[*peers]struct{}{}
+					for _, at := range g.indices() {
+						if ms.byLabel[at] == nil {
+							ms.byLabel[at] = map[*peers]struct{}{}
+						}
+						ms.byLabel[at][g] = struct{}{}
 					}
-					ms.byLabel[at][g] = struct{}{}
 				}
 				if g.use(ns, by); g.fresh || g.users == 0 {
 					ms.changedPeers[g] = struct{}{}
@@ -157,6 +204,11 @@ func (ms *members) use(ns *namespace, p *Policy, by int) {
 
 // ready reports whether all that a policy's rules name has been handed out.
 func (ms *members) ready(p *Policy) bool {
+	for key := range p.sectionKeys() {
+		if ms.sections[key].fresh {
+			return false
+		}
+	}
 	for _, d := range Directions {
 		for _, rule := range p.Rules[d] {
 			for _, s := range rule.Peers {
@@ -174,15 +226,20 @@ func (ms *members) ready(p *Policy) bool {
 	return true
 }
 
-func (g *peers) index() labelIndex {
-	return labelIndex{namespace: g.Namespace, label: g.required()}
+// indices are where a pod is looked for that one of the alternatives may mean.
+func (g *peers) indices() (at []labelIndex) {
+	for _, m := range g.matchers {
+		at = append(at, labelIndex{namespace: g.Namespace, label: m.required()})
+	}
+	return at
 }
 
 func (ms *members) drop(g *peers) {
 	delete(ms.peers, g.Selector)
-	at := g.index()
-	if delete(ms.byLabel[at], g); len(ms.byLabel[at]) == 0 {
-		delete(ms.byLabel, at)
+	for _, at := range g.indices() {
+		if delete(ms.byLabel[at], g); len(ms.byLabel[at]) == 0 {
+			delete(ms.byLabel, at)
+		}
 	}
 }
 
@@ -192,13 +249,10 @@ func (ms *members) toggle(g *peers, ip netip.Addr, in bool) {
 }
 
 // take turns what was noted into a change and forgets it, but for what is more than a
-// stage has room for.
-func (t *tracked[T]) take(all func() []T, compare func(a, b T) int, room *stage) (change Members[T], changed bool) {
-	if t.users == 0 {
-		return Members[T]{Gone: true}, !t.fresh
-	}
+// stage has room for. It takes either what has left or what has come.
+func (t *tracked[T]) take(leaving bool, all func() []T, compare func(a, b T) int, room *stage) (change Members[T]) {
 	if t.fresh {
-		change.New, changed = true, true
+		change.New = true
 		t.fresh, t.staged = false, true
 		change.Add = all()
 		t.grow(len(change.Add))
@@ -211,28 +265,52 @@ func (t *tracked[T]) take(all func() []T, compare func(a, b T) int, room *stage)
 		}
 		slices.SortFunc(change.Add, compare)
 	} else {
-		some := len(t.changed)
-		if t.staged {
-			some = room.take(some)
-		}
-		for member, in := range t.changed {
-			switch {
-			case !in:
-				change.Remove = append(change.Remove, member)
-			default:
-				change.Add = append(change.Add, member)
-			}
-			delete(t.changed, member)
-			if len(change.Add)+len(change.Remove) == some {
-				break
-			}
-		}
-		changed = len(change.Add)+len(change.Remove) > 0
+		change = t.takeChanged(leaving, room)
 		slices.SortFunc(change.Add, compare)
 		slices.SortFunc(change.Remove, compare)
 	}
 	if len(t.changed) == 0 {
 		t.staged, t.changed = false, nil
 	}
-	return change, changed
+	return change
+}
+
+// and is one change after another of the same set.
+func (m Members[T]) and(later Members[T]) Members[T] {
+	return Members[T]{New: m.New || later.New, Add: slices.Concat(m.Add, later.Add), Remove: slices.Concat(m.Remove, later.Remove)}
+}
+
+// empty reports whether the change changes nothing.
+func (m Members[T]) empty() bool { return !m.New && len(m.Add)+len(m.Remove) == 0 }
+
+// settled reports whether all its members have been handed out as they are.
+func (t *tracked[T]) settled() bool { return t.ready() && len(t.changed) == 0 }
+
+// takeChanged takes members that have come, or those that have left, as many as there is
+// room for.
+func (t *tracked[T]) takeChanged(leaving bool, room *stage) (change Members[T]) {
+	some := len(t.changed) - t.leaving
+	if leaving {
+		some = t.leaving
+	}
+	if t.staged {
+		some = room.take(some)
+	} else {
+		some = room.takeMet(some)
+	}
+	for member, in := range t.changed {
+		if len(change.Add)+len(change.Remove) == some {
+			break
+		}
+		switch {
+		case leaving && !in:
+			change.Remove = append(change.Remove, member)
+		case !leaving && in:
+			change.Add = append(change.Add, member)
+		default:
+			continue
+		}
+		t.settle(member)
+	}
+	return change
 }

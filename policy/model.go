@@ -169,7 +169,7 @@ func (m *Model) namespaceChanged(name string, object *Namespace) {
 	ns := m.in(name)
 	before := ns.object
 	for _, g := range m.peers {
-		if g.inNamespace(name, before) == g.inNamespace(name, object) {
+		if g.sameNamespace(name, before, object) {
 			continue
 		}
 		seen := map[netip.Addr]struct{}{} // that several pods of the namespace have
@@ -200,12 +200,12 @@ func (m *Model) namespaceMoved(g *peers, ip netip.Addr, pod *Pod, name string, b
 		seen[ip] = struct{}{}
 	}
 	in := func(object *Namespace) bool {
-		return !slices.ContainsFunc(holders, func(p *Pod) bool {
+		return meansAll(g.matchers, holders, func(p *Pod) *Namespace {
 			of := object
 			if p.Namespace != name {
 				of = m.in(p.Namespace).object
 			}
-			return !g.matches(p, of)
+			return of
 		})
 	}
 	if was, is := in(before), in(after); was != is {
@@ -239,8 +239,7 @@ func (m *Model) setPolicy(p Policy, given *Policy) {
 		s.given = &s.Policy
 	}
 	if p.Subject != nil {
-		prepared := matcherOf(*p.Subject)
-		s.matcher = &prepared
+		s.matcher = matcherOf(*p.Subject)
 	}
 	ns.policies[p.Key] = s
 	m.policyChanged(ns, p.Key, old)
@@ -294,6 +293,7 @@ func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
 
 // selected counts a subject more that a policy selects, deselect one less.
 func (m *Model) selected(s *selecting) {
+	m.chargeObjects(m.in(s.Namespace), s.jumpsOf(1))
 	if s.subjects++; s.subjects == 1 {
 		m.dirtyPolicies[s.Key] = struct{}{}
 		m.use(m.in(s.Namespace), &s.Policy, 1)
@@ -302,6 +302,7 @@ func (m *Model) selected(s *selecting) {
 }
 
 func (m *Model) deselect(s *selecting) {
+	m.chargeObjects(m.in(s.Namespace), -s.jumpsOf(1))
 	if s.subjects--; s.subjects == 0 {
 		m.dirtyPolicies[s.Key] = struct{}{}
 		m.use(m.in(s.Namespace), &s.Policy, -1)
@@ -309,11 +310,16 @@ func (m *Model) deselect(s *selecting) {
 	}
 }
 
+// chargeObjects counts sets and rules of a namespace's policies.
+func (m *Model) chargeObjects(ns *namespace, n int) {
+	ns.objects += n
+	m.objects += n
+}
+
 // charge counts the sets, rules and ranges of a policy in, or out.
 func (m *Model) charge(s *selecting, by int) {
 	ns := m.in(s.Namespace)
-	ns.objects += by * s.objects
-	m.objects += by * s.objects
+	m.chargeObjects(ns, by*s.objects)
 	ns.elements += by * rangeCost * s.ranges
 	m.total += by * rangeCost * s.ranges
 }

@@ -181,9 +181,16 @@ func (m *Model) moved(ip netip.Addr, pods []*Pod, in bool) {
 	if len(pods) == 0 {
 		return
 	}
-	pod := pods[0] // what all of them are, it is too
+	pod := pods[0]                // what all of them are, it is too
+	seen := map[*peers]struct{}{} // that are there by several labels
 	visit := func(at labelIndex) {
 		for g := range m.byLabel[at] {
+			if len(g.matchers) > 1 {
+				if _, done := seen[g]; done {
+					continue
+				}
+				seen[g] = struct{}{}
+			}
 			if m.allMatch(g, pods) {
 				m.toggle(g, ip, in)
 			}
@@ -209,7 +216,7 @@ func (m *Model) moved(ip netip.Addr, pods []*Pod, in bool) {
 
 // allMatch reports whether a selector means each of these pods.
 func (m *Model) allMatch(g *peers, pods []*Pod) bool {
-	return !slices.ContainsFunc(pods, func(pod *Pod) bool { return !g.matches(pod, m.in(pod.Namespace).object) })
+	return meansAll(g.matchers, pods, func(pod *Pod) *Namespace { return m.in(pod.Namespace).object })
 }
 
 // means reports whether a port of a pod goes by this name, meansAll whether each of

@@ -15,10 +15,7 @@ import (
 // Parse reads a NetworkPolicy. It always returns a Policy that can be
 // enforced: what cannot be read allows nothing and is a Problem.
 func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
-	r := reader{
-		policy: Key{Namespace: np.Namespace, Name: np.Name},
-		size:   size{selectors: map[Selector]struct{}{}, names: map[NamedPort]struct{}{}},
-	}
+	r := reader{policy: Key{Namespace: np.Namespace, Name: np.Name}, size: newSize()}
 	p := Policy{Key: r.policy}
 	if pods, err := canonical(&np.Spec.PodSelector); err != nil {
 		r.problem("spec.podSelector", "%v: the policy selects no pod", err)
@@ -38,6 +35,7 @@ func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
 		}
 		p.Rules[Egress] = r.fitting(Egress, p.Rules[Egress])
 	}
+	p.divide()
 	return p, r.problems
 }
 
@@ -131,21 +129,20 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	return rule
 }
 
-// fitting merges rules, less those that there is no room for.
+// fitting brings rules into the form that they are enforced in, less those that there is no
+// room for.
 func (r *reader) fitting(d Direction, rules []Rule) []Rule {
-	merged, size := merge(rules), r.size.clone()
-	if !slices.ContainsFunc(merged, func(rule Rule) bool { return !size.fits(&rule) }) {
-		r.size = size
-		return merged
+	if formed := form(rules); r.size.fits(formed) {
+		return formed
 	}
 	for i, rule := range rules {
-		if !r.size.fits(&rule) {
+		if !r.size.fits(form([]Rule{rule})) {
 			r.problem(fmt.Sprintf("spec.%s[%d]", d, rule.Index), "the policy is too large with its %d selectors, %d ranges of addresses, %d of ports and %d port names: "+
 				"the rule matches nothing; make it another policy", len(rule.Peers), len(rule.Blocks), len(rule.Ports), len(rule.NamedPorts))
 			rules[i] = Rule{Index: rule.Index}
 		}
 	}
-	return merge(rules)
+	return form(rules)
 }
 
 // peer reads a peer of selectors:

@@ -58,10 +58,6 @@ type PortRange struct {
 	First, Last uint16
 }
 
-// RangesPerSet is how many ranges of ports one set in the kernel holds; a rule with
-// more takes several.
-const RangesPerSet = 1000
-
 // SinglePorts reports whether each of these is a single port. They all go into one
 // set.
 func SinglePorts(ranges []PortRange) bool {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,27 +22,119 @@ type Selector struct {
 	Namespaces string
 	// Pods selects pods by label; empty, it selects all.
 	Pods string
+	// Or are further alternatives in the same Namespace, as "namespaces;pods", separated
+	// by "|": the selector means what any of them means. Mostly there is none (see unite).
+	Or string
 }
 
 // String is how the selector reads in comments and logs.
 func (s Selector) String() string {
+	if s.Or == "" {
+		return s.text()
+	}
+	var texts []string
+	for _, one := range s.alternatives() {
+		texts = append(texts, one.text())
+	}
+	return strings.Join(texts, " or ")
+}
+
+// text is how a selector without alternatives reads.
+func (s Selector) text() string {
 	if s.Namespace != "" {
 		return fmt.Sprintf("namespace %s pods{%s}", s.Namespace, s.Pods)
 	}
 	return fmt.Sprintf("namespaces{%s} pods{%s}", s.Namespaces, s.Pods)
 }
 
+// What separates alternatives, and the parts of one. No label has them.
+const orSeparator, partSeparator = "|", ";"
+
+// alternatives are the selectors of which it means what any means; itself, if it has none.
+func (s Selector) alternatives() []Selector {
+	all := []Selector{{Namespace: s.Namespace, Namespaces: s.Namespaces, Pods: s.Pods}}
+	if s.Or == "" {
+		return all
+	}
+	for _, text := range strings.Split(s.Or, orSeparator) {
+		namespaces, pods, _ := strings.Cut(text, partSeparator)
+		all = append(all, Selector{Namespace: s.Namespace, Namespaces: namespaces, Pods: pods})
+	}
+	return all
+}
+
+// further is how many alternatives it has besides itself.
+func (s Selector) further() int {
+	if s.Or == "" {
+		return 0
+	}
+	return 1 + strings.Count(s.Or, orSeparator)
+}
+
+// maxAlternatives is how many selectors become one. A selector is asked about each pod of
+// the cluster at once when it comes into use, and 20,000 pods times so many take some 20 ms.
+const maxAlternatives = 16
+
+// unite makes few selectors of very many: a packet then meets one set instead of one for
+// each. A few stay as they are, and share their sets with other policies. They must be in
+// order, each once.
+func unite(selectors []Selector) (united []Selector) {
+	if len(selectors) <= maxAlternatives {
+		return selectors
+	}
+	// Those that ask for a label come first: one that asks for none has the others looked
+	// for among all pods too.
+	asks := make(map[Selector]int, len(selectors))
+	for _, s := range selectors {
+		if asks[s] = 1; matcherOf(s).asks() != "" {
+			asks[s] = 0
+		}
+	}
+	ordered := slices.Clone(selectors)
+	slices.SortStableFunc(ordered, func(a, b Selector) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(asks[a], asks[b]))
+	})
+	for len(ordered) > 0 {
+		one := ordered[0]
+		n := 1
+		var or []string
+		for ; n < min(len(ordered), maxAlternatives) && ordered[n].Namespace == one.Namespace; n++ {
+			or = append(or, ordered[n].Namespaces+partSeparator+ordered[n].Pods)
+		}
+		one.Or = strings.Join(or, orSeparator)
+		united, ordered = append(united, one), ordered[n:]
+	}
+	slices.SortFunc(united, compareSelector)
+	return united
+}
+
 func compareSelector(a, b Selector) int { return strings.Compare(a.String(), b.String()) }
 
-// matcher is a Selector, ready to be asked.
+// matcher is one of a Selector's alternatives, ready to be asked.
 type matcher struct {
 	Selector
 	namespaces, pods labels.Selector
 }
 
-// matcherOf prepares a selector whose texts canonical has written.
-func matcherOf(s Selector) matcher {
-	return matcher{Selector: s, namespaces: parseCanonical(s.Namespaces), pods: parseCanonical(s.Pods)}
+// matcherOf prepares a selector without alternatives, whose texts canonical has written.
+func matcherOf(s Selector) *matcher {
+	return &matcher{Selector: s, namespaces: parseCanonical(s.Namespaces), pods: parseCanonical(s.Pods)}
+}
+
+// matchersOf prepares a selector.
+func matchersOf(s Selector) (matchers []*matcher) {
+	for _, one := range s.alternatives() {
+		matchers = append(matchers, matcherOf(one))
+	}
+	return matchers
+}
+
+// meansAll reports whether one of the matchers means each of the pods. Object returns a
+// pod's namespace.
+func meansAll(matchers []*matcher, pods []*Pod, object func(*Pod) *Namespace) bool {
+	return slices.ContainsFunc(matchers, func(m *matcher) bool {
+		return !slices.ContainsFunc(pods, func(pod *Pod) bool { return !m.matches(pod, object(pod)) })
+	})
 }
 
 func parseCanonical(text string) labels.Selector {

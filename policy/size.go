@@ -2,12 +2,10 @@ package policy
 
 import "maps"
 
-// maxSize is how many sets and rules of the kernel one policy may take. A policy's rules
-// change in one transaction, in which nothing else can, and the kernel takes some 40 µs for
-// each: it finds the sets that they name by asking one after the other (nft_set_lookup in
-// net/netfilter/nf_tables_api.c), and deletes those that were there. What is left is some
-// 15 ms.
-const maxSize = 600
+// maxSize is how many sets and rules of the kernel one policy may take. What names a set
+// takes the kernel the longer the more sets there are: it asks one after the other for its
+// name (nft_set_lookup in net/netfilter/nf_tables_api.c).
+const maxSize = 4000
 
 // size follows how much of the kernel a policy's rules take.
 type size struct {
@@ -16,56 +14,57 @@ type size struct {
 	names     map[NamedPort]struct{}
 }
 
-// clone is the same, to be counted on apart.
-func (s *size) clone() size {
-	return size{taken: s.taken, selectors: maps.Clone(s.selectors), names: maps.Clone(s.names)}
+func newSize() size {
+	return size{selectors: map[Selector]struct{}{}, names: map[NamedPort]struct{}{}}
 }
 
 // sizeOf is how many sets and rules of the kernel a policy takes.
 func sizeOf(p *Policy) int {
-	s := size{selectors: map[Selector]struct{}{}, names: map[NamedPort]struct{}{}}
+	s, none := newSize(), newSize()
 	for _, d := range Directions {
 		for i := range p.Rules[d] {
-			s.fits(&p.Rules[d][i])
+			s.add(&p.Rules[d][i], &none)
 		}
 	}
 	return s.taken
 }
 
-// fits takes a rule in, and reports whether there is room for it. It counts a set
-// for each family of what may have both.
-func (s *size) fits(r *Rule) bool {
-	sets := 0
+// fits takes rules in if there is room for them, and reports whether there was.
+func (s *size) fits(rules []Rule) bool {
+	more := newSize()
+	for i := range rules {
+		if more.add(&rules[i], s); s.taken+more.taken > maxSize {
+			return false
+		}
+	}
+	s.taken += more.taken
+	maps.Copy(s.selectors, more.selectors)
+	maps.Copy(s.names, more.names)
+	return true
+}
+
+// add takes a rule in, less what is counted before. It counts a set for each family of what
+// may have both.
+func (s *size) add(r *Rule, before *size) {
+	s.taken += r.walk()
 	for _, selector := range r.Peers {
-		if _, known := s.selectors[selector]; !known {
-			sets += 2
+		_, known := s.selectors[selector]
+		if _, counted := before.selectors[selector]; !known && !counted {
+			s.taken += 2
+			s.selectors[selector] = struct{}{}
 		}
 	}
 	for _, name := range r.NamedPorts {
-		if _, known := s.names[name]; !known {
-			sets += 2
+		_, known := s.names[name]
+		if _, counted := before.names[name]; !known && !counted {
+			s.taken += 2
+			s.names[name] = struct{}{}
 		}
 	}
 	if len(r.Blocks) > 0 {
-		sets += 2
+		s.taken += 2
 	}
-	switch n := len(r.Ports); {
-	case n == 0:
-	case SinglePorts(r.Ports):
-		sets++
-	default:
-		sets += 1 + (n-1)/RangesPerSet
+	if len(r.Ports) > 0 {
+		s.taken++
 	}
-	total := sets + r.walk()
-	if s.taken+total > maxSize {
-		return false
-	}
-	s.taken += total
-	for _, selector := range r.Peers {
-		s.selectors[selector] = struct{}{}
-	}
-	for _, name := range r.NamedPorts {
-		s.names[name] = struct{}{}
-	}
-	return true
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"math"
+	"net/netip"
 	"slices"
 )
 
@@ -20,6 +21,10 @@ const (
 	setCost = 100
 	// ruleCost is how many elements take as much as a rule does.
 	ruleCost = 4
+	// stageMet is how much is handed out at once of changes to sets that packets meet, in
+	// elements, and updateCost how many elements take as much as a set does of which some
+	// change.
+	stageMet, updateCost = 4000, 10
 	// stageRules and stageGone are how many rules of policies change at once, and how many
 	// sets go.
 	stageRules, stageGone = 400, 200
@@ -30,8 +35,9 @@ const (
 
 // stage is what is handed out at once.
 type stage struct {
-	// room is how much of it is left, in elements.
-	room int
+	// room is how much of it is left, in elements, of what can wait; met the same of
+	// changes to sets that packets meet.
+	room, met int
 	// rules and gone are how many rules of policies may still change, and how many sets go.
 	rules, gone int
 	// byLabel are pods by what selectors ask for, where very many selectors have to be
@@ -43,11 +49,13 @@ type stage struct {
 const unlimited = math.MaxInt
 
 // newStage has room for so many elements.
-func newStage(room int) *stage { return &stage{room: room, rules: stageRules, gone: stageGone} }
+func newStage(room int) *stage {
+	return &stage{room: room, met: stageMet, rules: stageRules, gone: stageGone}
+}
 
 // wholeStage has room for all there is.
 func (m *Model) wholeStage() *stage {
-	return &stage{room: unlimited, rules: unlimited, gone: unlimited, byLabel: m.podsByLabel()}
+	return &stage{room: unlimited, met: unlimited, rules: unlimited, gone: unlimited, byLabel: m.podsByLabel()}
 }
 
 // hasRules reports whether there is room for a policy's rules, which come all at once.
@@ -61,18 +69,31 @@ func (s *stage) take(n int) int {
 	return n
 }
 
+// takeMet takes the room of up to n elements that change of a set that packets meet, and
+// returns how many.
+func (s *stage) takeMet(n int) int {
+	n = min(n, max(s.met, 1))
+	s.met -= n + updateCost
+	return n
+}
+
 // set takes the room of a set whose members are found among so many pods.
 func (s *stage) set(pods int) { s.room -= setCost + pods/looksPerElement }
 
-func (s *stage) full() bool { return s.room <= 0 }
+// full reports whether there is no room for a set, which packets meet or not.
+func (s *stage) full(met bool) bool { return met && s.met <= 0 || !met && s.room <= 0 }
+
+// left is what is left of both rooms.
+func (s *stage) left() int { return s.room + s.met }
 
 // limited reports whether there may be more than is handed out at once.
 func (s *stage) limited() bool { return s.byLabel == nil }
 
-// turn is a set that has changed, to be looked at in turn.
+// turn is a set or a section that has changed, to be looked at in turn.
 type turn struct {
-	// ready: packets meet it, so it does not wait.
+	// ready: packets meet it.
 	ready bool
+	kind  turnKind
 	by    map[*namespace]int
 	take  func()
 	// at is how much the namespace that it belongs to has had, and others how many sets of
@@ -80,18 +101,36 @@ type turn struct {
 	at, others int
 }
 
-// turns are the sets that have changed, as they are to be looked at: first those that
-// packets meet, then those of the namespaces that have had the least. One that has not
-// waited counts as having had as much as the last one served, so that nobody can keep
+// turnKind is the order of one namespace's turns. What has left its sets goes first: in
+// between less is allowed, not more. Sections name sets.
+type turnKind int
+
+const (
+	turnLeft turnKind = iota
+	turnCome
+	turnSection
+)
+
+// turns are the sets and sections that have changed, as they are to be looked at: those
+// first of the namespaces that have had the least. One that has not waited counts as having had as much as the last one served, so that nobody can keep
 // others waiting by changing policies over and over (start-time fair queueing; Goyal, Vin
 // and Cheng, SIGCOMM 1996). Of equals those come first that have the fewest: who has few
 // need not wait for who has many.
 func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 	for g := range m.changedPeers {
-		turns = append(turns, turn{ready: g.ready(), by: g.by, take: func() { m.takePeers(g, d, room) }})
+		for _, kind := range g.turns() {
+			turns = append(turns, turn{ready: g.ready(), kind: kind, by: g.by, take: func() { m.takePeers(g, kind == turnLeft, d, room) }})
+		}
 	}
 	for name, t := range m.changedNamed {
-		turns = append(turns, turn{ready: t.ready(), by: t.by, take: func() { m.takeNamed(name, t, d, room) }})
+		for _, kind := range t.turns() {
+			turns = append(turns, turn{ready: t.ready(), kind: kind, by: t.by, take: func() { m.takeNamed(name, t, kind == turnLeft, d, room) }})
+		}
+	}
+	for key, s := range m.changedSections {
+		if ns := m.namespaces[key.Policy.Namespace]; ns != nil && s.users > 0 {
+			turns = append(turns, turn{kind: turnSection, by: map[*namespace]int{ns: 1}, take: func() { m.takeSection(key, s, d, room) }})
+		}
 	}
 	pending := map[*namespace]int{}
 	for key := range m.dirtyPolicies {
@@ -100,10 +139,8 @@ func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 		}
 	}
 	for _, t := range turns {
-		if !t.ready {
-			for ns := range t.by {
-				pending[ns]++
-			}
+		for ns := range t.by {
+			pending[ns]++
 		}
 	}
 	first := math.MaxInt
@@ -117,16 +154,25 @@ func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 	for i := range turns {
 		turns[i].wait(pending)
 	}
-	slices.SortStableFunc(turns, func(a, b turn) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.others, b.others)) })
+	slices.SortStableFunc(turns, func(a, b turn) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.kind, b.kind), cmp.Compare(a.others, b.others))
+	})
 	return turns
 }
 
-// wait works out a set's place. What is ready does not wait.
-func (t *turn) wait(pending map[*namespace]int) {
-	if t.ready {
-		t.at = -1
-		return
+// turns are those that a set needs.
+func (t *tracked[T]) turns() (kinds []turnKind) {
+	if !t.fresh && t.leaving > 0 {
+		kinds = append(kinds, turnLeft)
 	}
+	if t.fresh || t.leaving < len(t.changed) || len(t.changed) == 0 {
+		kinds = append(kinds, turnCome)
+	}
+	return kinds
+}
+
+// wait works out a place.
+func (t *turn) wait(pending map[*namespace]int) {
 	t.at, t.others = math.MaxInt, math.MaxInt
 	for ns := range t.by {
 		if cmp.Or(cmp.Compare(ns.turn, t.at), cmp.Compare(pending[ns], t.others)) < 0 {
@@ -135,15 +181,39 @@ func (t *turn) wait(pending map[*namespace]int) {
 	}
 }
 
-// Staging reports whether something of a namespace's policies waits to be handed out; of
-// any namespace's, if it is empty.
-func (m *Model) Staging(namespace string) bool {
-	if namespace == "" {
-		return m.left || len(m.dirtyPolicies) > 0
-	}
+// Staging reports whether something waits to be handed out.
+func (m *Model) Staging() bool {
+	return m.left || len(m.dirtyPolicies)+len(m.changedPeers)+len(m.changedNamed) > 0
+}
+
+// StagingOf reports whether something waits to be handed out that packets of a namespace's
+// pods meet, or that one of the addresses is still a peer or an endpoint that it is not any
+// more.
+func (m *Model) StagingOf(name string, addrs []netip.Addr) bool {
 	for key := range m.dirtyPolicies {
-		if key.Namespace == namespace {
+		if key.Namespace == name {
 			return true
+		}
+	}
+	ns := m.namespaces[name]
+	for g := range m.changedPeers {
+		if g.by[ns] > 0 {
+			return true
+		}
+		for _, addr := range addrs {
+			if in, noted := g.changed[addr]; noted && !in {
+				return true
+			}
+		}
+	}
+	for _, t := range m.changedNamed {
+		if t.by[ns] > 0 {
+			return true
+		}
+		for endpoint, in := range t.changed {
+			if !in && slices.Contains(addrs, endpoint.Addr) {
+				return true
+			}
 		}
 	}
 	return false

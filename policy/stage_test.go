@@ -60,12 +60,12 @@ func TestStages(t *testing.T) {
 			apply(t, &have, policy.TakeSome(m, 1+r.Intn(3)))
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
 			whole(t, have, want)
-			for m.Staging("") && (done == len(history)-1 || r.Intn(3) == 0) {
+			for m.Staging() && (done == len(history)-1 || r.Intn(3) == 0) {
 				waited++
 				apply(t, &have, policy.TakeSome(m, 1))
 				whole(t, have, want)
 			}
-			if !m.Staging("") {
+			if !m.Staging() {
 				if diff := cmp.Diff(want, have, exact); diff != "" {
 					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
 				}
@@ -141,7 +141,7 @@ func TestStageSize(t *testing.T) {
 	have := m.Intent()
 	m.SetPolicy(wide("shop", "many", 90))
 	deltas := 0
-	for first := true; first || m.Staging("shop"); first = false {
+	for first := true; first || m.StagingOf("shop", nil); first = false {
 		pod := &policy.Pod{
 			Key: policy.Key{Namespace: "bank", Name: "new"}, Node: "other",
 			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(deltas >> 8), byte(deltas)})},
@@ -155,10 +155,10 @@ func TestStageSize(t *testing.T) {
 		if _, in := have.Peers[policy.Selector{Pods: "one!=0"}][pod.IPs[0]]; !in {
 			t.Fatal("what another namespace has changed waits")
 		}
-		if p := have.Policies[policy.Key{Namespace: "shop", Name: "many"}]; !p.Isolates[policy.Ingress] || len(p.Rules[policy.Ingress]) > 0 && m.Staging("shop") {
+		if p := have.Policies[policy.Key{Namespace: "shop", Name: "many"}]; !p.Isolates[policy.Ingress] || len(p.Rules[policy.Ingress]) > 0 && m.StagingOf("shop", nil) {
 			t.Fatalf("the policy is in force before what it names: %v", p)
 		}
-		if m.Staging("bank") {
+		if m.StagingOf("bank", nil) {
 			t.Fatal("it has another namespace wait")
 		}
 		deltas++
@@ -190,14 +190,14 @@ func TestStagedChange(t *testing.T) {
 		after := wide("shop", "change", 50)
 		test.change(&after)
 		m.SetPolicy(after)
-		for first := true; first || m.Staging(""); first = false {
+		for first := true; first || m.Staging(); first = false {
 			apply(t, &have, policy.TakeSome(m, 10))
 			p := have.Policies[key]
 			kept := [2]int{len(p.Rules[0]), len(p.Rules[1])}
-			if p.Isolates != after.Isolates || m.Staging("") && kept != test.kept {
+			if p.Isolates != after.Isolates || m.Staging() && kept != test.kept {
 				t.Errorf("%s: it waits as %v", name, p)
 			}
-			if _, there := have.Peers[before.Rules[0][0].Peers[0]]; !there && len(p.Rules[0]) == 1 && m.Staging("") {
+			if _, there := have.Peers[before.Rules[0][0].Peers[0]]; !there && len(p.Rules[0]) == 1 && m.Staging() {
 				t.Errorf("%s: what it names has gone", name)
 			}
 		}
@@ -231,7 +231,7 @@ func TestTakeReady(t *testing.T) {
 	if _, in := have.Peers[policy.Selector{Pods: "one!=0"}][pod("bank", "new", 4000).IPs[0]]; !in {
 		t.Error("what has come in waits")
 	}
-	if !m.Staging("shop") {
+	if !m.StagingOf("shop", nil) {
 		t.Error("nothing waits any more")
 	}
 	drained(t, m, &have)
@@ -255,7 +255,7 @@ func TestStageTurns(t *testing.T) {
 		have := m.Intent()
 		m.SetPolicy(test.policy)
 		taken := 0
-		for ; m.Staging("bank"); taken++ {
+		for ; m.StagingOf("bank", nil); taken++ {
 			if taken == 1000 {
 				t.Fatalf("%s: it never comes into force", name)
 			}
@@ -283,7 +283,7 @@ func TestStageIsNotStarved(t *testing.T) {
 	}
 	m.SetPolicy(wide("bank", "second", 40))
 	taken := 0
-	for ; m.Staging("shop"); taken++ {
+	for ; m.StagingOf("shop", nil); taken++ {
 		apply(t, &have, m.Take())
 	}
 	if taken > 140 {

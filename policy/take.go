@@ -13,7 +13,7 @@ func (m *Model) Take() Delta { return m.take(newStage(stageSize)) }
 
 // TakeReady is Take without what waits: what has come in since the last Take need not wait
 // until more of that is handed out.
-func (m *Model) TakeReady() Delta { return m.take(&stage{rules: stageRules}) }
+func (m *Model) TakeReady() Delta { return m.take(newStage(0)) }
 
 func (m *Model) take(room *stage) Delta {
 	d := Delta{
@@ -21,6 +21,7 @@ func (m *Model) take(room *stage) Delta {
 		Policies:   map[Key]*Policy{},
 		Peers:      map[Selector]Members[netip.Addr]{},
 		NamedPorts: map[NamedPort]Members[Endpoint]{},
+		Sections:   map[SectionKey][]Rule{},
 	}
 	if m.dirtyPodCIDRs {
 		podCIDRs := slices.Clone(m.podCIDRs)
@@ -50,21 +51,23 @@ func (m *Model) takeMembers(d *Delta, room *stage) {
 	for _, key := range slices.Collect(maps.Keys(m.dirtySubjects)) {
 		m.shorten(key)
 	}
-	for key := range m.dirtyPolicies {
-		if ns := m.namespaces[key.Namespace]; ns != nil {
-			m.economise(ns)
+	for _, keys := range []map[Key]struct{}{m.dirtyPolicies, m.dirtySubjects} {
+		for key := range keys {
+			if ns := m.namespaces[key.Namespace]; ns != nil {
+				m.economise(ns)
+			}
 		}
 	}
 	m.economiseNode(2) // while some are counted and others are not, it cannot be fair
 	for _, t := range m.turns(d, room) {
-		if !t.ready && room.full() {
+		if room.full(t.ready) {
 			continue
 		}
-		before, closed := room.room, len(m.news)
+		before, closed := room.left(), len(m.news)
 		t.take()
 		for ns := range t.by {
 			if room.limited() {
-				ns.turn += before - room.room
+				ns.turn += before - room.left()
 			}
 			m.economise(ns)
 		}
@@ -76,34 +79,34 @@ func (m *Model) takeMembers(d *Delta, room *stage) {
 	m.economiseNode(1)
 }
 
-// takePeers takes what has changed of a selector's members.
-func (m *Model) takePeers(g *peers, d *Delta, room *stage) {
+// takePeers takes what has changed of a selector's members: what has left, or what has come.
+func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *stage) {
 	if g.users == 0 {
 		return
 	}
 	if g.fresh {
-		room.set(m.amongst(g))
+		room.set(m.amongst(g) * len(g.matchers))
 	}
-	if change, changed := g.take(func() []netip.Addr { return m.meant(g, room.byLabel) }, netip.Addr.Compare, room); changed {
-		d.Peers[g.Selector] = change
+	if change := g.take(leaving, func() []netip.Addr { return m.meant(g, room.byLabel) }, netip.Addr.Compare, room); !change.empty() {
+		d.Peers[g.Selector] = d.Peers[g.Selector].and(change)
 	}
-	if g.ready() {
+	if g.settled() {
 		delete(m.changedPeers, g)
 	}
 }
 
-// takeNamed takes what has changed of a port name's members.
-func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], d *Delta, room *stage) {
+// takeNamed takes what has changed of a port name's members, as takePeers does.
+func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], leaving bool, d *Delta, room *stage) {
 	if t.users == 0 {
 		return
 	}
 	if t.fresh {
 		room.set(len(m.claims))
 	}
-	if change, changed := t.take(func() []Endpoint { return m.endpoints(name) }, compareEndpoint, room); changed {
-		d.NamedPorts[name] = change
+	if change := t.take(leaving, func() []Endpoint { return m.endpoints(name) }, compareEndpoint, room); !change.empty() {
+		d.NamedPorts[name] = d.NamedPorts[name].and(change)
 	}
-	if t.ready() {
+	if t.settled() {
 		delete(m.changedNamed, name)
 	}
 }
@@ -186,8 +189,8 @@ func (p *Policy) waits(had *Policy) *Policy {
 	form := *p
 	for _, d := range Directions {
 		form.Rules[d] = nil
-		if p.Isolates[d] && had.Isolates[d] {
-			form.Rules[d] = had.Rules[d]
+		if form.Sections[d] = nil; p.Isolates[d] && had.Isolates[d] {
+			form.Rules[d], form.Sections[d] = had.Rules[d], had.Sections[d]
 		}
 	}
 	return &form
@@ -196,13 +199,15 @@ func (p *Policy) waits(had *Policy) *Policy {
 // takeGone takes what no policy names any more, as much as there is room for: no packet
 // meets it.
 func (m *Model) takeGone(d *Delta, room *stage) {
-	m.left = false
+	if m.left = false; m.takeGoneSections(d, room) {
+		return // those that are left name sets
+	}
 	for g := range m.changedPeers {
 		if g.users > 0 || m.leave(g.fresh, room) {
 			continue
 		}
-		if change, changed := g.take(nil, nil, nil); changed {
-			d.Peers[g.Selector] = change
+		if !g.fresh {
+			d.Peers[g.Selector] = Members[netip.Addr]{Gone: true}
 		}
 		m.drop(g)
 		delete(m.changedPeers, g)
@@ -211,8 +216,8 @@ func (m *Model) takeGone(d *Delta, room *stage) {
 		if t.users > 0 || m.leave(t.fresh, room) {
 			continue
 		}
-		if change, changed := t.take(nil, nil, nil); changed {
-			d.NamedPorts[name] = change
+		if !t.fresh {
+			d.NamedPorts[name] = Members[Endpoint]{Gone: true}
 		}
 		delete(m.named, name)
 		delete(m.changedNamed, name)
@@ -257,6 +262,9 @@ func (m *Model) Intent() Intent {
 			in.Peers[s] = setOf(m.meant(g, nil))
 		}
 	}
+	for key, s := range m.sections {
+		in.Sections[key] = s.rules
+	}
 	for name := range m.named {
 		if taken := d.NamedPorts[name]; taken.New {
 			in.NamedPorts[name] = setOf(taken.Add)
@@ -273,8 +281,10 @@ func (m *Model) Intent() Intent {
 func (m *Model) podsByLabel() map[string][]*Pod {
 	pods := map[string][]*Pod{}
 	for g := range m.changedPeers {
-		if asked := g.asks(); g.fresh && g.Namespace == "" && asked != "" {
-			pods[asked] = nil
+		if g.fresh && g.Namespace == "" {
+			for _, asked := range g.asks() {
+				pods[asked] = nil
+			}
 		}
 	}
 	add := func(asked string, pod *Pod) {
@@ -323,7 +333,7 @@ type isolator struct {
 
 // maxIsolating is how many policies a packet is shown to though they allow nothing: for
 // who looks at the pod's chain, and for the log, which says by what a flow was cut.
-const maxIsolating = 100
+const maxIsolating = 32
 
 // isolate notes the policies that isolate the pod.
 func (s *Subject) isolate(policies []isolator) {
@@ -368,9 +378,16 @@ func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
 			}
 		}
 	}
-	if pods, there := byLabel[g.asks()]; there && g.Namespace == "" {
-		for _, pod := range pods {
-			look(pod, m.in(pod.Namespace).object)
+	asked := g.asks()
+	if len(asked) > 0 && g.Namespace == "" && !slices.ContainsFunc(asked, func(label string) bool { _, there := byLabel[label]; return !there }) {
+		seen := map[*Pod]struct{}{} // by one of several labels
+		for _, label := range asked {
+			for _, pod := range byLabel[label] {
+				if _, done := seen[pod]; !done {
+					seen[pod] = struct{}{}
+					look(pod, m.in(pod.Namespace).object)
+				}
+			}
 		}
 		return ips
 	}

@@ -49,8 +49,9 @@ const (
 // Kubernetes allows in names ([a-z0-9.-], with one "/"), which nft reads as
 // they are:
 //
-//	policy-ingress-HASH-NAMESPACE/NAME   15 + 16 + 1 + 63 + 1 + 31 of 253
-//	peers-4-HASH                          8 + 16
+//	policy-ingress-HASH-NAMESPACE/NAME         15 + 16 + 1 + 63 + 1 + 31 of 253
+//	section-ingress-HASH-HASH-NAMESPACE/NAME   16 + 16 + 1 + 16 + 1 + 63 + 1 + 13 of 253
+//	peers-4-HASH                                8 + 16
 //
 // HASH is 80 bits of a SHA-256, in base32. It makes a name that had to be cut
 // differ from others that begin alike; the namespace is never cut, so that
@@ -93,6 +94,11 @@ func podChain(d policy.Direction, key policy.Key) string { return objectName(d.S
 // policyChain is the chain of a policy's rules.
 func policyChain(d policy.Direction, key policy.Key) string {
 	return objectName("policy-"+d.String(), key)
+}
+
+// sectionChain is the chain of a part of a policy's rules.
+func sectionChain(key policy.SectionKey) string {
+	return objectName(fmt.Sprintf("section-%s-%s", key.Direction, key.Name), key.Policy)
 }
 
 // family is 4 or 6, for what the kernel keeps apart.
@@ -146,7 +152,11 @@ func nodesSet(f family) string { return fmt.Sprintf("nodes-%d", f) }
 // peersSet holds the addresses that a selector means. The lengths keep two
 // selectors whose parts concatenate alike apart.
 func peersSet(f family, s policy.Selector) string {
-	return fmt.Sprintf("peers-%d-%s", f, hash(fmt.Sprintf("%q %q %q", s.Namespace, s.Namespaces, s.Pods)))
+	id := fmt.Sprintf("%q %q %q", s.Namespace, s.Namespaces, s.Pods)
+	if s.Or != "" {
+		id += fmt.Sprintf(" %q", s.Or)
+	}
+	return fmt.Sprintf("peers-%d-%s", f, hash(id))
 }
 
 // namedSet holds the endpoints that a port name means.

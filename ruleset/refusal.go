@@ -39,14 +39,26 @@ func Users(in policy.Intent, op Op) (users []policy.Key) {
 	for _, key := range sortedBy(in.Policies, policy.Key.String) {
 		for _, d := range policy.Directions {
 			p := in.Policies[key]
-			made, _ := policyChainOf(d, &p)
-			if made.Name == chain || slices.ContainsFunc(made.Rules, func(r Rule) bool { return set != "" && r.looksUp(set) }) {
+			if slices.ContainsFunc(chainsOf(d, &p), func(made *Chain) bool {
+				return made.Name == chain || slices.ContainsFunc(made.Rules, func(r Rule) bool { return set != "" && r.looksUp(set) })
+			}) {
 				users = append(users, key)
 				break
 			}
 		}
 	}
 	return users
+}
+
+// chainsOf are the chains of a policy for a direction: its own, and its sections'.
+func chainsOf(d policy.Direction, p *policy.Policy) []*Chain {
+	own, _ := policyChainOf(d, p)
+	chains := []*Chain{own}
+	for _, section := range p.Sections[d] {
+		chain, _ := chainOf(sectionChain(policy.SectionKey{Policy: p.Key, Direction: d, Name: section.Name}), d, section.Rules)
+		chains = append(chains, chain)
+	}
+	return chains
 }
 
 // looksUp reports whether a match of the rule is a lookup in the set.

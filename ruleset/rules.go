@@ -239,13 +239,27 @@ func podChainOf(d policy.Direction, s *policy.Subject, o Options) *Chain {
 }
 
 // policyChainOf is the chain of a policy's rules for a direction, with the
-// sets that are named by their content.
+// sets that are named by their content. Very many rules are in its sections.
 func policyChainOf(d policy.Direction, p *policy.Policy) (*Chain, []*Set) {
-	chain := &Chain{Name: policyChain(d, p.Key)}
+	name := policyChain(d, p.Key)
+	if len(p.Sections[d]) == 0 {
+		return chainOf(name, d, p.Rules[d])
+	}
+	chain := &Chain{Name: name}
+	for _, section := range p.Sections[d] {
+		to := sectionChain(policy.SectionKey{Policy: p.Key, Direction: d, Name: section.Name})
+		chain.Rules = append(chain.Rules, Rule{Verdict: Verdict{Action: Jump, Chain: to}})
+	}
+	return chain, nil
+}
+
+// chainOf is a chain of rules, with the sets that are named by their content.
+func chainOf(name string, d policy.Direction, rules []policy.Rule) (*Chain, []*Set) {
+	chain := &Chain{Name: name}
 	var sets []*Set
-	for _, rule := range p.Rules[d] {
-		rules, used := rulesOf(d, rule)
-		chain.Rules = append(chain.Rules, rules...)
+	for _, rule := range rules {
+		made, used := rulesOf(d, rule)
+		chain.Rules = append(chain.Rules, made...)
 		sets = append(sets, used...)
 	}
 	return chain, sets
@@ -263,7 +277,8 @@ func rulesOf(d policy.Direction, r policy.Rule) (rules []Rule, sets []*Set) {
 	if r.AnyPort {
 		ports = append(ports, way{})
 	}
-	for _, set := range portsSetsOf(r.Ports) {
+	if len(r.Ports) > 0 {
+		set := portsSetOf(r.Ports)
 		sets = append(sets, set)
 		ports = append(ports, way{matches: []Match{Lookup{Fields: []Field{L4Protocol, DstPort}, Set: set.Name}}})
 	}
@@ -346,26 +361,13 @@ func (s *Set) setElements(elements map[Element]struct{}) {
 	}
 }
 
-// portsSetsOf are the sets of a rule's ports: one, but for very many ranges. Single
-// ports are looked up by hash, which costs a new connection half of what ranges do,
-// and to load next to nothing. Ranges take the kernel time by the square of their
-// number in a set (nft_set_pipapo): 10,000 more than a second, but in sets of
-// policy.RangesPerSet a fifth of that.
-func portsSetsOf(ports []policy.PortRange) (sets []*Set) {
-	if len(ports) == 0 {
-		return nil
-	}
+// portsSetOf is the set of a rule's ports. Single ports are looked up by hash, which costs
+// a new connection half of what ranges do, and to load next to nothing.
+func portsSetOf(ports []policy.PortRange) *Set {
+	set, elements := &Set{Type: PortRange}, map[Element]struct{}{}
 	if policy.SinglePorts(ports) {
-		return []*Set{newPortsSet(Port, ports)}
+		set.Type = Port
 	}
-	for some := range slices.Chunk(ports, policy.RangesPerSet) {
-		sets = append(sets, newPortsSet(PortRange, some))
-	}
-	return sets
-}
-
-func newPortsSet(setType SetType, ports []policy.PortRange) *Set {
-	set, elements := &Set{Type: setType}, map[Element]struct{}{}
 	for _, r := range ports {
 		if set.Type == Port {
 			elements[PortElement(r.Protocol, r.First)] = struct{}{}

@@ -98,7 +98,7 @@ func BenchmarkChange(b *testing.B) {
 		m := load(objectsOf(s))
 		table := ruleset.Build(m.Intent(), ruleset.Options{})
 		settle := func() {
-			for first := true; first || m.Staging(""); first = false {
+			for first := true; first || m.Staging(); first = false {
 				table.Update(m.Take())
 			}
 		}

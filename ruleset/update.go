@@ -27,6 +27,7 @@ func Build(in policy.Intent, o Options) *Table {
 		Policies:   map[policy.Key]*policy.Policy{},
 		Peers:      map[policy.Selector]policy.Members[netip.Addr]{},
 		NamedPorts: map[policy.NamedPort]policy.Members[policy.Endpoint]{},
+		Sections:   in.Sections,
 	}
 	for addr := range in.Orphans {
 		d.Orphans[addr] = true
@@ -70,8 +71,18 @@ func (t *Table) Update(d policy.Delta) Plan {
 	for _, n := range sortedBy(d.NamedPorts, policy.NamedPort.String) {
 		u.namedPorts(n, d.NamedPorts[n])
 	}
+	for _, key := range sortedBy(d.Sections, policy.SectionKey.String) {
+		if rules := d.Sections[key]; rules != nil {
+			u.rulesIn(chainOf(sectionChain(key), key.Direction, rules))
+		}
+	}
 	for _, key := range sortedBy(d.Policies, policy.Key.String) {
 		u.policy(key, d.Policies[key])
+	}
+	for _, key := range sortedBy(d.Sections, policy.SectionKey.String) {
+		if d.Sections[key] == nil {
+			u.oldPolicyChains = u.dropChain(sectionChain(key), u.oldPolicyChains)
+		}
 	}
 	subjects := sortedBy(d.Subjects, policy.Key.String)
 	for _, key := range subjects { // all of them first: an address may go from one to another
@@ -174,15 +185,20 @@ func (u *update) policy(key policy.Key, p *policy.Policy) {
 			u.oldPolicyChains = u.dropChain(policyChain(d, key), u.oldPolicyChains)
 			continue
 		}
-		chain, sets := policyChainOf(d, p)
-		for _, set := range sets {
-			if _, there := u.Sets[set.Name]; !there {
-				u.addSet(set)
-				u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sortedElements(set.Elements)})
-			}
-		}
-		u.setChain(chain)
+		u.rulesIn(policyChainOf(d, p))
 	}
+}
+
+// rulesIn makes a chain of rules what it must be, with the sets that are named by their
+// content.
+func (u *update) rulesIn(chain *Chain, sets []*Set) {
+	for _, set := range sets {
+		if _, there := u.Sets[set.Name]; !there {
+			u.addSet(set)
+			u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sortedElements(set.Elements)})
+		}
+	}
+	u.setChain(chain)
 }
 
 // setChain makes a chain what it must be.

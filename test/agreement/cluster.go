@@ -178,7 +178,7 @@ func (c *Cluster) Set(s policy.Snapshot) (ruleset.Plan, error) {
 	}
 	c.feed(s)
 	var all ruleset.Plan
-	for first := true; first || c.model.Staging(""); first = false {
+	for first := true; first || c.model.Staging(); first = false {
 		plan := c.table.Update(c.model.Take())
 		if err := c.conn.Apply(plan); err != nil {
 			return plan, err

@@ -63,12 +63,41 @@ func equalRules(n, round int) networkingv1.NetworkPolicySpec {
 // distinctRules is a policy of rules of which no two can be merged.
 func distinctRules(n, round int) networkingv1.NetworkPolicySpec {
 	spec := networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}}
-	for i := range 118 {
-		port := intstr.FromInt32(int32(1 + i + round%2*10000))
-		spec.Ingress = append(spec.Ingress, networkingv1.NetworkPolicyIngressRule{
-			Ports: []networkingv1.NetworkPolicyPort{{Port: &port}},
-			From:  []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rule": fmt.Sprint(n, "-", i)}}}},
-		})
+	for i := range 799 {
+		spec.Ingress = append(spec.Ingress, ownRule(i+round%2*10000, networkingv1.NetworkPolicyPeer{
+			PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rule": fmt.Sprint(n, "-", i)}},
+		}))
+	}
+	return spec
+}
+
+// ownRule is a rule with a port of its own: no other can be merged with it.
+func ownRule(i int, peer networkingv1.NetworkPolicyPeer) networkingv1.NetworkPolicyIngressRule {
+	port := intstr.FromInt32(int32(1 + i))
+	return networkingv1.NetworkPolicyIngressRule{
+		Ports: []networkingv1.NetworkPolicyPort{{Port: &port}}, From: []networkingv1.NetworkPolicyPeer{peer},
+	}
+}
+
+// following is a policy of as many sets as it may have, of all of which each change of the
+// victim's label is one.
+func following(n, round int) networkingv1.NetworkPolicySpec {
+	spec := networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}}
+	for i := range 799 {
+		peer := labelled("other", metav1.LabelSelectorOpNotIn, fmt.Sprintf("%d-%d-%d", n, i, round/100))
+		peer.PodSelector.MatchLabels = map[string]string{"friend": "yes"}
+		spec.Ingress = append(spec.Ingress, ownRule(i, peer))
+	}
+	return spec
+}
+
+// joining is the nth of policies of which the last comes to select all pods of the author's
+// and goes again: each of their chains is another then.
+func joining(n, round int) networkingv1.NetworkPolicySpec {
+	spec := networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}}
+	spec.Ingress = append(spec.Ingress, ownRule(n, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{}}))
+	if n%10 == 9 && round%2 == 1 {
+		spec.PodSelector.MatchLabels = map[string]string{"no": "pod"}
 	}
 	return spec
 }
@@ -109,20 +138,15 @@ var attacks = []attack{
 			return labelled("app", metav1.LabelSelectorOpNotIn, fmt.Sprintf("%d-%d-%d", n, i, round))
 		})
 	}},
-	// As much as a policy may have, and a namespace.
-	{name: "fitting", policies: 8, spec: func(n, round int) networkingv1.NetworkPolicySpec {
-		return selectors(140, func(i int) networkingv1.NetworkPolicyPeer {
+	// As much as a policy may have.
+	{name: "fitting", policies: 2, spec: func(n, round int) networkingv1.NetworkPolicySpec {
+		return selectors(10_000, func(i int) networkingv1.NetworkPolicyPeer {
 			return labelled("app", metav1.LabelSelectorOpIn, fmt.Sprintf("%d-%d-%d", n, i, round))
 		})
 	}},
-	// Each change of the victim's label is one of all these sets.
-	{name: "following", policies: 8, spec: func(n, round int) networkingv1.NetworkPolicySpec {
-		return selectors(140, func(i int) networkingv1.NetworkPolicyPeer {
-			peer := labelled("other", metav1.LabelSelectorOpNotIn, fmt.Sprintf("%d-%d-%d", n, i, round/100))
-			peer.PodSelector.MatchLabels = map[string]string{"friend": "yes"}
-			return peer
-		})
-	}},
+	{name: "following", policies: 1, spec: following},
+	{name: "following", policies: 8, spec: following},
+	{name: "joining", policies: 50, spec: joining},
 	{name: "equal", policies: 1, spec: equalRules},
 	{name: "equal", policies: 20, spec: equalRules},
 	{name: "distinct", policies: 4, spec: distinctRules},
@@ -232,6 +256,12 @@ func BenchmarkAuthor(b *testing.B) {
 				if name == "prober" {
 					prober = host
 				}
+			}
+			for i := range 100 { // that the author's policies select, and nobody connects
+				pod := podOfWay(fmt.Sprint("more-", i), netip.AddrFrom4([4]byte{10, 250, 1, byte(i)}))
+				pod.Namespace = authors
+				delete(pod.Labels, "friend")
+				must(b, c.createPod(pod))
 			}
 			admitted := false
 			for _, attack := range attacks {

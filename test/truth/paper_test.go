@@ -69,7 +69,7 @@ func (a *paper) wipe() error {
 // feed changes the model, and commits.
 func (a *paper) feed(change func(*policy.Model)) error {
 	change(a.model)
-	for first := true; first || a.model.Staging(""); first = false {
+	for first := true; first || a.model.Staging(); first = false {
 		a.held.Update(a.model.Take())
 	}
 	return nil

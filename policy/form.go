@@ -5,6 +5,16 @@ import (
 	"slices"
 )
 
+// form returns rules that allow the same in the form that they are enforced in: merged, with
+// one selector for very many, and none larger than what comes into force at once.
+func form(rules []Rule) (formed []Rule) {
+	for _, rule := range merge(rules) {
+		rule.Peers = unite(rule.Peers)
+		formed = append(formed, rule.split()...)
+	}
+	return formed
+}
+
 // merge returns rules that allow the same, and fewer of them where that can be: the kernel
 // walks them for each new connection. Rules that differ only in whom they mean become one,
 // and so do those that differ only in ports; what allows all takes the place of what

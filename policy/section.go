@@ -1,0 +1,199 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/json"
+	"slices"
+	"strings"
+)
+
+// A policy with very many rules, or ranges of addresses or ports, would take the kernel
+// long, and nobody else's change could come into force meanwhile. So its rules are divided
+// into sections. These are handed out bit by bit, as long as no packet meets them; then the
+// policy, which is a list of its sections, changes at once.
+
+const (
+	// sectionWeight is how much a section has at most, in elements.
+	sectionWeight = 1000
+	// rulePeers, ruleNames, ruleBlocks and rulePorts are how many selectors, port names,
+	// ranges of addresses and of ports a rule has of which it has more than fit into a
+	// section. Ranges of ports take the kernel time by the square of their number in a set
+	// (nft_set_pipapo): 10,000 more than a second.
+	rulePeers, ruleNames, ruleBlocks, rulePorts = 16, 2, 1000, 1000
+)
+
+// Section is a part of a policy's rules for a direction.
+type Section struct {
+	// Name is of its content: another section of the policy has another.
+	Name string
+	// Rules are a part of the policy's.
+	Rules []Rule
+}
+
+// SectionKey names a section.
+type SectionKey struct {
+	Policy    Key
+	Direction Direction
+	Name      string
+}
+
+func (k SectionKey) String() string {
+	return k.Policy.String() + " " + k.Direction.String() + " " + k.Name
+}
+
+// weight is how much of a section a rule takes, in elements.
+func (r *Rule) weight() int { return ruleCost*r.walk() + len(r.Blocks) + len(r.Ports) }
+
+// weight is how much a section takes, in elements.
+func (s *Section) weight() (weight int) {
+	for i := range s.Rules {
+		weight += s.Rules[i].weight()
+	}
+	return weight
+}
+
+// split makes rules of one that is too large for a section. Together they allow the same.
+func (r Rule) split() []Rule {
+	if r.weight() <= sectionWeight && len(r.Blocks) <= ruleBlocks && len(r.Ports) <= rulePorts {
+		return []Rule{r}
+	}
+	var peers, ports, rules []Rule
+	if r.AnyPeer {
+		peers = append(peers, Rule{AnyPeer: true})
+	}
+	for some := range slices.Chunk(r.Peers, rulePeers) {
+		peers = append(peers, Rule{Peers: some})
+	}
+	for some := range slices.Chunk(r.Blocks, ruleBlocks) {
+		peers = append(peers, Rule{Blocks: some})
+	}
+	if r.AnyPort {
+		ports = append(ports, Rule{AnyPort: true})
+	}
+	for some := range slices.Chunk(r.Ports, rulePorts) {
+		ports = append(ports, Rule{Ports: some})
+	}
+	for some := range slices.Chunk(r.NamedPorts, ruleNames) {
+		ports = append(ports, Rule{NamedPorts: some})
+	}
+	for _, peer := range peers {
+		for _, port := range ports {
+			rules = append(rules, Rule{
+				Index: r.Index, AnyPeer: peer.AnyPeer, Peers: peer.Peers, Blocks: peer.Blocks,
+				AnyPort: port.AnyPort, Ports: port.Ports, NamedPorts: port.NamedPorts,
+			})
+		}
+	}
+	return rules
+}
+
+// divide divides the rules into sections where they are more than come into force at once.
+func (p *Policy) divide() {
+	for _, d := range Directions {
+		p.Sections[d] = sectionsOf(p.Rules[d])
+	}
+}
+
+// sectionsOf are the sections of rules; nil: they are few.
+func sectionsOf(rules []Rule) (sections []Section) {
+	first, weight := 0, 0
+	for i := range rules {
+		more := rules[i].weight()
+		if i > first && weight+more > sectionWeight {
+			sections = append(sections, newSection(rules[first:i]))
+			first, weight = i, 0
+		}
+		weight += more
+	}
+	if first == 0 {
+		return nil
+	}
+	return append(sections, newSection(rules[first:]))
+}
+
+func newSection(rules []Rule) Section {
+	text, err := json.Marshal(rules)
+	if err != nil { // a Rule has nothing that cannot be written
+		panic(err)
+	}
+	sum := sha256.Sum256(text)
+	return Section{Name: strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:16], Rules: rules}
+}
+
+// sectionKeys are the names of a policy's sections, with what is in each.
+func (p *Policy) sectionKeys() map[SectionKey]*Section {
+	keys := map[SectionKey]*Section{}
+	for _, d := range Directions {
+		for i := range p.Sections[d] {
+			s := &p.Sections[d][i]
+			keys[SectionKey{p.Key, d, s.Name}] = s
+		}
+	}
+	return keys
+}
+
+// section is a section in use.
+type section struct {
+	rules []Rule
+	// users are the forms of the policy that have it: as it is, and as it was handed out.
+	users int
+	// weight is how much it takes, in elements.
+	weight int
+	// fresh: not handed out yet.
+	fresh bool
+}
+
+// useSections adds by users to a policy's sections.
+func (ms *members) useSections(p *Policy, by int) {
+	for key, of := range p.sectionKeys() {
+		s := ms.sections[key]
+		if s == nil {
+			s = &section{rules: of.Rules, weight: of.weight(), fresh: true}
+			ms.sections[key] = s
+		}
+		if s.users += by; s.fresh || s.users == 0 {
+			ms.changedSections[key] = s
+		}
+	}
+}
+
+// takeSection takes a section that has come, or is back, if all that it names is there.
+func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *stage) {
+	if s.users == 0 || s.fresh && !m.made(s.rules) {
+		return
+	}
+	delete(m.changedSections, key)
+	if s.fresh {
+		room.room -= s.weight
+		d.Sections[key], s.fresh = s.rules, false
+	}
+}
+
+// made reports whether all sets that rules name have been handed out, in part at least.
+func (ms *members) made(rules []Rule) bool {
+	return !slices.ContainsFunc(rules, func(r Rule) bool {
+		return slices.ContainsFunc(r.Peers, func(s Selector) bool { return ms.peers[s].fresh }) ||
+			slices.ContainsFunc(r.NamedPorts, func(n NamedPort) bool { return ms.named[n].fresh })
+	})
+}
+
+// takeGoneSections takes the sections that no policy has any more, as many as there is room
+// for, and reports whether some are left: no packet meets them.
+func (m *Model) takeGoneSections(d *Delta, room *stage) (left bool) {
+	for key, s := range m.changedSections {
+		if s.users > 0 {
+			continue
+		}
+		if m.leave(s.fresh, room) {
+			left = true
+			continue
+		}
+		if !s.fresh {
+			d.Sections[key] = nil
+		}
+		delete(m.sections, key)
+		delete(m.changedSections, key)
+	}
+	return left
+}
