@@ -10,7 +10,7 @@ import (
 // Whoever may write policies in one namespace can have them mean all pods of the cluster
 // by a thousand selectors. What a namespace's policies take of a node has a budget,
 // counted in elements: the members of each selector and port name that they use, once, the
-// ranges of addresses and ports, and setCost for each set and rule. Over it, the largest of its policies are closed until
+// ranges of addresses and ports, and objectCost for each set and rule. Over it, the largest of its policies are closed until
 // the rest fits. So it is for the node as a whole: then it is the namespace that takes
 // most whose policies are closed.
 
@@ -18,6 +18,9 @@ const (
 	// DefaultBudget is what the policies of one namespace may take of a node: half a
 	// million addresses. The kernel takes some 50 MB for them, and the agent as much.
 	DefaultBudget = 500_000
+	// objectCost is how many elements a set or a rule counts as: it takes the kernel more time
+	// than memory, and 2,000 of them are what it can change at once while others wait.
+	objectCost = 250
 	// rangeCost is how many elements take as much as a range of addresses or of ports does.
 	rangeCost = 10
 	// nodeBudgets is how many namespaces' budgets a node has of elements, and nodeObjects
@@ -28,7 +31,7 @@ const (
 
 // maxWalk is how many rules of policies a packet may meet in one direction of a pod, those
 // for the other family of addresses included. The kernel takes some 0.1 µs for each.
-const maxWalk = 2000
+const maxWalk = 1000
 
 // walks are how many rules of the kernel a packet meets of a policy, per Direction, the
 // jump to them included; none where it allows nothing.
@@ -59,15 +62,11 @@ func (p *Policy) rules() (rules int) {
 	return rules
 }
 
-// ranges are how many ranges of addresses and of ports a policy has, and further alternatives
-// of its selectors, each of which is asked about pods.
+// ranges are how many ranges of addresses and of ports a policy has.
 func (p *Policy) ranges() (n int) {
 	for _, d := range Directions {
 		for _, r := range p.Rules[d] {
 			n += len(r.Blocks) + len(r.Ports)
-			for _, s := range r.Peers {
-				n += s.further()
-			}
 		}
 	}
 	return n
@@ -144,10 +143,10 @@ func (m *Model) News() []Key {
 }
 
 // cost is what a namespace's policies take, in elements.
-func (ns *namespace) cost() int { return ns.elements + setCost*ns.objects }
+func (ns *namespace) cost() int { return ns.elements + objectCost*ns.objects }
 
 // least is what a policy takes whatever its selectors mean.
-func (s *selecting) least() int { return setCost*(s.objects+s.jumps()) + rangeCost*s.ranges }
+func (s *selecting) least() int { return objectCost*(s.objects+s.jumps()) + rangeCost*s.ranges }
 
 // jumps are the rules of the chains of its pods that lead to a policy, which are more than
 // those of its own where it selects very many.
@@ -200,7 +199,7 @@ func (m *Model) economise(ns *namespace) {
 		return
 	}
 	m.closeLargest(ns, fits, fmt.Sprintf("the policies of a namespace may take %d elements of a node, a set or a rule counted as %d, and with this one they would take more",
-		m.budget, setCost))
+		m.budget, objectCost))
 }
 
 // economiseNode closes policies of the namespaces that take most until all together keep
@@ -209,7 +208,7 @@ func (m *Model) economiseNode(times int) {
 	if !m.overNode(times) {
 		return
 	}
-	why := fmt.Sprintf("the policies of all namespaces may take %d elements of a node and %d sets and rules, and those of this one take most", nodeBudgets*m.budget, nodeObjects*m.budget/setCost)
+	why := fmt.Sprintf("the policies of all namespaces may take %d elements of a node and %d sets and rules, and those of this one take most", nodeBudgets*m.budget, nodeObjects*m.budget/objectCost)
 	for before := -1; m.overNode(1) && m.total+m.objects != before; {
 		before = m.total + m.objects
 		most := slices.MaxFunc(slices.Collect(maps.Values(m.namespaces)), func(a, b *namespace) int { return cmp.Compare(a.cost(), b.cost()) })
@@ -220,7 +219,7 @@ func (m *Model) economiseNode(times int) {
 
 // overNode reports whether all policies take more than so many times what the node has.
 func (m *Model) overNode(times int) bool {
-	return m.total > times*nodeBudgets*m.budget || setCost*m.objects > times*nodeObjects*m.budget
+	return m.total > times*nodeBudgets*m.budget || objectCost*m.objects > times*nodeObjects*m.budget
 }
 
 // closeLargest closes the largest policies of a namespace until that is enough, those
@@ -282,7 +281,7 @@ func (m *Model) relax() {
 			return false
 		}
 		ns := m.in(key.Namespace)
-		return price.cost <= most-ns.cost() && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-setCost*m.objects
+		return price.cost <= most-ns.cost() && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-objectCost*m.objects
 	}
 	var candidates []Key // there may be thousands that are none
 	for key := range m.over {

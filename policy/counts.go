@@ -54,7 +54,7 @@ func (m *Model) Most(n int) []Taken {
 		}
 	}
 	slices.SortFunc(all, func(a, b Taken) int {
-		return cmp.Or(cmp.Compare(b.Elements+setCost*b.Objects, a.Elements+setCost*a.Objects), cmp.Compare(a.Namespace, b.Namespace))
+		return cmp.Or(cmp.Compare(b.Elements+objectCost*b.Objects, a.Elements+objectCost*a.Objects), cmp.Compare(a.Namespace, b.Namespace))
 	})
 	return all[:min(n, len(all))]
 }

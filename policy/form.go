@@ -68,7 +68,7 @@ func (r *Rule) addPeers(other Rule) {
 		return
 	}
 	r.Peers = slices.Concat(r.Peers, other.Peers)
-	slices.SortFunc(r.Peers, compareSelector)
+	slices.SortFunc(r.Peers, Selector.Compare)
 	r.Peers = slices.Compact(r.Peers)
 	r.Blocks = MergeRanges(slices.Concat(r.Blocks, other.Blocks))
 }

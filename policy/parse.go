@@ -112,7 +112,7 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 			r.problem(at, "empty: the peer matches nothing")
 		}
 	}
-	slices.SortFunc(rule.Peers, compareSelector)
+	slices.SortFunc(rule.Peers, Selector.Compare)
 	rule.Peers = slices.Compact(rule.Peers)
 	rule.Blocks = MergeRanges(blocks)
 

@@ -42,9 +42,9 @@ func (s Selector) String() string {
 // text is how a selector without alternatives reads.
 func (s Selector) text() string {
 	if s.Namespace != "" {
-		return fmt.Sprintf("namespace %s pods{%s}", s.Namespace, s.Pods)
+		return "namespace " + s.Namespace + " pods{" + s.Pods + "}"
 	}
-	return fmt.Sprintf("namespaces{%s} pods{%s}", s.Namespaces, s.Pods)
+	return "namespaces{" + s.Namespaces + "} pods{" + s.Pods + "}"
 }
 
 // What separates alternatives, and the parts of one. No label has them.
@@ -104,11 +104,15 @@ func unite(selectors []Selector) (united []Selector) {
 		one.Or = strings.Join(or, orSeparator)
 		united, ordered = append(united, one), ordered[n:]
 	}
-	slices.SortFunc(united, compareSelector)
+	slices.SortFunc(united, Selector.Compare)
 	return united
 }
 
-func compareSelector(a, b Selector) int { return strings.Compare(a.String(), b.String()) }
+// Compare is the order of selectors.
+func (s Selector) Compare(other Selector) int {
+	return cmp.Or(strings.Compare(s.Namespace, other.Namespace), strings.Compare(s.Namespaces, other.Namespaces),
+		strings.Compare(s.Pods, other.Pods), strings.Compare(s.Or, other.Or))
+}
 
 // matcher is one of a Selector's alternatives, ready to be asked.
 type matcher struct {

@@ -5,7 +5,7 @@ import "maps"
 // maxSize is how many sets and rules of the kernel one policy may take. What names a set
 // takes the kernel the longer the more sets there are: it asks one after the other for its
 // name (nft_set_lookup in net/netfilter/nf_tables_api.c).
-const maxSize = 4000
+const maxSize = 2000
 
 // size follows how much of the kernel a policy's rules take.
 type size struct {
@@ -44,13 +44,13 @@ func (s *size) fits(rules []Rule) bool {
 }
 
 // add takes a rule in, less what is counted before. It counts a set for each family of what
-// may have both.
+// may have both, and each further alternative of a selector: pods are compared with it.
 func (s *size) add(r *Rule, before *size) {
 	s.taken += r.walk()
 	for _, selector := range r.Peers {
 		_, known := s.selectors[selector]
 		if _, counted := before.selectors[selector]; !known && !counted {
-			s.taken += 2
+			s.taken += 2 + selector.further()
 			s.selectors[selector] = struct{}{}
 		}
 	}

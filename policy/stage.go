@@ -16,7 +16,7 @@ import (
 const (
 	// stageSize is how much is handed out at once of what can wait, in elements; the
 	// kernel takes some 5 ms for it.
-	stageSize = 2000
+	stageSize = 1000
 	// setCost is how many elements take as much as a set does.
 	setCost = 100
 	// ruleCost is how many elements take as much as a rule does.
@@ -24,7 +24,7 @@ const (
 	// stageMet is how much is handed out at once of changes to sets that packets meet, in
 	// elements, and updateCost how many elements take as much as a set does of which some
 	// change.
-	stageMet, updateCost = 4000, 10
+	stageMet, updateCost = 1000, 10
 	// stageRules and stageGone are how many rules of policies change at once, and how many
 	// sets go.
 	stageRules, stageGone = 400, 200

@@ -85,7 +85,7 @@ func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *stage) {
 		return
 	}
 	if g.fresh {
-		room.set(m.amongst(g) * len(g.matchers))
+		room.set(m.amongst(g) * g.looks())
 	}
 	if change := g.take(leaving, func() []netip.Addr { return m.meant(g, room.byLabel) }, netip.Addr.Compare, room); !change.empty() {
 		d.Peers[g.Selector] = d.Peers[g.Selector].and(change)
@@ -391,9 +391,13 @@ func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
 		}
 		return ips
 	}
+	wanted := g.wanted()
 	for name, ns := range m.namespaces {
-		if g.inNamespace(name, ns.object) {
-			for _, pod := range ns.pods {
+		if !g.inNamespace(name, ns.object) {
+			continue
+		}
+		for _, pod := range ns.pods {
+			if wanted == nil || wanted.oneOf(pod.Labels) {
 				look(pod, ns.object)
 			}
 		}

@@ -175,7 +175,7 @@ func TestUsualLoads(t *testing.T) {
 		if m.OverBudget() > 0 {
 			t.Errorf("%+v: %d policies are over budget", s, m.OverBudget())
 		}
-		if cost := most.Elements + 100*most.Objects; cost > policy.DefaultBudget/2 {
+		if cost := most.Elements + 250*most.Objects; cost > policy.DefaultBudget/2 {
 			t.Errorf("%+v: %s takes %d of %d", s, most, cost, policy.DefaultBudget)
 		}
 	}

@@ -65,7 +65,7 @@ func (t *Table) Update(d policy.Delta) Plan {
 		u.sources(*d.Cluster, *d.Nodes)
 	}
 	u.orphans(d.Orphans)
-	for _, s := range sortedBy(d.Peers, policy.Selector.String) {
+	for _, s := range slices.SortedFunc(maps.Keys(d.Peers), policy.Selector.Compare) {
 		u.peers(s, d.Peers[s])
 	}
 	for _, n := range sortedBy(d.NamedPorts, policy.NamedPort.String) {

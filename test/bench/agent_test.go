@@ -94,7 +94,7 @@ func BenchmarkEvents(b *testing.B) {
 			took := time.Since(start)
 			after, err := a.Usage()
 			must(b, err)
-			d.report(b)
+			d.report(b, "")
 			b.ReportMetric(float64(events)/took.Seconds(), "events/s")
 			b.ReportMetric((after.CPU-before.CPU).Seconds()/took.Seconds(), "cores")
 			b.ReportMetric(float64(after.Resident)/1e6, "MB-rss")

@@ -49,6 +49,6 @@ func measure(b *testing.B, w *way, name string, shut, open func() error) {
 		for range b.N {
 			must(b, w.measure(&d, shut, open))
 		}
-		d.report(b)
+		d.report(b, "")
 	})
 }

@@ -196,10 +196,10 @@ func (w *way) measure(d *delays, shut, open func() error) error {
 	return err
 }
 
-// report reports the distribution of both.
-func (d *delays) report(b *testing.B) {
+// report reports the distribution of both, under names that begin with a prefix.
+func (d *delays) report(b *testing.B, prefix string) {
 	for kind, all := range map[string][]time.Duration{"close": d.closing, "open": d.opening} {
-		quantiles.Report(b, kind, time.Millisecond, all, 10, 25, 50, 75, 90, 95, 99, 100)
+		quantiles.Report(b, prefix+kind, time.Millisecond, all, 10, 25, 50, 75, 90, 95, 99, 100)
 	}
 }
 
