@@ -60,7 +60,8 @@ type Enforcer struct {
 	loaded    bool   // what there was at the start has been fed
 	fed       uint64 // changes fed
 	committed uint64 // changes in the kernel
-	staged    bool   // the last plan had part of what waits, and there is more
+	staging   bool   // after the last plan more waits to be handed out
+	staged    bool   // and it had part of that
 	taken     uint64 // fed, after the last plan
 	failure   error  // of the last commit
 	// fought is who undoes what is committed over and over, and foughtUntil until when
@@ -267,6 +268,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	again := time.NewTicker(budgetAgain)
 	defer again.Stop()
 	var unfinished <-chan time.Time // when to go on with a search
+	var rest <-chan time.Time       // when to commit more of what waits
 	for {
 		if len(e.refusals.left) > 0 && unfinished == nil {
 			unfinished = time.After(searchPause)
@@ -275,6 +277,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-e.wake:
+		case <-rest:
 		case <-e.moved:
 			e.lookForLinks()
 		case <-e.tampered():
@@ -294,9 +297,15 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		began := time.Now()
 		err := e.commit()
-		if err == nil {
+		if rest = nil; err == nil {
 			retry = newBackoff()
+			if e.staging {
+				// As long as this has taken is left to others: what waits is somebody's who
+				// has written very much.
+				rest = time.After(time.Since(began))
+			}
 			continue
 		}
 		// What changes meanwhile does not shorten the wait: it would be refused
@@ -432,6 +441,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	e.mu.Lock()
 	if !e.known && !e.undone {
 		intent := e.model.Intent()
+		e.staging, e.staged = false, false
 		fed = e.fed
 		e.noteTaken(fed)
 		e.tellBudget()
@@ -458,9 +468,8 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	staging := e.model.Staging()
 	if staging {
 		e.fed++ // the rest is for the next commits: who waits for it waits for these
-		signal(e.wake)
 	}
-	e.staged, e.taken = staging && !alone, e.fed
+	e.staging, e.staged, e.taken = staging, staging && !alone, e.fed
 	e.mu.Unlock()
 	e.sayOrphans(delta.Orphans)
 	if e.log.V(1).Enabled() {

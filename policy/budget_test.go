@@ -44,14 +44,14 @@ func expectOpen(t *testing.T, when string, in policy.Intent, want ...string) {
 // made smaller is open again, and so is one for which others make room.
 func TestBudget(t *testing.T) {
 	m := crowd(1000)
-	m.SetBudget(20_000)
+	m.SetBudget(30_000)
 	m.SetPolicy(wide("shop", "small", 1))
 	m.SetPolicy(wide("bank", "own", 1))
 	have := m.Intent()
 	huge := policy.Key{Namespace: "shop", Name: "huge"}
 
 	m.SetPolicy(wide("shop", "huge", 300))
-	if added := drained(t, m, &have); added > 2*20_000 {
+	if added := drained(t, m, &have); added > 2*30_000 {
 		t.Errorf("%d elements were made of a policy that has no room", added)
 	}
 	expectOpen(t, "one that is huge", have, "bank/own", "shop/small")
@@ -83,7 +83,7 @@ func TestBudget(t *testing.T) {
 // TestBudgetWhole: an agent that starts with a policy that has no room comes up without it.
 func TestBudgetWhole(t *testing.T) {
 	m := crowd(1000)
-	m.SetBudget(20_000)
+	m.SetBudget(30_000)
 	m.SetPolicy(wide("shop", "huge", 1000))
 	m.SetPolicy(wide("shop", "small", 1))
 	in := m.Intent()
@@ -96,7 +96,7 @@ func TestBudgetWhole(t *testing.T) {
 // TestBudgetGrows: more pods may make a policy too large.
 func TestBudgetGrows(t *testing.T) {
 	m := crowd(1000)
-	m.SetBudget(20_000)
+	m.SetBudget(30_000)
 	m.SetPolicy(wide("shop", "grows", 11))
 	m.SetPolicy(wide("shop", "small", 1))
 	have := m.Intent()
@@ -193,7 +193,7 @@ func TestBudgetHistories(t *testing.T) {
 // made at a time is no more than two of the node's budgets and a set.
 func TestBudgetsOfMany(t *testing.T) {
 	m := crowd(1000)
-	m.SetBudget(20_000)
+	m.SetBudget(30_000)
 	for i := range 40 {
 		namespace := fmt.Sprintf("ns-%02d", i)
 		m.SetNamespace(policy.Namespace{Name: namespace})
@@ -202,7 +202,7 @@ func TestBudgetsOfMany(t *testing.T) {
 			m.SetPolicy(wide(namespace, fmt.Sprintf("p-%d-%d", i, j), 13))
 		}
 	}
-	if n := elements(policy.TakeAll(m)); n < 10_000 || n > 2*2*20_000+1100 {
+	if n := elements(policy.TakeAll(m)); n < 10_000 || n > 2*2*30_000+1100 {
 		t.Errorf("%d elements were made at once", n)
 	}
 	if wrong := policy.Recount(m); len(wrong) > 0 {
@@ -214,7 +214,7 @@ func TestBudgetsOfMany(t *testing.T) {
 // closed, not one that is new and small.
 func TestBudgetKeepsWhatIsCounted(t *testing.T) {
 	m := crowd(1000)
-	m.SetBudget(20_000)
+	m.SetBudget(30_000)
 	m.SetPolicy(wide("shop", "old", 10))
 	have := m.Intent()
 	m.SetPolicy(wide("shop", "tiny", 1))
@@ -251,13 +251,13 @@ func TestBudgetObjects(t *testing.T) {
 	m := crowd(10)
 	have := m.Intent()
 	for i := range 4 {
-		m.SetPolicy(wide("shop", fmt.Sprint("many-", i), 100))
+		m.SetPolicy(wide("shop", fmt.Sprint("many-", i), 140))
 	}
 	drained(t, m, &have)
-	expectOpen(t, "four of 400 sets and rules", have, "shop/many-2", "shop/many-3")
+	expectOpen(t, "four of 560 sets and rules", have, "shop/many-1", "shop/many-2", "shop/many-3")
 	m.DeletePolicy(policy.Key{Namespace: "shop", Name: "many-2"})
 	drained(t, m, &have)
-	expectOpen(t, "room again", have, "shop/many-0", "shop/many-3")
+	expectOpen(t, "room again", have, "shop/many-0", "shop/many-1", "shop/many-3")
 }
 
 // TestWalk: however many policies isolate a pod, a packet meets no more rules than it may;
@@ -276,13 +276,13 @@ func TestWalk(t *testing.T) {
 	m.SetPod(onNode(pod("shop", "other", 500)))
 	have := m.Intent()
 	for i := range 4 {
-		set(fmt.Sprint("some-", i), 300+i, policy.Ingress, "pod=0")
+		set(fmt.Sprint("some-", i), 150+i, policy.Ingress, "pod=0")
 	}
-	set("egress", 400, policy.Egress, "pod=0")
-	set("others", 500, policy.Ingress, "pod!=0")
+	set("egress", 200, policy.Egress, "pod=0")
+	set("others", 250, policy.Ingress, "pod!=0")
 	drained(t, m, &have)
-	expectOpen(t, "four of 600", have, "shop/egress", "shop/others", "shop/some-0", "shop/some-1", "shop/some-2")
-	if p := m.Problems(policy.Key{Namespace: "shop", Name: "some-3"}); len(p) != 1 || !strings.Contains(p[0].Reason, "2000 rules") {
+	expectOpen(t, "four of 300", have, "shop/egress", "shop/others", "shop/some-0", "shop/some-1", "shop/some-2")
+	if p := m.Problems(policy.Key{Namespace: "shop", Name: "some-3"}); len(p) != 1 || !strings.Contains(p[0].Reason, "1000 rules") {
 		t.Errorf("problems: %v", p)
 	}
 	m.DeletePolicy(policy.Key{Namespace: "shop", Name: "some-0"})

@@ -92,7 +92,7 @@ func TestClosedModelEqualsCompile(t *testing.T) {
 			if m.ClosedPolicies() != len(closed) {
 				t.Fatalf("seed %d: %d are closed, want %d", seed, m.ClosedPolicies(), len(closed))
 			}
-			apply(t, &have, m.Take())
+			drained(t, m, &have)
 			want, _ := policy.Compile(snapshot, random.Node)
 			if diff := cmp.Diff(want, have, exact); diff != "" || t.Failed() {
 				t.Fatalf("seed %d, after %d events: deltas differ from Compile (-want +have):\n%s", seed, done+1, diff)
@@ -157,7 +157,7 @@ func TestClosedThroughRecreation(t *testing.T) {
 		if closed {
 			s.Policies = []*networkingv1.NetworkPolicy{withoutRules(np)}
 		}
-		apply(t, &have, m.Take())
+		drained(t, m, &have)
 		want, _ := policy.Compile(s, random.Node)
 		if diff := cmp.Diff(want, have, exact); diff != "" || (len(m.Problems(parsed.Key)) > 0) != closed {
 			t.Fatalf("%s: problems %v, (-want +have)\n%s", when, m.Problems(parsed.Key), diff)

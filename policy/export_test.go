@@ -9,7 +9,7 @@ import (
 // Held counts what a model holds.
 func Held(m *Model) int {
 	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.attachments) + len(m.reportedIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
-		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed) + len(m.over) + len(m.handed) + m.total + m.objects
+		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed) + len(m.over) + len(m.handed) + len(m.handedSubjects) + m.total + m.objects
 }
 
 // TakeSome is Take with room for so many elements.

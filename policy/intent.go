@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Direction is the side of a connection that a policy speaks of.
@@ -68,6 +69,12 @@ type Subject struct {
 	// Isolating are the policies that do, per Direction, in order. If there are more than
 	// maxIsolating they are those that have a rule: a packet need not be shown to others.
 	Isolating [len(Directions)][]Key
+}
+
+// equal reports whether two say the same of one pod.
+func (s *Subject) equal(other *Subject) bool {
+	return slices.Equal(s.IPs, other.IPs) && s.Isolated == other.Isolated &&
+		slices.Equal(s.Isolating[Ingress], other.Isolating[Ingress]) && slices.Equal(s.Isolating[Egress], other.Isolating[Egress])
 }
 
 // Endpoint is a port of one address.

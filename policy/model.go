@@ -37,8 +37,9 @@ type Model struct {
 	turn int
 	// left: there was no room for all that nothing names any more.
 	left bool
-	// handed are the policies as they were handed out.
-	handed map[Key]*Policy
+	// handed are the policies as they were handed out, handedSubjects the subjects.
+	handed         map[Key]*Policy
+	handedSubjects map[Key]*Subject
 
 	owners
 	members
@@ -100,10 +101,10 @@ func NewModel(node string) *Model {
 		closed:      map[Key]string{},
 		over:        map[Key]overspent{},
 		budget:      DefaultBudget,
-		handed:      map[Key]*Policy{},
-		owners:      newOwners(),
-		members:     newMembers(),
-		dirty:       newDirty(),
+		handed:      map[Key]*Policy{}, handedSubjects: map[Key]*Subject{},
+		owners:  newOwners(),
+		members: newMembers(),
+		dirty:   newDirty(),
 	}
 }
 

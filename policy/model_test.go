@@ -101,7 +101,7 @@ func TestModelEqualsCompile(t *testing.T) {
 				event.Feed(m)
 			}
 			done = next
-			apply(t, &have, m.Take())
+			drained(t, m, &have)
 			want, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
 			if diff := cmp.Diff(want, have, exact); diff != "" || t.Failed() {
 				t.Fatalf("seed %d, after %d events: deltas differ from Compile (-want +have):\n%s", seed, done, diff)
@@ -157,10 +157,10 @@ func TestHistoryOrder(t *testing.T) {
 				for _, event := range events {
 					event.Feed(m)
 					if r.Intn(5) == 0 {
-						apply(t, &have, m.Take())
+						drained(t, m, &have)
 					}
 				}
-				apply(t, &have, m.Take())
+				drained(t, m, &have)
 				if diff := cmp.Diff(want, have, exact); diff != "" {
 					t.Fatalf("seed %d (-want +have):\n%s", seed, diff)
 				}
@@ -194,13 +194,13 @@ func TestModelForgets(t *testing.T) {
 	have := m.Intent()
 	for _, event := range history {
 		event.Feed(m)
-		apply(t, &have, m.Take())
+		drained(t, m, &have)
 	}
 	for _, event := range random.Final(history) {
 		event.Delete = true
 		event.Feed(m)
 	}
-	apply(t, &have, m.Take())
+	drained(t, m, &have)
 	want, _ := policy.Compile(policy.Snapshot{LastPodCIDRs: random.LastPodCIDRs(history)}, random.Node)
 	if diff := cmp.Diff(want, have, exact); diff != "" {
 		t.Errorf("left over:\n%s", diff)

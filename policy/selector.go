@@ -86,7 +86,7 @@ func unite(selectors []Selector) (united []Selector) {
 	// for among all pods too.
 	asks := make(map[Selector]int, len(selectors))
 	for _, s := range selectors {
-		if asks[s] = 1; matcherOf(s).asks() != "" {
+		if asks[s] = 1; (&matcher{pods: parseCanonical(s.Pods)}).asks() != "" {
 			asks[s] = 0
 		}
 	}

@@ -15,10 +15,10 @@ import (
 
 const (
 	// stageSize is how much is handed out at once of what can wait, in elements; the
-	// kernel takes some 5 ms for it.
-	stageSize = 1000
+	// kernel takes some 2 ms for it.
+	stageSize = 600
 	// setCost is how many elements take as much as a set does.
-	setCost = 100
+	setCost = 40
 	// ruleCost is how many elements take as much as a rule does.
 	ruleCost = 4
 	// stageMet is how much is handed out at once of changes to sets that packets meet, in

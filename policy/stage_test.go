@@ -133,13 +133,13 @@ func elements(d policy.Delta) (n int) {
 	return n
 }
 
-// TestStageSize: what a policy takes that means half a million pods comes in deltas that are
+// TestStageSize: what a policy takes that means 200,000 pods comes in deltas that are
 // small. What somebody else changes meanwhile is in the next.
 func TestStageSize(t *testing.T) {
 	m := crowd(5000)
 	m.SetPolicy(wide("bank", "one", 1))
 	have := m.Intent()
-	m.SetPolicy(wide("shop", "many", 90))
+	m.SetPolicy(wide("shop", "many", 40))
 	deltas := 0
 	for first := true; first || m.StagingOf("shop", nil); first = false {
 		pod := &policy.Pod{
@@ -163,7 +163,7 @@ func TestStageSize(t *testing.T) {
 		}
 		deltas++
 	}
-	if len(have.Policies[policy.Key{Namespace: "shop", Name: "many"}].Rules[policy.Ingress]) != 1 || deltas < 90 {
+	if len(have.Policies[policy.Key{Namespace: "shop", Name: "many"}].Rules[policy.Ingress]) != 1 || deltas < 40 {
 		t.Errorf("%d deltas, and then %v", deltas, have.Policies)
 	}
 }
@@ -247,8 +247,8 @@ func TestStageTurns(t *testing.T) {
 		policy policy.Policy
 		within int
 	}{
-		"few":   {wide("bank", "few", 1), 8},
-		"many":  {wide("bank", "many", 20), 100},
+		"few":   {wide("bank", "few", 1), 12},
+		"many":  {wide("bank", "many", 20), 260},
 		"named": {named, 4},
 	} {
 		m := crowd(3000)
@@ -286,7 +286,7 @@ func TestStageIsNotStarved(t *testing.T) {
 	for ; m.StagingOf("shop", nil); taken++ {
 		apply(t, &have, m.Take())
 	}
-	if taken > 140 {
+	if taken > 420 {
 		t.Errorf("it waits for %d more", taken)
 	}
 }

@@ -34,7 +34,7 @@ func (m *Model) take(room *stage) Delta {
 	}
 	m.takeMembers(&d, room)
 	for key := range m.dirtySubjects {
-		d.Subjects[key] = m.subject(key)
+		m.takeSubject(key, &d)
 	}
 	for _, key := range m.policiesInTurn() {
 		m.takePolicy(key, &d, room)
@@ -42,6 +42,21 @@ func (m *Model) take(room *stage) Delta {
 	m.takeGone(&d, room)
 	m.dirtyPodCIDRs, m.dirtyCluster, m.dirtySubjects = false, false, map[Key]struct{}{}
 	return d
+}
+
+// takeSubject takes a pod of this node, if it is not as it was handed out.
+func (m *Model) takeSubject(key Key, d *Delta) {
+	now := m.subject(key)
+	if now == nil {
+		delete(m.handedSubjects, key)
+		d.Subjects[key] = nil
+		return
+	}
+	if had, there := m.handedSubjects[key]; there && had.equal(now) {
+		return
+	}
+	m.handedSubjects[key] = now
+	d.Subjects[key] = now
 }
 
 // takeMembers takes what has changed of what policies name, as far as there is room, and
@@ -373,7 +388,8 @@ func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
 		}
 		for _, ip := range pod.IPs {
 			// The first of several that have it speaks for all.
-			if holders := m.holders(ip); len(holders) > 0 && holders[0] == pod && m.allMatch(g, holders) {
+			holders := m.holders(ip)
+			if len(holders) > 0 && holders[0] == pod && (len(holders) == 1 || m.allMatch(g, holders)) {
 				ips = append(ips, ip)
 			}
 		}

@@ -167,8 +167,9 @@ type author struct {
 	cluster *cluster
 	attack
 	round int
-	// unseen: the policies are written where no agent reads them, as ConfigMaps. What that
-	// costs is the API server's, which shares the machine, and not the agent's.
+	// unseen: the policies are written where no agent reads them, as ConfigMaps, and the API
+	// server reads them as policies that it does not keep. What that costs is the API server's,
+	// which shares the machine, and not the agent's.
 	unseen bool
 }
 
@@ -193,6 +194,10 @@ func (a *author) writeUnseen(ctx context.Context, n int) error {
 	policy := a.policy(n)
 	text, err := json.Marshal(policy)
 	if err != nil {
+		return err
+	}
+	_, err = a.cluster.NetworkingV1().NetworkPolicies(authors).Create(ctx, policy, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
 	maps := a.cluster.CoreV1().ConfigMaps(authors)
