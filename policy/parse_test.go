@@ -158,7 +158,7 @@ func TestMerged(t *testing.T) {
 	}{
 		"equal":                {strings.Trim(list(4_000, equal), "[]"), 1, 1, 1},
 		"selectors":            {strings.Trim(list(140, `{"from":[`+selector+`],"ports":[{"port":80}]}`), "[]"), 1, 9, 1},
-		"ports":                {strings.Trim(list(3_000, `{"from":[{"podSelector":{}}],"ports":[{"port":#1}]}`), "[]"), 3, 1, 1_000},
+		"ports":                {strings.Trim(list(3_000, `{"from":[{"podSelector":{}}],"ports":[{"port":#1}]}`), "[]"), 6, 1, 500},
 		"blocks":               {strings.Trim(list(200, `{"from":[`+block+`]}`), "[]"), 1, 1, 0},
 		"all":                  {strings.Trim(list(6_000, `{}`), "[]"), 1, 0, 0},
 		"all, and others":      {equal + `,{"from":[{"podSelector":{}}]},{}`, 1, 0, 0},

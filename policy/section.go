@@ -20,7 +20,7 @@ const (
 	// ranges of addresses and of ports a rule has of which it has more than fit into a
 	// section. Ranges of ports take the kernel time by the square of their number in a set
 	// (nft_set_pipapo): 10,000 more than a second.
-	rulePeers, ruleNames, ruleBlocks, rulePorts = 16, 2, 1000, 1000
+	rulePeers, ruleNames, ruleBlocks, rulePorts = 16, 2, 500, 500
 )
 
 // Section is a part of a policy's rules for a direction.
@@ -43,7 +43,16 @@ func (k SectionKey) String() string {
 }
 
 // weight is how much of a section a rule takes, in elements.
-func (r *Rule) weight() int { return ruleCost*r.walk() + len(r.Blocks) + len(r.Ports) }
+func (r *Rule) weight() int {
+	weight := ruleCost*r.walk() + len(r.Blocks) + len(r.Ports)
+	if len(r.Blocks) > 0 {
+		weight += 2 * contentCost // one for each family
+	}
+	if len(r.Ports) > 0 {
+		weight += contentCost
+	}
+	return weight
+}
 
 // weight is how much a section takes, in elements.
 func (s *Section) weight() (weight int) {
@@ -185,7 +194,7 @@ func (m *Model) takeGoneSections(d *Delta, room *stage) (left bool) {
 		if s.users > 0 {
 			continue
 		}
-		if m.leave(s.fresh, room) {
+		if m.leave(s.fresh, 1+s.weight/setCost, room) {
 			left = true
 			continue
 		}

@@ -19,15 +19,17 @@ const (
 	stageSize = 600
 	// setCost is how many elements take as much as a set does.
 	setCost = 40
-	// ruleCost is how many elements take as much as a rule does.
-	ruleCost = 4
+	// ruleCost is how many elements take as much as a rule does, and contentCost as much as a
+	// set that is named by its content: the kernel finds each set by asking one after the other
+	// for its name, and there may be thousands (nft_set_lookup in net/netfilter/nf_tables_api.c).
+	ruleCost, contentCost = 10, 20
 	// stageMet is how much is handed out at once of changes to sets that packets meet, in
 	// elements, and updateCost how many elements take as much as a set does of which some
 	// change.
 	stageMet, updateCost = 1000, 10
 	// stageRules and stageGone are how many rules of policies change at once, and how many
 	// sets go.
-	stageRules, stageGone = 400, 200
+	stageRules, stageGone = sectionWeight / ruleCost, 50
 	// looksPerElement is how many pods can be asked whether a selector means them while
 	// the kernel takes an element.
 	looksPerElement = 20

@@ -208,7 +208,7 @@ func TestStagedChange(t *testing.T) {
 		m.SetPolicy(wide("shop", "change", 70))
 		apply(t, &have, policy.TakeSome(m, 10))
 		m.DeletePolicy(key)
-		apply(t, &have, m.Take())
+		drained(t, m, &have)
 		if len(have.Policies)+len(have.Peers) > 0 {
 			t.Errorf("%s: left are %v", name, have.Peers)
 		}

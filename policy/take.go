@@ -218,7 +218,7 @@ func (m *Model) takeGone(d *Delta, room *stage) {
 		return // those that are left name sets
 	}
 	for g := range m.changedPeers {
-		if g.users > 0 || m.leave(g.fresh, room) {
+		if g.users > 0 || m.leave(g.fresh, 1, room) {
 			continue
 		}
 		if !g.fresh {
@@ -228,7 +228,7 @@ func (m *Model) takeGone(d *Delta, room *stage) {
 		delete(m.changedPeers, g)
 	}
 	for name, t := range m.changedNamed {
-		if t.users > 0 || m.leave(t.fresh, room) {
+		if t.users > 0 || m.leave(t.fresh, 1, room) {
 			continue
 		}
 		if !t.fresh {
@@ -239,9 +239,9 @@ func (m *Model) takeGone(d *Delta, room *stage) {
 	}
 }
 
-// leave reports whether a set that nothing names is left for the next time. One that was
-// never handed out takes no room.
-func (m *Model) leave(fresh bool, room *stage) bool {
+// leave reports whether what takes the kernel as long as so many sets, and which nothing names,
+// is left for the next time. What was never handed out takes no room.
+func (m *Model) leave(fresh bool, sets int, room *stage) bool {
 	if fresh {
 		return false
 	}
@@ -249,7 +249,7 @@ func (m *Model) leave(fresh bool, room *stage) bool {
 		m.left = true
 		return true
 	}
-	room.gone--
+	room.gone -= sets
 	return false
 }
 

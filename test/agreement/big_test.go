@@ -41,7 +41,7 @@ func TestBig(t *testing.T) {
 		{"450 policies of a pod", manyPolicies},
 		{"1,000 rules", manyRules},
 		{"10,000 labels", manyLabels},
-		{"140 selectors", manySelectors},
+		{"1,300 selectors", manySelectors},
 	} {
 		t.Run(big.name, func(t *testing.T) {
 			if err := c.Replace(webAllowed(), ruleset.Options{}); err != nil {
@@ -244,7 +244,7 @@ func manyLabels() (policy.Snapshot, []edge) {
 // manySelectors allows pods by 140 selectors, the last of which means one.
 func manySelectors() (policy.Snapshot, []edge) {
 	var rule networkingv1.NetworkPolicyEgressRule
-	for i := range 139 {
+	for i := range 1_299 {
 		rule.To = append(rule.To, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{fmt.Sprintf("l%d", i): "x"}}})
 	}
 	rule.To = append(rule.To, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "cron"}}})

@@ -74,7 +74,7 @@ func distinctRules(n, round int) networkingv1.NetworkPolicySpec {
 
 // mostRules and mostSelectors are as many rules with a port and a selector of their own, and
 // selectors of one rule, as a policy may have.
-const mostRules, mostSelectors = 390, 1600
+const mostRules, mostSelectors = 350, 1300
 
 // ownRule is a rule with a port of its own: no other can be merged with it.
 func ownRule(i int, peer networkingv1.NetworkPolicyPeer) networkingv1.NetworkPolicyIngressRule {

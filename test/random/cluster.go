@@ -191,7 +191,35 @@ func Policy(r *rand.Rand, i int) *networkingv1.NetworkPolicy {
 	for range r.Intn(3) {
 		np.Spec.Egress = append(np.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: peers(r), Ports: policyPorts(r)})
 	}
+	if i%7 == 6 {
+		np.Spec.Ingress = append(np.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: manyPeers(r), Ports: policyPorts(r)})
+	}
+	if i%14 == 13 {
+		np.Spec.Egress = append(np.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: manyBlocks(r), Ports: policyPorts(r)})
+	}
 	return np
+}
+
+// manyPeers are more selectors than a rule has a set for each of.
+func manyPeers(r *rand.Rand) (peers []networkingv1.NetworkPolicyPeer) {
+	for range 20 + r.Intn(40) {
+		peer := networkingv1.NetworkPolicyPeer{PodSelector: selector(r)}
+		if maybe(r, 2) {
+			peer.NamespaceSelector = selector(r)
+		}
+		peers = append(peers, peer)
+	}
+	return peers
+}
+
+// manyBlocks are more addresses, of which no two are one range, than come into force at once.
+func manyBlocks(r *rand.Rand) (peers []networkingv1.NetworkPolicyPeer) {
+	first := r.Intn(16)
+	for i := range 1000 + r.Intn(200) {
+		cidr := fmt.Sprintf("10.244.%d.%d/32", first+i>>7, i&127*2)
+		peers = append(peers, networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: cidr}})
+	}
+	return peers
 }
 
 func selector(r *rand.Rand) *metav1.LabelSelector {
