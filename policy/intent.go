@@ -68,6 +68,14 @@ type Subject struct {
 	Isolating [len(Directions)][]Key
 }
 
+// closeUnread isolates a pod whose labels are not known: a policy that nobody can tell may
+// select it. What those allow that select all pods, it is allowed.
+func (s *Subject) closeUnread(pod *Pod) {
+	for _, d := range Directions {
+		s.Isolated[d] = s.Isolated[d] || pod.Unread
+	}
+}
+
 // Endpoint is a port of one address.
 type Endpoint struct {
 	Addr     netip.Addr

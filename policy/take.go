@@ -312,6 +312,7 @@ func (m *Model) subject(key Key) *Subject {
 		isolators[i] = isolator{&policy.Policy, policy.walks}
 	}
 	s.isolate(isolators)
+	s.closeUnread(m.pod(key))
 	return s
 }
 
