@@ -142,6 +142,10 @@ paths: packages ## Frames of every kind between a pod and all others, against th
 attack: packages ## Attacks by pods and hosts outside, and random frames, into docs/SECURITY.md's table (root): SEED=1
 	go test -count 1 -timeout 0 -v ./test/attack -attack -seed $(SEED) -table $(CURDIR)/docs/SECURITY.md
 
+.PHONY: limits
+limits: packages ## The largest table that the API can have (root; several GB, ten minutes)
+	go test -count 1 -timeout 0 -v ./ruleset/kernel -run '^TestLargest' -largest
+
 ##@ A real cluster on this machine (root)
 
 .PHONY: cluster-up

@@ -110,8 +110,8 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	if o.Node == "" {
 		return nil, errors.New("no node name: podfence must know whose pods to fence")
 	}
-	sizes := newPolicySizes()
-	api, caches := o.API, cacheOptions(sizes)
+	pods, sizes := newPodSizes(), newPolicySizes()
+	api, caches := o.API, cacheOptions(pods, sizes)
 	if api == nil {
 		// The manager still runs the servers and the parts; it asks no API
 		// server anything, as nothing asks it to.
@@ -151,7 +151,9 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics, events)}
 	o.Registry.MustRegister(&gathered{counts: a.Enforcer.counts, drops: o.Drops, log: o.Log.WithName("metrics")})
 	if o.API != nil {
-		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics), sizes))
+		pods.say = sayTooLarge(o.Log, events, o.Node)
+		o.Registry.MustRegister(pods.metric())
+		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics), pods, sizes))
 	} else {
 		o.Registry.MustRegister(metrics.manifests)
 		a.Manifests = &Manifests{path: o.Manifests, enforcer: a.Enforcer, log: o.Log.WithName("manifests"), metrics: metrics, keepIfEmpty: o.KeepIfEmpty}
@@ -235,7 +237,7 @@ func (a *Agent) serveCNI(o Options, events *events, policies *policyLists) error
 }
 
 // watchCluster has the manager feed the enforcer from the API server.
-func (a *Agent) watchCluster(problems *Problems, sizes *policySizes) error {
+func (a *Agent) watchCluster(problems *Problems, podSizes *podSizes, sizes *policySizes) error {
 	reader := a.GetCache()
 	pods, err := podsOf(context.Background(), reader)
 	if err != nil {
@@ -244,7 +246,7 @@ func (a *Agent) watchCluster(problems *Problems, sizes *policySizes) error {
 	return errors.Join(
 		(&NodeReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
 		(&NamespaceReconciler{reader, a.Enforcer}).SetupWithManager(a.Manager),
-		(&PodReconciler{pods, a.Enforcer}).SetupWithManager(a.Manager),
+		(&PodReconciler{pods, podSizes, a.Enforcer}).SetupWithManager(a.Manager),
 		(&NetworkPolicyReconciler{reader, a.Enforcer, problems, sizes}).SetupWithManager(a.Manager),
 		a.Add(&firstLoad{reader, pods, a.Enforcer}),
 	)

@@ -19,12 +19,12 @@ import (
 
 // cacheOptions have the cache keep of each object what podfence reads. Of pods,
 // which are the many, that is a cachedPod.
-func cacheOptions(sizes *policySizes) cache.Options {
+func cacheOptions(pods *podSizes, policies *policySizes) cache.Options {
 	return cache.Options{ByObject: map[client.Object]cache.ByObject{
-		&corev1.Pod{}:                 {Transform: cachePod},
+		&corev1.Pod{}:                 {Transform: pods.cache},
 		&corev1.Namespace{}:           {Transform: strip(stripNamespace)},
 		&corev1.Node{}:                {Transform: strip(stripNode)},
-		&networkingv1.NetworkPolicy{}: {Transform: strip(sizes.keep)},
+		&networkingv1.NetworkPolicy{}: {Transform: strip(policies.keep)},
 	}}
 }
 
@@ -37,8 +37,8 @@ type cachedPod struct {
 	seen *policy.Pod
 }
 
-// cachePod is the cache's transform of pods.
-func cachePod(object any) (any, error) {
+// cache is the cache's transform of pods.
+func (s *podSizes) cache(object any) (any, error) {
 	p, is := object.(*corev1.Pod)
 	if !is { // a tombstone, or one that has been here
 		return object, nil
@@ -46,7 +46,7 @@ func cachePod(object any) (any, error) {
 	cached := &cachedPod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
 	}}
-	if pod, seen := policy.PodOf(p); seen {
+	if pod, seen := s.keep(p); seen {
 		cached.seen = pod
 	}
 	return cached, nil

@@ -24,7 +24,7 @@ func kept(t *testing.T, object any) any {
 	if pod, cached := object.(*cachedPod); cached {
 		is = &corev1.Pod{ObjectMeta: pod.ObjectMeta}
 	}
-	for kind, by := range cacheOptions(newPolicySizes()).ByObject {
+	for kind, by := range cacheOptions(newPodSizes(), newPolicySizes()).ByObject {
 		if reflect.TypeOf(kind) == reflect.TypeOf(is) {
 			kept, err := by.Transform(object)
 			if err != nil {
@@ -150,7 +150,7 @@ func TestCacheKeepsLittle(t *testing.T) {
 // reach it.
 func TestCachePassesTombstones(t *testing.T) {
 	tombstone := toolscache.DeletedFinalStateUnknown{Key: "shop/web", Obj: fullPod()}
-	for kind, by := range cacheOptions(newPolicySizes()).ByObject {
+	for kind, by := range cacheOptions(newPodSizes(), newPolicySizes()).ByObject {
 		passed, err := by.Transform(tombstone)
 		if err != nil || !reflect.DeepEqual(passed, tombstone) {
 			t.Errorf("%T: the tombstone comes out as %v, %v", kind, passed, err)
@@ -163,7 +163,7 @@ func TestCacheKnowsAllKinds(t *testing.T) {
 	for _, object := range []client.Object{&corev1.Pod{}, &corev1.Namespace{}, &corev1.Node{}, &networkingv1.NetworkPolicy{}} {
 		kept(t, object)
 	}
-	if kinds := len(cacheOptions(newPolicySizes()).ByObject); kinds != 4 {
+	if kinds := len(cacheOptions(newPodSizes(), newPolicySizes()).ByObject); kinds != 4 {
 		t.Errorf("%d kinds, of which 4 are known here", kinds)
 	}
 }

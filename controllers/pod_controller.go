@@ -16,7 +16,8 @@ import (
 
 // PodReconciler feeds pods: this node's as subjects, all as peers.
 type PodReconciler struct {
-	pods podStore
+	pods  podStore
+	sizes *podSizes
 	*Enforcer
 }
 
@@ -32,6 +33,7 @@ func (r *PodReconciler) Reconcile(_ context.Context, req ctrl.Request) (ctrl.Res
 			failed = fmt.Errorf("reading pod %s: %w", req.NamespacedName, err)
 		case pod == nil:
 			m.DeletePod(req.NamespacedName)
+			r.sizes.forget(req.NamespacedName)
 		default:
 			m.SetPod(pod)
 		}

@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"fmt"
-	"sync"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,13 +15,15 @@ import (
 // policy is in force. So what a namespace's policies may take has a limit.
 
 const (
-	// namespacePolicyBytes is what the agent keeps of one namespace's policies, as the API
-	// server sends them; it takes some five times as much memory.
-	namespacePolicyBytes = 16 << 20
-	// policyBytes is what it keeps of all namespaces'.
-	policyBytes = 64 << 20
-	// policyOverhead is what a policy takes besides.
+	// namespacePolicyBytes is how much memory the agent has for one namespace's policies.
+	namespacePolicyBytes = 32 << 20
+	// policyBytes is how much it has for all namespaces'.
+	policyBytes = 128 << 20
+	// policyOverhead is what a policy takes besides what is in it.
 	policyOverhead = 1 << 10
+	// thingBytes is what a rule, a peer, a port, a requirement or a value takes besides its
+	// text, as the API has it and as policy reads it. An empty one is sent in two bytes.
+	thingBytes = 100
 	// subjectBytes is how large the selector of a policy's pods may be that is not kept.
 	subjectBytes = 4 << 10
 )
@@ -33,18 +34,10 @@ const notKept = "podfence.io/not-kept"
 
 // policySizes are how large the policies are that the cache keeps. Its methods may be
 // called concurrently.
-type policySizes struct {
-	// namespace is what one namespace's may take, all what all may.
-	namespace, all int
-
-	mu    sync.Mutex
-	sizes map[string]map[string]int // by namespace and name
-	of    map[string]int            // by namespace
-	total int
-}
+type policySizes struct{ shares }
 
 func newPolicySizes() *policySizes {
-	return &policySizes{namespace: namespacePolicyBytes, all: policyBytes, sizes: map[string]map[string]int{}, of: map[string]int{}}
+	return &policySizes{newShares(namespacePolicyBytes, policyBytes)}
 }
 
 // keep is the cache's transform of a policy: it is kept without its rules if its namespace
@@ -54,18 +47,60 @@ func (s *policySizes) keep(np *networkingv1.NetworkPolicy) *networkingv1.Network
 	if _, been := np.Annotations[notKept]; been && len(np.Spec.Ingress)+len(np.Spec.Egress) == 0 {
 		kept.Annotations = map[string]string{notKept: "true"}
 	}
-	if s.count(kept, kept.Size()+policyOverhead) {
+	if s.count(keyOf(kept), memoryOf(kept)) {
 		return kept
 	}
 	emptied := emptied(kept)
-	s.set(emptied, emptied.Size()+policyOverhead)
+	s.set(keyOf(emptied), memoryOf(emptied))
 	return emptied
+}
+
+// memoryOf is how many bytes of memory a policy takes, or somewhat more.
+func memoryOf(np *networkingv1.NetworkPolicy) int {
+	things := len(np.Labels) + len(np.Spec.PolicyTypes) + thingsOf(&np.Spec.PodSelector)
+	for i := range np.Spec.Ingress {
+		rule := &np.Spec.Ingress[i]
+		things += 1 + len(rule.Ports) + peersOf(rule.From)
+	}
+	for i := range np.Spec.Egress {
+		rule := &np.Spec.Egress[i]
+		things += 1 + len(rule.Ports) + peersOf(rule.To)
+	}
+	return policyOverhead + np.Size() + thingBytes*things
+}
+
+// peersOf are the things that peers have.
+func peersOf(peers []networkingv1.NetworkPolicyPeer) (things int) {
+	for i := range peers {
+		peer := &peers[i]
+		things += 1 + thingsOf(peer.PodSelector) + thingsOf(peer.NamespaceSelector)
+		if peer.IPBlock != nil {
+			things += len(peer.IPBlock.Except)
+		}
+	}
+	return things
+}
+
+// thingsOf are the things that a selector has; nil: none.
+func thingsOf(selector *metav1.LabelSelector) (things int) {
+	if selector == nil {
+		return 0
+	}
+	things = len(selector.MatchLabels) + len(selector.MatchExpressions)
+	for i := range selector.MatchExpressions {
+		things += len(selector.MatchExpressions[i].Values)
+	}
+	return things
 }
 
 // emptied is a policy without its rules: it isolates the same pods, or all of the
 // namespace's if what selects them is large too.
 func emptied(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
-	parsed, _ := policy.Parse(np)
+	// What is in the rules says nothing about the directions, only whether there are any.
+	bare := &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{
+		PolicyTypes: np.Spec.PolicyTypes, Egress: make([]networkingv1.NetworkPolicyEgressRule, min(1, len(np.Spec.Egress))),
+	}}
+	parsed, _ := policy.Parse(bare)
 	emptied := &networkingv1.NetworkPolicy{ObjectMeta: np.ObjectMeta, Spec: networkingv1.NetworkPolicySpec{PodSelector: np.Spec.PodSelector}}
 	emptied.Labels, emptied.Annotations = nil, map[string]string{notKept: "true"}
 	if np.Spec.PodSelector.Size() > subjectBytes {
@@ -79,58 +114,12 @@ func emptied(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
 	return emptied
 }
 
-// count takes a policy in if there is room for it.
-func (s *policySizes) count(np *networkingv1.NetworkPolicy, size int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	more := size - s.sizes[np.Namespace][np.Name]
-	of, total := s.of[np.Namespace]+more, s.total+more
-	if of > s.namespace || total > s.all && of > s.all/max(len(s.sizes), 1) {
-		return false
-	}
-	s.put(np.Namespace, np.Name, size)
-	return true
-}
-
-// set takes a policy in, whether there is room or not.
-func (s *policySizes) set(np *networkingv1.NetworkPolicy, size int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.put(np.Namespace, np.Name, size)
-}
-
-// put notes a policy's size; 0: it is gone.
-func (s *policySizes) put(namespace, name string, size int) {
-	more := size - s.sizes[namespace][name]
-	s.of[namespace] += more
-	s.total += more
-	if size > 0 {
-		if s.sizes[namespace] == nil {
-			s.sizes[namespace] = map[string]int{}
-		}
-		s.sizes[namespace][name] = size
-		return
-	}
-	delete(s.sizes[namespace], name)
-	if len(s.sizes[namespace]) == 0 {
-		delete(s.sizes, namespace)
-		delete(s.of, namespace)
-	}
-}
-
-// forget notes that a policy is gone.
-func (s *policySizes) forget(key policy.Key) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.put(key.Namespace, key.Name, 0)
-}
-
 // parsePolicy reads a policy as the cache keeps it.
 func parsePolicy(np *networkingv1.NetworkPolicy) (policy.Policy, []policy.Problem) {
 	parsed, problems := policy.Parse(np)
 	if np.Annotations[notKept] != "" {
 		problems = append(problems, policy.Problem{Policy: parsed.Key, Field: "spec", Reason: fmt.Sprintf(
-			"the policies of a namespace may have %d MB, and %d MB with those of all others, and with this one they would have more: "+
+			"the policies of a namespace may take %d MB of the agent's memory, and %d MB with those of all others, and with this one they would take more: "+
 				"it isolates its pods and allows nothing until it is changed and there is room", namespacePolicyBytes>>20, policyBytes>>20)})
 	}
 	return parsed, problems

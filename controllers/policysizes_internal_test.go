@@ -12,10 +12,10 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// largePolicy is a policy with a rule of so many bytes.
+// largePolicy is a policy with a rule of so many bytes of memory.
 func largePolicy(namespace, name string, bytes int) *networkingv1.NetworkPolicy {
 	var values []string
-	for i := range bytes / 65 {
+	for i := range bytes / (thingBytes + 65) {
 		values = append(values, fmt.Sprintf("%063d", i))
 	}
 	return &networkingv1.NetworkPolicy{
@@ -35,7 +35,7 @@ func largePolicy(namespace, name string, bytes int) *networkingv1.NetworkPolicy 
 // pods, and is a problem.
 func TestPolicySizes(t *testing.T) {
 	s := newPolicySizes()
-	s.namespace, s.all = 100<<10, 300<<10
+	s.namespace, s.all = 110<<10, 330<<10
 	kept := func(np *networkingv1.NetworkPolicy) bool {
 		t.Helper()
 		before, after := np.DeepCopy(), s.keep(np)
@@ -50,7 +50,7 @@ func TestPolicySizes(t *testing.T) {
 		if !reflect.DeepEqual(have, wanted.Closed()) && !reflect.DeepEqual(have.Rules, [2][]policy.Rule{}) || have.Isolates != wanted.Isolates || *have.Subject != *wanted.Subject {
 			t.Errorf("%s, which is not kept, is read as %v", np.Name, have)
 		}
-		if len(problems) != 1 || !strings.Contains(problems[0].Reason, "16 MB") {
+		if len(problems) != 1 || !strings.Contains(problems[0].Reason, "32 MB") {
 			t.Errorf("%s: problems %v", np.Name, problems)
 		}
 		if again := s.keep(after.DeepCopy()); !reflect.DeepEqual(again, after) {
@@ -80,7 +80,7 @@ func TestPolicySizes(t *testing.T) {
 			kept(largePolicy(namespace, fmt.Sprint(i), 10<<10))
 		}
 	}
-	if s.total > 320<<10 {
+	if s.total > 360<<10 {
 		t.Errorf("%d bytes are kept of all", s.total)
 	}
 	if !kept(largePolicy("small", "1", 1<<10)) {
@@ -96,6 +96,16 @@ func TestPolicySizes(t *testing.T) {
 	wide.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{{}}
 	if p, _ := parsePolicy(s.keep(wide)); p.Subject.Pods != "" || p.Isolates != [2]bool{true, true} {
 		t.Errorf("a policy whose selector of pods is not kept selects %v, %v", p.Subject, p.Isolates)
+	}
+	// What is empty takes few bytes to send, and many to keep.
+	empty := largePolicy("void", "rules", 0)
+	empty.Spec.Ingress = make([]networkingv1.NetworkPolicyIngressRule, 5_000)
+	if kept(empty) {
+		t.Error("thousands of empty rules are kept as if they took no memory")
+	}
+	empty.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: make([]networkingv1.NetworkPolicyPeer, 5_000), Ports: make([]networkingv1.NetworkPolicyPort, 5_000)}}
+	if kept(empty) {
+		t.Error("so are empty peers and ports")
 	}
 	for namespace, names := range s.sizes {
 		for name := range names {

@@ -26,7 +26,7 @@ func TestStaticPodIsConnected(t *testing.T) {
 		}},
 		Spec: corev1.PodSpec{NodeName: "node"}, Status: corev1.PodStatus{Phase: corev1.PodPending},
 	}
-	kept, err := cachePod(object)
+	kept, err := newPodSizes().cache(object)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 // Counts says how much there is of what a node enforces.
 type Counts struct {
 	// Pods are this node's pods that have addresses here, Isolated those of them that a
-	// policy selects.
+	// policy selects, or whose labels are not known.
 	Pods, Isolated int
 	// Policies are all of the cluster's, Active those that select one of Pods.
 	Policies, Active int
@@ -19,8 +19,8 @@ type Counts struct {
 func (m *Model) Counts() (c Counts) {
 	for _, ns := range m.namespaces {
 		c.Pods += len(ns.subjects)
-		for _, by := range ns.subjects {
-			if len(by) > 0 {
+		for key, by := range ns.subjects {
+			if len(by) > 0 || m.pod(key).Unread {
 				c.Isolated++
 			}
 		}

@@ -77,6 +77,14 @@ func (s *Subject) equal(other *Subject) bool {
 		slices.Equal(s.Isolating[Ingress], other.Isolating[Ingress]) && slices.Equal(s.Isolating[Egress], other.Isolating[Egress])
 }
 
+// closeUnread isolates a pod whose labels are not known: a policy that nobody can tell may
+// select it. What those allow that select all pods, it is allowed.
+func (s *Subject) closeUnread(pod *Pod) {
+	for _, d := range Directions {
+		s.Isolated[d] = s.Isolated[d] || pod.Unread
+	}
+}
+
 // Endpoint is a port of one address.
 type Endpoint struct {
 	Addr     netip.Addr

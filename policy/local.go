@@ -37,8 +37,12 @@ func (m *Model) LocalAddrs() (locals []LocalAddr) {
 	closed := map[netip.Addr][len(Directions)]bool{}
 	for _, ns := range m.namespaces {
 		for key, selecting := range ns.subjects {
-			for _, ip := range m.here(m.pod(key)) {
+			pod := m.pod(key)
+			for _, ip := range m.here(pod) {
 				is := closed[ip]
+				for _, d := range Directions {
+					is[d] = is[d] || pod.Unread
+				}
 				for _, s := range selecting {
 					for _, d := range Directions {
 						is[d] = is[d] || s.Isolates[d]

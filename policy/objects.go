@@ -31,6 +31,15 @@ type Pod struct {
 	Ports []ContainerPort
 	// Terminating: of pods that claim one address, it yields to one that stays.
 	Terminating bool
+	// Unread: nobody has kept its labels and ports. Only a selector that means all pods
+	// means it, and on its own node it is isolated in both directions.
+	Unread bool
+}
+
+// Unkept is a pod of which the labels and ports are not kept.
+func (p Pod) Unkept() *Pod {
+	p.Labels, p.Ports, p.Unread = Labels{}, nil, true
+	return &p
 }
 
 // ContainerPort is a named port of a pod.
@@ -118,7 +127,7 @@ func podIPs(p *corev1.Pod) []netip.Addr {
 // equal reports whether nothing that policy looks at differs: most pod updates
 // are status changes that do not.
 func (p *Pod) equal(q *Pod) bool {
-	return p.Key == q.Key && p.UID == q.UID && p.MirrorUID == q.MirrorUID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating &&
+	return p.Key == q.Key && p.UID == q.UID && p.MirrorUID == q.MirrorUID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating && p.Unread == q.Unread &&
 		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && p.Labels == q.Labels
 }
 

@@ -161,7 +161,7 @@ func (m *matcher) inNamespace(name string, ns *Namespace) bool {
 
 // matches reports whether the selector means a pod of that namespace.
 func (m *matcher) matches(pod *Pod, ns *Namespace) bool {
-	return m.inNamespace(pod.Namespace, ns) && m.pods.Matches(pod.Labels)
+	return m.inNamespace(pod.Namespace, ns) && (m.Pods == "" || !pod.Unread && m.pods.Matches(pod.Labels))
 }
 
 // required returns a label that every pod must have for the selector to mean

@@ -337,6 +337,7 @@ func (m *Model) subject(key Key) *Subject {
 		isolators[i] = isolator{&policy.Policy, policy.walks}
 	}
 	s.isolate(isolators)
+	s.closeUnread(m.pod(key))
 	return s
 }
 

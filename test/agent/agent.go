@@ -43,6 +43,8 @@ type Options struct {
 	Relay *Relay
 	// Args are more of the agent's flags.
 	Args []string
+	// Cgroup bounds its memory; nil: nothing does.
+	Cgroup *Cgroup
 }
 
 // Agent is a running agent. Its methods may be called from any goroutine.
@@ -75,8 +77,14 @@ func Start(o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.http.Transport = &http.Transport{DialContext: a.dial, DisableKeepAlives: true}
-	args := slices.Concat([]string{"agent", "--node-name", o.Node.Name, "--log-level", "info"}, source, o.Args)
-	a.process = exec.Command(o.Binary, args...)
+	command := slices.Concat([]string{o.Binary, "agent", "--node-name", o.Node.Name, "--log-level", "info"}, source, o.Args)
+	if o.Cgroup != nil {
+		command = o.Cgroup.enter(command)
+	}
+	a.process = exec.Command(command[0], command[1:]...)
+	if o.Cgroup != nil {
+		a.process.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	}
 	// As the DaemonSet's containers, not with what this process was given.
 	a.process.Env = []string{"PATH=" + os.Getenv("PATH")}
 	logs, err := a.process.StderrPipe()
@@ -148,6 +156,9 @@ func (a *Agent) AwaitReady(ctx context.Context) error {
 		}
 	}
 }
+
+// Ended is closed when the agent has ended.
+func (a *Agent) Ended() <-chan struct{} { return a.ended }
 
 // Usage is what a process takes of the machine.
 type Usage struct {

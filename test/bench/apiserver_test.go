@@ -21,7 +21,7 @@ import (
 	"github.com/podfence/podfence/test/scale"
 )
 
-func must(b *testing.B, err error) {
+func must(b testing.TB, err error) {
 	b.Helper()
 	if err != nil {
 		b.Fatal(err)
@@ -36,7 +36,7 @@ type cluster struct {
 }
 
 // newCluster starts an API server for the benchmark, and fills it.
-func newCluster(b *testing.B, size scale.Size) *cluster {
+func newCluster(b testing.TB, size scale.Size) *cluster {
 	b.Helper()
 	if err := lab.Check(); err != nil {
 		b.Skipf("skipped: %v", err)
@@ -48,7 +48,7 @@ func newCluster(b *testing.B, size scale.Size) *cluster {
 }
 
 // fill creates what the size has, node by node and pod by pod.
-func (c *cluster) fill(b *testing.B, size scale.Size) {
+func (c *cluster) fill(b testing.TB, size scale.Size) {
 	b.Helper()
 	ctx := context.Background()
 	nodes := size.Nodes()
@@ -94,7 +94,7 @@ func (c *cluster) createPod(pod *corev1.Pod) error {
 }
 
 // each calls do for 0 to n-1, some at once.
-func each(b *testing.B, n int, do func(int) error) {
+func each(b testing.TB, n int, do func(int) error) {
 	b.Helper()
 	var wg sync.WaitGroup
 	next, errs := make(chan int), make(chan error, 1)
@@ -142,7 +142,7 @@ func TestMain(m *testing.M) {
 
 // startAgent runs an agent on a node until the benchmark ends, and waits until
 // it enforces.
-func (c *cluster) startAgent(b *testing.B, node *lab.Node) *agent.Agent {
+func (c *cluster) startAgent(b testing.TB, node *lab.Node) *agent.Agent {
 	b.Helper()
 	must(b, build())
 	a, err := agent.Start(agent.Options{Binary: podfence, Node: node, Kubeconfig: c.kubeconfig, Args: []string{"--pprof-address", "127.0.0.1:9480"}})

@@ -39,7 +39,7 @@ var (
 )
 
 // newNode makes a node without pods, in a lab of its own.
-func newNode(b *testing.B) *lab.Node {
+func newNode(b testing.TB) *lab.Node {
 	b.Helper()
 	l, err := lab.New(lab.Options{})
 	must(b, err)
