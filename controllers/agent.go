@@ -149,10 +149,9 @@ func NewAgent(kernel Kernel, o Options) (*Agent, error) {
 		events, policies = newEvents(writer, o.Log, metrics), newPolicyLists(reader)
 	}
 	a := &Agent{Manager: mgr, Enforcer: newEnforcer(kernel, o, metrics, events)}
-	o.Registry.MustRegister(&gathered{counts: a.Enforcer.counts, drops: o.Drops, log: o.Log.WithName("metrics")})
+	o.Registry.MustRegister(pods.metric(), &gathered{counts: a.Enforcer.counts, drops: o.Drops, log: o.Log.WithName("metrics")})
 	if o.API != nil {
 		pods.say = sayTooLarge(o.Log, events, o.Node)
-		o.Registry.MustRegister(pods.metric())
 		err = errors.Join(mgr.Add(events), a.watchCluster(newProblems(events, o.Node, o.Log, metrics), pods, sizes))
 	} else {
 		o.Registry.MustRegister(metrics.manifests)

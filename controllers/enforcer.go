@@ -62,7 +62,8 @@ type Enforcer struct {
 	committed uint64 // changes in the kernel
 	staging   bool   // after the last plan more waits to be handed out
 	staged    bool   // and it had part of that
-	taken     uint64 // fed, after the last plan
+	planned   uint64 // changes in the last plan
+	taken     uint64 // fed, after that
 	failure   error  // of the last commit
 	// fought is who undoes what is committed over and over, and foughtUntil until when
 	// that counts.
@@ -179,10 +180,15 @@ type waiter struct {
 // noteTaken notes whose changes were all taken out of the model, before others come in. The
 // caller holds e.mu.
 func (e *Enforcer) noteTaken(fed uint64) {
+	e.planned = fed
 	for _, w := range e.waiting {
-		w.taken = w.need <= fed && !w.staged()
+		e.note(w)
 	}
 }
+
+// note notes whether a waiter's changes are all in the last plan. The model must be as that
+// has left it, or have been fed since. The caller holds e.mu.
+func (e *Enforcer) note(w *waiter) { w.taken = w.need <= e.planned && !w.staged() }
 
 // Sync waits until everything fed before the call is in the kernel.
 func (e *Enforcer) Sync(ctx context.Context) error { return e.awaitCommit(ctx, e.model.Staging) }
@@ -206,7 +212,9 @@ func (e *Enforcer) awaitCommit(ctx context.Context, staged func() bool) error {
 		return nil
 	}
 	done := make(chan struct{})
-	e.waiting[done] = &waiter{need: e.fed, staged: staged}
+	w := &waiter{need: e.fed, staged: staged}
+	e.note(w) // the last plan may be on its way into the kernel
+	e.waiting[done] = w
 	e.mu.Unlock()
 	select {
 	case <-done:

@@ -15,6 +15,13 @@ func Held(m *Model) int {
 // TakeSome is Take with room for so many elements.
 func TakeSome(m *Model, room int) Delta { return m.take(newStage(room)) }
 
+// TakeMet is Take with room for so many elements of sets that packets meet.
+func TakeMet(m *Model, room int) Delta {
+	s := newStage(stageSize)
+	s.met = room
+	return m.take(s)
+}
+
 // TakeAll is what Intent takes.
 func TakeAll(m *Model) Delta { return m.take(m.wholeStage()) }
 

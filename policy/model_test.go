@@ -55,6 +55,14 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 	}
 	applyMembers(t, in.Peers, d.Peers)
 	applyMembers(t, in.NamedPorts, d.NamedPorts)
+	for key, rules := range d.Sections {
+		if _, was := in.Sections[key]; was != (rules == nil) {
+			t.Errorf("section %s comes, or goes, though it was there: %v", key, was)
+		}
+		if delete(in.Sections, key); rules != nil {
+			in.Sections[key] = rules
+		}
+	}
 }
 
 func applyMembers[K, T comparable](t *testing.T, sets map[K]map[T]struct{}, changes map[K]policy.Members[T]) {
@@ -177,7 +185,7 @@ func TestModelUnchanged(t *testing.T) {
 	for _, event := range history {
 		event.Feed(m)
 	}
-	m.Take()
+	m.Intent()
 	for _, event := range random.Final(history) {
 		event.Feed(m)
 		if d := m.Take(); !d.Empty() {

@@ -26,8 +26,28 @@ func whole(t *testing.T, have, want policy.Intent) {
 			}
 		}
 	}
+	for key, rules := range have.Sections {
+		for _, rule := range rules {
+			for _, s := range rule.Peers {
+				if _, there := have.Peers[s]; !there {
+					t.Errorf("section %s names %s, which is not there", key, s)
+				}
+			}
+			for _, n := range rule.NamedPorts {
+				if _, there := have.NamedPorts[n]; !there {
+					t.Errorf("section %s names %s, which is not there", key, n)
+				}
+			}
+		}
+	}
 	for key, p := range have.Policies {
 		for _, d := range policy.Directions {
+			for _, section := range p.Sections[d] {
+				at := policy.SectionKey{Policy: key, Direction: d, Name: section.Name}
+				if rules := have.Sections[at]; !cmp.Equal(rules, section.Rules, exact) {
+					t.Errorf("%s is in force without %s", key, at)
+				}
+			}
 			for _, rule := range p.Rules[d] {
 				for _, s := range rule.Peers {
 					members, there := have.Peers[s]
@@ -49,7 +69,7 @@ func whole(t *testing.T, have, want policy.Intent) {
 // TestStages goes through random histories by deltas that have next to no room: at each
 // moment what is in force is whole, and in the end it is what Compile says.
 func TestStages(t *testing.T) {
-	waited := 0
+	waited, divided := 0, 0
 	for seed := range int64(*histories) / 2 {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
@@ -62,8 +82,63 @@ func TestStages(t *testing.T) {
 			whole(t, have, want)
 			for m.Staging() && (done == len(history)-1 || r.Intn(3) == 0) {
 				waited++
+				divided += min(1, len(have.Sections))
 				apply(t, &have, policy.TakeSome(m, 1))
 				whole(t, have, want)
+			}
+			if !m.Staging() {
+				if diff := cmp.Diff(want, have, exact); diff != "" {
+					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
+				}
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d, after %d events", seed, done+1)
+			}
+		}
+	}
+	if waited < *histories || divided < *histories/4 {
+		t.Errorf("%d stages, %d of them with sections, are too few to tell", waited, divided)
+	}
+}
+
+// TestStagesMet goes through random histories by deltas with next to no room for changes of
+// sets that packets meet: in none of them does somebody come into a set before all have left
+// that should, and in the end all is what Compile says.
+func TestStagesMet(t *testing.T) {
+	waited := 0
+	for seed := range int64(*histories) / 2 {
+		r := rand.New(rand.NewSource(seed))
+		history := random.History(r, 60)
+		m := policy.NewModel(random.Node)
+		have := m.Intent()
+		for done := range history {
+			history[done].Feed(m)
+			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
+			for first := true; first || m.Staging() && (done == len(history)-1 || r.Intn(2) == 0); first = false {
+				met := map[policy.Selector]bool{}
+				for _, p := range have.Policies {
+					for _, d := range policy.Directions {
+						for _, rule := range p.Rules[d] {
+							for _, s := range rule.Peers {
+								met[s] = true
+							}
+						}
+					}
+				}
+				d := policy.TakeMet(m, 1+r.Intn(3))
+				apply(t, &have, d)
+				for s, change := range d.Peers {
+					wanted, named := want.Peers[s]
+					if !met[s] || !named || len(change.Add) == 0 {
+						continue
+					}
+					for member := range have.Peers[s] {
+						if _, is := wanted[member]; !is {
+							t.Errorf("%v come into %s before %s has left", change.Add, s, member)
+						}
+					}
+				}
+				waited += min(1, len(d.Peers))
 			}
 			if !m.Staging() {
 				if diff := cmp.Diff(want, have, exact); diff != "" {

@@ -194,8 +194,8 @@ func Policy(r *rand.Rand, i int) *networkingv1.NetworkPolicy {
 	if i%7 == 6 {
 		np.Spec.Ingress = append(np.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: manyPeers(r), Ports: policyPorts(r)})
 	}
-	if i%14 == 13 {
-		np.Spec.Egress = append(np.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: manyBlocks(r), Ports: policyPorts(r)})
+	if i%8 == 7 {
+		np.Spec.Egress = append(np.Spec.Egress, manyRules(r)...)
 	}
 	return np
 }
@@ -212,14 +212,17 @@ func manyPeers(r *rand.Rand) (peers []networkingv1.NetworkPolicyPeer) {
 	return peers
 }
 
-// manyBlocks are more addresses, of which no two are one range, than come into force at once.
-func manyBlocks(r *rand.Rand) (peers []networkingv1.NetworkPolicyPeer) {
-	first := r.Intn(16)
-	for i := range 1000 + r.Intn(200) {
-		cidr := fmt.Sprintf("10.244.%d.%d/32", first+i>>7, i&127*2)
-		peers = append(peers, networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: cidr}})
+// manyRules are more rules, of which no two are one, than come into force at once.
+func manyRules(r *rand.Rand) (rules []networkingv1.NetworkPolicyEgressRule) {
+	for range 15 + r.Intn(15) {
+		i := r.Intn(100)
+		block := networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: fmt.Sprintf("10.244.%d.%d/31", i%4, i&^1)}}
+		port := intstr.FromInt(7900 + i)
+		rules = append(rules, networkingv1.NetworkPolicyEgressRule{
+			To: append(peers(r), block), Ports: append(policyPorts(r), networkingv1.NetworkPolicyPort{Port: &port}),
+		})
 	}
-	return peers
+	return rules
 }
 
 func selector(r *rand.Rand) *metav1.LabelSelector {
