@@ -139,8 +139,9 @@ paths: packages ## Frames of every kind between a pod and all others, against th
 	go test -count 1 -timeout 0 -v ./test/paths -paths
 
 .PHONY: attack
-attack: packages ## Attacks by pods and hosts outside, and random frames, into docs/SECURITY.md's table (root): SEED=1
+attack: packages envtest-assets ## Attacks by pods and hosts outside, and random frames, into docs/SECURITY.md's table, and by policies' authors (root): SEED=1
 	go test -count 1 -timeout 0 -v ./test/attack -attack -seed $(SEED) -table $(CURDIR)/docs/SECURITY.md
+	go test -count 1 -timeout 0 -run '^$$' -bench Author/pods=5000 -benchtime 1x ./test/bench
 
 .PHONY: limits
 limits: packages ## The largest table that the API can have (root; several GB, ten minutes)
