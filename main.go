@@ -200,7 +200,7 @@ GOMEMLIMIT sets another.`,
 			}
 			limitMemory(o.Log, os.DirFS("/sys/fs/cgroup"))
 			if o.NamespaceBudget < 1000 {
-				return fmt.Errorf("--namespace-budget is %d: it must be 1000 or more, which is ten sets and rules", o.NamespaceBudget)
+				return fmt.Errorf("--namespace-budget is %d: it must be 1000 or more, which is four sets and rules", o.NamespaceBudget)
 			}
 			if o.Node == "" {
 				return errors.New("--node-name is needed: the Node whose pods to fence")
@@ -286,7 +286,7 @@ GOMEMLIMIT sets another.`,
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
 	f.StringVar(&o.PprofAddress, "pprof-address", "0", "where to serve Go's profiles on /debug/pprof, such as 127.0.0.1:9480; of loopback addresses only; 0: nowhere")
-	f.IntVar(&o.NamespaceBudget, "namespace-budget", policy.DefaultBudget, "what the policies of one namespace may take of the node: members of their selectors and port names, and 250 for each set and rule; over it, the largest of them allow nothing")
+	f.IntVar(&o.NamespaceBudget, "namespace-budget", policy.DefaultBudget, "what the policies of one namespace may take of the node: members of their selectors and port names, and 250 for each set, rule and jump to one; over it, the largest of them allow nothing")
 	e.flags(f)
 	c.flags(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")

@@ -114,10 +114,10 @@ const (
 )
 
 // turns are the sets and sections that have changed, as they are to be looked at: those
-// first of the namespaces that have had the least. One that has not waited counts as having had as much as the last one served, so that nobody can keep
-// others waiting by changing policies over and over (start-time fair queueing; Goyal, Vin
-// and Cheng, SIGCOMM 1996). Of equals those come first that have the fewest: who has few
-// need not wait for who has many.
+// first of the namespaces that have had the least. One that has not waited counts as having
+// had as much as the last one served, so that nobody can keep others waiting by changing
+// policies over and over (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). Of
+// equals those come first that have the fewest: who has few need not wait for who has many.
 func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 	for g := range m.changedPeers {
 		for _, kind := range g.turns() {

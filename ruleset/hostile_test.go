@@ -60,9 +60,11 @@ func expectTable(t *testing.T, tape, encoded []byte, options uint8) {
 			event.Feed(m)
 		}
 		done = next
-		plan := table.Update(m.Take())
-		expectClean(t, "plan", plan.Text())
-		fake.apply(plan)
+		for first := true; first || m.Staging(); first = false {
+			plan := table.Update(m.Take())
+			expectClean(t, "plan", plan.Text())
+			fake.apply(plan)
+		}
 	}
 	s := random.Snapshot(history)
 	intent, problems := policy.Compile(s, random.Node)

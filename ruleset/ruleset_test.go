@@ -35,7 +35,9 @@ func TestUpdateEqualsBuild(t *testing.T) {
 				event.Feed(m)
 			}
 			done = next
-			fake.apply(table.Update(m.Take()))
+			for first := true; first || m.Staging(); first = false {
+				fake.apply(table.Update(m.Take()))
+			}
 			intent, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
 			want := ruleset.Build(intent, o)
 			if diff := cmp.Diff(want, table, sameTable); diff != "" {

@@ -92,12 +92,34 @@ func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) 
 			chain.Rules = append(chain.Rules, rule)
 			continue
 		}
-		for _, allows := range u.Chains[rule.Verdict.Chain].Rules {
+		for _, allows := range u.flat(rule.Verdict.Chain) {
 			allows.Verdict = Verdict{Action: Return}
 			chain.Rules = append(chain.Rules, allows)
 		}
 	}
 	return chain
+}
+
+// flat are the rules of a policy's chain, those of its sections instead of the jumps to them.
+func (t *Table) flat(chain string) (rules []Rule) {
+	for _, rule := range t.Chains[chain].Rules {
+		if rule.Verdict.Action == Jump {
+			rules = append(rules, t.flat(rule.Verdict.Chain)...)
+		} else {
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
+
+// touchShared has the chains of all addresses that several subjects have looked at: they have
+// the rules of policies in them.
+func (u *update) touchShared() {
+	for addr, holders := range u.subjects {
+		if len(holders) > 1 {
+			u.touched[addr] = struct{}{}
+		}
+	}
 }
 
 // sharedChain is the chain of an address that several subjects have.

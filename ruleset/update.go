@@ -84,6 +84,9 @@ func (t *Table) Update(d policy.Delta) Plan {
 			u.oldPolicyChains = u.dropChain(sectionChain(key), u.oldPolicyChains)
 		}
 	}
+	if len(d.Policies) > 0 {
+		u.touchShared()
+	}
 	subjects := sortedBy(d.Subjects, policy.Key.String)
 	for _, key := range subjects { // all of them first: an address may go from one to another
 		u.clearVerdicts(key)
