@@ -202,7 +202,7 @@ func Policy(r *rand.Rand, i int) *networkingv1.NetworkPolicy {
 
 // manyPeers are more selectors than a rule has a set for each of.
 func manyPeers(r *rand.Rand) (peers []networkingv1.NetworkPolicyPeer) {
-	for range 20 + r.Intn(40) {
+	for range 20 + r.Intn(10) {
 		peer := networkingv1.NetworkPolicyPeer{PodSelector: selector(r)}
 		if maybe(r, 2) {
 			peer.NamespaceSelector = selector(r)
