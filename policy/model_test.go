@@ -16,7 +16,7 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-var histories = flag.Int("histories", 200, "random histories that a property test goes through")
+var histories = flag.Int("histories", 100, "random histories that a property test goes through")
 
 // exact compares values, with the absent and the empty list the same: an
 // Intent says nothing by that difference.
