@@ -63,7 +63,6 @@ type Enforcer struct {
 	staging   bool   // after the last plan more waits to be handed out
 	staged    bool   // and it had part of that
 	planned   uint64 // changes in the last plan
-	taken     uint64 // fed, after that
 	failure   error  // of the last commit
 	// fought is who undoes what is committed over and over, and foughtUntil until when
 	// that counts.
@@ -166,69 +165,6 @@ func signal(c chan struct{}) {
 
 // Begin lets the first commit happen: the model holds all there is.
 func (e *Enforcer) Begin() { e.beginOnce.Do(func() { close(e.begin) }) }
-
-// waiter waits for a change.
-type waiter struct {
-	// need is how many changes must be in the kernel.
-	need uint64
-	// staged reports whether something of them is still handed out bit by bit.
-	staged func() bool
-	// taken: once the plan is in the kernel that was taken last, all of them are.
-	taken bool
-}
-
-// noteTaken notes whose changes were all taken out of the model, before others come in. The
-// caller holds e.mu.
-func (e *Enforcer) noteTaken(fed uint64) {
-	e.planned = fed
-	for _, w := range e.waiting {
-		e.note(w)
-	}
-}
-
-// note notes whether a waiter's changes are all in the last plan. The model must be as that
-// has left it, or have been fed since. The caller holds e.mu.
-func (e *Enforcer) note(w *waiter) { w.taken = w.need <= e.planned && !w.staged() }
-
-// Sync waits until everything fed before the call is in the kernel.
-func (e *Enforcer) Sync(ctx context.Context) error { return e.awaitCommit(ctx, e.model.Staging) }
-
-// syncOf waits until everything fed before the call is in the kernel that packets of a
-// namespace's pods meet, and the addresses are peers only of whom they still are: what takes
-// long of another's policies keeps nobody waiting.
-func (e *Enforcer) syncOf(ctx context.Context, namespace string, addrs []netip.Addr) error {
-	return e.awaitCommit(ctx, func() bool { return e.model.StagingOf(namespace, addrs) })
-}
-
-// syncFirst waits for the first commit.
-func (e *Enforcer) syncFirst(ctx context.Context) error {
-	return e.awaitCommit(ctx, func() bool { return false })
-}
-
-func (e *Enforcer) awaitCommit(ctx context.Context, staged func() bool) error {
-	e.mu.Lock()
-	if e.committed >= e.fed && e.committed > 0 && !staged() {
-		e.mu.Unlock()
-		return nil
-	}
-	done := make(chan struct{})
-	w := &waiter{need: e.fed, staged: staged}
-	e.note(w) // the last plan may be on its way into the kernel
-	e.waiting[done] = w
-	e.mu.Unlock()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.waiting, done)
-		if e.failure != nil {
-			return fmt.Errorf("the last commit failed: %w", e.failure)
-		}
-		return fmt.Errorf("no commit came in time: %w", context.Cause(ctx))
-	}
-}
 
 // errNotStarted is why an agent is not ready at first. What keeps it is in the log: an
 // API server that does not answer, a folder that is not valid, or the kernel.
@@ -464,7 +400,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 		return fed, table.Replacement()
 	}
 	// What has come in while part of what waits was committed is committed before the rest.
-	alone := e.staged && e.fed != e.taken
+	alone := e.staged && e.fed > e.planned+1 // one is that there is more
 	take := e.model.Take
 	if alone {
 		take = e.model.TakeReady
@@ -477,7 +413,7 @@ func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
 	if staging {
 		e.fed++ // the rest is for the next commits: who waits for it waits for these
 	}
-	e.staging, e.staged, e.taken = staging, staging && !alone, e.fed
+	e.staging, e.staged = staging, staging && !alone
 	e.mu.Unlock()
 	e.sayOrphans(delta.Orphans)
 	if e.log.V(1).Enabled() {

@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 )
 
 // Direction is the side of a connection that a policy speaks of.
@@ -54,35 +53,6 @@ type Intent struct {
 	NamedPorts map[NamedPort]map[Endpoint]struct{}
 	// Sections are those policies' sections.
 	Sections map[SectionKey][]Rule
-}
-
-// Subject is a pod of this node with the policies that isolate it.
-type Subject struct {
-	Key
-	// IPs are the addresses that are this pod's, in order; there is at least one.
-	// An address that several subjects have is fenced by all of them: nobody can
-	// tell which one has it (see owners.go).
-	IPs []netip.Addr
-	// Isolated says, per Direction, whether a policy isolates the pod. If none does,
-	// the direction is open.
-	Isolated [len(Directions)]bool
-	// Isolating are the policies that do, per Direction, in order. If there are more than
-	// maxIsolating they are those that have a rule: a packet need not be shown to others.
-	Isolating [len(Directions)][]Key
-}
-
-// equal reports whether two say the same of one pod.
-func (s *Subject) equal(other *Subject) bool {
-	return slices.Equal(s.IPs, other.IPs) && s.Isolated == other.Isolated &&
-		slices.Equal(s.Isolating[Ingress], other.Isolating[Ingress]) && slices.Equal(s.Isolating[Egress], other.Isolating[Egress])
-}
-
-// closeUnread isolates a pod whose labels are not known: a policy that nobody can tell may
-// select it. What those allow that select all pods, it is allowed.
-func (s *Subject) closeUnread(pod *Pod) {
-	for _, d := range Directions {
-		s.Isolated[d] = s.Isolated[d] || pod.Unread
-	}
 }
 
 // Endpoint is a port of one address.

@@ -3,7 +3,6 @@ package policy
 import (
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // members follows who is in the peers and named ports that active policies
@@ -63,52 +62,6 @@ func (g *peers) asks() (asked []string) {
 		asked = append(asked, one)
 	}
 	return asked
-}
-
-// wanted are labels by key and value; no values: any.
-type wanted map[string]map[string]struct{}
-
-// wanted are labels of which every pod that one of several alternatives means has one; nil:
-// there is one alternative, or there are none to go by.
-func (g *peers) wanted() wanted {
-	asked := g.asks()
-	if len(asked) < 2 {
-		return nil
-	}
-	w := wanted{}
-	for _, label := range asked {
-		key, value, exact := strings.Cut(label, "=")
-		switch values, is := w[key]; {
-		case !exact:
-			w[key] = nil
-		case is && values == nil:
-		case is:
-			values[value] = struct{}{}
-		default:
-			w[key] = map[string]struct{}{value: {}}
-		}
-	}
-	return w
-}
-
-// oneOf reports whether one of the labels is among those that are wanted.
-func (w wanted) oneOf(labels Labels) bool {
-	for key, value := range labels.All() {
-		if values, is := w[key]; is {
-			if _, has := values[value]; has || values == nil {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// looks is how often a pod is looked at to see whether the selector means it.
-func (g *peers) looks() int {
-	if g.asks() != nil {
-		return min(len(g.matchers), 2)
-	}
-	return len(g.matchers)
 }
 
 // tracked is a set of members in use.

@@ -167,9 +167,11 @@ func (ms *members) useSections(p *Policy, by int) {
 	}
 }
 
-// takeSection takes a section that has come, or is back, if all that it names is there.
+// takeSection takes a section that has come, or is back. What it names is there: its turn comes
+// after those of its namespace's sets, and where there was no room for one of these there is
+// none for it.
 func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *stage) {
-	if s.users == 0 || s.fresh && !m.made(s.rules) {
+	if s.users == 0 {
 		return
 	}
 	delete(m.changedSections, key)
@@ -177,14 +179,6 @@ func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *stage) {
 		room.room -= s.weight
 		d.Sections[key], s.fresh = s.rules, false
 	}
-}
-
-// made reports whether all sets that rules name have been handed out, in part at least.
-func (ms *members) made(rules []Rule) bool {
-	return !slices.ContainsFunc(rules, func(r Rule) bool {
-		return slices.ContainsFunc(r.Peers, func(s Selector) bool { return ms.peers[s].fresh }) ||
-			slices.ContainsFunc(r.NamedPorts, func(n NamedPort) bool { return ms.named[n].fresh })
-	})
 }
 
 // takeGoneSections takes the sections that no policy has any more, as many as there is room

@@ -2,12 +2,15 @@ package policy_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/random"
@@ -66,6 +69,18 @@ func whole(t *testing.T, have, want policy.Intent) {
 	}
 }
 
+// settled checks that an intent is as it should be, if nothing of it waits, and ends a test
+// that has failed.
+func settled(t *testing.T, m *policy.Model, want, have policy.Intent, when string) {
+	t.Helper()
+	if diff := cmp.Diff(want, have, exact); diff != "" && !m.Staging() {
+		t.Fatalf("%s (-want +have):\n%s", when, diff)
+	}
+	if t.Failed() {
+		t.Fatal(when)
+	}
+}
+
 // TestStages goes through random histories by deltas that have next to no room: at each
 // moment what is in force is whole, and in the end it is what Compile says.
 func TestStages(t *testing.T) {
@@ -86,14 +101,7 @@ func TestStages(t *testing.T) {
 				apply(t, &have, policy.TakeSome(m, 1))
 				whole(t, have, want)
 			}
-			if !m.Staging() {
-				if diff := cmp.Diff(want, have, exact); diff != "" {
-					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
-				}
-			}
-			if t.Failed() {
-				t.Fatalf("seed %d, after %d events", seed, done+1)
-			}
+			settled(t, m, want, have, fmt.Sprintf("seed %d, after %d events", seed, done+1))
 		}
 	}
 	if waited < *histories || divided < *histories/4 {
@@ -140,14 +148,7 @@ func TestStagesMet(t *testing.T) {
 				}
 				waited += min(1, len(d.Peers))
 			}
-			if !m.Staging() {
-				if diff := cmp.Diff(want, have, exact); diff != "" {
-					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
-				}
-			}
-			if t.Failed() {
-				t.Fatalf("seed %d, after %d events", seed, done+1)
-			}
+			settled(t, m, want, have, fmt.Sprintf("seed %d, after %d events", seed, done+1))
 		}
 	}
 	if waited < *histories/5 {
@@ -288,6 +289,53 @@ func TestStagedChange(t *testing.T) {
 			t.Errorf("%s: left are %v", name, have.Peers)
 		}
 	}
+}
+
+// TestUnited: where a rule has very many selectors, it means those whom one of them means, by
+// an exact label or by its key, from the start and as pods change.
+func TestUnited(t *testing.T) {
+	var peers []networkingv1.NetworkPolicyPeer
+	for i := range 40 {
+		selector := metav1.LabelSelector{MatchLabels: map[string]string{"pod": fmt.Sprint(10 * i)}}
+		if i == 39 {
+			selector = metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "any", Operator: metav1.LabelSelectorOpExists}}}
+		}
+		peers = append(peers, networkingv1.NetworkPolicyPeer{NamespaceSelector: &metav1.LabelSelector{}, PodSelector: &selector})
+	}
+	p, problems := policy.Parse(&networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "united"},
+		Spec:       networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{From: peers}}},
+	})
+	if united := p.Rules[policy.Ingress][0].Peers; len(united) != 3 || problems != nil {
+		t.Fatalf("they are %v, problems %v", united, problems)
+	}
+	m := crowd(300)
+	labelled := func(name, key, value string) *policy.Pod {
+		p := pod("bank", name, 400)
+		p.Labels = policy.LabelsOf(map[string]string{key: value})
+		return p
+	}
+	have := m.Intent()
+	expect := func(when string, want int) {
+		t.Helper()
+		drained(t, m, &have)
+		meant := map[netip.Addr]struct{}{}
+		for _, members := range have.Peers {
+			maps.Copy(meant, members)
+		}
+		if len(meant) != want {
+			t.Errorf("%s: %d are meant, want %d", when, len(meant), want)
+		}
+	}
+	m.SetPod(labelled("key", "any", "x"))
+	m.SetPolicy(p)
+	expect("at first", 31)
+	m.SetPod(labelled("key", "pod", "120"))
+	expect("by another label", 31)
+	m.SetPod(labelled("key", "pod", "121"))
+	expect("by none", 30)
+	m.SetPod(labelled("key", "any", ""))
+	expect("by a key", 31)
 }
 
 // TestTakeReady: what has come in can be taken without more of what waits.

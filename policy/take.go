@@ -44,21 +44,6 @@ func (m *Model) take(room *stage) Delta {
 	return d
 }
 
-// takeSubject takes a pod of this node, if it is not as it was handed out.
-func (m *Model) takeSubject(key Key, d *Delta) {
-	now := m.subject(key)
-	if now == nil {
-		delete(m.handedSubjects, key)
-		d.Subjects[key] = nil
-		return
-	}
-	if had, there := m.handedSubjects[key]; there && had.equal(now) {
-		return
-	}
-	m.handedSubjects[key] = now
-	d.Subjects[key] = now
-}
-
 // takeMembers takes what has changed of what policies name, as far as there is room, and
 // closes the policies for which a budget has none.
 func (m *Model) takeMembers(d *Delta, room *stage) {
@@ -290,87 +275,6 @@ func (m *Model) Intent() Intent {
 	return in
 }
 
-// podsByLabel are the pods with each label, or label's key, that a selector asks for which
-// is to be looked at for the first time. At the start these are all, and to ask each of
-// them about each pod would take seconds.
-func (m *Model) podsByLabel() map[string][]*Pod {
-	pods := map[string][]*Pod{}
-	for g := range m.changedPeers {
-		if g.fresh && g.Namespace == "" {
-			for _, asked := range g.asks() {
-				pods[asked] = nil
-			}
-		}
-	}
-	add := func(asked string, pod *Pod) {
-		if of, is := pods[asked]; is {
-			pods[asked] = append(of, pod)
-		}
-	}
-	for _, ns := range m.namespaces {
-		for _, pod := range ns.pods {
-			if len(pods) == 0 {
-				return pods
-			}
-			for key, value := range pod.Labels.All() {
-				add(key, pod)
-				add(key+"="+value, pod)
-			}
-		}
-	}
-	return pods
-}
-
-// subject returns a pod of this node with what isolates it; nil if it is none.
-func (m *Model) subject(key Key) *Subject {
-	ns := m.namespaces[key.Namespace]
-	if ns == nil {
-		return nil
-	}
-	selecting, is := ns.subjects[key]
-	if !is {
-		return nil
-	}
-	s := &Subject{Key: key, IPs: m.here(m.pod(key))}
-	isolators := make([]isolator, len(selecting))
-	for i, policy := range selecting {
-		isolators[i] = isolator{&policy.Policy, policy.walks}
-	}
-	s.isolate(isolators)
-	s.closeUnread(m.pod(key))
-	return s
-}
-
-// isolator is a policy that isolates a pod.
-type isolator struct {
-	*Policy
-	walks [len(Directions)]int
-}
-
-// maxIsolating is how many policies a packet is shown to though they allow nothing: for
-// who looks at the pod's chain, and for the log, which says by what a flow was cut.
-const maxIsolating = 32
-
-// isolate notes the policies that isolate the pod.
-func (s *Subject) isolate(policies []isolator) {
-	for _, d := range Directions {
-		var all, allowing []Key
-		for _, p := range policies {
-			if p.Isolates[d] {
-				all = append(all, p.Key)
-				if p.walks[d] > 0 {
-					allowing = append(allowing, p.Key)
-				}
-			}
-		}
-		s.Isolated[d] = len(all) > 0
-		if len(all) > maxIsolating {
-			all = allowing
-		}
-		s.Isolating[d] = sortedKeys(all)
-	}
-}
-
 // policy returns a policy that selects a pod of this node; nil if it is none.
 func (m *Model) policy(key Key) *Policy {
 	ns := m.namespaces[key.Namespace]
@@ -378,76 +282,6 @@ func (m *Model) policy(key Key) *Policy {
 		return nil
 	}
 	return &ns.policies[key].Policy
-}
-
-// meant are the addresses of the pods that a selector means. If byLabel has the pods with
-// what it asks for, it looks among them.
-func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
-	look := func(pod *Pod, object *Namespace) {
-		if !g.matches(pod, object) {
-			return
-		}
-		for _, ip := range pod.IPs {
-			// The first of several that have it speaks for all.
-			holders := m.holders(ip)
-			if len(holders) > 0 && holders[0] == pod && (len(holders) == 1 || m.allMatch(g, holders)) {
-				ips = append(ips, ip)
-			}
-		}
-	}
-	asked := g.asks()
-	if len(asked) > 0 && g.Namespace == "" && !slices.ContainsFunc(asked, func(label string) bool { _, there := byLabel[label]; return !there }) {
-		seen := map[*Pod]struct{}{} // by one of several labels
-		for _, label := range asked {
-			for _, pod := range byLabel[label] {
-				if _, done := seen[pod]; !done {
-					seen[pod] = struct{}{}
-					look(pod, m.in(pod.Namespace).object)
-				}
-			}
-		}
-		return ips
-	}
-	wanted := g.wanted()
-	for name, ns := range m.namespaces {
-		if !g.inNamespace(name, ns.object) {
-			continue
-		}
-		for _, pod := range ns.pods {
-			if wanted == nil || wanted.oneOf(pod.Labels) {
-				look(pod, ns.object)
-			}
-		}
-	}
-	return ips
-}
-
-// endpoints are the ports of pods that go by a name.
-func (m *Model) endpoints(name NamedPort) (endpoints []Endpoint) {
-	look := func(pod *Pod) {
-		for _, port := range pod.Ports {
-			if !name.means(pod, port, m.node) {
-				continue
-			}
-			for _, ip := range pod.IPs {
-				if holders := m.holders(ip); len(holders) > 0 && holders[0] == pod && name.meansAll(holders, port, m.node) {
-					endpoints = append(endpoints, Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number})
-				}
-			}
-		}
-	}
-	for _, ns := range m.namespaces {
-		if name.Scope == Local { // subjects are all of the node's pods that have an address
-			for key := range ns.subjects {
-				look(ns.pods[key.Name])
-			}
-			continue
-		}
-		for _, pod := range ns.pods {
-			look(pod)
-		}
-	}
-	return endpoints
 }
 
 func compareEndpoint(a, b Endpoint) int {
