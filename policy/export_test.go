@@ -13,7 +13,11 @@ func Held(m *Model) int {
 }
 
 // TakeSome is Take with room for so many elements.
-func TakeSome(m *Model, room int) Delta { return m.take(newStage(room)) }
+func TakeSome(m *Model, room int) Delta {
+	s := newStage(room)
+	s.jumps = room
+	return m.take(s)
+}
 
 // TakeMet is Take with room for so many elements of sets that packets meet.
 func TakeMet(m *Model, room int) Delta {

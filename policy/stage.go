@@ -30,6 +30,9 @@ const (
 	// stageRules and stageGone are how many rules of policies change at once, and how many
 	// sets go.
 	stageRules, stageGone = sectionWeight / ruleCost, 50
+	// stageJumps is how many jumps to policies change at once, and jumpCost how many elements
+	// take as much as one does.
+	stageJumps, jumpCost = 200, 3
 	// looksPerElement is how many pods can be asked whether a selector means them while
 	// the kernel takes an element.
 	looksPerElement = 20
@@ -40,8 +43,9 @@ type stage struct {
 	// room is how much of it is left, in elements, of what can wait; met the same of
 	// changes to sets that packets meet.
 	room, met int
-	// rules and gone are how many rules of policies may still change, and how many sets go.
-	rules, gone int
+	// rules and jumps are how many rules of policies may still change, and jumps to policies;
+	// gone how many sets may go.
+	rules, jumps, gone int
 	// byLabel are pods by what selectors ask for, where very many selectors have to be
 	// looked at (see Model.podsByLabel); nil: they are looked for among all.
 	byLabel map[string][]*Pod
@@ -52,12 +56,12 @@ const unlimited = math.MaxInt
 
 // newStage has room for so many elements.
 func newStage(room int) *stage {
-	return &stage{room: room, met: stageMet, rules: stageRules, gone: stageGone}
+	return &stage{room: room, met: stageMet, rules: stageRules, jumps: stageJumps, gone: stageGone}
 }
 
 // wholeStage has room for all there is.
 func (m *Model) wholeStage() *stage {
-	return &stage{room: unlimited, met: unlimited, rules: unlimited, gone: unlimited, byLabel: m.podsByLabel()}
+	return &stage{room: unlimited, met: unlimited, rules: unlimited, jumps: unlimited, gone: unlimited, byLabel: m.podsByLabel()}
 }
 
 // hasRules reports whether there is room for a policy's rules, which come all at once.
@@ -140,6 +144,11 @@ func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 			pending[ns] = 0
 		}
 	}
+	for key := range m.dirtySubjects {
+		if ns := m.namespaces[key.Namespace]; ns != nil {
+			pending[ns] = 0
+		}
+	}
 	for _, t := range turns {
 		for ns := range t.by {
 			pending[ns]++
@@ -185,7 +194,7 @@ func (t *turn) wait(pending map[*namespace]int) {
 
 // Staging reports whether something waits to be handed out.
 func (m *Model) Staging() bool {
-	return m.left || len(m.dirtyPolicies)+len(m.changedPeers)+len(m.changedNamed) > 0
+	return m.left || len(m.dirtySubjects)+len(m.dirtyPolicies)+len(m.changedPeers)+len(m.changedNamed) > 0
 }
 
 // StagingOf reports whether something waits to be handed out that packets of a namespace's
@@ -193,6 +202,11 @@ func (m *Model) Staging() bool {
 // more.
 func (m *Model) StagingOf(name string, addrs []netip.Addr) bool {
 	for key := range m.dirtyPolicies {
+		if key.Namespace == name {
+			return true
+		}
+	}
+	for key := range m.dirtySubjects {
 		if key.Namespace == name {
 			return true
 		}

@@ -82,24 +82,29 @@ func settled(t *testing.T, m *policy.Model, want, have policy.Intent, when strin
 }
 
 // TestStages goes through random histories by deltas that have next to no room: at each
-// moment what is in force is whole, and in the end it is what Compile says.
+// moment what is in force is whole, no pod is under rules that are for others, and in the end
+// it is what Compile says.
 func TestStages(t *testing.T) {
 	waited, divided := 0, 0
 	for seed := range int64(*histories) / 2 {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)
-		have := m.Intent()
+		have, rulers := m.Intent(), rulers{}
 		for done := range history {
 			history[done].Feed(m)
-			apply(t, &have, policy.TakeSome(m, 1+r.Intn(3)))
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
-			whole(t, have, want)
+			take := func(room int) {
+				d := policy.TakeSome(m, room)
+				apply(t, &have, d)
+				whole(t, have, want)
+				rulers.check(t, have, want, d)
+			}
+			take(1 + r.Intn(3))
 			for m.Staging() && (done == len(history)-1 || r.Intn(3) == 0) {
 				waited++
 				divided += min(1, len(have.Sections))
-				apply(t, &have, policy.TakeSome(m, 1))
-				whole(t, have, want)
+				take(1)
 			}
 			settled(t, m, want, have, fmt.Sprintf("seed %d, after %d events", seed, done+1))
 		}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -84,17 +85,147 @@ func (m *Model) subject(key Key) *Subject {
 	return s
 }
 
-// takeSubject takes a pod of this node, if it is not as it was handed out.
-func (m *Model) takeSubject(key Key, d *Delta) {
-	now := m.subject(key)
-	if now == nil {
-		delete(m.handedSubjects, key)
-		d.Subjects[key] = nil
-		return
+// A pod's chain is made anew with the policies that isolate it, and a policy may come to
+// select all pods of its namespace. So what has changed for pods that are there already
+// comes in turns, too: until then such a pod is isolated as it was, wholly.
+
+// moving is a subject that is to be handed out.
+type moving struct {
+	Key
+	// had is the subject as it was handed out, now as it is; nil: it is none.
+	had, now *Subject
+}
+
+// urgent reports whether it cannot wait: a pod that is new, that has other addresses, or
+// that has gone.
+func (s moving) urgent() bool {
+	return s.had == nil || s.now == nil || !slices.Equal(s.had.IPs, s.now.IPs)
+}
+
+// jumps are how many rules of the kernel it takes.
+func (s moving) jumps() (n int) {
+	for _, subject := range []*Subject{s.had, s.now} {
+		if subject != nil {
+			n += len(subject.Isolating[Ingress]) + len(subject.Isolating[Egress])
+		}
 	}
-	if had, there := m.handedSubjects[key]; there && had.equal(now) {
-		return
+	return n
+}
+
+// leaves are those of the policies that isolate it as it was handed out, and not as it is;
+// joins those of which it is the other way round.
+func (s moving) leaves(policies map[Key]struct{}) []Key { return gone(s.had, s.now, policies) }
+func (s moving) joins(policies map[Key]struct{}) []Key  { return gone(s.now, s.had, policies) }
+
+// gone are those of the policies that isolate a subject in a direction in which they do not
+// isolate another.
+func gone(subject, other *Subject, policies map[Key]struct{}) (keys []Key) {
+	if subject == nil || len(policies) == 0 {
+		return nil
 	}
-	m.handedSubjects[key] = now
-	d.Subjects[key] = now
+	for _, d := range Directions {
+		for _, key := range subject.Isolating[d] {
+			if _, asked := policies[key]; asked && (other == nil || !slices.Contains(other.Isolating[d], key)) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
+}
+
+// takeSubjects takes the subjects that have changed: all that cannot wait, and others as far
+// as there is room. It returns the policies that must stay as they were handed out, since
+// pods that they do not select any more have not had their turn.
+func (m *Model) takeSubjects(d *Delta, room *stage) (held map[Key]struct{}) {
+	reselecting := m.reselecting()
+	held = map[Key]struct{}{}
+	var taken []moving
+	for _, s := range m.subjectsInTurn(reselecting) {
+		switch {
+		case !s.urgent() && s.had.equal(s.now):
+			delete(m.dirtySubjects, s.Key)
+		case s.urgent() || room.jumps > 0:
+			m.chargeJumps(s, room)
+			taken = append(taken, s)
+		default:
+			for _, key := range s.leaves(reselecting) {
+				held[key] = struct{}{}
+			}
+		}
+	}
+	for _, s := range taken {
+		m.takeSubject(s, held, d)
+	}
+	return held
+}
+
+// takeSubject takes a pod of this node. What a policy says that is held is not for those
+// pods that it has come to select: it isolates them, and allows nothing until they have
+// another turn.
+func (m *Model) takeSubject(s moving, held map[Key]struct{}, d *Delta) {
+	if early := s.joins(held); len(early) == 0 {
+		delete(m.dirtySubjects, s.Key)
+	} else {
+		s.now = s.now.without(early)
+	}
+	if d.Subjects[s.Key] = s.now; s.now == nil {
+		delete(m.handedSubjects, s.Key)
+	} else {
+		m.handedSubjects[s.Key] = s.now
+	}
+}
+
+// without is the subject without jumps to some of the policies that isolate it.
+func (s *Subject) without(policies []Key) *Subject {
+	form := *s
+	for _, d := range Directions {
+		form.Isolating[d] = slices.DeleteFunc(slices.Clone(s.Isolating[d]), func(key Key) bool { return slices.Contains(policies, key) })
+	}
+	return &form
+}
+
+// reselecting are the policies that may isolate other pods than as they were handed out.
+func (m *Model) reselecting() map[Key]struct{} {
+	keys := map[Key]struct{}{}
+	for key := range m.dirtyPolicies {
+		had, now := m.handed[key], m.policy(key)
+		if had != nil && (now == nil || *had.Subject != *now.Subject || had.Isolates != now.Isolates) {
+			keys[key] = struct{}{}
+		}
+	}
+	return keys
+}
+
+// subjectsInTurn are the subjects that may have changed, in the order of turns. Of one
+// namespace those come first that a policy does not select any more which selects others
+// now: for these it waits, and so do the others that way.
+func (m *Model) subjectsInTurn(reselecting map[Key]struct{}) (subjects []moving) {
+	type place struct{ turn, others, leaves int }
+	others := map[string]int{}
+	for key := range m.dirtySubjects {
+		others[key.Namespace]++
+		subjects = append(subjects, moving{Key: key, had: m.handedSubjects[key], now: m.subject(key)})
+	}
+	places := make(map[Key]place, len(subjects))
+	for _, s := range subjects {
+		at := place{others: others[s.Namespace]}
+		if ns := m.namespaces[s.Namespace]; ns != nil {
+			at.turn = ns.turn
+		}
+		at.leaves = len(s.leaves(reselecting))
+		places[s.Key] = at
+	}
+	slices.SortFunc(subjects, func(a, b moving) int {
+		x, y := places[a.Key], places[b.Key]
+		return cmp.Or(cmp.Compare(x.turn, y.turn), cmp.Compare(x.others, y.others), cmp.Compare(y.leaves, x.leaves), compareKey(a.Key, b.Key))
+	})
+	return subjects
+}
+
+// chargeJumps takes the room of a subject.
+func (m *Model) chargeJumps(s moving, room *stage) {
+	room.jumps -= s.jumps()
+	if ns := m.namespaces[s.Namespace]; ns != nil && room.limited() {
+		ns.turn += s.jumps() * jumpCost
+	}
 }

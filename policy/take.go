@@ -33,14 +33,14 @@ func (m *Model) take(room *stage) Delta {
 		d.Cluster, d.Nodes = &cluster, &nodes
 	}
 	m.takeMembers(&d, room)
-	for key := range m.dirtySubjects {
-		m.takeSubject(key, &d)
-	}
+	held := m.takeSubjects(&d, room)
 	for _, key := range m.policiesInTurn() {
-		m.takePolicy(key, &d, room)
+		if _, is := held[key]; !is {
+			m.takePolicy(key, &d, room)
+		}
 	}
 	m.takeGone(&d, room)
-	m.dirtyPodCIDRs, m.dirtyCluster, m.dirtySubjects = false, false, map[Key]struct{}{}
+	m.dirtyPodCIDRs, m.dirtyCluster = false, false
 	return d
 }
 

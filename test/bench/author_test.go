@@ -235,6 +235,17 @@ func (a *author) keepWriting(ctx context.Context) error {
 	}
 }
 
+// beside does something while the author keeps writing.
+func (a *author) beside(b *testing.B, do func()) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	written := make(chan error, 1)
+	go func() { written <- a.keepWriting(ctx) }()
+	do()
+	cancel()
+	must(b, <-written)
+}
+
 // stop takes all policies away.
 func (a *author) stop(b *testing.B) {
 	b.Helper()
@@ -265,7 +276,8 @@ func deniedCost(from *lab.Host, to netip.Addr) (each time.Duration, err error) {
 // BenchmarkAuthor is what the author of one namespace's policies can do to another's: how
 // long changes of a label take until packets meet them while that author rewrites policies
 // without end, what the agent and the kernel take, what a packet costs that these policies
-// deny, and how long an agent takes to start that finds them there.
+// deny, how long an agent takes to start that finds them there, and how long changes take as
+// soon as that is ready.
 func BenchmarkAuthor(b *testing.B) {
 	const changes = 150
 	authorIP, proberIP := netip.MustParseAddr("10.250.0.8"), netip.MustParseAddr("10.250.0.9")
@@ -308,23 +320,28 @@ func BenchmarkAuthor(b *testing.B) {
 							admitted = true
 						}
 						profiled := profileCPU(b, a)
-						for _, author.unseen = range []bool{true, false} {
-							ctx, cancel := context.WithCancel(context.Background())
-							written := make(chan error, 1)
-							go func() { written <- author.keepWriting(ctx) }()
+						measure := func(prefix string) {
 							var d delays
-							for range changes {
-								must(b, w.measure(&d, c.label("no"), c.label("yes")))
-							}
-							cancel()
-							must(b, <-written)
-							d.report(b, map[bool]string{true: "unseen-"}[author.unseen])
+							author.beside(b, func() {
+								for range changes {
+									must(b, w.measure(&d, c.label("no"), c.label("yes")))
+								}
+							})
+							d.report(b, prefix)
 						}
+						author.unseen = true
+						measure("unseen-")
+						author.unseen = false
+						measure("")
 						must(b, <-profiled)
 						cost, err := deniedCost(prober, authorIP)
 						must(b, err)
 						b.ReportMetric(float64(cost.Nanoseconds())/1000, "us/denied")
 						reportTaken(b, a)
+						// The first moments of an agent that finds the author at it.
+						must(b, a.Stop())
+						author.beside(b, func() { c.startAgent(b, node) })
+						measure("started-")
 						author.stop(b)
 					}
 				})
