@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -70,7 +71,8 @@ func TestNetworkTakenAway(t *testing.T) {
 	g.checkClosed(t)
 }
 
-// noneEnding waits until no pod of a node is on its way out.
+// noneEnding waits until no pod of a node is on its way out, nor what the API has forgotten
+// of one that was deleted by force.
 func noneEnding(t *testing.T, node string) {
 	t.Helper()
 	eventually(t, time.Minute, "pods that are deleted to be gone", func() error {
@@ -78,10 +80,17 @@ func noneEnding(t *testing.T, node string) {
 		if err != nil {
 			return err
 		}
+		connected := 0
 		for _, pod := range pods.Items {
 			if pod.DeletionTimestamp != nil {
 				return fmt.Errorf("%s/%s is ending", pod.Namespace, pod.Name)
 			}
+			if ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed; !pod.Spec.HostNetwork && !ended {
+				connected++
+			}
+		}
+		if ports := strings.Count(run(t, node, "ip", "-o", "link", "show", "master", "podfence0"), "\n"); ports != connected {
+			return fmt.Errorf("%d pods are connected, and the API shows %d", ports, connected)
 		}
 		return nil
 	})
