@@ -66,8 +66,8 @@ golden: ## Write the golden rulesets anew; read the difference before you commit
 
 .PHONY: test
 test: packages lint envtest-assets ## All of it: lint, every test with the race detector (root)
-	go test -race -timeout 20m ./...
-	go -C test/bench/report test ./...
+	go test -json -count 1 -race -timeout 20m ./... | go run ./test/results test
+	go -C test/bench/report test -json -count 1 ./... | go run ./test/results test
 
 .PHONY: test-unit
 test-unit: ## The pure rooms only; no root, no packages

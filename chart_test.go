@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/test/inputs"
 )
 
 // The agent takes all that the chart gives it, and with that what the overlays
@@ -58,10 +58,8 @@ func TestAgentTakesChart(t *testing.T) {
 // chartDaemonSet is the chart's DaemonSet, strictly read.
 func chartDaemonSet(t *testing.T, values string) *appsv1.DaemonSet {
 	t.Helper()
-	// The chart is seen here, too, as the go command would otherwise take a
-	// result from its cache after the chart has changed.
-	if files, err := filepath.Glob("charts/podfence/*/*.yaml"); err != nil || len(files) == 0 {
-		t.Fatal("no chart", err)
+	if err := inputs.Trees("charts/podfence", "test/tools"); err != nil {
+		t.Fatal(err)
 	}
 	out, err := exec.Command("go", "-C", "test/tools", "tool", "helm", "template", "podfence", "../../charts/podfence", "-s", "templates/daemonset.yaml", "--set", values).Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {

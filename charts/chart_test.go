@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -21,6 +20,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
+
+	"github.com/podfence/podfence/test/inputs"
 )
 
 const (
@@ -628,7 +629,9 @@ var tools = map[string]string{}
 func tool(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
 	if tools[name] == "" {
-		watch(t)
+		if err := inputs.Trees("podfence", "../config", "../test/tools"); err != nil {
+			t.Fatal(err)
+		}
 		out, err := exec.Command("go", "-C", "../test/tools", "tool", "-n", name).Output()
 		if err != nil {
 			t.Fatalf("building %s: %v", name, explained(err))
@@ -640,22 +643,6 @@ func tool(t *testing.T, name string, args ...string) (string, error) {
 	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+os.DevNull)
 	out, err := cmd.Output()
 	return string(out), explained(err)
-}
-
-// watch has the go command see that the test depends on what the tools read: it
-// would otherwise take a result from its cache after the chart has changed.
-func watch(t *testing.T) {
-	t.Helper()
-	for _, folder := range []string{"podfence", "../config", "../test/tools"} {
-		if err := filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
-			if err == nil {
-				_, err = os.Stat(path)
-			}
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // explained adds what a program has said to its error.

@@ -97,7 +97,7 @@ func FuzzBlocks(f *testing.F) {
 		other, ok3 := block(c, cBits)
 		addr, ok4 := netip.AddrFromSlice(probe)
 		if !ok1 || !ok2 || !ok3 || !ok4 {
-			t.Skip()
+			return
 		}
 		union := policy.MergeRanges(slices.Concat(policy.Subtract(cidr, []netip.Prefix{except}), policy.Subtract(other, nil)))
 		if len(union) > 3 {

@@ -231,7 +231,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, spec string) {
 		np := &networkingv1.NetworkPolicy{}
 		if json.Unmarshal([]byte(spec), &np.Spec) != nil {
-			t.Skip()
+			return
 		}
 		p, _ := policy.Parse(np)
 		for i, rule := range p.Rules[policy.Ingress] {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/podfence/podfence/test/inputs"
 )
 
 const module = "github.com/podfence/podfence"
@@ -48,6 +50,9 @@ const pluginBinary = module + "/cni/podfence-cni"
 var notInPlugin = []string{"net/http", "k8s.io/client-go", "k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/controller-runtime", module + "/policy", module + "/ruleset", module + "/controllers"}
 
 func TestRooms(t *testing.T) {
+	if err := inputs.Packages(module + "/..."); err != nil {
+		t.Fatal(err)
+	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"/...").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -84,6 +89,9 @@ func TestRooms(t *testing.T) {
 }
 
 func TestPluginBinary(t *testing.T) {
+	if err := inputs.Packages(pluginBinary); err != nil {
+		t.Fatal(err)
+	}
 	out, err := exec.Command("go", "list", "-deps", pluginBinary).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)

@@ -1,9 +1,11 @@
 package plugin_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +26,8 @@ const (
 	pauseAfter, pauseFile = "PODFENCE_TEST_PAUSE_AFTER", "PODFENCE_TEST_PAUSE_FILE"
 )
 
-// binDir has the plugin as users run it, and brokenDir the one that can be killed.
+// binDir has the plugin as users run it, and brokenDir the one that can be killed, once
+// build has been called.
 var binDir, brokenDir string
 
 func TestMain(m *testing.M) {
@@ -32,8 +35,23 @@ func TestMain(m *testing.M) {
 		skel.PluginMainFuncs(plugin.Plugin{After: between}.Funcs(), plugin.Versions(), "podfence under test")
 		return
 	}
-	os.Exit(build(m))
+	dir, err := os.MkdirTemp("", "podfence-cni-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binDir, brokenDir = filepath.Join(dir, "bin"), filepath.Join(dir, "broken")
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
+
+// build makes the plugins when a test first needs them.
+var build = sync.OnceValue(func() error {
+	self, err := os.Executable()
+	return errors.Join(err, prebuilt.Plugin(filepath.Join(binDir, "podfence")),
+		os.Mkdir(brokenDir, 0o700), os.Symlink(self, filepath.Join(brokenDir, "podfence")))
+})
 
 // between is called by the plugin after each step.
 func between(step string) {
@@ -62,34 +80,4 @@ func between(step string) {
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
 	}
-}
-
-// build makes the plugins, and runs the tests.
-func build(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		return m.Run() // the tests say what they miss
-	}
-	dir, err := os.MkdirTemp("", "podfence-cni-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binDir, brokenDir = filepath.Join(dir, "bin"), filepath.Join(dir, "broken")
-	if err := prebuilt.Plugin(filepath.Join(binDir, "podfence")); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	self, err := os.Executable()
-	if err == nil {
-		err = os.Mkdir(brokenDir, 0o700)
-	}
-	if err == nil {
-		err = os.Symlink(self, filepath.Join(brokenDir, "podfence"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
 }

@@ -40,6 +40,9 @@ func newSpace(t testing.TB) *space {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces of the test's own need root: skipped")
 	}
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
 	s := &space{t: t}
 	done := make(chan error)
 	go func() {

@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -16,33 +17,39 @@ import (
 // histories, and through many more.
 func TestHostile(t *testing.T) {
 	for seed := range int64(24) {
-		have, want := newNamespace(t), newNamespace(t)
-		c := have.open()
-		m := policy.NewModel(random.Node)
-		table := ruleset.Build(m.Intent(), ruleset.Options{Reject: seed%2 == 0, Guard: seed%4 == 0, Masquerade: seed%4 == 0})
-		if err := c.Apply(table.Replacement()); err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		history := random.Hostile(random.Tape(seed), nil)
-		for i, event := range history {
-			event.Feed(m)
-			if i%3 == 2 || i == len(history)-1 {
-				plan := table.Update(m.Take())
-				if err := c.Apply(plan); err != nil {
-					t.Fatalf("seed %d, event %d: %v\n%s", seed, i, err, plan.Text())
-				}
+		// One that nft cannot load is skipped, and no other.
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { expectHeld(t, seed) })
+	}
+}
+
+// expectHeld goes through one history.
+func expectHeld(t *testing.T, seed int64) {
+	have, want := newNamespace(t), newNamespace(t)
+	c := have.open()
+	m := policy.NewModel(random.Node)
+	table := ruleset.Build(m.Intent(), ruleset.Options{Reject: seed%2 == 0, Guard: seed%4 == 0, Masquerade: seed%4 == 0})
+	if err := c.Apply(table.Replacement()); err != nil {
+		t.Fatal(err)
+	}
+	history := random.Hostile(random.Tape(seed), nil)
+	for i, event := range history {
+		event.Feed(m)
+		if i%3 == 2 || i == len(history)-1 {
+			plan := table.Update(m.Take())
+			if err := c.Apply(plan); err != nil {
+				t.Fatalf("event %d: %v\n%s", i, err, plan.Text())
 			}
 		}
-		updated := slices.Sorted(strings.Lines(have.list()))
-		if err := c.Apply(table.Replacement()); err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		if replaced := slices.Sorted(strings.Lines(have.list())); !slices.Equal(updated, replaced) {
-			t.Fatalf("seed %d: updated, the kernel lists\n%s\nand replaced\n%s", seed, updated, replaced)
-		}
-		want.load(table.Text())
-		if expectSame(t, have, want); t.Failed() {
-			t.Fatalf("seed %d:\n%s", seed, table.Text())
-		}
+	}
+	updated := slices.Sorted(strings.Lines(have.list()))
+	if err := c.Apply(table.Replacement()); err != nil {
+		t.Fatal(err)
+	}
+	if replaced := slices.Sorted(strings.Lines(have.list())); !slices.Equal(updated, replaced) {
+		t.Fatalf("updated, the kernel lists\n%s\nand replaced\n%s", updated, replaced)
+	}
+	want.load(table.Text())
+	if expectSame(t, have, want); t.Failed() {
+		t.Fatal(table.Text())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,10 +25,13 @@ type Cgroup struct {
 	at string
 	// limit, usage, peak and kills are files.
 	limit, usage, peak, kills string
+	// restore takes the memory controller back from the root's children.
+	restore func() error
 }
 
 // NewCgroup makes a cgroup with a limit in bytes. It is an error where there is no memory
-// controller to be had.
+// controller to be had. Of several at a time, the one that was made first is to be closed
+// last.
 func NewCgroup(limit int64) (c *Cgroup, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(cgroups, &fs); err != nil {
@@ -35,22 +39,40 @@ func NewCgroup(limit int64) (c *Cgroup, err error) {
 	}
 	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
 		c = &Cgroup{at: cgroups, limit: "memory.max", usage: "memory.current", peak: "memory.peak", kills: "memory.events"}
-		if err := os.WriteFile(filepath.Join(cgroups, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
-			return nil, fmt.Errorf("have the memory controller for a cgroup: %w", err)
+		if c.restore, err = lendMemory(cgroups); err != nil {
+			return nil, err
 		}
 	} else {
 		c = &Cgroup{
-			at:    filepath.Join(cgroups, "memory"),
-			limit: "memory.limit_in_bytes", usage: "memory.usage_in_bytes", peak: "memory.max_usage_in_bytes", kills: "memory.oom_control",
+			restore: func() error { return nil },
+			at:      filepath.Join(cgroups, "memory"),
+			limit:   "memory.limit_in_bytes", usage: "memory.usage_in_bytes", peak: "memory.max_usage_in_bytes", kills: "memory.oom_control",
 		}
 	}
 	if c.folder, err = os.MkdirTemp(c.at, "podfence-agent-"); err != nil {
-		return nil, fmt.Errorf("make a memory cgroup: %w", err)
+		return nil, errors.Join(fmt.Errorf("make a memory cgroup: %w", err), c.restore())
 	}
 	if err := c.SetLimit(limit); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// lendMemory gives the children of a cgroup the memory controller, if they do not have it,
+// until restore.
+func lendMemory(cgroup string) (restore func() error, err error) {
+	control := filepath.Join(cgroup, "cgroup.subtree_control")
+	has, err := os.ReadFile(control)
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(strings.Fields(string(has)), "memory") {
+		return func() error { return nil }, nil
+	}
+	if err := os.WriteFile(control, []byte("+memory"), 0); err != nil {
+		return nil, fmt.Errorf("have the memory controller for a cgroup: %w", err)
+	}
+	return func() error { return os.WriteFile(control, []byte("-memory"), 0) }, nil
 }
 
 // SetLimit sets how many bytes there may be.
@@ -90,12 +112,12 @@ func (c *Cgroup) Kills() (n int, err error) {
 }
 
 // Close removes the cgroup, whose processes have ended: the kernel may take a moment to
-// notice.
+// notice. The root cgroup is then as it was before.
 func (c *Cgroup) Close() error {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		err := unix.Rmdir(c.folder)
 		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return err
+			return errors.Join(err, c.restore())
 		}
 	}
 }

@@ -109,6 +109,16 @@ func TestNetlink(t *testing.T) {
 	kept := worked(hosts["caller"].Dial(ctx, policy.TCP, netip.AddrPortFrom(hosts["open"].IPs[0], port)))(t)
 	defer kept.Close()
 	var o outcome
+	var quiet silence
+	echo := func() {
+		o.allowed++
+		began := time.Now()
+		if err := lab.Echo(kept, []byte("kept"), 10*time.Second); err != nil {
+			o.broken++
+			return
+		}
+		quiet.heard(time.Since(began))
+	}
 	var traffic sync.WaitGroup
 	stop := make(chan struct{})
 	traffic.Go(func() {
@@ -121,9 +131,7 @@ func TestNetlink(t *testing.T) {
 			if err := forbid(); err == nil {
 				o.denied++
 			}
-			o.allowed++
-			if err := lab.Echo(kept, []byte("kept"), 10*time.Second); err != nil {
-				o.broken++
+			if echo(); o.broken > 0 {
 				return
 			}
 		}
@@ -150,7 +158,8 @@ func TestNetlink(t *testing.T) {
 	}
 	close(stop)
 	traffic.Wait()
-	time.Sleep(50 * time.Millisecond) // what is on its way
+	echo() // after the last fault
+	time.Sleep(quiet.lasts())
 	o.leaked = arrived.Load()
 	record(t, "the kernel refuses or drops a transaction", o)
 }

@@ -3,30 +3,42 @@ package chaos
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 )
 
-// TestAgentKilled kills the agent at any moment, before and after its first commit,
+// TestAgentKilled kills the agent before its first commit, after that, and at any moment,
 // and starts the next one at once.
 func TestAgentKilled(t *testing.T) {
 	tr := newTrial(t)
 	tr.begin()
 	stop := tr.keepChanging()
-	n, ready := times(100), 0
-	for range n {
-		time.Sleep(rand.N(time.Second))
-		if tr.agent.Ready(t.Context()) {
-			ready++
+	n, committed := times(99), 0
+	for i := range n {
+		switch i % 3 {
+		case 0:
+			tr.awaitReady()
+			time.Sleep(rand.N(300 * time.Millisecond))
+		case 1: // the process has hardly begun
+		case 2:
+			time.Sleep(rand.N(time.Second))
 		}
+		agent := tr.agent
 		tr.kill()
+		if strings.Contains(agent.Log(), "Replaced the table") {
+			committed++
+		}
 		tr.launch()
 	}
 	stop()
 	tr.awaitReady()
 	took := tr.settled()
-	t.Logf("%d of %d agents were ready when they were killed; the last caught up in %s", ready, n, took)
-	tr.end("agent killed (SIGKILL) 0 to 1 s after its start, started at once", n)
+	t.Logf("%d of %d agents had committed when they were killed; the last caught up in %s", committed, n, took)
+	if committed == 0 || committed == n {
+		t.Error("agents must be killed before their first commit, and after it")
+	}
+	tr.end("agent killed (SIGKILL) before its first commit, after it, or at any moment; started at once", n)
 }
 
 // TestAgentStopped ends the agent as a rolling update does.

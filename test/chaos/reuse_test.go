@@ -23,12 +23,13 @@ import (
 func TestAddressReused(t *testing.T) {
 	n := newFedNode(t)
 	hosts := map[string]*lab.Host{}
-	for i, name := range []string{"server", "asker", "reused"} {
+	for i, name := range []string{"server", "asker", "reused", "control"} {
 		hosts[name] = got(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
 	}
 	start := time.Unix(1700000000, 0)
 	n.feed(
-		namespaceOf("shop", nil), namespaceOf("db", nil),
+		namespaceOf("shop", nil), namespaceOf("db", nil), namespaceOf("open", nil),
+		random.Event{Object: podAt("open", "control", "uid", nil, start, hosts["control"].IPs...)},
 		random.Event{Object: podAt("db", "server", "uid", nil, start, hosts["server"].IPs...)},
 		random.Event{Object: podAt("shop", "asker", "uid", nil, start, hosts["asker"].IPs...)},
 		policyOf(t, "db", "server", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}]}]}`),
@@ -37,10 +38,11 @@ func TestAddressReused(t *testing.T) {
 	n.sync(t)
 	r := rand.New(rand.NewSource(1))
 	o := outcome{times: times(300)}
-	// A client reaches the server and is open to all; another pod neither.
+	// A client reaches the server and is open to all; another pod neither. All reach control.
+	control := listenForSources(t, hosts["control"], 9000)
 	ways := []*way{
-		{from: hosts["reused"], to: listenForSources(t, hosts["server"], 9000)},
-		{from: hosts["asker"], to: listenForSources(t, hosts["reused"], 9000)},
+		{from: hosts["reused"], to: listenForSources(t, hosts["server"], 9000), control: control},
+		{from: hosts["asker"], to: listenForSources(t, hosts["reused"], 9000), control: control},
 	}
 	check := func(app string, both bool, when string) {
 		t.Helper()
@@ -167,14 +169,16 @@ func describe(e random.Event) string {
 	return word + " running"
 }
 
-// way is from a host to a listener, with a new flow for each packet.
+// way is from a host to a listener, with a new flow for each packet. The control hears
+// whatever the host says.
 type way struct {
-	from *lab.Host
-	to   *sources
-	next int
+	from        *lab.Host
+	to, control *sources
+	next        int
 }
 
-// try sends a few packets and returns how many arrive: all, or who comes in a while.
+// try sends a few packets and returns how many arrive: all, or who comes until it is sure
+// that nobody does.
 func (w *way) try(t *testing.T, expect bool) (sent, arrived int) {
 	t.Helper()
 	const few, firstPort, ports = 6, 10_000, 50_000
@@ -183,13 +187,15 @@ func (w *way) try(t *testing.T, expect bool) (sent, arrived int) {
 		must(t, w.to.say(w.from, firstPort+w.next%ports))
 		w.next++
 	}
-	patience := 20 * time.Millisecond
 	if expect {
-		patience = 3 * time.Second
+		for w.to.since(w.from, began) < few && time.Since(began) < soon {
+			time.Sleep(time.Millisecond)
+		}
+	} else {
+		if w.control.reached(t, w.from, []int{firstPort + w.next%ports}) > 0 {
+			t.Error("the control hears nothing: nothing can be told by silence")
+		}
+		time.Sleep(w.control.lasts())
 	}
-	for time.Since(began) < patience && arrived < few {
-		time.Sleep(time.Millisecond)
-		arrived = w.to.since(w.from, began)
-	}
-	return few, arrived
+	return few, w.to.since(w.from, began)
 }

@@ -75,6 +75,7 @@ func newCluster(t testing.TB, s settings) *cluster {
 		t.Skipf("skipped: packets are counted, and Services played, by nft: %v", err)
 	}
 	c := &cluster{t: t, folder: t.TempDir()}
+	c.must(build())
 	var err error
 	c.lab, err = lab.New(lab.Options{Settle: 80 * time.Millisecond})
 	c.must(err)

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -160,7 +159,7 @@ func TestATunnelCarriesNoneOfTheReceiversPods(t *testing.T) {
 		send(s.vaults[1].IPs[0])
 		send(vacant(1)[0])
 	}
-	time.Sleep(200 * time.Millisecond)
+	s.settle()
 	if n, first, err := tap.forged(); err != nil || n > 0 {
 		t.Errorf("received %d, the first of them %x: %v", n, first, err)
 	}

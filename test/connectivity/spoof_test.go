@@ -50,6 +50,15 @@ func newSiege(t *testing.T, o settings) *siege {
 	return s
 }
 
+// settle waits until what was sent before would have arrived: until packets that are sent
+// now have, and as long again.
+func (s *siege) settle() {
+	s.t.Helper()
+	began := time.Now()
+	s.expect("meanwhile", udp(s.attacker.Host, s.halls[0].Host, allowedPort, true), udp(s.attacker.Host, s.halls[1].Host, allowedPort, true))
+	time.Sleep(max(20*time.Millisecond, time.Since(began)))
+}
+
 // unmoved checks that nobody has noticed anything.
 func (s *siege) unmoved() {
 	s.t.Helper()
@@ -107,7 +116,7 @@ func TestForgedFrames(t *testing.T) {
 
 	frames := append(s.forgedPackets(), s.forgedMessages()...)
 	s.must(inject(s.attacker.Host, frames))
-	time.Sleep(200 * time.Millisecond)
+	s.settle()
 	for _, tap := range taps {
 		n, first, err := tap.forged()
 		if err != nil || n > 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,7 +51,7 @@ func TestOnlyNodesSendThroughTheTunnel(t *testing.T) {
 	for range often {
 		s.must(tunnel(s.attacker.Host, s.attacker.IPs[0], service, s.wrapped(s.nodes[1], s.client.IPs[0], s.vaults[1].IPs[0])))
 	}
-	time.Sleep(200 * time.Millisecond)
+	s.settle()
 	if counts := received(); counts != [2]int{} {
 		t.Errorf("packets that pods have put into the tunnel: received %d", counts)
 	}

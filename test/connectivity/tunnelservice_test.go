@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -55,7 +54,7 @@ func TestNoServiceLeadsIntoTheTunnel(t *testing.T) {
 		}
 		return err
 	})
-	time.Sleep(200 * time.Millisecond)
+	s.settle()
 	for _, tap := range taps[:3] {
 		if n, first, err := tap.forged(); err != nil || n > 0 {
 			t.Errorf("%s: of %d datagrams for a tunnel, received %d, the first of them %x: %v", tap.host, often, n, first, err)

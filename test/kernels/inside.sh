@@ -3,8 +3,8 @@
 #
 #   inside.sh TESTS RESULTS
 #
-# TESTS has the test binaries and their list (see run.sh); logs go to RESULTS,
-# and for each suite a file with its exit code and seconds.
+# TESTS has the test binaries and their list (see run.sh). For each suite RESULTS gets a
+# log, the same as `go test -json` prints it, and a file with the exit code.
 set -euo pipefail
 tests=$1 results=$2
 
@@ -24,12 +24,12 @@ root=$PWD
 while read -r suite folder skip; do
   echo "  $suite ..."
   cd "$root/$folder"
-  began=$SECONDS
   code=0
   # Twice the time that the slowest takes under emulation; a hang ends with all
   # goroutines' stacks.
-  "$tests/$suite.test" -test.v -test.timeout 20m ${RUN:+-test.run "$RUN"} ${skip:+-test.skip "$skip"} </dev/null >"$results/$suite.log" 2>&1 || code=$?
-  echo "$code $((SECONDS - began))" >"$results/$suite.exit"
+  "$tests/$suite.test" -test.v -test.timeout 20m ${RUN:+-test.run "$RUN"} ${skip:+-test.skip "$skip"} </dev/null 2>&1 |
+    tee "$results/$suite.log" | "$tests/test2json" -t -p "$folder" >"$results/$suite.json" || code=$?
+  echo "$code" >"$results/$suite.exit"
 done <"$tests/list"
 sysctl -n kernel.tainted >"$results/tainted"
 dmesg >"$results/dmesg"

@@ -7,8 +7,9 @@
 # linux-image-6.12-amd64 if none are named. The test binaries are compiled here,
 # without the race detector, and run there one after another (vm.sh, inside.sh).
 # Prints a line for each kernel and suite, and each test that was skipped, with
-# its reason. It fails if a test failed, did not run or was skipped without being
-# expected to, or if the kernel complained. Logs: bin/kernels/results/PACKAGE/.
+# its reason (test/results, which has the list of those that may be). It fails if a test
+# failed, did not run or was skipped without being expected to, or if the kernel
+# complained. Logs: bin/kernels/results/PACKAGE/.
 #
 #   SUITES  which packages, such as "ruleset/kernel cni/node"
 #   RUN     which tests, as in `go test -run`
@@ -42,15 +43,6 @@ declare -A without=(
   [". TestAgentTakesChart"]="runs helm by the go command, and has nothing to do with the kernel"
 )
 
-# Why a test may be skipped: EREs. Any other skip is a failure.
-expected=(
-  # nft 1.0.6 on Linux 6.12.115 and newer: see docs/KERNELS.md.
-  'skipped: there is no comparing with nft, which writes for ports what this kernel refuses: .*'
-  'skipped: this nft can load no ports on this kernel: .*'
-  # The tests fail, rather than skip, if a kernel from 6.9 on is without them.
-  'skipped: this kernel has no tables that are owned and persist, which takes Linux 6.9'
-)
-
 compile() {
   local package
   mkdir -p "$tests"
@@ -59,6 +51,8 @@ compile() {
   export CGO_ENABLED=0
   local flags=(-trimpath -buildvcs=false -ldflags "-s -w")
   go build "${flags[@]}" -o "$tests/podfence-cni" ./cni/podfence-cni
+  go build -o "$tests/test2json" cmd/test2json
+  go build -o "$tests/results" ./test/results
   for package in ${SUITES:-$(suites)}; do
     if [[ -n ${without[$package]:-} && -z ${SUITES:-} ]]; then
       echo "kernels: without $package: ${without[$package]}"
@@ -79,55 +73,31 @@ compile() {
   done
 }
 
-# summary prints a suite's line, and its skips; it fails if something is wrong.
-summary() { # PACKAGE RELEASE SUITE
-  local log=$results/$1/$3.log code seconds
-  read -r code seconds <"$results/$1/$3.exit" || return 1
-  awk -v kernel="$2" -v suite="$3" -v code="$code" -v seconds="$seconds" -v list="$tests/$3.tests" \
-    -v expected="$(printf '%s\n' "${expected[@]}")" -v log_="$log" '
-    BEGIN {
-      while ((getline name <list) > 0) listed[name]
-      allowed = split(expected, allow, "\n")
-    }
-    # The reason is what the test has printed last before it ended.
-    /^=== (RUN|NAME|CONT) / { now = $3 }
-    /^ +[a-z0-9_]+_test\.go:[0-9]+: / { sub(/^ +/, ""); said[now] = $0 }
-    /^ *--- (PASS|FAIL|SKIP): / {
-      state = substr($2, 1, 4); count[state]++; ended[$3]
-      if (state == "FAIL") failed[++failures] = $3
-      if (state == "SKIP") skipped[++skips] = $3
-    }
-    END {
-      for (name in listed) if (!(name in ended)) absent[++absents] = name
-      printf "%-24s %-18s %4d passed %3d failed %3d skipped %5d s\n", kernel, suite, count["PASS"], failures, skips, seconds
-      bad = failures + absents
-      for (i = 1; i <= skips; i++) {
-        verdict = "skipped, unexpectedly"
-        for (j = 1; j <= allowed; j++) if (allow[j] != "" && said[skipped[i]] ~ ": " allow[j] "$") verdict = "skipped"
-        bad += verdict != "skipped"
-        printf "  %s: %s: %s\n", verdict, skipped[i], said[skipped[i]]
-      }
-      for (i = 1; i <= failures; i++) printf "  failed: %s\n", failed[i]
-      for (i = 1; i <= absents; i++) printf "  did not run: %s\n", absent[i]
-      if (count["PASS"] == 0) { print "  no test passed"; bad++ }
-      if (code != 0 && !bad) { printf "  exit code %d\n", code; bad++ }
-      if (bad) printf "  see %s\n", log_
-      exit bad > 0
-    }' "$log"
+# absent prints the tests of a suite that have not ended; it fails if there are any.
+absent() { # SUITE JSON
+  local missing
+  missing=$(comm -23 <(sort -u "$tests/$1.tests") \
+    <(grep -E '"Action":"(pass|fail|skip)"' "$2" | grep -oE '"Test":"[^"/]+"' | cut -d'"' -f4 | sort -u))
+  [[ -z $missing ]] || { echo "$1: did not run:" $missing; return 1; }
 }
 
 # report prints what has become of a kernel's run; it fails if something is wrong.
 report() { # PACKAGE
-  local out=$results/$1 release bad=0 suite
+  local out=$results/$1 release bad=0 suite code ended=()
   release=$(cat "$out/release" 2>/dev/null || echo "$1")
+  echo "$release"
   while read -r suite _; do
-    if [[ -f $out/$suite.exit ]]; then
-      summary "$1" "$release" "$suite" || bad=1
-    else
-      echo "$release $suite: did not end; see $out/$suite.log"
+    if [[ ! -f $out/$suite.exit ]]; then
+      echo "$suite: did not end; see $out/$suite.log"
       bad=1
+      continue
     fi
+    read -r code <"$out/$suite.exit"
+    ((code == 0)) || { echo "$suite: exit code $code; see $out/$suite.log"; bad=1; }
+    ended+=("$out/$suite.json")
+    absent "$suite" "$out/$suite.json" || bad=1
   done <"$tests/list"
+  cat /dev/null "${ended[@]}" | RELEASE=$release "$tests/results" kernels || bad=1
   if [[ -s $out/modules-missing ]]; then
     echo "  modules that there are not: $(tr '\n' ' ' <"$out/modules-missing")"
   fi

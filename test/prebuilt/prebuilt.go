@@ -1,4 +1,5 @@
-// Package prebuilt makes the programs that tests run, or finds them made.
+// Package prebuilt makes the programs that tests run, or finds them made. Tests make them,
+// not a TestMain: else Go's cache of results does not know of their sources (test/inputs).
 package prebuilt
 
 import (
@@ -7,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/podfence/podfence/test/inputs"
 )
 
 // PluginVariable names, in the environment, a podfence-cni to be tested instead
@@ -61,5 +64,5 @@ func build(folder, path string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", program, err, out)
 	}
-	return nil
+	return inputs.Packages(program)
 }

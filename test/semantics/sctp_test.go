@@ -18,7 +18,7 @@ import (
 func needsSCTP(t *testing.T) {
 	t.Helper()
 	if err := lab.CheckSCTP(); err != nil {
-		t.Skipf("skipped: %v", err)
+		skip(t, err)
 	}
 }
 

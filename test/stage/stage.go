@@ -91,6 +91,7 @@ func New(t *testing.T, o Options) *Stage {
 	s := &Stage{T: t, Mode: m, Families: f, pods: map[ActorID]policy.Key{
 		Isolated: {Namespace: "shop", Name: "closed"}, Neighbour: {Namespace: "hall", Name: "open"},
 	}}
+	s.Must(build())
 	var err error
 	s.dir, err = os.MkdirTemp("", "stage-") // a short name, for the socket's sake
 	s.Must(err)
@@ -133,8 +134,10 @@ func skip(t *testing.T, m Mode) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skipf("skipped: the node's receiver is a rule of nft's: %v", err)
 	}
-	if !m.Own() && errReference != nil {
-		t.Skipf("skipped: the reference plugins that connect the pods here cannot be built: %v", errReference)
+	if !m.Own() {
+		if err := reference(); err != nil {
+			t.Skipf("skipped: the reference plugins that connect the pods here cannot be built: %v", err)
+		}
 	}
 	if m.VLAN > 0 {
 		if err := filtersVLANs(); err != nil {

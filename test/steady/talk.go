@@ -26,10 +26,11 @@ func listenTCP(host *lab.Host, at netip.AddrPort) (l net.Listener, err error) {
 	return l, err
 }
 
-// keep uses a connection again and again; one that breaks is followed by another.
+// keep uses a connection again and again, and once more in the end: so after whatever has
+// happened meanwhile. One that breaks is followed by another.
 func (t *Traffic) keep(l net.Listener, connection talk) {
 	defer func() { connection.close() }()
-	t.steadily(func() error {
+	use := func() error {
 		t.keeps.Add(1)
 		var err error
 		begun := time.Now()
@@ -43,9 +44,13 @@ func (t *Traffic) keep(l net.Listener, connection talk) {
 			t.broke(begun, "kept connection", err)
 			connection.close()
 			connection = talk{}
+			return nil
 		}
+		t.took(time.Since(begun))
 		return nil
-	})
+	}
+	t.steadily(use)
+	_ = use() // what breaks is noted
 }
 
 // call makes a new connection, uses it once and closes it.
@@ -62,7 +67,16 @@ func (t *Traffic) call(l net.Listener) {
 		t.note(&t.late, Incident{begun, time.Now(), fmt.Sprintf("new connection: %v", err)})
 	case err != nil:
 		t.broke(begun, "new connection", err)
+	default:
+		t.took(time.Since(begun))
 	}
+}
+
+// took notes how long an exchange has taken.
+func (t *Traffic) took(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.slowest = max(t.slowest, d)
 }
 
 func (t *Traffic) broke(begun time.Time, what string, err error) {

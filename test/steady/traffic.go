@@ -23,7 +23,8 @@ const (
 	// patience is how long an answer may take; a lost packet is known by the
 	// kernel's count, not by time.
 	patience = 10 * time.Second
-	// drain is how long what has been sent may take to be read in the end.
+	// drain is how long what has been sent may take to be read in the end, or as long as
+	// the slowest exchange took.
 	drain = 100 * time.Millisecond
 	// maxIncidents are kept of each kind; more are counted.
 	maxIncidents = 100_000
@@ -70,6 +71,7 @@ type Traffic struct {
 
 	mu                  sync.Mutex
 	leaks, breaks, late []Incident
+	slowest             time.Duration // of the exchanges that were answered
 	err                 error
 }
 
@@ -304,7 +306,7 @@ func (t *Traffic) Stop() (Counts, error) {
 			_ = l.Close()
 		}
 		for _, conn := range t.sinks {
-			_ = conn.SetReadDeadline(time.Now().Add(drain))
+			_ = conn.SetReadDeadline(time.Now().Add(max(drain, t.slowest)))
 		}
 		t.readers.Wait()
 		for _, conn := range t.sinks {
