@@ -6,11 +6,11 @@ import (
 	"math/rand"
 	"os"
 	"os/exec"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -193,10 +194,11 @@ func TestRandomFaults(t *testing.T) {
 	}
 	defer reference.Close()
 	counts := map[string]int{}
-	for seed := range int64(8) {
-		randomFaults(t, rand.New(rand.NewSource(seed)), reference, counts)
+	began := time.Now()
+	for i := int64(0); i < 8 || time.Since(began) < *duration; i++ {
+		randomFaults(t, rand.New(rand.NewSource(*seed+i)), reference, counts)
 		if t.Failed() {
-			t.Fatalf("seed %d", seed)
+			t.Fatalf("seed %d", *seed+i)
 		}
 	}
 	t.Logf("%v", counts)
@@ -378,8 +380,6 @@ func questionFault(r *rand.Rand, socket real, sent []netlink.Message, errno unix
 	}
 }
 
-var listedElements = regexp.MustCompile(`elements = \{([^}]*)\}`)
-
 // listed is a table of the thread's namespace, but for its name and for the order of
 // its objects and of their elements.
 func listed(t *testing.T, family ruleset.Family, name string) string {
@@ -391,19 +391,5 @@ func listed(t *testing.T, family ruleset.Family, name string) string {
 		}
 		t.Fatalf("nft: %v: %s", err, out)
 	}
-	text := listedElements.ReplaceAllStringFunc(string(out), func(list string) string {
-		all := strings.Split(listedElements.FindStringSubmatch(list)[1], ",")
-		for i := range all {
-			all[i] = strings.TrimSpace(all[i])
-		}
-		slices.Sort(all)
-		return strings.Join(all, ", ")
-	})
-	_, text, _ = strings.Cut(text, "\n") // table inet NAME {
-	objects := strings.SplitAfter(strings.TrimSuffix(text, "}\n"), "\n\t}\n")
-	for i := range objects {
-		objects[i] = strings.Trim(objects[i], "\n")
-	}
-	slices.Sort(objects)
-	return strings.Join(objects, "\n")
+	return lab.SortListing(string(out))
 }
