@@ -276,7 +276,7 @@ func (e *enforced) start() {
 		CNI: &controllers.CNI{
 			Socket: filepath.Join(e.dir, "agent.sock"), State: filepath.Join(e.dir, "attachments"),
 			Bridge: &controllers.Bridge{Kernel: e.kernel, MAC: gateway.MAC, Gateway: firstOf},
-			Links:  e.links,
+			Links:  linksBut(maps.Clone(e.lost)),
 		},
 	}
 	if o.LastPodCIDRs, err = conn.PodCIDRs(); err != nil {
@@ -328,13 +328,15 @@ func (e *enforced) reboot() {
 	}
 }
 
-// links are those of the containers that are there.
-func (e *enforced) links(names []string) (map[string]bool, error) {
-	there := map[string]bool{}
-	for _, name := range names {
-		there[name] = !e.lost[name]
+// linksBut are the node's links but for some that are lost.
+func linksBut(lost map[string]bool) func(names []string) (map[string]bool, error) {
+	return func(names []string) (map[string]bool, error) {
+		there := map[string]bool{}
+		for _, name := range names {
+			there[name] = !lost[name]
+		}
+		return there, nil
 	}
-	return there, nil
 }
 
 // meddle has somebody else change the tables.
