@@ -196,9 +196,8 @@ func TestRandomFaults(t *testing.T) {
 	counts := map[string]int{}
 	began := time.Now()
 	for i := int64(0); i < 8 || time.Since(began) < *duration; i++ {
-		randomFaults(t, rand.New(rand.NewSource(*seed+i)), reference, counts)
-		if t.Failed() {
-			t.Fatalf("seed %d", *seed+i)
+		if randomFaults(t, *seed+i, reference, counts); t.Failed() {
+			return
 		}
 	}
 	t.Logf("%v", counts)
@@ -209,7 +208,13 @@ func TestRandomFaults(t *testing.T) {
 	}
 }
 
-func randomFaults(t *testing.T, r *rand.Rand, reference *Conn, counts map[string]int) {
+func randomFaults(t *testing.T, seed int64, reference *Conn, counts map[string]int) {
+	defer func() {
+		if t.Failed() {
+			t.Logf("seed %d", seed)
+		}
+	}()
+	r := rand.New(rand.NewSource(seed))
 	socket, pid, err := openReal()
 	if err != nil {
 		t.Fatal(err)
@@ -364,7 +369,10 @@ func questionFault(r *rand.Rand, socket real, sent []netlink.Message, errno unix
 		return nil, nil
 	case 3: // some of it is missing
 		return answers[:len(answers)-1], err
-	case 4: // it has changed meanwhile
+	case 4: // it has changed meanwhile, and what has moved is missing
+		if first := answers[0].messages; len(first) > 1 {
+			answers[0].messages = first[1:]
+		}
 		for _, answer := range answers {
 			for i := range answer.messages {
 				answer.messages[i].Header.Flags |= netlink.DumpInterrupted
