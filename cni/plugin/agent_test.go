@@ -79,7 +79,8 @@ func (a *agent) handle(ctx context.Context, r handshake.Request) error {
 		delete(a.pods, at)
 	case handshake.OpGC:
 		for at := range a.pods {
-			if !slices.Contains(r.Attachments, at) {
+			alive := func(valid handshake.Attachment) bool { return valid.ContainerID == at.ContainerID }
+			if !slices.ContainsFunc(r.Attachments, alive) {
 				delete(a.pods, at)
 			}
 		}

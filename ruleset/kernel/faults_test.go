@@ -6,11 +6,11 @@ import (
 	"math/rand"
 	"os"
 	"os/exec"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -193,10 +194,10 @@ func TestRandomFaults(t *testing.T) {
 	}
 	defer reference.Close()
 	counts := map[string]int{}
-	for seed := range int64(8) {
-		randomFaults(t, rand.New(rand.NewSource(seed)), reference, counts)
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
+	began := time.Now()
+	for i := int64(0); i < 8 || time.Since(began) < *duration; i++ {
+		if randomFaults(t, *seed+i, reference, counts); t.Failed() {
+			return
 		}
 	}
 	t.Logf("%v", counts)
@@ -207,7 +208,13 @@ func TestRandomFaults(t *testing.T) {
 	}
 }
 
-func randomFaults(t *testing.T, r *rand.Rand, reference *Conn, counts map[string]int) {
+func randomFaults(t *testing.T, seed int64, reference *Conn, counts map[string]int) {
+	defer func() {
+		if t.Failed() {
+			t.Logf("seed %d", seed)
+		}
+	}()
+	r := rand.New(rand.NewSource(seed))
 	socket, pid, err := openReal()
 	if err != nil {
 		t.Fatal(err)
@@ -362,7 +369,10 @@ func questionFault(r *rand.Rand, socket real, sent []netlink.Message, errno unix
 		return nil, nil
 	case 3: // some of it is missing
 		return answers[:len(answers)-1], err
-	case 4: // it has changed meanwhile
+	case 4: // it has changed meanwhile, and what has moved is missing
+		if first := answers[0].messages; len(first) > 1 {
+			answers[0].messages = first[1:]
+		}
 		for _, answer := range answers {
 			for i := range answer.messages {
 				answer.messages[i].Header.Flags |= netlink.DumpInterrupted
@@ -378,8 +388,6 @@ func questionFault(r *rand.Rand, socket real, sent []netlink.Message, errno unix
 	}
 }
 
-var listedElements = regexp.MustCompile(`elements = \{([^}]*)\}`)
-
 // listed is a table of the thread's namespace, but for its name and for the order of
 // its objects and of their elements.
 func listed(t *testing.T, family ruleset.Family, name string) string {
@@ -391,19 +399,5 @@ func listed(t *testing.T, family ruleset.Family, name string) string {
 		}
 		t.Fatalf("nft: %v: %s", err, out)
 	}
-	text := listedElements.ReplaceAllStringFunc(string(out), func(list string) string {
-		all := strings.Split(listedElements.FindStringSubmatch(list)[1], ",")
-		for i := range all {
-			all[i] = strings.TrimSpace(all[i])
-		}
-		slices.Sort(all)
-		return strings.Join(all, ", ")
-	})
-	_, text, _ = strings.Cut(text, "\n") // table inet NAME {
-	objects := strings.SplitAfter(strings.TrimSuffix(text, "}\n"), "\n\t}\n")
-	for i := range objects {
-		objects[i] = strings.Trim(objects[i], "\n")
-	}
-	slices.Sort(objects)
-	return strings.Join(objects, "\n")
+	return lab.SortListing(string(out))
 }

@@ -191,7 +191,11 @@ type revocation struct {
 
 // flow judges one, and marks it if need be.
 func (r *revocation) flow(entry flow) error {
-	entry.packet = r.judgedBy(entry)
+	judgedBy, err := r.judgedBy(entry)
+	if err != nil {
+		return r.failure("look for what has announced flow", entry, err)
+	}
+	entry.packet = judgedBy
 	hook := ruleset.Forward
 	switch {
 	case r.local.Contains(entry.packet.Src):
@@ -210,17 +214,11 @@ func (r *revocation) flow(entry flow) error {
 			return nil
 		}
 	}
-	err := r.mark(entry, deny)
-	_, _, said := refusedBy(err)
+	err = r.mark(entry, deny)
 	switch {
 	case errors.Is(err, unix.ENOENT): // it has ended since
-	case err != nil && !said: // the next one would fare no better
-		r.broken = &OpError{Op: "mark flow " + entry.packet.String(), Err: err}
-		return r.broken
 	case err != nil:
-		if r.failed++; r.first == nil {
-			r.first = &OpError{Op: "mark flow " + entry.packet.String(), Err: err}
-		}
+		return r.failure("mark flow", entry, err)
 	case deny && entry.ended: // it is marked, in case, but nothing was cut
 	case deny:
 		r.revoked++
@@ -230,32 +228,49 @@ func (r *revocation) flow(entry flow) error {
 	return nil
 }
 
+// failure notes that a flow could not be judged. It is an error if the next one would fare
+// no better.
+func (r *revocation) failure(op string, entry flow, err error) error {
+	failed := &OpError{Op: op + " " + entry.packet.String(), Err: err}
+	if _, _, said := refusedBy(err); !said {
+		r.broken = failed
+		return failed
+	}
+	if r.failed++; r.first == nil {
+		r.first = failed
+	}
+	return nil
+}
+
 // judgedBy is the packet that a flow is judged by: that of the flow that has announced it,
 // or of the one that announced that. They pass as related, whatever the rules say of their
 // own ports. One whose master has ended is left to be judged by itself. What the kernel
 // tells is not of one moment: in it, two flows may each be the other's master.
-func (r *revocation) judgedBy(entry flow) policy.Packet {
+func (r *revocation) judgedBy(entry flow) (policy.Packet, error) {
 	for range maxMasters {
 		if entry.master == nil {
 			break
 		}
-		master, found := r.lookUp(entry)
+		master, found, err := r.lookUp(entry)
+		if err != nil {
+			return policy.Packet{}, err
+		}
 		if !found {
 			break
 		}
 		entry = master
 	}
-	return entry.packet
+	return entry.packet, nil
 }
 
 // maxMasters is how many flows in a row, each announced by the next, are followed.
 const maxMasters = 8
 
-// lookUp asks for the flow that has announced one.
-func (j *judging) lookUp(entry flow) (master flow, found bool) {
+// lookUp asks for the flow that has announced one, which may have ended.
+func (j *judging) lookUp(entry flow) (master flow, found bool, err error) {
 	tuple, err := entry.name(entry.master)
 	if err != nil {
-		return flow{}, false
+		return flow{}, false, err
 	}
 	err = j.marking.ask(netlink.Message{
 		Header: netlink.Header{Type: ctMessageGet, Flags: netlink.Request | netlink.Acknowledge},
@@ -264,9 +279,15 @@ func (j *judging) lookUp(entry flow) (master flow, found bool) {
 		if len(m.Data) >= nfgenmsgLength {
 			master, found = parseFlow(m.Data[0], slices.Clone(m.Data[nfgenmsgLength:]))
 		}
+		if !found {
+			return errors.New("it cannot be read")
+		}
 		return nil
 	})
-	return master, found && err == nil
+	if errors.Is(err, unix.ENOENT) {
+		return flow{}, false, nil
+	}
+	return master, found, err
 }
 
 // mark sets or clears the bit, and no other (ctnetlink_change_mark).

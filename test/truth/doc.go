@@ -18,8 +18,8 @@
 //	go test ./test/truth -histories 5000 -seed 7
 //	make truth DURATION=10m
 //
-// A failing history is shrunk: what is left is said in plain words. faults.sh shows that
-// faults are found: it puts each of testdata/faults into a copy of the tree.
+// A failing history is shrunk: what is left is said in plain words. test/faults shows that
+// faults are found.
 //
 // Of a pod on another node only the API server speaks, so nothing is promised of its
 // address. Nor is it of a container that the agent has lost its note of, while the API

@@ -39,8 +39,19 @@ func (w *world) check(t *ruleset.Table) (err error) {
 }
 
 // checkFree makes sure that an address that nobody has, by all that the agent was told,
-// is nobody's.
+// is nobody's, and that the node's own are no pod's.
 func (w *world) checkFree(t *ruleset.Table) error {
+	for _, ip := range random.NodeAddrs {
+		if t == nil {
+			break
+		}
+		if mapped(t, ip) {
+			return fmt.Errorf("%s is the node's, but in a map", ip)
+		}
+		if err := w.checkMembers(t, ip, nil); err != nil {
+			return fmt.Errorf("%s is the node's, but %w", ip, err)
+		}
+	}
 	for i := 2; t != nil && i < 7; i++ {
 		for _, v4 := range w.families {
 			ip := w.address(v4, false, i)
@@ -264,5 +275,5 @@ func own(ip netip.Addr) netip.Addr {
 
 // shows reports whether a pod's status has an address.
 func shows(p *corev1.Pod, ip netip.Addr) bool {
-	return slices.ContainsFunc(p.Status.PodIPs, func(q corev1.PodIP) bool { return q.IP == ip.String() })
+	return slices.Contains(addrsOf(p), ip.String())
 }

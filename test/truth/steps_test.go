@@ -122,8 +122,11 @@ func (w *world) schedule(s step) (string, bool, error) {
 	if w.startTimes {
 		p.Status.StartTime = &startTime
 	}
+	if p.Spec.HostNetwork = s.b/512%8 == 0; p.Spec.HostNetwork {
+		w.count("a pod on the host's network takes the name of a container's", len(w.of(t, running)) > 0)
+	}
 	w.put(t, p)
-	return fmt.Sprintf("pod %s, UID %s, app=%s, ports %v is to run on %s", t.name, uidOf(p), p.Labels["app"], numbersOf(p), p.Spec.NodeName), true, nil
+	return fmt.Sprintf("pod %s, UID %s, app=%s, ports %v is to run on %s, on the host's network: %t", t.name, uidOf(p), p.Labels["app"], numbersOf(p), p.Spec.NodeName, p.Spec.HostNetwork), true, nil
 }
 
 // before is the pod that a name had last.
@@ -208,6 +211,11 @@ func (w *world) report(s step) (string, bool, error) {
 	if p == nil || p.Spec.NodeName != random.Node {
 		return nothing()
 	}
+	if p.Spec.HostNetwork {
+		ips := random.NodeAddrs
+		w.change(t, func(p *corev1.Pod) { p.Status.Phase, p.Status.PodIPs = corev1.PodRunning, podIPs(ips) })
+		return fmt.Sprintf("kubelet reports pod %s (UID %s) Running at the node's %v", t.name, uidOf(p), ips), true, nil
+	}
 	its := w.those(func(x *iface) bool { return x.pod == t && x.uid == uidOf(p) && x.name == "eth0" })
 	slices.Reverse(its)
 	if len(its) > 1 && s.b%3 > 0 {
@@ -218,13 +226,20 @@ func (w *world) report(s step) (string, bool, error) {
 		return nothing()
 	}
 	phase := []corev1.PodPhase{
-		corev1.PodRunning, corev1.PodRunning, corev1.PodRunning, corev1.PodPending, corev1.PodSucceeded, corev1.PodFailed,
-	}[s.c%6]
+		corev1.PodRunning, corev1.PodRunning, corev1.PodRunning, corev1.PodPending, corev1.PodSucceeded, corev1.PodFailed, corev1.PodUnknown,
+	}[s.c%7]
 	ips := x.ips
 	if s.c/8%8 == 0 {
 		ips = nil
 	}
-	w.change(t, func(p *corev1.Pod) { p.Status.Phase, p.Status.PodIPs = phase, podIPs(ips) })
+	w.change(t, func(p *corev1.Pod) {
+		p.Status.Phase, p.Status.PodIPs, p.Status.PodIP = phase, podIPs(ips), ""
+		if len(ips) > 0 && s.c/64%4 == 0 { // as an old kubelet does
+			p.Status.PodIPs, p.Status.PodIP = nil, ips[0].String()
+		}
+	})
+	w.count("kubelet reports a pod's podIP alone", podNow(t).Status.PodIP != "")
+	w.count("kubelet does not know how a pod is, whose container runs", phase == corev1.PodUnknown && x.state == running)
 	w.count("a pod has ended by the API server while its container runs", ended(podNow(t)) && x.state == running)
 	return fmt.Sprintf("kubelet reports pod %s (UID %s) %s at %v", t.name, uidOf(p), phase, ips), true, nil
 }
@@ -241,7 +256,7 @@ func podIPs(ips []netip.Addr) (all []corev1.PodIP) {
 func (w *world) reportForeign(s step) (string, bool, error) {
 	t, ok := choose(slices.DeleteFunc(slices.Clone(w.pods), func(t *thing) bool {
 		p := podNow(t)
-		return p == nil || p.Spec.NodeName != others
+		return p == nil || p.Spec.NodeName != others || p.Spec.HostNetwork
 	}), s.a)
 	if !ok {
 		return nothing()
@@ -301,7 +316,11 @@ func (t *thing) said() string {
 	return t.name
 }
 
+// addrsOf are the addresses that a pod's status has.
 func addrsOf(p *corev1.Pod) (ips []string) {
+	if len(p.Status.PodIPs) == 0 && p.Status.PodIP != "" {
+		return []string{p.Status.PodIP}
+	}
 	for _, ip := range p.Status.PodIPs {
 		ips = append(ips, ip.IP)
 	}
@@ -320,7 +339,7 @@ func (w *world) makeSandbox(s step) (string, bool, error) {
 		return nothing()
 	}
 	p := t.at(i).(*corev1.Pod)
-	if p.Spec.NodeName != random.Node || p.DeletionTimestamp != nil || ended(p) {
+	if p.Spec.NodeName != random.Node || p.Spec.HostNetwork || p.DeletionTimestamp != nil || ended(p) {
 		return nothing()
 	}
 	if slices.ContainsFunc(w.inUse(), func(x *iface) bool { return x.pod == t && x.uid == uidOf(p) }) {
@@ -579,8 +598,8 @@ func (w *world) look() {
 	shown := map[netip.Addr][]*corev1.Pod{}
 	for _, t := range w.pods {
 		if p := podKnown(t); p != nil && !ended(p) {
-			for _, ip := range p.Status.PodIPs {
-				shown[netip.MustParseAddr(ip.IP)] = append(shown[netip.MustParseAddr(ip.IP)], p)
+			for _, ip := range addrsOf(p) {
+				shown[netip.MustParseAddr(ip)] = append(shown[netip.MustParseAddr(ip)], p)
 			}
 		}
 	}
@@ -601,7 +620,7 @@ func (w *world) look() {
 			w.count("another node's pod reports a container's address", slices.ContainsFunc(by, foreign))
 			w.count("an address is in no range", !w.ranges[ip.Is4()].IsValid() || !w.ranges[ip.Is4()].Contains(ip))
 			w.count("the API server does not show a container's address at its pod", p != nil && uidOf(p) == x.uid && !shows(p, ip))
-			w.count("the API server shows other addresses at a container's pod", p != nil && uidOf(p) == x.uid && !shows(p, ip) && len(p.Status.PodIPs) > 0 && x.name == "eth0")
+			w.count("the API server shows other addresses at a container's pod", p != nil && uidOf(p) == x.uid && !shows(p, ip) && len(addrsOf(p)) > 0 && x.name == "eth0")
 			w.count("a note is lost, and nothing but the range closes the address", x.lost && !w.unpromised(ip))
 			w.count("a note is lost, and another node's pod reports the address", x.lost && !w.unpromised(ip) && len(by) > 0)
 		}

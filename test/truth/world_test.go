@@ -300,11 +300,11 @@ func (w *world) taken(ip netip.Addr) bool {
 	return slices.ContainsFunc(w.inUse(), func(x *iface) bool { return slices.Contains(x.ips, ip) })
 }
 
-// podOf is the pod of an interface as the agent knows it: the very one, on this node;
-// nil if the agent does not know it.
+// podOf is the pod of an interface as the agent knows it: the very one, on this node, and
+// not on its network; nil if the agent does not know it.
 func podOf(x *iface) *corev1.Pod {
 	p := podKnown(x.pod)
-	if p == nil || p.Spec.NodeName != random.Node || x.said != "" && uidOf(p) != x.said {
+	if p == nil || p.Spec.NodeName != random.Node || p.Spec.HostNetwork || x.said != "" && uidOf(p) != x.said {
 		return nil
 	}
 	return p
