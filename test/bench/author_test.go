@@ -307,7 +307,7 @@ func BenchmarkAuthor(b *testing.B) {
 							c.admitFriends(b, w, c.label("no"), c.label("yes"))
 							admitted = true
 						}
-						profiled := profileCPU(b, a)
+						profiled := profileCPU(b, a, "author-cpu")
 						for _, author.unseen = range []bool{true, false} {
 							ctx, cancel := context.WithCancel(context.Background())
 							written := make(chan error, 1)
