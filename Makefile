@@ -118,8 +118,8 @@ fuzz-kernel: packages ## Random clusters and changes, each packet judged, traced
 	  -duration $(FUZZKERNEL) -seed $(SEED)
 
 .PHONY: bench
-bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=5
-	ROUNDS="$(ROUNDS)" test/bench/run.sh $(BIN)/bench docs
+bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=3
+	ROUNDS="$(ROUNDS)" test/bench/run.sh $(BIN)/bench docs README.md
 
 .PHONY: soak
 soak: packages envtest-assets ## Random changes and live probes against the verdict function (root): SOAK=10m

@@ -95,7 +95,7 @@ type Enforcer struct {
 	// about is what the log says of the commit under way, and ofFlows whose flows it may be
 	// about; nil: all. Only Start's goroutine touches them.
 	about   content
-	ofFlows map[netip.Addr]struct{}
+	ofFlows map[netip.Addr]bool
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
 	// links are the pods' links; nil where podfence connects the pods. moved holds a
@@ -132,6 +132,7 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 		wake:     make(chan struct{}, 1),
 		judge:    make(chan struct{}, 1),
 		affected: newAffected(),
+		cut:      newRevocations(),
 		nodes:    make(chan struct{}, 1),
 		guard:    newGuard(o.CNI),
 		links:    newLinks(kernel, o.PodLinks),

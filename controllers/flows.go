@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -35,7 +34,7 @@ func (e *Enforcer) judgeAffected(ctx context.Context) {
 		case <-e.affected.some:
 		}
 		began := time.Now()
-		addrs := e.affected.take()
+		addrs := e.affected.take(e.cut.mayBeOf)
 		if len(addrs) == 0 {
 			continue
 		}
@@ -122,34 +121,43 @@ func (e *Enforcer) judged(revoked, restored int, why func(denied func(ruleset.Ho
 	}
 }
 
-// affected are the addresses that commits were about whose flows are not judged yet.
+// affected are the addresses that commits were about whose flows are not judged yet, with
+// whether such a flow may have to be cut.
 type affected struct {
-	mu    sync.Mutex
-	addrs map[netip.Addr]struct{}
+	mu     sync.Mutex
+	closes map[netip.Addr]bool
 	// some holds a token while there are any, and later one when there has been a commit.
 	some, later chan struct{}
 }
 
 func newAffected() affected {
-	return affected{addrs: map[netip.Addr]struct{}{}, some: make(chan struct{}, 1), later: make(chan struct{}, 1)}
+	return affected{closes: map[netip.Addr]bool{}, some: make(chan struct{}, 1), later: make(chan struct{}, 1)}
 }
 
 // add takes in what a commit was about.
-func (a *affected) add(addrs map[netip.Addr]struct{}) {
+func (a *affected) add(closes map[netip.Addr]bool) {
 	a.mu.Lock()
-	maps.Copy(a.addrs, addrs)
+	for addr, close := range closes {
+		a.closes[addr] = a.closes[addr] || close
+	}
 	a.mu.Unlock()
-	if len(addrs) > 0 {
+	if len(closes) > 0 {
 		signal(a.some)
 	}
 	signal(a.later)
 }
 
-func (a *affected) take() []netip.Addr {
+// take takes out those of which a flow may have to be cut, or may be cut and go on.
+func (a *affected) take(mayBeCut func(netip.Addr) bool) (addrs []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	addrs := slices.SortedFunc(maps.Keys(a.addrs), netip.Addr.Compare)
-	clear(a.addrs)
+	for addr, close := range a.closes {
+		if close || mayBeCut(addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	clear(a.closes)
+	slices.SortFunc(addrs, netip.Addr.Compare)
 	return addrs
 }
 

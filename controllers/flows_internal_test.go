@@ -140,11 +140,11 @@ func TestAffectedFlowsAreJudgedBeside(t *testing.T) {
 		go e.judgeFlows(ctx)
 		go e.judgeAffected(ctx)
 		commit := func(last ...byte) {
-			addrs := map[netip.Addr]struct{}{}
+			closes := map[netip.Addr]bool{}
 			for _, last := range last {
-				addrs[netip.AddrFrom4([4]byte{10, 0, 0, last})] = struct{}{}
+				closes[netip.AddrFrom4([4]byte{10, 0, 0, last})] = true
 			}
-			e.affected.add(addrs)
+			e.affected.add(closes)
 			synctest.Wait()
 		}
 		time.Sleep(time.Hour)
@@ -177,5 +177,62 @@ func TestAffectedFlowsAreJudgedBeside(t *testing.T) {
 	}
 	if !slices.Equal(flows.starts, wantAll) {
 		t.Errorf("all are judged at %v, want %v", flows.starts, wantAll)
+	}
+}
+
+// TestWhatOnlyOpens: where a commit only lets more pass, the kernel is asked for the flows of
+// those addresses alone of which one may be cut: by an earlier agent, until all flows have been
+// judged, in the last round of all or this one, or in one of some.
+func TestWhatOnlyOpens(t *testing.T) {
+	flows := &slowFlows{}
+	addr := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, last}) }
+	deny := func(judge func(ruleset.HookPoint, policy.Packet) bool, last byte) {
+		judge(ruleset.Forward, policy.Packet{Src: addr(100), Dst: addr(last)})
+	}
+	none := func(ruleset.HookPoint, policy.Packet) bool { return false }
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnforcer(&told{}, Options{Node: "node", Log: logr.Discard(), Flows: flows}, newMetrics(prometheus.NewRegistry()), nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		flows.began = time.Now()
+		go e.judgeAffected(ctx)
+		commit := func(closes map[netip.Addr]bool) {
+			e.affected.add(closes)
+			time.Sleep(time.Minute)
+		}
+		opened := map[netip.Addr]bool{addr(1): false, addr(2): false, addr(3): false, addr(4): false}
+		commit(opened) // nothing is known yet
+		deny(e.cut.round(none), 9)
+		commit(opened) // nor while the first round goes on
+		deny(e.cut.round(none), 1)
+		commit(opened)
+		deny(e.cut.round(none), 2)
+		commit(opened)
+		judge, why := e.cut.some(none)
+		deny(judge, 3)
+		why(func(ruleset.HookPoint, policy.Packet) string { return "" })
+		commit(opened)
+		commit(map[netip.Addr]bool{addr(4): false})
+		commit(map[netip.Addr]bool{addr(4): true})
+		e.affected.mu.Lock() // two commits before the flows of the first are judged
+		e.affected.closes[addr(4)] = true
+		e.affected.mu.Unlock()
+		commit(map[netip.Addr]bool{addr(4): false})
+		e.cut.round(none)
+		judge = e.cut.round(none)
+		commit(opened)
+		for port := range uint16(remembered) {
+			judge(ruleset.Forward, policy.Packet{Src: addr(100), Dst: addr(101), DstPort: port})
+		}
+		commit(opened) // there are too many to know
+		cancel()
+		synctest.Wait()
+	})
+	all := " [10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4]"
+	want := []string{
+		"0s" + all, "1m0s" + all, "2m0s [10.0.0.1]", "3m0s [10.0.0.1 10.0.0.2]", "4m0s [10.0.0.1 10.0.0.2 10.0.0.3]",
+		"6m0s [10.0.0.4]", "7m0s [10.0.0.4]", "9m0s" + all,
+	}
+	if !slices.Equal(flows.some, want) {
+		t.Errorf("judged were\n%q, want\n%q", flows.some, want)
 	}
 }

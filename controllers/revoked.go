@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -18,18 +19,51 @@ type judged struct {
 	packet policy.Packet
 }
 
+// denials are flows that were found denied, as many as are remembered, and the addresses at
+// their ends.
+type denials struct {
+	flows map[judged]struct{}
+	ends  map[netip.Addr]struct{}
+}
+
+func newDenials() *denials {
+	return &denials{flows: map[judged]struct{}{}, ends: map[netip.Addr]struct{}{}}
+}
+
+func (d *denials) note(flow judged) {
+	if len(d.flows) < remembered {
+		d.flows[flow] = struct{}{}
+		d.ends[flow.packet.Src], d.ends[flow.packet.Dst] = struct{}{}, struct{}{}
+	}
+}
+
+func (d *denials) add(more *denials) {
+	maps.Copy(d.flows, more.flows)
+	maps.Copy(d.ends, more.ends)
+}
+
+// mayBeOf reports whether one of them may have an address at an end.
+func (d *denials) mayBeOf(addr netip.Addr) bool {
+	_, is := d.ends[addr]
+	return is || len(d.flows) >= remembered
+}
+
 // revocations tell what a round of judging has cut from what was cut before.
 type revocations struct {
 	mu sync.Mutex
 	// before and now are what the last round of all flows and this one have found denied,
-	// and what rounds of some did meanwhile.
-	before, now map[judged]struct{}
+	// and what rounds of some did meanwhile. rounds is how many rounds of all have begun.
+	before, now *denials
+	rounds      int
 }
+
+func newRevocations() revocations { return revocations{before: newDenials(), now: newDenials()} }
 
 // round begins a round of all flows, whose judge it returns.
 func (r *revocations) round(passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
 	r.mu.Lock()
-	r.before, r.now = r.now, map[judged]struct{}{}
+	r.before, r.now = r.now, newDenials()
+	r.rounds++
 	now := r.now
 	r.mu.Unlock()
 	return r.noting(now, passes)
@@ -39,34 +73,37 @@ func (r *revocations) round(passes func(ruleset.HookPoint, policy.Packet) bool) 
 func (r *revocations) some(passes func(ruleset.HookPoint, policy.Packet) bool) (
 	judge func(ruleset.HookPoint, policy.Packet) bool, why func(denied func(ruleset.HookPoint, policy.Packet) string) []string,
 ) {
-	cut := map[judged]struct{}{}
+	cut := newDenials()
 	return r.noting(cut, passes), func(denied func(ruleset.HookPoint, policy.Packet) string) []string {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		texts := reasons(cut, denied, r.before, r.now)
-		for _, known := range []*map[judged]struct{}{&r.before, &r.now} {
-			if *known == nil {
-				*known = map[judged]struct{}{}
-			}
-			maps.Copy(*known, cut)
-		}
+		r.before.add(cut)
+		r.now.add(cut)
 		return texts
 	}
 }
 
 // noting is a judge that notes what it denies.
-func (r *revocations) noting(cut map[judged]struct{}, passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
+func (r *revocations) noting(cut *denials, passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
 	return func(hook ruleset.HookPoint, p policy.Packet) bool {
 		passed := passes(hook, p)
 		if !passed {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			if len(cut) < remembered {
-				cut[judged{hook, p}] = struct{}{}
-			}
+			cut.note(judged{hook, p})
 		}
 		return passed
 	}
+}
+
+// mayBeOf reports whether a flow that is cut may have an address at an end. Who asks while
+// some are judged hears nothing of those. Of what an earlier agent has cut, the first round of
+// all flows knows when it has ended.
+func (r *revocations) mayBeOf(addr netip.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rounds < 2 || r.before.mayBeOf(addr) || r.now.mayBeOf(addr)
 }
 
 // remembered is how many flows of a round are: one pod may have hundreds of thousands cut,
@@ -85,10 +122,10 @@ func (r *revocations) why(denied func(ruleset.HookPoint, policy.Packet) string) 
 }
 
 // reasons are why flows are cut that were not so before.
-func reasons(cut map[judged]struct{}, denied func(ruleset.HookPoint, policy.Packet) string, before ...map[judged]struct{}) []string {
+func reasons(cut *denials, denied func(ruleset.HookPoint, policy.Packet) string, before ...*denials) []string {
 	counts := map[string]int{}
-	for flow := range cut {
-		was := slices.ContainsFunc(before, func(known map[judged]struct{}) bool { _, is := known[flow]; return is })
+	for flow := range cut.flows {
+		was := slices.ContainsFunc(before, func(known *denials) bool { _, is := known.flows[flow]; return is })
 		if !was {
 			counts[denied(flow.hook, flow.packet)]++
 		}

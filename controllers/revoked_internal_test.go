@@ -34,7 +34,7 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 	out := flow(7, 80)
 	out.Src, out.Dst = out.Dst, out.Src
 
-	var r revocations
+	r := newRevocations()
 	judge := r.round(passes)
 	if judge(ruleset.Forward, flow(7, 80)) || judge(ruleset.Forward, flow(7, 81)) || judge(ruleset.Forward, flow(8, 80)) || !judge(ruleset.Forward, out) {
 		t.Fatalf("the table is not what the test is about: %s", trace(ruleset.Forward, out))

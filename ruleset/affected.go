@@ -8,48 +8,50 @@ import (
 )
 
 // Affected are the addresses that a delta is about: a flow may be judged otherwise once the
-// table is updated by it only if it is of one of them, at either end. It must be asked before
-// the update. Nil: it may be any flow.
-func (t *Table) Affected(d policy.Delta) map[netip.Addr]struct{} {
+// table is updated by it only if it is of one of them, at either end. With each goes whether
+// such a flow may be denied then that was not: what a set of peers or of endpoints gains only
+// lets more pass. It must be asked before the update. Nil: it may be any flow.
+func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	if d.PodCIDRs != nil || d.Cluster != nil || d.Nodes != nil {
 		return nil
 	}
-	addrs := map[netip.Addr]struct{}{}
-	add := func(more ...netip.Addr) {
+	closes := map[netip.Addr]bool{}
+	add := func(close bool, more ...netip.Addr) {
 		for _, addr := range more {
-			addrs[addr] = struct{}{}
+			closes[addr] = closes[addr] || close
 		}
 	}
 	for addr := range d.Orphans {
-		add(addr)
+		add(true, addr)
 	}
 	for key, s := range d.Subjects {
-		add(t.addrs[key]...)
+		add(true, t.addrs[key]...)
 		if s != nil {
-			add(s.IPs...)
+			add(true, s.IPs...)
 		}
 	}
 	for _, key := range t.isolatedBy(d.Policies) {
-		add(t.addrs[key]...)
+		add(true, t.addrs[key]...)
 	}
 	// What is new is used by a policy that is, too.
 	for _, m := range d.Peers {
 		if !m.New {
-			add(m.Add...)
-			add(m.Remove...)
+			add(false, m.Add...)
+			add(true, m.Remove...)
 		}
 	}
 	for _, m := range d.NamedPorts {
 		if m.New {
 			continue
 		}
-		for _, endpoints := range [][]policy.Endpoint{m.Add, m.Remove} {
-			for _, endpoint := range endpoints {
-				add(endpoint.Addr)
-			}
+		for _, endpoint := range m.Add {
+			add(false, endpoint.Addr)
+		}
+		for _, endpoint := range m.Remove {
+			add(true, endpoint.Addr)
 		}
 	}
-	return addrs
+	return closes
 }
 
 // isolatedBy are the subjects whose chains jump to those of one of the policies.

@@ -1,6 +1,7 @@
 package ruleset_test
 
 import (
+	"maps"
 	"math/rand"
 	"net/netip"
 	"testing"
@@ -10,10 +11,10 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// TestAffected: what a delta makes pass that did not, or the other way round, has an end of
-// which it is said to be about.
+// TestAffected: what a delta makes pass that did not has an end of which it is said to be
+// about, and what it denies one for which it is said that it may.
 func TestAffected(t *testing.T) {
-	changed, asked, all := 0, 0, 0
+	changed, opening, asked, all := 0, 0, 0, 0
 	for seed := range int64(*histories) / 2 {
 		r := rand.New(rand.NewSource(seed))
 		o := ruleset.Options{AllowToNode: seed%3 == 0, RevokedMark: uint32(seed % 2)}
@@ -50,20 +51,25 @@ func TestAffected(t *testing.T) {
 				all++
 				continue
 			}
-			is := func(addr netip.Addr) bool { _, is := addrs[addr]; return is }
+			for _, closes := range addrs {
+				if !closes {
+					opening++
+				}
+			}
+			is := func(addr netip.Addr, denied bool) bool { closes, is := addrs[addr]; return is && (closes || !denied) }
 			for _, f := range flows {
 				if passes(f) == f.passed {
 					continue
 				}
 				changed++
-				if !is(f.packet.Src) && !is(f.packet.Dst) {
+				if !is(f.packet.Src, f.passed) && !is(f.packet.Dst, f.passed) {
 					t.Fatalf("seed %d after %d events: %s at %s passed: %t, and does not go on so, though only %v are affected", seed, done+1, f.packet, f.hook, f.passed, addrs)
 				}
 			}
 		}
 	}
-	t.Logf("%d packets were judged otherwise after %d deltas, of which %d were about all", changed, asked, all)
-	if changed < 100 || all > asked/2 {
+	t.Logf("%d packets were judged otherwise after %d deltas, of which %d were about all; %d addresses only gained", changed, asked, all, opening)
+	if changed < 100 || opening < 100 || all > asked/2 {
 		t.Error("too few to tell")
 	}
 }
@@ -90,5 +96,31 @@ func TestAffectedByRules(t *testing.T) {
 		t.Errorf("%d policies have changed, and %v are affected, not %s", len(delta.Policies), addrs, web)
 	} else if _, is := addrs[web]; !is {
 		t.Errorf("%v are affected, not %s", addrs, web)
+	}
+}
+
+// TestWhatSetsGainOnlyOpens: what a set of peers or endpoints loses may deny a flow, also where
+// another gains it.
+func TestWhatSetsGainOnlyOpens(t *testing.T) {
+	addr := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, 1, last}) }
+	endpoint := func(last byte) policy.Endpoint {
+		return policy.Endpoint{Addr: addr(last), Protocol: policy.TCP, Port: 80}
+	}
+	delta := policy.Delta{
+		Peers: map[policy.Selector]policy.Members[netip.Addr]{
+			{Pods: "a"}: {Add: []netip.Addr{addr(1), addr(3)}, Remove: []netip.Addr{addr(2)}},
+			{Pods: "b"}: {Add: []netip.Addr{addr(2)}, Remove: []netip.Addr{addr(3)}},
+			{Pods: "c"}: {New: true, Add: []netip.Addr{addr(9)}},
+		},
+		NamedPorts: map[policy.NamedPort]policy.Members[policy.Endpoint]{
+			{Name: "a"}: {Add: []policy.Endpoint{endpoint(4), endpoint(6)}, Remove: []policy.Endpoint{endpoint(5)}},
+			{Name: "b"}: {Add: []policy.Endpoint{endpoint(5)}, Remove: []policy.Endpoint{endpoint(6)}},
+			{Name: "c"}: {New: true, Add: []policy.Endpoint{endpoint(9)}},
+		},
+	}
+	want := map[netip.Addr]bool{addr(1): false, addr(2): true, addr(3): true, addr(4): false, addr(5): true, addr(6): true}
+	have := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{}).Affected(delta)
+	if !maps.Equal(have, want) {
+		t.Errorf("have %v, want %v", have, want)
 	}
 }

@@ -17,11 +17,12 @@ import (
 	"github.com/podfence/podfence/test/scale"
 )
 
-// sizes are those that a change must cost the same at.
+// sizes are those that a change must cost the same at. Twenty more of the node's pods are
+// affected.
 var sizes = []scale.Size{
-	{Pods: 1_000, Namespaces: 10, Policies: 100, Local: 250},
-	{Pods: 10_000, Namespaces: 100, Policies: 1_000, Local: 250},
-	scale.Big,
+	{Pods: 1_000, Namespaces: 10, Policies: 100, Local: 230},
+	{Pods: 10_000, Namespaces: 100, Policies: 1_000, Local: 230},
+	{Pods: 100_000, Namespaces: 1_000, Policies: 10_000, Local: 230},
 }
 
 // objects are all of a cluster's, as the API server has them.
@@ -91,36 +92,67 @@ func BenchmarkModelLoad(b *testing.B) {
 	}
 }
 
+// affected is a namespace that clusters of all sizes have in addition, with the same pods and
+// policies, so that changes in it affect as much in all: ten pods of each application, every
+// fifth of them the node's, and a policy of each kind. No other namespace's policies name it.
+const affected = "affected"
+
+func (o *objects) addAffected(s scale.Size) {
+	ns := scale.Namespace(0)
+	ns.Name, ns.Labels = affected, map[string]string{corev1.LabelMetadataName: affected}
+	o.namespaces = append(o.namespaces, ns)
+	for n := range 100 {
+		pod := s.Pod(n * s.Namespaces) // of application n modulo 10
+		pod.Namespace, pod.Name, pod.UID = affected, fmt.Sprint("pod-", n), types.UID(fmt.Sprint("affected-", n))
+		pod.Spec.NodeName, pod.Status.PodIP = "node-1", fmt.Sprintf("10.0.1.%d", 150+n)
+		if n/10%5 == 0 {
+			pod.Spec.NodeName, pod.Status.PodIP = scale.Node, fmt.Sprintf("10.0.0.%d", 232+n%10+n/50*10)
+		}
+		pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
+		o.pods = append(o.pods, pod)
+	}
+	for kind := range 10 {
+		np := s.Policy(kind * s.Namespaces)
+		np.Namespace = affected
+		o.policies = append(o.policies, np)
+	}
+}
+
 // BenchmarkChange is one event, from the API's object to the plan for the
-// kernel, in clusters of two sizes.
+// kernel, in clusters of several sizes. What it affects is as much in all.
 func BenchmarkChange(b *testing.B) {
 	for _, s := range sizes {
-		m := load(objectsOf(s))
+		all := objectsOf(s)
+		all.addAffected(s)
+		m := load(all)
 		table := ruleset.Build(m.Intent(), ruleset.Options{})
+		operations := 0
 		settle := func() {
 			for first := true; first || m.Staging(); first = false {
-				table.Update(m.Take())
+				operations += len(table.Update(m.Take()).Ops)
 			}
 		}
-		// Another node's pod, of an application that policies of local pods name.
-		pod := s.Pod(3*s.Namespaces + 7)
-		relabelled := pod.DeepCopy()
-		relabelled.Labels["app"] = "app-5"
 		run := func(name string, do, undo func()) {
 			b.Run(fmt.Sprintf("%s/pods=%d", name, s.Pods), func(b *testing.B) {
 				b.ReportAllocs()
 				var took []time.Duration
 				for b.Loop() {
+					operations = 0
 					began := time.Now()
 					do()
 					settle()
 					took = append(took, time.Since(began))
+					b.ReportMetric(float64(operations), "operations")
 					undo()
 					settle()
 				}
 				quantiles.Report(b, "", time.Microsecond, took, 50, 99)
 			})
 		}
+		// Another node's pod, of an application that the local pods' policies name.
+		pod := podOf(all, affected, "pod-13")
+		relabelled := pod.DeepCopy()
+		relabelled.Labels["app"] = "app-5"
 		key := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 		run("pod-relabelled", func() { setPod(m, relabelled) }, func() { setPod(m, pod) })
 		run("pod-deleted", func() { m.DeletePod(key) }, func() { setPod(m, pod) })
@@ -130,32 +162,94 @@ func BenchmarkChange(b *testing.B) {
 		setPod(m, pod)
 		settle()
 
-		// A policy like one that is there, and one with a new selector that means
-		// 5,000 pods, or as many as there are.
-		known := s.Policy(2 * s.Namespaces)
-		known.Name = "another"
-		wide := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "ns-0000", Name: "wide"}, Spec: networkingv1.NetworkPolicySpec{
-			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
-			Ingress: []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{
-				NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpIn, Values: []string{"team-01", "team-02", "team-03", "team-04", "team-05"}}}},
-				PodSelector:       &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: []string{"app-0", "app-1", "app-2", "app-3", "app-4"}}}},
-			}}}},
-		}}
-		for name, object := range map[string]*networkingv1.NetworkPolicy{"policy-created": known, "wide-policy-created": wide} {
+		for _, np := range changedPolicies(s) {
 			set := func() {
-				parsed, problems := policy.Parse(object)
+				parsed, problems := policy.Parse(np)
 				if len(problems) > 0 {
 					b.Fatal(problems)
 				}
 				m.SetPolicy(parsed)
 			}
-			remove := func() { m.DeletePolicy(types.NamespacedName{Namespace: object.Namespace, Name: object.Name}) }
-			run(name, set, remove)
+			remove := func() { m.DeletePolicy(types.NamespacedName{Namespace: np.Namespace, Name: np.Name}) }
+			run(np.Name+"-created", set, remove)
 			set()
 			settle()
-			run(name[:len(name)-len("created")]+"deleted", remove, set)
+			run(np.Name+"-deleted", remove, set)
 			remove()
 			settle()
+		}
+	}
+}
+
+func podOf(o objects, namespace, name string) *corev1.Pod {
+	for _, pod := range o.pods {
+		if pod.Namespace == namespace && pod.Name == name {
+			return pod
+		}
+	}
+	return nil
+}
+
+// wideNamespaces are those whose pods the wide policy means, 50 of each.
+const wideNamespaces = 100
+
+// changedPolicies are a policy like one that is there, and, where there are so many, one with
+// a new selector that means 5,000 pods. Both select the same of the node's pods in all sizes.
+func changedPolicies(s scale.Size) []*networkingv1.NetworkPolicy {
+	known := s.Policy(2 * s.Namespaces)
+	known.Namespace, known.Name = affected, "policy"
+	if s.Namespaces < wideNamespaces {
+		return []*networkingv1.NetworkPolicy{known}
+	}
+	var names, apps []string
+	for n := range wideNamespaces {
+		names = append(names, scale.Namespace(n).Name)
+	}
+	for n := range 5 {
+		apps = append(apps, fmt.Sprint("app-", n))
+	}
+	in := func(key string, values []string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: metav1.LabelSelectorOpIn, Values: values}}}
+	}
+	wide := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: affected, Name: "wide-policy"}, Spec: networkingv1.NetworkPolicySpec{
+		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+		Ingress: []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{
+			NamespaceSelector: in(corev1.LabelMetadataName, names), PodSelector: in("app", apps),
+		}}}},
+	}}
+	return []*networkingv1.NetworkPolicy{known, wide}
+}
+
+// TestChangesAffectTheSame: what BenchmarkChange changes is as much in the kernel, and not
+// nothing, whatever the size of the cluster.
+func TestChangesAffectTheSame(t *testing.T) {
+	var want map[string]int
+	for _, s := range sizes[:2] {
+		all := objectsOf(s)
+		all.addAffected(s)
+		m := load(all)
+		table := ruleset.Build(m.Intent(), ruleset.Options{})
+		have := map[string]int{}
+		count := func(name string, change func()) {
+			change()
+			for first := true; first || m.Staging(); first = false {
+				have[name] += len(table.Update(m.Take()).Ops)
+			}
+		}
+		pod := podOf(all, affected, "pod-13")
+		count("pod deleted", func() { m.DeletePod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}) })
+		count("pod created", func() { setPod(m, pod) })
+		for _, np := range changedPolicies(s)[:1] {
+			parsed, _ := policy.Parse(np)
+			count("policy created", func() { m.SetPolicy(parsed) })
+		}
+		if want == nil {
+			want = have
+		}
+		for name, operations := range have {
+			if operations == 0 || operations != want[name] {
+				t.Errorf("%d pods: %s: %d operations, with %d pods %d", s.Pods, name, operations, sizes[0].Pods, want[name])
+			}
 		}
 	}
 }

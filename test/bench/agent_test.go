@@ -16,33 +16,39 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/quantiles"
 	"github.com/podfence/podfence/test/scale"
 )
 
 // BenchmarkAgent is what the agent's process takes: resident memory when all has
 // settled, the most it has taken since it started, and the time from its start
-// until it enforces.
+// until it enforces. It starts several times, for the spread of each.
 func BenchmarkAgent(b *testing.B) {
+	const starts = 2
 	for _, size := range append(sizes, scale.Size{Pods: 100_000, Namespaces: 1_000, Policies: 10_000}) {
 		size.Local = min(size.Pods/20, 250)
 		b.Run(sizeName(size), func(b *testing.B) {
 			c := newCluster(b, size)
 			must(b, build())
-			for range b.N {
+			node := newNode(b)
+			var ready, resident, peak []float64
+			for range b.N * starts {
 				start := time.Now()
-				a := c.startAgent(b, newNode(b))
-				b.ReportMetric(time.Since(start).Seconds(), "s-ready")
-				// Some collections later; the runtime has one every two minutes at least.
-				time.Sleep(30 * time.Second)
+				a := c.startAgent(b, node)
+				ready = append(ready, time.Since(start).Seconds())
+				time.Sleep(15 * time.Second) // some collections later
 				usage, err := a.Usage()
 				must(b, err)
 				if profiles != "" {
 					writeProfiles(b, a, filepath.Join(profiles, fmt.Sprint("pods-", size.Pods)))
 				}
-				b.ReportMetric(float64(usage.Resident)/1e6, "MB-rss")
-				b.ReportMetric(float64(usage.Peak)/1e6, "MB-peak")
-				b.ReportMetric(0, "ns/op")
+				resident, peak = append(resident, float64(usage.Resident)/1e6), append(peak, float64(usage.Peak)/1e6)
+				must(b, a.Stop())
 			}
+			quantiles.Median(b, "s-ready", ready)
+			quantiles.Median(b, "MB-rss", resident)
+			quantiles.Median(b, "MB-peak", peak)
+			b.ReportMetric(0, "ns/op")
 		})
 	}
 }
@@ -54,10 +60,10 @@ func BenchmarkEvents(b *testing.B) {
 	const rate, lasts = 1000, time.Minute
 	size := scale.Size{Pods: 20_000, Namespaces: 200, Policies: 2_000, Local: 100}
 	b.Run(sizeName(size), func(b *testing.B) {
-		pods := size.Pods
-		size.Pods = 0
-		c := newCluster(b, size)
-		size.Pods = pods
+		// All but its pods, which the replay has.
+		c := newCluster(b, scale.Size{Namespaces: size.Namespaces, Policies: size.Policies})
+		nodes := size.Nodes()[1:]
+		each(b, len(nodes), func(n int) error { return c.createNode(nodes[n]) })
 		r := newReplay(b, c.config)
 		for n := range size.Pods {
 			r.set(size.Pod(n))
@@ -77,9 +83,10 @@ func BenchmarkEvents(b *testing.B) {
 		c.kubeconfig = r.kubeconfig
 		a := c.startAgent(b, node)
 		c.admitFriends(b, w, label("no"), label("yes"))
+		var d delays
+		var rates, cores, resident, commits []float64
 		for range b.N {
-			profiled := profileCPU(b, a)
-			var d delays
+			profiled := profileCPU(b, a, "events-cpu")
 			before, err := a.Usage()
 			must(b, err)
 			metrics, err := a.Metrics(context.Background())
@@ -91,18 +98,22 @@ func BenchmarkEvents(b *testing.B) {
 				must(b, w.measure(&d, label("no"), label("yes")))
 			}
 			events := <-restarted
-			took := time.Since(start)
+			took := time.Since(start).Seconds()
 			after, err := a.Usage()
 			must(b, err)
-			d.report(b, "")
-			b.ReportMetric(float64(events)/took.Seconds(), "events/s")
-			b.ReportMetric((after.CPU-before.CPU).Seconds()/took.Seconds(), "cores")
-			b.ReportMetric(float64(after.Resident)/1e6, "MB-rss")
 			now, err := a.Metrics(context.Background())
 			must(b, err)
-			b.ReportMetric((now["podfence_commits_total"]-metrics["podfence_commits_total"])/took.Seconds(), "commits/s")
+			rates = append(rates, float64(events)/took)
+			cores = append(cores, (after.CPU-before.CPU).Seconds()/took)
+			resident = append(resident, float64(after.Resident)/1e6)
+			commits = append(commits, (now["podfence_commits_total"]-metrics["podfence_commits_total"])/took)
 			must(b, <-profiled)
 		}
+		d.report(b, "")
+		quantiles.Median(b, "events/s", rates)
+		quantiles.Median(b, "cores", cores)
+		quantiles.Median(b, "MB-rss", resident)
+		quantiles.Median(b, "commits/s", commits)
 	})
 }
 
@@ -142,7 +153,7 @@ func (r *replay) restart(size scale.Size, rate int, lasts time.Duration) (events
 var profiles = os.Getenv("PODFENCE_BENCH_PROFILES")
 
 // profileCPU takes a profile of the agent's next 20 seconds.
-func profileCPU(b *testing.B, a *agent.Agent) <-chan error {
+func profileCPU(b *testing.B, a *agent.Agent, name string) <-chan error {
 	b.Helper()
 	done := make(chan error, 1)
 	if profiles == "" {
@@ -151,7 +162,7 @@ func profileCPU(b *testing.B, a *agent.Agent) <-chan error {
 	}
 	go func() {
 		profile, err := a.Profile(context.Background(), "/debug/pprof/profile?seconds=20")
-		done <- errors.Join(err, os.WriteFile(filepath.Join(profiles, "events-cpu"), profile, 0o644))
+		done <- errors.Join(err, os.WriteFile(filepath.Join(profiles, name), profile, 0o644))
 	}()
 	return done
 }

@@ -319,7 +319,7 @@ func BenchmarkAuthor(b *testing.B) {
 							c.admitFriends(b, w, c.label("no"), c.label("yes"))
 							admitted = true
 						}
-						profiled := profileCPU(b, a)
+						profiled := profileCPU(b, a, "author-cpu")
 						measure := func(prefix string) {
 							var d delays
 							author.beside(b, func() {

@@ -88,18 +88,36 @@ const tracking = `table inet tracking {
 // the ones and sends the others to sleep, without a packet lost between.
 func (w *wire) load(b *testing.B, r rules) (rules, none func()) {
 	const empty = "inet empty"
-	nft(b, w.node, "flush ruleset\n"+tracking+"\n"+emptyRules("empty"))
-	r.load(b, w.node)
-	change := func(awake, asleep string) func() {
-		return func() { nft(b, w.node, fmt.Sprintf("table %s { }\ntable %s { flags dormant; }", awake, asleep)) }
+	n := w.nodes[0]
+	nft(b, n, "flush ruleset\n"+tracking+"\n"+emptyRules("empty"))
+	r.load(b, n)
+	return w.change(b, []string{r.table}, []string{empty}), w.change(b, []string{empty}, []string{r.table})
+}
+
+// change returns what wakes tables, and sends others to sleep, on each of the nodes.
+func (w *wire) change(b *testing.B, awake, asleep []string) func() {
+	var text strings.Builder
+	for _, table := range awake {
+		fmt.Fprintf(&text, "table %s { }\n", table)
 	}
-	return change(r.table, empty), change(empty, r.table)
+	for _, table := range asleep {
+		fmt.Fprintf(&text, "table %s { flags dormant; }\n", table)
+	}
+	return func() {
+		for _, n := range w.nodes {
+			nft(b, n, text.String())
+		}
+	}
 }
 
 // nft loads rules into the node.
-func nft(b *testing.B, n *lab.Node, text string) {
+func nft(b testing.TB, n *lab.Node, text string) {
 	b.Helper()
-	must(b, n.Do(func() error {
+	must(b, loadRules(n, text))
+}
+
+func loadRules(n *lab.Node, text string) error {
+	return n.Do(func() error {
 		// The child is forked from this thread, so it is in its namespace.
 		command := exec.Command("nft", "-f", "-")
 		command.Stdin = strings.NewReader(text)
@@ -107,7 +125,7 @@ func nft(b *testing.B, n *lab.Node, text string) {
 			return fmt.Errorf("nft, of the package nftables: %w: %s", err, out)
 		}
 		return nil
-	}))
+	})
 }
 
 // commit puts a table into the node's kernel as the agent does.

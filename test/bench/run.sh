@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
 # Runs the benchmarks, prints their medians and spread, and writes the report:
 #
-#   run.sh RESULTS REPORT
+#   run.sh RESULTS REPORT README
 #
 # RESULTS gets Go's benchmark output (benchstat reads it), REPORT benchmarks.md and
-# its plots. What is short runs in ROUNDS rounds, all of it in each, so that a busy
+# its plots, README what it says of them. What is short runs in ROUNDS rounds, all of it in each, so that a busy
 # moment of the machine falls on all alike; what starts an API server runs once.
-# About 30 minutes on two cores. In the environment:
+# About 30 minutes on two cores with 3 rounds. In the environment:
 #
-#   ROUNDS  5
+#   ROUNDS  3
 #   ONLY    "rounds" or "end-to-end": not the other
 #
 # The API server and etcd are those in KUBEBUILDER_ASSETS.
 set -euo pipefail
-results=${1:?usage: run.sh RESULTS REPORT}
-report=${2:?usage: run.sh RESULTS REPORT}
+results=${1:?usage: run.sh RESULTS REPORT README}
+report=${2:?usage: run.sh RESULTS REPORT README}
+readme=${3:?usage: run.sh RESULTS REPORT README}
 cd "$(dirname "$0")/../.."
 mkdir -p "$results" "$report"
 results=$(cd "$results" && pwd)
 report=$(cd "$report" && pwd)
+readme=$(cd "$(dirname "$readme")" && pwd)/$(basename "$readme")
 only=${ONLY:-}
 
 header() {
@@ -26,6 +28,7 @@ header() {
   echo "cores: $(nproc)"
   echo "go: $(go env GOVERSION)"
   echo "kubernetes: $(cd test/assets && go list -m -f '{{.Version}}' k8s.io/kubernetes)"
+  echo "cni-plugins: $(go list -m -f '{{.Version}}' github.com/containernetworking/plugins)"
   echo "date: $(date -u +%F)"
   echo "commit: $(git describe --tags --always --dirty 2>/dev/null || echo unknown)"
 }
@@ -43,8 +46,8 @@ bench() {
 rm -f "$results"/*.test
 if [[ $only != end-to-end ]]; then
   rm -f "$results"/round-*.txt
-  for ((round = 1; round <= ${ROUNDS:-5}; round++)); do
-    echo "bench: round $round of ${ROUNDS:-5}"
+  for ((round = 1; round <= ${ROUNDS:-3}; round++)); do
+    echo "bench: round $round of ${ROUNDS:-3}"
     header >"$results/round-$round.txt"
     bench "round-$round.txt" ruleset 'ModelLoad|Change' 0.5s
     bench "round-$round.txt" ruleset/kernel . 0.5s
@@ -61,5 +64,6 @@ if [[ $only != rounds ]]; then
   bench end-to-end.txt test/bench Agent 1x
 fi
 rm -f "$results"/*.test
-bin/tools/benchstat "$results"/*.txt
-go -C test/bench/report run . "$results" "$report"
+# Not the ends of each figure's interval: the report has them.
+bin/tools/benchstat -filter '-.unit:/-(lo|hi)$/' "$results"/*.txt
+go -C test/bench/report run . "$results" "$report" "$readme"

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -33,10 +34,7 @@ const (
 	port = 7000
 )
 
-var (
-	clientIP, serverIP = netip.MustParseAddr("10.250.0.2"), netip.MustParseAddr("10.250.0.3")
-	began              = time.Now()
-)
+var clientIP, serverIP = netip.MustParseAddr("10.250.0.2"), netip.MustParseAddr("10.250.0.3")
 
 // newNode makes a node without pods, in a lab of its own.
 func newNode(b testing.TB) *lab.Node {
@@ -49,11 +47,12 @@ func newNode(b testing.TB) *lab.Node {
 	return node
 }
 
-// way is the packets from one pod of a node to another: one every so often, each
-// of a new flow, with the time at which it was sent.
+// way is the packets from one pod of a node to another: one every so often, each of a new
+// flow.
 type way struct {
-	mu      sync.Mutex
-	arrived []time.Duration // when they were sent, since began
+	mu sync.Mutex
+	// sent and arrived are when packets were sent, in order: all, and those that have arrived.
+	sent, arrived []time.Duration
 }
 
 // newWay makes the two pods, in the cluster and on the node, and has the one send
@@ -68,20 +67,28 @@ func newWay(b *testing.B, c *cluster, node *lab.Node) *way {
 		pods[name], err = node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{ip}})
 		must(b, err)
 	}
+	return wayBetween(b, pods["client"], pods["server"])
+}
+
+// wayBetween has one pod of a node send to another.
+func wayBetween(b testing.TB, client, server *lab.Host) *way {
+	b.Helper()
 	// Five thousand flows a second; the table must not fill.
-	must(b, node.SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "1"))
+	must(b, client.Node().SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "1"))
 	w := &way{}
 	var receiver *net.UDPConn
-	must(b, pods["server"].Do(func() (err error) {
-		receiver, err = net.ListenUDP("udp4", &net.UDPAddr{IP: serverIP.AsSlice(), Port: port})
+	must(b, server.Do(func() (err error) {
+		receiver, err = net.ListenUDP("udp4", &net.UDPAddr{IP: server.IPs[0].AsSlice(), Port: port})
 		return err
 	}))
-	go w.receive(receiver)
-	stop, stopped := make(chan struct{}), make(chan error, 1)
-	go func() { stopped <- pods["client"].Do(func() error { return send(stop) }) }()
+	go w.follow(&w.arrived, receiver)
+	sender, sent, err := startSender(client, netip.AddrPortFrom(server.IPs[0], port))
+	must(b, err)
+	go w.follow(&w.sent, sent)
 	b.Cleanup(func() {
-		close(stop)
-		must(b, errors.Join(<-stopped, receiver.Close()))
+		// It has not ended before, or there would be nothing to measure.
+		must(b, errors.Join(sender.Process.Kill(), receiver.Close()))
+		_ = sender.Wait() // which was killed
 	})
 	return w
 }
@@ -95,112 +102,136 @@ func podOfWay(name string, ip netip.Addr) *corev1.Pod {
 	}
 }
 
-func (w *way) receive(from *net.UDPConn) {
-	buffer := make([]byte, 64)
-	for {
-		n, _, err := from.ReadFromUDPAddrPort(buffer)
-		if err != nil {
-			return // closed
+// follow adds the times that come from the sender, by a pipe or by packets, until that is
+// closed.
+func (w *way) follow(times *[]time.Duration, from io.Reader) {
+	for stamp := make([]byte, 8); ; {
+		if _, err := io.ReadFull(from, stamp); err != nil {
+			return
 		}
-		if n == 8 {
-			w.mu.Lock()
-			w.arrived = append(w.arrived, time.Duration(binary.BigEndian.Uint64(buffer)))
-			w.mu.Unlock()
-		}
-	}
-}
-
-func send(stop <-chan struct{}) error {
-	for {
-		select {
-		case <-stop:
-			return nil
-		default:
-		}
-		conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: serverIP.AsSlice(), Port: port})
-		if err != nil {
-			return err
-		}
-		// What the server's node answers to an earlier one is no error here.
-		_, _ = conn.Write(binary.BigEndian.AppendUint64(nil, uint64(time.Since(began))))
-		if err := conn.Close(); err != nil {
-			return err
-		}
-		time.Sleep(every)
-	}
-}
-
-// closes waits until nothing arrives any more, and returns when what came last
-// was sent.
-func (w *way) closes() (last time.Duration, err error) {
-	for deadline := time.Now().Add(late); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		w.mu.Lock()
-		last = 0
-		if len(w.arrived) > 0 {
-			last = w.arrived[len(w.arrived)-1]
-		}
+		*times = append(*times, time.Duration(binary.NativeEndian.Uint64(stamp)))
 		w.mu.Unlock()
-		if time.Since(began)-last > quiet {
-			return last, nil
+	}
+}
+
+// await waits until something holds of the packets so far.
+func (w *way) await(what string, holds func() bool) error {
+	for deadline := now() + late; now() < deadline; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		held := holds()
+		w.mu.Unlock()
+		if held {
+			return nil
 		}
 	}
-	return 0, errors.New("the way does not close")
+	return fmt.Errorf("in %s, %s", late, what)
+}
+
+// first returns which of some times is the first after another; their number if none is.
+func first(times []time.Duration, after time.Duration) int {
+	at, _ := slices.BinarySearch(times, after+1)
+	return at
 }
 
 // opens waits until something arrives that was sent after a time, and returns
 // when the first of that was sent.
-func (w *way) opens(after time.Duration) (time.Duration, error) {
-	for deadline := time.Now().Add(late); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		w.mu.Lock()
-		at := slices.IndexFunc(w.arrived, func(sent time.Duration) bool { return sent > after })
-		var first time.Duration
-		if at >= 0 {
-			first = w.arrived[at]
+func (w *way) opens(after time.Duration) (sent time.Duration, err error) {
+	err = w.await("nothing has come through", func() bool {
+		at := first(w.arrived, after)
+		if at < len(w.arrived) {
+			sent = w.arrived[at]
 		}
-		w.mu.Unlock()
-		if at >= 0 {
-			return first, nil
-		}
-	}
-	return 0, errors.New("the way does not open")
+		return at < len(w.arrived)
+	})
+	return sent, err
 }
 
+// closes waits until for some time nothing has arrived of what was sent after a time, though
+// much was.
+func (w *way) closes(after time.Duration) error {
+	return w.await("packets have not stopped coming through", func() bool {
+		last := after
+		if n := len(w.arrived); n > 0 {
+			last = max(last, w.arrived[n-1])
+		}
+		return len(w.sent) > 0 && w.sent[len(w.sent)-1]-last > quiet
+	})
+}
+
+// lastBetween returns when the last packet was sent, after one time and before another, that
+// has arrived; the former if none has.
+func (w *way) lastBetween(after, before time.Duration) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at := first(w.arrived, before-1); at > 0 {
+		return max(after, w.arrived[at-1])
+	}
+	return after
+}
+
+// forget forgets all packets so far.
 func (w *way) forget() {
 	w.mu.Lock()
-	w.arrived = nil
+	w.sent, w.arrived = nil, nil
 	w.mu.Unlock()
 }
 
-// delays are how long after the API server's answer changes were in force.
-type delays struct{ closing, opening []time.Duration }
+// gaps are the times between packets that were sent one after the other.
+func (w *way) gaps() (all []time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := 1; i < len(w.sent); i++ {
+		all = append(all, w.sent[i]-w.sent[i-1])
+	}
+	return all
+}
 
-// measure makes a change that shuts the way, and one that opens it.
+// delays are how long after the API server's answer changes were in force.
+type delays struct {
+	closing, opening []time.Duration
+	// shut and opened are when the API server had answered.
+	shut, opened []time.Duration
+	// gaps are those between the packets: a delay is known to within one.
+	gaps []time.Duration
+}
+
+// measure makes a change that shuts the way, which must be open, and one that opens it.
 func (w *way) measure(d *delays, shut, open func() error) error {
 	w.forget()
+	if _, err := w.opens(now()); err != nil {
+		return err
+	}
 	if err := shut(); err != nil {
 		return err
 	}
-	answered := time.Since(began)
-	last, err := w.closes()
-	if err != nil {
+	answered := now()
+	if err := w.closes(answered); err != nil {
 		return err
 	}
-	d.closing = append(d.closing, max(0, last-answered))
-	w.forget()
+	opening := now()
 	if err := open(); err != nil {
 		return err
 	}
-	answered = time.Since(began)
-	first, err := w.opens(answered)
-	d.opening = append(d.opening, first-answered)
-	return err
+	again := now()
+	opened, err := w.opens(again)
+	if err != nil {
+		return err
+	}
+	d.shut, d.opened = append(d.shut, answered), append(d.opened, again)
+	// Only now is it known that none of before was still on its way.
+	d.closing = append(d.closing, w.lastBetween(answered, opening)-answered)
+	d.opening = append(d.opening, opened-again)
+	d.gaps = append(d.gaps, w.gaps()...)
+	return nil
 }
 
-// report reports the distribution of both, under names that begin with a prefix.
+// report reports the distributions, under names that begin with a prefix.
 func (d *delays) report(b *testing.B, prefix string) {
 	for kind, all := range map[string][]time.Duration{"close": d.closing, "open": d.opening} {
 		quantiles.Report(b, prefix+kind, time.Millisecond, all, 10, 25, 50, 75, 90, 95, 99, 100)
 	}
+	quantiles.Report(b, prefix+"gap", time.Millisecond, d.gaps, 50, 99)
 }
 
 // friendsOnly lets pods labelled friend=yes into the server.

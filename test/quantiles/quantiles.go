@@ -1,9 +1,11 @@
 // Package quantiles reports how the times that a benchmark has taken are
-// distributed.
+// distributed, and how far chance may have moved what it reports.
 package quantiles
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -11,7 +13,8 @@ import (
 
 // Report reports percentiles of times, which it sorts, in place of their mean:
 // the 50th as p50-ms, or p50-us in microseconds, and the 100th as max-ms. The name,
-// if there is one, comes first: add-p50-ms.
+// if there is one, comes first: add-p50-ms. With each but the 100th come the ends of
+// its Interval, as p50-ms-lo and p50-ms-hi.
 func Report(b *testing.B, name string, unit time.Duration, times []time.Duration, percents ...int) {
 	suffix := map[time.Duration]string{time.Microsecond: "us", time.Millisecond: "ms"}[unit]
 	if name != "" {
@@ -25,6 +28,35 @@ func Report(b *testing.B, name string, unit time.Duration, times []time.Duration
 		}
 		at := times[min(len(times)*percent/100, len(times)-1)]
 		b.ReportMetric(float64(at)/float64(unit), name+which+"-"+suffix)
+		if percent < 100 {
+			lo, hi := Interval(times, float64(percent)/100)
+			reportEnds(b, name+which+"-"+suffix, float64(lo)/float64(unit), float64(hi)/float64(unit))
+		}
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// Median reports the median of values, which it sorts, and the ends of its Interval, as
+// unit-lo and unit-hi.
+func Median(b *testing.B, unit string, values []float64) {
+	slices.Sort(values)
+	b.ReportMetric((values[(len(values)-1)/2]+values[len(values)/2])/2, unit)
+	lo, hi := Interval(values, 0.5)
+	reportEnds(b, unit, lo, hi)
+}
+
+func reportEnds(b *testing.B, unit string, lo, hi float64) {
+	b.ReportMetric(lo, unit+"-lo")
+	b.ReportMetric(hi, unit+"-hi")
+}
+
+// Interval is where the quantile of what sorted values are samples of lies, with about 95 %
+// confidence: between two of the values, by how many of them are below it (a binomial
+// distribution, and the normal one in its place; it asks nothing of the values' own). For a
+// quantile near the end of few values that is the last of them, and says little.
+func Interval[T cmp.Ordered](sorted []T, quantile float64) (lo, hi T) {
+	n := float64(len(sorted))
+	below, spread := n*quantile, 1.96*math.Sqrt(n*quantile*(1-quantile))
+	at := func(rank float64) T { return sorted[max(0, min(len(sorted)-1, int(rank)))] }
+	return at(math.Floor(below - spread)), at(math.Ceil(below+spread) - 1)
 }

@@ -90,7 +90,7 @@ func (s Size) place(n int) (node, slot int) {
 	if s.Local > 0 {
 		// Every step-th pod runs on Node. That and the number of namespaces have
 		// no divisor in common, or a few namespaces would have them all.
-		step := s.Pods/s.Local | 1
+		step := (max(1, s.Pods/s.Local) - 1) | 1
 		if n%step == 0 && n/step < s.Local {
 			return 0, n / step
 		}

@@ -1,13 +1,16 @@
-// Command report writes docs/benchmarks.md, and its plots, from the output of Go
-// benchmarks:
+// Command report writes docs/benchmarks.md, its plots, and the figures in README.md, from
+// the output of Go benchmarks:
 //
-//	go -C test/bench/report run . FOLDER-OF-TXT DOCS-FOLDER
+//	go -C test/bench/report run . FOLDER-OF-TXT DOCS-FOLDER README
 //
 // The document is benchmarks.md.tmpl, which asks for each figure by the names that
 // the benchmarks print, as in {{cells "ModelLoad" "ns/op"}}: without "Benchmark"
 // and the number of CPUs. What did not run is not measured. It is an error if a
 // benchmark ran without a unit that the template asks for, and if one ran that the
 // template does not ask for: one of the two is misspelt.
+//
+// A unit may have others beside it that end in -lo and -hi, as package quantiles reports
+// them: what is between them may be chance.
 package main
 
 import (
@@ -16,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 )
@@ -24,11 +28,11 @@ import (
 var page string
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: report FOLDER-OF-TXT DOCS-FOLDER")
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: report FOLDER-OF-TXT DOCS-FOLDER README")
 		os.Exit(2)
 	}
-	if err := report(fromCaller(os.Args[1]), fromCaller(os.Args[2])); err != nil {
+	if err := report(fromCaller(os.Args[1]), fromCaller(os.Args[2]), fromCaller(os.Args[3])); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
 	}
@@ -43,9 +47,9 @@ func fromCaller(path string) string {
 	return filepath.Join(os.Getenv("PWD"), path)
 }
 
-// report reads the results and writes benchmarks.md and the plots that it shows;
-// nothing if it finds an error.
-func report(results, docs string) error {
+// report reads the results and writes benchmarks.md, the plots that it shows, and what the
+// README says of them; nothing if it finds an error.
+func report(results, docs, readme string) error {
 	r, err := read(results)
 	if err != nil {
 		return err
@@ -54,6 +58,8 @@ func report(results, docs string) error {
 	if err != nil {
 		return err
 	}
+	figures := files[readmeFigures]
+	delete(files, readmeFigures)
 	for path, content := range files {
 		path = filepath.Join(docs, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -63,8 +69,32 @@ func report(results, docs string) error {
 			return err
 		}
 	}
-	return nil
+	if len(figures) == 0 {
+		return nil
+	}
+	return between(readme, figures)
 }
+
+// The marks in the README between which it has figures.
+const begins, ends = "<!-- bench: written by make bench -->\n", "  <!-- /bench -->\n"
+
+// between puts figures between the marks of a file.
+func between(path string, figures []byte) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, begun := bytes.Cut(text, []byte(begins))
+	_, tail, ended := bytes.Cut(rest, []byte(ends))
+	if !begun || !ended {
+		return fmt.Errorf("%s has not the marks %q and %q", path, begins, ends)
+	}
+	return os.WriteFile(path, slices.Concat(head, []byte(begins), figures, []byte(ends), tail), 0o644)
+}
+
+// readmeFigures is what the README says, among the files of render; none if that was not
+// measured. It is what the template defines by this name.
+const readmeFigures = "readme"
 
 // render fills the template in. It returns files by their paths.
 func render(page string, r *results) (map[string][]byte, error) {
@@ -75,6 +105,10 @@ func render(page string, r *results) (map[string][]byte, error) {
 		"runs":     r.runs,
 		"cells":    r.cells,
 		"relative": r.relative,
+		"atMost":   r.atMost,
+		"atLeast":  r.atLeast,
+		"each":     r.each,
+		"greatest": r.greatest,
 		"plot": func(name, says string) (string, error) {
 			path := "benchmarks/" + name + ".svg"
 			svg, err := drawn(name, r)
@@ -88,6 +122,15 @@ func render(page string, r *results) (map[string][]byte, error) {
 	var out bytes.Buffer
 	if err := t.Execute(&out, nil); err != nil {
 		return nil, err
+	}
+	if t.Lookup(readmeFigures) != nil {
+		var figures bytes.Buffer
+		if err := t.ExecuteTemplate(&figures, readmeFigures, nil); err != nil {
+			return nil, err
+		}
+		if figures.Len() > 0 {
+			files[readmeFigures] = figures.Bytes()
+		}
 	}
 	if left := r.unasked(); len(left) > 0 {
 		return nil, fmt.Errorf("the template does not ask for %s", strings.Join(left, ", "))

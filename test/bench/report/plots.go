@@ -40,6 +40,9 @@ func changePlot(r *results) (*chart, error) {
 	} {
 		var points plotter.XYs
 		for _, pods := range sizes {
+			if pods < 10_000 && strings.HasPrefix(kind.name, "wide") {
+				continue // there are not that many
+			}
 			f, err := r.find(fmt.Sprintf("Change/%s/pods=%.0f", kind.name, pods), "p50-us")
 			if err != nil {
 				return nil, err
@@ -156,6 +159,9 @@ func dataPlanePlot(r *results) (*chart, error) {
 		{"1,000\npolicies", "DataPlane/rules=podfence/policies=1000"},
 		{"100 of\none pod", "DataPlane/rules=podfence/policies-of-one-pod=100"},
 		{"a jump for\neach pod", "DataPlane/rules=jump-per-pod"},
+		{"installed:\nbridge", "DataPlane/installed/bridge"},
+		{"installed:\nVXLAN", "DataPlane/installed/vxlan"},
+		{"installed:\noutside", "DataPlane/installed/masquerade"},
 	}
 	c := newChart(1, 1)
 	p := c.panels[0][0]
@@ -183,7 +189,7 @@ func dataPlanePlot(r *results) (*chart, error) {
 			if f != nil {
 				// Side by side.
 				bars.XYs = append(bars.XYs, plotter.XY{X: float64(at) + 0.2*float64(i-1), Y: f.median()})
-				bars.YErrors = append(bars.YErrors, struct{ Low, High float64 }{f.median() - f.min(), f.max() - f.median()})
+				bars.YErrors = append(bars.YErrors, struct{ Low, High float64 }{f.median() - f.low, f.high - f.median()})
 			}
 		}
 		if err := c.bars(p, kind.label, kind.style, bars); err != nil {

@@ -99,9 +99,11 @@ func TestFigure(t *testing.T) {
 		{"MB-rss", []float64{100}, "100 MB"},
 		{"conn/s", []float64{1_234_567.8}, "1,234,568 conn/s"},
 		{"Mpkt/s", []float64{0.5081}, "0.51 Mpkt/s"},
+		{"cpu-ns/conn", []float64{80_000, 90_000}, "85 µs (80 to 90)"},
+		{"cpu-ns/packet", []float64{-4_500}, "-4.5 µs"},
 		{"cores", []float64{0.996}, "1 cores"},
 	} {
-		if have := newFigure(c.unit, c.values).String(); have != c.want {
+		if have := newFigure(c.unit, c.values, nil, nil).String(); have != c.want {
 			t.Errorf("%v %s: have %q, want %q", c.values, c.unit, have, c.want)
 		}
 	}
@@ -116,11 +118,51 @@ func TestRelative(t *testing.T) {
 	}
 }
 
+// TestIntervals: a figure's interval is what its runs differ by, or what they say they may
+// differ by themselves, if that is more.
+func TestIntervals(t *testing.T) {
+	r := mustRead(t, folder(t, `BenchmarkA 1 10 p50-ms 9 p50-ms-lo 12 p50-ms-hi
+BenchmarkA 1 11 p50-ms 10 p50-ms-lo 15 p50-ms-hi
+BenchmarkA 1 16 p50-ms 10 p50-ms-lo 16 p50-ms-hi
+BenchmarkB 1 4 p50-ms
+`))
+	if have, err := r.cells("A", "p50-ms"); err != nil || have != "11 ms (10 to 16)" {
+		t.Errorf("have %q, %v", have, err)
+	}
+	for bar, want := range map[float64][2]string{
+		16: {"16 ms: met", "16 ms: within the noise"},
+		9:  {"9 ms: **missed**", "9 ms: met"},
+		12: {"12 ms: within the noise", "12 ms: within the noise"},
+		17: {"17 ms: met", "17 ms: **missed**"},
+	} {
+		most, err := r.atMost("A", "p50-ms", bar)
+		least, err2 := r.atLeast("A", "p50-ms", bar)
+		if err != nil || err2 != nil || most != want[0] || least != want[1] {
+			t.Errorf("have %q, %q, %v, %v, want %q", most, least, err, err2, want)
+		}
+	}
+	if have, err := r.atMost("Missing", "p50-ms", 3); err != nil || have != "3 ms" {
+		t.Errorf("of nothing: have %q, %v", have, err)
+	}
+	if have, err := r.each("A", "B", "p50-ms", 10); err != nil || have != "0.7 ms (0.6 to 1.2)" {
+		t.Errorf("each: have %q, %v", have, err)
+	}
+}
+
 // TestReport writes the document from made-up results of all benchmarks.
 func TestReport(t *testing.T) {
 	docs, golden := t.TempDir(), filepath.Join("testdata", "benchmarks.md")
-	if err := report("testdata", docs); err != nil {
+	readme := filepath.Join(docs, "README.md")
+	if err := os.WriteFile(readme, []byte("before\n  "+begins+"  old\n"+ends+"after\n"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	if err := report("testdata", docs, readme); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"before\n  <!-- bench", "99 changes of a label in 100 are in force\n  7.56 ms after", "takes 68.2 MB", "<!-- /bench -->\nafter\n"} {
+		if text, err := os.ReadFile(readme); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("the README has not %q: %v\n%s", want, err, text)
+		}
 	}
 	have, err := os.ReadFile(filepath.Join(docs, "benchmarks.md"))
 	if err != nil {
@@ -185,7 +227,7 @@ func TestSectionsWithoutResults(t *testing.T) {
 		t.Fatal(err)
 	}
 	document := string(files["benchmarks.md"])
-	if !strings.Contains(document, "| time | 400 ms | 3 s |") {
+	if !strings.Contains(document, "| time | 400 ms | 3 s: met |") {
 		t.Errorf("no figure of the section that has results:\n%s", document)
 	}
 	const absent = "Not measured in this run."
@@ -205,7 +247,7 @@ func TestPartOfASection(t *testing.T) {
 	}
 	for _, want := range []string{
 		"| no load | not measured | not measured | not measured | |",
-		"| 5,000 pods, 500 policies | 40 MB | 60 MB | 1 s | 50 MB |",
+		"| 5,000 pods, 500 policies | 40 MB | 60 MB | 1 s | 50 MB: met |",
 	} {
 		if !bytes.Contains(files["benchmarks.md"], []byte(want)) {
 			t.Errorf("no %q:\n%s", want, files["benchmarks.md"])

@@ -80,7 +80,7 @@ func (r *results) find(name, unit string) (*figure, error) {
 	if units[unit] == nil {
 		return nil, fmt.Errorf("%s has no %s; it has %s", name, unit, strings.Join(slices.Sorted(maps.Keys(units)), ", "))
 	}
-	return newFigure(unit, units[unit]), nil
+	return newFigure(unit, units[unit], units[unit+"-lo"], units[unit+"-hi"]), nil
 }
 
 // unasked are the benchmarks that ran and that nothing asked for.
@@ -158,4 +158,65 @@ func (r *results) percent(name, base, unit string) (*figure, error) {
 		return nil, err
 	}
 	return f.times("%", 100/whole.median()), nil
+}
+
+// atMost and atLeast are a bar that a figure is held to, in the figure's unit, and what came
+// of it.
+func (r *results) atMost(name, unit string, bar float64) (string, error) {
+	return r.held(name, unit, bar, func(f *figure) (met, missed bool) { return f.high <= bar, f.low > bar })
+}
+
+func (r *results) atLeast(name, unit string, bar float64) (string, error) {
+	return r.held(name, unit, bar, func(f *figure) (met, missed bool) { return f.low >= bar, f.high < bar })
+}
+
+// held says whether a bar is met or missed, or chance may have decided.
+func (r *results) held(name, unit string, bar float64, to func(*figure) (met, missed bool)) (string, error) {
+	f, err := r.find(name, unit)
+	if err != nil {
+		return "", err
+	}
+	text := newFigure(unit, []float64{bar}, nil, nil).String()
+	if f == nil {
+		return text, nil
+	}
+	switch met, missed := to(f); {
+	case met:
+		return text + ": met", nil
+	case missed:
+		return text + ": **missed**", nil
+	default:
+		return text + ": within the noise", nil
+	}
+}
+
+// each is what one of count things costs, by which two benchmarks differ.
+func (r *results) each(name, without, unit string, count float64) (string, error) {
+	f, err := r.find(name, unit)
+	if err != nil {
+		return "", err
+	}
+	g, err := r.find(without, unit)
+	if err != nil {
+		return "", err
+	}
+	if f == nil || g == nil {
+		return (*figure)(nil).String(), nil
+	}
+	return f.minus(g).times(unit, 1/count).String(), nil
+}
+
+// greatest is the greatest median of one benchmark's units, for prose.
+func (r *results) greatest(name string, units ...string) (string, error) {
+	var most *figure
+	for _, unit := range units {
+		f, err := r.find(name, unit)
+		if err != nil || f == nil {
+			return (*figure)(nil).String(), err
+		}
+		if most == nil || f.median() > most.median() {
+			most = f
+		}
+	}
+	return newFigure(most.unit, []float64{most.median()}, nil, nil).String(), nil
 }
