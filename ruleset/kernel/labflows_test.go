@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -18,24 +19,13 @@ func newLab(t *testing.T) *lab.Lab {
 	if err := lab.Check(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
-	l := must(lab.New(lab.Options{}))(t)
+	l := check.Value(lab.New(lab.Options{}))(t)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return l
-}
-
-// must returns a value, or fails the test with the error that came instead.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return value
-	}
 }
 
 // nft carries out commands in a node's namespace.
