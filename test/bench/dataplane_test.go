@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/quantiles"
 	"github.com/podfence/podfence/test/scale"
 )
 
@@ -195,8 +195,8 @@ func (l load) turn(b *testing.B) turn {
 }
 
 // rate is the median under the rules, a second; cpu the time for one of them.
-func (c *comparison) rate() float64 { return median(c.rules, turn.perSecond) }
-func (c *comparison) cpu() float64  { return median(c.rules, turn.cpuPerUnit) }
+func (c *comparison) rate() float64 { return quantiles.Median(c.rules, turn.perSecond) }
+func (c *comparison) cpu() float64  { return quantiles.Median(c.rules, turn.cpuPerUnit) }
 
 // ratio is the median of the pairs', in percent.
 func (c *comparison) ratio(of func(turn) float64) float64 {
@@ -204,16 +204,7 @@ func (c *comparison) ratio(of func(turn) float64) float64 {
 	for n := range c.rules {
 		ratios = append(ratios, 100*of(c.rules[n])/of(c.none[n]))
 	}
-	return median(ratios, func(v float64) float64 { return v })
-}
-
-func median[T any](all []T, of func(T) float64) float64 {
-	values := make([]float64, 0, len(all))
-	for _, one := range all {
-		values = append(values, of(one))
-	}
-	slices.Sort(values)
-	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+	return quantiles.Median(ratios, func(v float64) float64 { return v })
 }
 
 // cpuTime is what this process has used, in user space and in the kernel.
