@@ -12,7 +12,6 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
-	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -22,20 +21,10 @@ import (
 // mark's other bits are somebody else's and stay.
 func TestRevoke(t *testing.T) {
 	const bit = 1 << 29
-	l := newLab(t)
-	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	client := check.Value(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}}))(t)
-	other := check.Value(node.AddPod("other", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::3")}}))(t)
-	server := check.Value(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("fd00::4")}}))(t)
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, other, server := n.pod("client", 2), n.pod("other", 3), n.pod("server", 4)
 	if err := node.SetSysctl("net/netfilter/nf_conntrack_tcp_loose", "1"); err != nil {
-		t.Fatal(err)
-	}
-	conn := check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit})
-	if err := conn.Apply(table.Replacement()); err != nil {
 		t.Fatal(err)
 	}
 	// Somebody else's bits in the mark of every flow.
@@ -109,17 +98,9 @@ func TestRevoke(t *testing.T) {
 // marked with the rest, but none that was cut.
 func TestRevokeCountsWhatLives(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
-	client := check.Value(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
-	server := check.Value(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
-	conn := check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
 	check.Value(server.Serve(policy.TCP, 80))(t)
 	open := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
 	defer open.Close()
@@ -165,18 +146,9 @@ func conntrack(t *testing.T, node *lab.Node) (text string) {
 // it sends.
 func TestRevokeBehindNAT(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
-	client := check.Value(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
-	server := check.Value(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
-	conn := check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit})
-	if err := conn.Apply(table.Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
 	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.4:8080`)
 	check.Value(server.Serve(policy.TCP, 8080))(t)
 	service := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.96.0.1:443")))(t)
@@ -211,17 +183,9 @@ func TestRevokeBehindNAT(t *testing.T) {
 // connection does its data, is judged by that other.
 func TestRevokeAnnouncedFlows(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
-	client := check.Value(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
-	server := check.Value(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
-	conn := check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
 	nft(t, node, `table ip announced {
 		ct helper ftp-data { type "ftp" protocol tcp; }
 		chain c { type filter hook prerouting priority 0; tcp dport 21 ct helper set "ftp-data"; }

@@ -30,18 +30,9 @@ func TestForget(t *testing.T) {
 }
 
 func testForget(t *testing.T, forget func(*kernel.Flows, []netip.Addr) error) {
-	l := newLab(t)
-	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	pod := func(name string, last int) *lab.Host {
-		return check.Value(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
-			netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
-		}}))(t)
-	}
-	old, other, third := pod("old", 2), pod("other", 3), pod("third", 4)
-	conn := check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(t)
-	defer flows.Close()
+	n := newFlowNode(t, 1)
+	node, flows := n.Node, n.flows
+	old, other, third := n.pod("old", 2), n.pod("other", 3), n.pod("third", 4)
 	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
 	for _, host := range []*lab.Host{old, other, third} {
 		check.Value(host.Serve(policy.TCP, 8080))(t)

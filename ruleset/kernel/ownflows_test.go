@@ -16,7 +16,6 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
-	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -32,21 +31,9 @@ func transparently(_, _ string, c syscall.RawConn) (err error) {
 // the node has a server that listens on the same port.
 func TestRevokeOwnFlows(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	pod := func(name string, last int) *lab.Host {
-		return check.Value(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
-			netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
-		}}))(t)
-	}
-	client, server := pod("client", 2), pod("server", 4)
-	conn := check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
 		check.Value(server.Serve(protocol, 80))(t)
 	}

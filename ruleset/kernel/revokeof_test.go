@@ -19,21 +19,9 @@ import (
 // behind destination NAT, of both families, while all are judged beside; no others are.
 func TestRevokeOf(t *testing.T) {
 	const bit = 1 << 29
-	l := newLab(t)
-	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	pod := func(name string, last int) *lab.Host {
-		return check.Value(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
-			netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
-		}}))(t)
-	}
-	changed, other, third := pod("changed", 2), pod("other", 3), pod("third", 4)
-	conn := check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	changed, other, third := n.pod("changed", 2), n.pod("other", 3), n.pod("third", 4)
 	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
 	for _, host := range []*lab.Host{changed, other, third} {
 		check.Value(host.Serve(policy.TCP, 8080))(t)
