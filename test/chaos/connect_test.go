@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -29,6 +28,7 @@ import (
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/fence"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/logbook"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -46,9 +46,9 @@ type edge struct {
 
 	namespace string
 	uids      map[string]string // of the pods, by name
-	log       logbook           // of the agents
+	log       logbook.Book      // of the agents
 	outcome
-	arrived atomic.Int64 // of what is denied
+	arrived *atomic.Int64 // of what is denied
 }
 
 const (
@@ -76,7 +76,7 @@ func newEdge(t *testing.T, namespace string) *edge {
 		_, err := e.node.AddExternal(fmt.Sprint("other-", i), other...)
 		check.NoError(t, err)
 	}
-	e.count()
+	e.arrived = countArrivals(t, e.outside, deniedPort)
 	e.write(address)
 	server, err := url.Parse(e.server.Config.Host)
 	check.NoError(t, err)
@@ -85,12 +85,12 @@ func newEdge(t *testing.T, namespace string) *edge {
 	check.NoError(t, err)
 	t.Cleanup(func() { check.NoError(t, e.relay.Close()) })
 	config.Host = "https://" + config.Host
-	e.options = fence.Options{API: config, Dir: t.TempDir(), Plugin: e.plugin, Mode: node.HostGW, Log: e.log.logger()}
+	e.options = fence.Options{API: config, Dir: t.TempDir(), Plugin: e.plugin, Mode: node.HostGW, Log: e.log.Logger()}
 	e.start()
 	t.Cleanup(func() {
 		check.NoError(t, e.fence.Stop())
 		if t.Failed() {
-			t.Logf("the agents' logs:\n%s", strings.Join(e.log.with(""), "\n"))
+			t.Logf("the agents' logs:\n%s", strings.Join(e.log.With(""), "\n"))
 		}
 	})
 	check.Eventually(t, soon, "a CNI configuration", func() error { _, err := e.fence.Conflist(); return err })
@@ -136,27 +136,6 @@ func ethernetMTU() error {
 		return err
 	}
 	return netlink.LinkSetMTU(link, 1500)
-}
-
-// count counts what arrives outside at the port that is denied.
-func (e *edge) count() {
-	e.t.Helper()
-	var sink net.PacketConn
-	check.NoError(e.t, e.outside.Do(func() (err error) {
-		sink, err = net.ListenPacket("udp", netip.AddrPortFrom(e.outside.IPs[0], deniedPort).String())
-		return err
-	}))
-	var done sync.WaitGroup
-	done.Go(func() {
-		for {
-			if _, _, err := sink.ReadFrom(make([]byte, 16)); errors.Is(err, net.ErrClosed) {
-				return
-			} else if err == nil {
-				e.arrived.Add(1)
-			}
-		}
-	})
-	e.t.Cleanup(func() { _ = sink.Close(); done.Wait() })
 }
 
 // schedule makes a pod on the node, in the API.

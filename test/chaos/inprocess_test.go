@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
-	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -29,6 +27,7 @@ import (
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/check"
+	"github.com/podfence/podfence/test/logbook"
 	"github.com/podfence/podfence/test/random"
 	"github.com/podfence/podfence/test/steady"
 )
@@ -37,7 +36,7 @@ import (
 // before 6.9: what others do to it is not refused.
 type unowned struct {
 	*controllers.Agent
-	log    *logbook
+	log    *logbook.Book
 	cancel context.CancelFunc
 	ended  chan error
 
@@ -56,7 +55,7 @@ type unowned struct {
 // server, or from a folder of manifests.
 func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *unowned {
 	t.Helper()
-	u := &unowned{log: &logbook{}, ended: make(chan error, 1)}
+	u := &unowned{log: &logbook.Book{}, ended: make(chan error, 1)}
 	options := kernel.Options{NetNS: w.lab.Node.NetNS(), Guard: true}
 	var err error
 	u.conn, err = kernel.Open(options)
@@ -69,7 +68,7 @@ func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *u
 	u.Agent, err = controllers.NewAgent(timedKernel{u}, controllers.Options{
 		Node: random.Node, API: api, Manifests: manifests, MetricsAddress: "0", HealthAddress: "0",
 		Flows: timedFlows{u}, Watch: u.listens, Ruleset: ruleset.Options{RevokedMark: revokedMark, Links: true}, PodLinks: u.links,
-		Registry: prometheus.NewRegistry(), Log: u.log.logger(),
+		Registry: prometheus.NewRegistry(), Log: u.log.Logger(),
 	})
 	check.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -148,32 +147,6 @@ func (u *unowned) done() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.replacements
-}
-
-// logbook keeps what an agent logs.
-type logbook struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (b *logbook) logger() logr.Logger {
-	return funcr.New(func(prefix, args string) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.lines = append(b.lines, prefix+": "+args)
-	}, funcr.Options{})
-}
-
-// with are the lines that have a text in them.
-func (b *logbook) with(text string) (lines []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, line := range b.lines {
-		if strings.Contains(line, text) {
-			lines = append(lines, line)
-		}
-	}
-	return lines
 }
 
 // trackConnections has somebody else use connection tracking on the node too, whom no

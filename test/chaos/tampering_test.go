@@ -150,7 +150,7 @@ func TestTamperingIsRepaired(t *testing.T) {
 				if err := differ(have, want); err != nil {
 					t.Fatalf("after the repair: %v", err)
 				}
-				if len(u.log.with("Repaired the table")) == 0 {
+				if len(u.log.With("Repaired the table")) == 0 {
 					t.Error("the agent does not say that it has repaired the table")
 				}
 			}
@@ -179,7 +179,7 @@ func TestFight(t *testing.T) {
 	tr.repair = tr.settled()
 	check.Eventually(t, soon, "readiness after the fight", func() error { return u.Enforcer.Ready() })
 	tr.repairing = append(tr.repairing, span{begun, time.Now()})
-	fought := u.log.with("Somebody else keeps changing the table")
+	fought := u.log.With("Somebody else keeps changing the table")
 	t.Logf("the table was deleted %d times, %d times in a fight", undone, len(fought))
 	var pauses []time.Duration
 	for _, line := range fought {
