@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/test/check"
 )
 
 // changing are agents on a node whose --cni changes.
@@ -72,11 +73,7 @@ func (c *changing) end(agent *exec.Cmd, lines <-chan string) {
 // eventually waits for what is to happen.
 func (c *changing) eventually(what string, is func() bool) {
 	c.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			c.t.Fatalf("after half a minute it is not so that %s", what)
-		}
-	}
+	check.Eventually(c.t, time.Minute, what, check.Holds(is))
 }
 
 func (c *changing) there(name string) bool {
@@ -98,7 +95,7 @@ func TestModeIsLeft(t *testing.T) {
 			c := newChanging(t)
 			agent, lines := c.agent("bridge")
 			c.await(lines, `"condition": "NetworkFailed", "ready": true`)
-			c.eventually("the conflist is there", func() bool { return c.there(ownConflist) })
+			c.eventually("the conflist", func() bool { return c.there(ownConflist) })
 			c.ip("link add pf0 type veth peer name pod0", "link set pf0 master podfence0 group 28774", "link set pf0 up")
 			c.end(agent, lines)
 			guard, links := c.run("nft", "-s", "list", "table", "bridge", "podfence"), c.ip("-o link show podfence0")
@@ -137,8 +134,8 @@ func TestModeIsLeft(t *testing.T) {
 			}
 			agent, lines = c.agent(mode)
 			c.await(lines, "Replaced the table")
-			c.eventually("the bridge has gone", func() bool { return exec.Command("ip", "link", "show", "podfence0").Run() != nil })
-			c.eventually("podfence's conflist has gone", func() bool { return !c.there(ownConflist) })
+			c.eventually("the bridge to go", func() bool { return exec.Command("ip", "link", "show", "podfence0").Run() != nil })
+			c.eventually("podfence's conflist to go", func() bool { return !c.there(ownConflist) })
 			if left := c.ip("-4 route show proto 112") + c.ip("-6 route show proto 112"); left != "" {
 				t.Errorf("there are left\n%s", left)
 			}
@@ -172,7 +169,7 @@ func TestModeIsEntered(t *testing.T) {
 	}
 	c.ip("link del veth1")
 	c.await(lines, `"ready": true`)
-	c.eventually("the conflist is there", func() bool { return c.there(ownConflist) })
+	c.eventually("the conflist", func() bool { return c.there(ownConflist) })
 	c.end(agent, lines)
 }
 

@@ -66,7 +66,7 @@ var _ = Describe("What a namespace may take", func() {
 		over := func() float64 { return agent.metric("podfence_policies_over_budget") }
 		Expect(over()).To(BeEquivalentTo(1))
 		Expect(agent.metric("podfence_policies_refused")).To(BeZero())
-		Expect(agent.log.with("bank/huge")).To(HaveLen(1))
+		Expect(agent.log.With("bank/huge")).To(HaveLen(1))
 		Expect(agent.readyz()).To(Equal(http.StatusOK))
 		Expect(inForce(kernel)).To(ContainElement("good"))
 		Expect(agent.metric("podfence_table_elements")).To(BeNumerically("<", 5000))

@@ -196,7 +196,7 @@ var retryAfter = regexp.MustCompile(`"retryAfter"="([^"]+)"`)
 
 // delays are those that the agent said it would wait after failed commits.
 func delays(agent *running) (all []time.Duration) {
-	for _, line := range agent.log.with("Cannot commit") {
+	for _, line := range agent.log.With("Cannot commit") {
 		if match := retryAfter.FindStringSubmatch(line); match != nil {
 			delay, err := time.ParseDuration(match[1])
 			Expect(err).NotTo(HaveOccurred())

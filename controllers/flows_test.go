@@ -91,7 +91,7 @@ var _ = Describe("Established flows", func() {
 
 		judged.fail.Store(true)
 		feedPod(agent, 2)
-		Eventually(agent.log.with, soon, often).WithArguments("Cannot judge all established flows").ShouldNot(BeEmpty())
+		Eventually(agent.log.With, soon, often).WithArguments("Cannot judge all established flows").ShouldNot(BeEmpty())
 		Expect(agent.Enforcer.Ready()).To(Succeed(), "new connections are judged all the same")
 		judged.fail.Store(false)
 		calls = judged.calls.Load()

@@ -40,7 +40,7 @@ var _ = Describe("An agent is not ready", func() {
 		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
 		Expect(agent.healthz()).To(Equal(http.StatusOK), "a restart would not help")
 		Expect(agent.metric("podfence_unhealthy", "condition=NodeUnknown")).To(BeEquivalentTo(1))
-		Expect(agent.log.with(`"condition"="NodeUnknown"`)).To(HaveLen(1))
+		Expect(agent.log.With(`"condition"="NodeUnknown"`)).To(HaveLen(1))
 		events := c.nodeEvents(ctx)
 		Expect(events).To(HaveLen(1))
 		Expect(events[0].Reason).To(Equal("NodeUnknown"))
@@ -105,7 +105,7 @@ var _ = Describe("The node's network", func() {
 		publish.Store(broken(nil))
 		c, agent := start(&routes, &publish)
 		Eventually(agent.why, soon, often).Should(Equal("NetworkFailed: no link has this node's InternalIP\n"))
-		Expect(agent.log.with(`"condition"="NetworkFailed" "reason"="no link`)).To(HaveLen(1))
+		Expect(agent.log.With(`"condition"="NetworkFailed" "reason"="no link`)).To(HaveLen(1))
 		Eventually(func() []corev1.Event { return c.nodeEvents(ctx) }, soon, often).Should(ContainElement(HaveField("Reason", "NetworkFailed")))
 
 		publish.Store(broken(errors.New("read-only file system")))
@@ -117,7 +117,7 @@ var _ = Describe("The node's network", func() {
 		// It is tried again soon, without news.
 		publish.Store(broken(nil))
 		agent.awaitReady()
-		Expect(agent.log.with("read-only file system")).To(HaveLen(1))
+		Expect(agent.log.With("read-only file system")).To(HaveLen(1))
 	})
 
 	It("is not at fault for other nodes", func(SpecContext) {
@@ -127,6 +127,6 @@ var _ = Describe("The node's network", func() {
 		publish.Store(broken(nil))
 		_, agent := start(&routes, &publish)
 		agent.awaitReady()
-		Eventually(func() []string { return agent.log.with("node-7 has no InternalIP") }, soon, often).Should(HaveLen(1))
+		Eventually(func() []string { return agent.log.With("node-7 has no InternalIP") }, soon, often).Should(HaveLen(1))
 	})
 })

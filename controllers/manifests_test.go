@@ -14,6 +14,7 @@ import (
 
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/logbook"
 )
 
 var _ = Describe("A folder of manifests", func() {
@@ -31,7 +32,7 @@ spec:
 		folder, kernel := GinkgoT().TempDir(), &recorder{}
 		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder, KeepIfEmpty: true})
 		const complaint = "Not ready\" \"condition\"=\"ManifestsEmpty\""
-		Eventually(agent.log.with, soon, often).WithArguments(complaint).Should(HaveLen(1))
+		Eventually(agent.log.With, soon, often).WithArguments(complaint).Should(HaveLen(1))
 		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
 		Expect(kernel.plans()).To(BeEmpty(), "what the agent before has left stays")
 
@@ -40,14 +41,14 @@ spec:
 		plans := len(kernel.plans())
 		Expect(os.Remove(filepath.Join(folder, "web.yaml"))).To(Succeed())
 		Eventually(agent.readyz, soon, often).Should(Equal(http.StatusInternalServerError))
-		Expect(agent.log.with(complaint)).To(HaveLen(2))
+		Expect(agent.log.With(complaint)).To(HaveLen(2))
 		Expect(agent.metric("podfence_manifests_valid")).To(BeZero())
 		Expect(agent.metric("podfence_policies", "active=false")).To(BeEquivalentTo(1), "the policy is in force")
 		Expect(kernel.plans()).To(HaveLen(plans))
 
 		write(folder, "web.yaml", deny)
 		agent.awaitReady()
-		Expect(agent.log.with(`A condition is over" "condition"="ManifestsEmpty"`)).To(HaveLen(2))
+		Expect(agent.log.With(`A condition is over" "condition"="ManifestsEmpty"`)).To(HaveLen(2))
 	})
 
 	It("is enforced as it is, and as it last was while it is not valid", func(ctx SpecContext) {
@@ -69,15 +70,15 @@ spec:
 		Eventually(agent.metricOf("podfence_manifests_valid"), soon, often).Should(BeZero())
 		write(folder, "pods.yaml", strings.ReplaceAll(pods, "{app: client}", "{app: retired}"))
 		w.always(ctx, arrive(client, web, 80), lost(other, web, 80))
-		Expect(agent.log.with(complaint)).To(ConsistOf(ContainSubstring(filepath.Join(folder, "web.yaml") + ":5: ")))
+		Expect(agent.log.With(complaint)).To(ConsistOf(ContainSubstring(filepath.Join(folder, "web.yaml") + ":5: ")))
 		Expect(agent.readyz()).To(Equal(http.StatusOK), "what was valid is in force")
 
 		// Right again, it counts as it is now.
 		write(folder, "web.yaml", strings.Replace(deny, "{app: client}", "{app: other}", 1))
 		w.eventually(ctx, lost(client, web, 80), arrive(other, web, 80))
 		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
-		Expect(agent.log.with("valid again")).To(HaveLen(1))
-		Expect(agent.log.with(complaint)).To(HaveLen(1))
+		Expect(agent.log.With("valid again")).To(HaveLen(1))
+		Expect(agent.log.With(complaint)).To(HaveLen(1))
 
 		// A file that is gone takes its objects with it: the policy,
 		Expect(os.Remove(filepath.Join(folder, "web.yaml"))).To(Succeed())
@@ -103,15 +104,15 @@ spec:
 
 		broken := deny + "  egres: []\n"
 		write(folder, "web.yaml", broken)
-		Eventually(agent.log.with, soon, often).WithArguments("web.yaml:9").Should(HaveLen(1))
+		Eventually(agent.log.With, soon, often).WithArguments("web.yaml:9").Should(HaveLen(1))
 		for range 3 {
 			write(folder, "web.yaml", broken)
 			Expect(agent.Manifests.Reload()).NotTo(Succeed())
 		}
-		Consistently(agent.log.with, while, often).WithArguments("web.yaml:9").Should(HaveLen(1))
+		Consistently(agent.log.With, while, often).WithArguments("web.yaml:9").Should(HaveLen(1))
 
 		write(folder, "web.yaml", "# moved down\n"+broken)
-		Eventually(agent.log.with, soon, often).WithArguments("web.yaml:10").Should(HaveLen(1))
+		Eventually(agent.log.With, soon, often).WithArguments("web.yaml:10").Should(HaveLen(1))
 	})
 
 	It("writes nothing at all before it is valid for the first time", func() {
@@ -119,7 +120,7 @@ spec:
 		write(folder, "web.yaml", deny+"not: [yaml\n")
 		kernel := &recorder{}
 		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder})
-		Eventually(agent.log.with, soon, often).WithArguments("web.yaml:").Should(HaveLen(1))
+		Eventually(agent.log.With, soon, often).WithArguments("web.yaml:").Should(HaveLen(1))
 		Eventually(agent.healthz, soon, often).Should(Equal(http.StatusOK))
 		Consistently(kernel.attempts, while, often).Should(BeZero())
 		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
@@ -136,7 +137,7 @@ spec:
 		missing := filepath.Join(GinkgoT().TempDir(), "missing")
 		agent, err := controllers.NewAgent(&recorder{}, controllers.Options{
 			Node: "node", Manifests: missing, HealthAddress: "0", MetricsAddress: "0",
-			Registry: prometheus.NewRegistry(), Log: (&logbook{}).logger(),
+			Registry: prometheus.NewRegistry(), Log: (&logbook.Book{Also: GinkgoWriter}).Logger(),
 		})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(agent.Start(within(ctx, soon))).To(MatchError(os.ErrNotExist))

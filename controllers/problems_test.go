@@ -59,7 +59,7 @@ var _ = Describe("A policy that can't be compiled", func() {
 		Expect(w.table()).To(chain("ingress", webPod))
 		for _, a := range []*running{agent, elsewhere} {
 			Eventually(a.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
-			Eventually(a.log.with, soon, often).WithArguments("cannot be enforced as written").Should(HaveLen(1))
+			Eventually(a.log.With, soon, often).WithArguments("cannot be enforced as written").Should(HaveLen(1))
 			Expect(a.readyz()).To(Equal(http.StatusOK), "one policy is no reason to be down")
 		}
 		Eventually(w.events, soon, often).WithArguments(ctx, "shop").Should(HaveLen(1))
@@ -115,9 +115,9 @@ var _ = Describe("A policy that can't be compiled", func() {
 		agent.stop()
 		again := w.watchCluster()
 		Eventually(again.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
-		Eventually(again.log.with, soon, often).WithArguments("cannot be enforced as written").Should(HaveLen(1))
+		Eventually(again.log.With, soon, often).WithArguments("cannot be enforced as written").Should(HaveLen(1))
 		Consistently(w.events, while, often).WithArguments(ctx, "shop").Should(HaveLen(1))
-		Expect(again.log.with("Reconciler error")).To(BeEmpty())
+		Expect(again.log.With("Reconciler error")).To(BeEmpty())
 	})
 })
 

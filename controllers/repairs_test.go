@@ -44,8 +44,8 @@ var _ = Describe("What others do to the table", func() {
 			Expect(repair[0].Replace).To(BeTrue())
 		}
 		w.always(ctx, lost(denied, web, 80))
-		Expect(agent.log.with("Somebody else has changed the table")).To(And(HaveLen(3), HaveEach(MatchRegexp(`"process"="nft" "pid"=[1-9]`))))
-		Expect(agent.log.with("Somebody else has changed the table")[0]).To(ContainSubstring(`"changes"="delete table inet podfence"`))
+		Expect(agent.log.With("Somebody else has changed the table")).To(And(HaveLen(3), HaveEach(MatchRegexp(`"process"="nft" "pid"=[1-9]`))))
+		Expect(agent.log.With("Somebody else has changed the table")[0]).To(ContainSubstring(`"changes"="delete table inet podfence"`))
 		Expect(agent.metric("podfence_repairs_total")).To(BeEquivalentTo(3))
 		Expect(w.nodeEvents(ctx)).To(ConsistOf(And(
 			HaveField("Reason", controllers.ReasonTamperedWith), HaveField("Type", corev1.EventTypeWarning),
@@ -65,7 +65,7 @@ var _ = Describe("What others do to the table", func() {
 			Eventually(agent.metricOf("podfence_repairs_total"), soon, often).Should(BeNumerically(">", repaired))
 		}
 		Expect(w.table()).To(Equal(before))
-		fought := agent.log.with("Somebody else keeps changing the table")
+		fought := agent.log.With("Somebody else keeps changing the table")
 		Expect(fought).To(And(HaveLen(5), HaveEach(ContainSubstring(`"process"="nft"`))))
 		var pauses []time.Duration
 		for _, line := range fought {
@@ -102,7 +102,7 @@ var _ = Describe("What others do to the table", func() {
 		Consistently(kernel.attempts, while, often).Should(Equal(done + 1))
 		Expect(agent.Enforcer.Ready()).To(Succeed(), "all is in force")
 		Expect(agent.why()).To(HavePrefix("CommitFailed: undone again and again"), "the fight is over after a minute")
-		Expect(agent.log.with(`"condition"="CommitFailed"`)).To(HaveLen(2), "said once for each program")
+		Expect(agent.log.With(`"condition"="CommitFailed"`)).To(HaveLen(2), "said once for each program")
 	})
 
 	It("ends the agent if it cannot be noticed any more", func(SpecContext) {

@@ -2,20 +2,18 @@ package controllers_test
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 
-	"github.com/go-logr/logr"
-	"github.com/go-logr/logr/funcr"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/logbook"
 )
 
 // running is an agent at work.
@@ -23,7 +21,7 @@ type running struct {
 	*controllers.Agent
 	registry *prometheus.Registry
 	health   string
-	log      *logbook
+	log      *logbook.Book
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -37,8 +35,8 @@ func run(kernel controllers.Kernel, o controllers.Options) *running {
 	if o.API != nil {
 		nodeNamed(o.Node)
 	}
-	r := &running{registry: prometheus.NewRegistry(), health: freeAddress(), log: &logbook{}, done: make(chan struct{})}
-	o.Registry, o.HealthAddress, o.MetricsAddress, o.Log = r.registry, r.health, "0", r.log.logger()
+	r := &running{registry: prometheus.NewRegistry(), health: freeAddress(), log: &logbook.Book{Also: GinkgoWriter}, done: make(chan struct{})}
+	o.Registry, o.HealthAddress, o.MetricsAddress, o.Log = r.registry, r.health, "0", r.log.Logger()
 	var err error
 	r.Agent, err = controllers.NewAgent(kernel, o)
 	Expect(err).NotTo(HaveOccurred())
@@ -115,33 +113,6 @@ func (r *running) metric(name string, labels ...string) float64 {
 // metricOf is metric as a function, for Eventually.
 func (r *running) metricOf(name string, labels ...string) func() float64 {
 	return func() float64 { return r.metric(name, labels...) }
-}
-
-// logbook keeps what an agent logs.
-type logbook struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (b *logbook) logger() logr.Logger {
-	return funcr.New(func(prefix, args string) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.lines = append(b.lines, prefix+": "+args)
-		fmt.Fprintln(GinkgoWriter, prefix+":", args)
-	}, funcr.Options{})
-}
-
-// with are the lines that have a text in them.
-func (b *logbook) with(text string) (lines []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, line := range b.lines {
-		if strings.Contains(line, text) {
-			lines = append(lines, line)
-		}
-	}
-	return lines
 }
 
 // recorder is a Kernel that notes the plans it carries out, and lets another

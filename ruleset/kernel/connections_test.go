@@ -17,6 +17,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -26,18 +27,18 @@ func bounded(t testing.TB, limit uint32) (node *lab.Node, pods map[string]*lab.H
 	if err := lab.Check(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
-	l := must(lab.New(lab.Options{}))(t)
+	l := check.Value(lab.New(lab.Options{}))(t)
 	t.Cleanup(func() { l.Close() })
-	node = must(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
+	node = check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
 	m := policy.NewModel("node")
 	m.SetNamespace(policy.Namespace{Name: "shop"})
 	pods = map[string]*lab.Host{}
 	for i, name := range []string{"client", "server", "other"} {
 		ips := []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(2 + i)}), netip.MustParseAddr(fmt.Sprintf("fd00::%d", 2+i))}
-		pods[name] = must(node.AddPod(name, lab.PodOptions{IPs: ips}))(t)
+		pods[name] = check.Value(node.AddPod(name, lab.PodOptions{IPs: ips}))(t)
 		m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, Node: "node", IPs: ips})
 	}
-	conn = must(kernel.Open(kernel.Options{NetNS: node.NetNS(), MaxConnections: true}))(t)
+	conn = check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS(), MaxConnections: true}))(t)
 	t.Cleanup(func() { conn.Close() })
 	if err := conn.Apply(ruleset.Build(m.Intent(), ruleset.Options{MaxConnections: limit}).Replacement()); err != nil {
 		t.Fatal(err)
@@ -54,8 +55,8 @@ func TestConnectionsOfAPod(t *testing.T) {
 	node, pods, conn := bounded(t, limit)
 	client, server, other := pods["client"], pods["server"], pods["other"]
 	for _, host := range []*lab.Host{client, server, &node.Host} {
-		must(host.Serve(policy.UDP, 80))(t)
-		must(host.Serve(policy.TCP, 80))(t)
+		check.Value(host.Serve(policy.UDP, 80))(t)
+		check.Value(host.Serve(policy.TCP, 80))(t)
 	}
 	begin := func(from *lab.Host, protocol policy.Protocol, to netip.Addr, patience time.Duration) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -110,13 +111,13 @@ func TestOneWayIsOneConnection(t *testing.T) {
 	g := NewWithT(t)
 	_, pods, _ := bounded(t, 20)
 	client, server := pods["client"], pods["server"]
-	must(server.Serve(policy.UDP, 80))(t)
-	silent := must(client.Dial(t.Context(), policy.UDP, netip.AddrPortFrom(server.IPs[0], 9)))(t)
+	check.Value(server.Serve(policy.UDP, 80))(t)
+	silent := check.Value(client.Dial(t.Context(), policy.UDP, netip.AddrPortFrom(server.IPs[0], 9)))(t)
 	defer silent.Close()
 	for range 2000 {
 		_, _ = silent.Write([]byte("is anybody there?")) // a router may say that there is not
 	}
-	c := must(client.Dial(t.Context(), policy.UDP, netip.AddrPortFrom(server.IPs[0], 80)))(t)
+	c := check.Value(client.Dial(t.Context(), policy.UDP, netip.AddrPortFrom(server.IPs[0], 80)))(t)
 	defer c.Close()
 	g.Expect(lab.Echo(c, []byte("one more"), 5*time.Second)).To(Succeed())
 }

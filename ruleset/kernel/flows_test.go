@@ -12,7 +12,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
-	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -21,33 +21,23 @@ import (
 // mark's other bits are somebody else's and stay.
 func TestRevoke(t *testing.T) {
 	const bit = 1 << 29
-	l := newLab(t)
-	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}}))(t)
-	other := must(node.AddPod("other", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::3")}}))(t)
-	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("fd00::4")}}))(t)
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, other, server := n.pod("client", 2), n.pod("other", 3), n.pod("server", 4)
 	if err := node.SetSysctl("net/netfilter/nf_conntrack_tcp_loose", "1"); err != nil {
-		t.Fatal(err)
-	}
-	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit})
-	if err := conn.Apply(table.Replacement()); err != nil {
 		t.Fatal(err)
 	}
 	// Somebody else's bits in the mark of every flow.
 	nft(t, node, "add table inet other; add chain inet other c { type filter hook forward priority 0; }; add rule inet other c ct mark set 0x5")
 
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
-		must(server.Serve(protocol, 80))(t)
+		check.Value(server.Serve(protocol, 80))(t)
 	}
 	var cut, kept []net.Conn
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
 		for _, ip := range server.IPs {
 			for _, from := range []*lab.Host{client, other} {
-				c := must(from.Dial(context.Background(), protocol, netip.AddrPortFrom(ip, 80)))(t)
+				c := check.Value(from.Dial(context.Background(), protocol, netip.AddrPortFrom(ip, 80)))(t)
 				defer c.Close()
 				if err := lab.Echo(c, []byte("before"), 2*time.Second); err != nil {
 					t.Fatal(err)
@@ -108,22 +98,14 @@ func TestRevoke(t *testing.T) {
 // marked with the rest, but none that was cut.
 func TestRevokeCountsWhatLives(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
-	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
-	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
-	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
-	must(server.Serve(policy.TCP, 80))(t)
-	open := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
+	check.Value(server.Serve(policy.TCP, 80))(t)
+	open := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
 	defer open.Close()
 	for range 3 {
-		c := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
+		c := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
 		if err := lab.Echo(c, []byte("and bye"), 2*time.Second); err != nil {
 			t.Fatal(err)
 		}
@@ -164,23 +146,14 @@ func conntrack(t *testing.T, node *lab.Node) (text string) {
 // it sends.
 func TestRevokeBehindNAT(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
-	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
-	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
-	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit})
-	if err := conn.Apply(table.Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
 	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.4:8080`)
-	must(server.Serve(policy.TCP, 8080))(t)
-	service := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.96.0.1:443")))(t)
+	check.Value(server.Serve(policy.TCP, 8080))(t)
+	service := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.96.0.1:443")))(t)
 	defer service.Close()
-	own := must(node.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:8080")))(t)
+	own := check.Value(node.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:8080")))(t)
 	defer own.Close()
 
 	var judged []policy.Packet
@@ -210,24 +183,16 @@ func TestRevokeBehindNAT(t *testing.T) {
 // connection does its data, is judged by that other.
 func TestRevokeAnnouncedFlows(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
-	client := must(node.AddPod("client", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}))(t)
-	server := must(node.AddPod("server", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}))(t)
-	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
 	nft(t, node, `table ip announced {
 		ct helper ftp-data { type "ftp" protocol tcp; }
 		chain c { type filter hook prerouting priority 0; tcp dport 21 ct helper set "ftp-data"; }
 	}`)
-	must(server.Serve(policy.TCP, 21))(t)
-	must(server.Serve(policy.TCP, 1025))(t)
-	control := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:21")))(t)
+	check.Value(server.Serve(policy.TCP, 21))(t)
+	check.Value(server.Serve(policy.TCP, 1025))(t)
+	control := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:21")))(t)
 	defer control.Close()
 	// The echo server says it, as an FTP server would; a helper listens after a first line.
 	for _, line := range []string{"220 Ready\r\n", "227 Entering Passive Mode (10,0,0,4,4,1)\r\n"} {
@@ -235,7 +200,7 @@ func TestRevokeAnnouncedFlows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	data := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:1025")))(t)
+	data := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:1025")))(t)
 	defer data.Close()
 	for _, x := range []struct {
 		allowed           uint16

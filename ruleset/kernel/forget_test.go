@@ -14,6 +14,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -29,25 +30,16 @@ func TestForget(t *testing.T) {
 }
 
 func testForget(t *testing.T, forget func(*kernel.Flows, []netip.Addr) error) {
-	l := newLab(t)
-	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	pod := func(name string, last int) *lab.Host {
-		return must(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
-			netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
-		}}))(t)
-	}
-	old, other, third := pod("old", 2), pod("other", 3), pod("third", 4)
-	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(t)
-	defer flows.Close()
+	n := newFlowNode(t, 1)
+	node, flows := n.Node, n.flows
+	old, other, third := n.pod("old", 2), n.pod("other", 3), n.pod("third", 4)
 	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
 	for _, host := range []*lab.Host{old, other, third} {
-		must(host.Serve(policy.TCP, 8080))(t)
-		must(host.Serve(policy.UDP, 8080))(t)
+		check.Value(host.Serve(policy.TCP, 8080))(t)
+		check.Value(host.Serve(policy.UDP, 8080))(t)
 	}
 	dial := func(from *lab.Host, protocol policy.Protocol, to string) {
-		c := must(from.Dial(context.Background(), protocol, netip.MustParseAddrPort(to)))(t)
+		c := check.Value(from.Dial(context.Background(), protocol, netip.MustParseAddrPort(to)))(t)
 		t.Cleanup(func() { c.Close() })
 		if err := lab.Echo(c, []byte("hello"), 3*time.Second); err != nil {
 			t.Fatal(err)
@@ -69,7 +61,7 @@ func testForget(t *testing.T, forget func(*kernel.Flows, []netip.Addr) error) {
 	dial(&node.Host, policy.TCP, "10.0.0.2:8080")
 
 	before := tracked4and6(t, node)
-	if n := must(flows.Entries())(t); int(n) < len(before) {
+	if n := check.Value(flows.Entries())(t); int(n) < len(before) {
 		t.Errorf("the kernel counts %d flows, and lists %d", n, len(before))
 	}
 	if err := forget(flows, old.IPs); err != nil {
@@ -138,15 +130,15 @@ func tracked4and6(t testing.TB, node *lab.Node) (all []*netlink.ConntrackFlow) {
 func BenchmarkForget(b *testing.B) {
 	for _, n := range []int{0, 25_000, 245_000} {
 		b.Run(fmt.Sprintf("flows=%d", n), func(b *testing.B) {
-			l := must(lab.New(lab.Options{}))(b)
+			l := check.Value(lab.New(lab.Options{}))(b)
 			b.Cleanup(func() { l.Close() })
-			node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(b)
-			flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(b)
+			node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(b)
+			flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(b)
 			b.Cleanup(func() { flows.Close() })
 			if err := node.Do(func() error { return track(n) }); err != nil {
 				b.Fatal(err)
 			}
-			if have := must(flows.Entries())(b); int(have) != n {
+			if have := check.Value(flows.Entries())(b); int(have) != n {
 				b.Fatalf("%d flows, not %d", have, n)
 			}
 			addrs := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}

@@ -3,12 +3,17 @@ package kernel_test
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -18,7 +23,7 @@ func newLab(t *testing.T) *lab.Lab {
 	if err := lab.Check(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
-	l := must(lab.New(lab.Options{}))(t)
+	l := check.Value(lab.New(lab.Options{}))(t)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Error(err)
@@ -27,15 +32,34 @@ func newLab(t *testing.T) *lab.Lab {
 	return l
 }
 
-// must returns a value, or fails the test with the error that came instead.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return value
-	}
+// flowNode is a node of a lab, with what judges its flows.
+type flowNode struct {
+	*lab.Node
+	t     *testing.T
+	conn  *kernel.Conn
+	flows *kernel.Flows
+}
+
+// newFlowNode makes one, whose revoked flows have the bit in their marks, and puts the
+// table in force that does that.
+func newFlowNode(t *testing.T, bit uint32) *flowNode {
+	t.Helper()
+	n := &flowNode{t: t}
+	n.Node = check.Value(newLab(t).AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
+	n.conn = check.Value(kernel.Open(kernel.Options{NetNS: n.NetNS()}))(t)
+	t.Cleanup(func() { _ = n.conn.Close() })
+	n.flows = check.Value(kernel.OpenFlows(kernel.Options{NetNS: n.NetNS()}, bit))(t)
+	t.Cleanup(func() { _ = n.flows.Close() })
+	check.NoError(t, n.conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()))
+	return n
+}
+
+// pod makes a pod at 10.0.0.LAST and fd00::LAST.
+func (n *flowNode) pod(name string, last int) *lab.Host {
+	n.t.Helper()
+	return check.Value(n.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
+		netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
+	}}))(n.t)
 }
 
 // nft carries out commands in a node's namespace.

@@ -16,7 +16,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
-	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -31,25 +31,13 @@ func transparently(_, _ string, c syscall.RawConn) (err error) {
 // the node has a server that listens on the same port.
 func TestRevokeOwnFlows(t *testing.T) {
 	const bit = 1
-	l := newLab(t)
-	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	pod := func(name string, last int) *lab.Host {
-		return must(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
-			netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
-		}}))(t)
-	}
-	client, server := pod("client", 2), pod("server", 4)
-	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	client, server := n.pod("client", 2), n.pod("server", 4)
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
-		must(server.Serve(protocol, 80))(t)
+		check.Value(server.Serve(protocol, 80))(t)
 	}
-	must(node.Serve(policy.TCP, 80))(t)
+	check.Value(node.Serve(policy.TCP, 80))(t)
 	ip := func(args string) {
 		t.Helper()
 		err := node.Do(func() error {
@@ -73,7 +61,7 @@ func TestRevokeOwnFlows(t *testing.T) {
 	var own []net.Conn
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
 		for from, to := range map[string]string{"198.51.100.7": "10.0.0.4:80", "2001:db8:100::7": "[fd00::4]:80"} {
-			own = append(own, must(node.DialFrom(context.Background(), netip.AddrPortFrom(netip.MustParseAddr(from), 0), protocol, netip.MustParseAddrPort(to)))(t))
+			own = append(own, check.Value(node.DialFrom(context.Background(), netip.AddrPortFrom(netip.MustParseAddr(from), 0), protocol, netip.MustParseAddrPort(to)))(t))
 		}
 	}
 	// A proxy that sends under somebody else's address, and one that takes what is for somebody else.
@@ -98,11 +86,11 @@ func TestRevokeOwnFlows(t *testing.T) {
 			taken <- c
 		}
 	}()
-	toProxy := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("203.0.113.9:8080")))(t)
+	toProxy := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("203.0.113.9:8080")))(t)
 	defer toProxy.Close()
 	proxy := <-taken
 	defer proxy.Close()
-	forwarded := must(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
+	forwarded := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.0.0.4:80")))(t)
 	defer forwarded.Close()
 	for _, c := range append(own, forwarded) {
 		defer c.Close()

@@ -11,6 +11,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -18,28 +19,16 @@ import (
 // behind destination NAT, of both families, while all are judged beside; no others are.
 func TestRevokeOf(t *testing.T) {
 	const bit = 1 << 29
-	l := newLab(t)
-	node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
-	pod := func(name string, last int) *lab.Host {
-		return must(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{
-			netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", last)), netip.MustParseAddr(fmt.Sprintf("fd00::%d", last)),
-		}}))(t)
-	}
-	changed, other, third := pod("changed", 2), pod("other", 3), pod("third", 4)
-	conn := must(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)
-	defer conn.Close()
-	flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, bit))(t)
-	defer flows.Close()
-	if err := conn.Apply(ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{RevokedMark: bit}).Replacement()); err != nil {
-		t.Fatal(err)
-	}
+	n := newFlowNode(t, bit)
+	node, flows := n.Node, n.flows
+	changed, other, third := n.pod("changed", 2), n.pod("other", 3), n.pod("third", 4)
 	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
 	for _, host := range []*lab.Host{changed, other, third} {
-		must(host.Serve(policy.TCP, 8080))(t)
-		must(host.Serve(policy.UDP, 8080))(t)
+		check.Value(host.Serve(policy.TCP, 8080))(t)
+		check.Value(host.Serve(policy.UDP, 8080))(t)
 	}
 	dial := func(from *lab.Host, protocol policy.Protocol, to string) net.Conn {
-		c := must(from.Dial(context.Background(), protocol, netip.MustParseAddrPort(to)))(t)
+		c := check.Value(from.Dial(context.Background(), protocol, netip.MustParseAddrPort(to)))(t)
 		t.Cleanup(func() { c.Close() })
 		if err := lab.Echo(c, []byte("hello"), 3*time.Second); err != nil {
 			t.Fatal(err)
@@ -104,9 +93,9 @@ func TestRevokeOf(t *testing.T) {
 // changed, by those that another pod has: all of them, or the pod's.
 func BenchmarkRevoke(b *testing.B) {
 	for _, n := range []int{0, 25_000, 230_000} {
-		l := must(lab.New(lab.Options{}))(b)
-		node := must(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(b)
-		flows := must(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(b)
+		l := check.Value(lab.New(lab.Options{}))(b)
+		node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(b)
+		flows := check.Value(kernel.OpenFlows(kernel.Options{NetNS: node.NetNS()}, 1))(b)
 		if err := node.Do(func() error { return track(n) }); err != nil {
 			b.Fatal(err)
 		}
@@ -118,7 +107,7 @@ func BenchmarkRevoke(b *testing.B) {
 		judge := func(hook ruleset.HookPoint, p policy.Packet) bool {
 			return table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
 		}
-		if have := must(flows.Entries())(b); int(have) != n {
+		if have := check.Value(flows.Entries())(b); int(have) != n {
 			b.Fatalf("%d flows, not %d", have, n)
 		}
 		b.Run(fmt.Sprintf("flows=%d/all", n), func(b *testing.B) {

@@ -45,9 +45,9 @@ func BenchmarkAgent(b *testing.B) {
 				resident, peak = append(resident, float64(usage.Resident)/1e6), append(peak, float64(usage.Peak)/1e6)
 				must(b, a.Stop())
 			}
-			quantiles.Median(b, "s-ready", ready)
-			quantiles.Median(b, "MB-rss", resident)
-			quantiles.Median(b, "MB-peak", peak)
+			quantiles.ReportMedian(b, "s-ready", ready)
+			quantiles.ReportMedian(b, "MB-rss", resident)
+			quantiles.ReportMedian(b, "MB-peak", peak)
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -110,10 +110,10 @@ func BenchmarkEvents(b *testing.B) {
 			must(b, <-profiled)
 		}
 		d.report(b, "")
-		quantiles.Median(b, "events/s", rates)
-		quantiles.Median(b, "cores", cores)
-		quantiles.Median(b, "MB-rss", resident)
-		quantiles.Median(b, "commits/s", commits)
+		quantiles.ReportMedian(b, "events/s", rates)
+		quantiles.ReportMedian(b, "cores", cores)
+		quantiles.ReportMedian(b, "MB-rss", resident)
+		quantiles.ReportMedian(b, "commits/s", commits)
 	})
 }
 

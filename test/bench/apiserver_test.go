@@ -16,17 +16,13 @@ import (
 
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/apiserver"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/prebuilt"
 	"github.com/podfence/podfence/test/scale"
 )
 
-func must(b testing.TB, err error) {
-	b.Helper()
-	if err != nil {
-		b.Fatal(err)
-	}
-}
+var must = check.NoError
 
 // cluster is an API server with what a size of cluster has.
 type cluster struct {

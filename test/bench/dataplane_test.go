@@ -230,8 +230,8 @@ func (c *comparison) report(b *testing.B, unit string, of func(turn) float64) {
 		values = append(values, of(c.rules[n]))
 		shares = append(shares, 100*of(c.rules[n])/of(c.none[n]))
 	}
-	quantiles.Median(b, unit, values)
-	quantiles.Median(b, "%"+unit, shares)
+	quantiles.ReportMedian(b, unit, values)
+	quantiles.ReportMedian(b, "%"+unit, shares)
 }
 
 // cpuTime is what this process has used, in user space and in the kernel.

@@ -3,6 +3,8 @@ package chaos
 import (
 	"testing"
 	"time"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // TestAPIServerAwayAtStart starts an agent that reaches no API server: the rules of
@@ -26,7 +28,7 @@ func TestAPIServerAwayAtStart(t *testing.T) {
 		if tr.agent.Ready(t.Context()) {
 			t.Error("the agent is ready, and knows nothing of the cluster")
 		}
-		must(t, tr.relay.Heal())
+		check.NoError(t, tr.relay.Heal())
 		repairs = append(repairs, tr.settled())
 		tr.awaitReady()
 	}
@@ -76,7 +78,7 @@ func TestAPIServerAway(t *testing.T) {
 
 func (tr *trial) heal() {
 	tr.t.Helper()
-	must(tr.t, tr.relay.Heal())
+	check.NoError(tr.t, tr.relay.Heal())
 }
 
 // TestAPIServerRestarted kills it and starts it again beside etcd, which goes on.
@@ -87,9 +89,9 @@ func TestAPIServerRestarted(t *testing.T) {
 	var repairs []time.Duration
 	for range n {
 		before, table := tr.inForce()
-		must(t, tr.server.Kill())
+		check.NoError(t, tr.server.Kill())
 		tr.unchanged(before, table)
-		must(t, tr.server.Resume())
+		check.NoError(t, tr.server.Resume())
 		tr.change(20)
 		repairs = append(repairs, tr.settled())
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -26,8 +25,10 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/fence"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/logbook"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -45,9 +46,9 @@ type edge struct {
 
 	namespace string
 	uids      map[string]string // of the pods, by name
-	log       logbook           // of the agents
+	log       logbook.Book      // of the agents
 	outcome
-	arrived atomic.Int64 // of what is denied
+	arrived *atomic.Int64 // of what is denied
 }
 
 const (
@@ -62,37 +63,37 @@ func newEdge(t *testing.T, namespace string) *edge {
 	e := &edge{world: theWorld(t), t: t, namespace: namespace, uids: map[string]string{}}
 	var err error
 	e.lab, err = lab.New(lab.Options{})
-	must(t, err)
-	t.Cleanup(func() { must(t, e.lab.Close()) })
+	check.NoError(t, err)
+	t.Cleanup(func() { check.NoError(t, e.lab.Close()) })
 	address := netip.MustParseAddr("192.0.2.9")
 	e.node, err = e.lab.AddNode(edgeName, address)
-	must(t, err)
-	must(t, e.node.Do(ethernetMTU))
+	check.NoError(t, err)
+	check.NoError(t, e.node.Do(ethernetMTU))
 	e.outside, err = e.node.AddExternal("outside", netip.MustParseAddr("198.51.100.1"))
-	must(t, err)
+	check.NoError(t, err)
 	// The world's other nodes, which must be on some way for there to be a network.
 	for i, other := range [][]netip.Addr{random.NodeAddrs, random.OtherNodeAddrs} {
 		_, err := e.node.AddExternal(fmt.Sprint("other-", i), other...)
-		must(t, err)
+		check.NoError(t, err)
 	}
-	e.count()
+	e.arrived = countArrivals(t, e.outside, deniedPort)
 	e.write(address)
 	server, err := url.Parse(e.server.Config.Host)
-	must(t, err)
+	check.NoError(t, err)
 	config := rest.CopyConfig(e.server.Config)
 	e.relay, config.Host, err = agent.NewLocalRelay(server.Host)
-	must(t, err)
-	t.Cleanup(func() { must(t, e.relay.Close()) })
+	check.NoError(t, err)
+	t.Cleanup(func() { check.NoError(t, e.relay.Close()) })
 	config.Host = "https://" + config.Host
-	e.options = fence.Options{API: config, Dir: t.TempDir(), Plugin: e.plugin, Mode: node.HostGW, Log: e.log.logger()}
+	e.options = fence.Options{API: config, Dir: t.TempDir(), Plugin: e.plugin, Mode: node.HostGW, Log: e.log.Logger()}
 	e.start()
 	t.Cleanup(func() {
-		must(t, e.fence.Stop())
+		check.NoError(t, e.fence.Stop())
 		if t.Failed() {
-			t.Logf("the agents' logs:\n%s", strings.Join(e.log.with(""), "\n"))
+			t.Logf("the agents' logs:\n%s", strings.Join(e.log.With(""), "\n"))
 		}
 	})
-	eventually(t, "a CNI configuration", func() error { _, err := e.fence.Conflist(); return err })
+	check.Eventually(t, soon, "a CNI configuration", func() error { _, err := e.fence.Conflist(); return err })
 	return e
 }
 
@@ -100,7 +101,7 @@ func (e *edge) start() {
 	e.t.Helper()
 	var err error
 	e.fence, err = fence.Start(e.node, e.options)
-	must(e.t, err)
+	check.NoError(e.t, err)
 }
 
 // write writes what the API has of the node but its pods.
@@ -109,20 +110,22 @@ func (e *edge) write(address netip.Addr) {
 	ctx, api := e.t.Context(), e.server.API
 	object := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: edgeName}, Spec: corev1.NodeSpec{PodCIDR: "10.244.9.0/24", PodCIDRs: []string{"10.244.9.0/24"}}}
 	written, err := api.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
-	must(e.t, err)
-	e.t.Cleanup(func() { must(e.t, api.CoreV1().Nodes().Delete(context.Background(), edgeName, metav1.DeleteOptions{})) })
+	check.NoError(e.t, err)
+	e.t.Cleanup(func() {
+		check.NoError(e.t, api.CoreV1().Nodes().Delete(context.Background(), edgeName, metav1.DeleteOptions{}))
+	})
 	written.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address.String()}}
 	_, err = api.CoreV1().Nodes().UpdateStatus(ctx, written, metav1.UpdateOptions{})
-	must(e.t, err)
+	check.NoError(e.t, err)
 	_, err = api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: e.namespace}}, metav1.CreateOptions{})
-	must(e.t, err)
+	check.NoError(e.t, err)
 	udp, port := corev1.ProtocolUDP, intstr.FromInt32(allowedPort)
 	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "one-port"}, Spec: networkingv1.NetworkPolicySpec{
 		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
 		Egress:      []networkingv1.NetworkPolicyEgressRule{{Ports: []networkingv1.NetworkPolicyPort{{Protocol: &udp, Port: &port}}}},
 	}}
 	_, err = api.NetworkingV1().NetworkPolicies(e.namespace).Create(ctx, np, metav1.CreateOptions{})
-	must(e.t, err)
+	check.NoError(e.t, err)
 }
 
 // ethernetMTU gives the loopback link, which a lab's node has its addresses on, the MTU
@@ -135,27 +138,6 @@ func ethernetMTU() error {
 	return netlink.LinkSetMTU(link, 1500)
 }
 
-// count counts what arrives outside at the port that is denied.
-func (e *edge) count() {
-	e.t.Helper()
-	var sink net.PacketConn
-	must(e.t, e.outside.Do(func() (err error) {
-		sink, err = net.ListenPacket("udp", netip.AddrPortFrom(e.outside.IPs[0], deniedPort).String())
-		return err
-	}))
-	var done sync.WaitGroup
-	done.Go(func() {
-		for {
-			if _, _, err := sink.ReadFrom(make([]byte, 16)); errors.Is(err, net.ErrClosed) {
-				return
-			} else if err == nil {
-				e.arrived.Add(1)
-			}
-		}
-	})
-	e.t.Cleanup(func() { _ = sink.Close(); done.Wait() })
-}
-
 // schedule makes a pod on the node, in the API.
 func (e *edge) schedule(name string) {
 	e.t.Helper()
@@ -164,7 +146,7 @@ func (e *edge) schedule(name string) {
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       corev1.PodSpec{NodeName: edgeName, AutomountServiceAccountToken: &no, Containers: []corev1.Container{{Name: "main", Image: "image"}}},
 	}, metav1.CreateOptions{})
-	must(e.t, err)
+	check.NoError(e.t, err)
 	e.uids[name] = string(pod.UID)
 }
 
@@ -182,7 +164,7 @@ type container struct {
 func (e *edge) run(pod, name string) *container {
 	e.t.Helper()
 	host, err := e.node.AddSandbox(name)
-	must(e.t, err)
+	check.NoError(e.t, err)
 	c := &container{Host: host, pod: pod, stop: make(chan struct{})}
 	to := netip.AddrPortFrom(e.outside.IPs[0], deniedPort)
 	c.done.Go(func() {
@@ -220,9 +202,9 @@ func (e *edge) remove(c *container, connected bool) {
 	c.done.Wait()
 	e.denied += c.sent.Load()
 	if connected {
-		must(e.t, e.fence.Del(context.Background(), c.Host, policy.Key{Namespace: e.namespace, Name: c.pod}, e.uids[c.pod]))
+		check.NoError(e.t, e.fence.Del(context.Background(), c.Host, policy.Key{Namespace: e.namespace, Name: c.pod}, e.uids[c.pod]))
 	}
-	must(e.t, e.node.RemoveSandbox(c.Name))
+	check.NoError(e.t, e.node.RemoveSandbox(c.Name))
 }
 
 // reaches makes sure that what is allowed passes, while what is denied is tried.
@@ -231,13 +213,13 @@ func (e *edge) reaches(c *container) {
 	results, err := e.lab.Probe(e.t.Context(), []lab.Probe{
 		{From: c.Host, To: e.outside, Packet: policy.Packet{Dst: e.outside.IPs[0], Protocol: policy.UDP, DstPort: allowedPort}, Expect: true},
 	})
-	must(e.t, err)
+	check.NoError(e.t, err)
 	e.allowed++
 	if !results[0].Arrived {
 		e.broken++
 	}
 	sent := c.sent.Load()
-	eventually(e.t, "what is denied", func() error {
+	check.Eventually(e.t, soon, "what is denied", func() error {
 		if n := c.sent.Load() - sent; n < 50 {
 			return fmt.Errorf("%d packets", n)
 		}
@@ -251,9 +233,9 @@ func (e *edge) end(fault string, times int) {
 	e.times, e.leaked = times, e.arrived.Load()
 	e.schedule("unfenced")
 	last := e.run("unfenced", "unfenced")
-	must(e.t, e.add(last, soon))
-	must(e.t, e.flush())
-	eventually(e.t, "what is denied, without rules", func() error {
+	check.NoError(e.t, e.add(last, soon))
+	check.NoError(e.t, e.flush())
+	check.Eventually(e.t, soon, "what is denied, without rules", func() error {
 		if e.arrived.Load() == e.leaked {
 			return errors.New("nothing has arrived: nothing can be told by it")
 		}
@@ -275,7 +257,7 @@ func TestPodConnectedWhileAPIServerAway(t *testing.T) {
 		seen, unseen := fmt.Sprintf("seen-%d", i), fmt.Sprintf("unseen-%d", i)
 		e.schedule(seen)
 		first := e.run(seen, seen+"-1")
-		must(t, e.add(first, soon)) // so the agent has seen it
+		check.NoError(t, e.add(first, soon)) // so the agent has seen it
 		e.remove(first, true)
 
 		e.relay.Refuse()
@@ -284,10 +266,10 @@ func TestPodConnectedWhileAPIServerAway(t *testing.T) {
 		if e.add(stranger, hasty) == nil {
 			t.Error("ADD of a pod that the agent knows nothing of: no error")
 		}
-		must(t, e.add(known, soon))
+		check.NoError(t, e.add(known, soon))
 		e.reaches(known)
-		must(t, e.relay.Heal())
-		eventually(t, "ADD of the other", func() error { return e.add(stranger, soon) })
+		check.NoError(t, e.relay.Heal())
+		check.Eventually(t, soon, "ADD of the other", func() error { return e.add(stranger, soon) })
 		e.reaches(stranger)
 		e.remove(known, true)
 		e.remove(stranger, true)
@@ -305,28 +287,28 @@ func TestReboot(t *testing.T) {
 		pod := fmt.Sprintf("pod-%d", i)
 		e.schedule(pod)
 		before := e.run(pod, pod+"-1")
-		must(t, e.add(before, soon))
+		check.NoError(t, e.add(before, soon))
 		e.reaches(before)
 
-		must(t, e.fence.Stop())
+		check.NoError(t, e.fence.Stop())
 		e.remove(before, false)
-		must(t, e.node.Do(func() error {
+		check.NoError(t, e.node.Do(func() error {
 			bridge, err := netlink.LinkByName(node.DefaultBridge)
 			if err != nil {
 				return err
 			}
 			return netlink.LinkDel(bridge)
 		}))
-		must(t, e.flush())
-		must(t, os.RemoveAll(filepath.Join(e.options.Dir, "attachments")))
+		check.NoError(t, e.flush())
+		check.NoError(t, os.RemoveAll(filepath.Join(e.options.Dir, "attachments")))
 		e.relay.Refuse()
 		e.start()
 		after := e.run(pod, pod+"-2")
 		if e.add(after, hasty) == nil {
 			t.Error("ADD before the first commit: no error")
 		}
-		must(t, e.relay.Heal())
-		eventually(t, "ADD after the reboot", func() error { return e.add(after, soon) })
+		check.NoError(t, e.relay.Heal())
+		check.Eventually(t, soon, "ADD after the reboot", func() error { return e.add(after, soon) })
 		e.reaches(after)
 		e.remove(after, true)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -32,7 +33,7 @@ func inTime() time.Duration {
 func TestFlowsCut(t *testing.T) {
 	n := newFedNode(t)
 	// Those that have been said little on must not end meanwhile.
-	must(t, n.SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "3600"))
+	check.NoError(t, n.SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "3600"))
 	hosts := map[string]*lab.Host{}
 	labels := map[string]string{"allowed": "yes"}
 	store, other := map[string]string{"team": "store"}, map[string]string{"team": "other"}
@@ -40,7 +41,7 @@ func TestFlowsCut(t *testing.T) {
 		return random.Event{Object: podAt(namespace, name, "uid", labels, time.Unix(1700000000, 0), hosts[name].IPs...)}
 	}
 	for i, name := range []string{"server", "kept", "cut"} {
-		hosts[name] = got(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
+		hosts[name] = check.Value(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
 	}
 	const from = "podSelector: {}\ningress: [{from: [{namespaceSelector: {matchLabels: {team: %s}}, podSelector: {matchLabels: {allowed: \"yes\"}}}]}]\n"
 	allowing := []random.Event{
@@ -62,7 +63,7 @@ func TestFlowsCut(t *testing.T) {
 	var ended sync.WaitGroup
 	t.Cleanup(ended.Wait)
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
-		got(hosts["server"].Serve(protocol, 80))(t)
+		check.Value(hosts["server"].Serve(protocol, 80))(t)
 		for i := range real {
 			to := netip.AddrPortFrom(hosts["server"].IPs[i%2], 80)
 			kept = append(kept, startTalk(t, &ended, hosts["kept"], protocol, to))
@@ -101,7 +102,7 @@ func TestFlowsCut(t *testing.T) {
 		// and all that must not be cut go on.
 		at := time.Now()
 		for _, port := range slices.Concat(ports, begun) {
-			must(t, server.say(hosts["cut"], port))
+			check.NoError(t, server.say(hosts["cut"], port))
 		}
 		o.broken += int64(server.reached(t, hosts["kept"], ports))
 		time.Sleep(server.lasts())
@@ -150,7 +151,7 @@ func startTalk(t *testing.T, ended *sync.WaitGroup, from *lab.Host, protocol pol
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	k := &talk{conn: got(from.Dial(ctx, protocol, to))(t)}
+	k := &talk{conn: check.Value(from.Dial(ctx, protocol, to))(t)}
 	k.heard.Store(time.Now().UnixNano())
 	t.Cleanup(func() { _ = k.conn.Close() })
 	ended.Go(func() {
@@ -208,7 +209,7 @@ func listenForSources(t *testing.T, host *lab.Host, port uint16) *sources {
 		at := netip.AddrPortFrom(ip, port)
 		s.to = append(s.to, at)
 		var socket net.PacketConn
-		must(t, host.Do(func() (err error) {
+		check.NoError(t, host.Do(func() (err error) {
 			socket, err = net.ListenPacket("udp", at.String())
 			return err
 		}))
@@ -254,7 +255,7 @@ func (s *sources) reached(t *testing.T, from *lab.Host, ports []int) (lost int) 
 	for len(left) > 0 && time.Since(began) < soon {
 		at := time.Now()
 		for _, port := range left {
-			must(t, s.say(from, port))
+			check.NoError(t, s.say(from, port))
 		}
 		// What the socket has no room for, on a busy machine, is lost and said again.
 		for len(left) > 0 && time.Since(at) < time.Second {

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
-	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -28,6 +26,8 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
+	"github.com/podfence/podfence/test/logbook"
 	"github.com/podfence/podfence/test/random"
 	"github.com/podfence/podfence/test/steady"
 )
@@ -36,7 +36,7 @@ import (
 // before 6.9: what others do to it is not refused.
 type unowned struct {
 	*controllers.Agent
-	log    *logbook
+	log    *logbook.Book
 	cancel context.CancelFunc
 	ended  chan error
 
@@ -55,26 +55,26 @@ type unowned struct {
 // server, or from a folder of manifests.
 func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *unowned {
 	t.Helper()
-	u := &unowned{log: &logbook{}, ended: make(chan error, 1)}
+	u := &unowned{log: &logbook.Book{}, ended: make(chan error, 1)}
 	options := kernel.Options{NetNS: w.lab.Node.NetNS(), Guard: true}
 	var err error
 	u.conn, err = kernel.Open(options)
-	must(t, err)
+	check.NoError(t, err)
 	u.listens, err = u.conn.Watch(options)
-	must(t, err)
+	check.NoError(t, err)
 	u.flows, err = kernel.OpenFlows(options, revokedMark)
-	must(t, err)
-	must(t, w.lab.Node.Do(func() error { u.links, err = node.OpenPodLinks(); return err }))
+	check.NoError(t, err)
+	check.NoError(t, w.lab.Node.Do(func() error { u.links, err = node.OpenPodLinks(); return err }))
 	u.Agent, err = controllers.NewAgent(timedKernel{u}, controllers.Options{
 		Node: random.Node, API: api, Manifests: manifests, MetricsAddress: "0", HealthAddress: "0",
 		Flows: timedFlows{u}, Watch: u.listens, Ruleset: ruleset.Options{RevokedMark: revokedMark, Links: true}, PodLinks: u.links,
-		Registry: prometheus.NewRegistry(), Log: u.log.logger(),
+		Registry: prometheus.NewRegistry(), Log: u.log.Logger(),
 	})
-	must(t, err)
+	check.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	u.cancel = cancel
 	go func() { u.ended <- u.Start(ctx) }()
-	eventually(t, "the first commit", func() error { return u.Enforcer.Ready() })
+	check.Eventually(t, soon, "the first commit", func() error { return u.Enforcer.Ready() })
 	return u
 }
 
@@ -130,7 +130,7 @@ func (f timedFlows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, p
 // returns when each was.
 func (u *unowned) awaitRepair(t *testing.T, n int) (replaced, judged time.Time) {
 	t.Helper()
-	eventually(t, "the repair", func() error {
+	check.Eventually(t, soon, "the repair", func() error {
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		if u.replacements < n || u.judged.IsZero() {
@@ -149,32 +149,6 @@ func (u *unowned) done() int {
 	return u.replacements
 }
 
-// logbook keeps what an agent logs.
-type logbook struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (b *logbook) logger() logr.Logger {
-	return funcr.New(func(prefix, args string) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.lines = append(b.lines, prefix+": "+args)
-	}, funcr.Options{})
-}
-
-// with are the lines that have a text in them.
-func (b *logbook) with(text string) (lines []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, line := range b.lines {
-		if strings.Contains(line, text) {
-			lines = append(lines, line)
-		}
-	}
-	return lines
-}
-
 // trackConnections has somebody else use connection tracking on the node too, whom no
 // flush disturbs, as kube-proxy's iptables do. Without that the kernel stops tracking
 // with podfence's last rule, and may take a flow of meanwhile for its own reverse
@@ -182,9 +156,9 @@ func (b *logbook) with(text string) (lines []string) {
 func (tr *trial) trackConnections() {
 	tr.t.Helper()
 	conn, err := kernel.Open(kernel.Options{NetNS: tr.lab.Node.NetNS(), Table: "tracking", Own: true})
-	must(tr.t, err)
-	tr.t.Cleanup(func() { must(tr.t, conn.Close()) })
-	must(tr.t, conn.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
+	check.NoError(tr.t, err)
+	tr.t.Cleanup(func() { check.NoError(tr.t, conn.Close()) })
+	check.NoError(tr.t, conn.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
 		ruleset.AddChain{Name: "forward", Hook: &ruleset.Hook{Point: ruleset.Forward}},
 		ruleset.SetRules{Chain: "forward", Rules: []ruleset.Rule{{Matches: []ruleset.Match{ruleset.Established}}}},
 	}}))
@@ -232,9 +206,9 @@ func writeManifests(t *testing.T, objects []runtime.Object) string {
 		}
 		object.GetObjectKind().SetGroupVersionKind(kind)
 		text, err := yaml.Marshal(object)
-		must(t, err)
+		check.NoError(t, err)
 		fmt.Fprintf(&all, "---\n%s", text)
 	}
-	must(t, os.WriteFile(filepath.Join(folder, "cluster.yaml"), []byte(all.String()), 0o600))
+	check.NoError(t, os.WriteFile(filepath.Join(folder, "cluster.yaml"), []byte(all.String()), 0o600))
 	return folder
 }

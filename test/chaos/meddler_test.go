@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/test/apiserver"
+	"github.com/podfence/podfence/test/check"
 )
 
 // meddler is a proxy of an API server that meddles with watches. All is JSON, an event
@@ -63,9 +64,9 @@ func newMeddler(t *testing.T, config *rest.Config) *meddler {
 	m := &meddler{open: map[*stream]struct{}{}, seen: map[string]uint64{}, forgotten: map[string]uint64{}}
 	var err error
 	m.target, err = url.Parse(config.Host)
-	must(t, err)
+	check.NoError(t, err)
 	m.transport, err = rest.TransportFor(config)
-	must(t, err)
+	check.NoError(t, err)
 	m.others = httputil.NewSingleHostReverseProxy(m.target)
 	m.others.Transport = m.transport
 	m.kubeconfig = apiserver.Serve(t, m)

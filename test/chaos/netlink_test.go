@@ -19,6 +19,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -53,12 +54,12 @@ var badly = []func(*kernel.Conn, ruleset.Plan) error{
 // packets pass: what is denied must stay so, what is allowed must go on, and the
 // change must come into force at last.
 func TestNetlink(t *testing.T) {
-	l := worked(lab.New(lab.Options{}))(t)
+	l := check.Value(lab.New(lab.Options{}))(t)
 	t.Cleanup(func() { _ = l.Close() })
-	node := worked(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
+	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
 	hosts := map[string]*lab.Host{}
 	for i, name := range []string{"caller", "open", "shut"} {
-		hosts[name] = worked(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(2 + i)})}}))(t)
+		hosts[name] = check.Value(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(2 + i)})}}))(t)
 	}
 	const port = 7000
 	arrived := countArrivals(t, hosts["shut"], port)
@@ -72,9 +73,9 @@ func TestNetlink(t *testing.T) {
 		}
 	}
 
-	k := &faulty{Conn: worked(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)}
+	k := &faulty{Conn: check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)}
 	t.Cleanup(func() { _ = k.Close() })
-	agent := worked(controllers.NewAgent(k, controllers.Options{
+	agent := check.Value(controllers.NewAgent(k, controllers.Options{
 		Node: "node", Manifests: t.TempDir(), MetricsAddress: "0", HealthAddress: "0",
 		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}))(t)
@@ -105,8 +106,8 @@ func TestNetlink(t *testing.T) {
 	settle()
 	arrived.Store(0)
 
-	worked(hosts["open"].Serve(policy.TCP, port))(t)
-	kept := worked(hosts["caller"].Dial(ctx, policy.TCP, netip.AddrPortFrom(hosts["open"].IPs[0], port)))(t)
+	check.Value(hosts["open"].Serve(policy.TCP, port))(t)
+	kept := check.Value(hosts["caller"].Dial(ctx, policy.TCP, netip.AddrPortFrom(hosts["open"].IPs[0], port)))(t)
 	defer kept.Close()
 	var o outcome
 	var quiet silence
@@ -200,15 +201,4 @@ func sendOne(from *lab.Host, to netip.AddrPort) error {
 	defer conn.Close()
 	_, err = conn.Write([]byte("x"))
 	return err
-}
-
-// worked returns a value that must have come without an error.
-func worked[T any](value T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return value
-	}
 }

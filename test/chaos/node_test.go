@@ -20,6 +20,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -85,14 +86,14 @@ func newFedNode(t *testing.T) *fedNode {
 	t.Helper()
 	const mark = 1 << 29 // the agent's default
 	ctrl.SetLogger(logr.Discard())
-	l := got(lab.New(lab.Options{}))(t)
-	t.Cleanup(func() { must(t, l.Close()) })
-	n := &fedNode{Node: got(l.AddNode(random.Node, random.NodeAddrs...))(t)}
+	l := check.Value(lab.New(lab.Options{}))(t)
+	t.Cleanup(func() { check.NoError(t, l.Close()) })
+	n := &fedNode{Node: check.Value(l.AddNode(random.Node, random.NodeAddrs...))(t)}
 	namespace := kernel.Options{NetNS: n.NetNS()}
-	conn := got(kernel.Open(namespace))(t)
-	flows := got(kernel.OpenFlows(namespace, mark))(t)
+	conn := check.Value(kernel.Open(namespace))(t)
+	flows := check.Value(kernel.OpenFlows(namespace, mark))(t)
 	n.flows = &watchedFlows{Flows: flows}
-	n.agent = got(controllers.NewAgent(conn, controllers.Options{
+	n.agent = check.Value(controllers.NewAgent(conn, controllers.Options{
 		Node: n.Name, Manifests: t.TempDir(), MetricsAddress: "0", HealthAddress: "0", Flows: n.flows,
 		Ruleset: ruleset.Options{RevokedMark: mark}, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}))(t)
@@ -101,9 +102,9 @@ func newFedNode(t *testing.T) *fedNode {
 	go func() { stopped <- n.agent.Start(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		must(t, <-stopped)
-		must(t, flows.Close())
-		must(t, conn.Close())
+		check.NoError(t, <-stopped)
+		check.NoError(t, flows.Close())
+		check.NoError(t, conn.Close())
 	})
 	for _, node := range random.Nodes() {
 		n.feed(random.Event{Object: node})
@@ -126,18 +127,7 @@ func (n *fedNode) sync(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	must(t, n.agent.Enforcer.Sync(ctx))
-}
-
-// got returns a value, or fails the test with the error that came instead.
-func got[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return value
-	}
+	check.NoError(t, n.agent.Enforcer.Sync(ctx))
 }
 
 func namespaceOf(name string, labels map[string]string) random.Event {
@@ -162,6 +152,6 @@ func podAt(namespace, name, uid string, labels map[string]string, started time.T
 func policyOf(t *testing.T, namespace, name, spec string) random.Event {
 	t.Helper()
 	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	must(t, yaml.UnmarshalStrict([]byte(spec), &np.Spec))
+	check.NoError(t, yaml.UnmarshalStrict([]byte(spec), &np.Spec))
 	return random.Event{Object: np}
 }

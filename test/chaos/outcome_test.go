@@ -1,13 +1,14 @@
 package chaos
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/podfence/podfence/test/quantiles"
 )
 
 // outcome is what one fault has led to.
@@ -39,8 +40,7 @@ func (o *outcome) repairedIn(times []time.Duration) {
 }
 
 func median(times []time.Duration) time.Duration {
-	sorted := slices.SortedFunc(slices.Values(times), cmp.Compare[time.Duration])
-	return sorted[len(sorted)/2]
+	return quantiles.Median(times, func(d time.Duration) time.Duration { return d })
 }
 
 // repaired is repair in words.

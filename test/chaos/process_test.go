@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // TestAgentKilled kills the agent before its first commit, after that, and at any moment,
@@ -94,11 +96,11 @@ func TestAgentFrozen(t *testing.T) {
 	var repairs []time.Duration
 	for range n {
 		before, table := tr.inForce()
-		must(t, tr.agent.Freeze())
+		check.NoError(t, tr.agent.Freeze())
 		tr.change(20)
 		time.Sleep(frozen)
 		tr.unchanged(before, table)
-		must(t, tr.agent.Thaw())
+		check.NoError(t, tr.agent.Thaw())
 		repairs = append(repairs, tr.settled())
 	}
 	tr.repairedIn(repairs)

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -24,7 +25,7 @@ func TestAddressReused(t *testing.T) {
 	n := newFedNode(t)
 	hosts := map[string]*lab.Host{}
 	for i, name := range []string{"server", "asker", "reused", "control"} {
-		hosts[name] = got(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
+		hosts[name] = check.Value(n.AddPod(name, lab.PodOptions{IPs: random.PodAddrs(i, random.Node)}))(t)
 	}
 	start := time.Unix(1700000000, 0)
 	n.feed(
@@ -44,7 +45,7 @@ func TestAddressReused(t *testing.T) {
 		{from: hosts["reused"], to: listenForSources(t, hosts["server"], 9000), control: control},
 		{from: hosts["asker"], to: listenForSources(t, hosts["reused"], 9000), control: control},
 	}
-	check := func(app string, both bool, when string) {
+	enforced := func(app string, both bool, when string) {
 		t.Helper()
 		open := app == "client" && !both // the other one is no client
 		for i, way := range ways {
@@ -64,7 +65,7 @@ func TestAddressReused(t *testing.T) {
 		n.feed(random.Event{Object: s.old})
 		n.sync(t)
 		if s.old.Spec.NodeName == random.Node { // else another node closes it to others
-			check(s.old.Labels["app"], false, "before")
+			enforced(s.old.Labels["app"], false, "before")
 		}
 		both := s.old.Spec.NodeName == random.Node
 		when := fmt.Sprintf("succession %d", i)
@@ -79,11 +80,11 @@ func TestAddressReused(t *testing.T) {
 			when += ", " + describe(event)
 			if s.known = s.known || event.Object == s.at; s.known && !together {
 				n.sync(t)
-				check(s.new.Labels["app"], both, when)
+				enforced(s.new.Labels["app"], both, when)
 			}
 		}
 		n.sync(t)
-		check(s.new.Labels["app"], both, when+" together")
+		enforced(s.new.Labels["app"], both, when+" together")
 		n.feed(random.Event{Object: s.at, Delete: true})
 	}
 	record(t, "an address reused within a second, events out of order", o)
@@ -184,7 +185,7 @@ func (w *way) try(t *testing.T, expect bool) (sent, arrived int) {
 	const few, firstPort, ports = 6, 10_000, 50_000
 	began := time.Now()
 	for range few {
-		must(t, w.to.say(w.from, firstPort+w.next%ports))
+		check.NoError(t, w.to.say(w.from, firstPort+w.next%ports))
 		w.next++
 	}
 	if expect {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/random"
 	"github.com/podfence/podfence/test/steady"
 )
@@ -55,7 +56,7 @@ table inet manager {
 func deleteLastRule(tr *trial) string {
 	tr.t.Helper()
 	listing, err := tr.lab.Run(&tr.lab.Node.Host, "", "nft", "--handle", "--stateless", "list", "table", "inet", "podfence")
-	must(tr.t, err)
+	check.NoError(tr.t, err)
 	// The chain's last line, which is "counter drop # handle 47".
 	chain := regexp.MustCompile(`(?ms)^\tchain (egress-\S+-` + steady.Namespace + "/" + steady.Mute + `) .*?drop # handle (\d+)\n\t}$`).FindStringSubmatch(listing)
 	if chain == nil {
@@ -68,7 +69,7 @@ func deleteLastRule(tr *trial) string {
 func deleteElement(tr *trial) string {
 	tr.t.Helper()
 	listing, err := tr.tableOf(tr.lab.Node)
-	must(tr.t, err)
+	check.NoError(tr.t, err)
 	caller := steady.Addrs(steady.Caller)[0].String()
 	for _, set := range block.FindAllString(listing, -1) {
 		if strings.HasPrefix(set, "\tset peers-4-") && strings.Contains(set, caller) && strings.Contains(set, "steady=caller") {
@@ -94,7 +95,7 @@ func TestTamperingIsRefused(t *testing.T) {
 			n++
 			err := tr.nft(fault.commands(tr))
 			have, listErr := tr.tableOf(tr.lab.Node)
-			must(t, listErr)
+			check.NoError(t, listErr)
 			if differ(have, table) != nil || err == nil && !fault.harmless {
 				t.Fatalf("%s: it was not refused (%v)", fault.what, err)
 			}
@@ -103,7 +104,7 @@ func TestTamperingIsRefused(t *testing.T) {
 	}
 	tr.advance(20)
 	metrics, err := tr.agent.Metrics(t.Context())
-	must(t, err)
+	check.NoError(t, err)
 	if repairs := metrics["podfence_repairs_total"]; repairs != 0 {
 		t.Errorf("%v repairs of what was refused", repairs)
 	}
@@ -125,31 +126,31 @@ func TestTamperingIsRepaired(t *testing.T) {
 			tr := newTrial(t)
 			tr.trackConnections()
 			u := startUnowned(t, tr.world, nil, folder)
-			t.Cleanup(func() { must(t, u.stop()) })
-			must(t, tr.traffic.Start())
+			t.Cleanup(func() { check.NoError(t, u.stop()) })
+			check.NoError(t, tr.traffic.Start())
 			tr.advance(20)
 			want, err := tr.tableOf(tr.lab.Node)
-			must(t, err)
+			check.NoError(t, err)
 			n := timesSlow(20)
 			var repairs, cuts []time.Duration
 			for i := range n {
 				if i > 0 && i%inARow == 0 { // the next would be a fight
-					must(t, u.stop())
+					check.NoError(t, u.stop())
 					u = startUnowned(t, tr.world, nil, folder)
 				}
 				tr.advance(10)
 				commands, done := fault.commands(tr), u.done()
 				begun := time.Now()
-				must(t, tr.nft(commands))
+				check.NoError(t, tr.nft(commands))
 				replaced, judged := u.awaitRepair(t, done+1)
 				repairs, cuts = append(repairs, replaced.Sub(begun)), append(cuts, judged.Sub(begun))
 				tr.repairing = append(tr.repairing, span{begun, judged})
 				have, err := tr.tableOf(tr.lab.Node)
-				must(t, err)
+				check.NoError(t, err)
 				if err := differ(have, want); err != nil {
 					t.Fatalf("after the repair: %v", err)
 				}
-				if len(u.log.with("Repaired the table")) == 0 {
+				if len(u.log.With("Repaired the table")) == 0 {
 					t.Error("the agent does not say that it has repaired the table")
 				}
 			}
@@ -165,9 +166,9 @@ func TestFight(t *testing.T) {
 	tr := newTrial(t)
 	tr.trackConnections()
 	u := startUnowned(t, tr.world, tr.server.Config, "")
-	t.Cleanup(func() { must(t, u.stop()) })
+	t.Cleanup(func() { check.NoError(t, u.stop()) })
 	tr.settled()
-	must(t, tr.traffic.Start())
+	check.NoError(t, tr.traffic.Start())
 	begun := time.Now()
 	undone := 0
 	for time.Since(begun) < 3*time.Second {
@@ -176,9 +177,9 @@ func TestFight(t *testing.T) {
 		}
 	}
 	tr.repair = tr.settled()
-	eventually(t, "readiness after the fight", func() error { return u.Enforcer.Ready() })
+	check.Eventually(t, soon, "readiness after the fight", func() error { return u.Enforcer.Ready() })
 	tr.repairing = append(tr.repairing, span{begun, time.Now()})
-	fought := u.log.with("Somebody else keeps changing the table")
+	fought := u.log.With("Somebody else keeps changing the table")
 	t.Logf("the table was deleted %d times, %d times in a fight", undone, len(fought))
 	var pauses []time.Duration
 	for _, line := range fought {
@@ -186,7 +187,7 @@ func TestFight(t *testing.T) {
 			t.Errorf("this does not say who it is: %s", line)
 		}
 		pause, err := time.ParseDuration(regexp.MustCompile(`"after"="([^"]+)"`).FindStringSubmatch(line)[1])
-		must(t, err)
+		check.NoError(t, err)
 		pauses = append(pauses, pause)
 	}
 	if len(pauses) < 2 || !slices.IsSorted(pauses) || undone > 30 {
@@ -199,7 +200,7 @@ func TestFight(t *testing.T) {
 // tellsOfAFight waits for the Event on the Node.
 func (tr *trial) tellsOfAFight() {
 	tr.t.Helper()
-	eventually(tr.t, "an Event that tells of the fight", func() error {
+	check.Eventually(tr.t, soon, "an Event that tells of the fight", func() error {
 		ctx, cancel := context.WithTimeout(tr.t.Context(), soon)
 		defer cancel()
 		events, err := tr.server.API.CoreV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Node,involvedObject.name=" + random.Node})

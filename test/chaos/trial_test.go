@@ -10,6 +10,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/churn"
 	"github.com/podfence/podfence/test/steady"
 )
@@ -44,10 +45,10 @@ func newTrial(t *testing.T) *trial {
 	t.Helper()
 	tr := &trial{world: theWorld(t), t: t}
 	tr.kubeconfig = tr.server.Kubeconfig
-	must(t, tr.lab.ResetRuleset())
+	check.NoError(t, tr.lab.ResetRuleset())
 	var err error
 	tr.traffic, err = steady.New(tr.lab.Lab, nil)
-	must(t, err)
+	check.NoError(t, err)
 	t.Cleanup(func() {
 		_, err := tr.traffic.Stop()
 		if tr.agent != nil {
@@ -59,18 +60,11 @@ func newTrial(t *testing.T) *trial {
 		if tr.relay != nil {
 			err = errors.Join(err, tr.relay.Close())
 		}
-		must(t, err)
+		check.NoError(t, err)
 	})
 	tr.relay, err = agent.NewRelay(tr.lab.Node, tr.server.Kubeconfig)
-	must(t, err)
+	check.NoError(t, err)
 	return tr
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // launch starts an agent; awaitReady waits until it enforces.
@@ -78,14 +72,14 @@ func (tr *trial) launch() {
 	tr.t.Helper()
 	var err error
 	tr.agent, err = agent.Start(agent.Options{Binary: tr.podfence, Node: tr.lab.Node, Kubeconfig: tr.kubeconfig, Relay: tr.relay})
-	must(tr.t, err)
+	check.NoError(tr.t, err)
 }
 
 func (tr *trial) awaitReady() {
 	tr.t.Helper()
 	ctx, cancel := context.WithTimeout(tr.t.Context(), soon)
 	defer cancel()
-	must(tr.t, tr.agent.AwaitReady(ctx))
+	check.NoError(tr.t, tr.agent.AwaitReady(ctx))
 }
 
 // kill and stop end the agent: as a crash does, and as kubelet does.
@@ -95,7 +89,7 @@ func (tr *trial) stop() { tr.t.Helper(); tr.ended(tr.agent.Stop()) }
 func (tr *trial) ended(err error) {
 	tr.t.Helper()
 	tr.agent = nil
-	must(tr.t, err)
+	check.NoError(tr.t, err)
 }
 
 // begin starts an agent, and the traffic.
@@ -103,7 +97,7 @@ func (tr *trial) begin() {
 	tr.t.Helper()
 	tr.launch()
 	tr.awaitReady()
-	must(tr.t, tr.traffic.Start())
+	check.NoError(tr.t, tr.traffic.Start())
 }
 
 // advance lets some traffic pass.
@@ -111,14 +105,14 @@ func (tr *trial) advance(n int64) {
 	tr.t.Helper()
 	ctx, cancel := context.WithTimeout(tr.t.Context(), soon)
 	defer cancel()
-	must(tr.t, tr.traffic.Advance(ctx, n))
+	check.NoError(tr.t, tr.traffic.Advance(ctx, n))
 }
 
 // change makes some changes.
 func (tr *trial) change(n int) {
 	tr.t.Helper()
 	for range n {
-		must(tr.t, tr.cluster.Change())
+		check.NoError(tr.t, tr.cluster.Change())
 	}
 }
 
@@ -154,20 +148,6 @@ func (tr *trial) keepChanging() (stop func()) {
 	return stop
 }
 
-// eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() error) {
-	t.Helper()
-	for deadline := time.Now().Add(soon); ; time.Sleep(20 * time.Millisecond) {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
-}
-
 // settled waits until the node enforces what the objects say, and sends packets. It
 // returns how long it took to catch up.
 func (tr *trial) settled() time.Duration {
@@ -185,8 +165,8 @@ func (tr *trial) inForce() (s policy.Snapshot, table string) {
 	tr.t.Helper()
 	s = tr.cluster.Snapshot()
 	want, err := tr.wanted(s)
-	must(tr.t, err)
-	eventually(tr.t, "catching up", func() error {
+	check.NoError(tr.t, err)
+	check.Eventually(tr.t, soon, "catching up", func() error {
 		have, err := tr.tableOf(tr.lab.Node)
 		return errors.Join(err, differ(have, want))
 	})
@@ -201,7 +181,7 @@ const packets = 60
 func (tr *trial) enforces(s policy.Snapshot) {
 	tr.t.Helper()
 	fates, err := churn.Send(tr.t.Context(), tr.lab, tr.cluster.Rand, s, packets)
-	must(tr.t, err)
+	check.NoError(tr.t, err)
 	wrong := 0
 	for _, f := range fates {
 		if f.Wrong() && wrong < 3 {
@@ -229,7 +209,7 @@ func (tr *trial) unchanged(before policy.Snapshot, table string) {
 	tr.t.Helper()
 	tr.advance(50)
 	have, err := tr.tableOf(tr.lab.Node)
-	must(tr.t, err)
+	check.NoError(tr.t, err)
 	if err := differ(have, table); err != nil {
 		tr.t.Errorf("during the fault: %v", err)
 	}
@@ -241,7 +221,7 @@ func (tr *trial) end(fault string, times int) {
 	tr.t.Helper()
 	tr.advance(20)
 	counts, err := tr.traffic.Stop()
-	must(tr.t, err)
+	check.NoError(tr.t, err)
 	tr.times = times
 	tr.count(counts)
 	record(tr.t, fault, tr.outcome)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/steady"
 )
 
@@ -23,11 +24,11 @@ func TestVersions(t *testing.T) {
 		}
 		// The kernel lets go of what the process had soon after it has ended.
 		other, err := kernel.Open(kernel.Options{NetNS: tr.lab.Node.NetNS(), Own: true})
-		must(t, err)
-		eventually(t, "the other version's first commit", func() error { return other.Apply(otherLayout()) })
-		must(t, tr.nft("list chain inet podfence egress-pods-4")) // it is in force
+		check.NoError(t, err)
+		check.Eventually(t, soon, "the other version's first commit", func() error { return other.Apply(otherLayout()) })
+		check.NoError(t, tr.nft("list chain inet podfence egress-pods-4")) // it is in force
 		tr.advance(20)
-		must(t, other.Close())
+		check.NoError(t, other.Close())
 		tr.change(3)
 		tr.launch()
 		tr.awaitReady()
@@ -103,15 +104,15 @@ func TestOtherLayoutIsDifferent(t *testing.T) {
 	tr.awaitReady()
 	tr.settled()
 	ours, err := tr.tableOf(tr.lab.Node)
-	must(t, err)
+	check.NoError(t, err)
 	tr.kill()
-	must(t, tr.lab.ResetRuleset())
+	check.NoError(t, tr.lab.ResetRuleset())
 	conn, err := kernel.Open(kernel.Options{NetNS: tr.lab.Node.NetNS()})
-	must(t, err)
+	check.NoError(t, err)
 	defer conn.Close()
-	must(t, conn.Apply(otherLayout()))
+	check.NoError(t, conn.Apply(otherLayout()))
 	theirs, err := tr.tableOf(tr.lab.Node)
-	must(t, err)
+	check.NoError(t, err)
 	for _, one := range block.FindAllString(theirs, -1) {
 		for _, other := range block.FindAllString(ours, -1) {
 			if one == other {

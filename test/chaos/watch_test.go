@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/check"
 )
 
 // TestWatchFaults has watches fail in the ways that the API allows, while objects
@@ -17,7 +18,7 @@ func TestWatchFaults(t *testing.T) {
 	}{
 		{"watches end with 410 Gone, objects vanished meanwhile: all is listed anew", func(tr *trial, m *meddler) {
 			m.deafen()
-			must(tr.t, tr.cluster.Vanish(5))
+			check.NoError(tr.t, tr.cluster.Vanish(5))
 			tr.change(20)
 			tr.advance(50)
 			m.hear()
@@ -27,7 +28,7 @@ func TestWatchFaults(t *testing.T) {
 		{"watches get bookmarks only, then end: they go on from there", func(tr *trial, m *meddler) {
 			m.deafen()
 			tr.change(20)
-			must(tr.t, tr.cluster.Vanish(2))
+			check.NoError(tr.t, tr.cluster.Vanish(2))
 			tr.advance(50)
 			m.hear()
 			m.end(quietly)
@@ -35,17 +36,17 @@ func TestWatchFaults(t *testing.T) {
 		{"connections of watches cut in the middle of an event", func(tr *trial, m *meddler) {
 			m.end(torn)
 			tr.change(10)
-			must(tr.t, tr.cluster.Vanish(2))
+			check.NoError(tr.t, tr.cluster.Vanish(2))
 			tr.change(10)
 		}, func(m meddled) bool { return m.torn > 0 }},
 	} {
 		t.Run(fault.what, func(t *testing.T) {
 			tr := newTrial(t)
 			m := newMeddler(t, tr.server.Config)
-			must(t, tr.relay.Close())
+			check.NoError(t, tr.relay.Close())
 			var err error
 			tr.relay, err = agent.NewRelay(tr.lab.Node, m.kubeconfig)
-			must(t, err)
+			check.NoError(t, err)
 			tr.kubeconfig = m.kubeconfig
 			tr.begin()
 			n := timesSlow(10)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/fence"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -146,25 +147,13 @@ func (c *cluster) write(name, text string) {
 
 func (c *cluster) must(err error) {
 	c.t.Helper()
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	check.NoError(c.t, err)
 }
 
 // eventually waits until something holds.
 func (c *cluster) eventually(what string, holds func() error) {
 	c.t.Helper()
-	deadline := time.Now().Add(soon)
-	for {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			c.t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	check.Eventually(c.t, soon, what, holds)
 }
 
 func nodeAddrs(i int) []netip.Addr {

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // churn is how many pods TestChurn creates and deletes, and atOnce how many of
@@ -58,7 +60,7 @@ func deletePods(t *testing.T, namespace string) {
 	if err := pods.DeleteCollection(context.Background(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		t.Fatal(err)
 	}
-	eventually(t, 2*time.Minute, "the pods to be gone", func() error {
+	check.Eventually(t, 2*time.Minute, "the pods to be gone", func() error {
 		left, err := pods.List(context.Background(), metav1.ListOptions{})
 		if err == nil && len(left.Items) > 0 {
 			err = fmt.Errorf("%d are left", len(left.Items))

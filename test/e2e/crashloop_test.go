@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // TestAgentsInCrashLoop: a bad flag has all agents end as soon as they start. The nodes
@@ -19,7 +21,7 @@ func TestAgentsInCrashLoop(t *testing.T) {
 	changeAgents(t, func(spec *corev1.PodSpec) {
 		spec.Containers[0].Args = append(spec.Containers[0].Args, "--no-such-flag")
 	})
-	eventually(t, 3*time.Minute, "all agents to have crashed three times", func() error {
+	check.Eventually(t, 3*time.Minute, "all agents to have crashed three times", func() error {
 		pods := agentPods(t)
 		if len(pods) != len(bothNodes) {
 			return fmt.Errorf("there are %d", len(pods))

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -43,7 +44,7 @@ func TestDNS(t *testing.T) {
 	resolve := func(t *testing.T) {
 		for _, network := range []string{"udp", "tcp"} {
 			for name, want := range names {
-				eventually(t, seenWithin, name+" to resolve by "+network, func() error { return resolves(t, members, network, name, want) })
+				check.Eventually(t, seenWithin, name+" to resolve by "+network, func() error { return resolves(t, members, network, name, want) })
 			}
 		}
 	}
@@ -57,7 +58,7 @@ func TestDNS(t *testing.T) {
 		// As a program does it: by the pod's resolv.conf, with its search domains.
 		for _, pod := range members {
 			for _, name := range []string{"service", "service." + namespace + ".svc"} {
-				eventually(t, seenWithin, pod.Name+" to call "+name, func() error {
+				check.Eventually(t, seenWithin, pod.Name+" to call "+name, func() error {
 					return callsByName(pod.Name, netnsOf(t, pod), name, 80, "one", "two")
 				})
 			}
@@ -68,7 +69,7 @@ func TestDNS(t *testing.T) {
 		expectWays(t, "isolated pods to be out of reach", nil, connect)
 		for _, network := range []string{"udp", "tcp"} {
 			nothing := func() error { return resolvesNothing(t, members, network, "service"+domain) }
-			eventually(t, seenWithin, "names not to resolve by "+network, nothing)
+			check.Eventually(t, seenWithin, "names not to resolve by "+network, nothing)
 			for range staysFor {
 				if err := nothing(); err != nil {
 					t.Error(err)

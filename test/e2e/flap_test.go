@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // repairedWithin is how long it may take until pods reach each other again whose network
@@ -53,10 +55,10 @@ func TestNetworkTakenAway(t *testing.T) {
 			}
 			begin := time.Now()
 			for _, w := range open {
-				eventually(t, repairedWithin, "the way "+w.String()+" to be back", w.opens)
+				check.Eventually(t, repairedWithin, "the way "+w.String()+" to be back", w.opens)
 			}
 			t.Logf("after %s all ways are open", time.Since(begin).Round(time.Millisecond))
-			eventually(t, repairedWithin, "all of it to be back", func() error {
+			check.Eventually(t, repairedWithin, "all of it to be back", func() error {
 				if now := podNetwork(t, "node2"); now != before {
 					return fmt.Errorf("there was\n%s\nand there is\n%s", before, now)
 				}
@@ -75,7 +77,7 @@ func TestNetworkTakenAway(t *testing.T) {
 // of one that was deleted by force.
 func noneEnding(t *testing.T, node string) {
 	t.Helper()
-	eventually(t, time.Minute, "pods that are deleted to be gone", func() error {
+	check.Eventually(t, time.Minute, "pods that are deleted to be gone", func() error {
 		pods, err := client.CoreV1().Pods("").List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		if err != nil {
 			return err

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/util/retry"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -106,7 +107,7 @@ func (g *goesOn) watchEndpoints(t *testing.T) {
 	for _, server := range g.servers {
 		want += len(server.Status.PodIPs)
 	}
-	eventually(t, time.Minute, "the servers to be endpoints", func() error {
+	check.Eventually(t, time.Minute, "the servers to be endpoints", func() error {
 		n, err := ready()
 		if err == nil && n != want {
 			err = fmt.Errorf("%d of %d are", n, want)
@@ -238,7 +239,7 @@ func agentPods(t *testing.T) map[string]*corev1.Pod {
 func expectNoAgent(t *testing.T, nodes ...string) {
 	t.Helper()
 	for _, node := range nodes {
-		eventually(t, time.Minute, "the agent of "+node+" to end", func() error {
+		check.Eventually(t, time.Minute, "the agent of "+node+" to end", func() error {
 			if status, _, err := readyz(node); err == nil {
 				return fmt.Errorf("it answers with %d", status)
 			}
@@ -293,7 +294,7 @@ func crash(t *testing.T, pod *corev1.Pod) {
 // expectRestarted waits until the container of a pod that has crashed runs again.
 func expectRestarted(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
-	eventually(t, 90*time.Second, "the crashed container of "+pod.Name+" to run again", func() error {
+	check.Eventually(t, 90*time.Second, "the crashed container of "+pod.Name+" to run again", func() error {
 		now, err := client.CoreV1().Pods(pod.Namespace).Get(context.Background(), pod.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -309,7 +310,7 @@ func expectRestarted(t *testing.T, pod *corev1.Pod) {
 // word, to all who may ask: on /readyz, in its log, and by an Event on the Node.
 func expectUnready(t *testing.T, node, word string) {
 	t.Helper()
-	eventually(t, 2*time.Minute, "the agent of "+node+" to be not ready because of "+word, func() error {
+	check.Eventually(t, 2*time.Minute, "the agent of "+node+" to be not ready because of "+word, func() error {
 		status, text, err := readyz(node)
 		if err != nil {
 			return err

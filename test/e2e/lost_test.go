@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -81,7 +82,7 @@ func keepPulse(t *testing.T, name, netns, ip string) *pulse {
 		conn.Close()
 		<-ended
 	})
-	eventually(t, seenWithin, name+" to be answered", func() error {
+	check.Eventually(t, seenWithin, name+" to be answered", func() error {
 		if p.answered().IsZero() {
 			return errors.New("nothing has come")
 		}
@@ -240,7 +241,7 @@ func (w *watch) forget(pods ...*corev1.Pod) {
 // names, which all reach.
 func (l *lostPods) expectEnded(t *testing.T) {
 	t.Helper()
-	eventually(t, time.Minute, "the containers of pods that are gone to end", func() error {
+	check.Eventually(t, time.Minute, "the containers of pods that are gone to end", func() error {
 		for _, victim := range l.victims {
 			if process, err := cluster.PodProcess(string(victim.UID)); err == nil {
 				return fmt.Errorf("%s is process %s", victim.Name, process)
@@ -334,7 +335,7 @@ func TestNodeForgotten(t *testing.T) {
 	if err := client.CoreV1().Nodes().Delete(ctx, "node2", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 4*time.Minute, "the pods of a Node that is gone to be deleted", func() error {
+	check.Eventually(t, 4*time.Minute, "the pods of a Node that is gone to be deleted", func() error {
 		left, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=node2"})
 		if err == nil && len(left.Items) > 0 {
 			err = fmt.Errorf("%d are left", len(left.Items))
@@ -358,7 +359,7 @@ func restartKubelet(t *testing.T, node string) {
 	if err := theCluster.Signal(node, "kubelet", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, node+" to have a range for its pods", func() error {
+	check.Eventually(t, time.Minute, node+" to have a range for its pods", func() error {
 		object, err := client.CoreV1().Nodes().Get(context.Background(), node, metav1.GetOptions{})
 		if err == nil && len(object.Spec.PodCIDRs) == 0 {
 			err = errors.New("it has none")

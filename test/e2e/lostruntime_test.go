@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -43,7 +44,7 @@ func TestRuntimeStateLost(t *testing.T) {
 	for round := range 2 {
 		loseRuntimeState(t, node)
 		// kubelet makes a sandbox for each pod anew.
-		eventually(t, 5*time.Minute, "the pods of "+node+" to be back", func() error {
+		check.Eventually(t, 5*time.Minute, "the pods of "+node+" to be back", func() error {
 			for i, server := range servers {
 				now, err := client.CoreV1().Pods(ns).Get(context.Background(), server.Name, metav1.GetOptions{})
 				if err != nil {
@@ -63,7 +64,7 @@ func TestRuntimeStateLost(t *testing.T) {
 		expectWays(t, "a friend to reach the servers that came back, and a stranger not to",
 			waysBetween(t, others[:1], servers), waysBetween(t, others[1:], servers))
 		next := 0
-		eventually(t, 4*time.Minute, "leases to be of pods that there are", func() error {
+		check.Eventually(t, 4*time.Minute, "leases to be of pods that there are", func() error {
 			// Those of the lost ones end when the next pod gets its address, if by then
 			// they are old enough not to be of one that starts.
 			start(t, newPod(ns, fmt.Sprintf("next-%d-%d", round, next), on(node)))
@@ -134,7 +135,7 @@ rm -rf /run/containerd/io.containerd.* /var/lib/containerd/* /run/netns/cni-*`)
 		t.Fatal(err)
 	}
 	for _, image := range theCluster.Images {
-		eventually(t, 2*time.Minute, "containerd to take "+filepath.Base(image), func() error {
+		check.Eventually(t, 2*time.Minute, "containerd to take "+filepath.Base(image), func() error {
 			return theCluster.LoadImageOn(context.Background(), node, image)
 		})
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // TestModeChanged: agents that connected the pods are replaced by agents of another mode,
@@ -25,7 +27,7 @@ func TestModeChanged(t *testing.T) {
 			})
 			before := agents(t)
 			applyToAll(t, mode)
-			eventually(t, 2*time.Minute, "all agents to be replaced, and to say how it is", func() error {
+			check.Eventually(t, 2*time.Minute, "all agents to be replaced, and to say how it is", func() error {
 				for uid := range agents(t) {
 					if before[uid] {
 						return fmt.Errorf("one is of before")
@@ -39,7 +41,7 @@ func TestModeChanged(t *testing.T) {
 				return nil
 			})
 			ready := 0
-			eventually(t, time.Minute, "the agents to be ready, or to say what to do", func() error {
+			check.Eventually(t, time.Minute, "the agents to be ready, or to say what to do", func() error {
 				ready = 0
 				for _, node := range bothNodes {
 					switch status, text, err := readyz(node); {

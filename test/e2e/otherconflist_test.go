@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // TestConfigurationThatSortsFirst: another network's configuration is before podfence's on
@@ -19,7 +21,7 @@ func TestConfigurationThatSortsFirst(t *testing.T) {
 	writeOn(t, "node2", "/etc/cni/net.d/"+file, `{"cniVersion":"1.0.0","name":"leftover","plugins":[
 		{"type":"bridge","bridge":"cni9","isGateway":true,"ipam":{"type":"host-local","subnet":"10.99.0.0/24"}}]}`)
 	expectUnready(t, "node2", file)
-	eventually(t, seenWithin, "the agent's pod to be not Ready", func() error {
+	check.Eventually(t, seenWithin, "the agent's pod to be not Ready", func() error {
 		if isReady(agentPods(t)["node2"]) {
 			return fmt.Errorf("it is")
 		}

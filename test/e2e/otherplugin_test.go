@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/prebuilt"
 )
 
@@ -162,7 +163,7 @@ func TestUninstall(t *testing.T) {
 	agentsReady(t)
 	pods.expectFenced(t, "policy alone")
 	kubectl(t, "apply", "-k", "../../config/chained")
-	eventually(t, 3*time.Minute, "an agent to say that nobody calls podfence", func() error {
+	check.Eventually(t, 3*time.Minute, "an agent to say that nobody calls podfence", func() error {
 		var said []string
 		for _, node := range bothNodes {
 			_, body, err := readyz(node)
@@ -229,7 +230,7 @@ func uninstallFrom(t *testing.T, node string) {
 	t.Helper()
 	kubectl(t, "apply", "-k", "../../config/uninstall")
 	kubectl(t, "label", "node", node, uninstallKey+"=true")
-	eventually(t, 3*time.Minute, "podfence to be removed from "+node, func() error {
+	check.Eventually(t, 3*time.Minute, "podfence to be removed from "+node, func() error {
 		pod, err := uninstaller(node)
 		if err == nil && !isReady(pod) {
 			err = fmt.Errorf("it is %s: %+v", pod.Status.Phase, pod.Status.InitContainerStatuses)
@@ -263,7 +264,7 @@ func uninstaller(node string) (*corev1.Pod, error) {
 // expectRefused waits until the uninstaller of a node says that it refuses, and why.
 func expectRefused(t *testing.T, node, why string) {
 	t.Helper()
-	eventually(t, 2*time.Minute, "uninstalling to be refused on "+node, func() error {
+	check.Eventually(t, 2*time.Minute, "uninstalling to be refused on "+node, func() error {
 		pod, err := uninstaller(node)
 		if err != nil {
 			return err

@@ -13,8 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -76,7 +76,7 @@ func start(t *testing.T, pods ...*corev1.Pod) []*corev1.Pod {
 	}
 	started := make([]*corev1.Pod, len(pods))
 	for i, pod := range pods {
-		eventually(t, 2*time.Minute, "pod "+pod.Name+" to be Ready", func() (err error) {
+		check.Eventually(t, 2*time.Minute, "pod "+pod.Name+" to be Ready", func() (err error) {
 			started[i], err = client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 			if err == nil && !isReady(started[i]) {
 				err = fmt.Errorf("it is %s: %+v", started[i].Status.Phase, started[i].Status.Conditions)
@@ -128,17 +128,4 @@ func netnsOf(t *testing.T, pod *corev1.Pod) string {
 
 func hostPort(ip string, port uint16) string {
 	return netip.AddrPortFrom(netip.MustParseAddr(ip), port).String()
-}
-
-// eventually tries until it succeeds.
-func eventually(t *testing.T, limit time.Duration, what string, try func() error) {
-	t.Helper()
-	last := fmt.Errorf("not tried")
-	err := wait.PollUntilContextTimeout(context.Background(), 200*time.Millisecond, limit, true, func(context.Context) (bool, error) {
-		last = try()
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("waited %s for %s: %v", limit, what, last)
-	}
 }

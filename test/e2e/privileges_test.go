@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -48,7 +49,7 @@ func TestPermissions(t *testing.T) {
 	startAgentCopy(t, "agent-lists", corev1.EnvVar{Name: "KUBE_FEATURE_WatchListClient", Value: "false"})
 	namespace := newNamespace(t)
 	storeBrokenPolicy(t, namespace)
-	eventually(t, seenWithin, "an Event about a broken policy", func() error {
+	check.Eventually(t, seenWithin, "an Event about a broken policy", func() error {
 		events, err := client.CoreV1().Events(namespace).List(context.Background(), metav1.ListOptions{FieldSelector: "reason=NotEnforceable"})
 		if err == nil && len(events.Items) == 0 {
 			err = fmt.Errorf("there is none")
@@ -204,7 +205,7 @@ func agentCopy(t *testing.T, name string, env ...corev1.EnvVar) *corev1.Pod {
 		if err := client.CoreV1().Pods(agentNamespace).Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 			t.Error(err)
 		}
-		eventually(t, seenWithin, "pod "+name+" to be gone", func() error {
+		check.Eventually(t, seenWithin, "pod "+name+" to be gone", func() error {
 			pods, err := client.CoreV1().Pods(agentNamespace).List(context.Background(), metav1.ListOptions{LabelSelector: "e2e=" + name})
 			if err == nil && len(pods.Items) > 0 {
 				err = fmt.Errorf("it is there")
@@ -356,7 +357,7 @@ func TestNeedsNetAdmin(t *testing.T) {
 	}
 	startAgentCopy(t, "agent-with-net-admin")
 	const why = "operation not permitted"
-	eventually(t, seenWithin, "the agent without NET_ADMIN to say what it lacks", func() error {
+	check.Eventually(t, seenWithin, "the agent without NET_ADMIN to say what it lacks", func() error {
 		log, err := client.CoreV1().Pods(agentNamespace).GetLogs(without.Name, &corev1.PodLogOptions{}).DoRaw(context.Background())
 		if err == nil && !bytes.Contains(log, []byte(why)) {
 			err = fmt.Errorf("its log has no %q: %s", why, log)

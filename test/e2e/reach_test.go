@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -144,7 +145,7 @@ func expectWays(t *testing.T, what string, open, closed []way) {
 		wg.Wait()
 		return errors.Join(errs...)
 	}
-	eventually(t, seenWithin, what, try)
+	check.Eventually(t, seenWithin, what, try)
 	for range staysFor {
 		if err := try(); err != nil {
 			t.Fatalf("%s: it was so, and then no more: %v", what, err)

@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // remadeNode is node2 with pods, some of which nothing may reach or come from, under
@@ -103,7 +105,7 @@ func (w *watch) expectSwaps(t *testing.T, remake func()) {
 		}
 		w.expectNoLeaks(t)
 		release()
-		eventually(t, time.Minute, "the API to show the addresses of now", func() error { return w.shownAt(after) })
+		check.Eventually(t, time.Minute, "the API to show the addresses of now", func() error { return w.shownAt(after) })
 		w.expectOpen(t)
 		w.expectNoLeaks(t)
 		o, d := w.swapped(before, after)
@@ -204,7 +206,7 @@ func holdStatus(t *testing.T, node string) (release func()) {
 		t.Fatal(err)
 	}
 	agent := agentOf(t, node)
-	eventually(t, time.Minute, "the API server to refuse the kubelet of "+node, func() error {
+	check.Eventually(t, time.Minute, "the API server to refuse the kubelet of "+node, func() error {
 		_, err := kubelet.CoreV1().Pods(agentNamespace).Patch(ctx, agent, types.StrategicMergePatchType, []byte(`{"status":{"message":""}}`),
 			metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}, "status")
 		if err == nil || !strings.Contains(err.Error(), name) {
@@ -231,7 +233,7 @@ func agentOf(t *testing.T, node string) string {
 // runs in it.
 func (w *watch) expectRemade(t *testing.T, before map[string]*witness) {
 	t.Helper()
-	eventually(t, 4*time.Minute, "the sandboxes of "+w.node+" to be made anew", func() error {
+	check.Eventually(t, 4*time.Minute, "the sandboxes of "+w.node+" to be made anew", func() error {
 		now := w.now()
 		var errs []error
 		for uid, pod := range w.pods {

@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // agents are the UIDs of the agents' pods.
@@ -45,7 +47,7 @@ func TestNodeRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := func(pod *corev1.Pod) (now *corev1.Pod) {
-		eventually(t, 4*time.Minute, pod.Name+" to be back", func() (err error) {
+		check.Eventually(t, 4*time.Minute, pod.Name+" to be back", func() (err error) {
 			now, err = client.CoreV1().Pods(pod.Namespace).Get(context.Background(), pod.Name, metav1.GetOptions{})
 			switch {
 			case err != nil:

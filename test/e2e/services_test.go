@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // shop is a server on node1 and its clients, all in one namespace: on either
@@ -205,7 +207,7 @@ func (s *shop) testHeadless(t *testing.T) {
 	friends, others := fromPods(t, s.friends, toPod), fromPods(t, s.others, toPod)
 	resolved := func(what string, pods []*corev1.Pod) {
 		t.Helper()
-		eventually(t, seenWithin, what, func() error { return resolves(t, pods, "udp", name, podIPs(s.server)) })
+		check.Eventually(t, seenWithin, what, func() error { return resolves(t, pods, "udp", name, podIPs(s.server)) })
 	}
 	resolved("names without policy", slices.Concat(s.friends, s.others))
 
@@ -224,7 +226,7 @@ func (s *shop) testHeadless(t *testing.T) {
 	expectWays(t, "egress of friends to DNS and the server", slices.Concat(others, friends), nil)
 	// Now as a program does it: by name, all in the pod.
 	for _, pod := range s.friends {
-		eventually(t, seenWithin, pod.Name+" to reach the server by its name", func() error {
+		check.Eventually(t, seenWithin, pod.Name+" to reach the server by its name", func() error {
 			return callsByName(pod.Name, netnsOf(t, pod), service.Name, 8080, s.server.Name)
 		})
 	}

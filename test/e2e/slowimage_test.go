@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // imageAway is how long the nodes wait for the agents' new image.
@@ -43,7 +45,7 @@ func TestUpdateWithSlowImage(t *testing.T) {
 	for _, pod := range crashing {
 		expectRestarted(t, pod)
 	}
-	eventually(t, time.Minute, "an Event that says what the new pod waits for", func() error {
+	check.Eventually(t, time.Minute, "an Event that says what the new pod waits for", func() error {
 		events, err := client.CoreV1().Events(g.namespace).List(context.Background(), metav1.ListOptions{FieldSelector: "involvedObject.name=waiting,reason=FailedCreatePodSandBox"})
 		if err != nil {
 			return err
@@ -64,7 +66,7 @@ func TestUpdateWithSlowImage(t *testing.T) {
 	}
 	agentsReady(t)
 	t.Logf("no agent ran for %s", time.Since(away).Round(time.Second))
-	eventually(t, 2*time.Minute, "the pod that waited to be Ready", func() error {
+	check.Eventually(t, 2*time.Minute, "the pod that waited to be Ready", func() error {
 		pod, err := client.CoreV1().Pods(g.namespace).Get(context.Background(), "waiting", metav1.GetOptions{})
 		if err == nil && !isReady(pod) {
 			err = fmt.Errorf("it is %s", pod.Status.Phase)

@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/test/check"
 )
 
 // staticPods is where kubelet looks for them.
@@ -34,7 +36,7 @@ spec:
 		return client.CoreV1().Pods(ns).Get(context.Background(), "static-node2", metav1.GetOptions{})
 	}
 	var pod *corev1.Pod
-	eventually(t, 3*time.Minute, "the static pod to be Ready", func() (err error) {
+	check.Eventually(t, 3*time.Minute, "the static pod to be Ready", func() (err error) {
 		pod, err = mirror()
 		if err == nil && !isReady(pod) {
 			err = fmt.Errorf("it is %s", pod.Status.Phase)
@@ -45,7 +47,7 @@ spec:
 		waysToPod("friend", netnsOf(t, others[0]), pod), waysToPod("stranger", netnsOf(t, others[1]), pod))
 
 	run(t, "node2", "rm", staticPods+"static.yaml")
-	eventually(t, 2*time.Minute, "the static pod to be gone", func() error {
+	check.Eventually(t, 2*time.Minute, "the static pod to be gone", func() error {
 		if pod, err := mirror(); err == nil {
 			return fmt.Errorf("it is %s", pod.Status.Phase)
 		}

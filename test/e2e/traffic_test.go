@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -157,7 +158,7 @@ func receivedBy(t *testing.T, pod *corev1.Pod, family int) int {
 func sprayed(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	for _, ip := range pod.Status.PodIPs {
-		eventually(t, time.Minute, pod.Name+" to be sprayed at "+ip.IP, func() error {
+		check.Eventually(t, time.Minute, pod.Name+" to be sprayed at "+ip.IP, func() error {
 			if receivedBy(t, pod, family(netip.MustParseAddr(ip.IP))) == 0 {
 				return errors.New("nothing has arrived")
 			}

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
 
@@ -535,7 +536,7 @@ func (one *witness) answersSince(name string, ip netip.Addr, then time.Time) boo
 func (w *watch) expectOpen(t *testing.T) map[string]*witness {
 	t.Helper()
 	then := time.Now()
-	eventually(t, 2*time.Minute, "all open pods of "+w.node+" to reach each other", func() error {
+	check.Eventually(t, 2*time.Minute, "all open pods of "+w.node+" to reach each other", func() error {
 		now := w.now()
 		var errs []error
 		for uid, pod := range w.pods {

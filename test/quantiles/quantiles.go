@@ -1,5 +1,5 @@
-// Package quantiles reports how the times that a benchmark has taken are
-// distributed, and how far chance may have moved what it reports.
+// Package quantiles tells how figures, as the times that a benchmark has taken, are
+// distributed, and how far chance may have moved them.
 package quantiles
 
 import (
@@ -10,6 +10,17 @@ import (
 	"testing"
 	"time"
 )
+
+// Median is that of a figure of all, of which there must be one; of an even number it is
+// halfway between the two in the middle.
+func Median[T any, N ~int64 | ~float64](all []T, of func(T) N) N {
+	values := make([]N, 0, len(all))
+	for _, one := range all {
+		values = append(values, of(one))
+	}
+	slices.Sort(values)
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+}
 
 // Report reports percentiles of times, which it sorts, in place of their mean:
 // the 50th as p50-ms, or p50-us in microseconds, and the 100th as max-ms. The name,
@@ -36,11 +47,11 @@ func Report(b *testing.B, name string, unit time.Duration, times []time.Duration
 	b.ReportMetric(0, "ns/op")
 }
 
-// Median reports the median of values, which it sorts, and the ends of its Interval, as
+// ReportMedian reports the median of values, which it sorts, and the ends of its Interval, as
 // unit-lo and unit-hi.
-func Median(b *testing.B, unit string, values []float64) {
+func ReportMedian(b *testing.B, unit string, values []float64) {
 	slices.Sort(values)
-	b.ReportMetric((values[(len(values)-1)/2]+values[len(values)/2])/2, unit)
+	b.ReportMetric(Median(values, func(v float64) float64 { return v }), unit)
 	lo, hi := Interval(values, 0.5)
 	reportEnds(b, unit, lo, hi)
 }

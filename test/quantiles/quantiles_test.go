@@ -53,7 +53,7 @@ func TestReport(t *testing.T) {
 			times = append(times, time.Duration(100-i)*time.Millisecond)
 		}
 		quantiles.Report(b, "open", time.Millisecond, times, 50, 100)
-		quantiles.Median(b, "MB", []float64{3, 1, 2})
+		quantiles.ReportMedian(b, "MB", []float64{3, 1, 2})
 	})
 	for unit, want := range map[string]float64{
 		"open-p50-ms": 50, "open-p50-ms-lo": 40, "open-p50-ms-hi": 60, "open-max-ms": 100, "MB": 2, "MB-lo": 1, "MB-hi": 3,
@@ -64,5 +64,16 @@ func TestReport(t *testing.T) {
 	}
 	if len(result.Extra) != 8 { // and ns/op
 		t.Errorf("reported: %v", result.Extra)
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		all  []time.Duration
+		want time.Duration
+	}{{[]time.Duration{3}, 3}, {[]time.Duration{9, 1}, 5}, {[]time.Duration{9, 1, 2}, 2}, {[]time.Duration{8, 1, 2, 4}, 3}} {
+		if have := quantiles.Median(c.all, func(d time.Duration) time.Duration { return d }); have != c.want {
+			t.Errorf("of %d it is %d, want %d", c.all, have, c.want)
+		}
 	}
 }

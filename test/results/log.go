@@ -83,6 +83,7 @@ func (l *log) take(e event) {
 	}
 	switch {
 	case e.Action == "output":
+		e.Output = colours.ReplaceAllString(e.Output, "")
 		p.print(e)
 	case e.Test == "" && (e.Action == "pass" || e.Action == "fail" || e.Action == "skip"):
 		l.endPackage(name, p, e)
@@ -99,6 +100,9 @@ func (l *log) take(e event) {
 		l.skip(name, p, e.Test, reasonOf(p.take(e.Test)))
 	}
 }
+
+// colours are what ginkgo wraps words in.
+var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // frame are the lines by which the testing package says whose turn it is.
 var frame = regexp.MustCompile(`^=== (RUN|PAUSE|CONT|NAME) `)

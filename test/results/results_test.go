@@ -56,7 +56,7 @@ func TestLog(t *testing.T) {
 			want: []string{"skipped, unexpectedly"}, not: []string{"not skipped"}, fails: true},
 		{name: "not skipped any more", skips: "^test p TestA no root", events: passed + ended, want: []string{"not skipped, and skips.txt expects it: ^test p TestA no root"}},
 		{name: "of another package", skips: ". q TestB no root", events: passed + ended, not: []string{"not skipped"}},
-		{name: "ginkgo", events: line("output", "TestA", `SUCCESS! -- 3 Passed | 0 Failed | 0 Pending | 2 Skipped\n`) + passed + ended,
+		{name: "ginkgo", events: line("output", "TestA", `SUCCESS! -- \u001b[1m3 Passed\u001b[0m | 0 Failed | 0 Pending | \u001b[38;5;14m\u001b[1m2 Skipped\u001b[0m\n`) + passed + ended,
 			want: []string{"p TestA: specs were left out", "2 Skipped"}, fails: true},
 		{name: "ginkgo, all", events: line("output", "TestA", `SUCCESS! -- 30 Passed | 0 Failed | 0 Pending | 0 Skipped\n`) + passed + ended},
 	} {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/prebuilt"
 )
@@ -17,9 +18,9 @@ import (
 func startAgent(t *testing.T, node *lab.Node, kubeconfig []byte) *agent.Agent {
 	t.Helper()
 	podfence := filepath.Join(t.TempDir(), "podfence")
-	must(t, prebuilt.Podfence(podfence))
+	check.NoError(t, prebuilt.Podfence(podfence))
 	a, err := agent.Start(agent.Options{Binary: podfence, Node: node, Kubeconfig: kubeconfig, Args: []string{"--pprof-address", "127.0.0.1:9480"}})
-	must(t, err)
+	check.NoError(t, err)
 	t.Cleanup(func() {
 		if err := a.Stop(); err != nil {
 			t.Error(err)
@@ -34,13 +35,6 @@ func startAgent(t *testing.T, node *lab.Node, kubeconfig []byte) *agent.Agent {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	must(t, a.AwaitReady(ctx))
+	check.NoError(t, a.AwaitReady(ctx))
 	return a
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

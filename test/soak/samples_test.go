@@ -1,7 +1,6 @@
 package soak
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/check"
+	"github.com/podfence/podfence/test/quantiles"
 )
 
 // sample is what the agent takes of the machine at one time, when all that was
@@ -38,9 +39,9 @@ func (s *sample) measure(t *testing.T, a *agent.Agent) {
 	defer cancel()
 	// Asking for this profile makes Go collect garbage first.
 	_, err := a.Profile(ctx, "/debug/pprof/heap?gc=1")
-	must(t, err)
+	check.NoError(t, err)
 	values, err := a.Metrics(ctx)
-	must(t, err)
+	check.NoError(t, err)
 	s.commits, s.elements = values["podfence_commits_total"], values["podfence_table_elements"]
 	s.heap, s.resident = values["go_memstats_heap_inuse_bytes"], values["process_resident_memory_bytes"]
 	s.goroutines, s.files = values["go_goroutines"], values["process_open_fds"]
@@ -97,17 +98,11 @@ func growths(samples []sample) (all []growth) {
 		return nil
 	}
 	for _, figure := range flat {
-		g := growth{what: figure.what, before: median(samples[third:2*third], figure.of), after: median(samples[len(samples)-third:], figure.of)}
+		g := growth{what: figure.what, before: quantiles.Median(samples[third:2*third], figure.of), after: quantiles.Median(samples[len(samples)-third:], figure.of)}
 		g.slack = figure.slack(g.before)
 		all = append(all, g)
 	}
 	return all
-}
-
-// median is that of one figure.
-func median(samples []sample, of func(sample) float64) float64 {
-	sorted := slices.SortedFunc(slices.Values(samples), func(a, b sample) int { return cmp.Compare(of(a), of(b)) })
-	return of(sorted[len(sorted)/2])
 }
 
 func TestGrowths(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/apiserver"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/churn"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/steady"
@@ -40,7 +41,7 @@ func TestSoak(t *testing.T) {
 		t.Skipf("skipped: %v", err)
 	}
 	l, err := churn.NewLab()
-	must(t, err)
+	check.NoError(t, err)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Error(err)
@@ -48,19 +49,19 @@ func TestSoak(t *testing.T) {
 	})
 	api, _, kubeconfig := apiserver.Start(t)
 	c, err := churn.NewCluster(t.Context(), api, rand.New(rand.NewSource(*seed)))
-	must(t, err)
-	must(t, c.Fix(steady.Objects()))
-	must(t, steady.AddPods(l.Node))
+	check.NoError(t, err)
+	check.NoError(t, c.Fix(steady.Objects()))
+	check.NoError(t, steady.AddPods(l.Node))
 	traffic := newTraffic(t, l)
 	a := startAgent(t, l.Node, kubeconfig)
 
 	time.Sleep(settling)
 	before := tableOf(t, l, a)
-	must(t, traffic.Start())
+	check.NoError(t, traffic.Start())
 	t.Logf("seed %d, %s", *seed, *soak)
 	judgeGrowth(t, change(t, l, c, a))
 
-	must(t, c.Clear())
+	check.NoError(t, c.Clear())
 	time.Sleep(settling)
 	if after := tableOf(t, l, a); after != before {
 		t.Errorf("with everything deleted, the table is\n%+v\nand was at the start\n%+v", after, before)
@@ -82,12 +83,12 @@ func change(t *testing.T, l *agreement.Cluster, c *churn.Cluster, a *agent.Agent
 			changes = 4 * churn.Pods // for a start
 		}
 		for range changes {
-			must(t, c.Change())
+			check.NoError(t, c.Change())
 		}
 		time.Sleep(settling)
 		s := c.Snapshot()
 		fates, err := churn.Send(t.Context(), l, c.Rand, s, packets)
-		must(t, err)
+		check.NoError(t, err)
 		for _, f := range fates {
 			now.count(f)
 			if f.Wrong() && now.wrong <= reports {
@@ -118,8 +119,8 @@ type table struct {
 func tableOf(t *testing.T, l *agreement.Cluster, a *agent.Agent) table {
 	t.Helper()
 	values, err := a.Metrics(t.Context())
-	must(t, err)
+	check.NoError(t, err)
 	listing, err := churn.Listing(l, l.Node)
-	must(t, err)
+	check.NoError(t, err)
 	return table{elements: values["podfence_table_elements"], objects: values["podfence_table_objects"], listing: listing}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/podfence/podfence/test/agreement"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/churn"
 	"github.com/podfence/podfence/test/steady"
 )
@@ -54,7 +55,7 @@ func newTraffic(t *testing.T, l *agreement.Cluster) *steady.Traffic {
 			t.Errorf("%s: %s", i.At.UTC().Format("15:04:05.000"), i.What)
 		}
 	})
-	must(t, err)
+	check.NoError(t, err)
 	t.Cleanup(func() { _, _ = traffic.Stop() })
 	return traffic
 }
@@ -63,7 +64,7 @@ func newTraffic(t *testing.T, l *agreement.Cluster) *steady.Traffic {
 func judgeTraffic(t *testing.T, traffic *steady.Traffic) {
 	t.Helper()
 	n, err := traffic.Stop()
-	must(t, err)
+	check.NoError(t, err)
 	t.Logf("steady traffic: %d exchanges on kept connections, %d new connections, %d of both broken; %d packets that must not pass, %d did",
 		n.Kept, n.Made, len(n.Breaks)+len(n.Late), n.Denied, len(n.Leaks))
 	if len(n.Leaks)+len(n.Breaks)+len(n.Late) > 0 {

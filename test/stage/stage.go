@@ -23,6 +23,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agent"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -149,9 +150,7 @@ func skip(t *testing.T, m Mode) {
 // Must ends the test if there is an error.
 func (s *Stage) Must(err error) {
 	s.T.Helper()
-	if err != nil {
-		s.T.Fatal(err)
-	}
+	check.NoError(s.T, err)
 }
 
 func (s *Stage) path(name string) string { return filepath.Join(s.dir, name) }
@@ -344,17 +343,7 @@ func (s *Stage) write(name, text string) {
 // Eventually waits until something holds, which it is to do at once.
 func (s *Stage) Eventually(what string, holds func() error) {
 	s.T.Helper()
-	deadline := time.Now().Add(soon)
-	for {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.T.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	check.Eventually(s.T, soon, what, holds)
 }
 
 func (s *Stage) clusterYAML() string {

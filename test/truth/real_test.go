@@ -21,6 +21,7 @@ import (
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -124,8 +125,8 @@ func (a *real) start(listed []random.Event) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel, a.stopped = cancel, make(chan error, 1)
 	go func() { a.stopped <- a.agent.Start(ctx) }()
-	return eventually("the agent to be ready", func() bool {
-		return a.agent.Enforcer.Ready() == nil && a.call(handshake.Request{Op: handshake.OpStatus}) == nil
+	return check.Await(soon, "the agent to be ready", func() error {
+		return errors.Join(a.agent.Enforcer.Ready(), a.call(handshake.Request{Op: handshake.OpStatus}))
 	})
 }
 
@@ -196,7 +197,7 @@ func (a *real) add(x *iface) (err error) {
 			Pod: handshake.Pod{Namespace: x.key.Namespace, Name: x.key.Name, UID: string(x.said)},
 		})
 	}()
-	if err := eventually(fmt.Sprintf("the agent to hear of %s", x), func() bool { return a.knows(x) }); err != nil {
+	if err := check.Await(soon, fmt.Sprintf("the agent to hear of %s", x), check.Holds(func() bool { return a.knows(x) })); err != nil {
 		return err
 	}
 	return a.sync()
@@ -234,7 +235,7 @@ func (a *real) giveUp(x *iface) error {
 	add.hangUp()
 	<-add.answer
 	delete(a.adds, x)
-	if err := eventually(fmt.Sprintf("the agent to forget %s", x), func() bool { return !a.knows(x) }); err != nil {
+	if err := check.Await(soon, fmt.Sprintf("the agent to forget %s", x), check.Holds(func() bool { return !a.knows(x) })); err != nil {
 		return err
 	}
 	return a.sync()
@@ -341,14 +342,4 @@ func (a *real) ends(w *world) (ends []place) {
 		}
 	}
 	return ends
-}
-
-// eventually waits until something is.
-func eventually(what string, is func() bool) error {
-	for began := time.Now(); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Since(began) > soon {
-			return fmt.Errorf("waited in vain for %s", what)
-		}
-	}
-	return nil
 }
