@@ -59,9 +59,7 @@ func BuildGuard(attachments []policy.Attachment, gateway Gateway, fragments Frag
 	for _, set := range guardSets() {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range guardChains(fragments) {
-		t.Chains[chain.Name] = chain
-	}
+	t.addStatic(guardChains(fragments))
 	t.UpdateGuard(attachments, gateway)
 	return t
 }

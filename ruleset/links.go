@@ -68,11 +68,9 @@ func BuildLinks(links Links, fragments FragmentMemory) *Table {
 	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets(), loopbackSets(), []*Set{errorTypesSet()}) {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range slices.Concat(linkChains(), fragmentChains(fragments), []*Chain{
+	t.addStatic(slices.Concat(linkChains(), fragmentChains(fragments), []*Chain{
 		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(Bridge), outputChain(),
-	}) {
-		t.Chains[chain.Name] = chain
-	}
+	}))
 	t.UpdateLinks(links)
 	return t
 }

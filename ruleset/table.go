@@ -1,7 +1,10 @@
 package ruleset
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"go4.org/netipx"
 
@@ -45,6 +48,9 @@ type Table struct {
 	subjects map[netip.Addr][]policy.Key
 	// shared are the chains of an address that several subjects have.
 	shared map[netip.Addr]map[string]struct{}
+	// filters are the base chains of each hook that judge, which stay, as the kernel runs
+	// them.
+	filters map[HookPoint][]string
 }
 
 func newTable(family Family, o Options) *Table {
@@ -52,6 +58,26 @@ func newTable(family Family, o Options) *Table {
 		Family: family, Sets: map[string]*Set{}, Chains: map[string]*Chain{}, options: o,
 		refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{},
 		subjects: map[netip.Addr][]policy.Key{}, shared: map[netip.Addr]map[string]struct{}{},
+		filters: map[HookPoint][]string{},
+	}
+}
+
+// addStatic adds chains that stay as long as the table. The base chains of a hook run by
+// priority. Of those that have the same, the order makes no difference: none of them changes
+// the packet, and what one accepts the next one judges all the same.
+func (t *Table) addStatic(chains []*Chain) {
+	for _, chain := range chains {
+		t.Chains[chain.Name] = chain
+		if chain.Hook == nil || chain.Hook.NAT {
+			continue
+		}
+		names := append(t.filters[chain.Hook.Point], chain.Name)
+		slices.SortFunc(names, func(a, b string) int {
+			first, _ := t.Chains[a].Hook.Number(t.Family)
+			second, _ := t.Chains[b].Hook.Number(t.Family)
+			return cmp.Or(cmp.Compare(first, second), strings.Compare(a, b))
+		})
+		t.filters[chain.Hook.Point] = names
 	}
 }
 

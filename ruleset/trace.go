@@ -139,29 +139,12 @@ func objectOf(chain string) (prefix, object string) {
 // denies none, and is left out.
 func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
-	for _, chain := range t.filters(hook) {
-		if verdict, reached := tr.chain(chain); reached && verdict != Accept {
+	for _, name := range t.filters[hook] {
+		if verdict, reached := tr.chain(t.Chains[name]); reached && verdict != Accept {
 			return Trace{Steps: tr.steps, Verdict: verdict}
 		}
 	}
 	return Trace{Steps: tr.steps, Verdict: Accept}
-}
-
-// filters are the base chains of a hook that judge, as the kernel runs them: by priority.
-// Of those that have the same, the order makes no difference: none of them changes the
-// packet, and what one accepts the next one judges all the same.
-func (t *Table) filters(hook HookPoint) (chains []*Chain) {
-	for _, chain := range t.Chains {
-		if chain.Hook != nil && chain.Hook.Point == hook && !chain.Hook.NAT {
-			chains = append(chains, chain)
-		}
-	}
-	slices.SortFunc(chains, func(a, b *Chain) int {
-		first, _ := a.Hook.Number(t.Family)
-		second, _ := b.Hook.Number(t.Family)
-		return cmp.Or(cmp.Compare(first, second), strings.Compare(a.Name, b.Name))
-	})
-	return chains
 }
 
 type tracer struct {

@@ -15,9 +15,7 @@ func Build(in policy.Intent, o Options) *Table {
 	for _, set := range baseSets(o) {
 		t.Sets[set.Name] = set
 	}
-	for _, chain := range staticChains(o) {
-		t.Chains[chain.Name] = chain
-	}
+	t.addStatic(staticChains(o))
 	d := policy.Delta{
 		PodCIDRs:   &in.PodCIDRs,
 		Cluster:    &in.Cluster,

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,9 +51,14 @@ func newNode(b testing.TB) *lab.Node {
 // way is the packets from one pod of a node to another: one every so often, each of a new
 // flow.
 type way struct {
+	receiver *net.UDPConn
+
 	mu sync.Mutex
 	// sent and arrived are when packets were sent, in order: all, and those that have arrived.
 	sent, arrived []time.Duration
+	// marks is how many marks were put behind what had arrived, and seen how many of them
+	// have been read.
+	marks, seen int64
 }
 
 // newWay makes the two pods, in the cluster and on the node, and has the one send
@@ -76,18 +82,25 @@ func wayBetween(b testing.TB, client, server *lab.Host) *way {
 	// Five thousand flows a second; the table must not fill.
 	must(b, client.Node().SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "1"))
 	w := &way{}
-	var receiver *net.UDPConn
 	must(b, server.Do(func() (err error) {
-		receiver, err = net.ListenUDP("udp4", &net.UDPAddr{IP: server.IPs[0].AsSlice(), Port: port})
+		w.receiver, err = net.ListenUDP("udp4", &net.UDPAddr{IP: server.IPs[0].AsSlice(), Port: port})
 		return err
 	}))
-	go w.follow(&w.arrived, receiver)
+	// A second and more of packets: none may be lost while this process does other things.
+	raw, err := w.receiver.SyscallConn()
+	must(b, err)
+	var failed error
+	must(b, raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+	}))
+	must(b, failed)
+	go w.follow(&w.arrived, w.receiver)
 	sender, sent, err := startSender(client, netip.AddrPortFrom(server.IPs[0], port))
 	must(b, err)
 	go w.follow(&w.sent, sent)
 	b.Cleanup(func() {
 		// It has not ended before, or there would be nothing to measure.
-		must(b, errors.Join(sender.Process.Kill(), receiver.Close()))
+		must(b, errors.Join(sender.Process.Kill(), w.receiver.Close()))
 		_ = sender.Wait() // which was killed
 	})
 	return w
@@ -110,7 +123,11 @@ func (w *way) follow(times *[]time.Duration, from io.Reader) {
 			return
 		}
 		w.mu.Lock()
-		*times = append(*times, time.Duration(binary.NativeEndian.Uint64(stamp)))
+		if at := int64(binary.NativeEndian.Uint64(stamp)); at < 0 {
+			w.seen = -at
+		} else {
+			*times = append(*times, time.Duration(at))
+		}
 		w.mu.Unlock()
 	}
 }
@@ -147,16 +164,44 @@ func (w *way) opens(after time.Duration) (sent time.Duration, err error) {
 	return sent, err
 }
 
+// takenIn waits until all is taken in that has arrived: until a mark is, which the receiver
+// sends to itself, behind that.
+func (w *way) takenIn() error {
+	w.mu.Lock()
+	w.marks++
+	mark := w.marks
+	w.mu.Unlock()
+	self := w.receiver.LocalAddr().(*net.UDPAddr).AddrPort()
+	if _, err := w.receiver.WriteToUDPAddrPort(binary.NativeEndian.AppendUint64(nil, uint64(-mark)), self); err != nil {
+		return err
+	}
+	return w.await("what has arrived is not read", func() bool { return w.seen >= mark })
+}
+
 // closes waits until for some time nothing has arrived of what was sent after a time, though
 // much was.
 func (w *way) closes(after time.Duration) error {
-	return w.await("packets have not stopped coming through", func() bool {
+	for deadline := now() + late; now() < deadline; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		sent := w.sent
+		w.mu.Unlock()
+		if len(sent) == 0 {
+			continue
+		}
+		if err := w.takenIn(); err != nil {
+			return err
+		}
+		w.mu.Lock()
 		last := after
 		if n := len(w.arrived); n > 0 {
 			last = max(last, w.arrived[n-1])
 		}
-		return len(w.sent) > 0 && w.sent[len(w.sent)-1]-last > quiet
-	})
+		w.mu.Unlock()
+		if sent[len(sent)-1]-last > quiet {
+			return nil
+		}
+	}
+	return fmt.Errorf("in %s, packets have not stopped coming through", late)
 }
 
 // lastBetween returns when the last packet was sent, after one time and before another, that
