@@ -31,7 +31,7 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	switch {
 	case p.Src == p.Dst && !p.Hairpin && len(src.pods) > 0:
 		return open("a pod always reaches itself")
-	case isDiscovery(p):
+	case isDiscovery(p) && !(dst.orphan && src.onNode && src.node == dst.node):
 		return open("neighbour discovery and multicast listener discovery always pass")
 	}
 	v := Verdict{Egress: j.side(Egress, src, dst), Ingress: j.side(Ingress, dst, src)}

@@ -99,10 +99,11 @@ func namesPort(spec corev1.PodSpec, name string, protocol corev1.Protocol, numbe
 	return false
 }
 
-// nodeAddrs are the addresses that a node lists as its own, of whichever type.
+// nodeAddrs are the addresses that a node lists as its own, of whichever type. One that every
+// host has, such as a loopback or a link-local address, does not say which host is meant.
 func nodeAddrs(node *corev1.Node) (addrs []netip.Addr) {
 	for _, listed := range node.Status.Addresses {
-		if addr, ok := readAddr(listed.Address); ok {
+		if addr, ok := readAddr(listed.Address); ok && addr.IsGlobalUnicast() {
 			addrs = append(addrs, addr)
 		}
 	}

@@ -34,8 +34,7 @@ func NewLab() (*agreement.Cluster, error) {
 	}
 	err = l.Disconnect() // the table is the agent's
 	for i := 0; i < Pods && err == nil; i++ {
-		pod := random.Pod(rand.New(rand.NewSource(0)), i)
-		_, err = l.Node.AddPod(pod.Name, lab.PodOptions{IPs: random.PodAddrs(i, pod.Spec.NodeName)})
+		_, err = l.Node.AddPod(fmt.Sprintf("pod-%d", i), lab.PodOptions{IPs: random.AllPodAddrs(i)})
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -88,9 +87,9 @@ func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Prob
 	probe := lab.Probe{From: l.Lab.Owner(p.Src), To: l.Lab.Owner(p.Dst), Packet: p}
 	_, seen := random.Hook(s, p)
 	if p.Hairpin {
-		// Only to pods leads a Service.
+		// Only to pods of the node's ranges leads a Service.
 		probe.Packet.Dst = agreement.Hairpin(p.Dst)
-		seen = seen && claimed(s, p.Dst)
+		seen = seen && claimed(s, p.Dst) && slices.ContainsFunc(random.PodRanges, func(c netip.Prefix) bool { return c.Contains(p.Dst) })
 	}
 	neighbours := p.Protocol == policy.ICMPv6 && slices.Contains(random.NeighbourDiscovery, p.ICMPType)
 	return probe, seen && !neighbours && probe.From != nil && probe.To != nil
@@ -139,7 +138,7 @@ func claimed(s policy.Snapshot, addr netip.Addr) bool {
 
 // claims reports whether a pod's status has an address.
 func claims(pod *corev1.Pod, addr netip.Addr) bool {
-	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == addr.String() })
+	return slices.Contains(random.PodAddrsOf(pod), addr)
 }
 
 // write adds an object as YAML, without the notes on who wrote which field.
