@@ -1,6 +1,7 @@
 package churn
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -129,11 +130,11 @@ func (c *Cluster) Change() error {
 	case n < 2 || n < 7 && pod == nil:
 		return c.replacePod(i, func() *corev1.Pod { return random.Pod(c.Rand, i) })
 	case n < 3:
-		return c.replacePod(i, func() *corev1.Pod { return random.OddPod(c.Rand, i, Pods) })
+		return c.replacePod(i, func() *corev1.Pod { return c.oddPod(i, "") })
 	case n < 5:
 		return c.relabelPod(i)
 	case n < 6:
-		return c.count(c.writeStatus(i, random.OddPod(c.Rand, i, Pods).Status))
+		return c.count(c.writeStatus(i, c.oddPod(i, pod.Spec.NodeName).Status))
 	case n < 7:
 		return c.deletePod(i, grace)
 	case n < 8 && pod != nil:
@@ -146,6 +147,19 @@ func (c *Cluster) Change() error {
 		return c.writePolicy(c.Rand.Intn(policies))
 	}
 	return c.deletePolicy(c.Rand.Intn(policies))
+}
+
+// oddPod draws the ith pod, if on is not empty for that node. One of the lab's node shows no
+// address of another node's ranges: in the lab those are all behind one link, which the agent
+// would take for that pod's.
+func (c *Cluster) oddPod(i int, on string) *corev1.Pod {
+	for {
+		pod := random.OddPod(c.Rand, i, Pods)
+		pod.Spec.NodeName = cmp.Or(on, pod.Spec.NodeName)
+		if pod.Spec.NodeName != random.Node || !slices.ContainsFunc(random.PodAddrsOf(pod), random.InOtherRanges) {
+			return pod
+		}
+	}
 }
 
 // Vanish deletes up to n pods and n policies, for good.

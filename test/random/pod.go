@@ -26,17 +26,25 @@ func PodAddrs(i int, node string) []netip.Addr {
 	return addrs(fmt.Sprintf("10.244.%d.%d", third, i+2), fmt.Sprintf("fd00:244:0:%d::%x", third, i+2))
 }
 
-// OutsideRanges are the i-th pod's addresses in a network that no Node's ranges have.
-func OutsideRanges(i int) []netip.Addr {
-	return addrs(fmt.Sprintf("172.20.0.%d", i+2), fmt.Sprintf("fd00:172::%x", i+2))
+// InOtherRanges reports whether PodAddrs gives an address to pods of another node than Node.
+func InOtherRanges(addr netip.Addr) bool {
+	for _, node := range nodeNames[1:] {
+		for _, cidr := range rangesOf(plainNode(node)) {
+			if cidr.Contains(addr) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
-// AllPodAddrs are all addresses that the i-th pod ever has, on whichever node.
-func AllPodAddrs(i int) (all []netip.Addr) {
-	for _, node := range nodeNames {
-		all = append(all, PodAddrs(i, node)...)
-	}
-	return append(all, OutsideRanges(i)...)
+// Outsiders are how many pods' addresses there are outside of all ranges: pods that show one
+// often have to share it.
+const Outsiders = 8
+
+// OutsideRanges are the i-th addresses of pods in a network that no Node's ranges have.
+func OutsideRanges(i int) []netip.Addr {
+	return addrs(fmt.Sprintf("172.20.0.%d", i+2), fmt.Sprintf("fd00:172::%x", i+2))
 }
 
 // Pod is the i-th pod: live, on one of the nodes, with its addresses. The node is drawn
@@ -152,7 +160,7 @@ func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
 			p.Status.StartTime = &started
 		}
 	case 9:
-		show(r, p, OutsideRanges(i))
+		show(r, p, OutsideRanges(i%Outsiders))
 	case 10:
 		p.UID = uids(i)[1]
 	case 11:
