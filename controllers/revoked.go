@@ -90,7 +90,8 @@ func reasons(cut map[judged]struct{}, denied func(ruleset.HookPoint, policy.Pack
 	for flow := range cut {
 		was := slices.ContainsFunc(before, func(known map[judged]struct{}) bool { _, is := known[flow]; return is })
 		if !was {
-			counts[denied(flow.hook, flow.packet)]++
+			// It is told from the table as it is by now, which may let the flow pass again.
+			counts[cmp.Or(denied(flow.hook, flow.packet), "by what has changed since")]++
 		}
 	}
 	texts := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
