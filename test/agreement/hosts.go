@@ -59,8 +59,12 @@ func (c *Cluster) house(all Homes) error {
 	want, claimed := Homes{}, map[netip.Addr]bool{}
 	for name, addrs := range all {
 		for _, addr := range addrs {
+			at := name
+			if c.attach == lab.Bridged && !inPodRange(addr) {
+				at += "-routed" // its neighbours on the bridge would look for all its addresses there
+			}
 			if owner := c.Lab.Owner(addr); owner == nil || c.pods[owner.Name] == owner {
-				want[name], claimed[addr] = append(want[name], addr), true
+				want[at], claimed[addr] = append(want[at], addr), true
 			}
 		}
 	}
