@@ -113,9 +113,9 @@ fuzz: ## Each fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: fuzz-kernel
-fuzz-kernel: packages ## Random clusters and changes, each packet judged, traced and sent (root): FUZZKERNEL=1h SEED=1
-	go test -count 1 -timeout 0 -v ./test/agreement -run '^TestThreeWayAgreement$$' -rounds 0 -changes 40 \
-	  -duration $(FUZZKERNEL) -seed $(SEED)
+fuzz-kernel: packages ## Random clusters and changes, packets judged, traced and sent, then with an API that is wrong (root): FUZZKERNEL=1h each, SEED=1
+	go test -count 1 -timeout 0 -v ./test/agreement -run '^(TestThreeWayAgreement|TestWhereTheAPIIsWrong)$$' -rounds 0 -worlds 0 \
+	  -changes 40 -duration $(FUZZKERNEL) -seed $(SEED)
 
 .PHONY: bench
 bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=3

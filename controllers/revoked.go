@@ -127,7 +127,8 @@ func reasons(cut *denials, denied func(ruleset.HookPoint, policy.Packet) string,
 	for flow := range cut.flows {
 		was := slices.ContainsFunc(before, func(known *denials) bool { _, is := known.flows[flow]; return is })
 		if !was {
-			counts[denied(flow.hook, flow.packet)]++
+			// It is told from the table as it is by now, which may let the flow pass again.
+			counts[cmp.Or(denied(flow.hook, flow.packet), "by what has changed since")]++
 		}
 	}
 	texts := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Held counts what a model holds.
@@ -129,4 +131,25 @@ func Over(m *Model) map[Key]struct{} {
 		over[key] = struct{}{}
 	}
 	return over
+}
+
+// SameAddr reports whether an address is to Judge what it is to what it judges, and SameRange
+// that of a range.
+func SameAddr(text string) bool {
+	read, ok := readAddr(text)
+	parsed, valid := parseAddr(text)
+	return ok == valid && (!ok || read == parsed)
+}
+
+func SameRange(text string) bool {
+	read, ok := readRange(text)
+	parsed, err := ParsePrefix(text)
+	return ok == (err == nil) && (!ok || read == parsed)
+}
+
+// SameSelector reports whether a selector means to Judge the pods that it means to what it
+// judges.
+func SameSelector(s *metav1.LabelSelector, of map[string]string) bool {
+	text, err := canonical(s)
+	return selects(s, of) == (err == nil && parseCanonical(text).Matches(LabelsOf(of)))
 }

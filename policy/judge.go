@@ -7,8 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -21,7 +19,9 @@ type JudgeOptions struct {
 // Judge says what becomes of a packet, and which policies and rules say so. It
 // reads the API objects as they are, one after another, as a person would read
 // them: slow, and independent of Parse, Compile and Model, which it is there to
-// be compared with. It has no limit to the size of a policy, as Parse has.
+// be compared with. It shares nothing with them but the values that come in and
+// go out; what texts mean, it reads by itself (judge_read.go). It has no limit to
+// the size of a policy, as Parse has.
 func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	j := judge{Snapshot: s, packet: p}
 	src, dst := j.place(p.Src), j.place(p.Dst)
@@ -31,17 +31,17 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 	switch {
 	case p.Src == p.Dst && !p.Hairpin && len(src.pods) > 0:
 		return open("a pod always reaches itself")
-	case p.discovery():
+	case isDiscovery(p) && !(dst.orphan && src.onNode && src.node == dst.node):
 		return open("neighbour discovery and multicast listener discovery always pass")
 	}
 	v := Verdict{Egress: j.side(Egress, src, dst), Ingress: j.side(Ingress, dst, src)}
 	if src.node == dst.node && dst.onNode && o.AllowToNode && len(src.pods) > 0 {
 		v.Egress = Judgement{Allowed: true, Pod: v.Egress.Pod, Node: src.node, Reason: "pods may reach their own node"}
 	}
-	if p.ReportsError() && len(src.pods) > 0 {
+	if isError(p) && len(src.pods) > 0 {
 		v.Egress = Judgement{Pod: v.Egress.Pod, Node: src.node, Reason: "an ICMP error, but not about a flow of the pod's own"}
 	}
-	if p.asksForRouters() {
+	if asksForRouters(p) {
 		v.Egress = Judgement{Allowed: true, Pod: v.Egress.Pod, Node: src.node, Reason: "a pod may ask its node for routers"}
 	}
 	switch {
@@ -54,31 +54,6 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 		v.Ingress = Judgement{Allowed: true, Pod: v.Ingress.Pod, Node: dst.node, Reason: "a node always reaches its own pods"}
 	}
 	return v
-}
-
-// discovery reports whether this is a message without which no IPv6 link works, as its RFC
-// has it: neighbour discovery (RFC 4861 section 4.3, 4.4, 7.1), or listener discovery (RFC
-// 2710 section 3, RFC 3810 section 5).
-func (p Packet) discovery() bool {
-	if p.Protocol != ICMPv6 || p.Src.IsLoopback() {
-		return false
-	}
-	solicited := netip.MustParsePrefix("ff02::1:ff00:0/104")
-	toOne := !p.Dst.IsMulticast() && !p.Dst.IsUnspecified() && !p.Dst.IsLoopback()
-	switch p.ICMPType {
-	case 135:
-		return p.HopLimit == 255 && !p.HopByHop && !p.Src.IsMulticast() && (toOne || solicited.Contains(p.Dst))
-	case 136:
-		return p.HopLimit == 255 && !p.HopByHop && !p.Src.IsMulticast() && (toOne || p.Dst == netip.IPv6LinkLocalAllNodes())
-	case 130, 131, 132, 143:
-		return p.HopLimit == 1 && p.Dst.IsMulticast() && (p.Src.IsLinkLocalUnicast() || p.Src.IsUnspecified())
-	}
-	return false
-}
-
-// asksForRouters reports whether this is a router solicitation (RFC 4861 section 4.1).
-func (p Packet) asksForRouters() bool {
-	return p.Protocol == ICMPv6 && p.ICMPType == 133 && p.HopLimit == 255 && p.Dst == netip.IPv6LinkLocalAllRouters()
 }
 
 type judge struct {
@@ -104,12 +79,8 @@ type place struct {
 // place finds out what an address is. A node's own comes first: a pod on the
 // host's network has no other.
 func (j *judge) place(addr netip.Addr) place {
-	for _, node := range j.Nodes {
-		for _, a := range node.Status.Addresses {
-			if ip, ok := parseAddr(a.Address); ok && ip == addr {
-				return place{addr: addr, node: node.Name, onNode: true}
-			}
-		}
+	if node := j.nodeAt(addr); node != "" {
+		return place{addr: addr, node: node, onNode: true}
 	}
 	// What a container of the node was given is its pod's, or nobody's.
 	if pods, given := j.given(addr); given {
@@ -119,7 +90,7 @@ func (j *judge) place(addr netip.Addr) place {
 	viewer := cmp.Or(j.Node, rangeOf)
 	var here, staying, there []*corev1.Pod // where the viewer's pods come first
 	for _, pod := range j.Pods {
-		if !live(pod) || j.sandboxed(pod) || !shows(pod, addr) {
+		if !live(pod) || j.sandboxed(pod) || !slices.Contains(podAddrs(pod), addr) {
 			continue
 		}
 		switch {
@@ -148,6 +119,17 @@ func (j *judge) place(addr netip.Addr) place {
 	return place{addr: addr, pods: pods, node: pods[0].Spec.NodeName}
 }
 
+// nodeAt returns the node that lists an address as its own: the viewing node, if several
+// do. It is empty if none does.
+func (j *judge) nodeAt(addr netip.Addr) (name string) {
+	for _, node := range j.Nodes {
+		if slices.Contains(nodeAddrs(node), addr) && (name == "" || node.Name == j.Node) {
+			name = node.Name
+		}
+	}
+	return name
+}
+
 // given returns the pod of the viewing node whose container was given an address; none
 // if that pod is not there any more, or not yet.
 func (j *judge) given(addr netip.Addr) (pods []*corev1.Pod, given bool) {
@@ -172,30 +154,13 @@ func (j *judge) given(addr netip.Addr) (pods []*corev1.Pod, given bool) {
 // madeFor reports whether an attachment was made for a pod.
 func (j *judge) madeFor(a Attachment, pod *corev1.Pod) bool {
 	return pod.Namespace == a.Pod.Namespace && pod.Name == a.Pod.Name && pod.Spec.NodeName == j.Node &&
-		(a.UID == "" || a.UID == uidOf(pod) || a.UID == pod.UID)
+		(a.UID == "" || slices.Contains(podUIDs(pod), a.UID))
 }
 
 // sandboxed reports whether the viewing node knows the addresses that the API shows of the
 // pod, those of its first interface, better than the API does.
 func (j *judge) sandboxed(pod *corev1.Pod) bool {
-	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return a.IfName == primaryInterface && j.madeFor(a, pod) })
-}
-
-// live reports whether a pod is there to be judged: on the pod network, and not ended.
-func live(pod *corev1.Pod) bool {
-	return !pod.Spec.HostNetwork && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
-}
-
-// shows reports whether the API shows an address of a pod.
-func shows(pod *corev1.Pod, addr netip.Addr) bool {
-	if len(pod.Status.PodIPs) == 0 {
-		ip, ok := parseAddr(pod.Status.PodIP)
-		return ok && ip == addr
-	}
-	return slices.ContainsFunc(pod.Status.PodIPs, func(of corev1.PodIP) bool {
-		ip, ok := parseAddr(of.IP)
-		return ok && ip == addr
-	})
+	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return a.IfName == "eth0" && j.madeFor(a, pod) })
 }
 
 // rangeOf returns the node in whose pod ranges an address is. The viewing node knows its
@@ -203,7 +168,7 @@ func shows(pod *corev1.Pod, addr netip.Addr) bool {
 func (j *judge) rangeOf(addr netip.Addr) (name string) {
 	shown := false // the viewing node's object has a range of the address's family
 	for _, node := range j.Nodes {
-		for _, cidr := range NodeOf(node).PodCIDRs {
+		for _, cidr := range podRanges(node) {
 			shown = shown || node.Name == j.Node && cidr.Addr().Is4() == addr.Is4()
 			if cidr.Contains(addr) && (name == "" || node.Name == j.Node) {
 				name = node.Name
@@ -241,8 +206,10 @@ func (j *judge) side(d Direction, subject, peer place) Judgement {
 		out.Allowed = out.Allowed && one.Allowed
 		out.Isolating, out.By = append(out.Isolating, one.Isolating...), append(out.By, one.By...)
 	}
-	out.Isolating = slices.Compact(sortedKeys(out.Isolating))
-	slices.SortStableFunc(out.By, func(a, b RuleRef) int { return compareKey(a.Policy, b.Policy) })
+	byName := func(a, b Key) int { return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) }
+	slices.SortFunc(out.Isolating, byName)
+	out.Isolating = slices.Compact(out.Isolating)
+	slices.SortStableFunc(out.By, func(a, b RuleRef) int { return byName(a.Policy, b.Policy) })
 	if !out.Allowed {
 		out.By = nil // what one of several would let pass
 	}
@@ -251,7 +218,7 @@ func (j *judge) side(d Direction, subject, peer place) Judgement {
 
 // pod judges what the policies of one pod of the subject say of the peer.
 func (j *judge) pod(d Direction, pod *corev1.Pod, subject, peer place) Judgement {
-	out := Judgement{Pod: keyOf(pod), Reason: "not isolated"}
+	out := Judgement{Pod: Key{Namespace: pod.Namespace, Name: pod.Name}, Reason: "not isolated"}
 	for _, np := range j.Policies {
 		if np.Namespace != pod.Namespace || !isolates(np, d) || !selects(&np.Spec.PodSelector, pod.Labels) {
 			continue
@@ -276,28 +243,6 @@ func (j *judge) pod(d Direction, pod *corev1.Pod, subject, peer place) Judgement
 	}
 	out.Allowed = len(out.Isolating) == 0 || len(out.By) > 0
 	return out
-}
-
-// isolates reports whether the policy isolates the pods it selects for d.
-func isolates(np *networkingv1.NetworkPolicy, d Direction) bool {
-	types := np.Spec.PolicyTypes
-	if len(types) == 0 {
-		return d == Ingress || len(np.Spec.Egress) > 0
-	}
-	want := networkingv1.PolicyTypeIngress
-	if d == Egress {
-		want = networkingv1.PolicyTypeEgress
-	}
-	return slices.ContainsFunc(types, func(t networkingv1.PolicyType) bool {
-		return t == want || t != networkingv1.PolicyTypeIngress && t != networkingv1.PolicyTypeEgress
-	})
-}
-
-// selects reports whether a selector that is there selects these labels. One
-// that does not parse selects nothing.
-func selects(ls *metav1.LabelSelector, l map[string]string) bool {
-	selector, err := metav1.LabelSelectorAsSelector(ls)
-	return err == nil && selector.Matches(labels.Set(l))
 }
 
 // rule reports whether a rule allows the packet: some peer AND some port of it.
@@ -348,22 +293,6 @@ func (j *judge) namespaceLabels(name string) (map[string]string, bool) {
 	return nil, false
 }
 
-func inBlock(block *networkingv1.IPBlock, addr netip.Addr) bool {
-	cidr, err := ParsePrefix(block.CIDR)
-	if err != nil || !cidr.Contains(addr) {
-		return false
-	}
-	in := true
-	for _, text := range block.Except {
-		except, err := ParsePrefix(text)
-		if err != nil {
-			return false
-		}
-		in = in && !except.Contains(addr)
-	}
-	return in
-}
-
 // port reports whether one entry of ports means the packet; a name is looked
 // up on the pod that the packet goes to.
 func (j *judge) port(port networkingv1.NetworkPolicyPort, destination place) bool {
@@ -392,21 +321,3 @@ func (j *judge) port(port networkingv1.NetworkPolicyPort, destination place) boo
 		return !namesPort(pod.Spec, port.Port.StrVal, protocol, number)
 	})
 }
-
-// namesPort reports whether a pod has a port of this name, protocol and number.
-func namesPort(spec corev1.PodSpec, name string, protocol corev1.Protocol, number int32) bool {
-	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
-		for _, p := range c.Ports {
-			named := p.Protocol
-			if named == "" {
-				named = corev1.ProtocolTCP
-			}
-			if p.Name == name && p.Name != "" && named == protocol && p.ContainerPort == number {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func keyOf(pod *corev1.Pod) Key { return Key{Namespace: pod.Namespace, Name: pod.Name} }

@@ -109,7 +109,7 @@ func TestStages(t *testing.T) {
 			settled(t, m, want, have, fmt.Sprintf("seed %d, after %d events", seed, done+1))
 		}
 	}
-	if waited < *histories || divided < *histories/4 {
+	if waited < *histories || divided < *histories/8 {
 		t.Errorf("%d stages, %d of them with sections, are too few to tell", waited, divided)
 	}
 }

@@ -112,18 +112,31 @@ func (t *Table) Denied(tr Trace) string {
 		return ""
 	}
 	last := tr.Steps[len(tr.Steps)-1]
-	direction, pod := objectOf(last.Chain)
+	chain := ownChain(last.Chain)
+	direction, pod := objectOf(chain)
 	if pod == "" || last.Rule.Comment != "" {
 		return cmp.Or(last.Rule.Comment, last.Chain)
 	}
 	var policies []string
-	for _, rule := range t.Chains[last.Chain].Rules {
+	for _, rule := range t.Chains[chain].Rules {
 		if rule.Verdict.Action == Jump {
 			_, name := objectOf(strings.TrimPrefix(rule.Verdict.Chain, "policy-"))
 			policies = append(policies, name)
 		}
 	}
 	return fmt.Sprintf("%s of %s, by %s", direction, pod, strings.Join(policies, " "))
+}
+
+// ownChain is the chain of the pod that a chain has the rules of: those of an address that several
+// pods have go by that (see returning).
+func ownChain(chain string) string {
+	if rest, shared := strings.CutPrefix(chain, "shared-"); shared {
+		direction, rest, _ := strings.Cut(rest, "-")
+		if _, object, ofPod := strings.Cut(rest, "-"); ofPod {
+			return direction + "-" + object
+		}
+	}
+	return chain
 }
 
 // objectOf is what objectName has made a chain's name of; nothing for other names.

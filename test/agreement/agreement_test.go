@@ -62,15 +62,16 @@ func TestThreeWayAgreement(t *testing.T) {
 	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
 		t.Run(attach.String(), func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting for packets that do not come
-			c, total := open(t, attach, lab.Options{}), counts{}
+			c, total, had := open(t, attach, lab.Options{}), counts{}, coverage{}
 			next, until := *seed, time.Now().Add(*duration)
 			for ; next < *seed+int64(*rounds) || time.Now().Before(until); next++ {
-				agree(t, c, attach, next, total)
+				agree(t, c, attach, next, total, &had)
 				if *duration > 0 {
 					t.Logf("seed %d: %s", next, total)
 				}
 			}
 			t.Logf("seeds %d to %d: %s", *seed, next-1, total)
+			had.report(t)
 			if allowed, denied := total[true], total[false]; 10*min(allowed, denied) < allowed+denied {
 				t.Errorf("%d allowed and %d denied packets: too few of one kind to tell", allowed, denied)
 			}
@@ -115,8 +116,23 @@ func (n counts) String() string {
 	return text
 }
 
+// coverage is which features the clusters had that were put in place, and the histories that
+// led to them.
+type coverage struct{ histories, clusters random.Coverage }
+
+// report says which features came up how often. Of very many cases, all must have.
+func (c *coverage) report(t *testing.T) {
+	t.Helper()
+	for what, of := range map[string]*random.Coverage{"histories": &c.histories, "clusters": &c.clusters} {
+		t.Log(of.Table(what))
+		if missing := of.Missing(); of.Cases >= 1000 && len(missing) > 0 {
+			t.Errorf("none of %d %s had %q", of.Cases, what, missing)
+		}
+	}
+}
+
 // agree is one round: a cluster, put in place whole, then changed.
-func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, total counts) {
+func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, total counts, had *coverage) {
 	t.Helper()
 	r := rand.New(rand.NewSource(2*seed + int64(attach))) // other clusters for each way of attaching
 	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, Reject: r.Intn(2) == 0, RevokedMark: agreement.RevokedMark}
@@ -126,7 +142,10 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 	if r.Intn(2) == 0 {
 		history = events(random.Cluster(r, 12, 8))
 	}
-	s := shown(history)
+	told := r.Intn(3) > 0 // of attachments: elsewhere the API's word is all there is
+	s := snapshot(history, told)
+	had.clusters.Count(random.Features(s))
+	defer func() { had.histories.Count(random.HistoryFeatures(history)) }()
 	if err := c.Replace(s, o); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
@@ -143,7 +162,8 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 		default:
 			history = append(history, random.History(r, 1+r.Intn(5))...)
 		}
-		s = shown(history)
+		s = snapshot(history, told)
+		had.clusters.Count(random.Features(s))
 		plan, err := c.Set(s)
 		if err != nil {
 			t.Fatalf("seed %d, change %d: %v\n%s", seed, change, err, plan.Text())
@@ -182,11 +202,12 @@ func oddPolicies(r *rand.Rand) (policies []random.Event) {
 	return policies
 }
 
-// shown is a history's end as the API shows it. What a CNI plugin says besides
-// takes its sandboxes to be tested, in test/connectivity.
-func shown(history []random.Event) policy.Snapshot {
+// snapshot is a history's end, with its attachments or without.
+func snapshot(history []random.Event, told bool) policy.Snapshot {
 	s := random.Snapshot(history)
-	s.Attachments = nil
+	if !told {
+		s.Attachments = nil
+	}
 	return s
 }
 

@@ -171,6 +171,9 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (Result, lab.Probe, bool)
 		}
 		probe.Packet.Dst, r.Seen.Hairpin = Hairpin(one.Dst), true
 	}
+	if one.Src != one.Dst && probe.From == probe.To {
+		return r, probe, false // it does not leave its host
+	}
 	if r.Seen.HopLimit == 0 {
 		r.Seen.HopLimit = 64
 	}
@@ -198,6 +201,5 @@ func untracked(p policy.Packet) bool {
 
 // isOwn reports whether an address is known to be the node's own.
 func (c *Cluster) isOwn(s policy.Snapshot, addr netip.Addr) bool {
-	_, known := random.Hook(s, policy.Packet{Dst: random.NodeAddrs[0]})
-	return known && slices.Contains(random.NodeAddrs, addr)
+	return slices.Contains(random.OwnAddrs, addr) && random.Listed(s, addr)
 }

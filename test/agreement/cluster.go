@@ -25,7 +25,7 @@ const (
 )
 
 // StrangerAddrs are the Stranger's.
-var StrangerAddrs = []netip.Addr{netip.MustParseAddr("10.244.1.99"), netip.MustParseAddr("fd00:244:0:1::99")}
+var StrangerAddrs = random.Strangers
 
 // Options say what kind of cluster to make.
 type Options struct {
@@ -48,8 +48,9 @@ type Cluster struct {
 	snapshot policy.Snapshot
 	model    *policy.Model
 	table    *ruleset.Table
-	// pods are the lab's hosts that stand for pods.
-	pods map[string]*lab.Host
+	// pods are the lab's hosts that stand for pods, truth what Settle has said of them.
+	pods  map[string]*lab.Host
+	truth Homes
 	// flows is where Revoke marks flows; nil until then.
 	flows *kernel.Flows
 }
@@ -68,18 +69,14 @@ func New(o Options) (*Cluster, error) {
 }
 
 func (c *Cluster) furnish() (err error) {
-	if c.Node, err = c.Lab.AddNode(random.Node, random.NodeAddrs...); err != nil {
+	if c.Node, err = c.Lab.AddNode(random.Node, random.OwnAddrs...); err != nil {
 		return err
 	}
-	for _, host := range []struct {
-		name  string
-		addrs []netip.Addr
-	}{
-		{OtherNode, random.OtherNodeAddrs},
-		{World, []netip.Addr{random.Outside[0], random.Outside[2]}},
-		{Elsewhere, []netip.Addr{random.Outside[1], random.Outside[3]}},
-	} {
-		if _, err := c.Node.AddExternal(host.name, host.addrs...); err != nil {
+	external := random.Remote()
+	external[World] = []netip.Addr{random.Outside[0], random.Outside[2]}
+	external[Elsewhere] = []netip.Addr{random.Outside[1], random.Outside[3]}
+	for name, addrs := range external {
+		if _, err := c.Node.AddExternal(name, addrs...); err != nil {
 			return err
 		}
 	}
@@ -161,7 +158,7 @@ func (c *Cluster) Disconnect() error {
 // Replace makes the node enforce a snapshot from scratch: a model of its own,
 // a built table, one replacement. The lab gets the pods first.
 func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
-	if err := c.house(s); err != nil {
+	if err := c.settle(s); err != nil {
 		return err
 	}
 	c.options, c.snapshot, c.model = o, policy.Snapshot{}, policy.NewModel(random.Node)
@@ -173,7 +170,7 @@ func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
 // Set changes what the node enforces to another snapshot, by the plans that the
 // difference takes, and returns them as one.
 func (c *Cluster) Set(s policy.Snapshot) (ruleset.Plan, error) {
-	if err := c.house(s); err != nil {
+	if err := c.settle(s); err != nil {
 		return ruleset.Plan{}, err
 	}
 	c.feed(s)
@@ -186,6 +183,14 @@ func (c *Cluster) Set(s policy.Snapshot) (ruleset.Plan, error) {
 		all.Ops = append(all.Ops, plan.Ops...)
 	}
 	return all, nil
+}
+
+// settle makes the lab what a snapshot says, or Settle has said.
+func (c *Cluster) settle(s policy.Snapshot) error {
+	if c.truth != nil {
+		return c.house(c.truth)
+	}
+	return c.house(homes(s))
 }
 
 // Options are those that the table was made with.

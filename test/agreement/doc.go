@@ -8,6 +8,7 @@
 // A Cluster is a lab whose node is fenced. Replace makes it enforce a snapshot
 // from scratch, Set changes what it enforces by an incremental plan, as the
 // agent does, and Check sends packets and compares. Revoke compares the verdicts
-// with the marks of the flows that earlier packets have begun. The addresses are those of
+// with the marks of the flows that earlier packets have begun. Settle says which host
+// really has which address, where the snapshots are not to be believed. The addresses are those of
 // package random: its nodes, their pod ranges, and its outside.
 package agreement

@@ -3,6 +3,7 @@ package agreement
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
@@ -18,43 +18,60 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// house gives the lab a host for every address of the snapshot's attachments, and for
-// every pod address. Which pod an address belongs to is for the code under test to find
-// out; here each is at just one host, that of its attachment, or else of the first pod that
-// claims it.
-//
-// Hosts of pods that have gone stay, until somebody else needs the name or an
-// address: packets to and from addresses that nobody has any more are worth
-// checking too.
-func (c *Cluster) house(s policy.Snapshot) error {
-	want, names := map[string][]netip.Addr{}, []string{}
-	claimed := map[netip.Addr]string{}
-	for _, a := range s.Attachments {
-		name := a.Pod.String()
-		for _, addr := range a.IPs {
-			claimed[addr] = name
-		}
-		want[name], names = append(want[name], a.IPs...), append(names, name)
-	}
-	for _, pod := range s.Pods {
-		name := pod.Namespace + "/" + pod.Name
-		if slices.Contains(names, name) {
-			continue
-		}
-		for _, addr := range addrsOf(pod) {
-			owner := c.Lab.Owner(addr)
-			fixed := owner != nil && c.pods[owner.Name] != owner
-			if _, taken := claimed[addr]; !taken && !fixed {
-				claimed[addr] = name
-				want[name] = append(want[name], addr)
+// Homes say which hosts of the node there really are, and with which addresses, by name.
+type Homes map[string][]netip.Addr
+
+// homes are those of a snapshot that is true: each address of an attachment is at its pod's
+// host, and each other one of a pod at the first pod's that claims it.
+func homes(s policy.Snapshot) Homes {
+	want, claimed := Homes{}, map[netip.Addr]bool{}
+	give := func(name string, addrs []netip.Addr) {
+		for _, addr := range addrs {
+			if !claimed[addr] {
+				want[name], claimed[addr] = append(want[name], addr), true
 			}
 		}
-		names = append(names, name)
+	}
+	for _, a := range s.Attachments {
+		give(a.Pod.String(), a.IPs)
+	}
+	for _, pod := range s.Pods {
+		give(pod.Namespace+"/"+pod.Name, random.PodAddrsOf(pod))
+	}
+	return want
+}
+
+// Settle has the lab be so from now on, whatever the snapshots say that are put in place
+// afterwards: who really has an address is the lab's word. Nil: the snapshots are true.
+//
+// Addresses of hosts that the lab always has are left out. Where the snapshots are taken for
+// true, hosts of pods that have gone stay, until somebody else needs the name or an address:
+// packets to and from addresses that nobody has any more are worth checking too.
+func (c *Cluster) Settle(truth Homes) error {
+	if c.truth = truth; truth == nil {
+		return nil
+	}
+	return c.house(truth)
+}
+
+// house gives the lab a host for each home.
+func (c *Cluster) house(all Homes) error {
+	want, claimed := Homes{}, map[netip.Addr]bool{}
+	for name, addrs := range all {
+		for _, addr := range addrs {
+			at := name
+			if c.attach == lab.Bridged && !inPodRange(addr) {
+				at += "-routed" // its neighbours on the bridge would look for all its addresses there
+			}
+			if owner := c.Lab.Owner(addr); owner == nil || c.pods[owner.Name] == owner {
+				want[at], claimed[addr] = append(want[at], addr), true
+			}
+		}
 	}
 	moved := false
 	for name, host := range c.pods {
 		_, wanted := want[name]
-		keep := !wanted && !slices.ContainsFunc(host.IPs, func(addr netip.Addr) bool { _, taken := claimed[addr]; return taken })
+		keep := !wanted && c.truth == nil && !slices.ContainsFunc(host.IPs, func(addr netip.Addr) bool { return claimed[addr] })
 		if keep || slices.Equal(host.IPs, want[name]) {
 			continue
 		}
@@ -64,8 +81,8 @@ func (c *Cluster) house(s policy.Snapshot) error {
 		delete(c.pods, name)
 		moved = true
 	}
-	for _, name := range names {
-		if addrs := want[name]; len(addrs) > 0 && c.pods[name] == nil {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if addrs := want[name]; c.pods[name] == nil {
 			host, err := c.Node.AddPod(name, lab.PodOptions{IPs: addrs, Attach: c.attachOf(addrs)})
 			if err != nil {
 				return err
@@ -100,15 +117,6 @@ func (c *Cluster) allowHairpin(h *lab.Host) error {
 	})
 }
 
-func addrsOf(pod *corev1.Pod) (addrs []netip.Addr) {
-	for _, ip := range pod.Status.PodIPs {
-		if addr, err := netip.ParseAddr(ip.IP); err == nil {
-			addrs = append(addrs, addr)
-		}
-	}
-	return addrs
-}
-
 // attachOf is how a host with these addresses is attached.
 func (c *Cluster) attachOf(addrs []netip.Addr) lab.Attach {
 	if c.attach == lab.Bridged && !slices.ContainsFunc(addrs, func(addr netip.Addr) bool { return !inPodRange(addr) }) {
@@ -118,7 +126,7 @@ func (c *Cluster) attachOf(addrs []netip.Addr) lab.Attach {
 }
 
 func inPodRange(addr netip.Addr) bool {
-	return slices.ContainsFunc(policy.NodeOf(random.Nodes()[0]).PodCIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(addr) })
+	return slices.ContainsFunc(random.PodRanges, func(cidr netip.Prefix) bool { return cidr.Contains(addr) })
 }
 
 // bridged reports whether packets between two hosts are bridged, not routed.

@@ -89,7 +89,7 @@ func (c *Cluster) tracked() (flows []Revoked, err error) {
 					p.ICMPType = 128
 				}
 				p.Hairpin = p.Src == p.Dst
-				if c.Lab.Owner(p.Src) != nil && c.Lab.Owner(p.Dst) != nil && !slices.Contains(random.NodeAddrs, p.Src) {
+				if c.Lab.Owner(p.Src) != nil && c.Lab.Owner(p.Dst) != nil && !slices.Contains(random.OwnAddrs, p.Src) {
 					flows = append(flows, Revoked{Packet: p, Marked: entry.Mark&RevokedMark != 0})
 				}
 			}

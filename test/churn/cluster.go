@@ -1,6 +1,7 @@
 package churn
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -34,7 +35,7 @@ type Cluster struct {
 	ctx context.Context
 	api *kubernetes.Clientset
 
-	nodes      []*corev1.Node
+	nodes      map[string]*corev1.Node
 	namespaces map[string]*corev1.Namespace
 	// pods and policies are those that come and go, by number.
 	pods     map[int]*corev1.Pod
@@ -48,23 +49,16 @@ type Cluster struct {
 	Writes, Rejected int
 }
 
-// NewCluster writes random.Nodes and the namespaces.
+// NewCluster writes random.Nodes and the namespaces. More nodes come and go.
 func NewCluster(ctx context.Context, api *kubernetes.Clientset, r *rand.Rand) (*Cluster, error) {
 	c := &Cluster{
-		Rand: r, ctx: ctx, api: api,
+		Rand: r, ctx: ctx, api: api, nodes: map[string]*corev1.Node{},
 		namespaces: map[string]*corev1.Namespace{}, pods: map[int]*corev1.Pod{}, policies: map[int]*networkingv1.NetworkPolicy{},
 	}
 	for _, node := range random.Nodes() {
-		status := node.Status
-		written, err := api.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
-		if err != nil {
+		if err := c.writeNode(node); err != nil {
 			return nil, err
 		}
-		written.Status.Addresses = status.Addresses
-		if written, err = api.CoreV1().Nodes().UpdateStatus(ctx, written, metav1.UpdateOptions{}); err != nil {
-			return nil, err
-		}
-		c.nodes = append(c.nodes, written)
 	}
 	for i := range namespaces {
 		if err := c.createNamespace(random.Namespace(r, i)); err != nil {
@@ -112,7 +106,10 @@ func (c *Cluster) Fix(ns *corev1.Namespace, pods []*corev1.Pod, policies []*netw
 // Snapshot is the cluster as it is now, in the eyes of random.Node's agent, which takes an
 // address in another node's range for that of whichever pod shows it.
 func (c *Cluster) Snapshot() policy.Snapshot {
-	s := policy.Snapshot{Node: random.Node, Nodes: c.nodes, Pods: slices.Clone(c.fixedPods), Policies: slices.Clone(c.fixedPolicies)}
+	s := policy.Snapshot{Node: random.Node, LastPodCIDRs: random.PodRanges, Pods: slices.Clone(c.fixedPods), Policies: slices.Clone(c.fixedPolicies)}
+	for _, name := range slices.Sorted(maps.Keys(c.nodes)) {
+		s.Nodes = append(s.Nodes, c.nodes[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.namespaces)) {
 		s.Namespaces = append(s.Namespaces, c.namespaces[name])
 	}
@@ -133,21 +130,36 @@ func (c *Cluster) Change() error {
 	case n < 2 || n < 7 && pod == nil:
 		return c.replacePod(i, func() *corev1.Pod { return random.Pod(c.Rand, i) })
 	case n < 3:
-		return c.replacePod(i, func() *corev1.Pod { return random.OddPod(c.Rand, i, Pods) })
+		return c.replacePod(i, func() *corev1.Pod { return c.oddPod(i, "") })
 	case n < 5:
 		return c.relabelPod(i)
 	case n < 6:
-		return c.count(c.writeStatus(i, random.OddPod(c.Rand, i, Pods).Status))
+		return c.count(c.writeStatus(i, c.oddPod(i, pod.Spec.NodeName).Status))
 	case n < 7:
 		return c.deletePod(i, grace)
 	case n < 8 && pod != nil:
 		return c.deletePod(i, 0)
-	case n < 10:
+	case n < 9:
 		return c.relabelNamespace()
+	case n < 10:
+		return c.changeAround()
 	case n < 14:
 		return c.writePolicy(c.Rand.Intn(policies))
 	}
 	return c.deletePolicy(c.Rand.Intn(policies))
+}
+
+// oddPod draws the ith pod, if on is not empty for that node. One of the lab's node shows no
+// address of another node's ranges: in the lab those are all behind one link, which the agent
+// would take for that pod's.
+func (c *Cluster) oddPod(i int, on string) *corev1.Pod {
+	for {
+		pod := random.OddPod(c.Rand, i, Pods)
+		pod.Spec.NodeName = cmp.Or(on, pod.Spec.NodeName)
+		if pod.Spec.NodeName != random.Node || !slices.ContainsFunc(random.PodAddrsOf(pod), random.InOtherRanges) {
+			return pod
+		}
+	}
 }
 
 // Vanish deletes up to n pods and n policies, for good.
@@ -224,12 +236,16 @@ func (c *Cluster) replacePod(i int, draw func() *corev1.Pod) error {
 func (c *Cluster) createPod(want *corev1.Pod) (*corev1.Pod, error) {
 	pod := want.DeepCopy()
 	pod.UID, pod.DeletionTimestamp = "", nil
+	pod.Spec.EphemeralContainers = nil // come by another way, without ports
 	no := false
 	pod.Spec.AutomountServiceAccountToken = &no
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
 			containers[i].Image = "image"
 		}
+	}
+	if err := c.ensureNamespace(pod.Namespace); err != nil {
+		return nil, err
 	}
 	return c.api.CoreV1().Pods(pod.Namespace).Create(c.ctx, pod, metav1.CreateOptions{})
 }
@@ -249,6 +265,9 @@ func (c *Cluster) updateStatus(pod *corev1.Pod, status corev1.PodStatus) (*corev
 	pod = pod.DeepCopy()
 	pod.Status.Phase, pod.Status.StartTime = status.Phase, status.StartTime
 	pod.Status.PodIP, pod.Status.PodIPs = status.PodIP, status.PodIPs
+	if err := c.ensureNamespace(pod.Namespace); err != nil {
+		return nil, err
+	}
 	return c.api.CoreV1().Pods(pod.Namespace).UpdateStatus(c.ctx, pod, metav1.UpdateOptions{})
 }
 
@@ -256,6 +275,9 @@ func (c *Cluster) updateStatus(pod *corev1.Pod, status corev1.PodStatus) (*corev
 func (c *Cluster) relabelPod(i int) error {
 	pod := c.pods[i].DeepCopy()
 	pod.Labels = random.Labels(c.Rand)
+	if err := c.ensureNamespace(pod.Namespace); err != nil {
+		return err
+	}
 	written, err := c.api.CoreV1().Pods(pod.Namespace).Update(c.ctx, pod, metav1.UpdateOptions{})
 	if err == nil {
 		c.pods[i] = written
@@ -291,6 +313,9 @@ func (c *Cluster) deletePod(i int, grace int64) error {
 // relabelNamespace gives some namespace other labels.
 func (c *Cluster) relabelNamespace() error {
 	fresh := random.Namespace(c.Rand, c.Rand.Intn(namespaces))
+	if c.namespaces[fresh.Name] == nil {
+		return c.count(c.createNamespace(fresh))
+	}
 	ns := c.namespaces[fresh.Name].DeepCopy()
 	ns.Labels = fresh.Labels
 	written, err := c.api.CoreV1().Namespaces().Update(c.ctx, ns, metav1.UpdateOptions{})
@@ -304,6 +329,9 @@ func (c *Cluster) relabelNamespace() error {
 func (c *Cluster) writePolicy(i int) error {
 	return c.untilAccepted(func() error {
 		fresh := random.Policy(c.Rand, i)
+		if err := c.ensureNamespace(fresh.Namespace); err != nil {
+			return err
+		}
 		api := c.api.NetworkingV1().NetworkPolicies(fresh.Namespace)
 		var written *networkingv1.NetworkPolicy
 		var err error
@@ -333,7 +361,8 @@ func (c *Cluster) deletePolicy(i int) error {
 	return c.count(err)
 }
 
-// Clear deletes all that comes and goes.
+// Clear deletes all pods and policies that come and go, and has the nodes and namespaces be
+// those of the beginning.
 func (c *Cluster) Clear() error {
 	for i := range Pods {
 		if err := c.deletePod(i, 0); err != nil {
@@ -345,5 +374,5 @@ func (c *Cluster) Clear() error {
 			return err
 		}
 	}
-	return nil
+	return c.restoreAround()
 }

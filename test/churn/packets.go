@@ -33,14 +33,34 @@ func NewLab() (*agreement.Cluster, error) {
 		return nil, err
 	}
 	err = l.Disconnect() // the table is the agent's
-	for i := 0; i < Pods && err == nil; i++ {
-		pod := random.Pod(rand.New(rand.NewSource(0)), i)
-		_, err = l.Node.AddPod(pod.Name, lab.PodOptions{IPs: random.PodAddrs(i, pod.Spec.NodeName)})
+	for name, addrs := range hosts() {
+		if err == nil {
+			_, err = l.Node.AddPod(name, lab.PodOptions{IPs: addrs})
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// hosts are those of NewLab. The agent fences a pod's link, too, so that no two pods may ever
+// have one: there is one for each of the node's pods, one for all of each other node, and one
+// for each address that pods of any node may have.
+func hosts() map[string][]netip.Addr {
+	hosts := map[string][]netip.Addr{}
+	for i := range Pods {
+		hosts[fmt.Sprintf("pod-%d", i)] = random.PodAddrs(i, random.Node)
+		for node := range random.Remote() {
+			hosts["pods-of-"+node] = append(hosts["pods-of-"+node], random.PodAddrs(i, node)...)
+		}
+	}
+	for i := range random.Outsiders {
+		for family, addr := range random.OutsideRanges(i) {
+			hosts[fmt.Sprintf("outsider-%d-%d", i, family)] = []netip.Addr{addr}
+		}
+	}
+	return hosts
 }
 
 // Fate is what became of a packet, and what should have.
@@ -88,10 +108,11 @@ func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Prob
 	probe := lab.Probe{From: l.Lab.Owner(p.Src), To: l.Lab.Owner(p.Dst), Packet: p}
 	_, seen := random.Hook(s, p)
 	if p.Hairpin {
-		// Only to pods leads a Service.
+		// Only to pods of the node's ranges leads a Service.
 		probe.Packet.Dst = agreement.Hairpin(p.Dst)
-		seen = seen && claimed(s, p.Dst)
+		seen = seen && claimed(s, p.Dst) && slices.ContainsFunc(random.PodRanges, func(c netip.Prefix) bool { return c.Contains(p.Dst) })
 	}
+	seen = seen && (p.Hairpin || probe.From != probe.To) // else it does not leave its host
 	neighbours := p.Protocol == policy.ICMPv6 && slices.Contains(random.NeighbourDiscovery, p.ICMPType)
 	return probe, seen && !neighbours && probe.From != nil && probe.To != nil
 }
@@ -139,7 +160,7 @@ func claimed(s policy.Snapshot, addr netip.Addr) bool {
 
 // claims reports whether a pod's status has an address.
 func claims(pod *corev1.Pod, addr netip.Addr) bool {
-	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == addr.String() })
+	return slices.Contains(random.PodAddrsOf(pod), addr)
 }
 
 // write adds an object as YAML, without the notes on who wrote which field.

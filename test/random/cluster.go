@@ -1,16 +1,15 @@
 package random
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand"
 	"net/netip"
-	"time"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -19,26 +18,30 @@ import (
 const (
 	Node      = "node-1"
 	OtherNode = "node-2"
+	thirdNode = "node-3"
+	tenthNode = "node-10" // whose name and addresses begin like Node's
 )
 
 var (
+	nodeNames  = []string{Node, OtherNode, thirdNode, tenthNode}
 	namespaces = []string{"shop", "db", "ops"}
 	labelKeys  = []string{"app", "tier", "team"}
 	labelVals  = []string{"", "a", "b", "c"}
-	portNames  = []string{"http", "dns", "admin"}
-	numbers    = []int32{53, 80, 81, 443, 8080}
-	protocols  = []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP}
 
-	// blocks are CIDRs around the addresses that Pod and Nodes give.
-	blocks4 = []string{"0.0.0.0/0", "10.244.0.0/16", "10.244.1.0/24", "10.244.1.0/28", "10.244.1.3/32", "10.244.1.4/30", "10.244.2.0/25", "192.0.2.0/24", "192.0.2.1/32", "203.0.113.0/24", "203.0.113.128/25"}
-	blocks6 = []string{"::/0", "fd00:244::/32", "fd00:244:0:1::/64", "fd00:244:0:1::/125", "fd00:244:0:1::3/128", "fd00:244:0:2::/64", "2001:db8::/32", "2001:db8::2/128"}
 	// Outside are addresses that are no pod's and no node's.
 	Outside = addrs("203.0.113.7", "203.0.113.200", "2001:db8::2", "2001:db8::9")
-	// NodeAddrs are Node's own.
+	// NodeAddrs are Node's own, and OwnAddrs all that it has: with one of its own that
+	// the API server calls external.
 	NodeAddrs = addrs("192.0.2.1", "2001:db8:1::1")
+	OwnAddrs  = append(addrs("192.0.2.1", "2001:db8:1::1"), External(Node))
 	// OtherNodeAddrs are OtherNode's.
 	OtherNodeAddrs = addrs("192.0.2.2", "2001:db8:1::2")
+	// Strangers are addresses of Node's pod ranges that no pod ever has.
+	Strangers = addrs("10.244.1.99", "fd00:244:0:1::99")
 )
+
+// PodRanges are the ranges that Node's pods really get their addresses from.
+var PodRanges = []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:0:1::/64")}
 
 func addrs(texts ...string) (all []netip.Addr) {
 	for _, text := range texts {
@@ -51,6 +54,15 @@ func pick[T any](r *rand.Rand, from []T) T { return from[r.Intn(len(from))] }
 
 func maybe(r *rand.Rand, oneIn int) bool { return r.Intn(oneIn) == 0 }
 
+// number is the one in a node's name.
+func number(node string) int {
+	n := 1
+	if slices.Contains(nodeNames, node) {
+		_, _ = fmt.Sscanf(node, "node-%d", &n)
+	}
+	return n
+}
+
 // Labels are a few labels.
 func Labels(r *rand.Rand) map[string]string {
 	l := map[string]string{}
@@ -60,242 +72,217 @@ func Labels(r *rand.Rand) map[string]string {
 	return l
 }
 
+// ownAddrs are a node's addresses.
+func ownAddrs(node string) []netip.Addr {
+	n := number(node)
+	return addrs(fmt.Sprintf("192.0.2.%d", n), fmt.Sprintf("2001:db8:1::%d", n))
+}
+
+// External is the address of another node's that the API server calls external.
+func External(node string) netip.Addr {
+	return addrs(fmt.Sprintf("198.51.100.%d", number(node)))[0]
+}
+
+// Remote are the other nodes, each with all its addresses.
+func Remote() map[string][]netip.Addr {
+	remote := map[string][]netip.Addr{}
+	for _, name := range nodeNames[1:] {
+		remote[name] = append(ownAddrs(name), External(name))
+	}
+	return remote
+}
+
+// plainNode is a node with its addresses and pod ranges.
+func plainNode(name string) *corev1.Node {
+	third := number(name)
+	cidrs := []string{fmt.Sprintf("10.244.%d.0/24", third), fmt.Sprintf("fd00:244:0:%d::/64", third)}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: cidrs[0], PodCIDRs: cidrs}}
+	for _, addr := range ownAddrs(name) {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
+	}
+	return n
+}
+
 // Nodes are both nodes, with their addresses and pod ranges.
-func Nodes() []*corev1.Node {
-	node := func(name string, own []netip.Addr, cidrs ...string) *corev1.Node {
-		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: cidrs[0], PodCIDRs: cidrs}}
-		for _, addr := range own {
-			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
+func Nodes() []*corev1.Node { return []*corev1.Node{plainNode(Node), plainNode(OtherNode)} }
+
+// AnyNode is one of the nodes, often not as Nodes has it.
+func AnyNode(r *rand.Rand) *corev1.Node {
+	n := plainNode(pick(r, nodeNames))
+	if maybe(r, 2) {
+		setRanges(r, n)
+	}
+	if maybe(r, 2) {
+		setAddresses(r, n)
+	}
+	return n
+}
+
+// spelledRanges are ranges in spellings that API servers have once taken, each with what
+// it means.
+var spelledRanges = map[string]string{
+	"010.244.001.000/24": "10.244.1.0/24", "10.244.1.9/24": "10.244.1.0/24", "::ffff:10.244.1.0/120": "10.244.1.0/24", "::ffff:010.244.1.7/125": "10.244.1.0/29",
+	"fd00:0244:0:0001::/64": "fd00:244:0:1::/64", "FD00:244:0:2::7/64": "fd00:244:0:2::/64",
+}
+
+// setRanges gives a node other pod ranges: none, of one family, others, some that overlap
+// other nodes', or oddly spelled ones.
+func setRanges(r *rand.Rand, n *corev1.Node) {
+	var cidrs []string
+	plain := plainNode(n.Name).Spec
+	switch r.Intn(6) {
+	case 0:
+	case 1:
+		i := r.Intn(2)
+		cidrs = plain.PodCIDRs[i : i+1]
+	case 2:
+		cidrs = []string{"10.244.4.0/24", "fd00:244:0:4::/64"}
+	case 3:
+		cidrs = []string{pick(r, []string{"10.244.0.0/16", "10.244.1.0/29"}), pick(r, []string{"fd00:244::/48", "fd00:244:0:1::/125"})}
+	case 4:
+		cidrs = []string{pick(r, []string{"010.244.001.000/24", "10.244.1.9/24", "::ffff:10.244.1.0/120", "::ffff:010.244.1.7/125"}), pick(r, []string{"fd00:0244:0:0001::/64", "FD00:244:0:2::7/64"})}
+	case 5: // as from before there were podCIDRs
+		n.Spec.PodCIDRs, n.Spec.PodCIDR = nil, plain.PodCIDR
+		return
+	}
+	n.Spec.PodCIDRs, n.Spec.PodCIDR = cidrs, ""
+	if len(cidrs) > 0 {
+		n.Spec.PodCIDR = cidrs[0]
+	}
+}
+
+// setAddresses has a node list other addresses: not all of its own, with what is external and
+// what is no address.
+func setAddresses(r *rand.Rand, n *corev1.Node) {
+	n.Status.Addresses = nil
+	for _, address := range plainNode(n.Name).Status.Addresses {
+		if !maybe(r, 3) {
+			n.Status.Addresses = append(n.Status.Addresses, address)
 		}
-		return n
 	}
-	return []*corev1.Node{
-		node(Node, NodeAddrs, "10.244.1.0/24", "fd00:244:0:1::/64"),
-		node(OtherNode, OtherNodeAddrs, "10.244.2.0/24", "fd00:244:0:2::/64"),
+	for _, address := range []corev1.NodeAddress{
+		{Type: corev1.NodeExternalIP, Address: External(n.Name).String()}, {Type: corev1.NodeHostName, Address: n.Name},
+	} {
+		if maybe(r, 2) {
+			n.Status.Addresses = append(n.Status.Addresses, address)
+		}
 	}
+	r.Shuffle(len(n.Status.Addresses), func(i, j int) {
+		n.Status.Addresses[i], n.Status.Addresses[j] = n.Status.Addresses[j], n.Status.Addresses[i]
+	})
+}
+
+// rangesOf are the pod ranges that a node has.
+func rangesOf(n *corev1.Node) (ranges []netip.Prefix) {
+	texts := n.Spec.PodCIDRs
+	if len(texts) == 0 && n.Spec.PodCIDR != "" {
+		texts = []string{n.Spec.PodCIDR}
+	}
+	for _, text := range texts {
+		cidr, err := policy.ParsePrefix(cmp.Or(spelledRanges[text], text))
+		if err == nil && !slices.Contains(ranges, cidr) {
+			ranges = append(ranges, cidr)
+		}
+	}
+	return ranges
 }
 
 // Namespace is one of a few namespaces, labelled at random.
 func Namespace(r *rand.Rand, i int) *corev1.Namespace {
 	name := namespaces[i%len(namespaces)]
 	l := Labels(r)
-	l[corev1.LabelMetadataName] = name
+	if !maybe(r, 8) { // as API servers label it
+		l[corev1.LabelMetadataName] = name
+	}
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: l}}
 }
 
-// PodAddrs are the addresses that Pod gives the i-th pod.
-func PodAddrs(i int, node string) []netip.Addr {
-	third := 1
-	if node == OtherNode {
-		third = 2
+// Cluster is a whole cluster: nodes, namespaces, so many pods and policies.
+func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
+	s.Node = Node
+	for _, name := range nodeNames {
+		s.Nodes = append(s.Nodes, plainNode(name))
 	}
-	return addrs(fmt.Sprintf("10.244.%d.%d", third, i+2), fmt.Sprintf("fd00:244:0:%d::%x", third, i+2))
-}
-
-// Pod is the i-th pod: live, on one of the nodes, with both its addresses.
-func Pod(r *rand.Rand, i int) *corev1.Pod {
-	node := Node
-	if i%3 == 2 {
-		node = OtherNode
+	for i := range namespaces {
+		s.Namespaces = append(s.Namespaces, Namespace(r, i))
 	}
-	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: namespaces[i%len(namespaces)], Name: fmt.Sprintf("pod-%d", i), UID: types.UID(fmt.Sprintf("uid-%d", i)),
-			Labels: Labels(r), CreationTimestamp: metav1.NewTime(time.Unix(int64(1700000000+i), 0)),
-		},
-		Spec:   corev1.PodSpec{NodeName: node},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning},
+	for i := range pods {
+		s.Pods = append(s.Pods, Pod(r, i))
 	}
-	for _, addr := range PodAddrs(i, node) {
-		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: addr.String()})
+	for i := range policies {
+		s.Policies = append(s.Policies, Policy(r, i))
 	}
-	p.Status.PodIP = p.Status.PodIPs[0].IP
-	p.Spec.Containers = []corev1.Container{{Name: "main", Ports: ports(r)}}
-	if maybe(r, 3) {
-		p.Spec.InitContainers = []corev1.Container{{Name: "init", Ports: ports(r)}}
-	}
-	return p
-}
-
-// Attachment is one of the i-th pod's, perhaps of an earlier pod of its name, or of
-// another interface than its first.
-func Attachment(r *rand.Rand, i int) *policy.Attachment {
-	pod := Pod(r, i)
-	a := &policy.Attachment{
-		ContainerID: fmt.Sprintf("container-%d", i), IfName: "eth0",
-		Pod: policy.Key{Namespace: pod.Namespace, Name: pod.Name}, UID: pod.UID,
-		IPs: PodAddrs(i+r.Intn(2), Node),
-	}
-	if maybe(r, 4) {
-		a.UID = "uid-of-an-earlier-pod"
-	}
-	if maybe(r, 4) {
-		a.IfName = "net1"
-	}
-	return a
-}
-
-func ports(r *rand.Rand) (ports []corev1.ContainerPort) {
-	for range r.Intn(3) {
-		ports = append(ports, corev1.ContainerPort{Name: pick(r, portNames), Protocol: pick(r, protocols), ContainerPort: pick(r, numbers)})
-	}
-	return ports
-}
-
-// OddPod is the i-th pod in one of the states that a pod can be in besides
-// running alone at its address: on the host's network, finished, without or
-// with one address, terminating, moved, or with another pod's address.
-func OddPod(r *rand.Rand, i, pods int) *corev1.Pod {
-	p := Pod(r, i)
-	switch r.Intn(8) {
-	case 0:
-		p.Spec.HostNetwork = true
-	case 1:
-		p.Status.Phase = pick(r, []corev1.PodPhase{corev1.PodSucceeded, corev1.PodFailed})
-	case 2:
-		p.Status.PodIPs, p.Status.PodIP = nil, ""
-	case 3:
-		p.Status.PodIPs = p.Status.PodIPs[:1]
-	case 4:
-		p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1800000000, 0)}
-	case 5:
-		p.Spec.NodeName = pick(r, []string{Node, OtherNode, ""})
-	case 6:
-		other := Pod(r, r.Intn(pods))
-		p.Status.PodIPs, p.Status.PodIP = other.Status.PodIPs, other.Status.PodIP
-		if maybe(r, 2) {
-			started := metav1.NewTime(time.Unix(1700000000+r.Int63n(100), 0))
-			p.Status.StartTime = &started
-		}
-	}
-	return p
-}
-
-// Policy is the i-th policy.
-func Policy(r *rand.Rand, i int) *networkingv1.NetworkPolicy {
-	np := &networkingv1.NetworkPolicy{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespaces[i%len(namespaces)], Name: fmt.Sprintf("policy-%d", i)},
-		Spec:       networkingv1.NetworkPolicySpec{PodSelector: *selector(r)},
-	}
-	switch r.Intn(4) {
-	case 0:
-		np.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
-	case 1:
-		np.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeEgress}
-	case 2:
-		np.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeEgress, networkingv1.PolicyTypeIngress}
-	}
-	for range r.Intn(3) {
-		np.Spec.Ingress = append(np.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: peers(r), Ports: policyPorts(r)})
-	}
-	for range r.Intn(3) {
-		np.Spec.Egress = append(np.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: peers(r), Ports: policyPorts(r)})
-	}
-	if i%7 == 6 {
-		np.Spec.Ingress = append(np.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: manyPeers(r), Ports: policyPorts(r)})
-	}
-	if i%8 == 7 {
-		np.Spec.Egress = append(np.Spec.Egress, manyRules(r)...)
-	}
-	return np
-}
-
-// manyPeers are more selectors than a rule has a set for each of.
-func manyPeers(r *rand.Rand) (peers []networkingv1.NetworkPolicyPeer) {
-	for range 20 + r.Intn(10) {
-		peer := networkingv1.NetworkPolicyPeer{PodSelector: selector(r)}
-		if maybe(r, 2) {
-			peer.NamespaceSelector = selector(r)
-		}
-		peers = append(peers, peer)
-	}
-	return peers
-}
-
-// manyRules are more rules, of which no two are one, than come into force at once.
-func manyRules(r *rand.Rand) (rules []networkingv1.NetworkPolicyEgressRule) {
-	for range 15 + r.Intn(15) {
-		i := r.Intn(100)
-		block := networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: fmt.Sprintf("10.244.%d.%d/31", i%4, i&^1)}}
-		port := intstr.FromInt(7900 + i)
-		rules = append(rules, networkingv1.NetworkPolicyEgressRule{
-			To: append(peers(r), block), Ports: append(policyPorts(r), networkingv1.NetworkPolicyPort{Port: &port}),
-		})
-	}
-	return rules
-}
-
-func selector(r *rand.Rand) *metav1.LabelSelector {
-	s := &metav1.LabelSelector{}
-	if maybe(r, 3) {
-		return s
-	}
-	if maybe(r, 2) {
-		s.MatchLabels = map[string]string{pick(r, labelKeys): pick(r, labelVals)}
-		return s
-	}
-	e := metav1.LabelSelectorRequirement{
-		Key:      pick(r, labelKeys),
-		Operator: pick(r, []metav1.LabelSelectorOperator{metav1.LabelSelectorOpIn, metav1.LabelSelectorOpNotIn, metav1.LabelSelectorOpExists, metav1.LabelSelectorOpDoesNotExist}),
-	}
-	if e.Operator == metav1.LabelSelectorOpIn || e.Operator == metav1.LabelSelectorOpNotIn {
-		for range 1 + r.Intn(2) {
-			e.Values = append(e.Values, pick(r, labelVals))
-		}
-	}
-	s.MatchExpressions = []metav1.LabelSelectorRequirement{e}
 	return s
 }
 
-func peers(r *rand.Rand) (peers []networkingv1.NetworkPolicyPeer) {
-	for range r.Intn(4) {
-		var peer networkingv1.NetworkPolicyPeer
-		switch r.Intn(5) {
-		case 0:
-			peer.PodSelector = selector(r)
-		case 1:
-			peer.NamespaceSelector = selector(r)
-		case 2:
-			peer.PodSelector, peer.NamespaceSelector = selector(r), selector(r)
-		case 3:
-			peer.IPBlock = &networkingv1.IPBlock{CIDR: pick(r, blocks4)}
-		case 4:
-			peer.IPBlock = &networkingv1.IPBlock{CIDR: pick(r, blocks6)}
+// PodAddrsOf are the addresses that the API shows of a pod.
+func PodAddrsOf(pod *corev1.Pod) (shown []netip.Addr) {
+	texts := []string{pod.Status.PodIP}
+	if len(pod.Status.PodIPs) > 0 {
+		texts = nil
+		for _, ip := range pod.Status.PodIPs {
+			texts = append(texts, ip.IP)
 		}
-		if b := peer.IPBlock; b != nil {
-			outer := netip.MustParsePrefix(b.CIDR)
-			for _, text := range append(blocks4, blocks6...) {
-				if inner := netip.MustParsePrefix(text); maybe(r, 3) && inner.Bits() > outer.Bits() && outer.Overlaps(inner) {
-					b.Except = append(b.Except, text)
-				}
+	}
+	for _, text := range texts {
+		addr, spelled := spelledAddrs[text]
+		if !spelled {
+			var err error
+			if addr, err = netip.ParseAddr(text); err != nil {
+				continue
 			}
 		}
-		peers = append(peers, peer)
+		shown = append(shown, addr)
 	}
-	return peers
+	return shown
 }
 
-func policyPorts(r *rand.Rand) (ports []networkingv1.NetworkPolicyPort) {
-	for range r.Intn(3) {
-		var port networkingv1.NetworkPolicyPort
-		if !maybe(r, 4) {
-			protocol := pick(r, protocols)
-			port.Protocol = &protocol
+// spelledAddrs are addresses of pods and nodes in spellings that API servers have once taken.
+var spelledAddrs = func() map[string]netip.Addr {
+	spelled := map[string]netip.Addr{}
+	add := func(addrs []netip.Addr) {
+		for _, addr := range addrs {
+			for _, text := range spellings(addr) {
+				spelled[text] = addr
+			}
 		}
-		switch r.Intn(4) {
-		case 0:
-			name := intstr.FromString(pick(r, portNames))
-			port.Port = &name
-		case 1:
-			first := pick(r, numbers)
-			last := first + int32(r.Intn(40))
-			number := intstr.FromInt32(first)
-			port.Port, port.EndPort = &number, &last
-		case 2:
-			number := intstr.FromInt32(pick(r, numbers))
-			port.Port = &number
-		}
-		ports = append(ports, port)
 	}
-	return ports
+	for i := range 100 {
+		add(OutsideRanges(i))
+		for _, node := range nodeNames {
+			add(append(PodAddrs(i, node), ownAddrs(node)...))
+		}
+	}
+	return spelled
+}()
+
+// spellings are such of an address.
+func spellings(addr netip.Addr) []string {
+	o := addr.As16()
+	dotted := fmt.Sprintf("%d.%d.%d.%d", o[12], o[13], o[14], o[15])
+	if addr.Is4() {
+		return []string{fmt.Sprintf("%03d.%d.%03d.%02d", o[12], o[13], o[14], o[15]), "::ffff:" + dotted, fmt.Sprintf("0:0:0:0:0:FFFF:%02x%02x:%x%02x", o[12], o[13], o[14], o[15])}
+	}
+	whole := addr.StringExpanded()
+	return []string{whole, strings.ToUpper(whole), whole[:len("0000:")*6] + dotted}
+}
+
+// Addresses are the addresses that a cluster is about, each once and in order: those that its
+// pods and attachments have, the nodes' and the outside's, and some that nobody has.
+func Addresses(s policy.Snapshot) (pods, others []netip.Addr) {
+	for _, pod := range s.Pods {
+		pods = append(pods, PodAddrsOf(pod)...)
+	}
+	for _, a := range s.Attachments {
+		pods = append(pods, a.IPs...)
+	}
+	others = slices.Concat(Outside, OwnAddrs, Strangers)
+	for _, addrs := range Remote() {
+		others = append(others, addrs...)
+	}
+	for _, all := range []*[]netip.Addr{&pods, &others} {
+		slices.SortFunc(*all, netip.Addr.Compare)
+		*all = slices.Compact(*all)
+	}
+	return pods, others
 }

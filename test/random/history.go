@@ -70,29 +70,99 @@ func (e Event) identity() string {
 	return fmt.Sprintf("%T %q %q", e.Object, e.Object.GetNamespace(), e.Object.GetName())
 }
 
-// History is n changes of a cluster of a few pods, policies and namespaces.
+// History is n changes of a cluster of a few pods, policies and namespaces: objects that come
+// anew, go, come back as they were, or change in one field.
 func History(r *rand.Rand, n int) []Event {
 	const pods, policies = 12, 8
 	var events []Event
+	last := map[string]Event{} // of each object, and in which order they first came
+	var order []string
 	for range n {
 		event := Event{Delete: maybe(r, 4)}
-		switch r.Intn(9) {
-		case 8:
-			event.Attachment = Attachment(r, r.Intn(pods))
+		switch r.Intn(11) {
+		case 8, 9:
+			event.Attachment = Attachment(r, r.Intn(pods), pods)
 		case 0:
 			event.Object = Namespace(r, r.Intn(len(namespaces)))
-		case 1, 2, 3:
+		case 1, 2, 3, 10:
 			event.Object = Policy(r, r.Intn(policies))
 		case 4:
-			event.Object = pick(r, Nodes())
+			event.Object = AnyNode(r)
 		case 5:
 			event.Object = OddPod(r, r.Intn(pods), pods)
 		default:
 			event.Object = Pod(r, r.Intn(pods))
 		}
+		if len(order) > 0 && maybe(r, 4) {
+			event = next(r, last[pick(r, order)], pods)
+		}
+		if _, seen := last[event.identity()]; !seen {
+			order = append(order, event.identity())
+		}
+		last[event.identity()] = event
 		events = append(events, event)
 	}
 	return events
+}
+
+// next is what may become of an object or an attachment: it comes back as it was, goes, or
+// changes a little.
+func next(r *rand.Rand, e Event, pods int) Event {
+	if e.Delete || e.Attachment != nil || maybe(r, 6) {
+		e.Delete = !e.Delete
+		return e
+	}
+	e.Object = e.Object.DeepCopyObject().(client.Object)
+	switch o := e.Object.(type) {
+	case *corev1.Pod:
+		changePod(r, o, pods)
+	case *corev1.Namespace:
+		o.Labels = Namespace(r, slices.Index(namespaces, o.Name)).Labels
+	case *corev1.Node:
+		pick(r, []func(*rand.Rand, *corev1.Node){setRanges, setAddresses})(r, o)
+	case *networkingv1.NetworkPolicy:
+		changePolicy(r, &o.Spec)
+	}
+	return e
+}
+
+// changePod changes one field of a pod.
+func changePod(r *rand.Rand, p *corev1.Pod, pods int) {
+	switch r.Intn(6) {
+	case 0:
+		p.Labels = Labels(r)
+	case 1:
+		p.Spec.Containers[0].Ports = ports(r)
+	case 2:
+		p.Status.Phase = pick(r, []corev1.PodPhase{corev1.PodPending, corev1.PodRunning, corev1.PodRunning, corev1.PodSucceeded, corev1.PodFailed, corev1.PodUnknown})
+	case 3:
+		i := r.Intn(pods)
+		_, _ = fmt.Sscanf(p.Name, "pod-%d", &i)
+		show(r, p, PodAddrs(i, p.Spec.NodeName))
+	default:
+		i := 0
+		_, _ = fmt.Sscanf(p.Name, "pod-%d", &i)
+		makeOdd(r, p, i, pods)
+	}
+}
+
+// changePolicy changes one field of a policy.
+func changePolicy(r *rand.Rand, spec *networkingv1.NetworkPolicySpec) {
+	a := author{Rand: r}
+	switch r.Intn(4) {
+	case 0:
+		spec.PodSelector = *a.selector()
+	case 1:
+		spec.PolicyTypes = pick(r, [][]networkingv1.PolicyType{nil, {networkingv1.PolicyTypeIngress}, {networkingv1.PolicyTypeEgress}})
+	case 2:
+		if n := len(spec.Ingress); n > 0 {
+			spec.Ingress[r.Intn(n)].From = a.peers()
+		}
+	case 3:
+		if n := len(spec.Egress); n > 0 {
+			spec.Egress[r.Intn(n)].Ports = a.ports()
+		}
+	}
 }
 
 // Final are the last events of each object, in the order of the objects'
@@ -122,10 +192,8 @@ func LastPodCIDRs(history []Event) (last []netip.Prefix) {
 			continue
 		}
 		now := map[bool][]netip.Prefix{}
-		for _, text := range node.Spec.PodCIDRs {
-			if prefix, err := policy.ParsePrefix(text); err == nil {
-				now[prefix.Addr().Is4()] = append(now[prefix.Addr().Is4()], prefix)
-			}
+		for _, prefix := range rangesOf(node) {
+			now[prefix.Addr().Is4()] = append(now[prefix.Addr().Is4()], prefix)
 		}
 		maps.Copy(byFamily, now)
 	}
@@ -157,35 +225,12 @@ func Snapshot(history []Event) (s policy.Snapshot) {
 	return s
 }
 
-// Cluster is a whole cluster: nodes, namespaces, so many pods and policies.
-func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
-	s.Node, s.Nodes = Node, Nodes()
-	for i := range namespaces {
-		s.Namespaces = append(s.Namespaces, Namespace(r, i))
-	}
-	for i := range pods {
-		s.Pods = append(s.Pods, Pod(r, i))
-	}
-	for i := range policies {
-		s.Policies = append(s.Policies, Policy(r, i))
-	}
-	return s
-}
-
 // Packet is one between any two of the cluster's and the outside's addresses,
 // of one family.
 func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
-	all := slices.Concat(Outside, NodeAddrs, OtherNodeAddrs, addrs("10.244.1.99", "fd00:244:0:1::99"))
-	known := map[string]bool{}
-	for _, pod := range s.Pods {
-		for _, ip := range pod.Status.PodIPs {
-			known[ip.IP] = true
-		}
-	}
+	pods, all := Addresses(s)
 	for range 4 { // most packets are between pods
-		for _, text := range slices.Sorted(maps.Keys(known)) {
-			all = append(all, addrs(text)...)
-		}
+		all = append(all, pods...)
 	}
 	p := policy.Packet{Src: pick(r, all), Dst: pick(r, all), HopLimit: 64}
 	for p.Dst.Is4() != p.Src.Is4() {
@@ -212,12 +257,19 @@ func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
 // the node itself. It does not see what the node sends, and what the cluster
 // does not say is the node's, nobody can tell.
 func Hook(s policy.Snapshot, p policy.Packet) (hook ruleset.HookPoint, seen bool) {
-	known := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == Node })
-	switch own := slices.Contains(NodeAddrs, p.Dst); {
-	case slices.Contains(NodeAddrs, p.Src), own && !known:
+	own := slices.Contains(OwnAddrs, p.Dst)
+	switch {
+	case slices.Contains(OwnAddrs, p.Src), own && !Listed(s, p.Dst):
 		return 0, false
 	case own:
 		return ruleset.Input, true
 	}
 	return ruleset.Forward, true
+}
+
+// Listed reports whether the cluster says that an address is one of Node's own.
+func Listed(s policy.Snapshot, addr netip.Addr) bool {
+	return slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
+		return n.Name == Node && slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == addr.String() })
+	})
 }

@@ -288,6 +288,8 @@ func port(t *testing.T, p *corev1.Pod, word string) {
 		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: container, Ports: []corev1.ContainerPort{cp}})
 	case "sidecar":
 		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: container, RestartPolicy: &always, Ports: []corev1.ContainerPort{cp}})
+	case "ephemeral": // no API server takes its ports
+		p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: container, Ports: []corev1.ContainerPort{cp}}})
 	default:
 		t.Fatalf("pod %s/%s: no container %s", p.Namespace, p.Name, container)
 	}

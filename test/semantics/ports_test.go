@@ -137,12 +137,13 @@ func TestA19_NameAndProtocol(t *testing.T) {
 func TestA20_InitContainersCount(t *testing.T) {
 	c := cluster(t, `
 		pod shop/client
-		pod db/a main:1000 sidecar:proxy:1001 init:setup:1002
-		policy db/p {podSelector: {}, ingress: [{ports: [{port: proxy}, {port: setup}]}]}`)
+		pod db/a main:1000 sidecar:proxy:1001 init:setup:1002 ephemeral:debug:1003
+		policy db/p {podSelector: {}, ingress: [{ports: [{port: proxy}, {port: setup}, {port: debug}]}]}`)
 	c.expect(`
 		deny  shop/client -> db/a tcp 1000
 		allow shop/client -> db/a tcp 1001
 		allow shop/client -> db/a tcp 1002
+		deny  shop/client -> db/a tcp 1003
 	`)
 }
 

@@ -1,5 +1,5 @@
 // Package soak lets podfence run for a while: a real API server, the agent as a
-// process of its own, and real packets, while pods, namespaces and policies
+// process of its own, and real packets, while pods, policies, namespaces and nodes
 // come, change and go at random.
 //
 //	go test -count 1 -timeout 30m -v ./test/soak -soak 10m -seed 7
@@ -10,6 +10,5 @@
 // the agent takes of the machine stays flat, and once all objects are deleted
 // its table is what it was before.
 //
-// A seed repeats the objects and the packets, but not the clock: pods that
-// claim one address are ordered by their age, which has whole seconds.
+// A seed repeats the objects and the packets, but not the clock.
 package soak

@@ -36,11 +36,12 @@ func (n tally) judge(t *testing.T) {
 	}
 }
 
-// judgeWrites fails the test if much of what was drawn is no valid object.
+// judgeWrites fails the test if most of what was drawn is no valid object: some is meant not
+// to be.
 func judgeWrites(t *testing.T, c *churn.Cluster) {
 	t.Helper()
 	t.Logf("%d writes, and %d that the API server rejected", c.Writes, c.Rejected)
-	if 10*c.Rejected > c.Writes {
+	if 3*c.Rejected > c.Writes {
 		t.Errorf("the API server rejected %d objects and took %d", c.Rejected, c.Writes)
 	}
 }

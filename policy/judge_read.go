@@ -1,0 +1,237 @@
+package policy
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// What the API objects' fields mean to Judge, from the API's documentation and validation
+// (k8s.io/api, and k8s.io/kubernetes/pkg/apis) and the RFCs. It calls nothing that what is
+// judged calls, nor a library of Kubernetes': who changes a meaning changes it here as well,
+// or the two disagree.
+
+// leadingZeros are those of a number, which API servers have always taken in addresses. They
+// mean nothing: numbers of IPv4 are decimal.
+var leadingZeros = regexp.MustCompile(`(^|[.:])0+([0-9A-Fa-f])`)
+
+// readAddr reads an address. One of IPv4 that is written as IPv6 is of IPv4.
+func readAddr(text string) (addr netip.Addr, ok bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		addr, err = netip.ParseAddr(leadingZeros.ReplaceAllString(text, "$1$2"))
+	}
+	return addr.Unmap(), err == nil && addr.Zone() == ""
+}
+
+// readRange reads a range of addresses: an address in it, and how many bits of it count. A
+// mapped one is of IPv4 if all that it has is.
+func readRange(text string) (cidr netip.Prefix, ok bool) {
+	start, length, found := strings.Cut(text, "/")
+	addr, ok := readAddr(start)
+	bits, err := strconv.ParseUint(length, 10, 8)
+	if !found || !ok || err != nil {
+		return cidr, false
+	}
+	n := int(bits)
+	if strings.Contains(start, ":") && addr.Is4() {
+		if n < 96 {
+			return netip.PrefixFrom(netip.AddrFrom16(addr.As16()), n).Masked(), true
+		}
+		n -= 96
+	}
+	cidr = netip.PrefixFrom(addr, n).Masked()
+	return cidr, cidr.IsValid()
+}
+
+// live reports whether a pod is there to be judged: on the pod network, and not ended.
+func live(pod *corev1.Pod) bool {
+	return !pod.Spec.HostNetwork && pod.Status.Phase != "Succeeded" && pod.Status.Phase != "Failed"
+}
+
+// podAddrs are the addresses that the API shows of a pod: podIPs, or, where an old kubelet
+// has written it, podIP alone.
+func podAddrs(pod *corev1.Pod) (addrs []netip.Addr) {
+	shown := pod.Status.PodIPs
+	if len(shown) == 0 {
+		shown = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	}
+	for _, ip := range shown {
+		if addr, ok := readAddr(ip.IP); ok {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// podUIDs are what a pod goes by. A static pod has a UID of kubelet's, and another one in the
+// API server, as its mirror.
+func podUIDs(pod *corev1.Pod) []types.UID {
+	uids := []types.UID{pod.UID}
+	if static, mirror := pod.Annotations["kubernetes.io/config.mirror"]; mirror {
+		uids = append(uids, types.UID(static))
+	}
+	return uids
+}
+
+// namesPort reports whether a pod has a port of this name, protocol and number: of its
+// containers, its init containers and the sidecars among them. Ephemeral containers have none.
+// A port on the host is another one.
+func namesPort(spec corev1.PodSpec, name string, protocol corev1.Protocol, number int32) bool {
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		for _, p := range c.Ports {
+			named := p.Protocol
+			if named == "" {
+				named = corev1.ProtocolTCP
+			}
+			if p.Name == name && p.Name != "" && named == protocol && p.ContainerPort == number {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// nodeAddrs are the addresses that a node lists as its own, of whichever type. One that every
+// host has, such as a loopback or a link-local address, does not say which host is meant.
+func nodeAddrs(node *corev1.Node) (addrs []netip.Addr) {
+	for _, listed := range node.Status.Addresses {
+		if addr, ok := readAddr(listed.Address); ok && addr.IsGlobalUnicast() {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// podRanges are the ranges that a node gives its pods addresses of: podCIDRs, or, where that
+// is all there is, podCIDR.
+func podRanges(node *corev1.Node) (ranges []netip.Prefix) {
+	shown := node.Spec.PodCIDRs
+	if len(shown) == 0 {
+		shown = []string{node.Spec.PodCIDR}
+	}
+	for _, text := range shown {
+		if cidr, ok := readRange(text); ok {
+			ranges = append(ranges, cidr)
+		}
+	}
+	return ranges
+}
+
+// isolates reports whether the policy isolates the pods it selects for d.
+func isolates(np *networkingv1.NetworkPolicy, d Direction) bool {
+	covered := np.Spec.PolicyTypes
+	if len(covered) == 0 {
+		return d == Ingress || len(np.Spec.Egress) > 0
+	}
+	want := networkingv1.PolicyTypeIngress
+	if d == Egress {
+		want = networkingv1.PolicyTypeEgress
+	}
+	return slices.ContainsFunc(covered, func(t networkingv1.PolicyType) bool {
+		return t == want || t != networkingv1.PolicyTypeIngress && t != networkingv1.PolicyTypeEgress
+	})
+}
+
+// selects reports whether a selector that is there selects these labels. One
+// that is not valid selects nothing.
+func selects(ls *metav1.LabelSelector, l map[string]string) bool {
+	for key, value := range ls.MatchLabels {
+		if has, there := l[key]; !there || has != value || !isLabel(key, value) {
+			return false
+		}
+	}
+	for _, e := range ls.MatchExpressions {
+		if !meets(e, l) || !isLabel(e.Key, e.Values...) {
+			return false
+		}
+	}
+	return true
+}
+
+// meets reports whether labels meet a requirement. None meets one that is not valid.
+func meets(e metav1.LabelSelectorRequirement, l map[string]string) bool {
+	value, there := l[e.Key]
+	switch e.Operator {
+	case "In":
+		return there && slices.Contains(e.Values, value)
+	case "NotIn":
+		return len(e.Values) > 0 && (!there || !slices.Contains(e.Values, value))
+	case "Exists":
+		return there && len(e.Values) == 0
+	case "DoesNotExist":
+		return !there && len(e.Values) == 0
+	}
+	return false
+}
+
+var (
+	labelPrefix = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	labelName   = regexp.MustCompile(`^([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$`)
+)
+
+// isLabel reports whether a label may have this key and each of these values.
+func isLabel(key string, values ...string) bool {
+	name := key
+	if prefix, rest, prefixed := strings.Cut(key, "/"); prefixed {
+		if name = rest; len(prefix) > 253 || !labelPrefix.MatchString(prefix) {
+			return false
+		}
+	}
+	return labelName.MatchString(name) && !slices.ContainsFunc(values, func(v string) bool { return v != "" && !labelName.MatchString(v) })
+}
+
+// inBlock reports whether an address is in a block and in no except of it. What cannot be
+// read has no address.
+func inBlock(block *networkingv1.IPBlock, addr netip.Addr) bool {
+	cidr, ok := readRange(block.CIDR)
+	in := ok && cidr.Contains(addr)
+	for _, text := range block.Except {
+		except, ok := readRange(text)
+		in = in && ok && !except.Contains(addr)
+	}
+	return in
+}
+
+// isDiscovery reports whether this is a message without which no IPv6 link works, as its RFC
+// has it: neighbour discovery (RFC 4861 section 4.3, 4.4, 7.1), or listener discovery (RFC
+// 2710 section 3, RFC 3810 section 5).
+func isDiscovery(p Packet) bool {
+	if p.Protocol != ICMPv6 || p.Src.IsLoopback() {
+		return false
+	}
+	solicited := netip.MustParsePrefix("ff02::1:ff00:0/104")
+	toOne := !p.Dst.IsMulticast() && !p.Dst.IsUnspecified() && !p.Dst.IsLoopback()
+	switch p.ICMPType {
+	case 135:
+		return p.HopLimit == 255 && !p.HopByHop && !p.Src.IsMulticast() && (toOne || solicited.Contains(p.Dst))
+	case 136:
+		return p.HopLimit == 255 && !p.HopByHop && !p.Src.IsMulticast() && (toOne || p.Dst == netip.IPv6LinkLocalAllNodes())
+	case 130, 131, 132, 143:
+		return p.HopLimit == 1 && p.Dst.IsMulticast() && (p.Src.IsLinkLocalUnicast() || p.Src.IsUnspecified())
+	}
+	return false
+}
+
+// asksForRouters reports whether this is a router solicitation (RFC 4861 section 4.1).
+func asksForRouters(p Packet) bool {
+	return p.Protocol == ICMPv6 && p.ICMPType == 133 && p.HopLimit == 255 && p.Dst == netip.IPv6LinkLocalAllRouters()
+}
+
+// isError reports whether this is an ICMP error (RFC 792; RFC 4443 section 2.1).
+func isError(p Packet) bool {
+	switch p.Protocol {
+	case ICMP:
+		return slices.Contains([]uint8{3, 4, 5, 11, 12}, p.ICMPType)
+	case ICMPv6:
+		return p.ICMPType < 128
+	}
+	return false
+}
