@@ -60,7 +60,7 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 // has it: neighbour discovery (RFC 4861 section 4.3, 4.4, 7.1), or listener discovery (RFC
 // 2710 section 3, RFC 3810 section 5).
 func (p Packet) discovery() bool {
-	if p.Protocol != ICMPv6 || p.Src.IsLoopback() {
+	if p.Protocol != ICMPv6 || p.Src.IsLoopback() || p.Extended {
 		return false
 	}
 	solicited := netip.MustParsePrefix("ff02::1:ff00:0/104")

@@ -12,7 +12,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 )
 
 // Event is one change of the cluster: of an object, or of an attachment.
@@ -170,54 +169,4 @@ func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
 		s.Policies = append(s.Policies, Policy(r, i))
 	}
 	return s
-}
-
-// Packet is one between any two of the cluster's and the outside's addresses,
-// of one family.
-func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
-	all := slices.Concat(Outside, NodeAddrs, OtherNodeAddrs, addrs("10.244.1.99", "fd00:244:0:1::99"))
-	known := map[string]bool{}
-	for _, pod := range s.Pods {
-		for _, ip := range pod.Status.PodIPs {
-			known[ip.IP] = true
-		}
-	}
-	for range 4 { // most packets are between pods
-		for _, text := range slices.Sorted(maps.Keys(known)) {
-			all = append(all, addrs(text)...)
-		}
-	}
-	p := policy.Packet{Src: pick(r, all), Dst: pick(r, all), HopLimit: 64}
-	for p.Dst.Is4() != p.Src.Is4() {
-		p.Dst = pick(r, all)
-	}
-	p.Hairpin = p.Src == p.Dst
-	p.Protocol = pick(r, []policy.Protocol{policy.TCP, policy.TCP, policy.UDP, policy.SCTP, policy.ICMP, 47})
-	switch p.Protocol {
-	case policy.TCP, policy.UDP, policy.SCTP:
-		p.DstPort = uint16(pick(r, numbers)) + uint16(r.Intn(3))
-	case policy.ICMP:
-		p.ICMPType = pick(r, []uint8{8, 8, 8, 3, 11})
-		if !p.Src.Is4() {
-			p.Protocol, p.ICMPType = policy.ICMPv6, pick(r, []uint8{128, 128, 128, 1, 2})
-			if maybe(r, 4) {
-				p.ICMPType, p.HopLimit = pick(r, NeighbourDiscovery), pick(r, []uint8{254, 255})
-			}
-		}
-	}
-	return p
-}
-
-// Hook is where Node's kernel sees a packet: forward, or input if it is for
-// the node itself. It does not see what the node sends, and what the cluster
-// does not say is the node's, nobody can tell.
-func Hook(s policy.Snapshot, p policy.Packet) (hook ruleset.HookPoint, seen bool) {
-	known := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == Node })
-	switch own := slices.Contains(NodeAddrs, p.Dst); {
-	case slices.Contains(NodeAddrs, p.Src), own && !known:
-		return 0, false
-	case own:
-		return ruleset.Input, true
-	}
-	return ruleset.Forward, true
 }
