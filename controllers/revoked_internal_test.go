@@ -84,7 +84,8 @@ func TestShort(t *testing.T) {
 
 // A flow that the table lets pass again when it is asked why is named all the same.
 func TestReasonsOfWhatHasChangedSince(t *testing.T) {
-	cut := map[judged]struct{}{{packet: policy.Packet{DstPort: 80}}: {}}
+	cut := newDenials()
+	cut.note(judged{packet: policy.Packet{DstPort: 80}})
 	none := func(ruleset.HookPoint, policy.Packet) string { return "" }
 	if got, want := reasons(cut, none), []string{"by what has changed since (1)"}; !slices.Equal(got, want) {
 		t.Errorf("%q, not %q", got, want)

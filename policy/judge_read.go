@@ -204,7 +204,7 @@ func inBlock(block *networkingv1.IPBlock, addr netip.Addr) bool {
 // has it: neighbour discovery (RFC 4861 section 4.3, 4.4, 7.1), or listener discovery (RFC
 // 2710 section 3, RFC 3810 section 5).
 func isDiscovery(p Packet) bool {
-	if p.Protocol != ICMPv6 || p.Src.IsLoopback() {
+	if p.Protocol != ICMPv6 || p.Src.IsLoopback() || p.Extended {
 		return false
 	}
 	solicited := netip.MustParsePrefix("ff02::1:ff00:0/104")

@@ -20,6 +20,8 @@ type Packet struct {
 	HopLimit uint8
 	// HopByHop: it is IPv6, with hop-by-hop options.
 	HopByHop bool
+	// Extended: it is IPv6, with another extension header first.
+	Extended bool
 	// Hairpin says that a pod's packet to its own address went out to a Service
 	// first. One that did not never leaves the pod.
 	Hairpin bool
@@ -27,8 +29,11 @@ type Packet struct {
 
 // NextHeader is what comes right behind the IPv6 header.
 func (p Packet) NextHeader() Protocol {
-	if p.HopByHop {
+	switch {
+	case p.HopByHop:
 		return 0
+	case p.Extended:
+		return 60 // any will do: nobody looks at which it is
 	}
 	return p.Protocol
 }

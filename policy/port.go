@@ -17,6 +17,7 @@ const (
 	ICMP   Protocol = 1
 	TCP    Protocol = 6
 	UDP    Protocol = 17
+	AH     Protocol = 51
 	ICMPv6 Protocol = 58
 	SCTP   Protocol = 132
 )
@@ -29,6 +30,8 @@ func (p Protocol) String() string {
 		return "TCP"
 	case UDP:
 		return "UDP"
+	case AH:
+		return "AH"
 	case ICMPv6:
 		return "ICMPv6"
 	case SCTP:

@@ -190,6 +190,11 @@ func addresses(s policy.Snapshot) (at []netip.Addr, own map[netip.Addr]bool) {
 			nodes[addr]++
 			own[addr] = own[addr] || n.Name == random.Node
 		}
+		for _, text := range policy.UnusableAddrs(all) {
+			if addr, err := netip.ParseAddr(text); err == nil {
+				nodes[addr.Unmap()] = 2 // no host's
+			}
+		}
 	}
 	for _, object := range s.Pods {
 		if pod, live := policy.PodOf(object); live {

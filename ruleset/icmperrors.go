@@ -22,6 +22,10 @@ import (
 // nftables cannot compare two fields of a packet with each other, but look both up in a
 // set of pairs: see samePodSet.
 //
+// Connection tracking looks for an ICMPv6 error behind an authentication header as well
+// (ipv6_skip_exthdr), where nftables reads no further (IP6_FH_F_AUTH in nf_tables_ipv6.h). So
+// what is related and has such a header is taken for an error, whatever it is.
+//
 // Where a policed pod receives an error, its sender may be any router on the way, so the
 // address says nothing. Such errors are limited, for each pod.
 
@@ -47,6 +51,7 @@ func icmpErrors(d policy.Direction) []Rule {
 	return []Rule{
 		{Matches: []Match{Lookup{Fields: []Field{ICMPMessageType}, Set: setErrors}}, Verdict: verdict},
 		{Matches: []Match{ICMPv6Error{}}, Verdict: verdict},
+		{Matches: []Match{Related, Authenticated{}}, Verdict: verdict},
 	}
 }
 

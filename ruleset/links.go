@@ -265,8 +265,8 @@ const chainOthersNames = "others-names"
 // othersNamesChain is for what a pod sends from addresses that are not its own. An open pod
 // may have reasons to; but in the name of another pod of this node it would send what that
 // pod's policies let through, and have the node report errors to that pod, which quote what
-// it pleases. Nor does it report errors itself from where nobody can tell whose they are:
-// errorsSentChain judges those from pods' addresses. What goes to a loopback address,
+// it pleases. Nor does it report errors itself from where nobody can tell whose they are, or
+// send what one may be in: errorsSentChain judges those from pods' addresses. What goes to a loopback address,
 // loopbackRules drop if it comes from a pod's.
 func othersNamesChain(family Family) *Chain {
 	chain := &Chain{Name: chainOthersNames}
@@ -285,7 +285,10 @@ func othersNamesChain(family Family) *Chain {
 		chain.Rules = append(chain.Rules, dropped("in another pod's name", Lookup{Fields: []Field{f.src()}, Set: podAddrsSet(f)}))
 	}
 	const notOwn = "an ICMP error, but not from the pod's own address"
-	chain.Rules = append(chain.Rules, dropped(notOwn, Lookup{Fields: []Field{ICMPMessageType}, Set: setErrors}), dropped(notOwn, ICMPv6Error{}))
+	chain.Rules = append(chain.Rules,
+		dropped(notOwn, Lookup{Fields: []Field{ICMPMessageType}, Set: setErrors}), dropped(notOwn, ICMPv6Error{}),
+		dropped("an authentication header, but not from the pod's own address", Authenticated{}),
+	)
 	return chain
 }
 

@@ -228,7 +228,7 @@ type Rule struct {
 }
 
 // Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
-// ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
+// Authenticated, ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
 // Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted. The set is closed.
 type Match interface{ match() }
 
@@ -271,6 +271,10 @@ type Midstream policy.Protocol
 
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
+
+// Authenticated matches packets with an authentication header (RFC 4302), which the kernel
+// takes for their upper layer, whatever is behind it: meta l4proto ah.
+type Authenticated struct{}
 
 // ICMPv6Error matches ICMPv6 that reports an error (RFC 4443 section 2.1):
 // icmpv6 type < 128.
@@ -354,28 +358,29 @@ type Noted struct {
 	Set   string
 }
 
-func (Unconfirmed) match() {}
-func (Connections) match() {}
-func (Noted) match()       {}
-func (ICMPv6Error) match() {}
-func (Redirect) match()    {}
-func (Fragment) match()    {}
-func (Atomic) match()      {}
-func (UpperLayer) match()  {}
-func (Limit) match()       {}
-func (Loopback) match()    {}
-func (PodPort) match()     {}
-func (PacketType) match()  {}
-func (CtState) match()     {}
-func (Mark) match()        {}
-func (Midstream) match()   {}
-func (ICMPv6) match()      {}
-func (NextHeader) match()  {}
-func (HopLimit) match()    {}
-func (MessageType) match() {}
-func (Elsewhere) match()   {}
-func (DNAT) match()        {}
-func (Lookup) match()      {}
+func (Unconfirmed) match()   {}
+func (Connections) match()   {}
+func (Noted) match()         {}
+func (ICMPv6Error) match()   {}
+func (Redirect) match()      {}
+func (Fragment) match()      {}
+func (Atomic) match()        {}
+func (UpperLayer) match()    {}
+func (Limit) match()         {}
+func (Loopback) match()      {}
+func (PodPort) match()       {}
+func (PacketType) match()    {}
+func (CtState) match()       {}
+func (Mark) match()          {}
+func (Midstream) match()     {}
+func (ICMPv6) match()        {}
+func (Authenticated) match() {}
+func (NextHeader) match()    {}
+func (HopLimit) match()      {}
+func (MessageType) match()   {}
+func (Elsewhere) match()     {}
+func (DNAT) match()          {}
+func (Lookup) match()        {}
 
 // Field is a field of the packet.
 type Field uint8

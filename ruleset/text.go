@@ -118,9 +118,10 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("%s vmap @%s", v.Field, v.Map)
 }
 
-func (Loopback) String() string { return `iifname "lo"` }
-func (PodPort) String() string  { return fmt.Sprintf("iifgroup %d", LinkGroup) }
-func (ICMPv6) String() string   { return "meta l4proto ipv6-icmp" }
+func (Loopback) String() string      { return `iifname "lo"` }
+func (PodPort) String() string       { return fmt.Sprintf("iifgroup %d", LinkGroup) }
+func (ICMPv6) String() string        { return "meta l4proto ipv6-icmp" }
+func (Authenticated) String() string { return "meta l4proto ah" }
 func (n NextHeader) String() string {
 	name, not := "ipv6-icmp", ""
 	if n.Protocol == hopByHop {

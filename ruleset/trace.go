@@ -236,6 +236,8 @@ func (t *tracer) match(m Match) bool {
 		return false
 	case Noted:
 		return true
+	case Authenticated:
+		return t.packet.Protocol == policy.AH
 	case ICMPv6:
 		return t.packet.Protocol == policy.ICMPv6
 	case NextHeader:

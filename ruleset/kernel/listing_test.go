@@ -202,6 +202,7 @@ func parts() map[string]part {
 		`ip6 saddr @addrs-6 accept`:                                              matches(accept, lookup("addrs-6", ruleset.SrcAddr6)),
 		`ip6 daddr @addrs-6 accept`:                                              matches(accept, lookup("addrs-6", ruleset.DstAddr6)),
 		`ip saddr @addrs-4 ip daddr @addrs-4 drop`:                               matches(drop, lookup("addrs-4", ruleset.SrcAddr4), lookup("addrs-4", ruleset.DstAddr4)),
+		`ct state related meta l4proto ah accept`:                                matches(accept, ruleset.Related, ruleset.Authenticated{}),
 		`meta l4proto . th dport @ports accept`:                                  matches(accept, lookup("ports", ruleset.L4Protocol, ruleset.DstPort)),
 		`ip daddr @addrs-4 meta l4proto . th dport @ports counter accept`:        {Matches: []ruleset.Match{lookup("addrs-4", ruleset.DstAddr4), lookup("ports", ruleset.L4Protocol, ruleset.DstPort)}, Counter: true},
 		`ip daddr . meta l4proto . th dport @named-4 accept`:                     matches(accept, lookup("named-4", ruleset.DstAddr4, ruleset.L4Protocol, ruleset.DstPort)),

@@ -113,6 +113,9 @@ func (p *assembler) match(match ruleset.Match) error {
 	case ruleset.ICMPv6:
 		// meta l4proto ipv6-icmp
 		p.requireProtocol(unix.IPPROTO_ICMPV6)
+	case ruleset.Authenticated:
+		// meta l4proto ah
+		p.requireProtocol(unix.IPPROTO_AH)
 	case ruleset.ICMPv6Error:
 		// icmpv6 type < echo-request
 		if err := p.load([]ruleset.Field{ruleset.ICMPv6MessageType}); err != nil {

@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -22,7 +21,7 @@ import (
 
 var (
 	seed   = flag.Int64("seed", 1, "seed of the first random cluster; each round takes the next")
-	rounds = flag.Int("rounds", 12, "random clusters for each way of attaching pods")
+	rounds = flag.Int("rounds", 8, "random clusters for each way of attaching pods")
 	// More for `make fuzz-kernel` than for a test.
 	duration = flag.Duration("duration", 0, "go on with new rounds for so long, after those of -rounds")
 	changes  = flag.Int("changes", 4, "random changes of each cluster, made one after another")
@@ -59,10 +58,13 @@ func open(t *testing.T, attach lab.Attach, o lab.Options) *agreement.Cluster {
 //
 //	go test ./test/agreement -run TestThreeWayAgreement/bridged -rounds 1 -seed N
 func TestThreeWayAgreement(t *testing.T) {
-	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
+	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged, lab.Guarded} {
 		t.Run(attach.String(), func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting for packets that do not come
-			c, total, had := open(t, attach, lab.Options{}), counts{}, coverage{}
+			c, total, had := open(t, attach, lab.Options{}), newCounts(attach), coverage{}
+			if err := c.Mute(); err != nil {
+				t.Fatal(err)
+			}
 			next, until := *seed, time.Now().Add(*duration)
 			for ; next < *seed+int64(*rounds) || time.Now().Before(until); next++ {
 				agree(t, c, attach, next, total, &had)
@@ -72,48 +74,41 @@ func TestThreeWayAgreement(t *testing.T) {
 			}
 			t.Logf("seeds %d to %d: %s", *seed, next-1, total)
 			had.report(t)
-			if allowed, denied := total[true], total[false]; 10*min(allowed, denied) < allowed+denied {
-				t.Errorf("%d allowed and %d denied packets: too few of one kind to tell", allowed, denied)
-			}
-			for _, p := range protocols {
-				if total[p] == 0 && *rounds > 3 {
-					t.Errorf("no packet of %s", p)
+			for what, coverage := range map[string]*random.Coverage{"packets": &total.packets, "rounds": &total.options} {
+				t.Log(coverage.Table(what))
+				if missing := coverage.Missing(); len(missing) > 0 && next-*seed >= enough {
+					t.Errorf("never drawn: %q", missing)
 				}
+			}
+			if allowed, denied := total.allowed, total.denied; 10*min(allowed, denied) < allowed+denied {
+				t.Errorf("%d allowed and %d denied packets: too few of one kind to tell", allowed, denied)
 			}
 		})
 	}
 }
 
-var protocols = []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP, policy.ICMP, policy.ICMPv6, 47}
+// enough is after how many rounds every feature must have come up.
+const enough = 8
 
-// counts are numbers of probes: by verdict (bool), protocol, IP version (int)
-// and the words for the odd ones.
-type counts map[any]int
-
-func (n counts) add(r agreement.Report) {
-	for _, result := range r {
-		n["probes"]++
-		n[result.Judged]++
-		n[result.Seen.Protocol]++
-		n[result.Seen.Dst.BitLen()]++
-		if result.Own {
-			n["own"]++
-		} else {
-			n[result.Hook]++
-		}
-		if result.Seen.Hairpin {
-			n["hairpin"]++
-		}
-	}
+// counts are numbers of what was done, with how often each feature came up.
+type counts struct {
+	attach                        lab.Attach
+	packets, options              random.Coverage
+	allowed, denied, plans, flows int
 }
 
-func (n counts) String() string {
-	text := fmt.Sprintf("%d probes, %d to pass and %d not; IPv4 %d, IPv6 %d; forward %d, input %d, the node's own %d; hairpin %d; plans %d; flows %d;",
-		n["probes"], n[true], n[false], n[32], n[128], n[ruleset.Forward], n[ruleset.Input], n["own"], n["hairpin"], n["plans"], n["flows"])
-	for _, p := range protocols {
-		text += fmt.Sprintf(" %s %d", p, n[p])
+func newCounts(attach lab.Attach) *counts { return &counts{attach: attach} }
+
+func (n *counts) add(r agreement.Report) {
+	for _, result := range r {
+		n.packets.Count(features(result, n.attach))
 	}
-	return text
+	allowed, denied := r.Count()
+	n.allowed, n.denied = n.allowed+allowed, n.denied+denied
+}
+
+func (n *counts) String() string {
+	return fmt.Sprintf("%d packets, %d to pass and %d not; plans %d; flows %d", n.packets.Cases, n.allowed, n.denied, n.plans, n.flows)
 }
 
 // coverage is which features the clusters had that were put in place, and the histories that
@@ -132,10 +127,11 @@ func (c *coverage) report(t *testing.T) {
 }
 
 // agree is one round: a cluster, put in place whole, then changed.
-func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, total counts, had *coverage) {
+func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, total *counts, had *coverage) {
 	t.Helper()
-	r := rand.New(rand.NewSource(2*seed + int64(attach))) // other clusters for each way of attaching
-	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, Reject: r.Intn(2) == 0, RevokedMark: agreement.RevokedMark}
+	r := rand.New(rand.NewSource(3*seed + int64(attach))) // other clusters for each way of attaching
+	o := drawOptions(seed, attach)
+	total.options.Count(optionFeatures(o, attach))
 	// A history has odd pods, and may lack nodes and namespaces; a whole
 	// cluster has more that may pass.
 	history := random.History(r, 80)
@@ -149,7 +145,8 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 	if err := c.Replace(s, o); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
-	if !check(t, c, r, s, fmt.Sprintf("seed %d, options %+v", seed, o), 100, total) {
+	report, ok := check(t, c, r, s, fmt.Sprintf("seed %d, options %+v", seed, o), 100, total)
+	if !ok {
 		return
 	}
 	for change := range *changes {
@@ -169,21 +166,41 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 			t.Fatalf("seed %d, change %d: %v\n%s", seed, change, err, plan.Text())
 		}
 		if !plan.Empty() {
-			total["plans"]++
+			total.plans++
 		}
 		when := fmt.Sprintf("seed %d, options %+v, after change %d %sby\n%s", seed, o, change, how, plan.Text())
+		if !resume(t, c, s, when, report, total) {
+			return
+		}
+		if report, ok = check(t, c, r, s, when, 50, total); !ok {
+			return
+		}
+	}
+}
+
+// resume judges the flows anew that earlier packets have begun, and goes on with them.
+func resume(t *testing.T, c *agreement.Cluster, s policy.Snapshot, when string, earlier agreement.Report, total *counts) bool {
+	t.Helper()
+	if c.Options().RevokedMark != 0 {
 		flows, wrong, err := c.Revoke(s)
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
-		if total["flows"] += flows; len(wrong) > 0 {
+		if total.flows += flows; len(wrong) > 0 {
 			t.Errorf("%s: %d of %d flows disagree:\n%s", when, len(wrong), flows, slices.Clip(wrong[:min(5, len(wrong))]))
-			return
-		}
-		if !check(t, c, r, s, when, 50, total) {
-			return
+			return false
 		}
 	}
+	report, err := c.Resume(context.Background(), s, earlier)
+	if err != nil {
+		t.Fatalf("%s: %v", when, err)
+	}
+	total.add(report)
+	wrong := report.Disagreements()
+	if len(wrong) > 0 {
+		t.Errorf("%s: %d of %d packets of earlier flows disagree:\n%s", when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]))
+	}
+	return len(wrong) == 0
 }
 
 // oddPolicies are policies that are valid by their Go types alone, some of them in
@@ -230,16 +247,17 @@ func events(s policy.Snapshot) (events []random.Event) {
 
 // check sends packets, and reports where the three disagree about them, on the
 // smallest cluster that it finds; it returns false then.
-func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, when string, packets int, total counts) bool {
+func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, when string, packets int, total *counts) (agreement.Report, bool) {
 	t.Helper()
+	if err := c.Node.FlushConntrack(); err != nil {
+		t.Fatal(err)
+	}
 	var cases []agreement.Case
-	near := edges(s)
+	d := &drawer{Rand: r, c: c, s: s, near: edges(s), flows: map[flow]bool{}}
 	for range packets {
-		p := random.Packet(r, s)
-		if p.DstPort > 0 && len(near) > 0 && r.Intn(3) == 0 {
-			p.DstPort = near[r.Intn(len(near))]
+		if drawn, ok := d.draw(); ok {
+			cases = append(cases, drawn)
 		}
-		cases = append(cases, agreement.Case{Packet: p})
 	}
 	report, err := c.Check(context.Background(), s, cases)
 	if err != nil {
@@ -248,10 +266,14 @@ func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, 
 	total.add(report)
 	wrong := report.Disagreements()
 	if len(wrong) > 0 {
+		first := wrong[0]
+		if first.Begun != nil { // what it follows is sent anew
+			first = first.Begun
+		}
 		t.Errorf("%s: %d of %d packets disagree:\n%s\nThe first of them, on the smallest cluster found:\n%s",
-			when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]), shrink(t, c, s, c.Options(), wrong[0].Case))
+			when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]), shrink(t, c, s, c.Options(), first.Case))
 	}
-	return len(wrong) == 0
+	return report, len(wrong) == 0
 }
 
 // edges are the ports where a policy's ranges begin and end, and those next to

@@ -2,6 +2,7 @@ package agreement
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,7 +14,7 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// Case is a packet to check.
+// Case is a packet to check, with what is sent after it.
 type Case struct {
 	// Packet is the packet as its sender sends it, but for Dst and DstPort:
 	// those are what destination NAT in the node makes of them.
@@ -26,6 +27,12 @@ type Case struct {
 	// Input says that the node takes the packet in although Dst is not one of
 	// its addresses, such as multicast.
 	Input bool
+	// Wire is how it is sent, Treatment what others' rules do with it at the node, on
+	// which its traffic class depends.
+	Wire      lab.Wire
+	Treatment Treatment
+	// Then is what is sent of its flow, or about it, when it has arrived, or might have.
+	Then []Follow
 }
 
 // Cases are packets with nothing special to them.
@@ -46,20 +53,59 @@ type Result struct {
 	// Own says that it is the node's own packet, which no hook sees: the table
 	// has no say.
 	Own bool
+	// State is what connection tracking takes it for; Midstream: if that is new, it begins no
+	// connection all the same.
+	State     ruleset.CtState
+	Midstream bool
+	// Begun is the packet that this one was sent after, and Follow what it is of it; nil if
+	// none was. Of is the same, if that packet has begun a flow; else nil.
+	Begun, Of *Result
+	Follow    FollowKind
+	// Answered: somebody has answered in the flow that this packet has begun. Revoked: the
+	// flow must have been revoked.
+	Answered, Revoked bool
 
-	// Verdict is Judge's, and Judged what it means at this node.
+	// Verdict is Judge's, and Judged what it means at this node for a packet of this State.
+	// Why says what decides, if that is not the verdict.
 	Verdict policy.Verdict
 	Judged  bool
-	// Trace is its way through the table, and Traced whether it passes.
+	Why     string
+	// Refused is why the node's stack, or its connection tracking, lets no such packet pass,
+	// whatever any table says; empty if it does.
+	Refused string
+	// Trace is its way through the tables, and Traced whether it passes.
 	Trace  ruleset.Trace
 	Traced bool
+	// Sources are what it may come from, to its receiver: one address, or if it is masqueraded
+	// one of the node's. None: nobody looks.
+	Sources []netip.Addr
 	// Probe is the real packet's fate; Probe.Arrived whether it passed.
 	Probe lab.Result
 }
 
 // Agree says whether all three say the same.
 func (r Result) Agree() bool {
-	return r.Judged == r.Probe.Arrived && (r.Own || r.Traced == r.Judged)
+	if r.Refused != "" {
+		return !r.Probe.Arrived
+	}
+	return r.Judged == r.Probe.Arrived && (r.Own || r.Traced == r.Judged) && r.rightSource()
+}
+
+// rightSource says whether the packet, if it has arrived, has come from where it should.
+func (r Result) rightSource() bool {
+	from, _ := source(r.Probe.Received)
+	return !from.IsValid() || r.Sources == nil || slices.Contains(r.Sources, from)
+}
+
+// source is who sent a packet, and from which port, if it has such.
+func source(packet []byte) (addr netip.Addr, port uint16) {
+	switch {
+	case len(packet) >= 24 && packet[0]>>4 == 4:
+		return netip.AddrFrom4([4]byte(packet[12:16])), binary.BigEndian.Uint16(packet[4*(packet[0]&0xf):])
+	case len(packet) >= 42 && packet[0]>>4 == 6:
+		return netip.AddrFrom16([16]byte(packet[8:24])), binary.BigEndian.Uint16(packet[40:])
+	}
+	return netip.Addr{}, 0
 }
 
 func (r Result) String() string {
@@ -67,24 +113,49 @@ func (r Result) String() string {
 	if r.Own {
 		where = "no hook"
 	}
-	return fmt.Sprintf("%s (%s, hop limit %d)\n  judged  %-5t %s\n  traced  %-5t %s\n  arrived %-5t sent %d times, seen at %v",
-		r.Seen, where, r.Seen.HopLimit, r.Judged, r.Verdict, r.Traced, strings.ReplaceAll(r.Trace.String(), "\n", "\n                "),
-		r.Probe.Arrived, r.Probe.Sent, r.Probe.At)
+	how := r.Wire.String()
+	if r.Treatment != NoTreatment {
+		how += ", " + r.Treatment.String()
+	}
+	if r.Service.IsValid() {
+		how += ", by " + r.Service.String()
+	}
+	if r.Of != nil {
+		how += fmt.Sprintf(", %s of %s", r.Follow, r.Of.Seen)
+	}
+	from, _ := source(r.Probe.Received)
+	return fmt.Sprintf("%s (%s, %s, hop limit %d)%s\n  sent by %v to %v%s\n  judged  %-5t %s; %s\n  traced  %-5t %s\n  arrived %-5t sent %d times, seen at %v, from %v, want %v",
+		r.Seen, where, stateName(r.State), r.Seen.HopLimit, how, r.Probe.From, r.Probe.To, reason("; it cannot pass: ", r.Refused),
+		r.Judged, r.Verdict, r.Why, r.Traced, strings.ReplaceAll(r.Trace.String(), "\n", "\n                "),
+		r.Probe.Arrived, r.Probe.Sent, r.Probe.At, from, r.Sources)
 }
 
-// Report are the results of a Check, in the order of the cases, without those
-// that the node has no part in.
-type Report []Result
+func reason(before, text string) string {
+	if text == "" {
+		return ""
+	}
+	return before + text
+}
+
+func stateName(s ruleset.CtState) string {
+	return map[ruleset.CtState]string{
+		ruleset.New: "new", ruleset.Established: "established", ruleset.Related: "related", ruleset.Invalid: "invalid", ruleset.Untracked: "untracked",
+	}[s]
+}
+
+// Report are the results of a Check, in the order of the cases, and then of what was sent
+// after them, without those that the node has no part in.
+type Report []*Result
 
 // Disagreements are the results where the three differ.
 func (r Report) Disagreements() Report {
-	return slices.DeleteFunc(slices.Clone(r), Result.Agree)
+	return slices.DeleteFunc(slices.Clone(r), func(result *Result) bool { return result.Agree() })
 }
 
 // Count counts the packets that were to pass, and those that were not.
 func (r Report) Count() (allowed, denied int) {
 	for _, result := range r {
-		if result.Judged {
+		if result.Judged && result.Refused == "" {
 			allowed++
 		} else {
 			denied++
@@ -101,33 +172,39 @@ func (r Report) String() string {
 	return strings.Join(texts, "\n")
 }
 
-// Check judges packets by the snapshot, traces them through the table, and
-// sends them. It does not change what the node enforces: the snapshot is what
-// the node should be enforcing by now.
+// Check judges packets by the snapshot, traces them through the tables, and
+// sends them; then what follows them. It does not change what the node enforces: the
+// snapshot is what the node should be enforcing by now.
 func (c *Cluster) Check(ctx context.Context, s policy.Snapshot, cases []Case) (Report, error) {
+	first, err := c.send(ctx, s, cases, func(*Result) {})
+	if err != nil {
+		return nil, err
+	}
+	then, err := c.sendAfter(ctx, s, first)
+	return append(first, then...), err
+}
+
+// send checks packets, each of which is made ready by a function first.
+func (c *Cluster) send(ctx context.Context, s policy.Snapshot, cases []Case, ready func(*Result)) (Report, error) {
 	var report Report
-	var probes []lab.Probe
 	for _, one := range cases {
-		result, probe, ok := c.prepare(s, one)
+		r, ok := c.prepare(s, one)
 		if !ok {
 			continue
 		}
-		result.Verdict = policy.Judge(s, result.Seen, policy.JudgeOptions{AllowToNode: c.options.AllowToNode})
-		result.Judged = result.Verdict.At(random.Node)
-		state := ruleset.New
-		if result.Seen.ReportsError() {
-			// It quotes no packet. Judge speaks of what may begin, so it has something to
-			// say only of those that may begin nothing.
-			if state = ruleset.Invalid; result.Judged {
-				continue
-			}
+		ready(r)
+		c.track(r)
+		c.judge(s, r)
+		if r.Refused = c.refused(r); !r.Own {
+			r.Trace = c.trace(r)
+			r.Traced = r.Trace.Verdict == ruleset.Accept
 		}
-		if !result.Own {
-			result.Trace = c.table.Trace(result.Hook, ruleset.TracePacket{Packet: result.Seen, State: state})
-			result.Traced = result.Trace.Verdict == ruleset.Accept
-		}
-		probe.Expect = result.Judged
-		report, probes = append(report, result), append(probes, probe)
+		r.Probe.Expect = r.Judged && r.Refused == ""
+		report = append(report, r)
+	}
+	probes := make([]lab.Probe, len(report))
+	for i, r := range report {
+		probes[i] = r.Probe.Probe
 	}
 	probed, err := c.Lab.Probe(ctx, probes)
 	if err != nil {
@@ -142,9 +219,14 @@ func (c *Cluster) Check(ctx context.Context, s policy.Snapshot, cases []Case) (R
 // prepare works out how to send a packet and what the node's hook sees of it.
 // It fails for those that the node has no part in, or that the lab has no
 // sender or receiver for.
-func (c *Cluster) prepare(s policy.Snapshot, one Case) (Result, lab.Probe, bool) {
-	r := Result{Case: one, Seen: one.Packet}
-	probe := lab.Probe{From: one.From, To: one.To, Packet: one.Packet}
+func (c *Cluster) prepare(s policy.Snapshot, one Case) (*Result, bool) {
+	r := &Result{Case: one, Seen: one.Packet}
+	probe := &r.Probe.Probe
+	*probe = lab.Probe{From: one.From, To: one.To, Packet: one.Packet, Wire: one.Wire}
+	probe.Wire.TrafficClass = one.Treatment.trafficClass()
+	if len(one.Then) > 0 && one.Protocol == policy.TCP {
+		probe.Wire.Seq = sequence
+	}
 	if probe.From == nil {
 		probe.From = c.Lab.Owner(one.Src)
 	}
@@ -153,50 +235,58 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (Result, lab.Probe, bool)
 	}
 	var seen bool
 	if r.Hook, seen = random.Hook(s, one.Packet); one.Input {
-		r.Hook, seen = ruleset.Input, true
+		// Where a pod reaches its node always, it must be known which node that is.
+		r.Hook, seen = ruleset.Input, !c.options.AllowToNode || c.isOwn(s, random.NodeAddrs[0])
 	}
 	if !seen && c.isOwn(s, one.Src) && !c.isOwn(s, one.Dst) {
 		r.Own, seen = true, true
 	}
 	if !seen || probe.From == nil || probe.To == nil && !one.Dst.IsMulticast() {
-		return r, probe, false
+		return nil, false
 	}
 	if one.Service.IsValid() {
 		probe.Packet.Dst, probe.Packet.DstPort = one.Service.Addr(), one.Service.Port()
 	} else if one.Src == one.Dst {
 		// No Service leads there; or what arrives could as well be the
 		// rejection, which quotes the packet to the same host.
-		if !inPodRange(one.Dst) || untracked(one.Packet) || c.options.Reject {
-			return r, probe, false
+		if !InPodRange(one.Dst) || !Translated(r.Case) || c.options.Reject {
+			return nil, false
 		}
 		probe.Packet.Dst, r.Seen.Hairpin = Hairpin(one.Dst), true
 	}
 	if one.Src != one.Dst && probe.From == probe.To {
-		return r, probe, false // it does not leave its host
+		return nil, false // it does not leave its host
+	}
+	if slices.Contains(one.Wire.Extensions, policy.AH) {
+		// nftables reads no further than an authentication header (nf_tables_ipv6.h). Connection
+		// tracking does.
+		r.Seen.Protocol, r.Seen.DstPort, r.Seen.ICMPType = policy.AH, 0, 0
 	}
 	if r.Seen.HopLimit == 0 {
 		r.Seen.HopLimit = 64
 	}
-	// A router lowers the hop limit before its forward hook, and forwards
-	// nothing that it would lower to 0; a bridge does neither.
-	if r.Hook == ruleset.Forward && !r.Own && !c.bridged(probe.From, probe.To) && !one.Dst.IsMulticast() {
+	// A router lowers the hop limit before its forward hook; a bridge does not.
+	if c.routed(r) {
 		r.Seen.HopLimit--
 	}
-	// A redirect that is about no known flow is invalid to connection tracking
-	// (nf_conntrack_icmpv6_redirect); Judge speaks of what may begin.
-	if r.Seen.Protocol == policy.ICMPv6 && r.Seen.ICMPType == redirect {
-		return r, probe, false
-	}
-	return r, probe, r.Seen.HopLimit > 0
+	return r, true
 }
 
-// redirect is the ICMPv6 type.
-const redirect = 137
+// routed says whether the node lowers the hop limit of a packet. A bridge does not, of which
+// br_netfilter has changed the destination to somebody at another port, or the same.
+func (c *Cluster) routed(r *Result) bool {
+	from, to := r.Probe.From, r.Probe.To
+	if r.Hook != ruleset.Forward || r.Own || r.Dst.IsMulticast() || c.bridged(from, to) {
+		return false
+	}
+	return !(c.onBridge(from) && c.onBridge(to) && r.Probe.Packet.Dst != r.Dst)
+}
 
-// untracked reports whether connection tracking, and so NAT, leaves a packet
-// alone.
-func untracked(p policy.Packet) bool {
-	return p.Protocol == policy.ICMPv6 && (slices.Contains(random.NeighbourDiscovery, p.ICMPType) || slices.Contains(random.MulticastListener, p.ICMPType))
+// Translated says whether NAT gives a packet other addresses: it does so to what begins a
+// flow, as far as connection tracking can tell.
+func Translated(one Case) bool {
+	state, _ := first(one)
+	return state == ruleset.New
 }
 
 // isOwn reports whether an address is known to be the node's own.

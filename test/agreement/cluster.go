@@ -31,7 +31,7 @@ var StrangerAddrs = random.Strangers
 type Options struct {
 	// Attach is how the node's pods are attached. Bridged pods are those with
 	// an address in the node's pod ranges: the others are no neighbours of
-	// theirs.
+	// theirs. So are Guarded ones, which only Options with a Guard are for.
 	Attach lab.Attach
 	Lab    lab.Options
 }
@@ -48,6 +48,8 @@ type Cluster struct {
 	snapshot policy.Snapshot
 	model    *policy.Model
 	table    *ruleset.Table
+	// guard is the table of family bridge, where the pods are guarded.
+	guard *ruleset.Table
 	// pods are the lab's hosts that stand for pods, truth what Settle has said of them.
 	pods  map[string]*lab.Host
 	truth Homes
@@ -73,7 +75,7 @@ func (c *Cluster) furnish() (err error) {
 		return err
 	}
 	external := random.Remote()
-	external[World] = []netip.Addr{random.Outside[0], random.Outside[2]}
+	external[World] = []netip.Addr{random.Outside[0], random.Outside[2], random.Metadata[0]}
 	external[Elsewhere] = []netip.Addr{random.Outside[1], random.Outside[3]}
 	for name, addrs := range external {
 		if _, err := c.Node.AddExternal(name, addrs...); err != nil {
@@ -84,17 +86,31 @@ func (c *Cluster) furnish() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := c.allowHairpin(stranger); err != nil {
+	if err := c.furnishPort(stranger); err != nil {
 		return err
 	}
 	if err := c.ResetRuleset(); err != nil {
 		return err
 	}
+	for setting, value := range trackingSettings {
+		if err := c.Node.SetSysctl("net/netfilter/nf_conntrack_"+setting, value); err != nil {
+			return err
+		}
+	}
 	return c.Reconnect()
 }
 
-// ResetRuleset leaves of the node's ruleset nothing but what stands for Services.
-func (c *Cluster) ResetRuleset() error { return c.NFT("flush ruleset\n" + hairpin) }
+// trackingSettings have connection tracking keep flows for longer than a batch of packets takes
+// on a busy machine, in seconds, those included that their receivers' stacks reset at once. And
+// segments may follow that one without asking for their numbers, as no socket has made them.
+var trackingSettings = map[string]string{
+	"tcp_timeout_close": "120", "tcp_timeout_syn_sent": "120", "tcp_timeout_syn_recv": "120",
+	"udp_timeout": "120", "icmp_timeout": "120", "icmpv6_timeout": "120", "tcp_be_liberal": "1",
+}
+
+// ResetRuleset leaves of the node's ruleset nothing but what stands for others' rules: Services,
+// and Treatments.
+func (c *Cluster) ResetRuleset() error { return c.NFT("flush ruleset\n" + hairpin + treatments()) }
 
 // hairpin stands for one Service per pod, that leads to no other: what a pod
 // sends to Hairpin's address comes back to it. Only so does a packet to the
@@ -105,7 +121,8 @@ const hairpin = `table inet hairpin {
 		dnat ip prefix to ip daddr map { 198.18.0.0/16 : 10.244.0.0/16 }
 		dnat ip6 prefix to ip6 daddr map { fd00:18::/32 : fd00:244::/32 }
 	}
-}`
+}
+`
 
 // Hairpin is the address by which a pod's packets come back to it.
 func Hairpin(addr netip.Addr) netip.Addr {
@@ -164,7 +181,7 @@ func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
 	c.options, c.snapshot, c.model = o, policy.Snapshot{}, policy.NewModel(random.Node)
 	c.feed(s)
 	c.table = ruleset.Build(c.model.Intent(), o)
-	return c.conn.Apply(c.table.Replacement())
+	return errors.Join(c.conn.Apply(c.table.Replacement()), c.replaceGuard())
 }
 
 // Set changes what the node enforces to another snapshot, by the plans that the
@@ -182,7 +199,11 @@ func (c *Cluster) Set(s policy.Snapshot) (ruleset.Plan, error) {
 		}
 		all.Ops = append(all.Ops, plan.Ops...)
 	}
-	return all, nil
+	if c.guard == nil {
+		return all, nil
+	}
+	plan := c.guard.UpdateGuard(c.attachments(), ruleset.Gateway{MAC: c.gatewayMAC()})
+	return all, c.conn.Apply(plan)
 }
 
 // settle makes the lab what a snapshot says, or Settle has said.
@@ -193,8 +214,23 @@ func (c *Cluster) settle(s policy.Snapshot) error {
 	return c.house(homes(s))
 }
 
+// replaceGuard makes the table of family bridge anew, where there is to be one.
+func (c *Cluster) replaceGuard() error {
+	if c.guard = nil; !c.options.Guard {
+		return nil
+	}
+	c.guard = ruleset.BuildGuard(c.attachments(), ruleset.Gateway{MAC: c.gatewayMAC()}, c.options.Fragments)
+	return c.conn.Apply(c.guard.Replacement())
+}
+
+// gatewayMAC is the hardware address of the node's bridge.
+func (c *Cluster) gatewayMAC() [6]byte { return [6]byte(c.Lab.Host(Stranger).Gateway()) }
+
 // Options are those that the table was made with.
 func (c *Cluster) Options() ruleset.Options { return c.options }
+
+// Attach is how the node's pods are attached.
+func (c *Cluster) Attach() lab.Attach { return c.attach }
 
 // Table is what the kernel should hold.
 func (c *Cluster) Table() *ruleset.Table { return c.table }

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -60,7 +61,7 @@ func (c *Cluster) house(all Homes) error {
 	for name, addrs := range all {
 		for _, addr := range addrs {
 			at := name
-			if c.attach == lab.Bridged && !inPodRange(addr) {
+			if c.attach != lab.Routed && !InPodRange(addr) {
 				at += "-routed" // its neighbours on the bridge would look for all its addresses there
 			}
 			if owner := c.Lab.Owner(addr); owner == nil || c.pods[owner.Name] == owner {
@@ -88,21 +89,22 @@ func (c *Cluster) house(all Homes) error {
 				return err
 			}
 			c.pods[name] = host
-			if err := c.allowHairpin(host); err != nil {
+			if err := c.furnishPort(host); err != nil {
 				return err
 			}
 		}
 	}
-	if moved && c.attach == lab.Bridged {
+	if moved && c.attach != lab.Routed {
 		return c.FlushNeighbours()
 	}
 	return nil
 }
 
-// allowHairpin lets a bridge send a frame back out of the port that it came
-// from, as network plugins do (hairpinMode): a Service may lead a pod to itself.
-func (c *Cluster) allowHairpin(h *lab.Host) error {
-	if !c.isBridged(h) {
+// furnishPort lets a bridge send a frame back out of the port that it came
+// from, as network plugins do (hairpinMode): a Service may lead a pod to itself. A guarded
+// port is in the group of those that podfence's plugin makes.
+func (c *Cluster) furnishPort(h *lab.Host) error {
+	if !c.onBridge(h) {
 		return nil
 	}
 	return c.Node.Do(func() error {
@@ -113,19 +115,26 @@ func (c *Cluster) allowHairpin(h *lab.Host) error {
 		if err := netlink.LinkSetHairpin(link, true); err != nil {
 			return fmt.Errorf("hairpin mode of link %s: %w", h.Link, err)
 		}
+		if c.attach != lab.Guarded {
+			return nil
+		}
+		if err := netlink.LinkSetGroup(link, ruleset.LinkGroup); err != nil {
+			return fmt.Errorf("group of link %s: %w", h.Link, err)
+		}
 		return nil
 	})
 }
 
 // attachOf is how a host with these addresses is attached.
 func (c *Cluster) attachOf(addrs []netip.Addr) lab.Attach {
-	if c.attach == lab.Bridged && !slices.ContainsFunc(addrs, func(addr netip.Addr) bool { return !inPodRange(addr) }) {
-		return lab.Bridged
+	if c.attach != lab.Routed && !slices.ContainsFunc(addrs, func(addr netip.Addr) bool { return !InPodRange(addr) }) {
+		return c.attach
 	}
 	return lab.Routed
 }
 
-func inPodRange(addr netip.Addr) bool {
+// InPodRange says whether an address is one that the node's pods may have.
+func InPodRange(addr netip.Addr) bool {
 	return slices.ContainsFunc(random.PodRanges, func(cidr netip.Prefix) bool { return cidr.Contains(addr) })
 }
 
@@ -134,9 +143,10 @@ func (c *Cluster) bridged(a, b *lab.Host) bool {
 	return a != nil && b != nil && a != b && c.isBridged(a) && c.isBridged(b)
 }
 
-func (c *Cluster) isBridged(h *lab.Host) bool {
-	return (h.Name == Stranger || c.pods[h.Name] == h) && c.attachOf(h.IPs) == lab.Bridged
-}
+func (c *Cluster) isBridged(h *lab.Host) bool { return h.Attach() == lab.Bridged }
+
+// onBridge says whether a host is at a port of the node's bridge.
+func (c *Cluster) onBridge(h *lab.Host) bool { return h.Attach() != lab.Routed }
 
 // FlushNeighbours makes all hosts forget the link addresses that they have
 // learnt.

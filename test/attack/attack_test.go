@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/stage"
 )
 
@@ -276,14 +277,14 @@ func (s *scene) flood() *outcome {
 		packet := s.packet(l, nil)
 		var firsts [][]byte
 		for id := range uint32(often) {
-			firsts = append(firsts, stage.Plain.Around(s.hardware(l), stage.Cut(packet, perFragment, id)[0]))
+			firsts = append(firsts, lab.Plain.Around(s.hardware(l), lab.Cut(packet, perFragment, id)[0]))
 		}
 		s.Send(stage.Isolated, firsts...)
 		o.sent += often
 		l.from, l.src = stage.Neighbour, s.addr(stage.Neighbour, six)
 		var whole [][]byte
-		for _, b := range stage.Cut(s.packet(l, stage.Mark(s.next)), perFragment, 7) {
-			whole = append(whole, stage.Plain.Around(s.hardware(l), b))
+		for _, b := range lab.Cut(s.packet(l, stage.Mark(s.next)), perFragment, 7) {
+			whole = append(whole, lab.Plain.Around(s.hardware(l), b))
 		}
 		got := s.Round(s.next, 1, func(int) bool { return false }, func(int) stage.Shot {
 			return stage.Shot{From: stage.Neighbour, Frames: whole}

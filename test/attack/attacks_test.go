@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/stage"
 )
 
@@ -53,7 +54,7 @@ func (v *volley) split(cut func(packet []byte) [][]byte, letters ...letter) {
 			from: l.from, whole: func(mark []byte) []byte { return v.frame(l, mark) },
 			frames: func(mark []byte) (all [][]byte) {
 				for _, b := range cut(v.packet(l, mark)) {
-					all = append(all, stage.Plain.Around(v.hardware(l), b))
+					all = append(all, lab.Plain.Around(v.hardware(l), b))
 				}
 				return all
 			},
@@ -113,8 +114,8 @@ var attacks = []attack{
 			}
 		}
 	}},
-	{"VLAN tags: 802.1Q and 802.1ad, single to triple, with and without a VLAN", func(v *volley) { v.wrapped(stage.Tag0, stage.Older) }},
-	{"PPPoE, MPLS, SNAP, 802.3, frames in frames", func(v *volley) { v.wrapped(stage.PPPoE, stage.Mistyped) }},
+	{"VLAN tags: 802.1Q and 802.1ad, single to triple, with and without a VLAN", func(v *volley) { v.wrapped(lab.Tag0, lab.Older) }},
+	{"PPPoE, MPLS, SNAP, 802.3, frames in frames", func(v *volley) { v.wrapped(lab.PPPoE, lab.Mistyped) }},
 	{"every EtherType", func(v *volley) {
 		for kind := 0x600; kind < 0xffff; kind += 97 {
 			v.types(uint16(kind))
@@ -321,7 +322,7 @@ func (v *volley) flows(six bool) []letter {
 }
 
 // wrapped are packets in others' wrapping, or with it before them.
-func (v *volley) wrapped(first, end stage.Wrap) {
+func (v *volley) wrapped(first, end lab.Wrap) {
 	for w := first; w < end; w++ {
 		v.post(v.around(letter{wrap: w})...)
 		// From an open pod to others than the isolated one, which may get packets.
@@ -448,16 +449,16 @@ func fragments(v *volley) {
 	id := uint32(1)
 	big := func(mark []byte) []byte { return append(make([]byte, 2000), mark...) }
 	cuts := []func(packet []byte) [][]byte{
-		func(packet []byte) [][]byte { return stage.Cut(packet, perFragment, id) },
-		func(packet []byte) [][]byte { return stage.Cut(packet, perFragment, id)[:1] },
-		func(packet []byte) [][]byte { return stage.Cut(packet, perFragment, id)[1:] },
+		func(packet []byte) [][]byte { return lab.Cut(packet, perFragment, id) },
+		func(packet []byte) [][]byte { return lab.Cut(packet, perFragment, id)[:1] },
+		func(packet []byte) [][]byte { return lab.Cut(packet, perFragment, id)[1:] },
 		func(packet []byte) [][]byte {
-			parts := stage.Cut(packet, perFragment, id)
+			parts := lab.Cut(packet, perFragment, id)
 			slices.Reverse(parts)
 			return parts
 		},
 		func(packet []byte) [][]byte { // the first once more, of another datagram's ports
-			parts := stage.Cut(packet, perFragment, id)
+			parts := lab.Cut(packet, perFragment, id)
 			other := bytes.Clone(parts[0])
 			other[len(other)-perFragment+3]++
 			return append([][]byte{other}, parts...)
@@ -470,7 +471,7 @@ func fragments(v *volley) {
 			}
 		}
 	}
-	tiny := func(packet []byte) [][]byte { id++; return stage.Cut(packet, 8, id) }
+	tiny := func(packet []byte) [][]byte { id++; return lab.Cut(packet, 8, id) }
 	v.split(tiny, v.around(letter{})...)
 }
 
@@ -487,7 +488,7 @@ func hidden(v *volley) {
 				v.split(func(packet []byte) [][]byte {
 					id++
 					mark := packet[len(packet)-stage.MarkSize:]
-					return stage.Cut(stage.Behind(packet, mark, perFragment), perFragment, id)
+					return lab.Cut(lab.Behind(packet, mark, perFragment), perFragment, id)
 				}, l)
 			}
 		}

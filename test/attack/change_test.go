@@ -9,7 +9,6 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/lab"
-	"github.com/podfence/podfence/test/stage"
 )
 
 // headerSize is that of an IP packet as lab.Craft makes it.
@@ -47,14 +46,14 @@ func tcpFlags(flags byte) func([]byte) []byte {
 func numbered(protocol byte) func([]byte) []byte {
 	return func(packet []byte) []byte {
 		if packet[0]>>4 == 6 {
-			if header := stage.Extensions[policy.Protocol(protocol)]; header != nil {
-				return stage.Extended(packet, uint16(protocol), header)
+			if header := lab.Extensions[policy.Protocol(protocol)]; header != nil {
+				return lab.Extended(packet, uint16(protocol), header)
 			}
 			packet[6] = protocol
 			return packet
 		}
 		packet[9] = protocol
-		stage.Sum(packet[:20])
+		lab.Sum(packet[:20])
 		return packet
 	}
 }
@@ -68,7 +67,7 @@ func routeOption(kind byte, to netip.Addr) func([]byte) []byte {
 		b = append(b, packet[20:]...)
 		b[0] = 0x47
 		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
-		stage.Sum(b[:28])
+		lab.Sum(b[:28])
 		return b
 	}
 }
@@ -78,6 +77,6 @@ func routeOption(kind byte, to netip.Addr) func([]byte) []byte {
 func routingHeader(kind byte, to netip.Addr) func([]byte) []byte {
 	return func(packet []byte) []byte {
 		header := append([]byte{0, 2, kind, 1, 0, 0, 0, 0}, to.AsSlice()...)
-		return stage.Extended(packet, unix.IPPROTO_ROUTING, header)
+		return lab.Extended(packet, unix.IPPROTO_ROUTING, header)
 	}
 }

@@ -44,16 +44,16 @@ func (d *dice) frame() (whole []byte, frames [][]byte) {
 	l := letter{from: d.from, src: d.source(six), dst: d.destination(six)}
 	packet := d.packet(l)
 	head := append(bytes.Clone(d.to(l.dst)), d.by()...)
-	wrap := stage.Plain
+	wrap := lab.Plain
 	if d.in(4) {
-		wrap = stage.Wrap(d.IntN(int(stage.HopByHop)))
+		wrap = lab.Wrap(d.IntN(int(lab.HopByHop)))
 	}
 	whole = wrap.Around(head, packet)
 	switch {
 	case d.in(12):
 		d.garble(whole)
 	case d.in(12):
-		for _, b := range stage.Cut(packet, 8*(1+d.IntN(8)), d.Uint32()) {
+		for _, b := range lab.Cut(packet, 8*(1+d.IntN(8)), d.Uint32()) {
 			frames = append(frames, wrap.Around(head, b))
 		}
 		if d.in(4) {
@@ -181,7 +181,7 @@ func (d *dice) message() []byte {
 	b := d.arp(d.from, to, uint16(d.IntN(10)), one(d, d.Actors[d.from].MAC, d.hardware()), d.source(false), d.destination(false), d.mark)
 	copy(b[6:], d.by())
 	if d.in(4) {
-		wrapped := stage.Wrap(1+d.IntN(int(stage.Older))).Around(bytes.Clone(b[:12]), append([]byte{0x40}, b[14:]...))
+		wrapped := lab.Wrap(1+d.IntN(int(lab.Older))).Around(bytes.Clone(b[:12]), append([]byte{0x40}, b[14:]...))
 		// The type behind the tags is ARP's.
 		at := bytes.LastIndex(wrapped[:len(wrapped)-len(b)+14], []byte{0x08, 0x00})
 		wrapped[at+1] = 0x06
@@ -222,7 +222,7 @@ func (d *dice) around4(src, dst netip.Addr, protocol byte, body []byte) []byte {
 	header := len(b)
 	b = append(b, body...)
 	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
-	stage.Sum(b[:header])
+	lab.Sum(b[:header])
 	return b
 }
 
@@ -238,7 +238,7 @@ func (d *dice) around6(src, dst netip.Addr, protocol byte, body []byte) []byte {
 	}
 	for range 1 + d.IntN(3) {
 		number := one[uint16](d, 0, 43, 44, 51, 60, 135, 139, 140)
-		header := stage.Extensions[policy.Protocol(number)]
+		header := lab.Extensions[policy.Protocol(number)]
 		switch {
 		case number == 43 && d.in(2):
 			header = append([]byte{0, 2, one[byte](d, 0, 2, 3, 4), byte(d.IntN(3)), 0, 0, 0, 0}, d.destination(true).AsSlice()...)
@@ -247,7 +247,7 @@ func (d *dice) around6(src, dst netip.Addr, protocol byte, body []byte) []byte {
 		case header == nil:
 			header = make([]byte, 8)
 		}
-		b = stage.Extended(b, number, header)
+		b = lab.Extended(b, number, header)
 	}
 	return b
 }

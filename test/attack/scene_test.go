@@ -194,7 +194,7 @@ type letter struct {
 	srcPort  uint16
 	hop      uint8
 	by, to   net.HardwareAddr
-	wrap     stage.Wrap
+	wrap     lab.Wrap
 	// with makes the payload of the mark.
 	with func(mark []byte) []byte
 	// change changes the packet.
@@ -218,7 +218,7 @@ func (s *scene) packet(l letter, mark []byte) []byte {
 	b, err := lab.Craft(p, cmp.Or(l.srcPort, clientPort), mark)
 	s.Must(err)
 	if l.src.Is4() {
-		stage.Sum(b[:20])
+		lab.Sum(b[:20])
 	} else { // of the same checksum, modulo 65535
 		copy(b[8:], l.src.AsSlice())
 		copy(b[24:], l.dst.AsSlice())
@@ -283,5 +283,5 @@ func (s *scene) arp(from stage.ActorID, to net.HardwareAddr, operation uint16, m
 func wrapped(to net.HardwareAddr, inner []byte) []byte {
 	const header = "\x08\x00\x00\x00" + "\x00\x00\x01\x00" // there is a VNI; it is 1
 	b := append([]byte(header), to...)
-	return stage.Plain.Around(append(b, 2, 0, 0, 0, 0, 9), inner)
+	return lab.Plain.Around(append(b, 2, 0, 0, 0, 0, 9), inner)
 }

@@ -85,11 +85,7 @@ func Send(ctx context.Context, l *agreement.Cluster, r *rand.Rand, s policy.Snap
 			continue
 		}
 		verdict := policy.Judge(s, packet, policy.JudgeOptions{})
-		if probe.Expect = verdict.At(random.Node); probe.Expect && packet.ReportsError() {
-			// It is about no flow, so it passes nobody's policies: Judge speaks of what may
-			// begin.
-			continue
-		}
+		probe.Expect = verdict.At(random.Node)
 		fates, probes = append(fates, Fate{packet: packet, verdict: verdict}), append(probes, probe)
 	}
 	results, err := l.Lab.Probe(ctx, probes)
@@ -113,8 +109,8 @@ func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Prob
 		seen = seen && claimed(s, p.Dst) && slices.ContainsFunc(random.PodRanges, func(c netip.Prefix) bool { return c.Contains(p.Dst) })
 	}
 	seen = seen && (p.Hairpin || probe.From != probe.To) // else it does not leave its host
-	neighbours := p.Protocol == policy.ICMPv6 && slices.Contains(random.NeighbourDiscovery, p.ICMPType)
-	return probe, seen && !neighbours && probe.From != nil && probe.To != nil
+	// Judge speaks of what may begin; what begins nothing is test/agreement's.
+	return probe, seen && random.Begins(p) && probe.From != nil && probe.To != nil
 }
 
 // Listing is a node's table as the kernel lists it, without counters, and without what

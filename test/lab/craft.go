@@ -43,8 +43,8 @@ func readTag(packet []byte, run uint32) (uint64, bool) {
 //
 // TCP is a SYN that carries the payload. SCTP is an INIT with the payload in a
 // padding parameter (RFC 4820). Neighbour discovery messages hold it in a
-// nonce option. Other protocols than these have the payload behind a header
-// of zeros; GRE's is a valid one. The numbers that are extension headers in
+// nonce option. DCCP is a request. Other protocols than these have the payload behind a header
+// of zeros; GRE's and UDP-Lite's are valid ones. The numbers that are extension headers in
 // IPv6 (0, 43, 44, 51, 60, 135) are not crafted as such: routers and
 // receivers take them for malformed.
 func Craft(p policy.Packet, srcPort uint16, payload []byte) ([]byte, error) {
@@ -71,7 +71,7 @@ func Checksum(p policy.Packet, body []byte) {
 	put := func(at int, initial uint32) {
 		binary.BigEndian.PutUint16(body[at:], 0)
 		sum := checksum(body, initial)
-		if sum == 0 && p.Protocol == policy.UDP {
+		if sum == 0 && (p.Protocol == policy.UDP || p.Protocol == protocolUDPLite) {
 			sum = 0xffff // zero means none, which IPv6 forbids; ones' complement has two zeros
 		}
 		binary.BigEndian.PutUint16(body[at:], sum)
@@ -79,8 +79,12 @@ func Checksum(p policy.Packet, body []byte) {
 	switch p.Protocol {
 	case policy.TCP:
 		put(16, pseudoHeader(src, dst, p.Protocol, len(body)))
-	case policy.UDP:
+	case policy.UDP, protocolDCCP:
 		put(6, pseudoHeader(src, dst, p.Protocol, len(body)))
+	case protocolUDPLite:
+		// Connection tracking takes it for UDP there (udplite_error in
+		// net/netfilter/nf_conntrack_proto_udp.c): what is right would be invalid.
+		put(6, pseudoHeader(src, dst, policy.UDP, len(body)))
 	case policy.ICMP:
 		put(2, 0)
 	case policy.ICMPv6:
@@ -151,11 +155,30 @@ func transport(p policy.Packet, srcPort uint16, payload []byte) ([]byte, error) 
 	case protocolGRE:
 		// Version 0, no options, carrying IPv4 (RFC 2784).
 		return append([]byte{0, 0, 0x08, 0x00}, payload...), nil
+	case protocolUDPLite:
+		// Coverage 0: the checksum is of the whole (RFC 3828).
+		b := make([]byte, 8, 8+len(payload))
+		binary.BigEndian.PutUint16(b[0:], srcPort)
+		binary.BigEndian.PutUint16(b[2:], p.DstPort)
+		return append(b, payload...), nil
+	case protocolDCCP:
+		// A request with a long sequence number, for service 0 (RFC 4340 section 5).
+		b := make([]byte, 20, 20+len(payload))
+		binary.BigEndian.PutUint16(b[0:], srcPort)
+		binary.BigEndian.PutUint16(b[2:], p.DstPort)
+		b[4], b[8] = 20/4, 1
+		binary.BigEndian.PutUint32(b[12:], crc32.ChecksumIEEE(payload))
+		return append(b, payload...), nil
 	}
 	return append(make([]byte, 4, 4+len(payload)), payload...), nil
 }
 
-const protocolGRE policy.Protocol = 47
+// Protocols that policy has no names for.
+const (
+	protocolDCCP    policy.Protocol = 33
+	protocolGRE     policy.Protocol = 47
+	protocolUDPLite policy.Protocol = 136
+)
 
 // sctpInit is a common header and an INIT chunk (RFC 9260 section 3.3.2).
 func sctpInit(p policy.Packet, srcPort uint16, payload []byte) []byte {

@@ -25,7 +25,8 @@
 // of them pass the inet forward hook too.
 //
 //	Lab, Node, Host    the namespaces: AddNode, AddPod, AddExternal, Connect
-//	Lab.Probe          single packets, sent in batches: which ones arrived?
+//	Lab.Probe          single packets, sent in batches: which ones arrived? A Wire says how
+//	                   each is sent: in fragments, with options, in a VLAN
 //	Host.Serve, Dial   real TCP and UDP connections, to keep and talk on, and
 //	                   SCTP associations where the kernel has them (CheckSCTP)
 //	Host.Do            anything else, run inside the namespace

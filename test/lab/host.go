@@ -29,6 +29,9 @@ type Host struct {
 	node   *Node
 	isNode bool
 	eth0   int // the link's index
+	attach Attach
+	// gateway is the hardware address of the node's side of eth0.
+	gateway net.HardwareAddr
 
 	// mu guards what follows. The sockets stay open until the host closes:
 	// opening them anew for each batch would cost more than the batch.
@@ -118,6 +121,13 @@ func (h *Host) IP(like netip.Addr) netip.Addr {
 	}
 	return netip.Addr{}
 }
+
+// Attach is how the host is attached to its node.
+func (h *Host) Attach() Attach { return h.attach }
+
+// Gateway is the hardware address of the node's side of eth0, by which the host's packets
+// leave. A node has none.
+func (h *Host) Gateway() net.HardwareAddr { return h.gateway }
 
 // Node returns the node that the host is attached to; a node is its own.
 func (h *Host) Node() *Node { return h.node }

@@ -20,13 +20,13 @@ const (
 	// Bridged hosts share the node's bridge br0, and a /24 and a /64; the node
 	// has their subnets' first addresses.
 	Bridged
+	// Guarded hosts share the bridge too, but have /32 and /128 addresses, and send
+	// everything to the bridge, which routes it: as podfence's own plugin has its pods.
+	Guarded
 )
 
 func (a Attach) String() string {
-	if a == Bridged {
-		return "bridged"
-	}
-	return "routed"
+	return [...]string{"routed", "bridged", "guarded"}[a]
 }
 
 // PodOptions are a pod's settings.
@@ -41,6 +41,9 @@ var (
 	gateway4 = netip.MustParseAddr("169.254.1.1")
 	gateway6 = netip.MustParseAddr("fe80::1")
 )
+
+// Bridge is the name of a node's bridge.
+const Bridge = "br0"
 
 // The prefix lengths of bridged hosts' addresses.
 const (
@@ -89,6 +92,14 @@ func (n *Node) unlink(h *Host) error {
 	if h.Link == "" {
 		return nil
 	}
+	if h.attach == Guarded { // the bridge stays, and would its routes
+		for _, a := range h.IPs {
+			route := &netlink.Route{LinkIndex: n.bridge.Attrs().Index, Dst: network(netip.PrefixFrom(a, a.BitLen())), Scope: scope(a)}
+			if err := n.handle.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("remove route to %s: %w", a, err)
+			}
+		}
+	}
 	link, err := n.handle.LinkByName(h.Link)
 	if err != nil {
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -113,9 +124,13 @@ func (n *Node) attach(name, kind string, options PodOptions) (*Host, error) {
 	n.links++
 	h.MAC = n.lab.newMAC()
 	name = fmt.Sprintf("%s%d", kind, n.links)
-	if options.Attach == Bridged {
+	h.attach = options.Attach
+	switch options.Attach {
+	case Bridged:
 		err = n.bridged(h, name)
-	} else {
+	case Guarded:
+		err = n.guarded(h, name)
+	default:
 		err = n.routed(h, name)
 	}
 	if err == nil {
@@ -151,11 +166,30 @@ func (n *Node) routed(h *Host, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := addAddress(n.handle, link, netip.PrefixFrom(gateway6, 64)); err != nil {
+	return n.reachBy(h, link, link)
+}
+
+// guarded hosts have the bridge for what routed ones have their own link for.
+func (n *Node) guarded(h *Host, name string) error {
+	if err := n.ensureBridge(); err != nil {
+		return err
+	}
+	link, err := n.link(h, name, n.bridge)
+	if err != nil {
+		return err
+	}
+	return n.reachBy(h, n.bridge, link)
+}
+
+// reachBy gives a host its addresses and routes, and the node routes to them, by a device
+// of the node's that is its link to the host, or the bridge of that.
+func (n *Node) reachBy(h *Host, device, link netlink.Link) error {
+	h.gateway = device.Attrs().HardwareAddr
+	if err := addAddress(n.handle, device, netip.PrefixFrom(gateway6, 64)); err != nil {
 		return err
 	}
 	for _, a := range h.IPs {
-		if err := n.reach(link, a, h.MAC); err != nil {
+		if err := n.reach(device, a, h.MAC); err != nil {
 			return err
 		}
 	}
@@ -169,7 +203,7 @@ func (n *Node) routed(h *Host, name string) error {
 			if !h.IP(gateway).IsValid() {
 				continue
 			}
-			if err := own.NeighSet(neighbour(eth0, gateway, link.Attrs().HardwareAddr)); err != nil {
+			if err := own.NeighSet(neighbour(eth0, gateway, h.gateway)); err != nil {
 				return fmt.Errorf("add neighbour %s: %w", gateway, err)
 			}
 			if err := addDefault(own, eth0, gateway); err != nil {
@@ -188,6 +222,7 @@ func (n *Node) bridged(h *Host, name string) error {
 	if err != nil {
 		return err
 	}
+	h.gateway = n.bridge.Attrs().HardwareAddr
 	var prefixes, gateways []netip.Prefix
 	for _, a := range h.IPs {
 		bits := bridgeBits6
@@ -228,7 +263,7 @@ func (n *Node) ensureBridge() error {
 		}
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = "br0", n.lab.newMAC()
+	attrs.Name, attrs.HardwareAddr = Bridge, n.lab.newMAC()
 	bridge := &netlink.Bridge{LinkAttrs: attrs}
 	if err := n.handle.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("add bridge br0: %w", err)

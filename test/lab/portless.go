@@ -33,7 +33,7 @@ func waves(flights []*flight) [][]*flight {
 	for _, f := range flights {
 		p := f.probe.Packet
 		i := 0
-		if portless(p.Protocol) {
+		if portless(p.Protocol) && !f.probe.Follows {
 			for i < len(all) && used[i][direction{p.Dst, p.Src, p.Protocol}] {
 				i++
 			}
@@ -54,7 +54,7 @@ func waves(flights []*flight) [][]*flight {
 func (l *Lab) forgetPortless(wave []*flight) error {
 	found := map[bool]bool{} // by: is IPv4
 	for _, f := range wave {
-		if portless(f.probe.Packet.Protocol) {
+		if portless(f.probe.Packet.Protocol) && !f.probe.Follows {
 			found[f.probe.Packet.Dst.Is4()] = true
 		}
 	}

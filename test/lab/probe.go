@@ -13,7 +13,7 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// Probe is one packet to send, the first of a new connection.
+// Probe is one packet to send.
 type Probe struct {
 	From *Host
 	// To is where it should arrive. Nil stands for the owner of the packet's
@@ -26,6 +26,11 @@ type Probe struct {
 	// zero Addr stands for From's first address of Dst's family. HopLimit 0
 	// stands for 64. Hairpin says nothing here.
 	Packet policy.Packet
+	// Wire is how it is sent.
+	Wire Wire
+	// Follows: it is of a flow that has begun before, or about one. What connection tracking
+	// knows stays.
+	Follows bool
 	// Expect says whether it should arrive. It has no influence on the result
 	// but on the time spent: only a probe that should arrive and has not is
 	// sent again and again.
@@ -42,6 +47,9 @@ type Result struct {
 	// none, all hosts. The owner of the source address is left out, as replies
 	// quote the packet.
 	At []*Host
+	// Received is the packet as To has got it: of fragments, the one with the tag. Nil if it has
+	// not arrived, or To is a node.
+	Received []byte
 	// Sent is how many packets were sent; 0 means that the sender's own output
 	// hook has dropped them.
 	Sent int
@@ -58,7 +66,7 @@ func (r Result) String() string {
 	if !r.AsExpected() {
 		expected = ", unexpectedly"
 	}
-	return fmt.Sprintf("%s: %s %s%s", r.From, r.Packet, verdict, expected)
+	return fmt.Sprintf("%s: %s%s %s%s", r.From, r.Packet, r.Wire, verdict, expected)
 }
 
 // deniedSends is how often a probe is sent before it counts as lost: once
@@ -70,8 +78,8 @@ const deniedSends = 2
 // if any probe does not arrive, twice Options.Settle; if one does not that
 // should, up to Options.Patience more. Batches may run concurrently.
 //
-// Every packet is a new connection, also for connection tracking: its source
-// port or ICMP identifier has not been used with its destination before.
+// Every packet whose Wire has no SrcPort is a new connection, also for connection
+// tracking: its source port or ICMP identifier has not been used with its destination before.
 // Protocols without ports have one connection per pair of hosts, so for those
 // Probe deletes the nodes' entries first, and sends opposite packets one after
 // the other.
@@ -189,13 +197,17 @@ func (b *batch) send(ctx context.Context, flights []*flight) error {
 		number := b.lab.sequence.Add(1)
 		tag := newTag(b.lab.run, number)
 		port := b.lab.tracker.takeOff(f, number)
-		packet, err := Craft(f.probe.Packet, port, tag[:])
+		packets, err := f.probe.Wire.Packets(f.probe.Packet, port, tag[:])
 		if err != nil {
 			return err
 		}
-		err = f.probe.From.send(packet)
+		for _, packet := range packets {
+			if err = f.probe.From.sendIn(f.probe.Wire.Wrap, packet); err != nil {
+				break
+			}
+		}
 		if err != nil && !errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("send %s from %s: %w", f.probe.Packet, f.probe.From, err)
+			return fmt.Errorf("send %s%s from %s: %w", f.probe.Packet, f.probe.Wire, f.probe.From, err)
 		}
 		if err == nil {
 			b.sent[f]++
@@ -286,7 +298,7 @@ func (b *batch) results() []Result {
 	for i, f := range b.flights {
 		at := slices.Clone(f.at)
 		slices.SortFunc(at, func(x, y *Host) int { return strings.Compare(x.Name, y.Name) })
-		results[i] = Result{Probe: f.probe, Arrived: f.arrived(), At: at, Sent: b.sent[f]}
+		results[i] = Result{Probe: f.probe, Arrived: f.arrived(), At: at, Received: f.packet, Sent: b.sent[f]}
 	}
 	return results
 }

@@ -3,7 +3,9 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -155,6 +157,22 @@ func filterTags(fd int, run uint32) error {
 
 // sender returns the host's socket for sending whole packets of a family.
 func (h *Host) sender(family int) (*socket, error) {
+	return h.open(family, func() (int, error) {
+		// IPPROTO_RAW implies that the packet brings its own header.
+		fd, err := unix.Socket(family, unix.SOCK_RAW|socketFlags, unix.IPPROTO_RAW)
+		if err != nil {
+			return -1, err
+		}
+		// It also receives protocol 255, which nobody reads.
+		return fd, errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
+		)
+	})
+}
+
+// open returns the host's sending socket of a family, which is made if there is none yet.
+func (h *Host) open(family int, make func() (fd int, err error)) (*socket, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -164,24 +182,11 @@ func (h *Host) sender(family int) (*socket, error) {
 		return s, nil
 	}
 	s := &socket{fd: -1, host: h}
-	err := h.ns.inside(func() error {
-		// IPPROTO_RAW implies that the packet brings its own header.
-		fd, err := unix.Socket(family, unix.SOCK_RAW|socketFlags, unix.IPPROTO_RAW)
-		if err != nil {
-			return fmt.Errorf("raw socket: %w", err)
-		}
-		s.fd = fd
-		// It also receives protocol 255, which nobody reads.
-		return errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1),
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
-		)
-	})
-	if err != nil {
+	if err := h.ns.inside(func() (err error) { s.fd, err = make(); return err }); err != nil {
 		if s.fd >= 0 {
 			unix.Close(s.fd)
 		}
-		return nil, err
+		return nil, fmt.Errorf("raw socket: %w", err)
 	}
 	h.senders[family] = s
 	return s, nil
@@ -220,14 +225,62 @@ func (h *Host) send(packet []byte) error {
 	if err != nil {
 		return err
 	}
+	return retry(func() error { return unix.Sendto(s.fd, packet, unix.MSG_DONTWAIT, to) })
+}
+
+// sendIn sends a packet in a frame that has more around it than usual, to where the host's
+// route leads.
+func (h *Host) sendIn(wrap Wrap, packet []byte) error {
+	if wrap == Plain {
+		return h.send(packet)
+	}
+	if h.isNode {
+		return errors.New("a node sends plain frames only")
+	}
+	s, err := h.frameSender()
+	if err != nil {
+		return err
+	}
+	frame := wrap.Around(slices.Concat(h.nextHop(destinationOf(packet)), h.MAC), packet)
+	return retry(func() error {
+		return unix.Sendto(s.fd, frame, unix.MSG_DONTWAIT, &unix.SockaddrLinklayer{Ifindex: h.eth0})
+	})
+}
+
+// destinationOf is where a packet goes to.
+func destinationOf(packet []byte) netip.Addr {
+	if packet[0]>>4 == 4 {
+		return netip.AddrFrom4([4]byte(packet[16:20]))
+	}
+	return netip.AddrFrom16([16]byte(packet[24:40]))
+}
+
+// nextHop is the hardware address of who gets the host's packets to an address: a neighbour
+// on the same bridge, or the node.
+func (h *Host) nextHop(dst netip.Addr) net.HardwareAddr {
+	if to := h.lab.owner(dst); to != nil && h.attach == Bridged && to.attach == Bridged && to.node == h.node && to != h {
+		return to.MAC
+	}
+	return h.gateway
+}
+
+// frameSender returns the host's socket for sending whole frames.
+func (h *Host) frameSender() (*socket, error) {
+	return h.open(unix.AF_PACKET, func() (int, error) {
+		// Protocol 0 receives nothing.
+		return unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|socketFlags, 0)
+	})
+}
+
+// retry sends, and again where too much is under way, until some of it has been received.
+func retry(send func() error) error {
 	for try := 0; ; try++ {
-		err := unix.Sendto(s.fd, packet, unix.MSG_DONTWAIT, to)
+		err := send()
 		full := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS)
 		if !errors.Is(err, unix.EINTR) && (!full || try == sendTries) {
 			return err
 		}
 		if full {
-			// Too much is under way: let some of it be received.
 			time.Sleep(time.Millisecond)
 		}
 	}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"slices"
@@ -29,6 +30,8 @@ type flight struct {
 
 	// Guarded by the tracker's lock.
 	at []*Host
+	// packet is what the receiver has got, if that is no node.
+	packet []byte
 }
 
 // arrived says whether the probe has reached its receiver.
@@ -61,6 +64,9 @@ func (t *tracker) takeOff(f *flight, number uint64) (port uint16) {
 	defer t.mu.Unlock()
 	t.flights[number] = f
 	f.numbers = append(f.numbers, number)
+	if fixed := f.probe.Wire.SrcPort; fixed != 0 {
+		return fixed
+	}
 	p := f.probe.Packet
 	key := flow{p.Src, p.Dst, p.Protocol, p.DstPort, p.ICMPType}
 	port = t.ports[key] + 1
@@ -72,7 +78,7 @@ func (t *tracker) takeOff(f *flight, number uint64) (port uint16) {
 }
 
 // land notes that a packet has arrived at a host.
-func (t *tracker) land(number uint64, at *Host) {
+func (t *tracker) land(number uint64, at *Host, packet []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.flights[number]
@@ -80,6 +86,9 @@ func (t *tracker) land(number uint64, at *Host) {
 		return
 	}
 	f.at = append(f.at, at)
+	if at == f.probe.To && !at.isNode {
+		f.packet = bytes.Clone(packet)
+	}
 }
 
 // landed counts arrivals, and says whether there can be no more of them.
@@ -135,7 +144,7 @@ func (t *tracker) drain(s *socket) error {
 			return err
 		}
 		if number, ok := readTag(buffer[:n], s.host.lab.run); ok {
-			t.land(number, s.host)
+			t.land(number, s.host, buffer[:n])
 		}
 	}
 }

@@ -60,7 +60,7 @@ func TestFragmentsOfOnePod(t *testing.T) {
 			flood := frame{from: stage.Isolated, to: stage.Outside, class: class, number: serverPort, src: global, dst: global, mac: router}
 			var firsts [][]byte
 			for id := range uint32(6000) {
-				firsts = append(firsts, append(s.headers(flood), stage.Split(s.datagram(flood, 0), id)[0]...))
+				firsts = append(firsts, append(s.headers(flood), lab.Cut(s.datagram(flood, 0), lab.PerFragment, id)[0]...))
 			}
 			s.Send(stage.Isolated, firsts...)
 			s.expectWhole(stage.Neighbour, class, "after 6000 first fragments of the isolated pod's")
@@ -97,7 +97,7 @@ func TestLargeDatagrams(t *testing.T) {
 				p := policy.Packet{Src: s.source(of), Dst: s.destination(of), Protocol: policy.UDP, DstPort: of.number}
 				packet, err := lab.Craft(p, clientPort, append(make([]byte, 8000), stage.Mark(number)...))
 				s.Must(err)
-				for _, b := range stage.Split(packet, uint32(number)) {
+				for _, b := range lab.Cut(packet, lab.PerFragment, uint32(number)) {
 					fragments = append(fragments, append(s.headers(of), b...))
 				}
 			}
@@ -122,7 +122,7 @@ func TestLargeFragmentsOfOnePod(t *testing.T) {
 		flood := frame{from: stage.Isolated, to: stage.Outside, class: udp4, number: serverPort, src: global, dst: global, mac: router}
 		var large [][]byte
 		for id := range uint32(200) {
-			large = append(large, append(s.headers(flood), stage.Cut(s.segments(flood), 60_000, id)[0]...))
+			large = append(large, append(s.headers(flood), lab.Cut(s.segments(flood), 60_000, id)[0]...))
 		}
 		s.SendLarge(stage.Isolated, large...)
 		s.expectWhole(stage.Neighbour, udp4, "after 200 large first fragments of the isolated pod's")
@@ -144,7 +144,7 @@ func (s *scene) expectWhole(from stage.ActorID, class class, when string) {
 	of := frame{from: from, to: stage.Outside, class: class, number: serverPort, src: global, dst: global, mac: router}
 	w := s.watch([]frame{of})
 	var whole [][]byte
-	for _, b := range stage.Split(s.datagram(of, 0), 7) {
+	for _, b := range lab.Cut(s.datagram(of, 0), lab.PerFragment, 7) {
 		whole = append(whole, append(s.headers(of), b...))
 	}
 	s.Send(from, whole...)
@@ -165,9 +165,9 @@ func TestFirstFragmentsTellAll(t *testing.T) {
 				Src: s.source(f), Dst: s.destination(f), Protocol: policy.ICMPv6, ICMPType: uint8(kind), HopLimit: f.hop,
 			}, 0, stage.Mark(0))
 			s.Must(err)
-			whole := stage.Behind(packet, stage.Mark(0), stage.PerFragment)
+			whole := lab.Behind(packet, stage.Mark(0), lab.PerFragment)
 			w := s.watch([]frame{f})
-			for _, b := range stage.Split(whole, uint32(kind)) {
+			for _, b := range lab.Cut(whole, lab.PerFragment, uint32(kind)) {
 				s.Send(stage.Neighbour, append(s.headers(f), b...))
 			}
 			got, err := w.End()
@@ -186,7 +186,7 @@ func TestOverlappingFragments(t *testing.T) {
 		f := frame{from: stage.Neighbour, to: stage.TheNode, class: icmp6, number: 134, hop: 255, src: global, dst: global, mac: router}
 		part := func(kind uint8, offset uint16, more bool) []byte {
 			p := policy.Packet{Src: s.source(f), Dst: s.destination(f), Protocol: policy.ICMPv6, ICMPType: kind, HopLimit: 255}
-			message, err := lab.Craft(p, 0, append(stage.Mark(0), make([]byte, stage.PerFragment-24-8-stage.MarkSize)...))
+			message, err := lab.Craft(p, 0, append(stage.Mark(0), make([]byte, lab.PerFragment-24-8-stage.MarkSize)...))
 			s.Must(err)
 			flags := offset
 			if more {

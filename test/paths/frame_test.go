@@ -40,10 +40,10 @@ func (c class) is6() bool { return c == icmp6 || c == protocol6 || c == udp6 || 
 // untyped says whether the frame is neither IP nor ARP for those who receive it. (A tag
 // with no VLAN is taken off.)
 func (f frame) untyped() bool {
-	if w := f.tagless().wrap; w == stage.Plain || w == stage.Mistyped {
+	if w := f.tagless().wrap; w == lab.Plain || w == lab.Mistyped {
 		return f.class == ethertype
 	}
-	return f.wrap < stage.Mistyped
+	return f.wrap < lab.Mistyped
 }
 
 // scope is which address of somebody's, or of whom.
@@ -72,12 +72,12 @@ const (
 // VLAN.
 func (f frame) tagless() frame {
 	switch f.wrap {
-	case stage.Tag0, stage.Service0, stage.Stacked0, stage.Double0, stage.Triple0:
-		f.wrap = stage.Plain
-	case stage.TagPPPoE:
-		f.wrap = stage.PPPoE
-	case stage.Priority1:
-		f.wrap = stage.Tag1
+	case lab.Tag0, lab.Service0, lab.Stacked0, lab.Double0, lab.Triple0:
+		f.wrap = lab.Plain
+	case lab.TagPPPoE:
+		f.wrap = lab.PPPoE
+	case lab.Priority1:
+		f.wrap = lab.Tag1
 	}
 	return f
 }
@@ -146,7 +146,7 @@ func reservedMAC(s station) net.HardwareAddr {
 type frame struct {
 	from, to stage.ActorID // to: who is meant by addresses that somebody has
 	class    class
-	wrap     stage.Wrap
+	wrap     lab.Wrap
 	number   uint16
 	hop      uint8
 	src, dst scope
@@ -197,7 +197,7 @@ func (f frame) packet(src, dst netip.Addr, number int) ([]byte, error) {
 		p.Protocol, p.DstPort = policy.UDP, f.number
 	default:
 		p.Protocol, p.DstPort = policy.Protocol(f.number), serverPort
-		if f.class == protocol6 && stage.Extensions[p.Protocol] != nil {
+		if f.class == protocol6 && lab.Extensions[p.Protocol] != nil {
 			p.Protocol = policy.UDP
 		}
 		p.ICMPType = 128 // an echo request, of ICMPv6
@@ -220,17 +220,17 @@ func (f frame) packet(src, dst netip.Addr, number int) ([]byte, error) {
 	}
 	if dst.Is4() {
 		b[9] = f.protocol(p)
-		stage.Sum(b[:20])
+		lab.Sum(b[:20])
 		return b, nil
 	}
 	if f.class == protocol6 {
-		if extension := stage.Extensions[policy.Protocol(f.number)]; extension != nil {
-			return stage.Extended(b, f.number, extension), nil
+		if extension := lab.Extensions[policy.Protocol(f.number)]; extension != nil {
+			return lab.Extended(b, f.number, extension), nil
 		}
 		b[6] = byte(f.number)
 	}
-	if number := wrapExtension[f.wrap]; f.wrap >= stage.HopByHop {
-		return stage.Extended(b, number, stage.Extensions[policy.Protocol(number)]), nil
+	if number := wrapExtension[f.wrap]; f.wrap >= lab.HopByHop {
+		return lab.Extended(b, number, lab.Extensions[policy.Protocol(number)]), nil
 	}
 	return b, nil
 }
@@ -242,4 +242,4 @@ func (f frame) protocol(p policy.Packet) byte {
 	return byte(p.Protocol)
 }
 
-var wrapExtension = [...]uint16{stage.HopByHop: 0, stage.Routing: 43, stage.Fragment: 44, stage.Destination: 60}
+var wrapExtension = [...]uint16{lab.HopByHop: 0, lab.Routing: 43, lab.Fragment: 44, lab.Destination: 60}

@@ -3,6 +3,7 @@ package paths_test
 import (
 	"slices"
 
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/stage"
 )
 
@@ -142,29 +143,29 @@ func isARP(f frame) bool { return f.class == arp || f.class == ethertype && f.nu
 // inFragments says whether neighbour discovery comes in fragments. Connection tracking has
 // put them together before they are judged.
 func inFragments(f frame) bool {
-	if f.wrap != stage.Fragment {
+	if f.wrap != lab.Fragment {
 		return false
 	}
-	f.wrap = stage.Plain
+	f.wrap = lab.Plain
 	return isSolicitation(f) || isAdvertisement(f)
 }
 
 // isRouterSolicitation is it whole, or in a fragment, as inFragments has it.
 func isRouterSolicitation(f frame) bool {
-	return f.class == icmp6 && (f.wrap == stage.Plain || f.wrap == stage.Fragment) && f.number == 133 && f.hop == 255 && f.dst == allRouters
+	return f.class == icmp6 && (f.wrap == lab.Plain || f.wrap == lab.Fragment) && f.number == 133 && f.hop == 255 && f.dst == allRouters
 }
 
 func isSolicitation(f frame) bool {
-	return f.class == icmp6 && f.wrap == stage.Plain && f.number == 135 && f.hop == 255 && (f.dst.unicast() || f.dst == solicited)
+	return f.class == icmp6 && f.wrap == lab.Plain && f.number == 135 && f.hop == 255 && (f.dst.unicast() || f.dst == solicited)
 }
 
 func isAdvertisement(f frame) bool {
-	return f.class == icmp6 && f.wrap == stage.Plain && f.number == 136 && f.hop == 255 && (f.dst.unicast() || f.dst == allNodes)
+	return f.class == icmp6 && f.wrap == lab.Plain && f.number == 136 && f.hop == 255 && (f.dst.unicast() || f.dst == allNodes)
 }
 
 // isListenerDiscovery is it with a router alert, as kernels send it, or without.
 func isListenerDiscovery(f frame) bool {
-	return f.class == icmp6 && (f.wrap == stage.Plain || f.wrap == stage.HopByHop || f.wrap == stage.Fragment) && slices.Contains([]uint16{130, 131, 132, 143}, f.number) && f.hop == 1 &&
+	return f.class == icmp6 && (f.wrap == lab.Plain || f.wrap == lab.HopByHop || f.wrap == lab.Fragment) && slices.Contains([]uint16{130, 131, 132, 143}, f.number) && f.hop == 1 &&
 		!f.dst.unicast() && f.dst != unspecified && (f.src == linkLocal || f.src == unspecified)
 }
 

@@ -3,6 +3,7 @@ package paths_test
 import (
 	"slices"
 
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/stage"
 )
 
@@ -86,7 +87,7 @@ func (s *scene) matrix(whole bool) []frame {
 // beginnings may begin a flow, to whatever hardware address they go. What answers it is
 // no flow of its own, so there must be none if the first frame is dropped.
 func (m *matrix) beginnings() {
-	for _, w := range []stage.Wrap{stage.Plain, stage.Tag0, stage.Tag1, stage.PPPoE} {
+	for _, w := range []lab.Wrap{lab.Plain, lab.Tag0, lab.Tag1, lab.PPPoE} {
 		m.towards(frame{class: udp4, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo4, waysToAll4)
 		m.towards(frame{class: udp6, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo6, waysToAll6)
 	}
@@ -185,15 +186,15 @@ func (m *matrix) messages4() {
 
 // wrapped are packets inside of something, or behind it.
 func (m *matrix) wrapped() {
-	for w := stage.Tag0; w <= stage.Destination; w++ {
+	for w := lab.Tag0; w <= lab.Destination; w++ {
 		for _, src := range []scope{global, linkLocal} {
 			for _, number := range known6 {
 				for _, hop := range []uint8{1, 255} {
-					m.towards(frame{class: icmp6, wrap: w, number: number, hop: hop, src: src}, number == 135 || w == stage.HopByHop && hop == 1, waysTo6, waysToAll6)
+					m.towards(frame{class: icmp6, wrap: w, number: number, hop: hop, src: src}, number == 135 || w == lab.HopByHop && hop == 1, waysTo6, waysToAll6)
 				}
 			}
 			m.towards(frame{class: udp6, wrap: w, number: serverPort, hop: 64, src: src}, true, waysTo6, waysToAll6)
-			if w < stage.HopByHop {
+			if w < lab.HopByHop {
 				m.towards(frame{class: udp4, wrap: w, number: serverPort, hop: 64, src: src}, true, waysTo4, waysToAll4)
 			}
 		}

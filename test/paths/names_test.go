@@ -123,7 +123,7 @@ func TestErrorsInNobodysName(t *testing.T) {
 				packet, err := lab.Craft(policy.Packet{Src: s.source(f), Dst: s.destination(f), Protocol: protocol, ICMPType: unreachable}, 0, quoted)
 				s.Must(err)
 				if !six {
-					stage.Sum(packet[:20])
+					lab.Sum(packet[:20])
 				}
 				s.Send(f.from, append(s.headers(f), packet...))
 			}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/stage"
 )
 
@@ -26,7 +27,7 @@ type differences struct {
 	count            int
 	numbers          map[class]map[int]bool
 	hops             map[int]bool
-	wraps            map[stage.Wrap]bool
+	wraps            map[lab.Wrap]bool
 	sources, targets map[string]bool
 	stations         map[string]bool
 }
@@ -36,7 +37,7 @@ func (t tally) add(f frame, at stage.ActorID) {
 	d := t[key]
 	if d == nil {
 		d = &differences{
-			numbers: map[class]map[int]bool{}, hops: map[int]bool{}, wraps: map[stage.Wrap]bool{},
+			numbers: map[class]map[int]bool{}, hops: map[int]bool{}, wraps: map[lab.Wrap]bool{},
 			sources: map[string]bool{}, targets: map[string]bool{}, stations: map[string]bool{},
 		}
 		t[key] = d
@@ -58,9 +59,9 @@ func (f frame) kind() string {
 		return "ARP"
 	case f.class == ethertype:
 		return "neither IP nor ARP"
-	case f.wrap == stage.Plain:
+	case f.wrap == lab.Plain:
 		return family
-	case f.wrap >= stage.HopByHop:
+	case f.wrap >= lab.HopByHop:
 		return family + " with an extension header"
 	case f.untyped():
 		return family + " wrapped up"
@@ -103,7 +104,7 @@ func (k similar) line(d *differences) string {
 	}
 	var wraps []string
 	for _, w := range slices.Sorted(maps.Keys(d.wraps)) {
-		if w != stage.Plain {
+		if w != lab.Plain {
 			wraps = append(wraps, w.String())
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 )
 
 // Event is one change of the cluster: of an object, or of an attachment.
@@ -223,53 +222,4 @@ func Snapshot(history []Event) (s policy.Snapshot) {
 		}
 	}
 	return s
-}
-
-// Packet is one between any two of the cluster's and the outside's addresses,
-// of one family.
-func Packet(r *rand.Rand, s policy.Snapshot) policy.Packet {
-	pods, all := Addresses(s)
-	for range 4 { // most packets are between pods
-		all = append(all, pods...)
-	}
-	p := policy.Packet{Src: pick(r, all), Dst: pick(r, all), HopLimit: 64}
-	for p.Dst.Is4() != p.Src.Is4() {
-		p.Dst = pick(r, all)
-	}
-	p.Hairpin = p.Src == p.Dst
-	p.Protocol = pick(r, []policy.Protocol{policy.TCP, policy.TCP, policy.UDP, policy.SCTP, policy.ICMP, 47})
-	switch p.Protocol {
-	case policy.TCP, policy.UDP, policy.SCTP:
-		p.DstPort = uint16(pick(r, numbers)) + uint16(r.Intn(3))
-	case policy.ICMP:
-		p.ICMPType = pick(r, []uint8{8, 8, 8, 3, 11})
-		if !p.Src.Is4() {
-			p.Protocol, p.ICMPType = policy.ICMPv6, pick(r, []uint8{128, 128, 128, 1, 2})
-			if maybe(r, 4) {
-				p.ICMPType, p.HopLimit = pick(r, NeighbourDiscovery), pick(r, []uint8{254, 255})
-			}
-		}
-	}
-	return p
-}
-
-// Hook is where Node's kernel sees a packet: forward, or input if it is for
-// the node itself. It does not see what the node sends, and what the cluster
-// does not say is the node's, nobody can tell.
-func Hook(s policy.Snapshot, p policy.Packet) (hook ruleset.HookPoint, seen bool) {
-	own := slices.Contains(OwnAddrs, p.Dst)
-	switch {
-	case slices.Contains(OwnAddrs, p.Src), own && !Listed(s, p.Dst):
-		return 0, false
-	case own:
-		return ruleset.Input, true
-	}
-	return ruleset.Forward, true
-}
-
-// Listed reports whether the cluster says that an address is one of Node's own.
-func Listed(s policy.Snapshot, addr netip.Addr) bool {
-	return slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
-		return n.Name == Node && slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == addr.String() })
-	})
 }

@@ -2,6 +2,7 @@ package semantics_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -167,6 +168,39 @@ func errorsAboutOnesOwnFlows(c *fenced) {
 			all = append(all, report{false, 5, "shop/api", world, api, "world"}, report{false, 5, "db/pg", world, api, "world"})
 		}
 		c.arrive(all...)
+	}
+}
+
+// TestA39_ErrorsBehindHeaders: so it is if the error has extension headers before it, one of
+// authentication included, behind which connection tracking sees an error and nftables does not.
+func TestA39_ErrorsBehindHeaders(t *testing.T) {
+	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
+		c := clusterWith(t, attach, ruleset.Options{}, base+denyAll+`policy shop/in {podSelector: {}, policyTypes: [Ingress], ingress: [{}]}`)
+		begins := agreement.Case{
+			Packet: policy.Packet{Src: c.ip("world", "6"), Dst: c.ip("shop/api", "6"), Protocol: policy.UDP, DstPort: 80, HopLimit: 64},
+			Wire:   lab.Wire{SrcPort: 4321},
+		}
+		var want []bool
+		for _, headers := range [][]policy.Protocol{nil, {0}, {43}, {policy.AH}, {60}, {60, policy.AH}} {
+			begins.Then = append(begins.Then,
+				agreement.Follow{Kind: agreement.OwnError, ICMPType: 1, Extensions: headers},
+				agreement.Follow{Kind: agreement.OthersError, ICMPType: 1, Extensions: headers, By: c.host("db/pg")},
+				agreement.Follow{Kind: agreement.OthersError, ICMPType: 1, Extensions: headers, By: c.host("elsewhere")},
+			)
+			want = append(want, true, false, true)
+		}
+		report, err := c.Check(context.Background(), c.s, []agreement.Case{begins})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(report) != 1+len(want) {
+			t.Fatalf("%d packets checked, want %d", len(report), 1+len(want))
+		}
+		for i, r := range report[1:] {
+			if r.Judged != want[i] || !r.Agree() {
+				t.Errorf("want %t: %s", want[i], r)
+			}
+		}
 	}
 }
 

@@ -7,7 +7,6 @@
 //	                a host on its uplink, and others
 //	Mark, ReadMark  each frame carries a number
 //	Watch, Round    which actors have received which number
-//	Wrap, Split     what frames and packets can be made into
 //
 // Frames leave by packet sockets, past the sender's own stack. In pods and outside they
 // are received by packet sockets too. A node's packet sockets would see what its rules

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/test/lab"
 )
 
 // Arrivals say, for each frame of a round, which actors have received it: a bit each, and
@@ -324,7 +326,7 @@ func (s *Stage) SendLarge(from ActorID, frames ...[]byte) {
 	s.T.Helper()
 	const transport = 14 + 20
 	header := []byte{unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, unix.VIRTIO_NET_HDR_GSO_TCPV4}
-	for _, n := range []uint16{transport + 20, PerFragment, transport, 16} { // headers, each part, where the checksum begins and is
+	for _, n := range []uint16{transport + 20, lab.PerFragment, transport, 16} { // headers, each part, where the checksum begins and is
 		header = binary.NativeEndian.AppendUint16(header, n)
 	}
 	var all [][]byte

@@ -1,0 +1,332 @@
+package agreement
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
+)
+
+// judge says whether a packet is to arrive. What may begin a flow is policy.Judge's to say.
+// What becomes of all else, and what the node's options close besides, is said here, as
+// docs/SEMANTICS.md and docs/SECURITY.md have it, by what the lab knows and the API shows:
+// nothing here looks at a table.
+func (c *Cluster) judge(s policy.Snapshot, r *Result) {
+	r.Sources = c.sources(s, r)
+	o := policy.JudgeOptions{AllowToNode: c.options.AllowToNode}
+	r.Verdict = policy.Judge(s, r.Seen, o)
+	r.Judged = r.Verdict.At(random.Node)
+	if r.Own {
+		return
+	}
+	if r.Input && o.AllowToNode && !r.Judged {
+		// Judge knows only those addresses of the node that its Node object shows.
+		own := r.Seen
+		if own.Dst = c.Node.IP(own.Src); random.Untracked(own) { // it is no discovery
+			own.ICMPType = 128
+		}
+		r.Verdict = policy.Judge(s, own, o)
+		r.Judged, r.Why = r.Verdict.At(random.Node), "the node takes it in"
+	}
+	if why := c.closed(s, r); why != "" {
+		r.Judged, r.Why = false, why
+		return
+	}
+	switch {
+	case r.tracked() && c.options.RevokedMark != 0 && c.marks(r)&c.options.RevokedMark != 0:
+		r.Judged, r.Why = false, "its flow has been revoked"
+	case r.State == ruleset.Established:
+		r.Judged, r.Why = true, "its flow has begun, and has been answered"
+	case r.State == ruleset.Related:
+		r.Judged, r.Why = c.mayReport(s, r)
+	case r.State == ruleset.Invalid && c.ofIsolated(s, r, true):
+		r.Judged, r.Why = false, "invalid, and to or from an isolated pod"
+	case r.State == ruleset.New && r.Midstream && c.ofIsolated(s, r, false):
+		r.Judged, r.Why = false, "from the middle of a connection, by a direction that says nothing of it"
+	}
+}
+
+// marks are the conntrack marks of the packet's flow.
+func (c *Cluster) marks(r *Result) uint32 {
+	if r.Of != nil && r.Of.Revoked {
+		return r.Treatment.mark() | c.options.RevokedMark
+	}
+	return r.Treatment.mark()
+}
+
+// mayReport says whether an ICMP error about a known flow passes: a pod's only if the pod is
+// an end of it, and no pod's redirect. Whoever has an address of the node's range that no known
+// pod has reports nothing.
+func (c *Cluster) mayReport(s policy.Snapshot, r *Result) (bool, string) {
+	sender := policy.Judge(s, policy.Packet{Src: r.Seen.Src, Dst: outside(r.Seen.Src), Protocol: policy.UDP, DstPort: 9, HopLimit: 64}, policy.JudgeOptions{}).Egress
+	switch {
+	case sender.Node != random.Node:
+		return true, "an ICMP error about a known flow"
+	case sender.Pod == policy.Key{}:
+		return false, "an ICMP error of nobody known"
+	case r.Seen.Protocol == policy.ICMP && r.Seen.ICMPType == redirect4:
+		return false, "a redirect, of a pod"
+	}
+	return r.Seen.Src == r.Of.Seen.Src || r.Seen.Src == r.Of.Seen.Dst, "an ICMP error of a pod"
+}
+
+// redirect4 is the ICMP type.
+const redirect4 = 5
+
+// outside is an address outside the cluster, of the family of another.
+func outside(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return random.Outside[0]
+	}
+	return random.Outside[2]
+}
+
+// ofIsolated says whether a packet that begins no connection is to or from a pod that is
+// isolated. Where flows are revoked, what may be an answer is asked for at the other
+// direction as well. With own, one that is isolated for the direction itself counts too:
+// invalid packets are not let through to where policies are asked.
+func (c *Cluster) ofIsolated(s policy.Snapshot, r *Result, own bool) bool {
+	type side struct {
+		addr netip.Addr
+		d    policy.Direction
+	}
+	var sides []side
+	if r.Hook == ruleset.Forward || !c.options.AllowToNode {
+		sides = append(sides, side{r.Seen.Src, policy.Egress})
+	}
+	if r.Hook == ruleset.Forward {
+		sides = append(sides, side{r.Seen.Dst, policy.Ingress})
+	}
+	return slices.ContainsFunc(sides, func(at side) bool {
+		return own && isolated(s, at.addr, at.d) || c.options.RevokedMark != 0 && isolated(s, at.addr, at.d.Opposite())
+	})
+}
+
+// isolated says whether a pod of this node that may have an address is isolated for a
+// direction.
+func isolated(s policy.Snapshot, addr netip.Addr, d policy.Direction) bool {
+	p := policy.Packet{Src: addr, Dst: outside(addr), Protocol: policy.TCP, DstPort: 1, HopLimit: 64}
+	if d == policy.Ingress {
+		p.Src, p.Dst = p.Dst, p.Src
+	}
+	v := policy.Judge(s, p, policy.JudgeOptions{})
+	j := v.Egress
+	if d == policy.Ingress {
+		j = v.Ingress
+	}
+	return j.Node == random.Node && len(j.Isolating) > 0
+}
+
+// closed says what of the node's options keeps a packet from passing, whatever it is of.
+func (c *Cluster) closed(s policy.Snapshot, r *Result) string {
+	if why := c.guardedOff(r); why != "" {
+		return why
+	}
+	from := r.Probe.From
+	guarded := c.options.Guard && c.onBridge(from)
+	if c.options.SourceCheck && inRanges(s, r.Src) && !guarded && c.linkTo(r.Src) != c.linkOf(from) {
+		return "a pod's source, from elsewhere"
+	}
+	if c.options.TunnelPort == 0 || r.Seen.Protocol != policy.UDP || r.Seen.DstPort != c.options.TunnelPort {
+		return ""
+	}
+	fromNode, toNode := ofNode(s, r.Seen.Src), ofNode(s, r.Seen.Dst)
+	begun := r.State == ruleset.Established || r.State == ruleset.Related
+	switch {
+	case r.Hook == ruleset.Input && (r.isTranslated() || !fromNode || !toNode):
+		return "into the tunnel, but not from a node"
+	case r.Hook == ruleset.Input || begun:
+		return ""
+	case r.isTranslated():
+		return "into the tunnel, by destination NAT"
+	case toNode && !fromNode:
+		return "into another node's tunnel, but not from a node"
+	case c.masqueraded(s, r):
+		return "into a tunnel, as if from this node"
+	}
+	return ""
+}
+
+// routerMessages are the ICMPv6 messages that no guarded pod sends: routers' and redirects, and
+// those of multicast listeners.
+var routerMessages = []uint8{130, 131, 132, 133, 134, 137, 143}
+
+// guardedOff says why a guarded pod cannot send a packet: it sends plain packets with its own
+// addresses to its gateway, which is no group.
+func (c *Cluster) guardedOff(r *Result) string {
+	from := r.Probe.From
+	switch {
+	case !c.options.Guard || !c.onBridge(from):
+		return ""
+	case r.Wire.Wrap != lab.Plain:
+		return "neither IP nor ARP"
+	case !slices.Contains(from.IPs, r.Src):
+		return "not from the pod's own address"
+	case r.Dst.IsMulticast() || r.Dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "not to the gateway"
+	case r.Seen.Protocol == policy.ICMPv6 && slices.Contains(routerMessages, r.Seen.ICMPType):
+		return "not a pod's to send"
+	case headerless(r.Wire):
+		return "a first fragment without an upper-layer header"
+	}
+	return ""
+}
+
+// inFirst is how much of the upper layer is in the first fragment; all is a lot.
+func inFirst(w lab.Wire) int {
+	size, cut := map[lab.Fragments]int{lab.Tiny: 8, lab.InOrder: 16, lab.Reversed: 16, lab.Overlapping: 16}[w.Fragments]
+	if !cut {
+		return 1 << 16
+	}
+	for _, number := range w.Extensions {
+		size -= len(lab.Extensions[number])
+	}
+	return size
+}
+
+// headerless says whether the first fragment has less than 8 octets of the upper layer.
+func headerless(w lab.Wire) bool { return inFirst(w) < 8 }
+
+// truncated says whether the first fragment has less of the upper layer than the kernel wants
+// (ipv6frag_thdr_truncated in net/ipv6/reassembly.c).
+func truncated(r *Result) bool {
+	want := map[policy.Protocol]int{policy.TCP: 20, policy.UDP: 8, policy.ICMPv6: 8}[r.Protocol]
+	return inFirst(r.Wire) < max(want, 1)
+}
+
+// sources are what a packet may come from for its receiver: its sender, but for what leaves
+// with the node's address, or comes from behind a Service's.
+func (c *Cluster) sources(s policy.Snapshot, r *Result) []netip.Addr {
+	switch {
+	case r.Of != nil && r.Follow.reports():
+		return nil // as NAT has it
+	case r.Of != nil && r.Follow == Answer:
+		return []netip.Addr{r.Of.addressed()}
+	case r.Of != nil:
+		return r.Of.Sources
+	case r.Own || r.Hook != ruleset.Forward || r.State != ruleset.New:
+		return []netip.Addr{r.Src}
+	case r.Treatment == SourceNAT:
+		return []netip.Addr{c.Node.IP(r.Src)}
+	case c.masqueraded(s, r):
+		return append(c.gateways(), c.Node.IPs...)
+	}
+	return []netip.Addr{r.Src}
+}
+
+// masqueraded says whether what begins a flow leaves with an address of the node's.
+func (c *Cluster) masqueraded(s policy.Snapshot, r *Result) bool {
+	return c.options.Masquerade && inOwnRange(s, r.Seen.Src) && !inCluster(s, r.Seen.Dst)
+}
+
+// gateways are the addresses of the node's bridge.
+func (c *Cluster) gateways() (addrs []netip.Addr) {
+	for _, cidr := range policy.NodeOf(random.Nodes()[0]).PodCIDRs {
+		addrs = append(addrs, cidr.Addr().Next())
+	}
+	return addrs
+}
+
+// addressed is where a packet has been sent to.
+func (r *Result) addressed() netip.Addr { return r.Probe.Packet.Dst }
+
+// refused says why the node's stack, or its connection tracking, lets a packet not pass,
+// with or without podfence.
+func (c *Cluster) refused(r *Result) string {
+	routed := c.routed(r)
+	groups := []netip.Addr{random.Groups4[0], random.Groups4[3], random.Groups6[0], random.Groups6[1], random.Groups6[4]}
+	if !c.isBridged(r.Probe.From) {
+		groups = append(groups, random.Groups6[5]) // the gateway's own address
+	}
+	wrap := r.Wire.Wrap
+	switch {
+	case r.Wire.Fragments == lab.Overlapping:
+		return "fragments that overlap are given up (RFC 5722)"
+	case r.Wire.Fragments == lab.FirstAlone || r.Wire.Fragments == lab.LaterAlone:
+		return "no datagram without all its fragments"
+	case r.Src.Is6() && truncated(r):
+		return "the first fragment lacks a part of the upper-layer header (RFC 8200 section 4.5)"
+	case wrap != lab.Plain && !slices.Contains([]lab.Wrap{lab.Tag0, lab.Service0, lab.Stacked0, lab.Double0}, wrap):
+		return "no such link"
+	case routed && r.Seen.HopLimit == 0:
+		return "no hops left"
+	case sourceRouted(r.Wire) && (routed || r.Hook == ruleset.Input):
+		return "no source routes (accept_source_route)"
+	case r.Of != nil && r.Seen.Protocol == policy.ICMP && r.Seen.ICMPType == redirect4 && (r.Of.isTranslated() || !slices.Equal(r.Of.Sources, []netip.Addr{r.Of.Src})):
+		return "NAT drops redirects (nf_nat_icmp_reply_translation)"
+	case r.Input && random.OfLink(r.Dst) && !slices.Contains(groups, r.Dst):
+		return "the node is not of the group"
+	}
+	return ""
+}
+
+// sourceRouted says whether IPv4's options have a source route.
+func sourceRouted(w lab.Wire) bool {
+	return len(w.Options) > 0 && (w.Options[0] == 131 || w.Options[0] == 137)
+}
+
+// The node's ends of links.
+
+// linkOf is the node's device that a host's packets come in by.
+func (c *Cluster) linkOf(h *lab.Host) string {
+	if c.onBridge(h) {
+		return lab.Bridge
+	}
+	return h.Link
+}
+
+// linkTo is the node's device that the route to an address leads to; "" if there is none.
+func (c *Cluster) linkTo(addr netip.Addr) string {
+	if owner := c.Lab.Owner(addr); owner != nil {
+		return c.linkOf(owner)
+	}
+	if c.attach == lab.Bridged && InPodRange(addr) {
+		return lab.Bridge
+	}
+	return ""
+}
+
+// What the API shows of nodes.
+
+func inRanges(s policy.Snapshot, addr netip.Addr) bool {
+	return !ofNode(s, addr) && (inOwnRange(s, addr) || slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return inRangeOf(n, addr) }))
+}
+
+// inOwnRange says whether an address is of the node's own pod ranges, as last known.
+func inOwnRange(s policy.Snapshot, addr netip.Addr) bool {
+	shown := false
+	for _, n := range s.Nodes {
+		for _, cidr := range n.Spec.PodCIDRs {
+			prefix, err := netip.ParsePrefix(cidr)
+			shown = shown || n.Name == random.Node && err == nil && prefix.Addr().Is4() == addr.Is4()
+		}
+		if n.Name == random.Node && inRangeOf(n, addr) {
+			return true
+		}
+	}
+	return !shown && slices.ContainsFunc(s.LastPodCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+func inRangeOf(n *corev1.Node, addr netip.Addr) bool {
+	return slices.ContainsFunc(n.Spec.PodCIDRs, func(text string) bool {
+		prefix, err := netip.ParsePrefix(text)
+		return err == nil && prefix.Contains(addr)
+	})
+}
+
+// ofNode says whether an address is a node's.
+func ofNode(s policy.Snapshot, addr netip.Addr) bool {
+	return slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
+		return slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == addr.String() })
+	})
+}
+
+// inCluster says whether pods reach an address with their own.
+func inCluster(s policy.Snapshot, addr netip.Addr) bool {
+	return inRanges(s, addr) || ofNode(s, addr) || addr.IsMulticast() || addr.Is6() && addr.IsLinkLocalUnicast()
+}

@@ -1,0 +1,86 @@
+package agreement
+
+import (
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/lab"
+)
+
+// trace is the packet's way through the tables: as a frame on its sender's port, before
+// connection tracking, and at its hook. It ends where it is denied.
+func (c *Cluster) trace(r *Result) ruleset.Trace {
+	from := r.Probe.From
+	p := ruleset.TracePacket{
+		Packet: r.Seen, State: r.State, Midstream: r.Midstream, DNAT: r.isTranslated(), Elsewhere: c.linkTo(r.Src) != c.linkOf(from),
+	}
+	if r.tracked() {
+		p.Mark = c.marks(r)
+		p.Flow = ruleset.Flow{OriginalSrc: r.Seen.Src, ReplySrc: r.Seen.Dst}
+	}
+	if r.Of != nil && r.tracked() {
+		p.Flow = ruleset.Flow{OriginalSrc: r.Of.Seen.Src, ReplySrc: r.Of.Seen.Dst}
+	}
+	var last ruleset.Trace
+	if c.guard != nil && c.onBridge(from) {
+		frame := p
+		frame.State, frame.Flow, frame.Dst = 0, ruleset.Flow{}, r.addressed()
+		frame.HopLimit = r.HopLimit
+		frame.Frame = frameOf(r)
+		frame.Fragment = ruleset.Whole
+		if r.Wire.Fragments != lab.Uncut {
+			if frame.Fragment = ruleset.First; headerless(r.Wire) {
+				frame.Fragment = ruleset.Headerless
+			}
+			if r.Wire.Fragments == lab.LaterAlone {
+				frame.Fragment = ruleset.Later
+			}
+		}
+		if last = c.guard.Trace(ruleset.Prerouting, frame); last.Verdict != ruleset.Accept {
+			return last
+		}
+	}
+	before := p
+	before.Dst, before.DstPort = r.addressed(), r.Probe.Packet.DstPort
+	before.Frame.Port = c.linkOf(from)
+	if last = c.table.Trace(ruleset.Prerouting, before); last.Verdict != ruleset.Accept {
+		return last
+	}
+	return c.table.Trace(r.Hook, p)
+}
+
+// frameOf is the frame that a packet of a guarded host comes in.
+func frameOf(r *Result) ruleset.Frame {
+	from := r.Probe.From
+	f := ruleset.Frame{Port: from.Link, Group: ruleset.LinkGroup, Src: [6]byte(from.MAC), Dst: [6]byte(from.Gateway()), Type: ruleset.TypeIPv4}
+	dst := r.addressed()
+	switch {
+	case r.Wire.Wrap != lab.Plain:
+		f.Type = 0x8100
+		return f
+	case dst.Is6():
+		f.Type = ruleset.TypeIPv6
+	}
+	switch {
+	case dst.Is6() && dst.IsMulticast():
+		b := dst.As16()
+		f.Dst = [6]byte{0x33, 0x33, b[12], b[13], b[14], b[15]}
+	case dst.IsMulticast():
+		b := dst.As4()
+		f.Dst = [6]byte{0x01, 0x00, 0x5e, b[1] & 0x7f, b[2], b[3]}
+	case dst.Is4() && dst.As4() == [4]byte{255, 255, 255, 255}:
+		f.Dst = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	}
+	return f
+}
+
+// attachments are the guarded hosts, as the plugin that has connected them reports them.
+func (c *Cluster) attachments() (all []policy.Attachment) {
+	for _, h := range c.Node.Hosts() {
+		if c.onBridge(h) {
+			all = append(all, policy.Attachment{
+				ContainerID: h.Name, IfName: "eth0", HostInterface: h.Link, MAC: [6]byte(h.MAC), IPs: h.IPs,
+			})
+		}
+	}
+	return all
+}
