@@ -104,6 +104,7 @@ func (w *world) populate() (err error) {
 	if w.cluster, err = churn.NewCluster(context.Background(), w.server.API, rand.New(rand.NewSource(1))); err != nil {
 		return err
 	}
+	w.cluster.KeepNode = true
 	if err := w.cluster.Fix(steady.Objects()); err != nil {
 		return err
 	}

@@ -18,6 +18,9 @@ func (c *Cluster) changeAround() error {
 	}
 	node := random.AnyNode(c.Rand)
 	if node.Name == random.Node {
+		if c.KeepNode {
+			return nil
+		}
 		// Which of several ranges it has seen is the agent's to know: there are no others.
 		i := slices.IndexFunc(random.Nodes(), func(n *corev1.Node) bool { return n.Name == node.Name })
 		node.Spec = random.Nodes()[i].Spec

@@ -31,6 +31,8 @@ const (
 type Cluster struct {
 	// Rand is what the changes are drawn from.
 	Rand *rand.Rand
+	// KeepNode has random.Node stay as it is: without it, its agent is not ready.
+	KeepNode bool
 
 	ctx context.Context
 	api *kubernetes.Clientset
