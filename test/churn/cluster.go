@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand"
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -152,16 +153,26 @@ func (c *Cluster) Change() error {
 }
 
 // oddPod draws the ith pod, if on is not empty for that node. One of the lab's node shows no
-// address of another node's ranges: in the lab those are all behind one link, which the agent
-// would take for that pod's.
+// address of another node or of its ranges: in the lab those are all behind one link, which the
+// agent would take for that pod's.
 func (c *Cluster) oddPod(i int, on string) *corev1.Pod {
 	for {
 		pod := random.OddPod(c.Rand, i, Pods)
 		pod.Spec.NodeName = cmp.Or(on, pod.Spec.NodeName)
-		if pod.Spec.NodeName != random.Node || !slices.ContainsFunc(random.PodAddrsOf(pod), random.InOtherRanges) {
+		if pod.Spec.NodeName != random.Node || !slices.ContainsFunc(random.PodAddrsOf(pod), ofOtherNodes) {
 			return pod
 		}
 	}
+}
+
+// ofOtherNodes reports whether an address is another node's, or one that its pods may have.
+func ofOtherNodes(addr netip.Addr) bool {
+	for _, own := range random.Remote() {
+		if slices.Contains(own, addr) {
+			return true
+		}
+	}
+	return random.InOtherRanges(addr)
 }
 
 // Vanish deletes up to n pods and n policies, for good.
