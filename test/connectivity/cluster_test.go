@@ -94,7 +94,7 @@ func newCluster(t testing.TB, s settings) *cluster {
 	c.write("cluster.yaml", clusterYAML(s)+s.more)
 	c.write("pods.yaml", "")
 	for _, n := range c.nodes {
-		o := fence.Options{Manifests: c.path("manifests"), Dir: c.path(n.Name), Plugin: cniBinary, Mode: s.mode, AnySource: s.anySource, Log: logr.Discard()}
+		o := fence.Options{Manifests: c.path("manifests"), Dir: c.path(n.Name), Plugin: cniBinary(), Mode: s.mode, AnySource: s.anySource, Log: logr.Discard()}
 		c.options, c.fences = append(c.options, o), append(c.fences, nil)
 	}
 	t.Cleanup(func() {

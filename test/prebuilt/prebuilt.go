@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"testing"
 
 	"github.com/podfence/podfence/test/inputs"
 )
@@ -31,6 +32,18 @@ func Plugin(path string) error {
 		return os.Symlink(made, path)
 	}
 	return build("cni/podfence-cni", path)
+}
+
+// Main runs a package's tests with a folder for the programs that they make, and returns
+// the exit code.
+func Main(m *testing.M, folder *string) (code int) {
+	var err error
+	if *folder, err = os.MkdirTemp("", "podfence-programs-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(*folder)
+	return m.Run()
 }
 
 // Podfence builds podfence, as it is released, to path.

@@ -2,8 +2,6 @@ package stage
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -21,13 +19,7 @@ var programs string
 // Main runs the tests with a folder for the programs. It returns the exit code.
 func Main(m *testing.M) int {
 	log.SetLogger(logr.Discard())
-	var err error
-	if programs, err = os.MkdirTemp("", "podfence-stage-"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(programs)
-	return m.Run()
+	return prebuilt.Main(m, &programs)
 }
 
 func program(name string) string { return filepath.Join(programs, name) }
