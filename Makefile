@@ -11,7 +11,7 @@ FUZZKERNEL ?= 1h
 SEED ?= 1
 SOAK ?= 10m
 DURATION ?= 10m
-ROUNDS ?= 5
+ROUNDS ?= 3
 KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
 OVERLAY ?= default
