@@ -400,6 +400,7 @@ func (e *enforced) verify() {
 	if err := e.agent.Enforcer.Sync(ctx); err != nil {
 		e.Fatalf("what was fed does not get into the kernel: %v", err)
 	}
+	calls := e.kernel.called()
 	table, guard := e.wanted()
 	reference, err := kernel.Open(kernel.Options{NetNS: e.where.NetNS(), Table: "reference"})
 	if err != nil {
@@ -420,6 +421,10 @@ func (e *enforced) verify() {
 		} else if diff := differ(); diff != "" {
 			e.Errorf("the agent says that all is in the kernel, but of family %s (-want +have):\n%s", family, diff)
 		}
+	}
+	// To list a table takes longer than to commit one.
+	if more := e.kernel.called() - calls; more > 0 && e.meddled+len(e.lost) == 0 {
+		e.Errorf("the agent has said that all is in the kernel, and then told that %d times more", more)
 	}
 }
 
@@ -453,6 +458,7 @@ type flaky struct {
 	mu     sync.Mutex
 	r      *rand.Rand
 	faulty bool
+	calls  int
 	pods   map[ruleset.Element]bool
 }
 
@@ -480,6 +486,9 @@ func (k *flaky) refuses(plan ruleset.Plan) error {
 
 // Apply implements controllers.Kernel.
 func (k *flaky) Apply(plan ruleset.Plan) error {
+	k.mu.Lock()
+	k.calls++
+	k.mu.Unlock()
 	if err := k.refuses(plan); err != nil {
 		return err
 	}
@@ -513,6 +522,13 @@ func (k *flaky) apply(plan ruleset.Plan) error {
 		}
 	}
 	return nil
+}
+
+// called is how often it was told to carry a plan out.
+func (k *flaky) called() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.calls
 }
 
 // hasPod reports whether an address has come into the maps. To list them takes longer than a
