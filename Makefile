@@ -12,6 +12,9 @@ SEED ?= 1
 SOAK ?= 10m
 DURATION ?= 10m
 ROUNDS ?= 3
+# Which of test/faults are put back (empty: all), and the seeds that each is found from.
+FAULTS ?=
+SEEDS ?= 1
 KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
 OVERLAY ?= default
@@ -129,6 +132,10 @@ soak: packages envtest-assets ## Random changes and live probes against the verd
 truth: packages ## A node's real life against the table, then against a real agent (root): DURATION=10m each, SEED=1
 	go test -count 1 -timeout 0 -v ./test/truth -run '^TestTruth$$' -duration $(DURATION) -seed $(SEED)
 	go test -count 1 -timeout 0 -v ./test/truth -run '^TestReal$$' -duration $(DURATION) -seed $(SEED)
+
+.PHONY: faults
+faults: packages envtest-assets ## Faults put back, and the random suites that find them, into test/faults' table (root; hours): FAULTS="name name" SEEDS="1 7"
+	go test -count 1 -timeout 0 -v ./test/faults -run '^TestFaults$$' -faults -only '$(FAULTS)' -seeds '$(SEEDS)' -table README.md
 
 .PHONY: chaos
 chaos: packages envtest-assets ## Faults under live traffic, a line each, into docs/RELIABILITY.md's table (root)

@@ -95,7 +95,7 @@ func randomCommits(t *testing.T, where *lab.Node, seed int64) {
 		lost:    map[string]bool{},
 		flows:   &flowTable{r: rand.New(rand.NewSource(seed)), faulty: true, of: map[flowOf]bool{}},
 	}
-	e.kernel = &flaky{r: rand.New(rand.NewSource(seed)), faulty: true, badPort: e.badPort}
+	e.kernel = &flaky{r: rand.New(rand.NewSource(seed)), faulty: true, badPort: e.badPort, pods: map[ruleset.Element]bool{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("seed %d, options %+v, port %d refused, after these steps:\n%s", seed, e.options, e.badPort, strings.Join(e.steps, "\n"))
@@ -210,10 +210,8 @@ func (e *enforced) add() {
 		return
 	}
 	e.history = append(e.history, random.Event{Attachment: &a})
-	for _, set := range []string{"map inet podfence ingress-pods-4", "map inet podfence egress-pods-4", "set bridge podfence senders-4"} {
-		if !strings.Contains(e.nft("list "+set), a.IPs[0].String()) {
-			e.Errorf("the ADD of %s is answered, and its address is not in %s", a.ContainerID, set)
-		}
+	if !e.kernel.hasPod(a.IPs[0]) {
+		e.Errorf("the ADD of %s is answered, and its address is not in the kernel's maps", a.ContainerID)
 	}
 	if left := e.flows.ofAddr(a.IPs[0]); left > 0 {
 		e.Errorf("the ADD of %s is answered, and there are %d flows of its address of before", a.ContainerID, left)
@@ -402,6 +400,7 @@ func (e *enforced) verify() {
 	if err := e.agent.Enforcer.Sync(ctx); err != nil {
 		e.Fatalf("what was fed does not get into the kernel: %v", err)
 	}
+	calls := e.kernel.called()
 	table, guard := e.wanted()
 	reference, err := kernel.Open(kernel.Options{NetNS: e.where.NetNS(), Table: "reference"})
 	if err != nil {
@@ -422,6 +421,10 @@ func (e *enforced) verify() {
 		} else if diff := differ(); diff != "" {
 			e.Errorf("the agent says that all is in the kernel, but of family %s (-want +have):\n%s", family, diff)
 		}
+	}
+	// To list a table takes longer than to commit one.
+	if more := e.kernel.called() - calls; more > 0 && e.meddled+len(e.lost) == 0 {
+		e.Errorf("the agent has said that all is in the kernel, and then told that %d times more", more)
 	}
 }
 
@@ -455,6 +458,8 @@ type flaky struct {
 	mu     sync.Mutex
 	r      *rand.Rand
 	faulty bool
+	calls  int
+	pods   map[ruleset.Element]bool
 }
 
 var errOfTheMoment = errors.New("a fault of the moment")
@@ -481,6 +486,9 @@ func (k *flaky) refuses(plan ruleset.Plan) error {
 
 // Apply implements controllers.Kernel.
 func (k *flaky) Apply(plan ruleset.Plan) error {
+	k.mu.Lock()
+	k.calls++
+	k.mu.Unlock()
 	if err := k.refuses(plan); err != nil {
 		return err
 	}
@@ -488,13 +496,47 @@ func (k *flaky) Apply(plan ruleset.Plan) error {
 	case 0:
 		return errOfTheMoment
 	case 1: // it is done, and nobody hears of it
-		return errors.Join(k.conn.Apply(plan), errOfTheMoment)
+		return errors.Join(k.apply(plan), errOfTheMoment)
 	case 2: // it is not as podfence has left it
 		if !plan.Replace {
 			return &ruleset.Refusal{Op: -1, Err: errRefused}
 		}
+	case 3: // it takes a while
+		time.Sleep(100 * time.Millisecond)
 	}
-	return k.conn.Apply(plan)
+	return k.apply(plan)
+}
+
+// apply carries a plan out, and notes which addresses of pods come into the maps by it.
+func (k *flaky) apply(plan ruleset.Plan) error {
+	if err := k.conn.Apply(plan); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, op := range plan.Ops {
+		if add, is := op.(ruleset.AddVerdicts); is && add.Map == "ingress-pods-4" {
+			for _, entry := range add.Entries {
+				k.pods[entry.Key] = true
+			}
+		}
+	}
+	return nil
+}
+
+// called is how often it was told to carry a plan out.
+func (k *flaky) called() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.calls
+}
+
+// hasPod reports whether an address has come into the maps. To list them takes longer than a
+// commit.
+func (k *flaky) hasPod(addr netip.Addr) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.pods[ruleset.AddrElement(addr)]
 }
 
 // Check implements controllers.Kernel.

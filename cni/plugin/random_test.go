@@ -113,7 +113,7 @@ func (l *lives) step() {
 		{2, func() { l.with(l.command(l.end), over) }}, // a DEL comes again
 		{2, func() { l.with(l.lose, made, torn) }},
 		{3, func() { l.with(l.old, lost, torn) }},
-		{2, l.gcStep},
+		{3, l.gcStep},
 		{2, func() { l.with(l.drift, made) }},
 		{2, l.agentStep},
 		{1, l.reboot},
@@ -159,7 +159,7 @@ func (l *lives) those(some ...life) (those []*container) {
 // fresh is a new container, or a second interface of one that was made.
 func (l *lives) fresh() *container {
 	c := &container{}
-	if those := l.those(made); len(those) > 0 && l.r.Intn(4) == 0 {
+	if those := l.those(made); len(those) > 0 && l.r.Intn(3) == 0 {
 		c.pod = those[l.r.Intn(len(those))].interfaceOf(fmt.Sprint("net", len(l.all)))
 	} else {
 		c.pod = newPod(l.t, fmt.Sprint(len(l.all)))
