@@ -198,12 +198,16 @@ func difference(a, b policy.Snapshot) (events []random.Event) {
 		}
 	}
 	slices.SortFunc(events, func(a, b random.Event) int { return strings.Compare(identity(a.Object), identity(b.Object)) })
-	for _, old := range a.Attachments {
-		events = append(events, random.Event{Attachment: &old, Delete: true})
+	// Those that stay are not told again: an agent is told of an attachment once.
+	tell := func(attachments, among []policy.Attachment, gone bool) {
+		for _, one := range attachments {
+			if !slices.ContainsFunc(among, func(other policy.Attachment) bool { return reflect.DeepEqual(one, other) }) {
+				events = append(events, random.Event{Attachment: &one, Delete: gone})
+			}
+		}
 	}
-	for _, now := range b.Attachments {
-		events = append(events, random.Event{Attachment: &now})
-	}
+	tell(a.Attachments, b.Attachments, true)
+	tell(b.Attachments, a.Attachments, false)
 	return events
 }
 
