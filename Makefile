@@ -113,7 +113,7 @@ fuzz: ## Each fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: fuzz-kernel
-fuzz-kernel: packages ## Random clusters and changes, each packet judged, traced and sent (root): FUZZKERNEL=1h SEED=1
+fuzz-kernel: packages ## Random clusters, options and packets, each judged, traced and sent; how often each feature came up (root): FUZZKERNEL=1h SEED=1
 	go test -count 1 -timeout 0 -v ./test/agreement -run '^TestThreeWayAgreement$$' -rounds 0 -changes 40 \
 	  -duration $(FUZZKERNEL) -seed $(SEED)
 
