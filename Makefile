@@ -116,7 +116,7 @@ fuzz: ## Each fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: fuzz-kernel
-fuzz-kernel: packages ## Random clusters and changes, packets judged, traced and sent, then with an API that is wrong (root): FUZZKERNEL=1h each, SEED=1
+fuzz-kernel: packages ## Random clusters, options and packets, each judged, traced and sent, then with an API that is wrong; how often each feature came up (root): FUZZKERNEL=1h each, SEED=1
 	go test -count 1 -timeout 0 -v ./test/agreement -run '^(TestThreeWayAgreement|TestWhereTheAPIIsWrong)$$' -rounds 0 -worlds 0 \
 	  -changes 40 -duration $(FUZZKERNEL) -seed $(SEED)
 

@@ -187,7 +187,7 @@ func resume(t *testing.T, c *agreement.Cluster, s policy.Snapshot, when string, 
 			t.Fatalf("%s: %v", when, err)
 		}
 		if total.flows += flows; len(wrong) > 0 {
-			t.Errorf("%s: %d of %d flows disagree:\n%s", when, len(wrong), flows, slices.Clip(wrong[:min(5, len(wrong))]))
+			t.Errorf("%s: %d of %d flows disagree, after %d packets:\n%s", when, len(wrong), flows, total.packets.Cases, slices.Clip(wrong[:min(5, len(wrong))]))
 			return false
 		}
 	}
@@ -198,7 +198,7 @@ func resume(t *testing.T, c *agreement.Cluster, s policy.Snapshot, when string, 
 	total.add(report)
 	wrong := report.Disagreements()
 	if len(wrong) > 0 {
-		t.Errorf("%s: %d of %d packets of earlier flows disagree:\n%s", when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]))
+		t.Errorf("%s: %d of %d packets of earlier flows disagree, of %d so far:\n%s", when, len(wrong), len(report), total.packets.Cases, slices.Clip(wrong[:min(5, len(wrong))]))
 	}
 	return len(wrong) == 0
 }
@@ -270,8 +270,8 @@ func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, 
 		if first.Begun != nil { // what it follows is sent anew
 			first = first.Begun
 		}
-		t.Errorf("%s: %d of %d packets disagree:\n%s\nThe first of them, on the smallest cluster found:\n%s",
-			when, len(wrong), len(report), slices.Clip(wrong[:min(5, len(wrong))]), shrink(t, c, s, c.Options(), first.Case))
+		t.Errorf("%s: %d of %d packets disagree, of %d so far:\n%s\nThe first of them, on the smallest cluster found:\n%s",
+			when, len(wrong), len(report), total.packets.Cases, slices.Clip(wrong[:min(5, len(wrong))]), shrink(t, c, s, c.Options(), first.Case))
 	}
 	return report, len(wrong) == 0
 }

@@ -7,8 +7,15 @@
 //
 // A Cluster is a lab whose node is fenced. Replace makes it enforce a snapshot
 // from scratch, Set changes what it enforces by an incremental plan, as the
-// agent does, and Check sends packets and compares. Revoke compares the verdicts
-// with the marks of the flows that earlier packets have begun. Settle says which host
-// really has which address, where the snapshots are not to be believed. The addresses are those of
+// agent does, and Check sends packets and compares. Settle says which host really has which
+// address, where the snapshots are not to be believed. The addresses are those of
 // package random: its nodes, their pod ranges, and its outside.
+//
+// A Case is a packet as its hook sees it, the Wire that it is sent by, the Treatment that
+// others' rules give it, and what is sent after it, by a Follow each: so connection tracking
+// has it in each of its states by real packets before it. Resume goes on with flows after a
+// change, and Revoke compares the verdicts with the marks of all flows.
+//
+// policy.Judge says what may begin. judge.go here says what becomes of all else, and what the
+// node's stack refuses, whatever a table says.
 package agreement

@@ -100,9 +100,6 @@ func (d *drawer) draw() (drawn agreement.Case, ok bool) {
 	if drawn.Src != drawn.Dst && agreement.Translated(drawn) && d.in(5) && !random.OfLink(drawn.Dst) && agreement.InPodRange(drawn.Dst) {
 		drawn.Service = netip.AddrPortFrom(agreement.Hairpin(drawn.Dst), drawn.DstPort)
 	}
-	if drawn.To == node && slices.Contains(drawn.Wire.Extensions, policy.AH) {
-		return drawn, false // who has no key for it reads no further
-	}
 	d.follow(&drawn)
 	return drawn, d.fresh(drawn)
 }
@@ -123,8 +120,9 @@ func (d *drawer) toGroup(drawn *agreement.Case) {
 		return
 	}
 	drawn.Dst = one(d, random.Groups6...)
+	headers := drawn.Wire.Extensions                                                // those of discovery it keeps: it is none then
 	if drawn.Wire.Extensions = nil; d.in(2) || drawn.From.Attach() == lab.Bridged { // a bridge that looks into multicast is choosy
-		drawn.HopByHop, drawn.Extended = false, false
+		drawn.Wire.Extensions = headers
 		drawn.Protocol, drawn.ICMPType, drawn.DstPort, drawn.HopLimit = policy.ICMPv6, one(d, random.NeighbourDiscovery...), 0, one[uint8](d, 255, 255, 254)
 		return
 	}

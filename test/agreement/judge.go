@@ -259,11 +259,16 @@ func (c *Cluster) refused(r *Result) string {
 		return "no source routes (accept_source_route)"
 	case r.Of != nil && r.Seen.Protocol == policy.ICMP && r.Seen.ICMPType == redirect4 && (r.Of.isTranslated() || !slices.Equal(r.Of.Sources, []netip.Addr{r.Of.Src})):
 		return "NAT drops redirects (nf_nat_icmp_reply_translation)"
+	case slices.Contains(r.Wire.Extensions, routing) && r.addressed().IsMulticast():
+		return "no routing header to a group (ipv6_rthdr_rcv)"
 	case r.Input && random.OfLink(r.Dst) && !slices.Contains(groups, r.Dst):
 		return "the node is not of the group"
 	}
 	return ""
 }
+
+// routing is the number of IPv6's routing header.
+const routing = 43
 
 // sourceRouted says whether IPv4's options have a source route.
 func sourceRouted(w lab.Wire) bool {

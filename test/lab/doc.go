@@ -22,7 +22,8 @@
 // Routed hosts reach everything through the node, which has one route to
 // each: every packet passes the inet forward hook. Bridged hosts share a
 // subnet; the node's br_netfilter settings are on, so that frames between two
-// of them pass the inet forward hook too.
+// of them pass the inet forward hook too. Guarded hosts are at ports of the
+// bridge, but send everything to it as routed ones do to the node.
 //
 //	Lab, Node, Host    the namespaces: AddNode, AddPod, AddExternal, Connect
 //	Lab.Probe          single packets, sent in batches: which ones arrived? A Wire says how

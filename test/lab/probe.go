@@ -136,8 +136,8 @@ func (b *batch) board(p Probe) error {
 
 // listen opens the receivers before anything is sent.
 func (b *batch) listen() error {
-	add := func(h *Host, p policy.Packet) error {
-		s, err := h.tap(h.tapFor(p))
+	add := func(h *Host, p Probe) error {
+		s, err := h.tap(h.tapFor(p.Packet, p.Wire))
 		if err != nil {
 			return fmt.Errorf("listen on host %s: %w", h.Name, err)
 		}
@@ -152,7 +152,7 @@ func (b *batch) listen() error {
 			hosts = b.lab.hosts()
 		}
 		for _, h := range hosts {
-			if err := add(h, f.probe.Packet); err != nil {
+			if err := add(h, f.probe); err != nil {
 				return err
 			}
 		}

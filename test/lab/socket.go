@@ -40,10 +40,14 @@ type tapKind struct {
 }
 
 // tapFor says how the host receives a packet. A node's packet socket would see
-// a packet before the input hook; its raw IP sockets get what has passed.
-func (h *Host) tapFor(p policy.Packet) tapKind {
+// a packet before the input hook; its raw IP sockets get what has passed. Who has no key
+// reads no further than an authentication header.
+func (h *Host) tapFor(p policy.Packet, w Wire) tapKind {
 	if !h.isNode {
 		return tapKind{}
+	}
+	if slices.Contains(w.Extensions, policy.AH) {
+		return tapKind{family: family(p.Dst), protocol: policy.AH}
 	}
 	return tapKind{family: family(p.Dst), protocol: p.Protocol}
 }

@@ -25,6 +25,7 @@ import (
 //	family 4|6     only that one
 //	hop N          hop limit
 //	src ADDR       a source that is not FROM's own
+//	behind N       an IPv6 extension header, by its number
 //	via ADDR:PORT  where the sender addresses it; NAT of the test's own leads
 //	               it to TO
 //	at input       the node takes it in
@@ -117,6 +118,9 @@ func (c *fenced) apply(one *agreement.Case, options map[string]string) {
 		case "family":
 		case "hop":
 			one.HopLimit = uint8(parseNumber(c.t, value))
+		case "behind":
+			number := policy.Protocol(parseNumber(c.t, value))
+			one.Wire.Extensions, one.HopByHop, one.Extended = []policy.Protocol{number}, number == 0, number != 0
 		case "src":
 			one.Src = netip.MustParseAddr(value)
 		case "via":

@@ -180,6 +180,8 @@ func TestA44_NeighboursAreFound(t *testing.T) {
 		allow shop/web -> ff02::2 icmp6 133 hop 255 at input
 		deny  shop/web -> ff02::2 icmp6 133 hop 254 at input     # has been routed: none of the link's
 		deny  shop/web -> ff02::1 icmp6 133 hop 255 at input     # nobody asks all nodes for routers
+		deny  shop/web -> fe80::1 icmp6 135 hop 255 at input behind 0
+		deny  shop/web -> fe80::1 icmp6 136 hop 255 at input behind 43
 		deny  shop/web -> fe80::1 icmp6 133 hop 255 at input
 		deny  shop/web -> fe80::1 icmp6 134 hop 255 at input     # a pod is no router
 		deny  shop/web -> ff02::1 icmp6 134 hop 255 at input
