@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -237,10 +240,17 @@ func (c *Cluster) Table() *ruleset.Table { return c.table }
 
 // feed tells the model of the difference between two snapshots.
 func (c *Cluster) feed(s policy.Snapshot) {
+	// In between the node may have had ranges that it has not any more, and an agent would know.
+	if !slices.Equal(c.snapshot.LastPodCIDRs, s.LastPodCIDRs) {
+		c.model.SetNode(policy.Node{Name: random.Node, PodCIDRs: s.LastPodCIDRs})
+		c.snapshot.Nodes = slices.DeleteFunc(slices.Clone(c.snapshot.Nodes), func(n *corev1.Node) bool { return n.Name == random.Node })
+		if !slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == random.Node }) {
+			c.model.DeleteNode(random.Node)
+		}
+	}
 	for _, event := range difference(c.snapshot, s) {
 		event.Feed(c.model)
 	}
-	c.model.RememberPodCIDRs(s.LastPodCIDRs)
 	c.snapshot = s
 }
 

@@ -306,28 +306,27 @@ func inRanges(s policy.Snapshot, addr netip.Addr) bool {
 func inOwnRange(s policy.Snapshot, addr netip.Addr) bool {
 	shown := false
 	for _, n := range s.Nodes {
-		for _, cidr := range n.Spec.PodCIDRs {
-			prefix, err := netip.ParsePrefix(cidr)
-			shown = shown || n.Name == random.Node && err == nil && prefix.Addr().Is4() == addr.Is4()
+		if n.Name != random.Node {
+			continue
 		}
-		if n.Name == random.Node && inRangeOf(n, addr) {
+		if inRangeOf(n, addr) {
 			return true
 		}
+		shown = shown || slices.ContainsFunc(random.RangesOf(n), func(p netip.Prefix) bool { return p.Addr().Is4() == addr.Is4() })
 	}
 	return !shown && slices.ContainsFunc(s.LastPodCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 func inRangeOf(n *corev1.Node, addr netip.Addr) bool {
-	return slices.ContainsFunc(n.Spec.PodCIDRs, func(text string) bool {
-		prefix, err := netip.ParsePrefix(text)
-		return err == nil && prefix.Contains(addr)
-	})
+	return slices.ContainsFunc(random.RangesOf(n), func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// ofNode says whether an address is a node's.
+// ofNode says whether an address is a node's, as nodes reach each other by it: an InternalIP.
 func ofNode(s policy.Snapshot, addr netip.Addr) bool {
 	return slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
-		return slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == addr.String() })
+		return slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool {
+			return a.Type == corev1.NodeInternalIP && a.Address == addr.String()
+		})
 	})
 }
 

@@ -52,7 +52,7 @@ var changes = map[string]func(change) bool{
 	"a node is back":    isBack[*corev1.Node],
 	"a node has other ranges": func(c change) bool {
 		a, b := both[*corev1.Node](c)
-		return a != nil && !slices.Equal(rangesOf(a), rangesOf(b))
+		return a != nil && !slices.Equal(RangesOf(a), RangesOf(b))
 	},
 	"a node has other addresses": func(c change) bool {
 		a, b := both[*corev1.Node](c)

@@ -172,8 +172,8 @@ func setAddresses(r *rand.Rand, n *corev1.Node) {
 	})
 }
 
-// rangesOf are the pod ranges that a node has.
-func rangesOf(n *corev1.Node) (ranges []netip.Prefix) {
+// RangesOf are the pod ranges that a node has.
+func RangesOf(n *corev1.Node) (ranges []netip.Prefix) {
 	texts := n.Spec.PodCIDRs
 	if len(texts) == 0 && n.Spec.PodCIDR != "" {
 		texts = []string{n.Spec.PodCIDR}

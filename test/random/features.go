@@ -118,7 +118,7 @@ func podFeatures(s policy.Snapshot, f map[string]bool) {
 	has("address outside all ranges", func(p *corev1.Pod) bool {
 		return !p.Spec.HostNetwork && some(PodAddrsOf(p), func(ip netip.Addr) bool {
 			return !some(s.Nodes, func(n *corev1.Node) bool {
-				return some(rangesOf(n), func(c netip.Prefix) bool { return c.Contains(ip) })
+				return some(RangesOf(n), func(c netip.Prefix) bool { return c.Contains(ip) })
 			})
 		})
 	})
@@ -172,18 +172,18 @@ func nodeFeatures(s policy.Snapshot, f map[string]bool) {
 	f["node: ranges are known from before"] = len(s.LastPodCIDRs) > 0 && f["node: the agent's own is not known"]
 	has("a third", func(n *corev1.Node) bool { return n.Name == thirdNode })
 	has("a tenth", func(n *corev1.Node) bool { return n.Name == tenthNode })
-	has("no ranges", func(n *corev1.Node) bool { return len(rangesOf(n)) == 0 })
+	has("no ranges", func(n *corev1.Node) bool { return len(RangesOf(n)) == 0 })
 	has("ranges of one family", func(n *corev1.Node) bool {
-		ranges := rangesOf(n)
+		ranges := RangesOf(n)
 		return len(ranges) > 0 && !some(ranges, func(c netip.Prefix) bool { return c.Addr().Is4() != ranges[0].Addr().Is4() })
 	})
 	has("podCIDR alone", func(n *corev1.Node) bool { return n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 })
 	has("other ranges than its pods'", func(n *corev1.Node) bool {
-		return n.Name == Node && len(rangesOf(n)) > 0 && !some(rangesOf(n), func(c netip.Prefix) bool { return some(PodRanges, c.Overlaps) })
+		return n.Name == Node && len(RangesOf(n)) > 0 && !some(RangesOf(n), func(c netip.Prefix) bool { return some(PodRanges, c.Overlaps) })
 	})
 	has("ranges overlap another's", func(n *corev1.Node) bool {
 		return some(s.Nodes, func(m *corev1.Node) bool {
-			return n.Name != m.Name && some(rangesOf(n), func(c netip.Prefix) bool { return some(rangesOf(m), c.Overlaps) })
+			return n.Name != m.Name && some(RangesOf(n), func(c netip.Prefix) bool { return some(RangesOf(m), c.Overlaps) })
 		})
 	})
 	has("ranges oddly spelled", func(n *corev1.Node) bool {

@@ -191,7 +191,7 @@ func LastPodCIDRs(history []Event) (last []netip.Prefix) {
 			continue
 		}
 		now := map[bool][]netip.Prefix{}
-		for _, prefix := range rangesOf(node) {
+		for _, prefix := range RangesOf(node) {
 			now[prefix.Addr().Is4()] = append(now[prefix.Addr().Is4()], prefix)
 		}
 		maps.Copy(byFamily, now)

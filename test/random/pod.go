@@ -29,7 +29,7 @@ func PodAddrs(i int, node string) []netip.Addr {
 // InOtherRanges reports whether PodAddrs gives an address to pods of another node than Node.
 func InOtherRanges(addr netip.Addr) bool {
 	for _, node := range nodeNames[1:] {
-		for _, cidr := range rangesOf(plainNode(node)) {
+		for _, cidr := range RangesOf(plainNode(node)) {
 			if cidr.Contains(addr) {
 				return true
 			}
