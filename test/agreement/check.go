@@ -22,6 +22,8 @@ type Case struct {
 	// Service is where the sender addresses it, if not to Dst. A packet to its
 	// sender's own address gets its Hairpin.
 	Service netip.AddrPort
+	// As is what it comes from for its receiver, where the test has rules that see to that.
+	As netip.Addr
 	// From and To are the hosts, where they are not the owners of Src and Dst.
 	From, To *lab.Host
 	// Input says that the node takes the packet in although Dst is not one of

@@ -61,7 +61,7 @@ func (c *Cluster) house(all Homes) error {
 	for name, addrs := range all {
 		for _, addr := range addrs {
 			at := name
-			if c.attach != lab.Routed && !InPodRange(addr) {
+			if c.attach != lab.Routed && !InPodRange(addr) && slices.ContainsFunc(addrs, InPodRange) {
 				at += "-routed" // its neighbours on the bridge would look for all its addresses there
 			}
 			if owner := c.Lab.Owner(addr); owner == nil || c.pods[owner.Name] == owner {

@@ -24,7 +24,7 @@ func (c *Cluster) judge(s policy.Snapshot, r *Result) {
 	if r.Own {
 		return
 	}
-	if r.Input && o.AllowToNode && !r.Judged {
+	if r.Input && o.AllowToNode && !r.Judged && !r.Seen.Dst.IsLoopback() {
 		// Judge knows only those addresses of the node that its Node object shows.
 		own := r.Seen
 		if own.Dst = c.Node.IP(own.Src); random.Untracked(own) { // it is no discovery
@@ -211,6 +211,8 @@ func (c *Cluster) sources(s policy.Snapshot, r *Result) []netip.Addr {
 		return r.Of.Sources
 	case r.Own || r.Hook != ruleset.Forward || r.State != ruleset.New:
 		return []netip.Addr{r.Src}
+	case r.As.IsValid():
+		return []netip.Addr{r.As}
 	case r.Treatment == SourceNAT:
 		return []netip.Addr{c.Node.IP(r.Src)}
 	case c.masqueraded(s, r):

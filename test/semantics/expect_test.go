@@ -26,6 +26,7 @@ import (
 //	hop N          hop limit
 //	src ADDR       a source that is not FROM's own
 //	behind N       an IPv6 extension header, by its number
+//	as ADDR        what it comes from for its receiver, where rules of the test's see to that
 //	via ADDR:PORT  where the sender addresses it; NAT of the test's own leads
 //	               it to TO
 //	at input       the node takes it in
@@ -125,6 +126,8 @@ func (c *fenced) apply(one *agreement.Case, options map[string]string) {
 			one.Src = netip.MustParseAddr(value)
 		case "via":
 			one.Service = netip.MustParseAddrPort(value)
+		case "as":
+			one.As = netip.MustParseAddr(value)
 		case "reach":
 			one.To = c.host(value)
 		case "at":

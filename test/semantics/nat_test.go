@@ -129,8 +129,8 @@ func TestA37_SourceSeenAtForward(t *testing.T) {
 		ct status dnat ip6 saddr != fd00:244::/32 snat ip6 to 2001:db8:1::1
 	}`)
 	masqueraded := `
-		%[1]s world -> db/pg tcp 5432 family 4 via 192.0.2.1:30080
-		%[1]s world -> db/pg tcp 5432 family 6 via [2001:db8:1::1]:30080
+		%[1]s world -> db/pg tcp 5432 family 4 via 192.0.2.1:30080 as 192.0.2.1
+		%[1]s world -> db/pg tcp 5432 family 6 via [2001:db8:1::1]:30080 as 2001:db8:1::1
 	`
 	c.expect(fmt.Sprintf(masqueraded, "deny") + `allow node -> db/pg tcp 5432`)
 	c.becomes(base + world)
