@@ -37,6 +37,8 @@ type author struct {
 	*rand.Rand
 	// bad: some of what it writes is what an API server would not take.
 	bad bool
+	// old: some of its blocks are spelled as API servers have once taken them.
+	old bool
 }
 
 // spoils reports whether to write something bad.
@@ -44,7 +46,7 @@ func (a author) spoils() bool { return a.bad && maybe(a.Rand, 4) }
 
 // Policy is the i-th policy.
 func Policy(r *rand.Rand, i int) *networkingv1.NetworkPolicy {
-	a := author{Rand: r, bad: maybe(r, 5)}
+	a := author{Rand: r, bad: maybe(r, 5), old: maybe(r, 3)}
 	np := &networkingv1.NetworkPolicy{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespaces[i%len(namespaces)], Name: fmt.Sprintf("policy-%d", i)},
 		Spec:       networkingv1.NetworkPolicySpec{PodSelector: *a.selector()},
@@ -183,7 +185,7 @@ func (a author) block() *networkingv1.IPBlock {
 	}
 	if a.spoils() {
 		b.CIDR = pick(a.Rand, append(badBlocks, spelledBlocks...))
-	} else if maybe(a.Rand, 10) {
+	} else if a.old && maybe(a.Rand, 3) {
 		b.CIDR = pick(a.Rand, spelledBlocks)
 	}
 	return b
