@@ -88,7 +88,7 @@ func TestThreeWayAgreement(t *testing.T) {
 }
 
 // enough is after how many rounds every feature must have come up.
-const enough = 8
+const enough = 16
 
 // counts are numbers of what was done, with how often each feature came up.
 type counts struct {

@@ -82,13 +82,29 @@ func (t *tracker) land(number uint64, at *Host, packet []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.flights[number]
-	if f == nil || slices.Contains(f.at, at) || (at == f.replies && at != f.probe.To) {
+	if f == nil || slices.Contains(f.at, at) {
+		return
+	}
+	// What comes back to its sender may be the packet, or an error that quotes it.
+	if at == f.replies && (at != f.probe.To || isError(packet) && !f.probe.Packet.ReportsError()) {
 		return
 	}
 	f.at = append(f.at, at)
 	if at == f.probe.To && !at.isNode {
 		f.packet = bytes.Clone(packet)
 	}
+}
+
+// isError says whether a packet is an ICMP error, as a host's stack sends them: without
+// extension headers.
+func isError(packet []byte) bool {
+	switch {
+	case len(packet) > 20 && packet[0] == 0x45:
+		return policy.Packet{Protocol: policy.Protocol(packet[9]), ICMPType: packet[20]}.ReportsError()
+	case len(packet) > 40 && packet[0]>>4 == 6:
+		return policy.Packet{Protocol: policy.Protocol(packet[6]), ICMPType: packet[40]}.ReportsError()
+	}
+	return false
 }
 
 // landed counts arrivals, and says whether there can be no more of them.
