@@ -28,7 +28,7 @@ func (c *Conn) InForce(family ruleset.Family) (names []string, err error) {
 			switch {
 			case err == nil && len(there.bases) > 0:
 				names = append(names, table.Name)
-			case err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR):
+			case err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR) && !errors.Is(err, errInterrupted):
 				return nil, err
 			}
 		}

@@ -92,7 +92,10 @@ func (n *namespace) replaceInTurn(g *WithT, c *kernel.Conn, plans ...ruleset.Pla
 			}
 			names, err := look.InForce(ruleset.Inet)
 			switch {
-			case err != nil || len(names) == 0:
+			case err != nil:
+				n.t.Errorf("which tables are in force was not to be had: %v", err)
+				return
+			case len(names) == 0:
 				gaps.Add(1)
 			case slices.Contains(names, "podfence-standby"):
 				stoodBy.Add(1)
