@@ -42,6 +42,10 @@ type AddrRange struct{ First, Last netip.Addr }
 // ranges in order: at most one more than there are excepts. (As prefixes, what
 // surrounds one address of IPv6 is 128 of them.) Nothing may be left.
 func Subtract(cidr netip.Prefix, excepts []netip.Prefix) []AddrRange {
+	if len(excepts) == 0 {
+		all := netipx.RangeOfPrefix(cidr)
+		return []AddrRange{{First: all.From(), Last: all.To()}}
+	}
 	var b netipx.IPSetBuilder
 	b.AddPrefix(cidr)
 	for _, except := range excepts {

@@ -1,7 +1,5 @@
 package policy
 
-import "reflect"
-
 // Closed is the policy without its rules: it isolates the same pods for the same
 // directions, and allows nothing.
 func (p Policy) Closed() Policy {
@@ -52,7 +50,7 @@ func (in Intent) Open() (open []Key) {
 // Close closes a policy if it is still this one, until SetPolicy has another for it,
 // Reopen opens it, or DeletePolicy forgets it. The reason is kept for Problems.
 func (m *Model) Close(p Policy, reason string) {
-	if s := m.selecting(p.Key); s != nil && reflect.DeepEqual(*s.given, p) {
+	if s := m.selecting(p.Key); s != nil && s.given.equal(&p) {
 		m.closed[p.Key] = reason
 		m.setPolicy(p.Closed(), s.given)
 	}

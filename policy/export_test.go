@@ -14,6 +14,11 @@ func Held(m *Model) int {
 		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed) + len(m.over) + len(m.handed) + len(m.handedSubjects) + m.total + m.objects
 }
 
+// AsksForLabel reports whether a canonical text asks for a label, by the text alone, and read.
+func AsksForLabel(text string) (byText, read bool) {
+	return asksForLabel(text), matcherOf(Selector{Pods: text}).asks() != ""
+}
+
 // TakeSome is Take with room for so many elements.
 func TakeSome(m *Model, room int) Delta {
 	s := newStage(room)

@@ -35,6 +35,9 @@ func merge(rules []Rule) []Rule {
 
 // mergeBy makes one of the rules that are the same but for what add adds.
 func mergeBy(rules []Rule, same func(Rule) Rule, add func(into *Rule, r Rule)) (merged []Rule) {
+	if len(rules) < 2 {
+		return rules
+	}
 	at := map[string]int{}
 	for _, r := range rules {
 		key := same(r).key()

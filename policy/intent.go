@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Direction is the side of a connection that a policy speaks of.
@@ -94,6 +95,20 @@ type Rule struct {
 	AnyPort    bool
 	Ports      []PortRange
 	NamedPorts []NamedPort
+}
+
+// equal reports whether two policies say the same. Sections are what they are by the rules.
+func (p *Policy) equal(other *Policy) bool {
+	return p.Key == other.Key && p.Isolates == other.Isolates &&
+		(p.Subject == nil) == (other.Subject == nil) && (p.Subject == nil || *p.Subject == *other.Subject) &&
+		slices.EqualFunc(p.Rules[Ingress], other.Rules[Ingress], Rule.equal) &&
+		slices.EqualFunc(p.Rules[Egress], other.Rules[Egress], Rule.equal)
+}
+
+func (r Rule) equal(other Rule) bool {
+	return r.Index == other.Index && r.AnyPeer == other.AnyPeer && r.AnyPort == other.AnyPort &&
+		slices.Equal(r.Peers, other.Peers) && slices.Equal(r.Blocks, other.Blocks) &&
+		slices.Equal(r.Ports, other.Ports) && slices.Equal(r.NamedPorts, other.NamedPorts)
 }
 
 // Problem is a part of a policy that cannot be enforced as written. What it

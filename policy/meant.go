@@ -6,9 +6,11 @@ import (
 	"strings"
 )
 
-// meant are the addresses of the pods that a selector means. If byLabel has the pods with
-// what it asks for, it looks among them.
+// meant are the addresses of the pods that a selector means, until the next call. If byLabel
+// has the pods with what it asks for, it looks among them.
 func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
+	ips = m.found[:0]
+	defer func() { m.found = ips[:0] }()
 	look := func(pod *Pod, object *Namespace) {
 		if !g.matches(pod, object) {
 			return

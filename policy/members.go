@@ -10,7 +10,8 @@ import (
 // last handed out, which is little.
 type members struct {
 	peers map[Selector]*peers
-	// byLabel finds the peers that may mean a pod without asking them all.
+	// byLabel finds the peers that may mean a pod without asking them all. Those that are
+	// not handed out yet are not there: all their members will be.
 	byLabel map[labelIndex]map[*peers]struct{}
 	named   map[NamedPort]*tracked[Endpoint]
 	// changed are those that Take has to look at.
@@ -31,8 +32,17 @@ type labelIndex struct{ namespace, label string }
 // peers is a selector in use.
 type peers struct {
 	Selector
-	matchers []*matcher // of its alternatives
+	// matchers are those of its alternatives, once it is prepared: to read thousands of
+	// selectors takes long, and one that is not handed out yet is asked about no pod.
+	matchers []*matcher
 	tracked[netip.Addr]
+}
+
+// prepare reads the selector.
+func (g *peers) prepare() {
+	if g.matchers == nil {
+		g.matchers = matchersOf(g.Selector)
+	}
 }
 
 // matches reports whether the selector means a pod of that namespace.
@@ -78,7 +88,9 @@ type tracked[T comparable] struct {
 	// a policy names it.
 	size  int
 	total *int
-	// changed are the members that differ from what was handed out: now in
+	// rest are members of a staged set that wait to be handed out for the first time.
+	rest []T
+	// changed are other members that differ from what was handed out: now in
 	// (true), or out. leaving is how many are out.
 	changed map[T]bool
 	leaving int
@@ -143,6 +155,9 @@ func (t *tracked[T]) note(member T, in bool) {
 	default:
 		t.grow(-1)
 	}
+	if !in && t.forget(member) {
+		return
+	}
 	switch was, noted := t.changed[member]; {
 	case t.fresh:
 	case noted && was != in:
@@ -155,6 +170,16 @@ func (t *tracked[T]) note(member T, in bool) {
 			t.leaving++
 		}
 	}
+}
+
+// forget forgets a member that waits to be handed out, and reports whether it did.
+func (t *tracked[T]) forget(member T) bool {
+	at := slices.Index(t.rest, member)
+	if at >= 0 {
+		t.rest[at] = t.rest[len(t.rest)-1]
+		t.rest = t.rest[:len(t.rest)-1]
+	}
+	return at >= 0
 }
 
 // settle forgets that a member differs from what was handed out.
@@ -175,14 +200,8 @@ func (ms *members) use(ns *namespace, p *Policy, by int) {
 			for _, s := range rule.Peers {
 				g := ms.peers[s]
 				if g == nil {
-					g = &peers{Selector: s, matchers: matchersOf(s), tracked: tracked[netip.Addr]{fresh: true, total: &ms.total}}
+					g = &peers{Selector: s, tracked: tracked[netip.Addr]{fresh: true, total: &ms.total}}
 					ms.peers[s] = g
-					for _, at := range g.indices() {
-						if ms.byLabel[at] == nil {
-							ms.byLabel[at] = map[*peers]struct{}{}
-						}
-						ms.byLabel[at][g] = struct{}{}
-					}
 				}
 				if g.use(ns, by); g.fresh || g.users == 0 {
 					ms.changedPeers[g] = struct{}{}
@@ -234,8 +253,21 @@ func (g *peers) indices() (at []labelIndex) {
 	return at
 }
 
+// follow has what changes about pods be noted of a selector that is about to be handed out.
+func (ms *members) follow(g *peers) {
+	for _, at := range g.indices() {
+		if ms.byLabel[at] == nil {
+			ms.byLabel[at] = map[*peers]struct{}{}
+		}
+		ms.byLabel[at][g] = struct{}{}
+	}
+}
+
 func (ms *members) drop(g *peers) {
 	delete(ms.peers, g.Selector)
+	if g.fresh {
+		return
+	}
 	for _, at := range g.indices() {
 		if delete(ms.byLabel[at], g); len(ms.byLabel[at]) == 0 {
 			delete(ms.byLabel, at)
@@ -249,28 +281,24 @@ func (ms *members) toggle(g *peers, ip netip.Addr, in bool) {
 }
 
 // take turns what was noted into a change and forgets it, but for what is more than a
-// stage has room for. It takes either what has left or what has come.
+// stage has room for. It takes either what has left or what has come. What all returns is
+// not kept.
 func (t *tracked[T]) take(leaving bool, all func() []T, compare func(a, b T) int, room *stage) (change Members[T]) {
 	if t.fresh {
 		change.New = true
 		t.fresh, t.staged = false, true
-		change.Add = all()
-		t.grow(len(change.Add))
-		if some := room.take(len(change.Add)); some < len(change.Add) {
-			t.changed = make(map[T]bool, len(change.Add)-some)
-			for _, member := range change.Add[some:] {
-				t.changed[member] = true
-			}
-			change.Add = change.Add[:some]
-		}
+		all := all()
+		t.grow(len(all))
+		some := room.take(len(all))
+		change.Add, t.rest = slices.Clone(all[:some]), slices.Clone(all[some:])
 		slices.SortFunc(change.Add, compare)
 	} else {
 		change = t.takeChanged(leaving, room)
 		slices.SortFunc(change.Add, compare)
 		slices.SortFunc(change.Remove, compare)
 	}
-	if len(t.changed) == 0 {
-		t.staged, t.changed = false, nil
+	if len(t.changed)+len(t.rest) == 0 {
+		t.staged, t.changed, t.rest = false, nil, nil
 	}
 	return change
 }
@@ -289,7 +317,7 @@ func (t *tracked[T]) settled() bool { return t.ready() && len(t.changed) == 0 }
 // takeChanged takes members that have come, or those that have left, as many as there is
 // room for.
 func (t *tracked[T]) takeChanged(leaving bool, room *stage) (change Members[T]) {
-	some := len(t.changed) - t.leaving
+	some := len(t.changed) - t.leaving + len(t.rest)
 	if leaving {
 		some = t.leaving
 	}
@@ -297,6 +325,10 @@ func (t *tracked[T]) takeChanged(leaving bool, room *stage) (change Members[T]) 
 		some = room.take(some)
 	} else {
 		some = room.takeMet(some)
+	}
+	if !leaving {
+		first := max(len(t.rest)-some, 0)
+		change.Add, t.rest = slices.Clone(t.rest[first:]), t.rest[:first]
 	}
 	for member, in := range t.changed {
 		if len(change.Add)+len(change.Remove) == some {

@@ -37,6 +37,8 @@ type Model struct {
 	turn int
 	// left: there was no room for all that nothing names any more.
 	left bool
+	// found is where meant puts what it finds.
+	found []netip.Addr
 	// handed are the policies as they were handed out, handedSubjects the subjects.
 	handed         map[Key]*Policy
 	handedSubjects map[Key]*Subject
@@ -170,7 +172,7 @@ func (m *Model) namespaceChanged(name string, object *Namespace) {
 	ns := m.in(name)
 	before := ns.object
 	for _, g := range m.peers {
-		if g.sameNamespace(name, before, object) {
+		if g.fresh || g.sameNamespace(name, before, object) {
 			continue
 		}
 		seen := map[netip.Addr]struct{}{} // that several pods of the namespace have
@@ -217,7 +219,7 @@ func (m *Model) namespaceMoved(g *peers, ip netip.Addr, pod *Pod, name string, b
 // SetPolicy takes a policy in as it is now. One that is closed stays so if it is
 // still the same.
 func (m *Model) SetPolicy(p Policy) {
-	if old := m.selecting(p.Key); old != nil && reflect.DeepEqual(*old.given, p) {
+	if old := m.selecting(p.Key); old != nil && old.given.equal(&p) {
 		return
 	}
 	m.forgetClosed(p.Key)

@@ -91,25 +91,26 @@ func (r *reader) isolates(spec *networkingv1.NetworkPolicySpec) (d [len(Directio
 
 func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) Rule {
 	rule := Rule{Index: index, AnyPeer: len(peers) == 0, AnyPort: len(ports) == 0}
+	// To write what a field is called takes longer than to read it, and is for problems only.
 	field, list := fmt.Sprintf("spec.%s[%d]", d, index), "from"
 	if d == Egress {
 		list = "to"
 	}
 	var blocks []AddrRange
 	for i, peer := range peers {
-		at := fmt.Sprintf("%s.%s[%d]", field, list, i)
+		at := func() string { return fmt.Sprintf("%s.%s[%d]", field, list, i) }
 		selects := peer.PodSelector != nil || peer.NamespaceSelector != nil
 		switch {
 		case peer.IPBlock != nil && selects:
-			r.problem(at, "ipBlock excludes podSelector and namespaceSelector: the peer matches nothing")
+			r.problem(at(), "ipBlock excludes podSelector and namespaceSelector: the peer matches nothing")
 		case peer.IPBlock != nil:
-			blocks = append(blocks, r.block(at+".ipBlock", peer.IPBlock)...)
+			blocks = append(blocks, r.block(at, peer.IPBlock)...)
 		case selects:
 			if s, ok := r.peer(at, &peer); ok {
 				rule.Peers = append(rule.Peers, s)
 			}
 		default:
-			r.problem(at, "empty: the peer matches nothing")
+			r.problem(at(), "empty: the peer matches nothing")
 		}
 	}
 	slices.SortFunc(rule.Peers, Selector.Compare)
@@ -121,7 +122,7 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 		scope = Cluster
 	}
 	for i, port := range ports {
-		r.port(&rule, scope, fmt.Sprintf("%s.ports[%d]", field, i), port)
+		r.port(&rule, scope, func() string { return fmt.Sprintf("%s.ports[%d]", field, i) }, port)
 	}
 	rule.Ports = mergePorts(rule.Ports)
 	slices.SortFunc(rule.NamedPorts, compareNamedPort)
@@ -150,12 +151,12 @@ func (r *reader) fitting(d Direction, rules []Rule) []Rule {
 //	podSelector                     those pods of the policy's own namespace
 //	namespaceSelector               all pods of those namespaces
 //	podSelector, namespaceSelector  those pods of those namespaces
-func (r *reader) peer(at string, peer *networkingv1.NetworkPolicyPeer) (s Selector, ok bool) {
+func (r *reader) peer(at func() string, peer *networkingv1.NetworkPolicyPeer) (s Selector, ok bool) {
 	ok = true
 	read := func(field string, ls *metav1.LabelSelector) string {
 		text, err := canonical(ls)
 		if err != nil {
-			r.problem(at+"."+field, "%v: the peer matches nothing", err)
+			r.problem(at()+"."+field, "%v: the peer matches nothing", err)
 			ok = false
 		}
 		return text
@@ -173,17 +174,17 @@ func (r *reader) peer(at string, peer *networkingv1.NetworkPolicyPeer) (s Select
 
 // block reads an ipBlock: in cidr and in no except. One except that does not
 // parse voids the whole block, for leaving it out would open what it closes.
-func (r *reader) block(at string, block *networkingv1.IPBlock) []AddrRange {
+func (r *reader) block(at func() string, block *networkingv1.IPBlock) []AddrRange {
 	cidr, err := ParsePrefix(block.CIDR)
 	if err != nil {
-		r.problem(at+".cidr", "%v: the block matches nothing", err)
+		r.problem(at()+".ipBlock.cidr", "%v: the block matches nothing", err)
 		return nil
 	}
 	var excepts []netip.Prefix
 	for i, text := range block.Except {
 		except, err := ParsePrefix(text)
 		if err != nil {
-			r.problem(fmt.Sprintf("%s.except[%d]", at, i), "%v: the block matches nothing", err)
+			r.problem(fmt.Sprintf("%s.ipBlock.except[%d]", at(), i), "%v: the block matches nothing", err)
 			return nil
 		}
 		excepts = append(excepts, except)
@@ -192,24 +193,24 @@ func (r *reader) block(at string, block *networkingv1.IPBlock) []AddrRange {
 }
 
 // port reads one entry of ports into the rule.
-func (r *reader) port(rule *Rule, scope Scope, at string, port networkingv1.NetworkPolicyPort) {
+func (r *reader) port(rule *Rule, scope Scope, at func() string, port networkingv1.NetworkPolicyPort) {
 	protocol := TCP
 	if port.Protocol != nil {
 		var ok bool
 		if protocol, ok = protocolOf(*port.Protocol); !ok {
-			r.problem(at+".protocol", "unknown protocol %q: the port matches nothing", *port.Protocol)
+			r.problem(at()+".protocol", "unknown protocol %q: the port matches nothing", *port.Protocol)
 			return
 		}
 	}
 	switch {
 	case port.EndPort != nil && (port.Port == nil || port.Port.Type != intstr.Int):
-		r.problem(at+".endPort", "needs a number in port: the port matches nothing")
+		r.problem(at()+".endPort", "needs a number in port: the port matches nothing")
 	case port.Port == nil:
 		rule.Ports = append(rule.Ports, PortRange{Protocol: protocol, First: 0, Last: 65535})
 	case port.Port.Type == intstr.String:
 		rule.NamedPorts = append(rule.NamedPorts, NamedPort{Protocol: protocol, Name: port.Port.StrVal, Scope: scope})
 	case port.Port.Type != intstr.Int:
-		r.problem(at+".port", "neither a number nor a name: the port matches nothing")
+		r.problem(at()+".port", "neither a number nor a name: the port matches nothing")
 	default:
 		first := port.Port.IntVal
 		last := first
@@ -217,7 +218,7 @@ func (r *reader) port(rule *Rule, scope Scope, at string, port networkingv1.Netw
 			last = *port.EndPort
 		}
 		if first < 1 || last < first || last > 65535 {
-			r.problem(at, "ports %d to %d are not 1 to 65535 in order: the port matches nothing", first, last)
+			r.problem(at(), "ports %d to %d are not 1 to 65535 in order: the port matches nothing", first, last)
 			return
 		}
 		rule.Ports = append(rule.Ports, PortRange{Protocol: protocol, First: uint16(first), Last: uint16(last)})

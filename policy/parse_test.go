@@ -158,7 +158,7 @@ func TestMerged(t *testing.T) {
 	}{
 		"equal":                {strings.Trim(list(4_000, equal), "[]"), 1, 1, 1},
 		"selectors":            {strings.Trim(list(140, `{"from":[`+selector+`],"ports":[{"port":80}]}`), "[]"), 1, 9, 1},
-		"ports":                {strings.Trim(list(3_000, `{"from":[{"podSelector":{}}],"ports":[{"port":#1}]}`), "[]"), 6, 1, 500},
+		"ports":                {strings.Trim(list(3_000, `{"from":[{"podSelector":{}}],"ports":[{"port":#1}]}`), "[]"), 12, 1, 250},
 		"blocks":               {strings.Trim(list(200, `{"from":[`+block+`]}`), "[]"), 1, 1, 0},
 		"all":                  {strings.Trim(list(6_000, `{}`), "[]"), 1, 0, 0},
 		"all, and others":      {equal + `,{"from":[{"podSelector":{}}]},{}`, 1, 0, 0},
@@ -180,6 +180,23 @@ func TestMerged(t *testing.T) {
 		}
 		if len(rules) != test.left || len(rules[0].Peers)+len(rules[0].Blocks) != test.peers || len(rules[0].Ports) != test.ports {
 			t.Errorf("%s: %d rules, the first: %.200v", what, len(rules), fmt.Sprint(rules))
+		}
+	}
+}
+
+// TestAsksForLabel: that a selector asks for a label can be told by its canonical text.
+func TestAsksForLabel(t *testing.T) {
+	requirements := []string{"a=b", "a in (b,c)", "a notin (b,c)", "a notin (b)", "!a", "a", "a!=b", "a=", "x.y/a in (,b)", "notin=b", "a=notin", "x.y/notin notin (in)"}
+	texts := []string{""}
+	for _, one := range requirements {
+		texts = append(texts, one)
+		for _, other := range requirements {
+			texts = append(texts, one+","+other)
+		}
+	}
+	for _, text := range texts {
+		if byText, read := policy.AsksForLabel(text); byText != read {
+			t.Errorf("%q: %v, and read it is %v", text, byText, read)
 		}
 	}
 }

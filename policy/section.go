@@ -15,12 +15,12 @@ import (
 
 const (
 	// sectionWeight is how much a section has at most, in elements.
-	sectionWeight = 1000
+	sectionWeight = 500
 	// rulePeers, ruleNames, ruleBlocks and rulePorts are how many selectors, port names,
 	// ranges of addresses and of ports a rule has of which it has more than fit into a
 	// section. Ranges of ports take the kernel time by the square of their number in a set
 	// (nft_set_pipapo): 10,000 more than a second.
-	rulePeers, ruleNames, ruleBlocks, rulePorts = 16, 2, 500, 500
+	rulePeers, ruleNames, ruleBlocks, rulePorts = 16, 2, 250, 250
 )
 
 // Section is a part of a policy's rules for a direction.

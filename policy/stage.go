@@ -15,24 +15,26 @@ import (
 
 const (
 	// stageSize is how much is handed out at once of what can wait, in elements; the
-	// kernel takes some 2 ms for it.
-	stageSize = 600
+	// kernel takes some 1 ms for it. What takes longer than a time slice of a processor that
+	// others want (2.8 ms) takes as many slices of theirs besides: the kernel lets others go
+	// first wherever it validates or inserts (cond_resched).
+	stageSize = 300
 	// setCost is how many elements take as much as a set does.
 	setCost = 40
 	// ruleCost is how many elements take as much as a rule does, and contentCost as much as a
 	// set that is named by its content: the kernel finds each set by asking one after the other
 	// for its name, and there may be thousands (nft_set_lookup in net/netfilter/nf_tables_api.c).
-	ruleCost, contentCost = 10, 20
+	ruleCost, contentCost = 20, 20
 	// stageMet is how much is handed out at once of changes to sets that packets meet, in
 	// elements, and updateCost how many elements take as much as a set does of which some
 	// change.
 	stageMet, updateCost = 1000, 10
 	// stageRules and stageGone are how many rules of policies change at once, and how many
 	// sets go.
-	stageRules, stageGone = sectionWeight / ruleCost, 50
+	stageRules, stageGone = sectionWeight / ruleCost, 25
 	// stageJumps is how many jumps to policies change at once, and jumpCost how many elements
 	// take as much as one does.
-	stageJumps, jumpCost = 200, 3
+	stageJumps, jumpCost = 100, 3
 	// looksPerElement is how many pods can be asked whether a selector means them while
 	// the kernel takes an element.
 	looksPerElement = 20
@@ -176,7 +178,7 @@ func (t *tracked[T]) turns() (kinds []turnKind) {
 	if !t.fresh && t.leaving > 0 {
 		kinds = append(kinds, turnLeft)
 	}
-	if t.fresh || t.leaving < len(t.changed) || len(t.changed) == 0 {
+	if t.fresh || t.leaving < len(t.changed) || len(t.changed) == 0 || len(t.rest) > 0 {
 		kinds = append(kinds, turnCome)
 	}
 	return kinds

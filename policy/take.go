@@ -85,6 +85,8 @@ func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *stage) {
 		return
 	}
 	if g.fresh {
+		g.prepare()
+		m.follow(g)
 		room.set(m.amongst(g) * g.looks())
 	}
 	if change := g.take(leaving, func() []netip.Addr { return m.meant(g, room.byLabel) }, netip.Addr.Compare, room); !change.empty() {

@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/podfence/podfence/policy"
@@ -165,21 +167,27 @@ func namedSet(f family, n policy.NamedPort) string {
 }
 
 // blockSet and portsSet hold what never changes under their names: the hash is
-// the content's.
-func blockSet(f family, elements map[Element]struct{}) string {
+// the content's, whose elements are in order.
+func blockSet(f family, elements []Element) string {
 	return fmt.Sprintf("block-%d-%s", f, contentHash(elements))
 }
 
-func portsSet(elements map[Element]struct{}) string {
+func portsSet(elements []Element) string {
 	return fmt.Sprintf("ports-%s", contentHash(elements))
 }
 
-func contentHash(elements map[Element]struct{}) string {
-	var text strings.Builder
-	for _, e := range sortedElements(elements) {
-		fmt.Fprintf(&text, "%x-%x %d %d-%d\n", e.Addr, e.LastAddr, e.Protocol, e.First, e.Last)
+// contentHash is of the elements as text. Fmt would take as long for the text as the kernel
+// takes for the elements.
+func contentHash(elements []Element) string {
+	var text []byte
+	for _, e := range elements {
+		text = append(hex.AppendEncode(text, e.Addr[:]), '-')
+		text = append(hex.AppendEncode(text, e.LastAddr[:]), ' ')
+		text = append(strconv.AppendUint(text, uint64(e.Protocol), 10), ' ')
+		text = append(strconv.AppendUint(text, uint64(e.First), 10), '-')
+		text = append(strconv.AppendUint(text, uint64(e.Last), 10), '\n')
 	}
-	return hash(text.String())
+	return hash(string(text))
 }
 
 func sortedElements[V any](elements map[Element]V) []Element {

@@ -344,8 +344,9 @@ func blockSetOf(f family, blocks []policy.AddrRange) *Set {
 	if len(elements) == 0 {
 		return nil
 	}
-	set := &Set{Name: blockSet(f, elements), Type: f.ranges()}
+	set := &Set{Type: f.ranges()}
 	set.setElements(elements)
+	set.Name = blockSet(f, set.ordered)
 	set.Comment = "ipBlock " + set.Type.text(set.ordered[0])
 	if n := len(elements) - 1; n > 0 {
 		set.Comment += fmt.Sprintf(" and %d more", n)
@@ -375,8 +376,8 @@ func portsSetOf(ports []policy.PortRange) *Set {
 			elements[PortRangeElement(r)] = struct{}{}
 		}
 	}
-	set.Name = portsSet(elements)
 	set.setElements(elements)
+	set.Name = portsSet(sortedElements(elements))
 	return set
 }
 

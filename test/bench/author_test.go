@@ -279,7 +279,7 @@ func deniedCost(from *lab.Host, to netip.Addr) (each time.Duration, err error) {
 // deny, how long an agent takes to start that finds them there, and how long changes take as
 // soon as that is ready.
 func BenchmarkAuthor(b *testing.B) {
-	const changes = 150
+	const changes = 300
 	authorIP, proberIP := netip.MustParseAddr("10.250.0.8"), netip.MustParseAddr("10.250.0.9")
 	for _, size := range sizes[1:] {
 		b.Run(sizeName(size), func(b *testing.B) {
