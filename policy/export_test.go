@@ -14,6 +14,9 @@ func Held(m *Model) int {
 		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed) + len(m.over) + len(m.handed) + len(m.handedSubjects) + m.total + m.objects
 }
 
+// RuleKey tells rules apart.
+func RuleKey(r Rule) string { return r.key() }
+
 // AsksForLabel reports whether a canonical text asks for a label, by the text alone, and read.
 func AsksForLabel(text string) (byText, read bool) {
 	return asksForLabel(text), matcherOf(Selector{Pods: text}).asks() != ""

@@ -1,7 +1,8 @@
 package policy
 
 import (
-	"encoding/json"
+	"encoding/binary"
+	"net/netip"
 	"slices"
 )
 
@@ -22,8 +23,8 @@ func form(rules []Rule) (formed []Rule) {
 func merge(rules []Rule) []Rule {
 	for before := 0; before != len(rules); {
 		before = len(rules)
-		rules = mergeBy(rules, Rule.ports, func(into *Rule, r Rule) { into.addPeers(r) })
-		rules = mergeBy(rules, Rule.peers, func(into *Rule, r Rule) { into.addPorts(r) })
+		rules = mergeBy(rules, Rule.ports, joinPeers)
+		rules = mergeBy(rules, Rule.peers, joinPorts)
 	}
 	for _, r := range rules {
 		if r.AnyPeer && r.AnyPort {
@@ -33,57 +34,116 @@ func merge(rules []Rule) []Rule {
 	return rules
 }
 
-// mergeBy makes one of the rules that are the same but for what add adds.
-func mergeBy(rules []Rule, same func(Rule) Rule, add func(into *Rule, r Rule)) (merged []Rule) {
+// mergeBy makes one of the rules that are the same but for what join joins. All of them are
+// joined at once: one after another would take time by the square of their number.
+func mergeBy(rules []Rule, same func(Rule) Rule, join func([]Rule) Rule) (merged []Rule) {
 	if len(rules) < 2 {
 		return rules
 	}
+	var groups [][]Rule
 	at := map[string]int{}
 	for _, r := range rules {
 		key := same(r).key()
-		if i, there := at[key]; there {
-			add(&merged[i], r)
-			continue
+		i, there := at[key]
+		if !there {
+			i = len(groups)
+			at[key], groups = i, append(groups, nil)
 		}
-		at[key] = len(merged)
-		merged = append(merged, r)
+		groups[i] = append(groups[i], r)
+	}
+	for _, group := range groups {
+		if len(group) == 1 {
+			merged = append(merged, group[0])
+		} else {
+			merged = append(merged, join(group))
+		}
 	}
 	return merged
 }
 
 // key tells rules apart.
-func (r Rule) key() string {
-	key, err := json.Marshal(r)
-	if err != nil {
-		return "" // a Rule has nothing that cannot be written
+func (r Rule) key() string { return string(r.appendTo(nil)) }
+
+// appendTo appends all that a rule says to some bytes, so that no other rule is the same. JSON
+// would take most of the time that it takes to read a policy of thousands of rules.
+func (r Rule) appendTo(b []byte) []byte {
+	number := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
+	text := func(s string) {
+		number(len(s))
+		b = append(b, s...)
 	}
-	return string(key)
+	flag := func(is bool) {
+		if is {
+			number(1)
+		} else {
+			number(0)
+		}
+	}
+	number(r.Index)
+	flag(r.AnyPeer)
+	flag(r.AnyPort)
+	number(len(r.Peers))
+	for _, s := range r.Peers {
+		text(s.Namespace)
+		text(s.Namespaces)
+		text(s.Pods)
+		text(s.Or)
+	}
+	number(len(r.Blocks))
+	for _, block := range r.Blocks {
+		for _, addr := range [...]netip.Addr{block.First, block.Last} {
+			number(addr.BitLen())
+			bytes := addr.As16()
+			b = append(b, bytes[:]...)
+		}
+	}
+	number(len(r.Ports))
+	for _, p := range r.Ports {
+		number(int(p.Protocol))
+		number(int(p.First))
+		number(int(p.Last))
+	}
+	number(len(r.NamedPorts))
+	for _, p := range r.NamedPorts {
+		number(int(p.Protocol))
+		number(int(p.Scope))
+		text(p.Name)
+	}
+	return b
 }
 
 // ports and peers are one part of a rule.
 func (r Rule) ports() Rule { return Rule{AnyPort: r.AnyPort, Ports: r.Ports, NamedPorts: r.NamedPorts} }
 func (r Rule) peers() Rule { return Rule{AnyPeer: r.AnyPeer, Peers: r.Peers, Blocks: r.Blocks} }
 
-// addPeers adds those of a rule with the same ports.
-func (r *Rule) addPeers(other Rule) {
-	if r.AnyPeer = r.AnyPeer || other.AnyPeer; r.AnyPeer {
-		r.Peers, r.Blocks = nil, nil
-		return
+// joinPeers makes one of rules with the same ports.
+func joinPeers(rules []Rule) Rule {
+	joined := rules[0]
+	joined.Peers, joined.Blocks = nil, nil
+	if joined.AnyPeer = slices.ContainsFunc(rules, func(r Rule) bool { return r.AnyPeer }); joined.AnyPeer {
+		return joined
 	}
-	r.Peers = slices.Concat(r.Peers, other.Peers)
-	slices.SortFunc(r.Peers, Selector.Compare)
-	r.Peers = slices.Compact(r.Peers)
-	r.Blocks = MergeRanges(slices.Concat(r.Blocks, other.Blocks))
+	var blocks []AddrRange
+	for _, r := range rules {
+		joined.Peers, blocks = append(joined.Peers, r.Peers...), append(blocks, r.Blocks...)
+	}
+	slices.SortFunc(joined.Peers, Selector.Compare)
+	joined.Peers, joined.Blocks = slices.Compact(joined.Peers), MergeRanges(blocks)
+	return joined
 }
 
-// addPorts adds those of a rule with the same peers.
-func (r *Rule) addPorts(other Rule) {
-	if r.AnyPort = r.AnyPort || other.AnyPort; r.AnyPort {
-		r.Ports, r.NamedPorts = nil, nil
-		return
+// joinPorts makes one of rules with the same peers.
+func joinPorts(rules []Rule) Rule {
+	joined := rules[0]
+	joined.Ports, joined.NamedPorts = nil, nil
+	if joined.AnyPort = slices.ContainsFunc(rules, func(r Rule) bool { return r.AnyPort }); joined.AnyPort {
+		return joined
 	}
-	r.Ports = mergePorts(slices.Concat(r.Ports, other.Ports))
-	r.NamedPorts = slices.Concat(r.NamedPorts, other.NamedPorts)
-	slices.SortFunc(r.NamedPorts, compareNamedPort)
-	r.NamedPorts = slices.Compact(r.NamedPorts)
+	var ports []PortRange
+	for _, r := range rules {
+		ports, joined.NamedPorts = append(ports, r.Ports...), append(joined.NamedPorts, r.NamedPorts...)
+	}
+	slices.SortFunc(joined.NamedPorts, compareNamedPort)
+	joined.NamedPorts, joined.Ports = slices.Compact(joined.NamedPorts), mergePorts(ports)
+	return joined
 }

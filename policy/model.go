@@ -65,25 +65,6 @@ type namespace struct {
 	turn int
 }
 
-// selecting is a policy with the number of this node's pods that it selects.
-// While that is not zero the policy is active: its peers are followed.
-type selecting struct {
-	Policy
-	// given is the policy as SetPolicy had it: another one while this one is closed.
-	given    *Policy
-	matcher  *matcher // nil: selects nothing
-	subjects int
-	// objects are the sets and rules that it takes, walks the rules that a packet meets,
-	// ranges its ranges of addresses and ports.
-	objects, ranges int
-	walks           [len(Directions)]int
-}
-
-// selects reports whether a policy of a pod's namespace selects the pod, on a node.
-func (s *selecting) selects(pod *Pod, node string) bool {
-	return pod.Node == node && s.matcher != nil && s.matcher.matches(pod, nil)
-}
-
 // dirty is what Take has to look at.
 type dirty struct {
 	dirtyPodCIDRs bool
@@ -216,117 +197,6 @@ func (m *Model) namespaceMoved(g *peers, ip netip.Addr, pod *Pod, name string, b
 	}
 }
 
-// SetPolicy takes a policy in as it is now. One that is closed stays so if it is
-// still the same.
-func (m *Model) SetPolicy(p Policy) {
-	if old := m.selecting(p.Key); old != nil && old.given.equal(&p) {
-		return
-	}
-	m.forgetClosed(p.Key)
-	m.setPolicy(p, nil)
-}
-
-// forgetClosed notes that a policy has changed or gone: it is not closed any more.
-func (m *Model) forgetClosed(key Key) {
-	delete(m.closed, key)
-	delete(m.over, key)
-}
-
-// setPolicy takes a policy in, with the one that it is the closed form of; nil: it
-// is none.
-func (m *Model) setPolicy(p Policy, given *Policy) {
-	ns := m.in(p.Namespace)
-	old := ns.policies[p.Key]
-	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), ranges: p.ranges(), walks: p.walks()}
-	if given == nil {
-		s.given = &s.Policy
-	}
-	if p.Subject != nil {
-		s.matcher = matcherOf(*p.Subject)
-	}
-	ns.policies[p.Key] = s
-	m.policyChanged(ns, p.Key, old)
-}
-
-// selecting returns what is known of a policy; nil if there is none of that name.
-func (m *Model) selecting(key Key) *selecting {
-	if ns := m.namespaces[key.Namespace]; ns != nil {
-		return ns.policies[key]
-	}
-	return nil
-}
-
-// DeletePolicy forgets a policy.
-func (m *Model) DeletePolicy(key Key) {
-	ns := m.in(key.Namespace)
-	m.forgetClosed(key)
-	if old := ns.policies[key]; old != nil {
-		delete(ns.policies, key)
-		m.policyChanged(ns, key, old)
-	}
-	m.dropIfEmpty(key.Namespace)
-}
-
-// policyChanged puts a policy in place of what it was, nil if it is new, in all
-// subjects of its namespace. It asks no other policy: there may be thousands.
-func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
-	m.dirtyPolicies[key] = struct{}{}
-	now := ns.policies[key] // nil: gone
-	for subject, by := range ns.subjects {
-		at := -1
-		if old != nil && old.subjects > 0 {
-			at = slices.Index(by, old)
-		}
-		selects := now != nil && now.selects(m.pod(subject), m.node)
-		if at < 0 && !selects {
-			continue
-		}
-		m.dirtySubjects[subject] = struct{}{}
-		if at >= 0 {
-			by = slices.Delete(by, at, at+1)
-			m.deselect(old)
-		}
-		if selects {
-			by = append(by, now)
-			m.selected(now)
-		}
-		ns.subjects[subject] = by
-	}
-}
-
-// selected counts a subject more that a policy selects, deselect one less.
-func (m *Model) selected(s *selecting) {
-	m.chargeObjects(m.in(s.Namespace), s.jumpsOf(1))
-	if s.subjects++; s.subjects == 1 {
-		m.dirtyPolicies[s.Key] = struct{}{}
-		m.use(m.in(s.Namespace), &s.Policy, 1)
-		m.charge(s, 1)
-	}
-}
-
-func (m *Model) deselect(s *selecting) {
-	m.chargeObjects(m.in(s.Namespace), -s.jumpsOf(1))
-	if s.subjects--; s.subjects == 0 {
-		m.dirtyPolicies[s.Key] = struct{}{}
-		m.use(m.in(s.Namespace), &s.Policy, -1)
-		m.charge(s, -1)
-	}
-}
-
-// chargeObjects counts sets and rules of a namespace's policies.
-func (m *Model) chargeObjects(ns *namespace, n int) {
-	ns.objects += n
-	m.objects += n
-}
-
-// charge counts the sets, rules and ranges of a policy in, or out.
-func (m *Model) charge(s *selecting, by int) {
-	ns := m.in(s.Namespace)
-	m.chargeObjects(ns, by*s.objects)
-	ns.elements += by * rangeCost * s.ranges
-	m.total += by * rangeCost * s.ranges
-}
-
 // SetPod takes a pod in as it is now, in place of the one of that name. The
 // model keeps p, which must not change any more.
 func (m *Model) SetPod(p *Pod) {
@@ -404,35 +274,6 @@ func (m *Model) release(pod *Pod) {
 		for _, ip := range pod.IPs {
 			m.disclaim(ip, pod)
 		}
-	}
-}
-
-// refreshSubject works out anew which policies select a pod of this node.
-func (m *Model) refreshSubject(key Key) {
-	ns := m.in(key.Namespace)
-	before, was := ns.subjects[key]
-	pod := m.pod(key)
-	is := pod != nil && len(m.here(pod)) > 0
-	if !was && !is {
-		return
-	}
-	m.dirtySubjects[key] = struct{}{}
-	var now []*selecting
-	if is {
-		for _, s := range ns.policies {
-			if s.selects(pod, m.node) {
-				now = append(now, s)
-			}
-		}
-		ns.subjects[key] = now
-	} else {
-		delete(ns.subjects, key)
-	}
-	for _, s := range now {
-		m.selected(s)
-	}
-	for _, s := range before {
-		m.deselect(s)
 	}
 }
 

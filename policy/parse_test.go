@@ -3,6 +3,8 @@ package policy_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -180,6 +182,62 @@ func TestMerged(t *testing.T) {
 		}
 		if len(rules) != test.left || len(rules[0].Peers)+len(rules[0].Blocks) != test.peers || len(rules[0].Ports) != test.ports {
 			t.Errorf("%s: %d rules, the first: %.200v", what, len(rules), fmt.Sprint(rules))
+		}
+	}
+}
+
+// BenchmarkParse reads policies that are as large as the API server takes them.
+func BenchmarkParse(b *testing.B) {
+	for what, rules := range map[string]string{
+		"selectors":            list(1, `{"from":`+list(1_300, selector)+`}`),
+		"blocks":               list(1, `{"from":`+list(20_000, `{"ipBlock":{"cidr":"10.0.0.0/8","except":["10.0.0.0/9"]}}`)+`}`),
+		"many peers, one port": list(3_990, `{"from":[`+selector+`],"ports":[{"port":80}]}`),
+		"one peer, many ports": list(3_990, `{"from":[{"podSelector":{}}],"ports":[{"port":#}]}`),
+		"rules, all equal":     list(3_990, `{"from":[{"podSelector":{}}],"ports":[{"port":80}]}`),
+	} {
+		np := &networkingv1.NetworkPolicy{}
+		if err := json.Unmarshal([]byte(`{"spec":{"ingress":`+rules+`}}`), np); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(what, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				policy.Parse(np)
+			}
+		})
+	}
+}
+
+// TestRuleKey: no two rules that differ have the same key, in whatever they differ.
+func TestRuleKey(t *testing.T) {
+	one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	rules := []policy.Rule{
+		{}, {Index: 1}, {AnyPeer: true}, {AnyPort: true},
+		{Peers: []policy.Selector{{}}}, {Peers: []policy.Selector{{}, {}}},
+		{Peers: []policy.Selector{{Namespace: "a"}}}, {Peers: []policy.Selector{{Namespaces: "a"}}},
+		{Peers: []policy.Selector{{Pods: "a"}}}, {Peers: []policy.Selector{{Or: "a"}}},
+		{Peers: []policy.Selector{{Pods: "a"}, {Pods: "b"}}}, {Peers: []policy.Selector{{Pods: "a", Or: "b"}}},
+		{Blocks: []policy.AddrRange{{First: one, Last: one}}}, {Blocks: []policy.AddrRange{{First: one, Last: two}}},
+		{Blocks: []policy.AddrRange{{First: netip.AddrFrom16(one.As16()), Last: netip.AddrFrom16(one.As16())}}},
+		{Ports: []policy.PortRange{{Protocol: policy.TCP, First: 1, Last: 1}}}, {Ports: []policy.PortRange{{Protocol: policy.UDP, First: 1, Last: 1}}},
+		{Ports: []policy.PortRange{{Protocol: policy.TCP, First: 1, Last: 2}}}, {Ports: []policy.PortRange{{Protocol: policy.TCP, First: 2, Last: 2}}},
+		{NamedPorts: []policy.NamedPort{{Protocol: policy.TCP, Name: "a"}}}, {NamedPorts: []policy.NamedPort{{Protocol: policy.UDP, Name: "a"}}},
+		{NamedPorts: []policy.NamedPort{{Protocol: policy.TCP, Name: "b"}}}, {NamedPorts: []policy.NamedPort{{Protocol: policy.TCP, Name: "a", Scope: policy.Cluster}}},
+	}
+	keys := map[string]policy.Rule{}
+	for _, r := range rules {
+		if other, is := keys[policy.RuleKey(r)]; is {
+			t.Errorf("%+v and %+v have the same key", r, other)
+		}
+		keys[policy.RuleKey(r)] = r
+	}
+	// What a field more would need is a line here, and one in the key.
+	for kind, fields := range map[reflect.Type]int{
+		reflect.TypeFor[policy.Rule](): 7, reflect.TypeFor[policy.Selector](): 4, reflect.TypeFor[policy.AddrRange](): 2,
+		reflect.TypeFor[policy.PortRange](): 3, reflect.TypeFor[policy.NamedPort](): 3,
+	} {
+		if n := kind.NumField(); n != fields {
+			t.Errorf("%v has %d fields, and the key tells %d apart", kind, n, fields)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package policy
 import (
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/json"
 	"slices"
 	"strings"
 )
@@ -122,11 +121,11 @@ func sectionsOf(rules []Rule) (sections []Section) {
 }
 
 func newSection(rules []Rule) Section {
-	text, err := json.Marshal(rules)
-	if err != nil { // a Rule has nothing that cannot be written
-		panic(err)
+	var content []byte
+	for _, r := range rules {
+		content = r.appendTo(content)
 	}
-	sum := sha256.Sum256(text)
+	sum := sha256.Sum256(content)
 	return Section{Name: strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:16], Rules: rules}
 }
 
