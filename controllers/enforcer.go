@@ -247,9 +247,9 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		if rest = nil; err == nil {
 			retry = newBackoff()
 			if e.staging {
-				// As long as this has taken is left to others: what waits is somebody's who
-				// has written very much.
-				rest = time.After(time.Since(began))
+				// Twice as long as this has taken is left to others, and the processor: what
+				// waits is somebody's who has written very much.
+				rest = time.After(2 * time.Since(began))
 			}
 			continue
 		}

@@ -28,7 +28,7 @@ const (
 	// stageMet is how much is handed out at once of changes to sets that packets meet, in
 	// elements, and updateCost how many elements take as much as a set does of which some
 	// change.
-	stageMet, updateCost = 1000, 10
+	stageMet, updateCost = 500, 10
 	// stageRules and stageGone are how many rules of policies change at once, and how many
 	// sets go.
 	stageRules, stageGone = sectionWeight / ruleCost, 25
