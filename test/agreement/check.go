@@ -124,6 +124,8 @@ func (r Result) String() string {
 	}
 	if r.Of != nil {
 		how += fmt.Sprintf(", %s of %s", r.Follow, r.Of.Seen)
+	} else if r.Begun != nil {
+		how += fmt.Sprintf(", %s of %s, which has begun no flow", r.Follow, r.Begun.Seen)
 	}
 	from, _ := source(r.Probe.Received)
 	return fmt.Sprintf("%s (%s, %s, hop limit %d)%s\n  sent by %v to %v%s\n  judged  %-5t %s; %s\n  traced  %-5t %s\n  arrived %-5t sent %d times, seen at %v, from %v, want %v",

@@ -49,6 +49,7 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 		"way: by a Service":                          r.Service.IsValid() && r.Of == nil,
 		"way: with the node's address":               r.Probe.Arrived && r.Of == nil && len(r.Sources) == 1 && r.Sources[0] != r.Src && r.Treatment == agreement.SourceNAT,
 		"way: masqueraded":                           r.Probe.Arrived && r.Of == nil && len(r.Sources) > 1,
+		"way: the node's address, without ports":     r.Probe.Arrived && r.Of == nil && !slices.Contains(r.Sources, r.Src) && len(r.Sources) > 0 && (p.Protocol == random.GRE || p.Protocol == random.ESP),
 		"hop limit: 2":                               r.HopLimit == 2,
 		"hop limit: 255":                             r.HopLimit == 255,
 		"TCP: flags that cannot be":                  p.Protocol == policy.TCP && (w.Flags == lab.SYN|lab.FIN || w.Flags == lab.FIN|lab.PSH|lab.URG),

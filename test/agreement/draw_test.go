@@ -217,7 +217,8 @@ const (
 	lastFollowed  = 60_000
 )
 
-// fresh says whether it is of no flow that there is, and notes its own.
+// fresh says whether it is of no flow that there is, nor what it makes others send, and notes
+// all of these.
 func (d *drawer) fresh(drawn agreement.Case) bool {
 	f := flow{drawn.Src, drawn.Dst, drawn.Protocol, drawn.Wire.SrcPort, drawn.DstPort}
 	var all []flow
@@ -228,18 +229,50 @@ func (d *drawer) fresh(drawn agreement.Case) bool {
 			all = []flow{f}
 		}
 	default:
-		f.aPort, f.bPort = 0, 0
-		all = []flow{f}
-		if drawn.Treatment == agreement.SourceNAT || d.c.Options().Masquerade || slices.Contains(random.NodeAddrs, f.a) {
-			// It has the node's address, or may get it, as that of others.
-			all = append(all, flow{b: f.b, protocol: f.protocol})
-		}
+		all = d.portless(drawn)
 	}
 	fresh := true
 	for _, f := range all {
 		back := flow{f.b, f.a, f.protocol, f.bPort, f.aPort}
 		fresh = fresh && !d.flows[f] && !d.flows[back]
+	}
+	for _, f := range all {
 		d.flows[f] = true
 	}
 	return fresh
+}
+
+// portless are the flows that it may be of, of a protocol that connection tracking finds no
+// ports in, or whose ports this test has no say in. All of the node's addresses are one here,
+// the zero one.
+//
+// Where NAT gives two such flows the node's address, or one and the node has a flow of its own
+// with that host, the answers to both would look the same. NAT has no port to tell them apart by
+// (nf_nat_l4proto_unique_tuple), so connection tracking drops the packet that comes later
+// (nf_ct_resolve_clash_harder), with or without podfence: TestFlowsWithoutPortsClash. Which one
+// that is, depends on which of them policies let pass, and on who has been faster. So of those
+// that may clash, one alone is sent.
+func (d *drawer) portless(drawn agreement.Case) (all []flow) {
+	ends := func(src, dst netip.Addr) {
+		all = append(all, flow{a: src, b: dst, protocol: drawn.Protocol})
+		if drawn.Treatment == agreement.SourceNAT || d.c.Options().Masquerade {
+			all = append(all, flow{b: dst, protocol: drawn.Protocol})
+		}
+	}
+	src, dst := unlessOwn(drawn.Src), unlessOwn(drawn.Dst)
+	ends(src, dst)
+	// The answer to a packet that has not arrived begins a flow itself, with an address that
+	// NAT gives it.
+	if slices.ContainsFunc(drawn.Then, func(f agreement.Follow) bool { return f.Kind == agreement.Answer }) {
+		ends(dst, src)
+	}
+	return all
+}
+
+// unlessOwn is an address, or the zero one in place of the node's.
+func unlessOwn(addr netip.Addr) netip.Addr {
+	if slices.Contains(random.OwnAddrs, addr) {
+		return netip.Addr{}
+	}
+	return addr
 }

@@ -1,0 +1,73 @@
+package agreement_test
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/agreement"
+	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/random"
+)
+
+// TestFlowsWithoutPortsClash: where NAT is to give two flows without ports one address towards
+// one host, a kernel drops the later one's packet. Check finds that, as nobody has denied it, so
+// no two such packets are drawn. Those that have ports, or lead elsewhere, are.
+func TestFlowsWithoutPortsClash(t *testing.T) {
+	c := open(t, lab.Routed, lab.Options{Patience: settle}) // what should arrive and does not is what is looked for
+	s := webAllowed()                                       // pg is isolated
+	web, cron, pg := netip.MustParseAddr("10.244.1.10"), netip.MustParseAddr("10.244.1.11"), netip.MustParseAddr("10.244.1.12")
+	world, elsewhere, node := random.Outside[0], random.Outside[1], random.NodeAddrs[0]
+	packet := func(src, dst netip.Addr, p policy.Protocol, then ...agreement.Follow) agreement.Case {
+		one := agreement.Case{Packet: policy.Packet{Src: src, Dst: dst, Protocol: p, HopLimit: 64}, Then: then}
+		if p == policy.UDP {
+			if one.DstPort = 9; len(then) > 0 {
+				one.Wire.SrcPort = firstFollowed
+			}
+		}
+		return one
+	}
+	given := func(one agreement.Case) agreement.Case { one.Treatment = agreement.SourceNAT; return one }
+	answer := agreement.Follow{Kind: agreement.Answer}
+	for _, p := range []policy.Protocol{random.GRE, random.ESP, policy.UDP} {
+		for _, test := range []struct {
+			name       string
+			masquerade bool
+			first      agreement.Case
+			second     agreement.Case
+			elsewhere  bool
+		}{
+			{"two get the node's address", false, given(packet(web, world, p)), given(packet(cron, world, p)), false},
+			{"two are masqueraded", true, packet(web, world, p), packet(cron, world, p), false},
+			{"the node is spoken to", false, packet(world, node, p), given(packet(web, world, p)), false},
+			{"the node speaks", true, packet(node, world, p), packet(web, world, p), false},
+			{"an answer to what is denied is masqueraded", true, packet(web, world, p), packet(world, pg, p, answer), false},
+			{"two get it towards two hosts", false, given(packet(web, world, p)), given(packet(cron, elsewhere, p)), true},
+			{"two are masqueraded towards two hosts", true, packet(web, world, p), packet(cron, elsewhere, p), true},
+		} {
+			t.Run(p.String()+", "+test.name, func(t *testing.T) {
+				if err := c.Node.FlushConntrack(); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Replace(s, ruleset.Options{Masquerade: test.masquerade}); err != nil {
+					t.Fatal(err)
+				}
+				report, err := c.Check(context.Background(), s, []agreement.Case{test.first, test.second})
+				if err != nil {
+					t.Fatal(err)
+				}
+				passes := p == policy.UDP || test.elsewhere
+				last, wrong := report[len(report)-1], report.Disagreements()
+				if passes && len(wrong) > 0 || !passes && (len(wrong) != 1 || wrong[0] != last || !last.Judged || !last.Traced || last.Probe.Arrived) {
+					t.Errorf("of\n%s\ndisagree\n%s", report, wrong)
+				}
+				d := &drawer{c: c, s: s, flows: map[flow]bool{}}
+				if first, second := d.fresh(test.first), d.fresh(test.second); !first || second != passes {
+					t.Errorf("drawn: %t and %t, want %t", first, second, passes)
+				}
+			})
+		}
+	}
+}
