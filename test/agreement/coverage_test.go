@@ -84,6 +84,11 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 	for _, number := range []policy.Protocol{0, 43, policy.AH, 60} {
 		f[fmt.Sprintf("wire: IPv6 extension header %d", number)] = slices.Contains(w.Extensions, number)
 	}
+	query := p.Protocol == policy.ICMPv6 && p.ICMPType == 130 && p.Dst.IsMulticast()
+	f["ICMP: a query of listeners that arrives"] = query && r.Probe.Arrived
+	if attach == lab.Bridged {
+		f["bridge: a query of listeners that it drops"] = query && r.Refused != "" && r.Judged
+	}
 	if attach != lab.Bridged {
 		f["wire: a tag of no VLAN"] = w.Wrap == lab.Tag0 || w.Wrap == lab.Service0
 		f["wire: a tag of a VLAN"] = w.Wrap == lab.Tag1

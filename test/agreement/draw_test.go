@@ -107,7 +107,7 @@ func (d *drawer) draw() (drawn agreement.Case, ok bool) {
 // others are hosts that could send in the sender's name.
 func (d *drawer) others(drawn agreement.Case) []*lab.Host {
 	return slices.DeleteFunc(d.c.Lab.Hosts(), func(h *lab.Host) bool {
-		return h == &d.c.Node.Host || h == drawn.From || h == drawn.To || !h.IP(drawn.Src).IsValid()
+		return h == &d.c.Node.Host || h == drawn.From || h == drawn.To || !h.IP(drawn.Src).IsValid() || drawn.Src == linkLocal && h.Attach() == lab.Bridged
 	})
 }
 
@@ -120,8 +120,8 @@ func (d *drawer) toGroup(drawn *agreement.Case) {
 		return
 	}
 	drawn.Dst = one(d, random.Groups6...)
-	headers := drawn.Wire.Extensions                                                // those of discovery it keeps: it is none then
-	if drawn.Wire.Extensions = nil; d.in(2) || drawn.From.Attach() == lab.Bridged { // a bridge that looks into multicast is choosy
+	headers := drawn.Wire.Extensions // those of discovery it keeps: it is none then
+	if drawn.Wire.Extensions = nil; d.in(2) {
 		drawn.Wire.Extensions = headers
 		drawn.Protocol, drawn.ICMPType, drawn.DstPort, drawn.HopLimit = policy.ICMPv6, one(d, random.NeighbourDiscovery...), 0, one[uint8](d, 255, 255, 254)
 		return
@@ -130,10 +130,19 @@ func (d *drawer) toGroup(drawn *agreement.Case) {
 	if drawn.HopByHop, drawn.Extended = d.in(2), false; drawn.HopByHop {
 		drawn.Wire.Extensions = []policy.Protocol{0}
 	}
-	if d.in(2) {
-		drawn.Src = netip.IPv6Unspecified()
+	if sources := []netip.Addr{drawn.Src, netip.IPv6Unspecified(), linkLocal}; drawn.From.Attach() == lab.Bridged {
+		drawn.Src = one(d, sources[:2]...)
+	} else {
+		drawn.Src = one(d, sources...)
 	}
 }
+
+// linkLocal is an address that any host might have. Bridged ones do not send listener discovery
+// from it: a bridge that has heard a query from such an address (br_ip6_multicast_query) hands
+// reports to who asks alone, and groups to who has reported, for minutes by its own clock. What
+// arrives then is not a matter of the packet, which is all that is judged here.
+// TestQueriesOfListeners sends one.
+var linkLocal = netip.MustParseAddr("fe80::2")
 
 // wire draws how it is sent.
 func (d *drawer) wire(drawn *agreement.Case) {

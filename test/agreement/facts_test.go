@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agreement"
@@ -69,5 +71,54 @@ func TestFlowsWithoutPortsClash(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestQueriesOfListeners: which of them a bridge that looks into multicast hands to its node,
+// and a link of the node's own. The three agree on all.
+func TestQueriesOfListeners(t *testing.T) {
+	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
+		t.Run(attach.String(), func(t *testing.T) {
+			c, s := open(t, attach, lab.Options{}), webAllowed()
+			own := netip.MustParseAddr("fd00:244:0:1::10")
+			s.Pods[0].Status.PodIPs = []corev1.PodIP{{IP: own.String()}}
+			if err := c.Replace(s, ruleset.Options{}); err != nil {
+				t.Fatal(err)
+			}
+			all, routers := random.Groups6[0], random.Groups6[1]
+			routed := attach == lab.Routed
+			for _, test := range []struct {
+				name     string
+				kind     uint8
+				src, dst netip.Addr
+				header   bool // a hop-by-hop header
+				arrives  bool
+			}{
+				{"from an address of the pod's", 130, own, all, true, routed},
+				{"from none", 130, netip.IPv6Unspecified(), all, true, routed},
+				{"from an address of the pod's, without a header", 130, own, all, false, true},
+				{"from none, to routers, without a header", 130, netip.IPv6Unspecified(), routers, false, true},
+				{"a report from an address of the pod's", 131, own, routers, true, true},
+				{"a report from none", 143, netip.IPv6Unspecified(), routers, true, true},
+				{"from a link-local address, to routers", 130, linkLocal, routers, true, routed},
+				// From here on the bridge knows of somebody who asks.
+				{"from a link-local address", 130, linkLocal, all, true, true},
+			} {
+				one := agreement.Case{
+					Packet: policy.Packet{Src: test.src, Dst: test.dst, Protocol: policy.ICMPv6, ICMPType: test.kind, HopLimit: 1, HopByHop: test.header},
+					From:   c.Lab.Owner(own), To: &c.Node.Host, Input: true,
+				}
+				if test.header {
+					one.Wire.Extensions = []policy.Protocol{0}
+				}
+				report, err := c.Check(context.Background(), s, []agreement.Case{one})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(report) != 1 || !report[0].Agree() || report[0].Probe.Arrived != test.arrives {
+					t.Errorf("%s: arrives must be %t:\n%s", test.name, test.arrives, report)
+				}
+			}
+		})
 	}
 }

@@ -263,14 +263,27 @@ func (c *Cluster) refused(r *Result) string {
 		return "NAT drops redirects (nf_nat_icmp_reply_translation)"
 	case slices.Contains(r.Wire.Extensions, routing) && r.addressed().IsMulticast():
 		return "no routing header to a group (ipv6_rthdr_rcv)"
+	case c.onBridge(r.Probe.From) && asksListeners(r) && !(r.Src.IsLinkLocalUnicast() && r.addressed() == random.Groups6[0]):
+		return "a bridge takes in no query of listeners but a link-local address's to all nodes (ipv6_mc_check_mld_query)"
 	case r.Input && random.OfLink(r.Dst) && !slices.Contains(groups, r.Dst):
 		return "the node is not of the group"
 	}
 	return ""
 }
 
-// routing is the number of IPv6's routing header.
-const routing = 43
+// The numbers of IPv6 extension headers.
+const (
+	hopByHop = 0
+	routing  = 43
+)
+
+// asksListeners says whether a bridge that looks into multicast takes a packet for a query of
+// multicast listener discovery: only what has a hop-by-hop header, whatever its hop limit, and
+// whatever is in the header (ipv6_mc_check_exthdrs). What the lab sends asks about all groups.
+func asksListeners(r *Result) bool {
+	return r.addressed().Is6() && r.addressed().IsMulticast() && r.Protocol == policy.ICMPv6 && r.ICMPType == random.MulticastListener[0] &&
+		len(r.Wire.Extensions) > 0 && r.Wire.Extensions[0] == hopByHop
+}
 
 // sourceRouted says whether IPv4's options have a source route.
 func sourceRouted(w lab.Wire) bool {
