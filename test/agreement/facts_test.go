@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -120,5 +121,30 @@ func TestQueriesOfListeners(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNodeThatShowsOneFamily: what an isolated pod says to a group of its node's passes where
+// pods reach their node, though the node's object shows no address of the family.
+func TestNodeThatShowsOneFamily(t *testing.T) {
+	c, s := open(t, lab.Bridged, lab.Options{}), webAllowed()
+	own := netip.MustParseAddr("fd00:244:0:1::10")
+	s.Nodes[0].Status.Addresses = s.Nodes[0].Status.Addresses[:1]
+	s.Pods[0].Status.PodIPs = []corev1.PodIP{{IP: own.String()}}
+	s.Policies[0].Spec = networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress}}
+	for _, allow := range []bool{true, false} {
+		if err := c.Replace(s, ruleset.Options{AllowToNode: allow}); err != nil {
+			t.Fatal(err)
+		}
+		report, err := c.Check(context.Background(), s, []agreement.Case{{
+			Packet: policy.Packet{Src: own, Dst: random.Groups6[0], Protocol: policy.ICMPv6, ICMPType: 136, HopLimit: 254}, // no discovery
+			From:   c.Lab.Owner(own), To: &c.Node.Host, Input: true,
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(report) != 1 || !report[0].Agree() || report[0].Probe.Arrived != allow {
+			t.Errorf("arrives must be %t:\n%s", allow, report)
+		}
 	}
 }

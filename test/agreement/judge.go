@@ -25,9 +25,10 @@ func (c *Cluster) judge(s policy.Snapshot, r *Result) {
 		return
 	}
 	if r.Input && o.AllowToNode && !r.Judged && !r.Seen.Dst.IsLoopback() {
-		// Judge knows only those addresses of the node that its Node object shows.
+		// Judge knows only those addresses of the node that its Node object shows. The one that
+		// prepare has asked for is of either family: an object may show those of one alone.
 		own := r.Seen
-		if own.Dst = c.Node.IP(own.Src); random.Untracked(own) { // it is no discovery
+		if own.Dst = random.NodeAddrs[0]; random.Untracked(own) { // it is no discovery
 			own.ICMPType = 128
 		}
 		r.Verdict = policy.Judge(s, own, o)
