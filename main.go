@@ -198,6 +198,7 @@ GOMEMLIMIT sets another.`,
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(40)
 			}
+			raiseThreads()
 			limitMemory(o.Log, os.DirFS("/sys/fs/cgroup"))
 			if o.NamespaceBudget < 1000 {
 				return fmt.Errorf("--namespace-budget is %d: it must be 1000 or more, which is four sets and rules", o.NamespaceBudget)

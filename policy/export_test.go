@@ -36,6 +36,9 @@ func TakeMet(m *Model, room int) Delta {
 	return m.take(s)
 }
 
+// PodsByLabel are the pods that those selectors ask for which are to be looked at.
+func PodsByLabel(m *Model) map[string][]*Pod { return m.podsByLabel() }
+
 // TakeAll is what Intent takes.
 func TakeAll(m *Model) Delta { return m.take(m.wholeStage()) }
 

@@ -85,6 +85,7 @@ func (m *Model) podsByLabel() map[string][]*Pod {
 	pods := map[string][]*Pod{}
 	for g := range m.changedPeers {
 		if g.fresh && g.Namespace == "" {
+			g.prepare()
 			for _, asked := range g.asks() {
 				pods[asked] = nil
 			}

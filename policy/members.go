@@ -88,8 +88,10 @@ type tracked[T comparable] struct {
 	// a policy names it.
 	size  int
 	total *int
-	// rest are members of a staged set that wait to be handed out for the first time.
-	rest []T
+	// rest are members of a staged set that wait to be handed out for the first time, and
+	// searched is how often one was looked for.
+	rest     []T
+	searched int
 	// changed are other members that differ from what was handed out: now in
 	// (true), or out. leaving is how many are out.
 	changed map[T]bool
@@ -172,8 +174,21 @@ func (t *tracked[T]) note(member T, in bool) {
 	}
 }
 
+// mostSearches is how often a member is looked for one after another in the rest of a set:
+// all pods of a namespace may leave it at once.
+const mostSearches = 16
+
 // forget forgets a member that waits to be handed out, and reports whether it did.
 func (t *tracked[T]) forget(member T) bool {
+	if t.searched++; t.searched > mostSearches && len(t.rest) > 0 {
+		if t.changed == nil {
+			t.changed = make(map[T]bool, len(t.rest))
+		}
+		for _, one := range t.rest {
+			t.changed[one] = true
+		}
+		t.rest = nil
+	}
 	at := slices.Index(t.rest, member)
 	if at >= 0 {
 		t.rest[at] = t.rest[len(t.rest)-1]

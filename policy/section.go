@@ -19,7 +19,7 @@ const (
 	// ranges of addresses and of ports a rule has of which it has more than fit into a
 	// section. Ranges of ports take the kernel time by the square of their number in a set
 	// (nft_set_pipapo): 10,000 more than a second.
-	rulePeers, ruleNames, ruleBlocks, rulePorts = 16, 2, 250, 250
+	rulePeers, ruleNames, ruleBlocks, rulePorts = 12, 1, 250, 250
 )
 
 // Section is a part of a policy's rules for a direction.

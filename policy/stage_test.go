@@ -308,6 +308,54 @@ func TestStagedChange(t *testing.T) {
 	}
 }
 
+// TestStagedNamespaceLeaves: of a set of which a part is handed out, so many leave at once that
+// they are looked for in another way, and come back.
+func TestStagedNamespaceLeaves(t *testing.T) {
+	m := crowd(2000)
+	m.SetNamespace(policy.Namespace{Name: "bank", Labels: map[string]string{"kind": "bank"}})
+	have := m.Intent()
+	selector := policy.Selector{Namespaces: "kind=bank"}
+	m.SetPolicy(policy.Policy{
+		Key: policy.Key{Namespace: "shop", Name: "of-namespace"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
+		Rules: [2][]policy.Rule{{{Peers: []policy.Selector{selector}, AnyPort: true}}},
+	})
+	apply(t, &have, policy.TakeSome(m, 100))
+	if n := len(have.Peers[selector]); n == 0 || n == 1000 {
+		t.Fatalf("%d are handed out, want a part", n)
+	}
+	m.SetNamespace(policy.Namespace{Name: "bank"})
+	if wrong := policy.Recount(m); wrong != nil {
+		t.Error(wrong)
+	}
+	drained(t, m, &have)
+	if n := len(have.Peers[selector]); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+	m.SetNamespace(policy.Namespace{Name: "bank", Labels: map[string]string{"kind": "bank"}})
+	apply(t, &have, policy.TakeSome(m, 100))
+	m.SetPod(pod("bank", "new", 4000))
+	drained(t, m, &have)
+	if n := len(have.Peers[selector]); n != 1001 {
+		t.Errorf("%d came back, want 1001", n)
+	}
+	if wrong := policy.Recount(m); wrong != nil {
+		t.Error(wrong)
+	}
+}
+
+// TestFoundByLabel: at the start, the pods that selectors ask for are found by their labels:
+// to ask each of thousands of selectors about each pod would take seconds.
+func TestFoundByLabel(t *testing.T) {
+	m := crowd(10)
+	m.SetPolicy(policy.Policy{
+		Key: policy.Key{Namespace: "shop", Name: "by-label"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
+		Rules: [2][]policy.Rule{{{Peers: []policy.Selector{{Pods: "pod=3"}}, AnyPort: true}}},
+	})
+	if found := policy.PodsByLabel(m); len(found["pod=3"]) != 1 {
+		t.Errorf("found are %v, want one pod", found)
+	}
+}
+
 // TestUnited: where a rule has very many selectors, it means those whom one of them means, by
 // an exact label or by its key, from the start and as pods change.
 func TestUnited(t *testing.T) {

@@ -137,7 +137,7 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 
 func (c *Conn) apply(plan ruleset.Plan) error {
 	// Of what others did to the table before, an update would not know.
-	unheard := (plan.Replace || c.owns) && objects(plan) >= many
+	unheard := plan.Replace && objects(plan) >= many || c.owns && objects(plan) >= manyOwned
 	if plan.Replace {
 		if done, err := c.inPlace(plan, unheard); tooLarge(err) || errors.Is(err, errCover) {
 			return c.replaceUnderCover(plan)

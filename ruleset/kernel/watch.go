@@ -291,11 +291,12 @@ func (w *Watch) change(message netlink.Message) string {
 	return kind.what + " " + name + " of " + table
 }
 
-// many is from how many objects on a replacement is carried out unheard, or an
-// update of a table that nobody else can change. For each the kernel would write a
-// message of its own, of a page, before it sends any: that takes two thirds as long again as
-// a thousand elements do.
-const many = 100
+// many is from how many objects on a replacement is carried out unheard, and manyOwned from
+// how many on any change of a table that nobody else can change. For each object the kernel
+// would write a message of its own, of a page, before it sends any: a thousand elements take
+// two thirds as long again. Where others can change the tables, a replacement of fewer objects
+// is heard: what they do to the other table in that moment would be missed.
+const many, manyOwned = 2000, 100
 
 // unheard has flush carry a transaction out while the watch is out of the group,
 // so that the kernel writes nobody of it, and finds out by the generation, which

@@ -322,12 +322,14 @@ func BenchmarkAuthor(b *testing.B) {
 						profiled := profileCPU(b, a, "author-cpu")
 						measure := func(prefix string) {
 							var d delays
+							told := c.watchClient(b)
 							author.beside(b, func() {
 								for range changes {
 									must(b, w.measure(&d, c.label("no"), c.label("yes")))
 								}
 							})
 							d.report(b, prefix)
+							must(b, told.report(b, d, prefix))
 						}
 						author.unseen = true
 						measure("unseen-")

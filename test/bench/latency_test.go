@@ -122,7 +122,7 @@ func (a *arrivals) measure(b *testing.B, w *way, agent *agent.Agent, rate int) {
 	must(b, <-created)
 	must(b, <-profiled)
 	d.report(b, "")
-	must(b, told.report(b, d))
+	must(b, told.report(b, d, ""))
 	b.ReportMetric(float64(a.next-from)/took.Seconds(), "pods/s")
 	b.ReportMetric((after.CPU-before.CPU).Seconds()/took.Seconds(), "cores")
 }
@@ -155,8 +155,9 @@ func (c *cluster) watchClient(b *testing.B) *told {
 }
 
 // report reports how long after its answers the API server told of the changes, and how long
-// after that they were in force.
-func (t *told) report(b *testing.B, d delays) error {
+// after that they were in force, under names that begin with a prefix. It ends the watch.
+func (t *told) report(b *testing.B, d delays, prefix string) error {
+	t.watch.Stop()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.at) != 2*len(d.shut) {
@@ -171,7 +172,7 @@ func (t *told) report(b *testing.B, d delays) error {
 		server = append(server, max(0, closed), max(0, opened))
 		agent = append(agent, max(0, d.closing[i]-closed), max(0, d.opening[i]-opened))
 	}
-	quantiles.Report(b, "server", time.Millisecond, server, 50, 99, 100)
-	quantiles.Report(b, "agent", time.Millisecond, agent, 50, 99, 100)
+	quantiles.Report(b, prefix+"server", time.Millisecond, server, 50, 99, 100)
+	quantiles.Report(b, prefix+"agent", time.Millisecond, agent, 50, 99, 100)
 	return nil
 }

@@ -137,7 +137,7 @@ func (c *Cluster) Change() error {
 	case n < 5:
 		return c.relabelPod(i)
 	case n < 6:
-		return c.count(c.writeStatus(i, c.oddPod(i, pod.Spec.NodeName).Status))
+		return c.count(c.writeStatus(i, c.oddStatus(i, pod)))
 	case n < 7:
 		return c.deletePod(i, grace)
 	case n < 8 && pod != nil:
@@ -161,6 +161,16 @@ func (c *Cluster) oddPod(i int, on string) *corev1.Pod {
 		pod.Spec.NodeName = cmp.Or(on, pod.Spec.NodeName)
 		if pod.Spec.NodeName != random.Node || !slices.ContainsFunc(random.PodAddrsOf(pod), ofOtherNodes) {
 			return pod
+		}
+	}
+}
+
+// oddStatus draws another status of the ith pod. A kubelet shows its node's addresses for pods
+// of the host's network, and for no others.
+func (c *Cluster) oddStatus(i int, pod *corev1.Pod) corev1.PodStatus {
+	for {
+		if odd := c.oddPod(i, pod.Spec.NodeName); odd.Spec.HostNetwork == pod.Spec.HostNetwork {
+			return odd.Status
 		}
 	}
 }

@@ -22,7 +22,7 @@ func Median[T any, N ~int64 | ~float64](all []T, of func(T) N) N {
 	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }
 
-// Report reports percentiles of times, which it sorts, in place of their mean:
+// Report reports percentiles of times in place of their mean:
 // the 50th as p50-ms, or p50-us in microseconds, and the 100th as max-ms. The name,
 // if there is one, comes first: add-p50-ms. With each but the 100th come the ends of
 // its Interval, as p50-ms-lo and p50-ms-hi.
@@ -31,7 +31,7 @@ func Report(b *testing.B, name string, unit time.Duration, times []time.Duration
 	if name != "" {
 		name += "-"
 	}
-	slices.Sort(times)
+	times = slices.Sorted(slices.Values(times)) // whoever has them may pair them with others
 	for _, percent := range percents {
 		which := fmt.Sprint("p", percent)
 		if percent == 100 {
