@@ -6,14 +6,14 @@ import (
 	"slices"
 )
 
-// sayRefused says if pods of other nodes seem to have addresses of this node's ranges.
+// sayRefused says if pods of other nodes seem to have addresses of this node or its ranges.
 func (e *Enforcer) sayRefused() {
 	e.mu.Lock()
 	refused := e.model.Refused()
 	e.mu.Unlock()
 	e.metrics.refusedAddrs.Set(float64(len(refused)))
 	if len(refused) > 0 {
-		warn(e.log, "Pods of other nodes show addresses of this node's pod CIDRs, which are closed to them. If the network plugin gives addresses out by other ranges, set --pod-cidrs ignored",
+		warn(e.log, "Pods of other nodes show addresses of this node or its pod CIDRs, which do not count as theirs. If the network plugin gives addresses out by other ranges, set --pod-cidrs ignored",
 			"addresses", len(refused), "one", refused[0].String())
 	}
 }

@@ -57,7 +57,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "podfence_orphan_addresses", Help: "Addresses that containers of this node have whose pod is not known: closed. More than zero for long is a container that outlives its pod.",
 		}),
 		refusedAddrs: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "podfence_refused_addresses", Help: "Addresses of this node's pod CIDRs that the API showed for pods of other nodes when the table was last replaced: closed. See --pod-cidrs.",
+			Name: "podfence_refused_addresses", Help: "Addresses of this node or its pod CIDRs that the API showed for pods of other nodes when the table was last replaced: they do not count as those pods'. See --pod-cidrs.",
 		}),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",

@@ -12,11 +12,12 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	c := compiler{node: node, holders: map[netip.Addr][]*Pod{}, namespaces: map[string]*Namespace{}}
 	in := newIntent()
 	var nodes []Node
+	var own []netip.Addr
 	for _, n := range s.Nodes {
 		read := NodeOf(n)
 		nodes = append(nodes, read)
 		if n.Name == node {
-			in.PodCIDRs = read.PodCIDRs
+			in.PodCIDRs, own = read.PodCIDRs, read.Addrs
 		}
 	}
 	in.PodCIDRs = keepRanges(in.PodCIDRs, s.LastPodCIDRs)
@@ -30,7 +31,7 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 			c.pods = append(c.pods, pod.attach(s.Attachments, node))
 		}
 	}
-	c.own(s.Attachments, &in)
+	c.own(s.Attachments, own, &in)
 	var problems []Problem
 	for _, np := range s.Policies {
 		policy, found := Parse(np)
@@ -58,7 +59,7 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 }
 
 // own works out whose each address is (see owners.go).
-func (c *compiler) own(attachments []Attachment, in *Intent) {
+func (c *compiler) own(attachments []Attachment, nodes []netip.Addr, in *Intent) {
 	claims := map[netip.Addr][]*Pod{}
 	for _, pod := range c.pods {
 		for _, ip := range pod.IPs {
@@ -66,7 +67,7 @@ func (c *compiler) own(attachments []Attachment, in *Intent) {
 		}
 	}
 	for ip, pods := range claims {
-		c.holders[ip] = best(pods, c.node, contains(in.PodCIDRs, ip))
+		c.holders[ip] = best(pods, c.node, contains(in.PodCIDRs, ip) || slices.Contains(nodes, ip))
 	}
 	made := map[netip.Addr][]Attachment{}
 	for _, a := range attachments {

@@ -76,18 +76,14 @@ type place struct {
 	orphan bool
 }
 
-// place finds out what an address is. A node's own comes first: a pod on the
-// host's network has no other.
+// place finds out what an address is.
 func (j *judge) place(addr netip.Addr) place {
-	if node := j.nodeAt(addr); node != "" {
-		return place{addr: addr, node: node, onNode: true}
-	}
 	// What a container of the node was given is its pod's, or nobody's.
 	if pods, given := j.given(addr); given {
 		return place{addr: addr, pods: pods, node: j.Node, orphan: len(pods) == 0}
 	}
-	rangeOf := j.rangeOf(addr)
-	viewer := cmp.Or(j.Node, rangeOf)
+	node, rangeOf := j.nodeAt(addr), j.rangeOf(addr)
+	viewer := cmp.Or(j.Node, rangeOf, node)
 	var here, staying, there []*corev1.Pod // where the viewer's pods come first
 	for _, pod := range j.Pods {
 		if !live(pod) || j.sandboxed(pod) || !slices.Contains(podAddrs(pod), addr) {
@@ -96,7 +92,7 @@ func (j *judge) place(addr netip.Addr) place {
 		switch {
 		case pod.Spec.NodeName == viewer:
 			here = append(here, pod)
-		case rangeOf == viewer && viewer != "": // no pod of another node has an address of its range
+		case viewer != "" && (rangeOf == viewer || j.reachedAt(viewer, addr)): // no pod of another node has its address, or one of its range
 		default:
 			there = append(there, pod)
 		}
@@ -114,7 +110,7 @@ func (j *judge) place(addr netip.Addr) place {
 		pods = staying
 	}
 	if len(pods) == 0 {
-		return place{addr: addr, node: rangeOf}
+		return place{addr: addr, node: cmp.Or(node, rangeOf), onNode: node != ""}
 	}
 	return place{addr: addr, pods: pods, node: pods[0].Spec.NodeName}
 }
@@ -128,6 +124,13 @@ func (j *judge) nodeAt(addr netip.Addr) (name string) {
 		}
 	}
 	return name
+}
+
+// reachedAt reports whether a node lists an address as its own inside the cluster.
+func (j *judge) reachedAt(name string, addr netip.Addr) bool {
+	return slices.ContainsFunc(j.Nodes, func(node *corev1.Node) bool {
+		return node.Name == name && slices.Contains(nodeAddrs(node, corev1.NodeInternalIP), addr)
+	})
 }
 
 // given returns the pod of the viewing node whose container was given an address; none

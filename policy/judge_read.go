@@ -99,10 +99,14 @@ func namesPort(spec corev1.PodSpec, name string, protocol corev1.Protocol, numbe
 	return false
 }
 
-// nodeAddrs are the addresses that a node lists as its own, of whichever type. One that every
-// host has, such as a loopback or a link-local address, does not say which host is meant.
-func nodeAddrs(node *corev1.Node) (addrs []netip.Addr) {
+// nodeAddrs are the addresses that a node lists as its own, of some types; of whichever, if
+// none is named. One that every host has, such as a loopback or a link-local address, does not
+// say which host is meant.
+func nodeAddrs(node *corev1.Node, types ...corev1.NodeAddressType) (addrs []netip.Addr) {
 	for _, listed := range node.Status.Addresses {
+		if len(types) > 0 && !slices.Contains(types, listed.Type) {
+			continue
+		}
 		if addr, ok := readAddr(listed.Address); ok && addr.IsGlobalUnicast() {
 			addrs = append(addrs, addr)
 		}

@@ -97,11 +97,18 @@ func newDirty() dirty {
 
 // SetNode takes a node in as it is now.
 func (m *Model) SetNode(n Node) {
-	if reflect.DeepEqual(n, m.nodes[n.Name]) {
+	before := m.nodes[n.Name]
+	if reflect.DeepEqual(n, before) {
 		return
 	}
-	m.nodes[n.Name], m.dirtyCluster = n, true
-	if n.Name == m.node && !m.ignored {
+	m.dirtyCluster = true
+	if n.Name != m.node {
+		m.nodes[n.Name] = n
+		return
+	}
+	both := addrsOf(slices.Values([]Node{before, n}))
+	m.change(both, func() { m.nodes[n.Name] = n })
+	if !m.ignored {
 		m.setPodCIDRs(keepRanges(n.PodCIDRs, m.podCIDRs))
 	}
 }

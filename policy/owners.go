@@ -11,8 +11,11 @@ import (
 //     attachment was made for, or, if that pod is not known here, nobody's: an orphan,
 //     to and from which nothing passes. No API object outranks this.
 //  2. The API's word about pods of this node.
-//  3. The API's word about pods of other nodes, but not for addresses inside this
-//     node's own pod ranges.
+//  3. The API's word about pods of other nodes, but not for addresses that are ours:
+//     inside this node's own pod ranges, or the node's own.
+//
+// That another Node shows an address as its own counts for nothing here: a node could
+// take its pods' policies from another that way.
 //
 // Between pods of one rank, those that stay come before those that terminate. If
 // several are left, nobody can tell which of them has the address: it is fenced by
@@ -37,13 +40,13 @@ func newOwners() owners {
 }
 
 // rank says what the API's word about a pod's address is worth on a node, the lower
-// the better. An address inside the node's own ranges is no other node's pod's:
-// refused.
-func (p *Pod) rank(node string, ownRange bool) int {
+// the better. An address that is the node's own, or inside its ranges, is no other
+// node's pod's: refused.
+func (p *Pod) rank(node string, ours bool) int {
 	rank := 0
 	switch {
 	case p.Node == node:
-	case ownRange:
+	case ours:
 		return refused
 	default:
 		rank = 2
@@ -57,10 +60,10 @@ func (p *Pod) rank(node string, ownRange bool) int {
 const refused = 4
 
 // best returns those of an address's claims that have the best rank.
-func best(claims []*Pod, node string, ownRange bool) (holders []*Pod) {
+func best(claims []*Pod, node string, ours bool) (holders []*Pod) {
 	top := refused
 	for _, pod := range claims {
-		switch rank := pod.rank(node, ownRange); {
+		switch rank := pod.rank(node, ours); {
 		case rank > top || rank == refused:
 		case rank < top:
 			top, holders = rank, []*Pod{pod}
@@ -83,11 +86,16 @@ func (m *Model) holders(ip netip.Addr) []*Pod {
 	if len(claims) == 1 && claims[0].Node == m.node || len(claims) == 0 {
 		return claims
 	}
-	ownRange := contains(m.podCIDRs, ip)
-	if len(claims) == 1 && !ownRange {
+	ours := m.ours(ip)
+	if len(claims) == 1 && !ours {
 		return claims
 	}
-	return best(claims, m.node, ownRange)
+	return best(claims, m.node, ours)
+}
+
+// ours reports whether an address is the node's own, or one of its ranges.
+func (m *Model) ours(ip netip.Addr) bool {
+	return contains(m.podCIDRs, ip) || slices.Contains(m.nodes[m.node].Addrs, ip)
 }
 
 // attachedTo returns the one pod that all these attachments were made for; none if it
@@ -108,11 +116,11 @@ func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// Refused are the addresses of this node's ranges that the API shows for pods of other nodes
-// only, in order.
+// Refused are the addresses of this node and its ranges that the API shows for pods of other
+// nodes only, in order.
 func (m *Model) Refused() (ips []netip.Addr) {
 	for ip, claims := range m.claims {
-		if contains(m.podCIDRs, ip) && len(m.attached[ip]) == 0 && !slices.ContainsFunc(claims, func(p *Pod) bool { return p.Node == m.node }) {
+		if m.ours(ip) && len(m.attached[ip]) == 0 && !slices.ContainsFunc(claims, func(p *Pod) bool { return p.Node == m.node }) {
 			ips = append(ips, ip)
 		}
 	}

@@ -135,7 +135,7 @@ func OddPod(r *rand.Rand, i, pods int) *corev1.Pod {
 
 // makeOdd changes a pod: what it is, or only what the API shows of it.
 func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
-	switch r.Intn(12) {
+	switch r.Intn(13) {
 	case 0:
 		p.Spec.HostNetwork = true
 		if !maybe(r, 3) {
@@ -165,6 +165,12 @@ func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
 		p.UID = uids(i)[1]
 	case 11:
 		p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: string(uids(i)[2])}
+	case 12: // a node's, though it is not on the host's network; Node's kubelet does not do that to Node
+		node := pick(r, nodeNames)
+		for p.Spec.NodeName == Node && node == Node {
+			node = pick(r, nodeNames)
+		}
+		show(r, p, ownAddrs(node))
 	}
 }
 

@@ -230,11 +230,14 @@ func oddity(t *testing.T, p *corev1.Pod, word string) {
 	t.Helper()
 	switch key, value, _ := strings.Cut(word, "="); key {
 	case "hostNetwork":
-		p.Spec.HostNetwork, p.Status.PodIPs = true, nil
+		p.Spec.HostNetwork = true
+		oddity(t, p, "of="+p.Spec.NodeName)
+	case "of": // the addresses of a node
 		own := random.NodeAddrs
-		if p.Spec.NodeName == random.OtherNode {
+		if value == random.OtherNode {
 			own = random.OtherNodeAddrs
 		}
+		p.Status.PodIPs = nil
 		for _, addr := range own {
 			p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: addr.String()})
 		}

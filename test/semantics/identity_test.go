@@ -1,10 +1,14 @@
 package semantics_test
 
 import (
+	"slices"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/random"
 )
 
 func TestA25_HostNetworkPodsAreNodeTraffic(t *testing.T) {
@@ -138,6 +142,33 @@ func TestA27_ReusedAddresses(t *testing.T) {
 	c.expect(`
 		allow shop/new -> db/pg tcp 80
 		allow ops/cron -> shop/new tcp 80
+	`)
+}
+
+// TestA27_AddressesOfNodes: what the API shows of a pod and a Node alike is the pod's, unless it
+// is this node's own address and the pod another node's: no Node takes a pod its policies, and
+// no other node's pod is taken for this node.
+func TestA27_AddressesOfNodes(t *testing.T) {
+	text := base + `
+		pod ops/here app=web @node-3 !of=node-1
+		pod ops/there app=web @node-3 !of=node-2
+		policy shop/p {podSelector: {matchLabels: {app: web}}, ingress: []}
+		policy db/p {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}]}],
+			egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}]}]}`
+	s := snapshot(t, text)
+	s.Node = random.Node
+	web := s.Pods[slices.IndexFunc(s.Pods, func(p *corev1.Pod) bool { return p.Name == "web" })]
+	for _, ip := range web.Status.PodIPs {
+		s.Nodes[1].Status.Addresses = append(s.Nodes[1].Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.IP})
+	}
+	c := cluster(t, text)
+	c.set(s)
+	c.expect(`
+		deny  db/pg -> node tcp 80     # ops/here is another node's pod
+		allow db/pg -> node-2 tcp 80   # as ops/there
+		allow node-2 -> db/pg tcp 80
+		deny  ops/cron -> shop/web tcp 80
+		allow shop/web -> db/pg tcp 80
 	`)
 }
 
