@@ -85,11 +85,8 @@ func (t *Table) Update(d policy.Delta) Plan {
 	if len(d.Policies) > 0 {
 		u.touchShared()
 	}
-	subjects := sortedBy(d.Subjects, policy.Key.String)
-	for _, key := range subjects { // all of them first: an address may go from one to another
+	for _, key := range sortedBy(d.Subjects, policy.Key.String) {
 		u.clearVerdicts(key)
-	}
-	for _, key := range subjects {
 		u.subject(key, d.Subjects[key])
 	}
 	u.addresses()
@@ -278,7 +275,7 @@ func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v Verdict) {
 	set.Verdicts[AddrElement(addr)] = v
 }
 
-// clearVerdicts takes a pod out of the maps; subject puts it in again.
+// clearVerdicts takes a pod out of the maps; subject and addresses put it in again.
 func (u *update) clearVerdicts(key policy.Key) {
 	for _, addr := range u.addrs[key] {
 		u.release(addr, key)
