@@ -147,7 +147,7 @@ func TestBudgetNode(t *testing.T) {
 // in force is what Compile says, less the rules of the policies that are closed.
 func TestBudgetHistories(t *testing.T) {
 	closed, opened := 0, 0
-	for seed := range int64(*histories) / 2 {
+	for seed := range random.Seeds(*seed, *histories/2) {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)

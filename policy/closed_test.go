@@ -34,7 +34,7 @@ func withoutRules(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
 // not.
 func TestClosedModelEqualsCompile(t *testing.T) {
 	closings, repetitions := 0, 0
-	for seed := range int64(*histories) / 3 {
+	for seed := range random.Seeds(*seed, *histories/3) {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)

@@ -109,10 +109,13 @@ func (j *judge) place(addr netip.Addr) place {
 	if len(staying) > 0 {
 		pods = staying
 	}
-	if len(pods) == 0 {
-		return place{addr: addr, node: cmp.Or(node, rangeOf), onNode: node != ""}
+	switch {
+	case len(pods) > 0:
+		return place{addr: addr, pods: pods, node: pods[0].Spec.NodeName}
+	case node == "" || node != viewer && rangeOf == viewer:
+		return place{addr: addr, node: rangeOf}
 	}
-	return place{addr: addr, pods: pods, node: pods[0].Spec.NodeName}
+	return place{addr: addr, node: node, onNode: true}
 }
 
 // nodeAt returns the node that lists an address as its own: the viewing node, if several

@@ -25,7 +25,7 @@ import (
 // what Compile does, and an address is that of the pods that may have it.
 func TestSharedAddresses(t *testing.T) {
 	shared := 0
-	for seed := range int64(*histories) {
+	for seed := range random.Seeds(*seed, *histories) {
 		r := rand.New(rand.NewSource(seed))
 		lives := [][]random.Event{spaceLives(r, "shop"), spaceLives(r, "db")}
 		for _, key := range []policy.Key{{Namespace: "shop", Name: "web-0"}, {Namespace: "shop", Name: "job"}, {Namespace: "db", Name: "web-0"}, {Namespace: "db", Name: "pg"}} {

@@ -16,7 +16,10 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-var histories = flag.Int("histories", 100, "random histories that a property test goes through")
+var (
+	histories = flag.Int("histories", 100, "random histories that a property test goes through")
+	seed      = flag.Int64("seed", 1, "seed of the first of them; the others follow")
+)
 
 // exact compares values, with the absent and the empty list the same: an
 // Intent says nothing by that difference.
@@ -98,7 +101,7 @@ func applyMembers[K, T comparable](t *testing.T, sets map[K]map[T]struct{}, chan
 // after each of random stretches, add up to what Compile says from scratch,
 // and to what the model says whole.
 func TestModelEqualsCompile(t *testing.T) {
-	for seed := range int64(*histories) {
+	for seed := range random.Seeds(*seed, *histories) {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)
@@ -153,7 +156,7 @@ func TestHistoryOrder(t *testing.T) {
 	}
 	for name, order := range orders {
 		t.Run(name, func(t *testing.T) {
-			for seed := range int64(*histories / 3) {
+			for seed := range random.Seeds(*seed, *histories/3) {
 				r := rand.New(rand.NewSource(seed))
 				history := random.History(r, 60)
 				events := order(r, history)

@@ -86,7 +86,7 @@ func settled(t *testing.T, m *policy.Model, want, have policy.Intent, when strin
 // it is what Compile says.
 func TestStages(t *testing.T) {
 	waited, divided := 0, 0
-	for seed := range int64(*histories) / 2 {
+	for seed := range random.Seeds(*seed, *histories/2) {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)
@@ -119,7 +119,7 @@ func TestStages(t *testing.T) {
 // that should, and in the end all is what Compile says.
 func TestStagesMet(t *testing.T) {
 	waited := 0
-	for seed := range int64(*histories) / 5 {
+	for seed := range random.Seeds(*seed, *histories/5) {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)

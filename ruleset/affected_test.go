@@ -15,7 +15,7 @@ import (
 // about, and what it denies one for which it is said that it may.
 func TestAffected(t *testing.T) {
 	changed, opening, asked, all := 0, 0, 0, 0
-	for seed := range int64(*histories) / 2 {
+	for seed := range random.Seeds(*seed, *histories/2) {
 		r := rand.New(rand.NewSource(seed))
 		o := ruleset.Options{AllowToNode: seed%3 == 0, RevokedMark: uint32(seed % 2)}
 		history := random.History(r, 60)

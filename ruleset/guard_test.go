@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/random"
 )
 
 var gateway = ruleset.Gateway{
@@ -40,7 +41,7 @@ func attachments(n int) []policy.Attachment {
 // TestGuardUpdateEqualsBuild: a guard kept up to date is the one built from
 // scratch, by plans that the kernel takes.
 func TestGuardUpdateEqualsBuild(t *testing.T) {
-	for seed := range int64(*histories / 4) {
+	for seed := range random.Seeds(*seed, *histories/4) {
 		r := rand.New(rand.NewSource(seed))
 		table := ruleset.BuildGuard(nil, ruleset.Gateway{}, ruleset.FragmentMemory{})
 		fake := newFake(t)

@@ -34,7 +34,7 @@ func FuzzTable(f *testing.F) {
 
 // TestHostile goes through histories of expectTable's, without a fuzzer's guidance.
 func TestHostile(t *testing.T) {
-	for seed := range int64(2 * *histories) {
+	for seed := range random.Seeds(*seed, 2**histories) {
 		if expectTable(t, random.Tape(seed), nil, uint8(seed)); t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}

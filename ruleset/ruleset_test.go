@@ -13,7 +13,10 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-var histories = flag.Int("histories", 100, "random histories that a property test goes through")
+var (
+	histories = flag.Int("histories", 100, "random histories that a property test goes through")
+	seed      = flag.Int64("seed", 1, "seed of the first of them; the others follow")
+)
 
 var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}, ruleset.Set{}), cmpopts.EquateEmpty()}
 
@@ -21,7 +24,7 @@ var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}, ruleset.Se
 // that is built from scratch, and every plan on the way is one that the kernel
 // takes: nothing added twice, used before it is there, or removed while used.
 func TestUpdateEqualsBuild(t *testing.T) {
-	for seed := range int64(*histories) {
+	for seed := range random.Seeds(*seed, *histories) {
 		r := rand.New(rand.NewSource(seed))
 		o := ruleset.Options{Reject: seed%2 == 0, AllowToNode: seed%3 == 0, Guard: seed%7 == 0, Masquerade: seed%5 < 2, RevokedMark: uint32(seed % 2)}
 		history := random.History(r, 60)
@@ -79,7 +82,7 @@ func TestUpdateNothing(t *testing.T) {
 // which reads the API objects on its own, says must pass.
 func TestTraceEqualsJudge(t *testing.T) {
 	allowed, denied := 0, 0
-	for seed := range int64(*histories) {
+	for seed := range random.Seeds(*seed, *histories) {
 		r := rand.New(rand.NewSource(seed))
 		s := random.Snapshot(random.History(r, 80))
 		if seed%2 == 0 {

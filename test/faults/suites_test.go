@@ -23,8 +23,6 @@ type suite struct {
 	// number says, with the first seed, after how many cases that was.
 	found  *regexp.Regexp
 	number func(found, seed int64) int64
-	// seedless: its first case is always the same.
-	seedless bool
 }
 
 var (
@@ -42,11 +40,11 @@ func fromOne(found, _ int64) int64     { return found }
 // suites are those there are, the cheapest first.
 var suites = map[string]suite{
 	"policy": {
-		pkg: "policy", found: ofSeed, number: fromZero, seedless: true, args: histories,
+		pkg: "policy", found: ofSeed, number: fromSeed, args: histories,
 		run: "TestModelEqualsCompile|TestHistoryOrder|TestSharedAddresses|TestClosedModelEqualsCompile|TestStages|TestStagesMet|TestBudgetHistories",
 	},
 	"ruleset": {
-		pkg: "ruleset", found: ofSeed, number: fromZero, seedless: true, args: histories,
+		pkg: "ruleset", found: ofSeed, number: fromSeed, args: histories,
 		run: "TestUpdateEqualsBuild|TestTraceEqualsJudge|TestAffected|TestGuardUpdateEqualsBuild",
 	},
 	"truth":     {pkg: "test/truth", run: "TestTruth", without: "real_test.go", args: lasting("-shrink", "10s"), found: ofSeed, number: fromSeed},
@@ -81,12 +79,12 @@ func (s suite) files(root string) ([]string, error) {
 }
 
 // histories are the flags of a suite that has a number of them: ten times as many in each try.
-func histories(_ int64, try int, _ time.Duration) []string {
+func histories(seed int64, try int, _ time.Duration) []string {
 	n := 100
 	for range try {
 		n *= 10
 	}
-	return []string{"-histories", fmt.Sprint(n)}
+	return []string{"-seed", fmt.Sprint(seed), "-histories", fmt.Sprint(n)}
 }
 
 // lasting are the flags of a suite that goes on for a while.

@@ -2,6 +2,7 @@ package random
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand"
 	"net/netip"
@@ -222,4 +223,12 @@ func Snapshot(history []Event) (s policy.Snapshot) {
 		}
 	}
 	return s
+}
+
+// Seeds are n seeds, from the first on.
+func Seeds(first int64, n int) iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		for seed := first; seed < first+int64(n) && yield(seed); seed++ {
+		}
+	}
 }
