@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand"
 	"net/netip"
+	"os"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -225,10 +226,17 @@ func Snapshot(history []Event) (s policy.Snapshot) {
 	return s
 }
 
-// Seeds are n seeds, from the first on.
+// Seeds are n seeds, from the first on. If the loop's body panics, it is said at which.
 func Seeds(first int64, n int) iter.Seq[int64] {
 	return func(yield func(int64) bool) {
-		for seed := first; seed < first+int64(n) && yield(seed); seed++ {
+		seed, more := first, true
+		defer func() {
+			if seed < first+int64(n) && more {
+				fmt.Fprintf(os.Stderr, "ended at seed %d\n", seed)
+			}
+		}()
+		for ; more && seed < first+int64(n); seed++ {
+			more = yield(seed)
 		}
 	}
 }
