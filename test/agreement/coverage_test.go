@@ -36,6 +36,7 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 		"port: none":                                 p.Protocol <= policy.UDP && p.Protocol != policy.ICMP && p.DstPort == 0,
 		"port: the last":                             p.DstPort == 65535,
 		"port: the tunnel's":                         p.Protocol == policy.UDP && p.DstPort == random.TunnelPort,
+		"port: none as source":                       w.ZeroPort,
 		"port: a low one as source":                  w.SrcPort > 0 && w.SrcPort < 1024,
 		"address: multicast":                         r.Probe.Packet.Dst.IsMulticast(),
 		"address: broadcast":                         p.Dst == random.Groups4[3],

@@ -70,6 +70,9 @@ func (d *drawer) draw() (drawn agreement.Case, ok bool) {
 	}
 	drawn = agreement.Case{Packet: p, From: d.c.Lab.Owner(p.Src), To: d.c.Lab.Owner(p.Dst)}
 	node := &d.c.Node.Host
+	if p.Protocol == policy.ICMPv6 && slices.Contains(random.MulticastRouter, p.ICMPType) {
+		return drawn, false // untracked or invalid, as the kernel's version is
+	}
 	if drawn.From == nil || drawn.To == nil || drawn.From == drawn.To && p.Src != p.Dst {
 		return drawn, false
 	}
@@ -175,7 +178,8 @@ func (d *drawer) wire(drawn *agreement.Case) {
 		}
 	case 6:
 		if drawn.Protocol == policy.TCP || drawn.Protocol == policy.UDP || drawn.Protocol == policy.SCTP {
-			w.SrcPort = one[uint16](d, 1, 53, 67, 80, 443, random.TunnelPort, 65535)
+			w.SrcPort = one[uint16](d, 0, 0, 1, 53, 67, 80, 443, random.TunnelPort, 65535)
+			w.ZeroPort = w.SrcPort == 0
 		}
 	}
 }
@@ -190,7 +194,7 @@ var options = [][]byte{
 // follow draws what comes after it, of plain packets that begin something.
 func (d *drawer) follow(drawn *agreement.Case) {
 	w := drawn.Wire
-	plain := w.Fragments == lab.Uncut && w.Wrap == lab.Plain && len(w.Options)+len(w.Extensions) == 0 && w.Flags == 0 && !w.Heartbeat && w.SrcPort == 0
+	plain := w.Fragments == lab.Uncut && w.Wrap == lab.Plain && len(w.Options)+len(w.Extensions) == 0 && w.Flags == 0 && !w.Heartbeat && w.SrcPort == 0 && !w.ZeroPort
 	if !plain || !d.in(2) || !agreement.Translated(*drawn) || drawn.Input || drawn.Src == drawn.Dst || drawn.From != d.c.Lab.Owner(drawn.Src) {
 		return
 	}
@@ -234,7 +238,7 @@ func (d *drawer) fresh(drawn agreement.Case) bool {
 	switch drawn.Protocol {
 	case policy.ICMP, policy.ICMPv6: // each has an identifier of its own
 	case policy.TCP, policy.UDP, policy.SCTP:
-		if f.aPort != 0 {
+		if f.aPort != 0 || drawn.Wire.ZeroPort {
 			all = []flow{f}
 		}
 	default:

@@ -78,7 +78,7 @@ const deniedSends = 2
 // if any probe does not arrive, twice Options.Settle; if one does not that
 // should, up to Options.Patience more. Batches may run concurrently.
 //
-// Every packet whose Wire has no SrcPort is a new connection, also for connection
+// Every packet whose Wire has neither SrcPort nor ZeroPort is a new connection, also for connection
 // tracking: its source port or ICMP identifier has not been used with its destination before.
 // Protocols without ports have one connection per pair of hosts, so for those
 // Probe deletes the nodes' entries first, and sends opposite packets one after

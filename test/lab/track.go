@@ -64,8 +64,8 @@ func (t *tracker) takeOff(f *flight, number uint64) (port uint16) {
 	defer t.mu.Unlock()
 	t.flights[number] = f
 	f.numbers = append(f.numbers, number)
-	if fixed := f.probe.Wire.SrcPort; fixed != 0 {
-		return fixed
+	if wire := f.probe.Wire; wire.SrcPort != 0 || wire.ZeroPort {
+		return wire.SrcPort
 	}
 	p := f.probe.Packet
 	key := flow{p.Src, p.Dst, p.Protocol, p.DstPort, p.ICMPType}

@@ -17,8 +17,9 @@ import (
 // flow.
 type Wire struct {
 	// SrcPort is the source port, or the identifier of an ICMP message that has one. Zero: one
-	// that has not been used with the destination before.
-	SrcPort uint16
+	// that has not been used with the destination before, or, with ZeroPort, zero itself.
+	SrcPort  uint16
+	ZeroPort bool
 	// Flags are TCP's; zero is SYN. Seq and Ack are its numbers; Seq zero is one of the
 	// packet's own.
 	Flags    uint8
@@ -250,7 +251,7 @@ func (w Wire) String() string {
 			fmt.Fprintf(&text, ", "+format, of...)
 		}
 	}
-	add(w.SrcPort != 0, "source port %d", w.SrcPort)
+	add(w.SrcPort != 0 || w.ZeroPort, "source port %d", w.SrcPort)
 	add(w.Flags != 0, "TCP flags %#x", w.Flags)
 	add(w.Heartbeat, "a heartbeat")
 	add(w.TrafficClass != 0, "traffic class %#x", w.TrafficClass)
