@@ -7,6 +7,7 @@ import (
 	"math/rand"
 	"os"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,15 +59,18 @@ func open(t *testing.T, attach lab.Attach, o lab.Options) *agreement.Cluster {
 //
 //	go test ./test/agreement -run TestThreeWayAgreement/bridged -rounds 1 -seed N
 func TestThreeWayAgreement(t *testing.T) {
+	var over atomic.Bool // with -failfast, when one way of attaching pods has failed
+	failfast := flag.Lookup("test.failfast").Value.String() == "true"
 	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged, lab.Guarded} {
 		t.Run(attach.String(), func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting for packets that do not come
+			t.Cleanup(func() { over.Store(failfast && t.Failed() || over.Load()) })
 			c, total, had := open(t, attach, lab.Options{}), newCounts(attach), coverage{}
 			if err := c.Mute(); err != nil {
 				t.Fatal(err)
 			}
 			next, until := *seed, time.Now().Add(*duration)
-			for ; next < *seed+int64(*rounds) || time.Now().Before(until); next++ {
+			for ; !over.Load() && (next < *seed+int64(*rounds) || time.Now().Before(until)); next++ {
 				agree(t, c, attach, next, total, &had)
 				if *duration > 0 {
 					t.Logf("seed %d: %s", next, total)
