@@ -64,7 +64,6 @@ func TestThreeWayAgreement(t *testing.T) {
 	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged, lab.Guarded} {
 		t.Run(attach.String(), func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting for packets that do not come
-			t.Cleanup(func() { over.Store(failfast && t.Failed() || over.Load()) })
 			c, total, had := open(t, attach, lab.Options{}), newCounts(attach), coverage{}
 			if err := c.Mute(); err != nil {
 				t.Fatal(err)
@@ -72,6 +71,9 @@ func TestThreeWayAgreement(t *testing.T) {
 			next, until := *seed, time.Now().Add(*duration)
 			for ; !over.Load() && (next < *seed+int64(*rounds) || time.Now().Before(until)); next++ {
 				agree(t, c, attach, next, total, &had)
+				if failfast && t.Failed() {
+					over.Store(true)
+				}
 				if *duration > 0 {
 					t.Logf("seed %d: %s", next, total)
 				}
