@@ -53,7 +53,11 @@ func (d *dice) frame() (whole []byte, frames [][]byte) {
 	case d.in(12):
 		d.garble(whole)
 	case d.in(12):
-		for _, b := range lab.Cut(packet, 8*(1+d.IntN(8)), d.Uint32()) {
+		size := 8 * (1 + d.IntN(8))
+		if six && d.in(2) { // the first has a mark, and no upper layer's header
+			packet, size = lab.Behind(packet, d.mark, perFragment), perFragment
+		}
+		for _, b := range lab.Cut(packet, size, d.Uint32()) {
 			frames = append(frames, wrap.Around(head, b))
 		}
 		if d.in(4) {

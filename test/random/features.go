@@ -100,11 +100,7 @@ func podFeatures(s policy.Snapshot, f map[string]bool) {
 	has("host network, with its node's address", func(p *corev1.Pod) bool {
 		return p.Spec.HostNetwork && some(PodAddrsOf(p), func(ip netip.Addr) bool { return slices.Contains(ownAddrs(p.Spec.NodeName), ip) })
 	})
-	has("a node's address, though not on the host's network", func(p *corev1.Pod) bool {
-		return !p.Spec.HostNetwork && some(PodAddrsOf(p), func(ip netip.Addr) bool {
-			return some(nodeNames, func(node string) bool { return slices.Contains(ownAddrs(node), ip) })
-		})
-	})
+	has("a node's address, though not on the host's network", ShowsNode)
 	has("static", func(p *corev1.Pod) bool { return p.Annotations[corev1.MirrorPodAnnotationKey] != "" })
 	has("shows no address", func(p *corev1.Pod) bool { return p.Status.PodIP == "" && len(p.Status.PodIPs) == 0 })
 	has("IPv6 alone", func(p *corev1.Pod) bool { ips := PodAddrsOf(p); return len(ips) == 1 && ips[0].Is6() })

@@ -174,6 +174,13 @@ func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
 	}
 }
 
+// ShowsNode says whether a pod shows a node's address, though it is not on the host's network.
+func ShowsNode(p *corev1.Pod) bool {
+	return !p.Spec.HostNetwork && some(PodAddrsOf(p), func(ip netip.Addr) bool {
+		return some(nodeNames, func(node string) bool { return slices.Contains(ownAddrs(node), ip) })
+	})
+}
+
 // Attachment is one of the i-th pod's: of this pod or of an earlier one of its name, of its
 // first sandbox or of one that was remade, of its first interface or another, with the
 // addresses that the API will show or with others.
