@@ -54,7 +54,9 @@ func (d *dice) frame() (whole []byte, frames [][]byte) {
 		d.garble(whole)
 	case d.in(12):
 		size := 8 * (1 + d.IntN(8))
-		if six && d.in(2) { // the first has a mark, and no upper layer's header
+		// The first has a mark, and no upper layer's header. Who gets one from elsewhere throws it
+		// away (RFC 8200 section 4.5); of pods, podfence does.
+		if six && pod(d.from) && d.in(2) {
 			packet, size = lab.Behind(packet, d.mark, perFragment), perFragment
 		}
 		for _, b := range lab.Cut(packet, size, d.Uint32()) {
