@@ -167,6 +167,9 @@ func (e *enforced) feed(n int) {
 		e.say("an event: %s", what(event))
 		if e.agent != nil {
 			e.agent.Enforcer.Feed(event.Feed)
+			if e.r.Intn(4) == 0 { // the next ones come while this one is on its way into the kernel
+				time.Sleep(5 * time.Millisecond)
+			}
 		}
 	}
 }
