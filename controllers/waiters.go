@@ -39,7 +39,8 @@ func (e *Enforcer) syncOf(ctx context.Context, namespace string, addrs []netip.A
 	return e.awaitCommit(ctx, func() bool { return e.model.StagingOf(namespace, addrs) })
 }
 
-// syncFirst waits for the first commit.
+// syncFirst waits until everything fed before the call is in the kernel, but for what is handed
+// out bit by bit.
 func (e *Enforcer) syncFirst(ctx context.Context) error {
 	return e.awaitCommit(ctx, func() bool { return false })
 }
