@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/random"
 )
@@ -173,7 +171,7 @@ func TestBudgetHistories(t *testing.T) {
 				whole(t, have, want)
 			}
 			if !m.Staging() {
-				if diff := cmp.Diff(want.Close(policy.Over(m)), have, exact); diff != "" {
+				if diff := differ(want.Close(policy.Over(m)), have); diff != "" {
 					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
 				}
 			}

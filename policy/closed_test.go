@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -94,7 +93,7 @@ func TestClosedModelEqualsCompile(t *testing.T) {
 			}
 			drained(t, m, &have)
 			want, _ := policy.Compile(snapshot, random.Node)
-			if diff := cmp.Diff(want, have, exact); diff != "" || t.Failed() {
+			if diff := differ(want, have); diff != "" || t.Failed() {
 				t.Fatalf("seed %d, after %d events: deltas differ from Compile (-want +have):\n%s", seed, done+1, diff)
 			}
 			keys := map[policy.Key]struct{}{}
@@ -102,7 +101,7 @@ func TestClosedModelEqualsCompile(t *testing.T) {
 				keys[key] = struct{}{}
 			}
 			whole, _ := policy.Compile(open, random.Node)
-			if diff := cmp.Diff(want, whole.Close(keys), exact); diff != "" {
+			if diff := differ(want, whole.Close(keys)); diff != "" {
 				t.Fatalf("seed %d, after %d events: Intent.Close differs from Compile (-want +have):\n%s", seed, done+1, diff)
 			}
 		}
@@ -128,7 +127,7 @@ func TestCloseKeepsTheRest(t *testing.T) {
 		}
 	}
 	in.Subjects[policy.Key{Name: "pod"}] = policy.Subject{}
-	if diff := cmp.Diff(in, in.Close(nil), exact); diff != "" {
+	if diff := differ(in, in.Close(nil)); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
 	}
 }
@@ -159,7 +158,7 @@ func TestClosedThroughRecreation(t *testing.T) {
 		}
 		drained(t, m, &have)
 		want, _ := policy.Compile(s, random.Node)
-		if diff := cmp.Diff(want, have, exact); diff != "" || (len(m.Problems(parsed.Key)) > 0) != closed {
+		if diff := differ(want, have); diff != "" || (len(m.Problems(parsed.Key)) > 0) != closed {
 			t.Fatalf("%s: problems %v, (-want +have)\n%s", when, m.Problems(parsed.Key), diff)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,7 +47,7 @@ func TestSharedAddresses(t *testing.T) {
 			apply(t, &have, m.Take())
 			s := random.Snapshot(history)
 			want, _ := policy.Compile(s, random.Node)
-			if diff := cmp.Diff(want, have, exact); diff != "" || t.Failed() {
+			if diff := differ(want, have); diff != "" || t.Failed() {
 				t.Fatalf("seed %d, after %d events: the model differs from Compile (-want +have):\n%s", seed, len(history), diff)
 			}
 			shared += checkOwners(t, s, have)

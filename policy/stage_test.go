@@ -8,7 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -47,20 +46,20 @@ func whole(t *testing.T, have, want policy.Intent) {
 		for _, d := range policy.Directions {
 			for _, section := range p.Sections[d] {
 				at := policy.SectionKey{Policy: key, Direction: d, Name: section.Name}
-				if rules := have.Sections[at]; !cmp.Equal(rules, section.Rules, exact) {
+				if rules := have.Sections[at]; differ(section.Rules, rules) != "" {
 					t.Errorf("%s is in force without %s", key, at)
 				}
 			}
 			for _, rule := range p.Rules[d] {
 				for _, s := range rule.Peers {
 					members, there := have.Peers[s]
-					if wanted, is := want.Peers[s]; !there || is && !cmp.Equal(members, wanted, exact) {
+					if wanted, is := want.Peers[s]; !there || is && differ(wanted, members) != "" {
 						t.Errorf("%s: %s has %v, want %v", key, s, members, wanted)
 					}
 				}
 				for _, n := range rule.NamedPorts {
 					members, there := have.NamedPorts[n]
-					if wanted, is := want.NamedPorts[n]; !there || is && !cmp.Equal(members, wanted, exact) {
+					if wanted, is := want.NamedPorts[n]; !there || is && differ(wanted, members) != "" {
 						t.Errorf("%s: %s has %v, want %v", key, n, members, wanted)
 					}
 				}
@@ -73,7 +72,7 @@ func whole(t *testing.T, have, want policy.Intent) {
 // that has failed.
 func settled(t *testing.T, m *policy.Model, want, have policy.Intent, when string) {
 	t.Helper()
-	if diff := cmp.Diff(want, have, exact); diff != "" && !m.Staging() {
+	if diff := differ(want, have); diff != "" && !m.Staging() {
 		t.Fatalf("%s (-want +have):\n%s", when, diff)
 	}
 	if t.Failed() {
@@ -294,7 +293,7 @@ func TestStagedChange(t *testing.T) {
 				t.Errorf("%s: what it names has gone", name)
 			}
 		}
-		if diff := cmp.Diff(after, have.Policies[key], exact); diff != "" {
+		if diff := differ(after, have.Policies[key]); diff != "" {
 			t.Errorf("%s: in the end (-want +have):\n%s", name, diff)
 		}
 		// A change taken back while it waits leaves nothing.

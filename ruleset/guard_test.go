@@ -72,7 +72,7 @@ func TestGuardUpdateEqualsBuild(t *testing.T) {
 			}
 			fake.apply(table.UpdateGuard(have, at))
 			want := ruleset.BuildGuard(have, at, ruleset.FragmentMemory{})
-			if diff := cmp.Diff(want, table, sameTable); diff != "" {
+			if diff := differ(want, table); diff != "" {
 				t.Fatalf("seed %d (-built +updated):\n%s", seed, diff)
 			}
 			if diff := cmp.Diff(want.Text(), fake.text()); diff != "" || t.Failed() {
@@ -108,7 +108,7 @@ func TestGuardUnusable(t *testing.T) {
 	long.HostInterface = "pf01234567890123"
 	noMAC.MAC = [6]byte{}
 	empty := ruleset.BuildGuard(nil, gateway, ruleset.FragmentMemory{})
-	if diff := cmp.Diff(empty, ruleset.BuildGuard([]policy.Attachment{long, noMAC}, gateway, ruleset.FragmentMemory{}), sameTable); diff != "" {
+	if diff := differ(empty, ruleset.BuildGuard([]policy.Attachment{long, noMAC}, gateway, ruleset.FragmentMemory{})); diff != "" {
 		t.Error(diff)
 	}
 	unknown := ruleset.BuildGuard(attachments(1), ruleset.Gateway{Addrs: gateway.Addrs}, ruleset.FragmentMemory{})

@@ -3,6 +3,7 @@ package ruleset_test
 import (
 	"flag"
 	"math/rand"
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,7 +19,14 @@ var (
 	seed      = flag.Int64("seed", 1, "seed of the first of them; the others follow")
 )
 
-var sameTable = cmp.Options{cmpopts.IgnoreUnexported(ruleset.Table{}, ruleset.Set{}), cmpopts.EquateEmpty()}
+// differ is how two tables differ. cmp takes long, so it is asked only where reflection sees a
+// difference: that of the absent and the empty list is none.
+func differ(want, have *ruleset.Table) string {
+	if want.Family == have.Family && reflect.DeepEqual(want.Sets, have.Sets) && reflect.DeepEqual(want.Chains, have.Chains) {
+		return ""
+	}
+	return cmp.Diff(want, have, cmpopts.IgnoreUnexported(ruleset.Table{}, ruleset.Set{}), cmpopts.EquateEmpty())
+}
 
 // TestUpdateEqualsBuild: a table that was kept up to date by deltas is the one
 // that is built from scratch, and every plan on the way is one that the kernel
@@ -43,7 +51,7 @@ func TestUpdateEqualsBuild(t *testing.T) {
 			}
 			intent, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
 			want := ruleset.Build(intent, o)
-			if diff := cmp.Diff(want, table, sameTable); diff != "" {
+			if diff := differ(want, table); diff != "" {
 				t.Fatalf("seed %d after %d events (-built +updated):\n%s", seed, done, diff)
 			}
 			if diff := cmp.Diff(want.Text(), fake.text()); diff != "" || t.Failed() {
