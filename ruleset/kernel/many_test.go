@@ -3,7 +3,6 @@ package kernel_test
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -25,7 +24,12 @@ func manyAddrs(first, n int) []ruleset.Element {
 	return elements
 }
 
-var addrPattern = regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+\b`)
+// addrsIn are the IPv4 addresses in a listing. A regular expression takes seconds for them with
+// the race detector.
+func addrsIn(listing string) []string {
+	words := strings.FieldsFunc(listing, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+	return slices.DeleteFunc(words, func(word string) bool { return strings.Count(word, ".") != 3 })
+}
 
 // addrsOf waits until a set or map lists as many different addresses, and returns them
 // in order. A large hash grows in the background for a while after it has been
@@ -36,7 +40,7 @@ func (n *namespace) addrsOf(g *WithT, what string, count int) []string {
 	var found []string
 	g.Eventually(func() int {
 		listing := n.nft("list "+strings.Replace(what, " ", " inet podfence ", 1)+"\n", "-f", "-")
-		found = slices.Compact(slices.Sorted(slices.Values(addrPattern.FindAllString(listing, -1))))
+		found = slices.Compact(slices.Sorted(slices.Values(addrsIn(listing))))
 		return len(found)
 	}, "2m", "100ms").Should(Equal(count))
 	return found
@@ -60,8 +64,8 @@ func TestManyElements(t *testing.T) {
 				ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: all[12345:12346]},
 			))).To(Succeed())
 			before := n.addrsOf(g, "set peers", size-1)
-			g.Expect(before).NotTo(ContainElement("10.0.48.57"))
-			g.Expect(before).To(ContainElement("10.0.48.58"))
+			g.Expect(slices.Contains(before, "10.0.48.57")).To(BeFalse())
+			g.Expect(slices.Contains(before, "10.0.48.58")).To(BeTrue())
 
 			// The very last of many messages fails, and nothing of the rest is done.
 			err := c.Apply(apply(
