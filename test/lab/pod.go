@@ -246,6 +246,10 @@ func (n *Node) bridged(h *Host, name string) error {
 			if err := addDefault(own, eth0, gateways[i].Addr()); err != nil {
 				return err
 			}
+			// A pod that podfence closes does not find its gateway by itself.
+			if err := own.NeighSet(neighbour(eth0, gateways[i].Addr(), h.gateway)); err != nil {
+				return fmt.Errorf("add neighbour %s: %w", gateways[i].Addr(), err)
+			}
 		}
 		return nil
 	})
