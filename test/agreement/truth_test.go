@@ -98,7 +98,8 @@ func unshown(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, 
 }
 
 // homesOf are where addresses really are: at the sandboxes, and of other nodes' pods where
-// the API server shows them.
+// the API server shows them, unless it shows them for a pod of this node too. That has them only
+// if it has a sandbox.
 func homesOf(s policy.Snapshot, sandboxes []policy.Attachment) agreement.Homes {
 	homes := agreement.Homes{}
 	taken := map[netip.Addr]bool{}
@@ -108,8 +109,16 @@ func homesOf(s policy.Snapshot, sandboxes []policy.Attachment) agreement.Homes {
 			taken[ip] = true
 		}
 	}
+	here := func(pod *corev1.Pod) bool { return pod.Spec.NodeName == random.Node && !pod.Spec.HostNetwork }
 	for _, pod := range s.Pods {
-		if pod.Spec.NodeName == random.Node || pod.Spec.HostNetwork {
+		if here(pod) {
+			for _, ip := range random.PodAddrsOf(pod) {
+				taken[ip] = true
+			}
+		}
+	}
+	for _, pod := range s.Pods {
+		if here(pod) || pod.Spec.HostNetwork {
 			continue
 		}
 		for _, ip := range random.PodAddrsOf(pod) {

@@ -135,13 +135,13 @@ func OddPod(r *rand.Rand, i, pods int) *corev1.Pod {
 
 // makeOdd changes a pod: what it is, or only what the API shows of it.
 func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
-	switch r.Intn(13) {
+	switch r.Intn(15) {
 	case 0:
 		p.Spec.HostNetwork = true
 		if !maybe(r, 3) {
 			show(r, p, ownAddrs(p.Spec.NodeName))
 		}
-	case 1:
+	case 1, 14:
 		p.Status.Phase = pick(r, []corev1.PodPhase{corev1.PodSucceeded, corev1.PodFailed})
 	case 2:
 		p.Status.Phase = pick(r, []corev1.PodPhase{corev1.PodPending, corev1.PodUnknown, ""})
@@ -163,7 +163,7 @@ func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
 		show(r, p, OutsideRanges(i%Outsiders))
 	case 10:
 		p.UID = uids(i)[1]
-	case 11:
+	case 11, 13:
 		p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: string(uids(i)[2])}
 	case 12: // a node's, though it is not on the host's network; Node's kubelet does not do that to Node
 		node := pick(r, nodeNames)
@@ -188,7 +188,7 @@ func Attachment(r *rand.Rand, i, pods int) *policy.Attachment {
 	a := &policy.Attachment{
 		ContainerID: fmt.Sprintf("container-%d-%d", i, r.Intn(2)), IfName: "eth0",
 		Pod: policy.Key{Namespace: namespaces[i%len(namespaces)], Name: fmt.Sprintf("pod-%d", i)},
-		UID: pick(r, append(uids(i), uids(i)[0], uids(i)[0], "", "uid-of-an-earlier-pod")),
+		UID: pick(r, append(uids(i), uids(i)[0], uids(i)[0], uids(i)[2], "", "uid-of-an-earlier-pod")),
 		IPs: PodAddrs(i, Node),
 	}
 	switch r.Intn(6) {
