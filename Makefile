@@ -50,6 +50,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## bin/podfence and bin/podfence-cni, static
+	@[[ -x $(BIN)/podfence ]] || echo "building podfence; cold this takes some minutes"
 	$(GO_BUILD) -o $(BIN)/podfence .
 	$(GO_BUILD) -o $(BIN)/podfence-cni ./cni/podfence-cni
 
@@ -68,7 +69,7 @@ golden: ## Write the golden rulesets anew; read the difference before you commit
 ##@ Test
 
 .PHONY: test
-test: packages lint envtest-assets ## All of it: lint, every test with the race detector (root)
+test: packages envtest-assets ## Every test, with the race detector (root)
 	go test -json -count 1 -race -timeout 20m ./... | go run ./test/results test
 	go -C test/bench/report test -json -count 1 ./... | go run ./test/results test
 
@@ -91,7 +92,7 @@ envtest-assets: ## Build kube-apiserver and etcd for the envtest suites; cold 10
 	else echo "envtest: using KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; fi
 
 .PHONY: lint
-lint: $(TOOLS)/.built vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
+lint: $(TOOLS)/staticcheck $(TOOLS)/kustomize vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
 	@unformatted=$$(gofmt -l .); \
 	if [[ -n $$unformatted ]]; then echo "not formatted; run make fmt:"; echo "$$unformatted"; exit 1; fi
 	go vet -tags '$(TAGS)' ./...
@@ -101,7 +102,7 @@ lint: $(TOOLS)/.built vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
 
 .PHONY: vuln
-vuln: $(TOOLS)/.built ## govulncheck, where its database (GOVULNDB, or vuln.go.dev) can be reached
+vuln: $(TOOLS)/govulncheck ## govulncheck, where its database (GOVULNDB, or vuln.go.dev) can be reached
 	test/vuln.sh $(TOOLS)/govulncheck
 
 # To make an input smaller Go takes a minute by default, twice the time there is.
@@ -121,7 +122,7 @@ fuzz-kernel: packages ## Random clusters, options and packets, each judged, trac
 	  -changes 40 -duration $(FUZZKERNEL) -seed $(SEED)
 
 .PHONY: bench
-bench: packages envtest-assets $(TOOLS)/.built ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=3
+bench: packages envtest-assets $(TOOLS)/benchstat ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=3
 	ROUNDS="$(ROUNDS)" test/bench/run.sh $(BIN)/bench docs README.md
 
 .PHONY: soak
@@ -221,7 +222,7 @@ image-prebuilt: build
 	  --build-arg VERSION=$(VERSION) -t $(IMG) .
 
 .PHONY: manifest
-manifest: $(TOOLS)/.built ## dist/install.yaml, all that a cluster needs, from OVERLAY, with IMG; dist/uninstall.yaml
+manifest: $(TOOLS)/kustomize ## dist/install.yaml, all that a cluster needs, from OVERLAY, with IMG; dist/uninstall.yaml
 	@rm -rf dist/config && mkdir -p dist && cp -r config dist/
 	for of in manager uninstall; do (cd dist/config/$$of && $(TOOLS)/kustomize edit set image podfence=$(IMG)); done
 	$(TOOLS)/kustomize build dist/config/$(OVERLAY) >dist/install.yaml
@@ -229,7 +230,7 @@ manifest: $(TOOLS)/.built ## dist/install.yaml, all that a cluster needs, from O
 	@rm -rf dist/config
 
 .PHONY: chart
-chart: $(TOOLS)/.built ## dist/podfence-CHART_VERSION.tgz, a Helm chart for the image VERSION
+chart: $(TOOLS)/helm ## dist/podfence-CHART_VERSION.tgz, a Helm chart for the image VERSION
 	@mkdir -p dist
 	$(TOOLS)/helm package charts/podfence --version $(CHART_VERSION) --app-version $(VERSION) --destination dist
 
@@ -253,7 +254,8 @@ uninstall: undeploy ## The same as undeploy
 clean: ## Remove what was built, but not the envtest assets
 	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(TOOLS) dist
 
-$(TOOLS)/.built: test/tools/go.mod test/tools/go.sum
+# The tools that test/tools pins, each when a target needs it.
+$(TOOLS)/%: test/tools/go.mod test/tools/go.sum
 	@mkdir -p $(TOOLS)
-	GOBIN=$(TOOLS) go -C test/tools install tool
-	@touch $@
+	@echo "tools: building $*; cold this takes a minute or two"
+	go -C test/tools build -o $@ $$(go -C test/tools list -f '{{.ImportPath}}' tool | grep -E '/$*(/v[0-9]+)?$$')
