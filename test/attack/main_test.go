@@ -12,10 +12,11 @@ import (
 )
 
 var (
-	full  = flag.Bool("attack", false, "in all modes, all frames, not a part of them in some")
-	table = flag.String("table", "", "put the table of attacks into this document, between its marks")
-	seed  = flag.Uint64("seed", 1, "of the random frames")
-	only  = flag.String("only", "", "the random frame to send, as SENDER:NUMBER, and to show")
+	full   = flag.Bool("attack", false, "in all modes, all frames, not a part of them in some")
+	table  = flag.String("table", "", "put the table of attacks into this document, between its marks")
+	seed   = flag.Uint64("seed", 1, "of the random frames")
+	frames = flag.Bool("frames", false, "send random frames alone, without the attacks that have a name")
+	only   = flag.String("only", "", "the random frame to send, as SENDER:NUMBER, and to show")
 )
 
 func TestMain(m *testing.M) {

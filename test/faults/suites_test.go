@@ -58,7 +58,7 @@ var suites = map[string]suite{
 	"attack": {
 		pkg: "test/attack", run: "TestAttacks", found: ofFrame, number: fromZero,
 		args: func(seed int64, _ int, _ time.Duration) []string {
-			return []string{"-attack", "-seed", fmt.Sprint(seed)}
+			return []string{"-attack", "-frames", "-seed", fmt.Sprint(seed)}
 		},
 	},
 	"soak": {
