@@ -56,7 +56,8 @@ build: ## bin/podfence and bin/podfence-cni, static
 
 .PHONY: demo
 demo: build ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
-	$(BIN)/podfence demo $(if $(KEEP),--keep)
+	$(GO_BUILD) -o $(BIN)/podfence-demo ./test/demo
+	$(BIN)/podfence-demo $(if $(KEEP),--keep)
 
 .PHONY: fmt
 fmt: ## Format the Go code
@@ -252,7 +253,7 @@ uninstall: undeploy ## The same as undeploy
 
 .PHONY: clean
 clean: ## Remove what was built, but not the envtest assets
-	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(TOOLS) dist
+	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(BIN)/podfence-demo $(TOOLS) dist
 
 # The tools that test/tools pins, each when a target needs it.
 $(TOOLS)/%: test/tools/go.mod test/tools/go.sum

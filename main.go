@@ -30,7 +30,6 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
-	"github.com/podfence/podfence/test/demo"
 )
 
 // version is set by the build.
@@ -71,7 +70,7 @@ patch or the chart's extraArgs (README.md, Flags), and not by the environment.`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) },
 	}
-	root.AddCommand(agentCommand(), renderCommand(), demoCommand(), uninstallCommand(), versionCommand())
+	root.AddCommand(agentCommand(), renderCommand(), uninstallCommand(), versionCommand())
 	return root
 }
 
@@ -394,26 +393,6 @@ send, is not shown.
 	cmd.Flags().StringVar(&node, "node", "", "name of the node")
 	e.flags(cmd.Flags())
 	n.flags(cmd.Flags())
-	return cmd
-}
-
-func demoCommand() *cobra.Command {
-	var keep bool
-	cmd := &cobra.Command{
-		Use:   "demo",
-		Short: "Show podfence at work on this machine, in network namespaces",
-		Long: `Show podfence at work on this machine: two nodes and a few pods as network
-namespaces, the pods connected by podfence-cni, a small shop's policies enforced
-by the agents, and real packets between all of them, on one node and across.
-Needs root, and podfence-cni beside this program. Removes all of it at the end,
-and does not touch the machine's own ruleset. Exits with 1 if any packet got
-another verdict than the policies give.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return demo.Run(cmd.Context(), cmd.OutOrStdout(), keep)
-		},
-	}
-	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything up, and say how to look around; the next demo removes it")
 	return cmd
 }
 

@@ -118,7 +118,6 @@ func TestMistakes(t *testing.T) {
 		{"hidden --cni-conf-name", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--cni-conf-name", ".conflist"}, []string{"--cni-conf-name", ".conflist"}},
 		{"bad --log-level", nil, []string{"agent", "--log-level", "all"}, []string{"--log-level", "debug"}},
 		{"bad --log-format", nil, []string{"agent", "--log-format", "xml"}, []string{"--log-format", "json"}},
-		{"bad flag in the environment", map[string]string{"PODFENCE_KEEP": "perhaps"}, []string{"demo"}, []string{"PODFENCE_KEEP", "perhaps"}},
 		{"render without a node", nil, []string{"render", "-f", folder}, []string{"--node"}},
 		{"render of nothing", nil, []string{"render", "-f", filepath.Join(folder, "none"), "--node", "n"}, []string{"none", "no such file"}},
 		{"an argument too many", nil, []string{"agent", "n"}, []string{`"n"`}},
@@ -160,7 +159,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"agent", "render", "demo", "uninstall", "version"} {
+	for _, name := range []string{"agent", "render", "uninstall", "version"} {
 		if !strings.Contains(help, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, help)
 		}

@@ -30,7 +30,7 @@ var rules = []struct {
 	// The plugin is a process of its own: it has the agent by the handshake alone.
 	{module + "/cni/plugin", []string{module + "/cni/node", module + "/cni/install"}},
 	{module + "/cni/handshake", []string{module, "!" + module + "/cni/handshake", "github.com/vishvananda", "github.com/containernetworking"}},
-	// Only the command uses what is for tests and the demo.
+	// The demo uses the lab, and is no test.
 	{module + "/test/lab", []string{module + "/ruleset", module + "/controllers", "testing"}},
 	{module + "/test/demo", []string{"testing"}},
 }
@@ -43,9 +43,16 @@ var only = map[string][]string{
 	"github.com/containernetworking": {module + "/cni", module + "/test"},
 }
 
-// pluginBinary is the program that runs for every pod. What it links in is paid
-// for at each start, so its rule holds for all that it depends on.
-const pluginBinary = module + "/cni/podfence-cni"
+// binaries are the programs that run on nodes, with what they do not link in, by whatever
+// package, and one that they do. The agent is privileged, and takes nothing along that is for
+// tests. The plugin runs for every pod, which pays for it at each start.
+var binaries = []struct {
+	program, has string
+	not          []string
+}{
+	{module, module + "/controllers", []string{module + "/test", "testing"}},
+	{module + "/cni/podfence-cni", module + "/cni/handshake", notInPlugin},
+}
 
 var notInPlugin = []string{"net/http", "k8s.io/client-go", "k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/controller-runtime", module + "/policy", module + "/ruleset", module + "/controllers"}
 
@@ -88,22 +95,25 @@ func TestRooms(t *testing.T) {
 	}
 }
 
-func TestPluginBinary(t *testing.T) {
-	if err := inputs.Packages(pluginBinary); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("go", "list", "-deps", pluginBinary).Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	deps := strings.Fields(string(out))
-	if !slices.Contains(deps, module+"/cni/handshake") {
-		t.Errorf("%s does not depend on the handshake: these are not its dependencies", pluginBinary)
-	}
-	for _, dep := range deps {
-		for _, banned := range notInPlugin {
-			if in(dep, banned) {
-				t.Errorf("%s links %s in; each pod's start pays for it", pluginBinary, dep)
+// TestBinaries: the programs that run on nodes hold what a node needs.
+func TestBinaries(t *testing.T) {
+	for _, b := range binaries {
+		if err := inputs.Packages(b.program); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("go", "list", "-deps", b.program).Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		deps := strings.Fields(string(out))
+		if !slices.Contains(deps, b.has) {
+			t.Errorf("%s does not depend on %s: these are not its dependencies", b.program, b.has)
+		}
+		for _, dep := range deps {
+			for _, banned := range b.not {
+				if in(dep, banned) {
+					t.Errorf("%s links %s in", b.program, dep)
+				}
 			}
 		}
 	}

@@ -1,7 +1,4 @@
-// Package demo shows podfence at work on one machine: a small shop on two nodes
-// made of network namespaces, its pods connected by the CNI plugin and fenced by
-// the agents, with real traffic between all its parts.
-package demo
+package main
 
 import (
 	"context"
@@ -43,10 +40,10 @@ var stages = []stage{
 	{title: "4. After the frontend's label changes to app=retired: it is cut off", from: "labels: {app: frontend}", to: "labels: {app: retired}"},
 }
 
-// Run runs the demo and writes what it finds. It fails if any packet got
+// run runs the demo and writes what it finds. It fails if any packet got
 // another verdict than policy.Judge gives. It removes all that it makes, and
 // what an earlier demo has left, unless told to keep it.
-func Run(ctx context.Context, out io.Writer, keep bool) error {
+func run(ctx context.Context, out io.Writer, keep bool) error {
 	plugin, err := findPlugin()
 	if err != nil {
 		return err
