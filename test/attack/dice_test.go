@@ -113,7 +113,7 @@ func (d *dice) anybody(six bool) netip.Addr {
 		return service[six]
 	case 7, 8:
 		if six {
-			return one(d, linkLocal(d.Actors[stage.Isolated].MAC), linkLocal(d.gateway(d.from)), solicited(d.addr(id, true)))
+			return one(d, linkLocal(d.Actors[one(d, d.senders()...)].MAC), linkLocal(d.gateway(d.from)), solicited(d.addr(id, true)))
 		}
 		return one(d, unlisted, loopService)
 	case 9:
@@ -155,6 +155,11 @@ func (d *dice) to(dst netip.Addr) net.HardwareAddr {
 	}
 	if dst.IsMulticast() && d.in(2) {
 		return groupMAC(dst)
+	}
+	for _, id := range d.senders() { // a neighbour, without the node
+		if mac := d.Actors[id].MAC; dst.IsLinkLocalUnicast() && linkLocal(mac) == dst && d.in(2) {
+			return mac
+		}
 	}
 	return d.gateway(d.from)
 }

@@ -223,11 +223,16 @@ func (t *tap) packets(b []byte) (all [][]byte) {
 	return all
 }
 
-// isError says whether an IP packet is an ICMP error, such as quote a packet.
+// isError says whether an IP packet is an ICMP error, such as quote a packet. It has options if
+// that has (ip_options_echo).
 func isError(b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	header := int(b[0]&15) * 4
 	switch {
-	case len(b) > 20 && b[0] == 0x45 && b[9] == unix.IPPROTO_ICMP:
-		return b[20] == 3 || b[20] == 11 || b[20] == 12
+	case len(b) > max(header, 20) && b[0]>>4 == 4 && b[9] == unix.IPPROTO_ICMP:
+		return b[header] == 3 || b[header] == 11 || b[header] == 12
 	case len(b) > 40 && b[0]>>4 == 6 && b[6] == unix.IPPROTO_ICMPV6:
 		return b[40] < 128
 	}
