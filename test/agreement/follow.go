@@ -57,7 +57,10 @@ func (c *Cluster) sendAfter(ctx context.Context, s policy.Snapshot, report Repor
 			if one, ok := c.after(r, f); ok {
 				cases, of = append(cases, one), append(of, Result{Begun: r, Of: flowOf(r), Follow: f.Kind})
 			}
-			if f.Kind == Answer && r.Probe.Arrived {
+			// The node's own answers are tracked in the zone that they are sent in: the treatments
+			// are of what it receives.
+			ofZone := r.Treatment == OtherZone && r.Probe.To == &c.Node.Host
+			if f.Kind == Answer && r.Probe.Arrived && !ofZone {
 				r.Answered = true
 			}
 		}
