@@ -126,7 +126,8 @@ func (c *coverage) report(t *testing.T) {
 	t.Helper()
 	for what, of := range map[string]*random.Coverage{"histories": &c.histories, "clusters": &c.clusters} {
 		t.Log(of.Table(what))
-		if missing := of.Missing(); of.Cases >= 1000 && len(missing) > 0 {
+		// A round's clusters are much alike.
+		if missing := of.Missing(); of.Cases >= 1000 && c.histories.Cases >= 64 && len(missing) > 0 {
 			t.Errorf("none of %d %s had %q", of.Cases, what, missing)
 		}
 	}
