@@ -272,33 +272,32 @@ func (l *firstLoad) Start(ctx context.Context) error {
 			return fmt.Errorf("watching %T: %w", object, err)
 		}
 	}
-	var failed error
-	l.enforcer.Feed(func(m *policy.Model) {
+	err := l.enforcer.feed(func() (changes []policy.Change, err error) {
 		l.enforcer.loaded = true
 		for _, list := range []client.ObjectList{&nodes, &namespaces, &policies} {
 			if err := l.cache.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
-				failed = fmt.Errorf("listing %T: %w", list, err)
-				return
+				return nil, fmt.Errorf("listing %T: %w", list, err)
 			}
 		}
 		for i := range nodes.Items {
-			l.enforcer.setNode(m, &nodes.Items[i])
+			changes = append(changes, l.enforcer.setNode(&nodes.Items[i]))
 		}
 		for i := range namespaces.Items {
-			setNamespace(m, &namespaces.Items[i])
+			changes = append(changes, policy.ChangeOf(&namespaces.Items[i]))
 		}
 		for _, object := range l.pods.List() {
 			if pod := object.(*cachedPod).seen; pod != nil {
-				m.SetPod(pod)
+				changes = append(changes, policy.SetPod(pod))
 			}
 		}
 		for i := range policies.Items {
-			setPolicy(m, &policies.Items[i])
+			changes = append(changes, policy.ChangeOf(&policies.Items[i]))
 			l.enforcer.policies.set(&policies.Items[i])
 		}
+		return changes, nil
 	})
-	if failed != nil {
-		return failed
+	if err != nil {
+		return err
 	}
 	l.enforcer.Begin()
 	return nil

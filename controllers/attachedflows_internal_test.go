@@ -49,10 +49,10 @@ func (f *endedFlows) take() (ended []netip.Addr) {
 func TestFlowsEndWithAttachments(t *testing.T) {
 	flows := &endedFlows{}
 	a, _ := answering(t, t.TempDir(), flows)
-	a.enforcer.Feed(func(m *policy.Model) {
-		m.SetPod(known("web", "uid-1"))
-		m.SetPod(known("db", "uid-2"))
-	})
+	a.enforcer.Feed(
+		policy.SetPod(known("web", "uid-1")),
+		policy.SetPod(known("db", "uid-2")),
+	)
 	handle := func(r handshake.Request) {
 		t.Helper()
 		if err := a.handle(t.Context(), r); err != nil {

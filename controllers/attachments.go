@@ -92,11 +92,11 @@ func newAttachments(o Options, e *Enforcer, events *events, policies *policyList
 	if err != nil {
 		return nil, fmt.Errorf("reading what the CNI plugin has said before: %w", err)
 	}
-	e.Feed(func(m *policy.Model) {
-		for _, attachment := range a.known {
-			m.SetAttachment(attachment)
-		}
-	})
+	var changes []policy.Change
+	for _, attachment := range a.known {
+		changes = append(changes, policy.SetAttachment(attachment))
+	}
+	e.Feed(changes...)
 	return a, nil
 }
 
@@ -253,7 +253,7 @@ func (a *Attachments) set(at handshake.Attachment, attachment policy.Attachment)
 		return fmt.Errorf("keeping attachment %s %s: %w", at.ContainerID, at.IfName, err)
 	}
 	a.known[at] = attachment
-	a.enforcer.Feed(func(m *policy.Model) { m.SetAttachment(attachment) })
+	a.enforcer.Feed(policy.SetAttachment(attachment))
 	return nil
 }
 
@@ -363,7 +363,7 @@ func (a *Attachments) forget(gone func(handshake.Attachment) bool) error {
 		}
 		delete(a.known, at)
 		delete(a.by, at)
-		a.enforcer.Feed(func(m *policy.Model) { m.DeleteAttachment(at.ContainerID, at.IfName) })
+		a.enforcer.Feed(policy.DeleteAttachment(at.ContainerID, at.IfName))
 	}
 	return errors.Join(errs...)
 }

@@ -30,8 +30,8 @@ func FuzzAttachment(f *testing.F) {
 			return
 		}
 		m := policy.NewModel("node")
-		m.SetPod(&policy.Pod{Key: a.Pod, UID: a.UID, Node: "node"})
-		m.SetAttachment(a)
+		m.Apply(policy.SetPod(&policy.Pod{Key: a.Pod, UID: a.UID, Node: "node"}))
+		m.Apply(policy.SetAttachment(a))
 		if in := m.Intent(); len(in.Subjects[a.Pod].IPs) == 0 {
 			t.Errorf("%q gives pod %s no address", data, a.Pod)
 		}

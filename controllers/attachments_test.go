@@ -61,9 +61,7 @@ func answering(t *testing.T, state string, flows Flows) (*Attachments, *told) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Feed(func(m *policy.Model) {
-		m.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}})
-	})
+	e.Feed(policy.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- e.Start(ctx) }()
@@ -95,7 +93,7 @@ func TestAddAnswersWhenCommitted(t *testing.T) {
 	}
 	answered := make(chan error)
 	go func() { answered <- a.handle(t.Context(), add("c1", "web", "uid-1", "10.244.1.7")) }()
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	if err := <-answered; err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +113,7 @@ func TestAddAnswersWhenCommitted(t *testing.T) {
 func TestAddFails(t *testing.T) {
 	state := t.TempDir()
 	a, kernel := answering(t, state, nil)
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	if err := a.enforcer.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +155,7 @@ func TestAddAfterItsDel(t *testing.T) {
 	after := begin(add("c2", "web", "uid-1", "10.244.1.7"), 1)
 	again := begin(add("c3", "web", "", "10.244.1.8"), 2)
 	anew := begin(add("c3", "web", "uid-1", "10.244.1.8"), 2)
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	for name, c := range map[string]struct {
 		answered chan error
 		fails    bool
@@ -179,7 +177,7 @@ func TestAddAfterItsDel(t *testing.T) {
 func TestAttachmentsSurvive(t *testing.T) {
 	state := t.TempDir()
 	first, _ := answering(t, state, nil)
-	first.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	first.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	for _, r := range []handshake.Request{add("c1", "web", "uid-1", "10.244.1.7"), add("c2", "web", "uid-1", "10.244.1.8"), add("c3", "web", "uid-1", "10.244.1.7")} {
 		if err := first.handle(t.Context(), r); err != nil {
 			t.Fatal(err)
@@ -192,7 +190,7 @@ func TestAttachmentsSurvive(t *testing.T) {
 	if len(second.known) != 2 {
 		t.Fatalf("%v survived, want c2 and c3", second.known)
 	}
-	second.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	second.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	if err := second.enforcer.Sync(t.Context()); err != nil || !kernel.holds("10.244.1.8 : accept") {
 		t.Errorf("a pod that the API shows without address is closed (%v)", err)
 	}

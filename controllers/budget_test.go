@@ -30,15 +30,14 @@ func widePolicy(name string, selectors int) policy.Policy {
 
 // feedCrowd feeds pods of the namespace bank, of which the first is the node's.
 func feedCrowd(agent *running, pods int) {
-	agent.Enforcer.Feed(func(m *policy.Model) {
-		m.SetNamespace(policy.Namespace{Name: "bank"})
-		for i := range pods {
-			m.SetPod(&policy.Pod{
-				Key: policy.Key{Namespace: "bank", Name: fmt.Sprint(i)}, Node: []string{"node", "other"}[min(i, 1)],
-				IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
-			})
-		}
-	})
+	changes := []policy.Change{policy.SetNamespace(policy.Namespace{Name: "bank"})}
+	for i := range pods {
+		changes = append(changes, policy.SetPod(&policy.Pod{
+			Key: policy.Key{Namespace: "bank", Name: fmt.Sprint(i)}, Node: []string{"node", "other"}[min(i, 1)],
+			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
+		}))
+	}
+	agent.Enforcer.Feed(changes...)
 }
 
 // elementsAdded is how many elements of sets a plan adds.
@@ -59,7 +58,7 @@ var _ = Describe("What a namespace may take", func() {
 		feedCrowd(agent, 1000)
 		feedPod(agent, 1)
 		feedPolicy(agent, "good", 80)
-		set := func(p policy.Policy) { agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(p) }) }
+		set := func(p policy.Policy) { agent.Enforcer.Feed(policy.SetPolicy(p)) }
 		set(widePolicy("small", 1))
 		set(widePolicy("huge", 500))
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
@@ -93,7 +92,7 @@ var _ = Describe("What a namespace may take", func() {
 		agent.awaitReady()
 		feedCrowd(agent, 5000)
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(widePolicy("many", 30)) })
+		agent.Enforcer.Feed(policy.SetPolicy(widePolicy("many", 30)))
 		Eventually(held, time.Minute, often).Should(BeClosed(), "the commit with its rules, in which no new change is")
 		Expect(agent.Enforcer.Sync(within(ctx, while))).NotTo(Succeed(), "the kernel has not taken them yet")
 		once.Do(func() { close(proceed) })
@@ -108,7 +107,7 @@ var _ = Describe("What a namespace may take", func() {
 		feedPod(agent, 1)
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		before := len(kernel.plans())
-		agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(widePolicy("many", 60)) })
+		agent.Enforcer.Feed(policy.SetPolicy(widePolicy("many", 60)))
 		feedPod(agent, 2)
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		plans := kernel.plans()[before:]

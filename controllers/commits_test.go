@@ -160,12 +160,10 @@ var _ = Describe("Commits", func() {
 
 // feedPod tells the agent of the i-th pod of its node.
 func feedPod(agent *running, i int) {
-	agent.Enforcer.Feed(func(m *policy.Model) {
-		m.SetPod(&policy.Pod{
-			Key: policy.Key{Namespace: "shop", Name: fmt.Sprintf("pod-%d", i)}, Node: "node",
-			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
-		})
-	})
+	agent.Enforcer.Feed(policy.SetPod(&policy.Pod{
+		Key: policy.Key{Namespace: "shop", Name: fmt.Sprintf("pod-%d", i)}, Node: "node",
+		IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
+	}))
 }
 
 // podsAdded counts the pods that a plan puts into the kernel.

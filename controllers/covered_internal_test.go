@@ -118,7 +118,7 @@ func TestListsAreShared(t *testing.T) {
 func TestAddAsksForPolicies(t *testing.T) {
 	g := NewWithT(t)
 	a, _ := answering(t, t.TempDir(), nil)
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	var (
 		mu   sync.Mutex
 		away error
@@ -138,12 +138,15 @@ func TestAddAsksForPolicies(t *testing.T) {
 	}
 	made := func(anew types.UID) {
 		uid = anew
-		a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", uid)) })
+		a.enforcer.Feed(policy.SetPod(known("web", uid)))
 	}
 	g.Expect(within(200 * time.Millisecond)).To(MatchError(And(ContainSubstring("pod shop/web"), ContainSubstring("shop/deny is there"))))
 	g.Expect(a.known).To(BeEmpty())
 	feed := func(np *networkingv1.NetworkPolicy) {
-		a.enforcer.Feed(func(*policy.Model) { a.enforcer.policies.set(np) })
+		_ = a.enforcer.feed(func() ([]policy.Change, error) {
+			a.enforcer.policies.set(np)
+			return nil, nil
+		})
 	}
 	answered := make(chan error, 1)
 	go func() { answered <- within(time.Minute) }()
@@ -172,10 +175,10 @@ func TestAddAsksForPolicies(t *testing.T) {
 	mu.Unlock()
 	g.Expect(within(time.Minute)).To(Succeed())
 	g.Expect(a.coveredPods).To(Equal(map[policy.Key]types.UID{{Namespace: "shop", Name: "web"}: "uid-3"}))
-	a.enforcer.Feed(func(m *policy.Model) {
-		m.DeletePod(policy.Key{Namespace: "shop", Name: "web"})
-		m.SetPod(known("db", "uid-4"))
-	})
+	a.enforcer.Feed(
+		policy.DeletePod(policy.Key{Namespace: "shop", Name: "web"}),
+		policy.SetPod(known("db", "uid-4")),
+	)
 	g.Expect(a.handle(t.Context(), add("c2", "db", "uid-4", "10.244.1.8"))).To(Succeed())
 	g.Expect(a.coveredPods).To(Equal(map[policy.Key]types.UID{{Namespace: "shop", Name: "db"}: "uid-4"}), "who is gone is forgotten")
 }
@@ -200,7 +203,7 @@ func TestWaitingChangesNothing(t *testing.T) {
 	g.Eventually(waits).WithTimeout(time.Minute).Should(BeTrue())
 	before := fed()
 	g.Consistently(fed).Should(Equal(before))
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	g.Eventually(answered).WithTimeout(time.Minute).Should(Receive(BeNil()))
 }
 
@@ -214,7 +217,7 @@ func TestAddSaysWhy(t *testing.T) {
 		return a.handle(ctx, add("c1", "web", "uid-1", "10.244.1.7"))
 	}
 	g.Expect(short()).To(MatchError(ContainSubstring("pod shop/web (UID uid-1) is not known yet")))
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	g.Expect(a.enforcer.Sync(t.Context())).To(Succeed())
 	kernel.mu.Lock()
 	kernel.fail = errors.New("the kernel refuses")

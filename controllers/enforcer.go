@@ -145,15 +145,34 @@ func newEnforcer(kernel Kernel, o Options, metrics *metrics, events *events) *En
 	}
 }
 
-// Feed changes the model. The change runs alone: what it reads to decide (a
-// cache) is as new as what any earlier change has read.
-func (e *Enforcer) Feed(change func(*policy.Model)) {
+// Feed takes changes into the model. They are committed together.
+func (e *Enforcer) Feed(changes ...policy.Change) {
+	_ = e.feed(func() ([]policy.Change, error) { return changes, nil })
+}
+
+// feed takes the changes into the model that read returns, and none if that fails. Reading and
+// taking in is one step, under e.mu: what is read, of a cache, is as new as what any earlier
+// change was read of, so that the model never goes back in time.
+func (e *Enforcer) feed(read func() ([]policy.Change, error)) error {
 	e.mu.Lock()
-	change(e.model)
-	e.fed++
-	e.tellWaiting()
+	changes, err := read()
+	if err == nil {
+		e.model.Apply(changes...)
+		e.fed++
+		e.tellWaiting()
+	}
 	e.mu.Unlock()
-	signal(e.wake)
+	if err == nil {
+		signal(e.wake)
+	}
+	return err
+}
+
+// Attachments are what the CNI plugin has made, as the model knows it.
+func (e *Enforcer) Attachments() []policy.Attachment {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.model.Attachments()
 }
 
 // signal leaves one token in a channel.
@@ -195,7 +214,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	case <-e.begin:
 	}
 	e.health.Set(NodeUnknown, e.nodeKnown())
-	e.Feed(func(*policy.Model) {}) // an empty cluster is a commit too
+	e.Feed() // an empty cluster is a commit too
 	var beside sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer beside.Wait()

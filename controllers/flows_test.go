@@ -160,10 +160,8 @@ func (f *judgedFlows) RevokeOf(_ []netip.Addr, judge func(ruleset.HookPoint, pol
 
 // isolatePods denies all pods of the namespace shop everything.
 func isolatePods(agent *running) {
-	agent.Enforcer.Feed(func(m *policy.Model) {
-		m.SetPolicy(policy.Policy{
-			Key:     policy.Key{Namespace: "shop", Name: "deny"},
-			Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true},
-		})
-	})
+	agent.Enforcer.Feed(policy.SetPolicy(policy.Policy{
+		Key:     policy.Key{Namespace: "shop", Name: "deny"},
+		Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true},
+	}))
 }

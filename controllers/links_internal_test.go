@@ -50,12 +50,12 @@ func TestLinksFromTheFirstCommit(t *testing.T) {
 	kernel := &planned{}
 	o := Options{Node: "node", Log: logr.Discard(), PodLinks: finder, Ruleset: ruleset.Options{Links: true}}
 	e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()), nil)
-	e.Feed(func(m *policy.Model) {
-		pod := *known("web", "uid")
-		pod.IPs = []netip.Addr{addr}
-		m.SetPod(&pod)
-		m.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: "deny"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true}})
-	})
+	pod := *known("web", "uid")
+	pod.IPs = []netip.Addr{addr}
+	e.Feed(
+		policy.SetPod(&pod),
+		policy.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: "deny"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true}}),
+	)
 	if err := e.commit(); !errors.Is(err, finder.fails) || kernel.holds("add") {
 		t.Errorf("links that cannot be found: %v, and in the kernel is\n%s", err, kernel.texts.String())
 	}

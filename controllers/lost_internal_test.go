@@ -27,7 +27,7 @@ func (a *Attachments) containers() (ids []string) {
 func TestLostAttachmentsEnd(t *testing.T) {
 	state := t.TempDir()
 	a, kernel := answering(t, state, nil)
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	attach := func(container, ip, link string) {
 		t.Helper()
 		r := add(container, "web", "uid-1", ip)
@@ -77,7 +77,7 @@ func TestLostAttachmentsEnd(t *testing.T) {
 func TestAttachmentsEndWithTheBoot(t *testing.T) {
 	state := t.TempDir()
 	first, _ := answering(t, state, nil)
-	first.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	first.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	if err := first.handle(t.Context(), add("c1", "web", "uid-1", "10.244.1.7")); err != nil {
 		t.Fatal(err)
 	}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/controllers/manifests"
@@ -51,30 +51,36 @@ func (m *Manifests) Reload() error {
 		return err
 	}
 	m.metrics.manifests.Set(1)
-	m.enforcer.Feed(func(model *policy.Model) {
-		feedChanges(m.last.Nodes, now.Nodes, func(n *corev1.Node) { m.enforcer.setNode(model, n) }, func(k policy.Key) { m.enforcer.deleteNode(model, k.Name) })
-		feedChanges(m.last.Namespaces, now.Namespaces, func(ns *corev1.Namespace) { setNamespace(model, ns) }, func(k policy.Key) { model.DeleteNamespace(k.Name) })
-		feedChanges(m.last.Pods, now.Pods, func(p *corev1.Pod) { setPod(model, p) }, model.DeletePod)
-		feedChanges(m.last.Policies, now.Policies, func(np *networkingv1.NetworkPolicy) { setPolicy(model, np) }, model.DeletePolicy)
+	_ = m.enforcer.feed(func() ([]policy.Change, error) {
+		return slices.Concat(
+			differing(m.last.Nodes, now.Nodes, m.enforcer.setNode, func(n *corev1.Node) policy.Change { return m.enforcer.nodeGone(n.Name) }),
+			differing(m.last.Namespaces, now.Namespaces, changeOf, gone),
+			differing(m.last.Pods, now.Pods, changeOf, gone),
+			differing(m.last.Policies, now.Policies, changeOf, gone),
+		), nil
 	})
 	m.last = now
 	m.enforcer.Begin()
 	return nil
 }
 
-// feedChanges sets what is there now, and removes what was there before only.
-func feedChanges[T client.Object](before, now []T, set func(T), remove func(policy.Key)) {
+// differing are the changes from what was there before to what is there now.
+func differing[T client.Object](before, now []T, set, gone func(T) policy.Change) (changes []policy.Change) {
 	there := map[policy.Key]bool{}
 	for _, object := range now {
 		there[client.ObjectKeyFromObject(object)] = true
-		set(object)
+		changes = append(changes, set(object))
 	}
 	for _, object := range before {
-		if key := client.ObjectKeyFromObject(object); !there[key] {
-			remove(key)
+		if !there[client.ObjectKeyFromObject(object)] {
+			changes = append(changes, gone(object))
 		}
 	}
+	return changes
 }
+
+func changeOf[T client.Object](object T) policy.Change { return policy.ChangeOf(object) }
+func gone[T client.Object](object T) policy.Change     { return policy.Gone(object) }
 
 // Start reads the folder, and again whenever it changes, until ctx is done. It
 // implements manager.Runnable.
@@ -95,13 +101,5 @@ func (m *Manifests) reload() {
 	case err != nil && m.said != err.Error():
 		m.log.Error(err, "The manifests are not valid; what was enforced before stays in force", "path", m.path)
 		m.said = err.Error()
-	}
-}
-
-func setPod(m *policy.Model, p *corev1.Pod) {
-	if pod, seen := policy.PodOf(p); seen {
-		m.SetPod(pod)
-	} else {
-		m.DeletePod(client.ObjectKeyFromObject(p))
 	}
 }

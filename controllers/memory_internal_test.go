@@ -17,7 +17,7 @@ func TestMemoryShort(t *testing.T) {
 	log := funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})
 	model := policy.NewModel("node")
 	for _, namespace := range []string{"large", "modest"} {
-		model.SetPod(&policy.Pod{Key: policy.Key{Namespace: namespace, Name: "pod"}, Node: "node", IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(len(namespace)) + namespace[0]})}})
+		model.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: namespace, Name: "pod"}, Node: "node", IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(len(namespace)) + namespace[0]})}}))
 		rules := []policy.Rule{}
 		for i := range 5 {
 			rules = append(rules, policy.Rule{Index: i, AnyPort: true, Peers: []policy.Selector{{Namespace: namespace, Pods: strings.Repeat("a", i+1)}}})
@@ -25,10 +25,10 @@ func TestMemoryShort(t *testing.T) {
 		if namespace == "modest" {
 			rules = rules[:1]
 		}
-		model.SetPolicy(policy.Policy{
+		model.Apply(policy.SetPolicy(policy.Policy{
 			Key: policy.Key{Namespace: namespace, Name: "p"}, Subject: &policy.Selector{Namespace: namespace},
 			Isolates: [2]bool{true, false}, Rules: [2][]policy.Rule{rules},
-		})
+		}))
 	}
 	m := newMemory(log, func() []policy.Taken { return model.Most(1) })
 	live, limit := int64(700), int64(math.MaxInt64)

@@ -31,7 +31,7 @@ func TestAddOfAnotherModeIsRefused(t *testing.T) {
 		if !c.bridge {
 			a.bridge = nil
 		}
-		a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+		a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 		request := add("c1", "web", "uid-1", "10.244.1.7")
 		request.Mode = c.mode
 		err := a.handle(t.Context(), request)
@@ -48,7 +48,7 @@ func TestAddOfAnotherModeIsRefused(t *testing.T) {
 func TestAddIsRefusedWhilePodsOfAnotherModeRun(t *testing.T) {
 	a, _ := answering(t, t.TempDir(), nil)
 	a.bridge, a.refuse = nil, errors.New("drain the node")
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	request := add("c1", "web", "uid-1", "10.244.1.7")
 	request.Mode = handshake.ModeChained
 	if err := a.handle(t.Context(), request); !errors.Is(err, a.refuse) || len(a.known) > 0 {
@@ -70,13 +70,9 @@ func TestAddOfAnAddressInUseIsRefused(t *testing.T) {
 		asked = append(asked, addrs...)
 		return at, nil
 	}
-	a.enforcer.Feed(func(m *policy.Model) {
-		old := known("old", "uid-0")
-		old.IPs = []netip.Addr{netip.MustParseAddr("10.244.1.7")}
-		m.SetPod(old)
-		m.SetPod(known("new", "uid-1"))
-		m.SetPod(known("next", "uid-2"))
-	})
+	old := known("old", "uid-0")
+	old.IPs = []netip.Addr{netip.MustParseAddr("10.244.1.7")}
+	a.enforcer.Feed(policy.SetPod(old), policy.SetPod(known("new", "uid-1")), policy.SetPod(known("next", "uid-2")))
 	at[netip.MustParseAddr("10.244.1.7")] = node.PodLink{Names: []string{"veth7"}, Own: true}
 	err := a.handle(t.Context(), add("c1", "new", "uid-1", "10.244.1.7"))
 	if err == nil || !strings.Contains(err.Error(), "veth7") || !strings.Contains(err.Error(), "10.244.1.7") || len(a.known) > 0 {
@@ -108,13 +104,11 @@ func TestPodsOfAnotherPluginAreSaid(t *testing.T) {
 	var broken error
 	e.guard.Port = func(containerID, _ string) string { return "pf" + containerID }
 	e.guard.Find = func(context.Context, []netip.Addr) (map[netip.Addr]node.PodLink, error) { return at, broken }
-	e.Feed(func(m *policy.Model) {
-		for i, name := range []string{"own", "shown"} {
-			pod := known(name, "uid-1")
-			pod.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(7 + i)})}
-			m.SetPod(pod)
-		}
-	})
+	for i, name := range []string{"own", "shown"} {
+		pod := known(name, "uid-1")
+		pod.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(7 + i)})}
+		e.Feed(policy.SetPod(pod))
+	}
 	if err := a.handle(t.Context(), add("c1", "own", "uid-1", "10.244.1.7")); err != nil {
 		t.Fatal(err)
 	}

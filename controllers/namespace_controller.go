@@ -20,11 +20,10 @@ type NamespaceReconciler struct {
 
 // Reconcile implements reconcile.Reconciler.
 func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcile(ctx, r.Enforcer, r, req, &corev1.Namespace{}, setNamespace,
-		func(m *policy.Model) { m.DeleteNamespace(req.Name) })
+	return reconcile(ctx, r.Enforcer, r, req, &corev1.Namespace{},
+		func(ns *corev1.Namespace) policy.Change { return policy.ChangeOf(ns) },
+		func() policy.Change { return policy.DeleteNamespace(req.Name) })
 }
-
-func setNamespace(m *policy.Model, ns *corev1.Namespace) { m.SetNamespace(policy.NamespaceOf(ns)) }
 
 // SetupWithManager has the manager call Reconcile.
 func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {

@@ -87,9 +87,7 @@ func networkOf(t *testing.T, routes *fakeRoutes) (n *Network, published *int, lo
 	log := funcr.New(logged.add, funcr.Options{})
 	metrics := newMetrics(prometheus.NewRegistry())
 	e := newEnforcer(&told{}, Options{Node: "node", Log: log}, metrics, nil)
-	e.Feed(func(m *policy.Model) {
-		m.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}})
-	})
+	e.Feed(policy.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}))
 	if err := e.commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -284,11 +282,9 @@ func TestNetworkPublishes(t *testing.T) {
 	expect(1, "a minute later")
 	routes.damage = []string{"set MTU of link podfence-vxlan to 1400"}
 	expect(1, "the MTU may be another")
-	n.enforcer.Feed(func(m *policy.Model) {
-		m.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}})
-	})
+	n.enforcer.Feed(policy.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.9.0/24")}}))
 	expect(1, "another range")
-	n.enforcer.Feed(func(m *policy.Model) { m.SetNode(policy.Node{Name: "other"}) })
+	n.enforcer.Feed(policy.SetNode(policy.Node{Name: "other"}))
 	expect(0, "another Node")
 	publish := n.publish
 	n.publish = func(node.Node) error { *published++; return errors.New("read-only file system") }
@@ -307,19 +303,19 @@ func TestNetworkPods(t *testing.T) {
 	routes := &fakeRoutes{}
 	n, _, _ := networkOf(t, routes)
 	n.enforcer.guard = &guard{Bridge: Bridge{Port: func(containerID, ifName string) string { return "pf" + containerID + ifName }}}
-	n.enforcer.Feed(func(m *policy.Model) {
-		for i := range 30 {
-			m.SetAttachment(policy.Attachment{
-				ContainerID: fmt.Sprint("c", i), IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: fmt.Sprint("web-", i)},
-				HostInterface: fmt.Sprintf("pfc%deth0", i), MAC: [6]byte{2, 0, 0, 0, 0, byte(i)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
-			})
-		}
-		m.SetAttachment(policy.Attachment{
+	for i := range 30 {
+		n.enforcer.Feed(policy.SetAttachment(policy.Attachment{
+			ContainerID: fmt.Sprint("c", i), IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: fmt.Sprint("web-", i)},
+			HostInterface: fmt.Sprintf("pfc%deth0", i), MAC: [6]byte{2, 0, 0, 0, 0, byte(i)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
+		}))
+	}
+	n.enforcer.Feed(
+		policy.SetAttachment(policy.Attachment{
 			ContainerID: "old", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "old"},
 			HostInterface: "cali0123456789a", IPs: []netip.Addr{netip.MustParseAddr("10.9.9.8")},
-		})
-		m.SetAttachment(policy.Attachment{ContainerID: "x", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "x"}, IPs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}})
-	})
+		}),
+		policy.SetAttachment(policy.Attachment{ContainerID: "x", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "x"}, IPs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}}),
+	)
 	for range 20 {
 		routes.damage = []string{"add route"}
 		_, repair, err := n.reconcile(n.world())

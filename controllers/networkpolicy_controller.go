@@ -37,28 +37,29 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 		parsed, problems = parsePolicy(before)
 	}
 	result, err := reconcile(ctx, r.Enforcer, r, req, np,
-		func(m *policy.Model, np *networkingv1.NetworkPolicy) {
+		func(np *networkingv1.NetworkPolicy) policy.Change {
 			if np.UID != before.UID || np.ResourceVersion != before.ResourceVersion {
 				parsed, problems = parsePolicy(np)
 			}
-			m.SetPolicy(parsed)
-			problems = append(problems, m.Problems(req.NamespacedName)...)
 			r.policies.set(np)
+			return policy.SetPolicy(parsed)
 		},
-		func(m *policy.Model) {
-			m.DeletePolicy(req.NamespacedName)
+		func() policy.Change {
 			r.sizes.forget(req.NamespacedName)
 			r.policies.delete(req.NamespacedName)
+			return policy.DeletePolicy(req.NamespacedName)
 		})
 	if err == nil {
-		r.Problems.Report(req.NamespacedName, np, problems)
+		r.Problems.Report(req.NamespacedName, np, append(problems, r.problemsOf(req.NamespacedName)...))
 	}
 	return result, err
 }
 
-func setPolicy(m *policy.Model, np *networkingv1.NetworkPolicy) {
-	parsed, _ := policy.Parse(np)
-	m.SetPolicy(parsed)
+// problemsOf are those of a policy that has been closed; none otherwise.
+func (e *Enforcer) problemsOf(key policy.Key) []policy.Problem {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.model.Problems(key)
 }
 
 // SetupWithManager has the manager call Reconcile, also for a policy that the

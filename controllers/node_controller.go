@@ -23,22 +23,20 @@ type NodeReconciler struct {
 
 // Reconcile implements reconcile.Reconciler.
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcile(ctx, r.Enforcer, r, req, &corev1.Node{}, r.setNode,
-		func(m *policy.Model) { r.deleteNode(m, req.Name) })
+	return reconcile(ctx, r.Enforcer, r, req, &corev1.Node{}, r.setNode, func() policy.Change { return r.nodeGone(req.Name) })
 }
 
-// setNode takes a Node in, within Feed. What cannot be used of it is left out, and named in
-// the log once.
-func (e *Enforcer) setNode(m *policy.Model, n *corev1.Node) {
+// setNode is a Node as it is now, with the addresses that it had, and nodeGone one that is gone.
+// What cannot be used of a Node is left out, and named in the log once. The caller holds e.mu.
+func (e *Enforcer) setNode(n *corev1.Node) policy.Change {
 	node := policy.NodeOf(n)
-	last, known := m.Node(n.Name)
+	last, known := e.model.Node(n.Name)
 	if !known && e.lastAddr != nil {
 		if a := e.lastAddr(n.Name); a.IsGlobalUnicast() {
 			last.Addrs = []netip.Addr{a}
 		}
 	}
 	node.Addrs = keepAddrs(node.Addrs, last.Addrs)
-	m.SetNode(node)
 	unusable := strings.Join(policy.UnusableAddrs(n), ", ")
 	if unusable != "" && e.unusable[n.Name] != unusable {
 		e.log.Info("An InternalIP of a Node cannot be used, and is left out: it must be an address that is one host's in the whole cluster",
@@ -49,12 +47,12 @@ func (e *Enforcer) setNode(m *policy.Model, n *corev1.Node) {
 	} else {
 		e.unusable[n.Name] = unusable
 	}
+	return policy.SetNode(node)
 }
 
-// deleteNode forgets a Node, within Feed.
-func (e *Enforcer) deleteNode(m *policy.Model, name string) {
-	m.DeleteNode(name)
+func (e *Enforcer) nodeGone(name string) policy.Change {
 	delete(e.unusable, name)
+	return policy.DeleteNode(name)
 }
 
 // keepAddrs returns a Node's addresses as last known: those that it has now and, of an

@@ -35,13 +35,9 @@ func TestNodeAddresses(t *testing.T) {
 	e := newEnforcer(&told{}, Options{Node: "node", Log: log}, newMetrics(prometheus.NewRegistry()), nil)
 	logged = nil // that nothing is committed yet
 	has := func(n *corev1.Node) []string {
-		var addrs []netip.Addr
-		e.Feed(func(m *policy.Model) {
-			e.setNode(m, n)
-			node, _ := m.Node(n.Name)
-			addrs = node.Addrs
-		})
-		return texts(addrs)
+		_ = e.feed(func() ([]policy.Change, error) { return []policy.Change{e.setNode(n)}, nil })
+		node, _ := e.model.Node(n.Name)
+		return texts(node.Addrs)
 	}
 	g.Expect(has(nodeWith("n", "203.0.113.9", "192.0.2.1", "2001:db8::1", "203.0.113.9"))).To(Equal([]string{"203.0.113.9", "192.0.2.1", "2001:db8::1"}))
 	g.Expect(has(nodeWith("n", "192.0.2.1", "2001:db8::1"))).To(Equal([]string{"192.0.2.1", "2001:db8::1"}), "one of a family is gone for good")
@@ -73,7 +69,7 @@ func TestNodeAddresses(t *testing.T) {
 	has(nodeWith("bad", "192.0.2.3"))
 	has(nodeWith("bad", "192.0.2.3", "fe80::1"))
 	g.Expect(logged).To(HaveLen(1), "another time")
-	e.Feed(func(m *policy.Model) { e.deleteNode(m, "bad"); e.deleteNode(m, "n") })
+	e.Feed(e.nodeGone("bad"), e.nodeGone("n"))
 	g.Expect(e.unusable).To(BeEmpty())
 	g.Expect(has(nodeWith("n", "2001:db8::1"))).To(Equal([]string{"2001:db8::1"}), "another Node of the name")
 }

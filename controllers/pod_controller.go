@@ -23,22 +23,20 @@ type PodReconciler struct {
 
 // +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch
 
-// Reconcile implements reconcile.Reconciler. As in reconcile, cache and model
-// are looked at in one step.
+// Reconcile implements reconcile.Reconciler.
 func (r *PodReconciler) Reconcile(_ context.Context, req ctrl.Request) (ctrl.Result, error) {
-	var failed error
-	r.Feed(func(m *policy.Model) {
+	err := r.feed(func() ([]policy.Change, error) {
 		switch pod, err := r.pods.pod(req.NamespacedName); {
 		case err != nil:
-			failed = fmt.Errorf("reading pod %s: %w", req.NamespacedName, err)
+			return nil, fmt.Errorf("reading pod %s: %w", req.NamespacedName, err)
 		case pod == nil:
-			m.DeletePod(req.NamespacedName)
 			r.sizes.forget(req.NamespacedName)
+			return []policy.Change{policy.DeletePod(req.NamespacedName)}, nil
 		default:
-			m.SetPod(pod)
+			return []policy.Change{policy.SetPod(pod)}, nil
 		}
 	})
-	return ctrl.Result{}, failed
+	return ctrl.Result{}, err
 }
 
 // SetupWithManager has the manager call Reconcile for what is new. The pods that

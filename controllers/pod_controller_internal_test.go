@@ -21,9 +21,9 @@ func TestIsNew(t *testing.T) {
 	if r.isNew(cached("web", known("web", "uid-1"))) || r.isNew(unseen) {
 		t.Error("news before the first load")
 	}
-	r.Feed(func(m *policy.Model) {
+	_ = r.feed(func() ([]policy.Change, error) {
 		r.loaded = true
-		m.SetPod(held)
+		return []policy.Change{policy.SetPod(held)}, nil
 	})
 	for what, x := range map[string]struct {
 		pod  *cachedPod

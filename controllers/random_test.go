@@ -169,7 +169,7 @@ func (e *enforced) feed(n int) {
 		e.history = append(e.history, event)
 		e.say("an event: %s", what(event))
 		if e.agent != nil {
-			e.agent.Enforcer.Feed(event.Feed)
+			e.agent.Enforcer.Feed(event.Change())
 			if e.r.Intn(4) == 0 { // the next ones come while this one is on its way into the kernel
 				time.Sleep(5 * time.Millisecond)
 			}
@@ -292,13 +292,13 @@ func (e *enforced) start() {
 	if e.agent, err = controllers.NewAgent(e.kernel, o); err != nil {
 		e.Fatal(err)
 	}
-	e.agent.Enforcer.Feed(func(m *policy.Model) {
-		for _, event := range random.Final(e.history) {
-			if event.Attachment == nil || !strings.HasPrefix(event.Attachment.ContainerID, "added-") { // it has noted those
-				event.Feed(m)
-			}
+	var changes []policy.Change
+	for _, event := range random.Final(e.history) {
+		if event.Attachment == nil || !strings.HasPrefix(event.Attachment.ContainerID, "added-") { // it has noted those
+			changes = append(changes, event.Change())
 		}
-	})
+	}
+	e.agent.Enforcer.Feed(changes...)
 	e.agent.Enforcer.Begin()
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)

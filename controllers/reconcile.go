@@ -11,20 +11,17 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// reconcile is what the reconcilers have in common: the object as the cache has
-// it goes into the model by set; if it is gone, remove takes it out. Cache and
-// model are looked at in one step, so that the model never goes back in time.
-func reconcile[T client.Object](ctx context.Context, e *Enforcer, reader client.Reader, req ctrl.Request, object T, set func(*policy.Model, T), remove func(*policy.Model)) (ctrl.Result, error) {
-	var failed error
-	e.Feed(func(m *policy.Model) {
+// reconcile is what the reconcilers have in common: the object as the cache has it is fed as the
+// change that set makes of it; if it is gone, as that of gone. Both are called under e.mu.
+func reconcile[T client.Object](ctx context.Context, e *Enforcer, reader client.Reader, req ctrl.Request, object T, set func(T) policy.Change, gone func() policy.Change) (ctrl.Result, error) {
+	err := e.feed(func() ([]policy.Change, error) {
 		switch err := reader.Get(ctx, req.NamespacedName, object); {
 		case apierrors.IsNotFound(err):
-			remove(m)
+			return []policy.Change{gone()}, nil
 		case err != nil:
-			failed = fmt.Errorf("reading %T %s: %w", object, req.NamespacedName, err)
-		default:
-			set(m, object)
+			return nil, fmt.Errorf("reading %T %s: %w", object, req.NamespacedName, err)
 		}
+		return []policy.Change{set(object)}, nil
 	})
-	return ctrl.Result{}, failed
+	return ctrl.Result{}, err
 }

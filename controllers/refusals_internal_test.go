@@ -22,21 +22,19 @@ func TestResume(t *testing.T) {
 	g := NewWithT(t)
 	kernel := &refusing{in: policies(9), bad: []policy.Key{policyKey(4)}}
 	e := newEnforcer(kernel, Options{Node: "node", Log: logr.Discard()}, newMetrics(prometheus.NewRegistry()), nil)
-	e.Feed(func(m *policy.Model) {
-		m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "pod"}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.2")}})
-		for i := range 9 {
-			p := kernel.in.Policies[policyKey(i)]
-			p.Subject = &policy.Selector{Namespace: "shop"}
-			m.SetPolicy(p)
-			if i >= 3 && i < 6 {
-				m.Close(p, "not known yet")
-				e.refusals.left = append(e.refusals.left, p.Key)
-			}
+	e.Feed(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "pod"}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.2")}}))
+	for i := range 9 {
+		p := kernel.in.Policies[policyKey(i)]
+		p.Subject = &policy.Selector{Namespace: "shop"}
+		e.Feed(policy.SetPolicy(p))
+		if i >= 3 && i < 6 {
+			e.model.Close(p, "not known yet")
+			e.refusals.left = append(e.refusals.left, p.Key)
 		}
-	})
+	}
 	g.Expect(e.commit()).To(Succeed())
 	// One has gone meanwhile.
-	e.Feed(func(m *policy.Model) { m.DeletePolicy(policyKey(3)) })
+	e.Feed(policy.DeletePolicy(policyKey(3)))
 	g.Expect(e.resume()).To(Succeed())
 	g.Expect(e.commit()).To(Succeed())
 	g.Expect(e.refusals.left).To(BeEmpty())

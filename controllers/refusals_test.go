@@ -41,7 +41,7 @@ func dislikes(names bool) func(ruleset.Plan) error {
 
 // feedPolicy lets anybody reach the pods of the namespace shop by a port.
 func feedPolicy(agent *running, name string, port uint16) {
-	agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(allowing(name, port)) })
+	agent.Enforcer.Feed(policy.SetPolicy(allowing(name, port)))
 }
 
 func allowing(name string, port uint16) policy.Policy {
@@ -143,7 +143,7 @@ var _ = Describe("A policy that the kernel refuses", func() {
 			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 			Expect(inForce(kernel)).NotTo(ContainElement("bad"))
 			Expect(refused(agent)).To(BeEquivalentTo(1))
-			agent.Enforcer.Feed(func(m *policy.Model) { m.DeletePolicy(policy.Key{Namespace: "shop", Name: "bad"}) })
+			agent.Enforcer.Feed(policy.DeletePolicy(policy.Key{Namespace: "shop", Name: "bad"}))
 			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 			Expect(refused(agent)).To(BeZero())
 			Expect(inForce(kernel)).To(HaveLen(10))
@@ -152,14 +152,14 @@ var _ = Describe("A policy that the kernel refuses", func() {
 		It("is found among others like it, from the first commit on, "+how, func(ctx SpecContext) {
 			kernel := &recorder{will: dislikes(names)}
 			agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
-			agent.Enforcer.Feed(func(m *policy.Model) {
-				for i := range 12 {
-					m.SetPolicy(allowing(fmt.Sprint("good-", i), uint16(80+i)))
-				}
-				for i := range 3 {
-					m.SetPolicy(allowing(fmt.Sprint("bad-", i), badPort))
-				}
-			})
+			var changes []policy.Change
+			for i := range 12 {
+				changes = append(changes, policy.SetPolicy(allowing(fmt.Sprint("good-", i), uint16(80+i))))
+			}
+			for i := range 3 {
+				changes = append(changes, policy.SetPolicy(allowing(fmt.Sprint("bad-", i), badPort)))
+			}
+			agent.Enforcer.Feed(changes...)
 			feedPod(agent, 1)
 			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 			Expect(inForce(kernel)).To(And(HaveLen(12), HaveEach(HavePrefix("good-"))))
@@ -273,7 +273,7 @@ var _ = Describe("A policy that the kernel refuses", func() {
 			{First: netip.MustParseAddr("10.0.0.0"), Last: netip.MustParseAddr("10.255.255.255")},
 			{First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255")},
 		}
-		agent.Enforcer.Feed(func(m *policy.Model) { m.SetPolicy(bad) })
+		agent.Enforcer.Feed(policy.SetPolicy(bad))
 		feedPolicy(agent, "later", 82)
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Expect(inForce(w.kernel)).To(Equal([]string{"good", "later"}))

@@ -16,12 +16,12 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 	for i, name := range []string{"web", "db"} {
 		pod := known(name, "uid")
 		pod.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(7 + i)})}
-		m.SetPod(pod)
+		m.Apply(policy.SetPod(pod))
 	}
-	m.SetNamespace(policy.Namespace{Name: "shop"})
-	m.SetPolicy(policy.Policy{
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
+	m.Apply(policy.SetPolicy(policy.Policy{
 		Key: policy.Key{Namespace: "shop", Name: "deny"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
-	})
+	}))
 	table := ruleset.Build(m.Intent(), ruleset.Options{})
 	trace := func(hook ruleset.HookPoint, p policy.Packet) ruleset.Trace {
 		return table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New})

@@ -50,7 +50,7 @@ func TestStaticPodIsConnected(t *testing.T) {
 			go func() { done <- e.Start(ctx) }()
 			defer func() { cancel(); <-done }()
 			e.Begin()
-			e.Feed(func(m *policy.Model) { m.SetPod(kept.(*cachedPod).seen) })
+			e.Feed(policy.SetPod(kept.(*cachedPod).seen))
 			for i, uid := range []string{hash, mirror, ""} {
 				ip := netip.AddrFrom4([4]byte{10, 244, 1, byte(7 + i)}).String()
 				waits, stop := context.WithTimeout(t.Context(), time.Minute)

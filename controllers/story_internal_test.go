@@ -18,7 +18,7 @@ func TestLogNamesPodsThatComeAndGo(t *testing.T) {
 	a, _ := answering(t, t.TempDir(), nil)
 	var lines []string
 	a.log = funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := a.handle(short, add("c0", "stranger", "uid-0", "10.244.1.6")); err == nil {

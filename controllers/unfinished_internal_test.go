@@ -49,15 +49,13 @@ func unfinished(t *testing.T, then func(*testing.T, *Enforcer, *slow)) {
 		const n = 40
 		kernel := &slow{refusing: refusing{in: policies(n), bad: []policy.Key{policyKey(13)}}}
 		e := newEnforcer(kernel, Options{Node: "node", Log: logr.Discard()}, newMetrics(prometheus.NewRegistry()), nil)
-		e.Feed(func(m *policy.Model) {
-			m.SetPod(&policy.Pod{
-				Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7")},
-			})
-			for _, p := range kernel.in.Policies {
-				p.Subject = &policy.Selector{Namespace: "shop"}
-				m.SetPolicy(p)
-			}
-		})
+		e.Feed(policy.SetPod(&policy.Pod{
+			Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7")},
+		}))
+		for _, p := range kernel.in.Policies {
+			p.Subject = &policy.Selector{Namespace: "shop"}
+			e.Feed(policy.SetPolicy(p))
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- e.Start(ctx) }()
@@ -86,7 +84,7 @@ func TestSearchGoesOn(t *testing.T) {
 	unfinished(t, func(t *testing.T, e *Enforcer, _ *slow) {
 		for range 10 * 60 {
 			time.Sleep(time.Second / 2)
-			e.Feed(func(*policy.Model) {})
+			e.Feed()
 		}
 		if n := closedPolicies(e); n != 1 {
 			t.Errorf("%d policies are closed after five minutes, want the one to blame", n)

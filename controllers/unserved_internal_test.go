@@ -52,7 +52,7 @@ func TestUnservedEvent(t *testing.T) {
 	if !live {
 		t.Fatal("not live")
 	}
-	a.enforcer.Feed(func(m *policy.Model) { m.SetPod(known("web", "uid-1")); m.SetPod(static) })
+	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")), policy.SetPod(static))
 	web, hash, plain := add("c1", "web", "", "10.244.1.7"), add("c2", "static", "hash", "10.244.1.8"), add("c3", "web", "uid-1", "10.244.1.9")
 	web.Unserved = []string{"hostPort 80/TCP does nothing: there is no portmap", "bandwidth does nothing"}
 	hash.Unserved = web.Unserved

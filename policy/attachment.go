@@ -30,6 +30,8 @@ type Attachment struct {
 // attachmentKey names an attachment.
 type attachmentKey struct{ containerID, ifName string }
 
+func (k attachmentKey) String() string { return k.containerID + " " + k.ifName }
+
 func (a Attachment) key() attachmentKey { return attachmentKey{a.ContainerID, a.IfName} }
 
 // madeFor reports whether the attachment was made for this very pod, on this node: not
@@ -69,13 +71,13 @@ func (p *Pod) attach(attachments []Attachment, node string) *Pod {
 	return &attached
 }
 
-// SetAttachment takes in what the CNI plugin has made. From now on its addresses are
+// setAttachment takes in what the CNI plugin has made. From now on its addresses are
 // its pod's and no other's, whatever the API shows.
-func (m *Model) SetAttachment(a Attachment) {
+func (m *Model) setAttachment(a Attachment) {
 	if slices.ContainsFunc(m.attachments[a.Pod], func(b Attachment) bool { return reflect.DeepEqual(a, b) }) {
 		return
 	}
-	m.DeleteAttachment(a.ContainerID, a.IfName)
+	m.deleteAttachment(a.key())
 	m.change(sortedAddrs(a.IPs), func() {
 		m.attachments[a.Pod] = append(slices.Clip(m.attachments[a.Pod]), a)
 		for _, ip := range a.IPs {
@@ -85,9 +87,8 @@ func (m *Model) SetAttachment(a Attachment) {
 	m.reattach(a.Pod)
 }
 
-// DeleteAttachment forgets what the CNI plugin has removed.
-func (m *Model) DeleteAttachment(containerID, ifName string) {
-	key := attachmentKey{containerID, ifName}
+// deleteAttachment forgets what the CNI plugin has removed.
+func (m *Model) deleteAttachment(key attachmentKey) {
 	for pod, attachments := range m.attachments {
 		i := slices.IndexFunc(attachments, func(a Attachment) bool { return a.key() == key })
 		if i < 0 {
@@ -126,7 +127,7 @@ func (m *Model) reattach(key Key) {
 	if pod := m.pod(key); pod != nil {
 		object := *pod
 		object.IPs, object.attached = m.reported(pod), false
-		m.SetPod(&object)
+		m.setPod(&object)
 	}
 }
 

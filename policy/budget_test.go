@@ -43,12 +43,12 @@ func expectOpen(t *testing.T, when string, in policy.Intent, want ...string) {
 func TestBudget(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(30_000)
-	m.SetPolicy(wide("shop", "small", 1))
-	m.SetPolicy(wide("bank", "own", 1))
+	m.Apply(policy.SetPolicy(wide("shop", "small", 1)))
+	m.Apply(policy.SetPolicy(wide("bank", "own", 1)))
 	have := m.Intent()
 	huge := policy.Key{Namespace: "shop", Name: "huge"}
 
-	m.SetPolicy(wide("shop", "huge", 300))
+	m.Apply(policy.SetPolicy(wide("shop", "huge", 300)))
 	if added := drained(t, m, &have); added > 2*30_000 {
 		t.Errorf("%d elements were made of a policy that has no room", added)
 	}
@@ -63,14 +63,14 @@ func TestBudget(t *testing.T) {
 		t.Errorf("news: %v", news)
 	}
 
-	m.SetPolicy(wide("shop", "huge", 5))
+	m.Apply(policy.SetPolicy(wide("shop", "huge", 5)))
 	drained(t, m, &have)
 	expectOpen(t, "made smaller", have, "bank/own", "shop/huge", "shop/small")
 
-	m.SetPolicy(wide("shop", "larger", 12))
+	m.Apply(policy.SetPolicy(wide("shop", "larger", 12)))
 	drained(t, m, &have)
 	expectOpen(t, "a larger one", have, "bank/own", "shop/huge", "shop/small")
-	m.DeletePolicy(huge)
+	m.Apply(policy.DeletePolicy(huge))
 	drained(t, m, &have)
 	expectOpen(t, "room again", have, "bank/own", "shop/larger", "shop/small")
 	if m.OverBudget() != 0 || m.Problems(policy.Key{Namespace: "shop", Name: "larger"}) != nil {
@@ -82,8 +82,8 @@ func TestBudget(t *testing.T) {
 func TestBudgetWhole(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(30_000)
-	m.SetPolicy(wide("shop", "huge", 1000))
-	m.SetPolicy(wide("shop", "small", 1))
+	m.Apply(policy.SetPolicy(wide("shop", "huge", 1000)))
+	m.Apply(policy.SetPolicy(wide("shop", "small", 1)))
 	in := m.Intent()
 	expectOpen(t, "at the start", in, "shop/small")
 	if len(in.Peers) != 1 || m.Staging() {
@@ -95,17 +95,17 @@ func TestBudgetWhole(t *testing.T) {
 func TestBudgetGrows(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(30_000)
-	m.SetPolicy(wide("shop", "grows", 11))
-	m.SetPolicy(wide("shop", "small", 1))
+	m.Apply(policy.SetPolicy(wide("shop", "grows", 11)))
+	m.Apply(policy.SetPolicy(wide("shop", "small", 1)))
 	have := m.Intent()
 	expectOpen(t, "before", have, "shop/grows", "shop/small")
 	for i := 1000; i < 2000; i++ {
-		m.SetPod(pod("bank", fmt.Sprint(i), i))
+		m.Apply(policy.SetPod(pod("bank", fmt.Sprint(i), i)))
 	}
 	drained(t, m, &have)
 	expectOpen(t, "after", have, "shop/small")
 	for i := 1000; i < 2000; i++ {
-		m.DeletePod(policy.Key{Namespace: "bank", Name: fmt.Sprint(i)})
+		m.Apply(policy.DeletePod(policy.Key{Namespace: "bank", Name: fmt.Sprint(i)}))
 	}
 	drained(t, m, &have)
 	expectOpen(t, "nobody has looked again", have, "shop/small")
@@ -122,15 +122,15 @@ func TestBudgetNode(t *testing.T) {
 	var names []string
 	for i := range 40 {
 		namespace := fmt.Sprintf("ns-%02d", i)
-		m.SetNamespace(policy.Namespace{Name: namespace})
-		m.SetPod(onNode(pod(namespace, "pod", 2000+i)))
+		m.Apply(policy.SetNamespace(policy.Namespace{Name: namespace}))
+		m.Apply(policy.SetPod(onNode(pod(namespace, "pod", 2000+i))))
 		shared := wide(namespace, "shared", 5)
 		shared.Name = "p"
 		if i >= 30 { // 30 share, 10 have their own
 			shared = wide(namespace, fmt.Sprint("own-", i), 5+i%10)
 			shared.Name = "p"
 		}
-		m.SetPolicy(shared)
+		m.Apply(policy.SetPolicy(shared))
 		names = append(names, namespace+"/p")
 	}
 	in := m.Intent()
@@ -153,7 +153,7 @@ func TestBudgetHistories(t *testing.T) {
 		have := m.Intent()
 		for done := range history {
 			was := len(policy.Over(m))
-			history[done].Feed(m)
+			m.Apply(history[done].Change())
 			if r.Intn(10) == 0 {
 				m.Reconsider()
 			}
@@ -194,10 +194,10 @@ func TestBudgetsOfMany(t *testing.T) {
 	m.SetBudget(30_000)
 	for i := range 40 {
 		namespace := fmt.Sprintf("ns-%02d", i)
-		m.SetNamespace(policy.Namespace{Name: namespace})
-		m.SetPod(onNode(pod(namespace, "pod", 2000+i)))
+		m.Apply(policy.SetNamespace(policy.Namespace{Name: namespace}))
+		m.Apply(policy.SetPod(onNode(pod(namespace, "pod", 2000+i))))
 		for j := range 3 {
-			m.SetPolicy(wide(namespace, fmt.Sprintf("p-%d-%d", i, j), 13))
+			m.Apply(policy.SetPolicy(wide(namespace, fmt.Sprintf("p-%d-%d", i, j), 13)))
 		}
 	}
 	if n := elements(policy.TakeAll(m)); n < 10_000 || n > 2*2*30_000+1100 {
@@ -213,10 +213,10 @@ func TestBudgetsOfMany(t *testing.T) {
 func TestBudgetKeepsWhatIsCounted(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(30_000)
-	m.SetPolicy(wide("shop", "old", 10))
+	m.Apply(policy.SetPolicy(wide("shop", "old", 10)))
 	have := m.Intent()
-	m.SetPolicy(wide("shop", "tiny", 1))
-	m.SetPolicy(wide("shop", "huge", 30))
+	m.Apply(policy.SetPolicy(wide("shop", "tiny", 1)))
+	m.Apply(policy.SetPolicy(wide("shop", "huge", 30)))
 	drained(t, m, &have)
 	expectOpen(t, "a new one that is huge", have, "shop/old", "shop/tiny")
 }
@@ -233,9 +233,9 @@ func TestAllowing(t *testing.T) {
 		} else {
 			p.Rules[policy.Ingress] = nil
 		}
-		m.SetPolicy(p)
+		m.Apply(policy.SetPolicy(p))
 	}
-	m.SetPolicy(wide("shop", "allows", 1))
+	m.Apply(policy.SetPolicy(wide("shop", "allows", 1)))
 	drained(t, m, &have)
 	s := have.Subjects[policy.Key{Namespace: "shop", Name: "0"}]
 	if !slices.Equal(s.Isolating[policy.Ingress], []policy.Key{{Namespace: "shop", Name: "allows"}}) || s.Isolated != [2]bool{true, false} || s.Isolating[policy.Egress] != nil {
@@ -249,11 +249,11 @@ func TestBudgetObjects(t *testing.T) {
 	m := crowd(10)
 	have := m.Intent()
 	for i := range 4 {
-		m.SetPolicy(wide("shop", fmt.Sprint("many-", i), 140))
+		m.Apply(policy.SetPolicy(wide("shop", fmt.Sprint("many-", i), 140)))
 	}
 	drained(t, m, &have)
 	expectOpen(t, "four of 560 sets and rules", have, "shop/many-1", "shop/many-2", "shop/many-3")
-	m.DeletePolicy(policy.Key{Namespace: "shop", Name: "many-2"})
+	m.Apply(policy.DeletePolicy(policy.Key{Namespace: "shop", Name: "many-2"}))
 	drained(t, m, &have)
 	expectOpen(t, "room again", have, "shop/many-0", "shop/many-1", "shop/many-3")
 }
@@ -269,9 +269,9 @@ func TestWalk(t *testing.T) {
 		for i := range rules {
 			p.Rules[d] = append(p.Rules[d], policy.Rule{Index: i, Peers: []policy.Selector{{Namespace: "shop", Pods: fmt.Sprint("a=", i)}}, AnyPort: true})
 		}
-		m.SetPolicy(p)
+		m.Apply(policy.SetPolicy(p))
 	}
-	m.SetPod(onNode(pod("shop", "other", 500)))
+	m.Apply(policy.SetPod(onNode(pod("shop", "other", 500))))
 	have := m.Intent()
 	for i := range 4 {
 		set(fmt.Sprint("some-", i), 150+i, policy.Ingress, "pod=0")
@@ -283,7 +283,7 @@ func TestWalk(t *testing.T) {
 	if p := m.Problems(policy.Key{Namespace: "shop", Name: "some-3"}); len(p) != 1 || !strings.Contains(p[0].Reason, "1000 rules") {
 		t.Errorf("problems: %v", p)
 	}
-	m.DeletePolicy(policy.Key{Namespace: "shop", Name: "some-0"})
+	m.Apply(policy.DeletePolicy(policy.Key{Namespace: "shop", Name: "some-0"}))
 	drained(t, m, &have)
 	expectOpen(t, "room again", have, "shop/egress", "shop/others", "shop/some-1", "shop/some-2", "shop/some-3")
 }

@@ -52,7 +52,7 @@ func (in Intent) Open() (open []Key) {
 func (m *Model) Close(p Policy, reason string) {
 	if s := m.selecting(p.Key); s != nil && s.given.equal(&p) {
 		m.closed[p.Key] = reason
-		m.setPolicy(p.Closed(), s.given)
+		m.putPolicy(p.Closed(), s.given)
 	}
 }
 
@@ -61,7 +61,7 @@ func (m *Model) Reopen(key Key) {
 	if _, closed := m.closed[key]; closed {
 		delete(m.closed, key)
 		delete(m.over, key)
-		m.setPolicy(*m.selecting(key).given, nil)
+		m.putPolicy(*m.selecting(key).given, nil)
 	}
 }
 

@@ -41,7 +41,7 @@ func TestClosedModelEqualsCompile(t *testing.T) {
 		closed := map[policy.Key]policy.Policy{} // as it was
 		for done := range history {
 			event := history[done]
-			event.Feed(m)
+			m.Apply(event.Change())
 			if np, is := event.Object.(*networkingv1.NetworkPolicy); is {
 				parsed, _ := policy.Parse(np)
 				if event.Delete || !reflect.DeepEqual(parsed, closed[parsed.Key]) {
@@ -69,7 +69,7 @@ func TestClosedModelEqualsCompile(t *testing.T) {
 					m.Close(stale, "it has changed since")
 				case r.Intn(4) == 0:
 					repetitions++
-					m.SetPolicy(now)
+					m.Apply(policy.SetPolicy(now))
 				case r.Intn(8) == 0:
 					m.Reopen(key)
 					delete(closed, key)
@@ -163,21 +163,21 @@ func TestClosedThroughRecreation(t *testing.T) {
 		}
 	}
 	here, _ := policy.PodOf(pod)
-	m.SetNamespace(policy.NamespaceOf(space("a")))
-	m.SetPod(here)
-	m.SetPolicy(parsed)
+	m.Apply(policy.SetNamespace(policy.NamespaceOf(space("a"))))
+	m.Apply(policy.SetPod(here))
+	m.Apply(policy.SetPolicy(parsed))
 	m.Close(parsed, "test")
 	is("closed", true, space("a"))
-	m.DeleteNamespace("shop")
-	m.SetPolicy(parsed)
+	m.Apply(policy.DeleteNamespace("shop"))
+	m.Apply(policy.SetPolicy(parsed))
 	is("its namespace is gone", true)
-	m.SetNamespace(policy.NamespaceOf(space("b")))
-	m.SetPolicy(parsed)
+	m.Apply(policy.SetNamespace(policy.NamespaceOf(space("b"))))
+	m.Apply(policy.SetPolicy(parsed))
 	is("its namespace has come again", true, space("b"))
 	m.Reopen(parsed.Key)
 	is("opened", false, space("b"))
 	m.Close(parsed, "test")
-	m.DeletePolicy(parsed.Key)
-	m.SetPolicy(parsed)
+	m.Apply(policy.DeletePolicy(parsed.Key))
+	m.Apply(policy.SetPolicy(parsed))
 	is("made anew", false, space("b"))
 }

@@ -33,7 +33,7 @@ func TestSharedAddresses(t *testing.T) {
 		history := []random.Event{{Object: random.Nodes()[0]}, {Object: random.Nodes()[1]}, fromApps("shop"), fromApps("db")}
 		m := policy.NewModel(random.Node)
 		for _, event := range history {
-			event.Feed(m)
+			m.Apply(event.Change())
 		}
 		have := m.Intent()
 		for len(lives) > 0 {
@@ -43,7 +43,7 @@ func TestSharedAddresses(t *testing.T) {
 				lives = slices.Delete(lives, i, i+1)
 			}
 			history = append(history, event)
-			event.Feed(m)
+			m.Apply(event.Change())
 			apply(t, &have, m.Take())
 			s := random.Snapshot(history)
 			want, _ := policy.Compile(s, random.Node)

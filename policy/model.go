@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Model is the cluster as one node's agent knows it. Each Set or Delete costs
-// what the change touches, not what the cluster holds; Take hands out what
+// Model is the cluster as one node's agent knows it. Apply takes changes in; each costs
+// what it touches, not what the cluster holds; Take hands out what
 // came of them. The order of calls does not matter, only where they end: the
 // deltas taken add up to what Compile says of the same objects.
 //
@@ -95,8 +95,8 @@ func newDirty() dirty {
 	return dirty{dirtySubjects: map[Key]struct{}{}, dirtyPolicies: map[Key]struct{}{}}
 }
 
-// SetNode takes a node in as it is now.
-func (m *Model) SetNode(n Node) {
+// setNode takes a node in as it is now.
+func (m *Model) setNode(n Node) {
 	before := m.nodes[n.Name]
 	if reflect.DeepEqual(n, before) {
 		return
@@ -140,22 +140,15 @@ func (m *Model) setPodCIDRs(ranges []netip.Prefix) {
 	m.change(ips, func() { m.podCIDRs = ranges })
 }
 
-// DeleteNode forgets a node.
-func (m *Model) DeleteNode(name string) {
+// deleteNode forgets a node.
+func (m *Model) deleteNode(name string) {
 	if _, there := m.nodes[name]; there {
-		m.SetNode(Node{Name: name})
+		m.setNode(Node{Name: name})
 		delete(m.nodes, name)
 	}
 }
 
-// SetNamespace takes a namespace in as it is now.
-func (m *Model) SetNamespace(object Namespace) { m.namespaceChanged(object.Name, &object) }
-
-// DeleteNamespace forgets a namespace. Its pods and policies, where they are
-// still there, stay until they are deleted themselves; no namespaceSelector
-// means them any more.
-func (m *Model) DeleteNamespace(name string) { m.namespaceChanged(name, nil) }
-
+// namespaceChanged takes a namespace in as it is now; nil: it is gone.
 func (m *Model) namespaceChanged(name string, object *Namespace) {
 	ns := m.in(name)
 	before := ns.object
@@ -204,9 +197,9 @@ func (m *Model) namespaceMoved(g *peers, ip netip.Addr, pod *Pod, name string, b
 	}
 }
 
-// SetPod takes a pod in as it is now, in place of the one of that name. The
+// setPod takes a pod in as it is now, in place of the one of that name. The
 // model keeps p, which must not change any more.
-func (m *Model) SetPod(p *Pod) {
+func (m *Model) setPod(p *Pod) {
 	delete(m.reportedIPs, p.Key)
 	if reported := p.IPs; len(m.attachments[p.Key]) > 0 {
 		if p = p.attach(m.attachments[p.Key], m.node); p.attached {
@@ -235,8 +228,8 @@ func (m *Model) SetPod(p *Pod) {
 	m.refreshSubject(p.Key)
 }
 
-// DeletePod forgets a pod: it is gone, or policy does not see it any more.
-func (m *Model) DeletePod(key Key) {
+// deletePod forgets a pod: it is gone, or policy does not see it any more.
+func (m *Model) deletePod(key Key) {
 	old := m.pod(key)
 	if old == nil {
 		return

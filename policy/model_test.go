@@ -117,7 +117,7 @@ func TestModelEqualsCompile(t *testing.T) {
 		for done := 0; done < len(history); {
 			next := min(len(history), done+1+r.Intn(6))
 			for _, event := range history[done:next] {
-				event.Feed(m)
+				m.Apply(event.Change())
 			}
 			done = next
 			drained(t, m, &have)
@@ -174,7 +174,7 @@ func TestHistoryOrder(t *testing.T) {
 				m := policy.NewModel(random.Node)
 				have := m.Intent()
 				for _, event := range events {
-					event.Feed(m)
+					m.Apply(event.Change())
 					if r.Intn(5) == 0 {
 						drained(t, m, &have)
 					}
@@ -194,11 +194,11 @@ func TestModelUnchanged(t *testing.T) {
 	history := random.History(r, 200)
 	m := policy.NewModel(random.Node)
 	for _, event := range history {
-		event.Feed(m)
+		m.Apply(event.Change())
 	}
 	m.Intent()
 	for _, event := range random.Final(history) {
-		event.Feed(m)
+		m.Apply(event.Change())
 		if d := m.Take(); !d.Empty() {
 			t.Errorf("%+v again: %+v", event, d)
 		}
@@ -212,12 +212,12 @@ func TestModelForgets(t *testing.T) {
 	m := policy.NewModel(random.Node)
 	have := m.Intent()
 	for _, event := range history {
-		event.Feed(m)
+		m.Apply(event.Change())
 		drained(t, m, &have)
 	}
 	for _, event := range random.Final(history) {
 		event.Delete = true
-		event.Feed(m)
+		m.Apply(event.Change())
 	}
 	drained(t, m, &have)
 	want, _ := policy.Compile(policy.Snapshot{LastPodCIDRs: random.LastPodCIDRs(history)}, random.Node)
@@ -235,13 +235,13 @@ func TestManyPolicies(t *testing.T) {
 	began := time.Now()
 	m := policy.NewModel("node")
 	for i := range 100 {
-		m.SetPod(&policy.Pod{
+		m.Apply(policy.SetPod(&policy.Pod{
 			Key: policy.Key{Namespace: "shop", Name: fmt.Sprint(i)}, Node: "node",
 			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
-		})
+		}))
 	}
 	set := func(i int, types [2]bool) {
-		m.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: fmt.Sprint(i)}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: types})
+		m.Apply(policy.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: fmt.Sprint(i)}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: types}))
 	}
 	for _, types := range [][2]bool{{true, true}, {false, true}} {
 		for i := range 1000 {

@@ -32,13 +32,13 @@ func TestSecondaryAttachment(t *testing.T) {
 		for _, podFirst := range []bool{true, false} {
 			m := policy.NewModel(random.Node)
 			if podFirst {
-				m.SetPod(&pod)
+				m.Apply(policy.SetPod(&pod))
 			}
 			for _, a := range c.attachments {
-				m.SetAttachment(a)
+				m.Apply(policy.SetAttachment(a))
 			}
 			if !podFirst {
-				m.SetPod(&pod)
+				m.Apply(policy.SetPod(&pod))
 			}
 			if have := m.Intent().Subjects[key].IPs; !slices.Equal(have, c.want) {
 				t.Errorf("%s: %v are the pod's, want %v", name, have, c.want)
@@ -50,7 +50,7 @@ func TestSecondaryAttachment(t *testing.T) {
 			}
 			// When they are gone, all is as the API shows it.
 			for _, a := range c.attachments {
-				m.DeleteAttachment(a.ContainerID, a.IfName)
+				m.Apply(policy.DeleteAttachment(a.ContainerID, a.IfName))
 			}
 			if have := m.Intent().Subjects[key].IPs; !slices.Equal(have, pod.IPs) {
 				t.Errorf("%s, and gone: %v are the pod's", name, have)

@@ -21,14 +21,14 @@ func (s *selecting) selects(pod *Pod, node string) bool {
 	return pod.Node == node && s.matcher != nil && s.matcher.matches(pod, nil)
 }
 
-// SetPolicy takes a policy in as it is now. One that is closed stays so if it is
+// setPolicy takes a policy in as it is now. One that is closed stays so if it is
 // still the same.
-func (m *Model) SetPolicy(p Policy) {
+func (m *Model) setPolicy(p Policy) {
 	if old := m.selecting(p.Key); old != nil && old.given.equal(&p) {
 		return
 	}
 	m.forgetClosed(p.Key)
-	m.setPolicy(p, nil)
+	m.putPolicy(p, nil)
 }
 
 // forgetClosed notes that a policy has changed or gone: it is not closed any more.
@@ -37,9 +37,9 @@ func (m *Model) forgetClosed(key Key) {
 	delete(m.over, key)
 }
 
-// setPolicy takes a policy in, with the one that it is the closed form of; nil: it
+// putPolicy takes a policy in, with the one that it is the closed form of; nil: it
 // is none.
-func (m *Model) setPolicy(p Policy, given *Policy) {
+func (m *Model) putPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
 	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), ranges: p.ranges(), walks: p.walks()}
@@ -61,8 +61,8 @@ func (m *Model) selecting(key Key) *selecting {
 	return nil
 }
 
-// DeletePolicy forgets a policy.
-func (m *Model) DeletePolicy(key Key) {
+// deletePolicy forgets a policy.
+func (m *Model) deletePolicy(key Key) {
 	ns := m.in(key.Namespace)
 	m.forgetClosed(key)
 	if old := ns.policies[key]; old != nil {

@@ -91,7 +91,7 @@ func TestStages(t *testing.T) {
 		m := policy.NewModel(random.Node)
 		have, rulers := m.Intent(), rulers{}
 		for done := range history {
-			history[done].Feed(m)
+			m.Apply(history[done].Change())
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
 			take := func(room int) {
 				d := policy.TakeSome(m, room)
@@ -124,7 +124,7 @@ func TestStagesMet(t *testing.T) {
 		m := policy.NewModel(random.Node)
 		have := m.Intent()
 		for done := range history {
-			history[done].Feed(m)
+			m.Apply(history[done].Change())
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
 			for first := true; first || m.Staging() && (done == len(history)-1 || r.Intn(2) == 0); first = false {
 				met := map[policy.Selector]bool{}
@@ -169,14 +169,14 @@ func crowd(pods int) *policy.Model {
 		if i > 1 {
 			node = "other"
 		}
-		m.SetPod(&policy.Pod{
+		m.Apply(policy.SetPod(&policy.Pod{
 			Key: policy.Key{Namespace: []string{"shop", "bank"}[i%2], Name: fmt.Sprint(i)}, Node: node,
 			Labels: policy.LabelsOf(map[string]string{"pod": fmt.Sprint(i)}),
 			IPs:    []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})},
-		})
+		}))
 	}
-	m.SetNamespace(policy.Namespace{Name: "shop"})
-	m.SetNamespace(policy.Namespace{Name: "bank"})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "bank"}))
 	return m
 }
 
@@ -217,9 +217,9 @@ func elements(d policy.Delta) (n int) {
 // small. What somebody else changes meanwhile is in the next.
 func TestStageSize(t *testing.T) {
 	m := crowd(5000)
-	m.SetPolicy(wide("bank", "one", 1))
+	m.Apply(policy.SetPolicy(wide("bank", "one", 1)))
 	have := m.Intent()
-	m.SetPolicy(wide("shop", "many", 40))
+	m.Apply(policy.SetPolicy(wide("shop", "many", 40)))
 	deltas := 0
 	for first := true; first || m.StagingOf("shop", nil); first = false {
 		pod := &policy.Pod{
@@ -227,7 +227,7 @@ func TestStageSize(t *testing.T) {
 			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(deltas >> 8), byte(deltas)})},
 		}
 		if deltas%2 == 0 { // or more would change for ever than is handed out at once
-			m.SetPod(pod)
+			m.Apply(policy.SetPod(pod))
 		}
 		d := m.Take()
 		if n := elements(d); n > 5500 {
@@ -277,11 +277,11 @@ func TestStagedChange(t *testing.T) {
 	} {
 		m := crowd(100)
 		before := wide("shop", "change", 1)
-		m.SetPolicy(before)
+		m.Apply(policy.SetPolicy(before))
 		have := m.Intent()
 		after := wide("shop", "change", 50)
 		test.change(&after)
-		m.SetPolicy(after)
+		m.Apply(policy.SetPolicy(after))
 		for first := true; first || m.Staging(); first = false {
 			apply(t, &have, policy.TakeSome(m, 10))
 			p := have.Policies[key]
@@ -297,9 +297,9 @@ func TestStagedChange(t *testing.T) {
 			t.Errorf("%s: in the end (-want +have):\n%s", name, diff)
 		}
 		// A change taken back while it waits leaves nothing.
-		m.SetPolicy(wide("shop", "change", 70))
+		m.Apply(policy.SetPolicy(wide("shop", "change", 70)))
 		apply(t, &have, policy.TakeSome(m, 10))
-		m.DeletePolicy(key)
+		m.Apply(policy.DeletePolicy(key))
 		drained(t, m, &have)
 		if len(have.Policies)+len(have.Peers) > 0 {
 			t.Errorf("%s: left are %v", name, have.Peers)
@@ -311,18 +311,18 @@ func TestStagedChange(t *testing.T) {
 // they are looked for in another way, and come back.
 func TestStagedNamespaceLeaves(t *testing.T) {
 	m := crowd(2000)
-	m.SetNamespace(policy.Namespace{Name: "bank", Labels: map[string]string{"kind": "bank"}})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "bank", Labels: map[string]string{"kind": "bank"}}))
 	have := m.Intent()
 	selector := policy.Selector{Namespaces: "kind=bank"}
-	m.SetPolicy(policy.Policy{
+	m.Apply(policy.SetPolicy(policy.Policy{
 		Key: policy.Key{Namespace: "shop", Name: "of-namespace"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
 		Rules: [2][]policy.Rule{{{Peers: []policy.Selector{selector}, AnyPort: true}}},
-	})
+	}))
 	apply(t, &have, policy.TakeSome(m, 100))
 	if n := len(have.Peers[selector]); n == 0 || n == 1000 {
 		t.Fatalf("%d are handed out, want a part", n)
 	}
-	m.SetNamespace(policy.Namespace{Name: "bank"})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "bank"}))
 	if wrong := policy.Recount(m); wrong != nil {
 		t.Error(wrong)
 	}
@@ -330,9 +330,9 @@ func TestStagedNamespaceLeaves(t *testing.T) {
 	if n := len(have.Peers[selector]); n != 0 {
 		t.Errorf("%d are left", n)
 	}
-	m.SetNamespace(policy.Namespace{Name: "bank", Labels: map[string]string{"kind": "bank"}})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "bank", Labels: map[string]string{"kind": "bank"}}))
 	apply(t, &have, policy.TakeSome(m, 100))
-	m.SetPod(pod("bank", "new", 4000))
+	m.Apply(policy.SetPod(pod("bank", "new", 4000)))
 	drained(t, m, &have)
 	if n := len(have.Peers[selector]); n != 1001 {
 		t.Errorf("%d came back, want 1001", n)
@@ -346,10 +346,10 @@ func TestStagedNamespaceLeaves(t *testing.T) {
 // to ask each of thousands of selectors about each pod would take seconds.
 func TestFoundByLabel(t *testing.T) {
 	m := crowd(10)
-	m.SetPolicy(policy.Policy{
+	m.Apply(policy.SetPolicy(policy.Policy{
 		Key: policy.Key{Namespace: "shop", Name: "by-label"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
 		Rules: [2][]policy.Rule{{{Peers: []policy.Selector{{Pods: "pod=3"}}, AnyPort: true}}},
-	})
+	}))
 	if found := policy.PodsByLabel(m); len(found["pod=3"]) != 1 {
 		t.Errorf("found are %v, want one pod", found)
 	}
@@ -391,25 +391,25 @@ func TestUnited(t *testing.T) {
 			t.Errorf("%s: %d are meant, want %d", when, len(meant), want)
 		}
 	}
-	m.SetPod(labelled("key", "any", "x"))
-	m.SetPolicy(p)
+	m.Apply(policy.SetPod(labelled("key", "any", "x")))
+	m.Apply(policy.SetPolicy(p))
 	expect("at first", 31)
-	m.SetPod(labelled("key", "pod", "120"))
+	m.Apply(policy.SetPod(labelled("key", "pod", "120")))
 	expect("by another label", 31)
-	m.SetPod(labelled("key", "pod", "121"))
+	m.Apply(policy.SetPod(labelled("key", "pod", "121")))
 	expect("by none", 30)
-	m.SetPod(labelled("key", "any", ""))
+	m.Apply(policy.SetPod(labelled("key", "any", "")))
 	expect("by a key", 31)
 }
 
 // TestTakeReady: what has come in can be taken without more of what waits.
 func TestTakeReady(t *testing.T) {
 	m := crowd(3000)
-	m.SetPolicy(wide("bank", "one", 1))
+	m.Apply(policy.SetPolicy(wide("bank", "one", 1)))
 	have := m.Intent()
-	m.SetPolicy(wide("shop", "many", 10))
+	m.Apply(policy.SetPolicy(wide("shop", "many", 10)))
 	apply(t, &have, m.Take())
-	m.SetPod(pod("bank", "new", 4000))
+	m.Apply(policy.SetPod(pod("bank", "new", 4000)))
 	d := m.TakeReady()
 	if n := elements(d); n > 3 { // of each set that is there already
 		t.Errorf("%d elements", n)
@@ -440,7 +440,7 @@ func TestStageTurns(t *testing.T) {
 	} {
 		m := crowd(3000)
 		have := m.Intent()
-		m.SetPolicy(test.policy)
+		m.Apply(policy.SetPolicy(test.policy))
 		taken := 0
 		for ; m.StagingOf("bank", nil); taken++ {
 			if taken == 1000 {
@@ -448,7 +448,7 @@ func TestStageTurns(t *testing.T) {
 			}
 			p := wide("shop", fmt.Sprint("again-", taken), 1)
 			p.Name = "again"
-			m.SetPolicy(p)
+			m.Apply(policy.SetPolicy(p))
 			apply(t, &have, m.Take())
 		}
 		if taken > test.within {
@@ -464,11 +464,11 @@ func TestStageTurns(t *testing.T) {
 func TestStageIsNotStarved(t *testing.T) {
 	m := crowd(3000)
 	have := m.Intent()
-	m.SetPolicy(wide("shop", "first", 40))
+	m.Apply(policy.SetPolicy(wide("shop", "first", 40)))
 	for range 20 {
 		apply(t, &have, m.Take())
 	}
-	m.SetPolicy(wide("bank", "second", 40))
+	m.Apply(policy.SetPolicy(wide("bank", "second", 40)))
 	taken := 0
 	for ; m.StagingOf("shop", nil); taken++ {
 		apply(t, &have, m.Take())

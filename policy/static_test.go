@@ -34,7 +34,7 @@ func TestStaticPod(t *testing.T) {
 			ContainerID: "c1", IfName: "eth0", Pod: policy.Key{Namespace: "shop", Name: "web-node-1"}, UID: step.told,
 			IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7")},
 		}
-		m.SetAttachment(a)
+		m.Apply(policy.SetAttachment(a))
 		pod, live := policy.PodOf(&corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-node-1", UID: mirror, Annotations: step.annotations},
 			Spec:       corev1.PodSpec{NodeName: random.Node},
@@ -42,7 +42,7 @@ func TestStaticPod(t *testing.T) {
 		if !live {
 			t.Fatal("not live")
 		}
-		m.SetPod(pod)
+		m.Apply(policy.SetPod(pod))
 		uid, known := m.Attached(a)
 		if known != step.known || known && step.annotations != nil && uid != static {
 			t.Errorf("told %s, annotations %v: known %t, as %s", step.told, step.annotations, known, uid)

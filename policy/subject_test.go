@@ -41,13 +41,13 @@ func (r rulers) check(t *testing.T, have, want policy.Intent, d policy.Delta) {
 // town is a model of so many pods of this node in one namespace, each under so many policies.
 func town(pods, policies int) *policy.Model {
 	m := policy.NewModel("node")
-	m.SetNamespace(policy.Namespace{Name: "shop"})
-	m.SetNamespace(policy.Namespace{Name: "bank"})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "bank"}))
 	for i := range pods {
-		m.SetPod(citizen("shop", i))
+		m.Apply(policy.SetPod(citizen("shop", i)))
 	}
 	for i := range policies {
-		m.SetPolicy(wide("shop", fmt.Sprintf("policy-%d", i), 1))
+		m.Apply(policy.SetPolicy(wide("shop", fmt.Sprintf("policy-%d", i), 1)))
 	}
 	return m
 }
@@ -84,17 +84,17 @@ func under(in policy.Intent, key policy.Key, half int) (pods int) {
 func TestSubjectsInTurns(t *testing.T) {
 	last := policy.Key{Namespace: "shop", Name: "last"}
 	for name, change := range map[string]func(*policy.Model){
-		"comes": func(m *policy.Model) { m.SetPolicy(wide("shop", "last", 1)) },
-		"goes":  func(m *policy.Model) { m.DeletePolicy(policy.Key{Namespace: "shop", Name: "policy-7"}) },
+		"comes": func(m *policy.Model) { m.Apply(policy.SetPolicy(wide("shop", "last", 1))) },
+		"goes":  func(m *policy.Model) { m.Apply(policy.DeletePolicy(policy.Key{Namespace: "shop", Name: "policy-7"})) },
 		"selects none": func(m *policy.Model) {
 			p := wide("shop", "policy-7", 1)
 			p.Subject = &policy.Selector{Namespace: "shop", Pods: "no=pod"}
-			m.SetPolicy(p)
+			m.Apply(policy.SetPolicy(p))
 		},
 	} {
 		m := town(100, 17)
-		m.SetPod(citizen("bank", 200))
-		m.SetPolicy(wide("bank", "own", 1))
+		m.Apply(policy.SetPod(citizen("bank", 200)))
+		m.Apply(policy.SetPolicy(wide("bank", "own", 1)))
 		have := m.Intent()
 		change(m)
 		deltas := 0
@@ -102,9 +102,9 @@ func TestSubjectsInTurns(t *testing.T) {
 			// Bank's policy comes and goes, too.
 			own := policy.Key{Namespace: "bank", Name: "own"}
 			if deltas%2 == 0 {
-				m.DeletePolicy(own)
+				m.Apply(policy.DeletePolicy(own))
 			} else {
-				m.SetPolicy(wide("bank", "own", 1))
+				m.Apply(policy.SetPolicy(wide("bank", "own", 1)))
 			}
 			d := m.Take()
 			apply(t, &have, d)
@@ -136,10 +136,10 @@ func TestReselects(t *testing.T) {
 	key := policy.Key{Namespace: "shop", Name: "moves"}
 	before, after := wide("shop", "moves", 1), wide("shop", "moves", 2)
 	before.Subject, after.Subject = half(0), half(1)
-	m.SetPolicy(before)
+	m.Apply(policy.SetPolicy(before))
 	have := m.Intent()
-	m.SetPolicy(after)
-	m.SetPod(citizen("shop", 301))
+	m.Apply(policy.SetPolicy(after))
+	m.Apply(policy.SetPod(citizen("shop", 301)))
 	latecomer := policy.Key{Namespace: "shop", Name: "301"}
 	held := 0
 	for first := true; first || m.Staging(); first = false {

@@ -33,23 +33,23 @@ func TestUnread(t *testing.T) {
 	http := policy.NamedPort{Protocol: policy.TCP, Name: "http", Scope: policy.Cluster}
 	cluster := func() *policy.Model {
 		m := policy.NewModel(random.Node)
-		m.SetNamespace(policy.Namespace{Name: "shop", Labels: map[string]string{"team": "a"}})
-		m.SetPod(reader)
-		m.SetPolicy(policy.Policy{
+		m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop", Labels: map[string]string{"team": "a"}}))
+		m.Apply(policy.SetPod(reader))
+		m.Apply(policy.SetPolicy(policy.Policy{
 			Key: key("reads"), Subject: &policy.Selector{Namespace: "shop", Pods: "role=reader"}, Isolates: [2]bool{true, false},
 			Rules: [2][]policy.Rule{{{Peers: slices.Concat(unproven, proven), AnyPort: true}, {AnyPeer: true, NamedPorts: []policy.NamedPort{http}}}},
-		})
+		}))
 		return m
 	}
 	isolating := func(m *policy.Model) {
 		for _, subject := range []policy.Selector{{Namespace: "shop"}, one, {Namespace: "shop", Pods: "app!=web"}, {Namespace: "shop", Pods: "!app"}} {
-			m.SetPolicy(policy.Policy{Key: key("policy " + subject.Pods), Subject: &subject, Isolates: [2]bool{true, false}})
+			m.Apply(policy.SetPolicy(policy.Policy{Key: key("policy " + subject.Pods), Subject: &subject, Isolates: [2]bool{true, false}}))
 		}
 	}
 
 	m := cluster()
-	m.SetPod(here.Unkept())
-	m.SetPod(there.Unkept())
+	m.Apply(policy.SetPod(here.Unkept()))
+	m.Apply(policy.SetPod(there.Unkept()))
 	in := m.Intent()
 	for _, s := range unproven {
 		for _, p := range []*policy.Pod{here, there} {
@@ -94,12 +94,12 @@ func TestUnread(t *testing.T) {
 		isolating(fresh)
 		final := map[policy.Key]*policy.Pod{}
 		for _, p := range history {
-			stepwise.SetPod(p)
+			stepwise.Apply(policy.SetPod(p))
 			stepwise.Take()
 			final[p.Key] = p
 		}
 		for _, p := range final {
-			fresh.SetPod(p)
+			fresh.Apply(policy.SetPod(p))
 		}
 		if have, want := stepwise.Intent(), fresh.Intent(); !reflect.DeepEqual(have, want) {
 			t.Errorf("%s: %+v, want %+v", name, have, want)

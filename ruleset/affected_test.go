@@ -22,7 +22,7 @@ func TestAffected(t *testing.T) {
 		m := policy.NewModel(random.Node)
 		table := ruleset.Build(m.Intent(), o)
 		for done, event := range history {
-			event.Feed(m)
+			m.Apply(event.Change())
 			if r.Intn(3) == 0 {
 				continue // the next delta has both
 			}
@@ -77,15 +77,15 @@ func TestAffected(t *testing.T) {
 // TestAffectedByRules: a policy whose rules alone change is about the pods that it isolates.
 func TestAffectedByRules(t *testing.T) {
 	m := policy.NewModel("node")
-	m.SetNamespace(policy.Namespace{Name: "shop"})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
 	web, db := netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("10.244.1.8")
-	m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: []netip.Addr{web}, Labels: policy.LabelsOf(map[string]string{"app": "web"})})
-	m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "db"}, Node: "node", IPs: []netip.Addr{db}})
+	m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: []netip.Addr{web}, Labels: policy.LabelsOf(map[string]string{"app": "web"})}))
+	m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "db"}, Node: "node", IPs: []netip.Addr{db}}))
 	allow := func(port uint16) {
-		m.SetPolicy(policy.Policy{
+		m.Apply(policy.SetPolicy(policy.Policy{
 			Key: policy.Key{Namespace: "shop", Name: "web"}, Subject: &policy.Selector{Namespace: "shop", Pods: "app=web"}, Isolates: [2]bool{true, false},
 			Rules: [2][]policy.Rule{{{AnyPeer: true, Ports: []policy.PortRange{{Protocol: policy.TCP, First: port, Last: port}}}}},
-		})
+		}))
 	}
 	allow(80)
 	table := ruleset.Build(m.Intent(), ruleset.Options{})

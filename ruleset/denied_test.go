@@ -14,11 +14,11 @@ func TestDeniedAtASharedAddress(t *testing.T) {
 	m := policy.NewModel("node")
 	for addr, names := range map[string][]string{"10.244.1.7": {"web-0", "web-1"}, "fd00:244::7": {"db-0", "db-1"}, "10.244.1.8": {"alone-0"}} {
 		for _, name := range names {
-			m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr(addr)}})
+			m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr(addr)}}))
 		}
 	}
-	m.SetNamespace(policy.Namespace{Name: "shop"})
-	m.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: "deny"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true}})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
+	m.Apply(policy.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: "deny"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true}}))
 	table := ruleset.Build(m.Intent(), ruleset.Options{})
 	for addr, want := range map[string]string{
 		"10.244.1.7": "egress of shop/web-0, by shop/deny", "fd00:244::7": "egress of shop/db-0, by shop/deny", "10.244.1.8": "egress of shop/alone-0, by shop/deny",

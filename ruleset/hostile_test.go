@@ -57,7 +57,7 @@ func expectTable(t *testing.T, tape, encoded []byte, options uint8) {
 	for done := 0; done < len(history); {
 		next := min(len(history), done+1+int(options>>4))
 		for _, event := range history[done:next] {
-			event.Feed(m)
+			m.Apply(event.Change())
 		}
 		done = next
 		for first := true; first || m.Staging(); first = false {

@@ -23,7 +23,7 @@ func TestPlans(t *testing.T) {
 	m := policy.NewModel("node-1")
 	feed := func(objects ...random.Event) {
 		for _, event := range objects {
-			event.Feed(m)
+			m.Apply(event.Change())
 		}
 	}
 	pods := map[string]*corev1.Pod{}
@@ -87,7 +87,7 @@ func TestPlans(t *testing.T) {
 			"delete set block-4-q4qrritczm55lqkz", "delete set ports-o3c6phydhxj3kevv", "delete set ports-cakrq5tgvf5vvczr",
 		}},
 	} {
-		step.event.Feed(m)
+		m.Apply(step.event.Change())
 		plan := table.Update(m.Take())
 		var have []string
 		for _, line := range strings.Split(strings.TrimSpace(strings.ReplaceAll(plan.Text(), "inet podfence ", "")), "\n") {

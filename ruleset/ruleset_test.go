@@ -43,7 +43,7 @@ func TestUpdateEqualsBuild(t *testing.T) {
 		for done := 0; done < len(history); {
 			next := min(len(history), done+1+r.Intn(6))
 			for _, event := range history[done:next] {
-				event.Feed(m)
+				m.Apply(event.Change())
 			}
 			done = next
 			for first := true; first || m.Staging(); first = false {
@@ -72,14 +72,14 @@ func TestUpdateNothing(t *testing.T) {
 	m := policy.NewModel(random.Node)
 	history := random.History(r, 300)
 	for _, event := range history {
-		event.Feed(m)
+		m.Apply(event.Change())
 	}
 	table := ruleset.Build(m.Intent(), ruleset.Options{})
 	if plan := table.Update(m.Take()); !plan.Empty() {
 		t.Errorf("no change takes\n%s", plan.Text())
 	}
 	for _, event := range random.Final(history) {
-		event.Feed(m)
+		m.Apply(event.Change())
 	}
 	if plan := table.Update(m.Take()); !plan.Empty() {
 		t.Errorf("the same again takes\n%s", plan.Text())

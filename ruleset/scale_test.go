@@ -51,14 +51,14 @@ func objectsOf(s scale.Size) (o objects) {
 func load(o objects) *policy.Model {
 	m := policy.NewModel(scale.Node)
 	for _, n := range o.nodes {
-		m.SetNode(policy.NodeOf(n))
+		m.Apply(policy.SetNode(policy.NodeOf(n)))
 	}
 	for _, n := range o.namespaces {
-		m.SetNamespace(policy.NamespaceOf(n))
+		m.Apply(policy.SetNamespace(policy.NamespaceOf(n)))
 	}
 	for _, p := range o.policies {
 		parsed, _ := policy.Parse(p)
-		m.SetPolicy(parsed)
+		m.Apply(policy.SetPolicy(parsed))
 	}
 	for _, p := range o.pods {
 		setPod(m, p)
@@ -68,7 +68,7 @@ func load(o objects) *policy.Model {
 
 func setPod(m *policy.Model, object *corev1.Pod) {
 	if pod, ok := policy.PodOf(object); ok {
-		m.SetPod(pod)
+		m.Apply(policy.SetPod(pod))
 	}
 }
 
@@ -155,10 +155,10 @@ func BenchmarkChange(b *testing.B) {
 		relabelled.Labels["app"] = "app-5"
 		key := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 		run("pod-relabelled", func() { setPod(m, relabelled) }, func() { setPod(m, pod) })
-		run("pod-deleted", func() { m.DeletePod(key) }, func() { setPod(m, pod) })
-		m.DeletePod(key)
+		run("pod-deleted", func() { m.Apply(policy.DeletePod(key)) }, func() { setPod(m, pod) })
+		m.Apply(policy.DeletePod(key))
 		settle()
-		run("pod-created", func() { setPod(m, pod) }, func() { m.DeletePod(key) })
+		run("pod-created", func() { setPod(m, pod) }, func() { m.Apply(policy.DeletePod(key)) })
 		setPod(m, pod)
 		settle()
 
@@ -168,9 +168,9 @@ func BenchmarkChange(b *testing.B) {
 				if len(problems) > 0 {
 					b.Fatal(problems)
 				}
-				m.SetPolicy(parsed)
+				m.Apply(policy.SetPolicy(parsed))
 			}
-			remove := func() { m.DeletePolicy(types.NamespacedName{Namespace: np.Namespace, Name: np.Name}) }
+			remove := func() { m.Apply(policy.DeletePolicy(types.NamespacedName{Namespace: np.Namespace, Name: np.Name})) }
 			run(np.Name+"-created", set, remove)
 			set()
 			settle()
@@ -237,11 +237,11 @@ func TestChangesAffectTheSame(t *testing.T) {
 			}
 		}
 		pod := podOf(all, affected, "pod-13")
-		count("pod deleted", func() { m.DeletePod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}) })
+		count("pod deleted", func() { m.Apply(policy.DeletePod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})) })
 		count("pod created", func() { setPod(m, pod) })
 		for _, np := range changedPolicies(s)[:1] {
 			parsed, _ := policy.Parse(np)
-			count("policy created", func() { m.SetPolicy(parsed) })
+			count("policy created", func() { m.Apply(policy.SetPolicy(parsed)) })
 		}
 		if want == nil {
 			want = have

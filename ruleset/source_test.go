@@ -14,7 +14,7 @@ import (
 func TestSourceCheck(t *testing.T) {
 	m := policy.NewModel("node-1")
 	for _, n := range []struct{ name, pods, addr string }{{"node-1", "10.244.1.0/24", "192.0.2.1"}, {"node-2", "fd00:10:244:2::/64", "2001:db8::2"}} {
-		m.SetNode(policy.Node{Name: n.name, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(n.pods)}, Addrs: []netip.Addr{netip.MustParseAddr(n.addr)}})
+		m.Apply(policy.SetNode(policy.Node{Name: n.name, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(n.pods)}, Addrs: []netip.Addr{netip.MustParseAddr(n.addr)}}))
 	}
 	table := ruleset.Build(m.Intent(), ruleset.Options{SourceCheck: true, Bridge: "podfence0"})
 	check := func(src, by string, elsewhere bool, want ruleset.Action) {
@@ -35,13 +35,13 @@ func TestSourceCheck(t *testing.T) {
 		check(other, "eth0", true, ruleset.Accept)
 	}
 	// A node that joins brings its range, one that leaves takes it along.
-	m.SetNode(policy.Node{Name: "node-3", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}})
-	m.DeleteNode("node-2")
+	m.Apply(policy.SetNode(policy.Node{Name: "node-3", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}}))
+	m.Apply(policy.DeleteNode("node-2"))
 	table.Update(m.Take())
 	check("10.244.3.7", "eth0", true, ruleset.Drop)
 	check("fd00:10:244:2::7", "eth0", true, ruleset.Accept)
 	// A node's own address in a range stays the node's.
-	m.SetNode(policy.Node{Name: "node-4", Addrs: []netip.Addr{netip.MustParseAddr("10.244.3.9")}})
+	m.Apply(policy.SetNode(policy.Node{Name: "node-4", Addrs: []netip.Addr{netip.MustParseAddr("10.244.3.9")}}))
 	table.Update(m.Take())
 	check("10.244.3.9", "eth0", true, ruleset.Accept)
 	check("10.244.3.10", "eth0", true, ruleset.Drop)
@@ -51,9 +51,9 @@ func TestSourceCheck(t *testing.T) {
 func TestTunnelTrace(t *testing.T) {
 	m := policy.NewModel("node-1")
 	for name, addr := range map[string]string{"node-1": "192.0.2.1", "node-2": "192.0.2.2"} {
-		m.SetNode(policy.Node{Name: name, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244." + addr[len(addr)-1:] + ".0/24")}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}})
+		m.Apply(policy.SetNode(policy.Node{Name: name, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244." + addr[len(addr)-1:] + ".0/24")}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}))
 	}
-	m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node-1", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7")}})
+	m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node-1", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7")}}))
 	table := ruleset.Build(m.Intent(), ruleset.Options{Masquerade: true, TunnelPort: 8472})
 	for _, c := range []struct {
 		hook     ruleset.HookPoint

@@ -31,12 +31,12 @@ func bounded(t testing.TB, limit uint32) (node *lab.Node, pods map[string]*lab.H
 	t.Cleanup(func() { l.Close() })
 	node = check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")))(t)
 	m := policy.NewModel("node")
-	m.SetNamespace(policy.Namespace{Name: "shop"})
+	m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
 	pods = map[string]*lab.Host{}
 	for i, name := range []string{"client", "server", "other"} {
 		ips := []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(2 + i)}), netip.MustParseAddr(fmt.Sprintf("fd00::%d", 2+i))}
 		pods[name] = check.Value(node.AddPod(name, lab.PodOptions{IPs: ips}))(t)
-		m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, Node: "node", IPs: ips})
+		m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, Node: "node", IPs: ips}))
 	}
 	conn = check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS(), MaxConnections: true}))(t)
 	t.Cleanup(func() { conn.Close() })

@@ -238,7 +238,7 @@ func randomFaults(t *testing.T, seed int64, reference *Conn, counts map[string]i
 	for len(history) > 0 {
 		n := min(len(history), 1+r.Intn(6))
 		for _, event := range history[:n] {
-			event.Feed(m)
+			m.Apply(event.Change())
 		}
 		history = history[n:]
 		faults = len(history) > 0

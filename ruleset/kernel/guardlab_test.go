@@ -265,10 +265,10 @@ func neighbour(link netlink.Link, addr netip.Addr, mac [6]byte) error {
 func (l *guardLab) guard() {
 	l.t.Helper()
 	m := policy.NewModel("node-1")
-	m.SetNode(policy.Node{Name: "node-1", PodCIDRs: prefixList("10.244.1.0/24", "fd00:10:244:1::/64"), Addrs: parseAddrs([]string{"192.0.2.1", "2001:db8::1"})})
-	m.SetNode(policy.Node{Name: "node-2", PodCIDRs: prefixList("10.244.2.0/24"), Addrs: parseAddrs([]string{"192.0.2.2", "2001:db8::2"})})
+	m.Apply(policy.SetNode(policy.Node{Name: "node-1", PodCIDRs: prefixList("10.244.1.0/24", "fd00:10:244:1::/64"), Addrs: parseAddrs([]string{"192.0.2.1", "2001:db8::1"})}))
+	m.Apply(policy.SetNode(policy.Node{Name: "node-2", PodCIDRs: prefixList("10.244.2.0/24"), Addrs: parseAddrs([]string{"192.0.2.2", "2001:db8::2"})}))
 	for _, pod := range []*guardPod{l.a, l.b} {
-		m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: pod.HostInterface}, Node: "node-1", IPs: pod.IPs})
+		m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: pod.HostInterface}, Node: "node-1", IPs: pod.IPs}))
 	}
 	c := l.node.open()
 	for _, table := range []*ruleset.Table{

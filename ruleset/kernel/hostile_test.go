@@ -33,7 +33,7 @@ func expectHeld(t *testing.T, seed int64) {
 	}
 	history := random.Hostile(random.Tape(seed), nil)
 	for i, event := range history {
-		event.Feed(m)
+		m.Apply(event.Change())
 		if i%3 == 2 || i == len(history)-1 {
 			plan := table.Update(m.Take())
 			if err := c.Apply(plan); err != nil {

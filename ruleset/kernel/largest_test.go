@@ -122,7 +122,7 @@ func largestCluster() *policy.Model {
 	m := policy.NewModel("here")
 	m.SetBudget(100 * policy.DefaultBudget)
 	for i := range namespaces {
-		m.SetNamespace(policy.Namespace{Name: fmt.Sprint("ns-", i), Labels: map[string]string{"team": fmt.Sprint(i % 10)}})
+		m.Apply(policy.SetNamespace(policy.Namespace{Name: fmt.Sprint("ns-", i), Labels: map[string]string{"team": fmt.Sprint(i % 10)}}))
 	}
 	for i := range pods {
 		// Each namespace has two of the node's pods, or three.
@@ -132,15 +132,15 @@ func largestCluster() *policy.Model {
 		}
 		v4, v6 := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), netip.MustParseAddr("fd00::").As16()
 		v6[13], v6[14], v6[15] = byte(i>>16), byte(i>>8), byte(i)
-		m.SetPod(&policy.Pod{
+		m.Apply(policy.SetPod(&policy.Pod{
 			Key: policy.Key{Namespace: fmt.Sprint("ns-", i%namespaces), Name: fmt.Sprint("pod-", i)}, Node: node,
 			Labels: policy.LabelsOf(map[string]string{"app": fmt.Sprint(i / namespaces % 10), "tier": fmt.Sprint(i / namespaces % 3)}),
 			IPs:    []netip.Addr{v4, netip.AddrFrom16(v6)},
 			Ports:  []policy.ContainerPort{{Name: "http", Protocol: policy.TCP, Number: uint16(8000 + i%10)}},
-		})
+		}))
 	}
 	for i := range policies {
-		m.SetPolicy(largestPolicy(i%namespaces, i/namespaces))
+		m.Apply(policy.SetPolicy(largestPolicy(i%namespaces, i/namespaces)))
 	}
 	return m
 }

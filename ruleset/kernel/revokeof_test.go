@@ -100,9 +100,9 @@ func BenchmarkRevoke(b *testing.B) {
 			b.Fatal(err)
 		}
 		m := policy.NewModel("node")
-		m.SetNamespace(policy.Namespace{Name: "shop"})
+		m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
 		addrs := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}
-		m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: addrs})
+		m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: addrs}))
 		table := ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1})
 		judge := func(hook ruleset.HookPoint, p policy.Packet) bool {
 			return table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept

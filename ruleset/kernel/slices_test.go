@@ -26,23 +26,23 @@ func (n *namespace) narrow(g *WithT) *kernel.Conn {
 // policies as given, each with a set of its own, and a pod that they isolate.
 func large(policies int) ruleset.Plan {
 	in := policy.NewModel("here")
-	in.SetNamespace(policy.Namespace{Name: "shop"})
+	in.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
 	for i := range 3 {
-		in.SetPod(&policy.Pod{
+		in.Apply(policy.SetPod(&policy.Pod{
 			Key:    policy.Key{Namespace: "shop", Name: fmt.Sprint("pod-", i)},
 			Node:   []string{"here", "there"}[min(i, 1)],
 			Labels: policy.LabelsOf(map[string]string{"app": "web"}),
 			IPs:    []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})},
-		})
+		}))
 	}
 	for i := range policies {
-		in.SetPolicy(policy.Policy{
+		in.Apply(policy.SetPolicy(policy.Policy{
 			Key: policy.Key{Namespace: "shop", Name: fmt.Sprint("policy-", i)}, Subject: &policy.Selector{Namespace: "shop"},
 			Isolates: [2]bool{true, false},
 			Rules: [2][]policy.Rule{{{
 				Peers: []policy.Selector{{Namespace: "shop", Pods: fmt.Sprintf("app=web,none!=%d", i)}}, AnyPort: true,
 			}}},
-		})
+		}))
 	}
 	return ruleset.Build(in.Intent(), ruleset.Options{}).Replacement()
 }

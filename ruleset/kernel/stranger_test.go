@@ -24,23 +24,23 @@ func BenchmarkStranger(b *testing.B) {
 			c := newNamespace(b).open()
 			m := policy.NewModel("node")
 			pod := func(namespace string, i int, app string) {
-				m.SetPod(&policy.Pod{
+				m.Apply(policy.SetPod(&policy.Pod{
 					Key: policy.Key{Namespace: namespace, Name: fmt.Sprint(i)}, Node: []string{"node", "other"}[min(i, 1)],
 					Labels: policy.LabelsOf(map[string]string{"app": app}),
 					IPs:    []netip.Addr{netip.AddrFrom4([4]byte{10, namespace[0], byte(i >> 8), byte(i)})},
-				})
+				}))
 			}
 			for _, namespace := range []string{"bank", "shop"} {
-				m.SetNamespace(policy.Namespace{Name: namespace})
+				m.Apply(policy.SetNamespace(policy.Namespace{Name: namespace}))
 				for i := range 2500 {
 					pod(namespace, i, "web")
 				}
 			}
 			set := func(namespace, name string, peers []policy.Selector) {
-				m.SetPolicy(policy.Policy{
+				m.Apply(policy.SetPolicy(policy.Policy{
 					Key: policy.Key{Namespace: namespace, Name: name}, Subject: &policy.Selector{Namespace: namespace},
 					Isolates: [2]bool{true, false}, Rules: [2][]policy.Rule{{{Peers: peers, AnyPort: true}}},
-				})
+				}))
 			}
 			set("bank", "steady", []policy.Selector{{Namespace: "bank", Pods: "app=db"}})
 			table := ruleset.Build(m.Intent(), ruleset.Options{})

@@ -242,14 +242,14 @@ func (c *Cluster) Table() *ruleset.Table { return c.table }
 func (c *Cluster) feed(s policy.Snapshot) {
 	// In between the node may have had ranges that it has not any more, and an agent would know.
 	if !slices.Equal(c.snapshot.LastPodCIDRs, s.LastPodCIDRs) {
-		c.model.SetNode(policy.Node{Name: random.Node, PodCIDRs: s.LastPodCIDRs})
+		c.model.Apply(policy.SetNode(policy.Node{Name: random.Node, PodCIDRs: s.LastPodCIDRs}))
 		c.snapshot.Nodes = slices.DeleteFunc(slices.Clone(c.snapshot.Nodes), func(n *corev1.Node) bool { return n.Name == random.Node })
 		if !slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == random.Node }) {
-			c.model.DeleteNode(random.Node)
+			c.model.Apply(policy.DeleteNode(random.Node))
 		}
 	}
 	for _, event := range difference(c.snapshot, s) {
-		event.Feed(c.model)
+		c.model.Apply(event.Change())
 	}
 	c.snapshot = s
 }

@@ -33,17 +33,17 @@ func BenchmarkFirstCommit(b *testing.B) {
 		began := time.Now()
 		m := policy.NewModel(scale.Node)
 		for _, node := range size.Nodes() {
-			m.SetNode(policy.NodeOf(node))
+			m.Apply(policy.SetNode(policy.NodeOf(node)))
 		}
 		for n := range size.Namespaces {
-			m.SetNamespace(policy.NamespaceOf(scale.Namespace(n)))
+			m.Apply(policy.SetNamespace(policy.NamespaceOf(scale.Namespace(n))))
 		}
 		for _, pod := range pods {
-			m.SetPod(pod)
+			m.Apply(policy.SetPod(pod))
 		}
 		for n := range size.Policies {
 			parsed, _ := policy.Parse(size.Policy(n))
-			m.SetPolicy(parsed)
+			m.Apply(policy.SetPolicy(parsed))
 		}
 		table := ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1 << 29})
 		must(b, conn.Apply(table.Replacement()))

@@ -172,17 +172,17 @@ func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPoli
 	b.Helper()
 	m := policy.NewModel(scale.Node)
 	for _, node := range size.Nodes() {
-		m.SetNode(policy.NodeOf(node))
+		m.Apply(policy.SetNode(policy.NodeOf(node)))
 	}
 	for n := range size.Namespaces {
-		m.SetNamespace(policy.NamespaceOf(scale.Namespace(n)))
+		m.Apply(policy.SetNamespace(policy.NamespaceOf(scale.Namespace(n))))
 	}
 	for _, np := range policies {
 		parsed, problems := policy.Parse(np)
 		if len(problems) > 0 {
 			b.Fatal(problems)
 		}
-		m.SetPolicy(parsed)
+		m.Apply(policy.SetPolicy(parsed))
 	}
 	pods := []*corev1.Pod{measuredPod("client", "app-7", clientAddr), measuredPod("server", "app-5", serverAddr)}
 	for n := range size.Pods {
@@ -193,7 +193,7 @@ func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPoli
 		if !ok {
 			b.Fatalf("pod %s/%s is not on the pod network", object.Namespace, object.Name)
 		}
-		m.SetPod(pod)
+		m.Apply(policy.SetPod(pod))
 	}
 	o := ruleset.Options{RevokedMark: 1 << 29}
 	for _, set := range options {

@@ -88,13 +88,14 @@ func TestNetlink(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	agent.Enforcer.Feed(func(m *policy.Model) {
-		m.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}})
-		for name, host := range hosts {
-			m.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, Node: "node", Labels: policy.LabelsOf(map[string]string{"app": name}), IPs: host.IPs})
-		}
-		m.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: "shut"}, Subject: &policy.Selector{Namespace: "shop", Pods: "app=shut"}, Isolates: [2]bool{true}})
-	})
+	changes := []policy.Change{
+		policy.SetNode(policy.Node{Name: "node", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}),
+		policy.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "shop", Name: "shut"}, Subject: &policy.Selector{Namespace: "shop", Pods: "app=shut"}, Isolates: [2]bool{true}}),
+	}
+	for name, host := range hosts {
+		changes = append(changes, policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, Node: "node", Labels: policy.LabelsOf(map[string]string{"app": name}), IPs: host.IPs}))
+	}
+	agent.Enforcer.Feed(changes...)
 	settle := func() {
 		t.Helper()
 		limited, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -140,16 +141,14 @@ func TestNetlink(t *testing.T) {
 	for i := range times(100) * len(badly) {
 		k.next.Store(&badly[i%len(badly)])
 		began := time.Now()
-		agent.Enforcer.Feed(func(m *policy.Model) {
-			key := policy.Key{Namespace: "shop", Name: fmt.Sprintf("change-%d", i/2)}
-			if i%2 == 1 {
-				m.DeletePolicy(key)
-				return
-			}
-			m.SetPolicy(policy.Policy{Key: key, Subject: &policy.Selector{Namespace: "shop", Pods: "app=open"}, Isolates: [2]bool{true}, Rules: [2][]policy.Rule{{
+		key := policy.Key{Namespace: "shop", Name: fmt.Sprintf("change-%d", i/2)}
+		change := policy.DeletePolicy(key)
+		if i%2 == 0 {
+			change = policy.SetPolicy(policy.Policy{Key: key, Subject: &policy.Selector{Namespace: "shop", Pods: "app=open"}, Isolates: [2]bool{true}, Rules: [2][]policy.Rule{{
 				{Peers: []policy.Selector{{Namespace: "shop", Pods: "app=caller"}}, Ports: []policy.PortRange{{Protocol: policy.TCP, First: port, Last: uint16(port + i)}}},
 			}}})
-		})
+		}
+		agent.Enforcer.Feed(change)
 		settle()
 		o.times++
 		o.repair = max(o.repair, time.Since(began))

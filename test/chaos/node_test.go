@@ -115,11 +115,7 @@ func newFedNode(t *testing.T) *fedNode {
 
 // feed tells the agent of changes, all at once.
 func (n *fedNode) feed(events ...random.Event) {
-	n.agent.Enforcer.Feed(func(m *policy.Model) {
-		for _, e := range events {
-			e.Feed(m)
-		}
-	})
+	n.agent.Enforcer.Feed(random.Changes(events)...)
 }
 
 // sync waits until all that was fed is in the kernel.

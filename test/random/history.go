@@ -23,44 +23,25 @@ type Event struct {
 	Delete     bool
 }
 
-// Feed tells a model of the event, as the controllers do.
-func (e Event) Feed(m *policy.Model) {
-	if a := e.Attachment; a != nil {
-		if e.Delete {
-			m.DeleteAttachment(a.ContainerID, a.IfName)
-		} else {
-			m.SetAttachment(*a)
-		}
-		return
+// Change is what a model is told of the event, as the controllers do.
+func (e Event) Change() policy.Change {
+	switch a := e.Attachment; {
+	case a != nil && e.Delete:
+		return policy.DeleteAttachment(a.ContainerID, a.IfName)
+	case a != nil:
+		return policy.SetAttachment(*a)
+	case e.Delete:
+		return policy.Gone(e.Object)
 	}
-	key := client.ObjectKeyFromObject(e.Object)
-	switch o := e.Object.(type) {
-	case *corev1.Pod:
-		if pod, live := policy.PodOf(o); live && !e.Delete {
-			m.SetPod(pod)
-		} else {
-			m.DeletePod(key)
-		}
-	case *corev1.Namespace:
-		if e.Delete {
-			m.DeleteNamespace(o.Name)
-		} else {
-			m.SetNamespace(policy.NamespaceOf(o))
-		}
-	case *corev1.Node:
-		if e.Delete {
-			m.DeleteNode(o.Name)
-		} else {
-			m.SetNode(policy.NodeOf(o))
-		}
-	case *networkingv1.NetworkPolicy:
-		if e.Delete {
-			m.DeletePolicy(key)
-		} else {
-			parsed, _ := policy.Parse(o)
-			m.SetPolicy(parsed)
-		}
+	return policy.ChangeOf(e.Object)
+}
+
+// Changes are those of events.
+func Changes(events []Event) (changes []policy.Change) {
+	for _, e := range events {
+		changes = append(changes, e.Change())
 	}
+	return changes
 }
 
 // identity is what makes two objects the same one.

@@ -30,11 +30,9 @@ func (a *paper) start(listed []random.Event) error {
 	a.model = policy.NewModel(random.Node)
 	a.model.RememberPodCIDRs(rangesOf(a.held))
 	for _, attachment := range a.kept {
-		a.model.SetAttachment(attachment)
+		a.model.Apply(policy.SetAttachment(attachment))
 	}
-	for _, event := range listed {
-		event.Feed(a.model)
-	}
+	a.model.Apply(random.Changes(listed)...)
 	a.held = ruleset.Build(a.model.Intent(), a.options)
 	return nil
 }
@@ -67,15 +65,15 @@ func (a *paper) wipe() error {
 }
 
 // feed changes the model, and commits.
-func (a *paper) feed(change func(*policy.Model)) error {
-	change(a.model)
+func (a *paper) feed(change policy.Change) error {
+	a.model.Apply(change)
 	for first := true; first || a.model.Staging(); first = false {
 		a.held.Update(a.model.Take())
 	}
 	return nil
 }
 
-func (a *paper) tell(e random.Event) error { return a.feed(e.Feed) }
+func (a *paper) tell(e random.Event) error { return a.feed(e.Change()) }
 
 func (a *paper) add(x *iface) error { return a.keep(x.attachment()) }
 
@@ -90,12 +88,12 @@ func (a *paper) keep(attachment policy.Attachment) error {
 		}
 	}
 	a.kept[at] = attachment
-	return a.feed(func(m *policy.Model) { m.SetAttachment(attachment) })
+	return a.feed(policy.SetAttachment(attachment))
 }
 
 func (a *paper) forget(at handshake.Attachment) error {
 	delete(a.kept, at)
-	return a.feed(func(m *policy.Model) { m.DeleteAttachment(at.ContainerID, at.IfName) })
+	return a.feed(policy.DeleteAttachment(at.ContainerID, at.IfName))
 }
 
 func (a *paper) answered(x *iface, _ bool) (bool, error) {

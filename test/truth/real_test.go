@@ -117,11 +117,7 @@ func (a *real) start(listed []random.Event) (err error) {
 		return err
 	}
 	// As firstLoad does it, before the first commit.
-	a.agent.Enforcer.Feed(func(m *policy.Model) {
-		for _, event := range listed {
-			event.Feed(m)
-		}
-	})
+	a.agent.Enforcer.Feed(random.Changes(listed)...)
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel, a.stopped = cancel, make(chan error, 1)
 	go func() { a.stopped <- a.agent.Start(ctx) }()
@@ -165,7 +161,7 @@ func (a *real) close() error {
 }
 
 func (a *real) tell(e random.Event) error {
-	a.agent.Enforcer.Feed(e.Feed)
+	a.agent.Enforcer.Feed(e.Change())
 	return a.sync()
 }
 
@@ -204,11 +200,8 @@ func (a *real) add(x *iface) (err error) {
 }
 
 // knows reports whether the agent knows of an attachment.
-func (a *real) knows(x *iface) (is bool) {
-	a.agent.Enforcer.Feed(func(m *policy.Model) {
-		is = slices.ContainsFunc(m.Attachments(), func(b policy.Attachment) bool { return b.ContainerID == x.container && b.IfName == x.name })
-	})
-	return is
+func (a *real) knows(x *iface) bool {
+	return slices.ContainsFunc(a.agent.Enforcer.Attachments(), func(b policy.Attachment) bool { return b.ContainerID == x.container && b.IfName == x.name })
 }
 
 func (a *real) answered(x *iface, expected bool) (bool, error) {

@@ -1,0 +1,164 @@
+package policy
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Change is one change of what the Model knows: an object has come or is another one, or it is
+// gone. It is a value. The watches, the first load, a folder of manifests, the CNI plugin's word
+// and the tests make the same ones, and Model.Apply is the only way into the model.
+type Change interface {
+	fmt.Stringer
+	apply(*Model)
+}
+
+// Apply takes changes in, one after another. Of two of the same object the later one counts.
+func (m *Model) Apply(changes ...Change) {
+	for _, c := range changes {
+		c.apply(m)
+	}
+}
+
+// ChangeOf is a Pod, Namespace, Node or NetworkPolicy of the API as it is now.
+func ChangeOf(object metav1.Object) Change {
+	switch o := object.(type) {
+	case *corev1.Pod:
+		if pod, seen := PodOf(o); seen {
+			return SetPod(pod)
+		}
+		return Gone(o)
+	case *corev1.Namespace:
+		return SetNamespace(NamespaceOf(o))
+	case *corev1.Node:
+		return SetNode(NodeOf(o))
+	case *networkingv1.NetworkPolicy:
+		parsed, _ := Parse(o)
+		return SetPolicy(parsed)
+	}
+	panic(fmt.Sprintf("policy knows of no %T", object))
+}
+
+// Gone is a Pod, Namespace, Node or NetworkPolicy of the API that is gone.
+func Gone(object metav1.Object) Change {
+	key := Key{Namespace: object.GetNamespace(), Name: object.GetName()}
+	switch object.(type) {
+	case *corev1.Pod:
+		return DeletePod(key)
+	case *corev1.Namespace:
+		return DeleteNamespace(key.Name)
+	case *corev1.Node:
+		return DeleteNode(key.Name)
+	case *networkingv1.NetworkPolicy:
+		return DeletePolicy(key)
+	}
+	panic(fmt.Sprintf("policy knows of no %T", object))
+}
+
+// SetPod is a pod as it is now.
+func SetPod(pod *Pod) Change { return podChange{pod.Key, pod} }
+
+// DeletePod is a pod that is gone, or that policy does not see any more.
+func DeletePod(key Key) Change { return podChange{key: key} }
+
+// SetNamespace is a namespace as it is now.
+func SetNamespace(ns Namespace) Change { return namespaceChange{ns.Name, &ns} }
+
+// DeleteNamespace is a namespace that is gone. Its pods and policies, where they are still
+// there, stay until they are gone themselves; no namespaceSelector means them any more.
+func DeleteNamespace(name string) Change { return namespaceChange{name: name} }
+
+// SetNode is a node as it is now.
+func SetNode(node Node) Change { return nodeChange{node.Name, &node} }
+
+// DeleteNode is a node that is gone.
+func DeleteNode(name string) Change { return nodeChange{name: name} }
+
+// SetPolicy is a policy as it is now. One that is closed stays so if it is the same.
+func SetPolicy(p Policy) Change { return policyChange{p.Key, &p} }
+
+// DeletePolicy is a policy that is gone.
+func DeletePolicy(key Key) Change { return policyChange{key: key} }
+
+// SetAttachment is what the CNI plugin has made. From now on its addresses are its pod's and no
+// other's, whatever the API shows.
+func SetAttachment(a Attachment) Change { return attachmentChange{a.key(), &a} }
+
+// DeleteAttachment is what the CNI plugin has removed.
+func DeleteAttachment(containerID, ifName string) Change {
+	return attachmentChange{at: attachmentKey{containerID, ifName}}
+}
+
+// In each, nil says that it is gone.
+type (
+	podChange struct {
+		key Key
+		pod *Pod
+	}
+	namespaceChange struct {
+		name      string
+		namespace *Namespace
+	}
+	nodeChange struct {
+		name string
+		node *Node
+	}
+	policyChange struct {
+		key    Key
+		policy *Policy
+	}
+	attachmentChange struct {
+		at         attachmentKey
+		attachment *Attachment
+	}
+)
+
+func (c podChange) apply(m *Model) {
+	if c.pod == nil {
+		m.deletePod(c.key)
+	} else {
+		m.setPod(c.pod)
+	}
+}
+
+func (c namespaceChange) apply(m *Model) { m.namespaceChanged(c.name, c.namespace) }
+
+func (c nodeChange) apply(m *Model) {
+	if c.node == nil {
+		m.deleteNode(c.name)
+	} else {
+		m.setNode(*c.node)
+	}
+}
+
+func (c policyChange) apply(m *Model) {
+	if c.policy == nil {
+		m.deletePolicy(c.key)
+	} else {
+		m.setPolicy(*c.policy)
+	}
+}
+
+func (c attachmentChange) apply(m *Model) {
+	if c.attachment == nil {
+		m.deleteAttachment(c.at)
+	} else {
+		m.setAttachment(*c.attachment)
+	}
+}
+
+func (c podChange) String() string        { return what("pod", c.key, c.pod == nil) }
+func (c namespaceChange) String() string  { return what("namespace", c.name, c.namespace == nil) }
+func (c nodeChange) String() string       { return what("node", c.name, c.node == nil) }
+func (c policyChange) String() string     { return what("policy", c.key, c.policy == nil) }
+func (c attachmentChange) String() string { return what("attachment", c.at, c.attachment == nil) }
+
+func what(kind string, of any, gone bool) string {
+	if gone {
+		return fmt.Sprintf("%s %v is gone", kind, of)
+	}
+	return fmt.Sprintf("%s %v", kind, of)
+}
