@@ -4,13 +4,15 @@
 // clock, no logger and no netlink, so all of it can be tested by tables.
 //
 //	Parse      one NetworkPolicy, read once: selectors, ranges, ports
-//	Model      the cluster, kept up to date by one call per changed object;
-//	           Take hands out what has changed for one node's pods
+//	Change     an object of the API or an attachment as it is now, or its end;
+//	           a value, and the only way into the model (change.go)
+//	Model      the cluster, kept up to date by changes; Take hands out what has
+//	           changed for one node's pods
 //	Compile    the same from scratch: slow, obvious, the Model's specification
 //	Judge      the verdict on one packet straight from the API objects, with
-//	           the policy and rule that gave it; shares no more with the two
-//	           above than how an object's identity and addresses are read, so
-//	           that each can be tested against the other
+//	           the policy and rule that gave it; reads them by itself, and shares
+//	           nothing that decides with the two above, so that each can be tested
+//	           against the other
 //
 // Words: a subject is a pod that a policy selects, a peer what its rules name.
 // A subject is isolated for a direction when some policy selects it and lists
