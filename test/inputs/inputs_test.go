@@ -12,7 +12,7 @@ import (
 func TestOpened(t *testing.T) {
 	const here = "PODFENCE_TEST_OPENS"
 	if os.Getenv(here) != "" {
-		if err := Packages("github.com/podfence/podfence"); err != nil {
+		if err := Packages("github.com/podfence/podfence", "github.com/podfence/podfence/test/demo"); err != nil {
 			t.Error(err)
 		}
 		if err := Trees("../../charts"); err != nil {
