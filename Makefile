@@ -93,7 +93,7 @@ envtest-assets: ## Build kube-apiserver and etcd for the envtest suites; cold 10
 	else echo "envtest: using KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; fi
 
 .PHONY: lint
-lint: $(TOOLS)/staticcheck $(TOOLS)/kustomize vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
+lint: packages $(TOOLS)/staticcheck $(TOOLS)/kustomize vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
 	@unformatted=$$(gofmt -l .); \
 	if [[ -n $$unformatted ]]; then echo "not formatted; run make fmt:"; echo "$$unformatted"; exit 1; fi
 	go vet -tags '$(TAGS)' ./...

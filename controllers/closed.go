@@ -13,7 +13,7 @@ func (e *Enforcer) sayRefused() {
 	e.mu.Unlock()
 	e.metrics.refusedAddrs.Set(float64(len(refused)))
 	if len(refused) > 0 {
-		warn(e.log, "Pods of other nodes show addresses of this node or its pod CIDRs, which do not count as theirs. If the network plugin gives addresses out by other ranges, set --pod-cidrs ignored",
+		warn(e.log, "Pods of other nodes show addresses of this node or its pod CIDRs, which do not count as theirs. If they are of its pod CIDRs, as the network plugin gives addresses out by other ranges, set --pod-cidrs ignored",
 			"addresses", len(refused), "one", refused[0].String())
 	}
 }

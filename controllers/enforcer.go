@@ -45,61 +45,62 @@ type Enforcer struct {
 	node      string
 	needsNode bool
 
-	// begin is closed when the sources have fed all there was at the start.
+	// begin is closed when the sources have fed everything that there was at the start.
 	begin     chan struct{}
 	beginOnce sync.Once
-	// wake holds one token while there may be something to commit, and judge
-	// while all flows may have to be judged anew; affected are those whose have.
+	// wake holds one token while there may be something to commit. judge holds one while all
+	// established flows may have to be judged again. affected are the addresses whose flows
+	// have to be judged again.
 	wake, judge chan struct{}
 	affected    affected
-	// cut is what judging has cut.
+	// cut are the flows that judging has revoked.
 	cut revocations
 
 	mu        sync.Mutex
 	model     *policy.Model
-	loaded    bool   // what there was at the start has been fed
-	fed       uint64 // changes fed
-	committed uint64 // changes in the kernel
-	staging   bool   // after the last plan more waits to be handed out
-	staged    bool   // and it had part of that
-	planned   uint64 // changes in the last plan
-	failure   error  // of the last commit
-	// fought is who undoes what is committed over and over, and foughtUntil until when
-	// that counts.
+	loaded    bool   // everything that there was at the start has been fed
+	fed       uint64 // how many changes have been fed
+	committed uint64 // how many of them are in the kernel
+	staging   bool   // after the last plan, parts of large policies still wait to be handed out
+	staged    bool   // the last plan had such a part
+	planned   uint64 // how many changes were in the last plan
+	failure   error  // why the last commit has failed; nil if it has not
+	// fought says who undoes what is committed again and again. It counts until foughtUntil.
 	fought      error
 	foughtUntil time.Time
 	waiting     map[chan struct{}]*waiter
-	unusable    map[string]string // InternalIPs that were named in the log, by Node
-	changed     chan struct{}     // closed at the next change; nil: nobody awaits one
-	policies    policyVersions    // of the API server's policies that the model has
-	// lastAddr is another Node's address as an earlier agent left it; nil: nobody knows.
+	unusable    map[string]string // by Node, the InternalIPs that the log has named as unusable
+	changed     chan struct{}     // closed at the next change; nil if nobody waits for one
+	policies    policyVersions    // which versions of the API server's policies the model has
+	// lastAddr returns another Node's address as an earlier agent has left it in the tunnel. It
+	// is nil if there was no earlier agent.
 	lastAddr func(node string) netip.Addr
 
 	// table is what the kernel holds, or will once it takes it; nil before the
 	// first commit. Only commit changes it, under tableMu.
 	tableMu sync.RWMutex
 	table   *ruleset.Table
-	// known says that the kernel does hold table: false before the first commit
-	// and after a failed one. Only Start's goroutine touches it.
+	// known says that the kernel holds exactly this table. It is false before the first commit
+	// and after a commit that has failed. Only Start's goroutine uses it.
 	known bool
-	// undone says that table is as it should be, though the kernel holds something
-	// else: somebody else has changed that. Only Start's goroutine touches it.
+	// undone says that somebody else has changed the kernel's table, while table itself is
+	// still as it should be. Only Start's goroutine uses it.
 	undone bool
-	// repairs says when to repair; repairing is whether there is something to,
-	// noticed since when. Only Start's goroutine touches them.
+	// repairs decides when to repair. repairing says that there is something to repair, and
+	// noticed since when. Only Start's goroutine uses them.
 	repairs   repairs
 	repairing bool
 	noticed   time.Time
 	refusals  refusals
-	events    *events // nil: there is no API server to tell
-	// about is what the log says of the commit under way, and ofFlows whose flows it may be
-	// about; nil: all. Only Start's goroutine touches them.
+	events    *events // nil if there is no API server to send Events to
+	// about is what the log says about the commit under way. ofFlows are the addresses whose
+	// flows that commit may change; nil stands for all flows. Only Start's goroutine uses them.
 	about   content
 	ofFlows map[netip.Addr]bool
 	// guard is the bridge's table; nil where podfence does not connect the pods.
 	guard *guard
 	// links are the pods' links; nil where podfence connects the pods. moved holds a
-	// token when links may be others.
+	// token when the links may have changed.
 	links *links
 	moved chan struct{}
 	// nodes holds a token when nodes have changed.

@@ -24,18 +24,19 @@ const (
 	searchPause = 5 * time.Second
 )
 
-// refusals are what the enforcer knows of policies that the kernel refuses. The
-// model has which are closed, and why.
+// refusals is what the enforcer knows about policies that the kernel refuses. Which policies
+// are closed, and why, is in the model.
 type refusals struct {
-	// left are those that are closed because there was no time yet to find out
-	// whether it is them. Only Start's goroutine touches it.
+	// left are the policies that are closed although it is not known yet whether the kernel
+	// refuses them: the last search ran out of time. Only Start's goroutine uses it.
 	left []policy.Key
-	// news are the policies that have been closed or opened, for a refusal or for a
-	// budget, since announce has looked. Enforcer.mu guards it; wake holds a token while there are any.
+	// news are the policies that have been closed or opened since announce has last looked,
+	// because of a refusal or of a budget. Enforcer.mu guards it. wake holds a token while
+	// news is not empty.
 	news []policy.Key
 	wake chan struct{}
-	// events tell the NetworkPolicies' reconciler; nobody reads them where there is
-	// none.
+	// events are read by the NetworkPolicy controller. Where the agent enforces a folder of
+	// manifests, nobody reads them.
 	events chan event.GenericEvent
 }
 
@@ -43,14 +44,14 @@ func newRefusals() refusals {
 	return refusals{wake: make(chan struct{}, 1), events: make(chan event.GenericEvent)}
 }
 
-// exclude closes the policies for which the kernel refuses the table, and reports
-// whether there are any: until they change they isolate their pods, and allow
-// nothing. With an error, nothing was closed.
+// exclude finds the policies because of which the kernel refuses the table, closes them, and
+// reports whether there are any. A closed policy isolates its pods and allows nothing until it
+// changes. If exclude returns an error, it has closed nothing.
 func (e *Enforcer) exclude() (found bool, err error) {
 	return e.search(policy.Intent.Open)
 }
 
-// resume goes on with a search that was not finished.
+// resume continues a search that ran out of time.
 func (e *Enforcer) resume() error {
 	left := e.refusals.left
 	if len(left) == 0 { // another search has finished it
@@ -60,9 +61,10 @@ func (e *Enforcer) resume() error {
 	return err
 }
 
-// search searches some of the policies, and closes those that are to blame, and
-// those that it has not found out about. What an earlier search has left is open
-// meanwhile. The next commit must build the table anew.
+// search tries the suspected policies, by transactions that the kernel undoes, and closes the
+// ones that the kernel refuses. It also closes the ones that it had no time to try. The policies
+// that an earlier search had no time for are opened first. The next commit must build the table
+// from scratch.
 func (e *Enforcer) search(suspects func(policy.Intent) []policy.Key) (found bool, err error) {
 	began := time.Now()
 	e.known, e.undone = false, false // Intent takes the changes along
@@ -75,7 +77,7 @@ func (e *Enforcer) search(suspects func(policy.Intent) []policy.Key) (found bool
 	e.mu.Unlock()
 	e.refusals.left = nil
 	s := &search{intent: intent, options: e.options, check: e.kernel.Check, until: began.Add(searchTime)}
-	f, err := s.among(there(intent, suspects(intent)))
+	f, err := s.among(stillIn(intent, suspects(intent)))
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("looking for the policy to blame: %w", err)
@@ -151,11 +153,12 @@ func some(names []string) string {
 	return strings.Join(names, " ")
 }
 
-// there are those of the policies that the intent has.
-func there(in policy.Intent, keys []policy.Key) []policy.Key {
+// stillIn returns those of the keys whose policies the intent still has: others may have been
+// deleted since the search before.
+func stillIn(in policy.Intent, keys []policy.Key) []policy.Key {
 	return slices.DeleteFunc(slices.Clone(keys), func(key policy.Key) bool {
-		_, there := in.Policies[key]
-		return !there
+		_, has := in.Policies[key]
+		return !has
 	})
 }
 

@@ -14,8 +14,8 @@
 //	           nothing that decides with the two above, so that each can be tested
 //	           against the other
 //
-// Words: a subject is a pod that a policy selects, a peer what its rules name.
-// A subject is isolated for a direction when some policy selects it and lists
+// Words: a subject is a pod of the node that has an address, a peer what a policy's
+// rules name. A subject is isolated for a direction when some policy selects it and lists
 // that direction in its policyTypes; it then gets only what a rule allows.
 //
 // In Policy and Rule, as in the API, an absent list and an empty one differ in

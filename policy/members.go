@@ -112,7 +112,8 @@ func (t *tracked[T]) grow(by int) {
 	}
 }
 
-// use adds by users of a namespace; nil: those of what was handed out.
+// use adds by to the number of users, and to that of the namespace's. A nil namespace stands for
+// what was last handed out.
 func (t *tracked[T]) use(ns *namespace, by int) {
 	t.users += by
 	if ns == nil {
@@ -205,9 +206,10 @@ func (t *tracked[T]) settle(member T) {
 	delete(t.changed, member)
 }
 
-// use adds by users of a namespace to everything that a policy's rules name; nil: those
-// of what was handed out. What has no user left is dropped by the next Take, not before:
-// it may get one again.
+// use changes by how many policies the members are used that a policy's rules name: by is 1 if
+// the policy begins to use them, and -1 if it ends to. ns is the policy's namespace; nil stands
+// for the policies as they were last handed out. Members that nobody uses any more are dropped by
+// the next Take and not before, because somebody may begin to use them again until then.
 func (ms *members) use(ns *namespace, p *Policy, by int) {
 	ms.useSections(p, by)
 	for _, d := range Directions {

@@ -252,8 +252,8 @@ func (c *Conn) commit(messages []message, generation uint32, unheard bool) (int,
 	})
 }
 
-// send makes a batch of the messages and has how send it. The index and the error
-// are commit's.
+// send makes a batch of the messages and passes it to the function how, which sends it. It
+// returns the index and the error that how returns.
 func (c *Conn) send(messages []message, how func(*Conn, []netlink.Message) (int, error)) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
