@@ -40,7 +40,7 @@ declare -A without=(
   [test/soak]="needs an API server too"
   [test/chaos]="needs an API server too"
   [test/bench]="has benchmarks alone"
-  [". TestAgentTakesChart"]="runs helm by the go command, and has nothing to do with the kernel"
+  ["cli TestAgentTakesChart"]="runs helm by the go command, and has nothing to do with the kernel"
 )
 
 compile() {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -13,13 +14,15 @@ import (
 	"time"
 )
 
-// asMain, in the environment, has the test binary be podfence.
+// asMain, in the environment, has the test binary be podfence, as main makes it.
 const asMain = "TEST_BINARY_IS_PODFENCE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asMain) != "" {
-		main()
-		return
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		code := Main(ctx, version)
+		stop()
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -27,7 +27,7 @@ func TestAgentTakesChart(t *testing.T) {
 		} {
 			t.Run(mode+","+values, func(t *testing.T) {
 				container := chartDaemonSet(t, "cni.mode="+mode+","+values).Spec.Template.Spec.Containers[0]
-				root := command()
+				root := Command(version)
 				agent, _, err := root.Find(container.Args)
 				if err != nil {
 					t.Fatal(err)
@@ -58,10 +58,10 @@ func TestAgentTakesChart(t *testing.T) {
 // chartDaemonSet is the chart's DaemonSet, strictly read.
 func chartDaemonSet(t *testing.T, values string) *appsv1.DaemonSet {
 	t.Helper()
-	if err := inputs.Trees("charts/podfence", "test/tools"); err != nil {
+	if err := inputs.Trees("../charts/podfence", "../test/tools"); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("go", "-C", "test/tools", "tool", "helm", "template", "podfence", "../../charts/podfence", "-s", "templates/daemonset.yaml", "--set", values).Output()
+	out, err := exec.Command("go", "-C", "../test/tools", "tool", "helm", "template", "podfence", "../../charts/podfence", "-s", "templates/daemonset.yaml", "--set", values).Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		t.Fatalf("helm: %v: %s", err, exit.Stderr)
 	} else if err != nil {

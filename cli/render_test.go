@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"os"
@@ -29,7 +29,7 @@ func samples(t *testing.T) string {
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "pods.yaml"), samplePods)
 	for _, name := range []string{"namespaces.yaml", "default_deny.yaml", "allow_dns.yaml", "frontend.yaml", "backend.yaml", "db.yaml"} {
-		text, err := os.ReadFile(filepath.Join("config", "samples", name))
+		text, err := os.ReadFile(filepath.Join("..", "config", "samples", name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,13 +93,13 @@ func TestRender(t *testing.T) {
 // as docs/RULESET.md shows it.
 func TestRenderAsTheAgent(t *testing.T) {
 	render := func(args ...string) string {
-		text, _, err := run(t, append([]string{"render", "-f", "ruleset/testdata/masquerade.yaml", "--node", "node-1", "--revoked-mark", "0"}, args...)...)
+		text, _, err := run(t, append([]string{"render", "-f", "../ruleset/testdata/masquerade.yaml", "--node", "node-1", "--revoked-mark", "0"}, args...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return text
 	}
-	want, err := os.ReadFile("ruleset/testdata/masquerade.nft")
+	want, err := os.ReadFile("../ruleset/testdata/masquerade.nft")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"os"
@@ -152,7 +152,7 @@ func TestProcessUninstallStays(t *testing.T) {
 // What config/uninstall runs takes its arguments, and finds the folders that it removes
 // from where it looks for them.
 func TestUninstallManifest(t *testing.T) {
-	text, err := os.ReadFile("config/uninstall/daemonset.yaml")
+	text, err := os.ReadFile("../config/uninstall/daemonset.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestUninstallManifest(t *testing.T) {
 		t.Errorf("it runs on nodes with %s=%q", uninstallLabel, got)
 	}
 	for _, c := range append(ds.Spec.Template.Spec.InitContainers, ds.Spec.Template.Spec.Containers...) {
-		cmd, args, err := command().Find(c.Args)
+		cmd, args, err := Command(version).Find(c.Args)
 		if err == nil {
 			err = cmd.ParseFlags(args)
 		}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -62,7 +62,7 @@ func starting(o *controllers.Options, e *enforcement, c *cniFlags, owns bool) []
 	if o.API != nil {
 		source = o.API.Host
 	}
-	about := []any{"version", version, "kernel", release(), "node", o.Node, "source", source, "cni", c.mode}
+	about := []any{"version", o.Version, "kernel", release(), "node", o.Node, "source", source, "cni", c.mode}
 	if c.mode == "bridge" {
 		about = append(about, "routing", c.routing)
 	}

@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// version is what the tests have podfence say that it is.
+const version = "v1.2.3-test"
+
+// run runs podfence with these arguments, as Main does.
+func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	return execute(t, Command(version), args...)
+}
+
+func execute(t *testing.T, cmd *cobra.Command, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(&errs)
+	err = cmd.ExecuteContext(t.Context())
+	return out.String(), errs.String(), err
+}
+
+// outside has the test run where there is no cluster around it.
+func outside(t *testing.T) {
+	t.Helper()
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	t.Setenv("KUBERNETES_SERVICE_PORT", "")
+}
+
+func TestFlagsAndEnvironment(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		want map[string]string
+	}{
+		{"defaults", nil, nil,
+			map[string]string{"node-name": "", "deny": "drop", "pod-to-node": "police", "log-level": "info"}},
+		{"environment", map[string]string{"PODFENCE_NODE_NAME": "a", "PODFENCE_DENY": "reject", "PODFENCE_METRICS_ADDRESS": "0"}, nil,
+			map[string]string{"node-name": "a", "deny": "reject", "metrics-address": "0", "pod-to-node": "police"}},
+		{"a flag wins", map[string]string{"PODFENCE_NODE_NAME": "a", "PODFENCE_DENY": "reject"}, []string{"--node-name", "b"},
+			map[string]string{"node-name": "b", "deny": "reject"}},
+		{"a flag wins even with its default", map[string]string{"PODFENCE_DENY": "reject"}, []string{"--deny=drop"},
+			map[string]string{"deny": "drop"}},
+		{"the last of a flag wins, as patches add them", map[string]string{"PODFENCE_ROUTING": "vxlan"}, []string{"--routing=auto", "--routing=host-gw"},
+			map[string]string{"routing": "host-gw"}},
+		{"a version that is not the program's", map[string]string{"PODFENCE_VERSION": "1", "PODFENCE_HELP": "1"}, nil,
+			map[string]string{"deny": "drop"}},
+		{"set but empty is set", map[string]string{"PODFENCE_METRICS_ADDRESS": ""}, nil,
+			map[string]string{"metrics-address": ""}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for name, value := range c.env {
+				t.Setenv(name, value)
+			}
+			root := Command(version)
+			agent, _, err := root.Find([]string{"agent"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			agent.RunE = func(cmd *cobra.Command, _ []string) error {
+				for flag, want := range c.want {
+					if got := cmd.Flags().Lookup(flag).Value.String(); got != want {
+						t.Errorf("--%s is %q, want %q", flag, got, want)
+					}
+				}
+				return nil
+			}
+			if _, _, err := execute(t, root, append([]string{"agent"}, c.args...)...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	folder := t.TempDir()
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		want []string // in the error
+	}{
+		{"no node name", nil, []string{"agent", "--manifests", folder}, []string{"--node-name"}},
+		{"no source", nil, []string{"agent", "--node-name", "n"}, []string{"--kubeconfig", "--manifests"}},
+		{"no source, node name from the environment", map[string]string{"PODFENCE_NODE_NAME": "n"}, []string{"agent"}, []string{"--kubeconfig", "--manifests"}},
+		{"two sources", nil, []string{"agent", "--node-name", "n", "--manifests", folder, "--kubeconfig", "k"}, []string{"--manifests", "--kubeconfig", "give one"}},
+		{"no such kubeconfig", nil, []string{"agent", "--node-name", "n", "--kubeconfig", filepath.Join(folder, "k")}, []string{"--kubeconfig", "no such file"}},
+		{"bad --deny", nil, []string{"agent", "--deny", "refuse"}, []string{"--deny", `"refuse"`, "drop", "reject"}},
+		{"bad --deny from the environment", map[string]string{"PODFENCE_DENY": "refuse"}, []string{"render", "-f", folder, "--node", "n"}, []string{"--deny", `"refuse"`}},
+		{"bad --pod-to-node", nil, []string{"agent", "--pod-to-node", "deny"}, []string{"--pod-to-node", "police", "allow"}},
+		{"small --namespace-budget", nil, []string{"agent", "--node-name", "n", "--namespace-budget", "0"}, []string{"--namespace-budget", "1000"}},
+		{"bad --revoked-mark", nil, []string{"agent", "--revoked-mark", "0x3"}, []string{"--revoked-mark", `"0x3"`, "one bit"}},
+		{"--pprof-address of the network", nil, []string{"agent", "--node-name", "n", "--pprof-address", "10.0.0.1:9480"}, []string{"--pprof-address", "10.0.0.1", "loopback"}},
+		{"--pprof-address of all", nil, []string{"agent", "--node-name", "n", "--pprof-address", ":9480"}, []string{"--pprof-address", "loopback"}},
+		{"--pprof-address without a port", nil, []string{"agent", "--node-name", "n", "--pprof-address", "127.0.0.1"}, []string{"--pprof-address", "loopback"}},
+		{"--pprof-address by a name", nil, []string{"agent", "--node-name", "n", "--pprof-address", "localhost:9480"}, []string{"--pprof-address", "loopback"}},
+		{"--revoked-mark below 0", nil, []string{"agent", "--revoked-mark", "-1"}, []string{"--revoked-mark", `"-1"`}},
+		{"--revoked-mark of 33 bits", nil, []string{"agent", "--revoked-mark", "0x100000000"}, []string{"--revoked-mark", "32"}},
+		{"--revoked-mark of words", map[string]string{"PODFENCE_REVOKED_MARK": "one\n"}, []string{"agent"}, []string{"--revoked-mark", `"one\n"`}},
+		{"empty node name", map[string]string{"PODFENCE_NODE_NAME": ""}, []string{"agent", "--manifests", folder}, []string{"--node-name"}},
+		{"bad --cni", nil, []string{"agent", "--node-name", "n", "--cni", "brigde"}, []string{"--cni", `"brigde"`, "chained"}},
+		{"bad --cni from the environment", map[string]string{"PODFENCE_CNI": "\x1b[31m"}, []string{"agent", "--node-name", "n"}, []string{"--cni", `"\x1b[31m"`}},
+		{"bad --routing", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--routing", "bgp"}, []string{"--routing", `"bgp"`, "vxlan"}},
+		{"bad --cni of render", nil, []string{"render", "-f", folder, "--node", "n", "--cni", "brigde"}, []string{"--cni", `"brigde"`, "chained"}},
+		{"bad --source-check", nil, []string{"agent", "--node-name", "n", "--source-check", "strict"}, []string{"--source-check", `"strict"`, "auto"}},
+		{"bad --routing of render", nil, []string{"render", "-f", folder, "--node", "n", "--cni", "bridge", "--routing", "bgp"}, []string{"--routing", `"bgp"`, "vxlan"}},
+		{"relative --cni-socket", nil, []string{"agent", "--node-name", "n", "--cni", "chained", "--cni-socket", "agent.sock"}, []string{"--cni-socket", "absolute"}},
+		{"empty --cni-state", map[string]string{"PODFENCE_CNI_STATE": ""}, []string{"agent", "--node-name", "n", "--cni", "bridge"}, []string{"--cni-state", "absolute"}},
+		{"long --cni-socket", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--cni-socket", "/" + strings.Repeat("s", 107)}, []string{"--cni-socket", "108", "107"}},
+		{"--cni-conf-name elsewhere", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--cni-conf-name", "../00-podfence.conflist"}, []string{"--cni-conf-name", "file's name"}},
+		{"--cni-conf-name that no runtime reads", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--cni-conf-name", "00-podfence"}, []string{"--cni-conf-name", ".conflist"}},
+		{"hidden --cni-conf-name", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--cni-conf-name", ".conflist"}, []string{"--cni-conf-name", ".conflist"}},
+		{"bad --log-level", nil, []string{"agent", "--log-level", "all"}, []string{"--log-level", "debug"}},
+		{"bad --log-format", nil, []string{"agent", "--log-format", "xml"}, []string{"--log-format", "json"}},
+		{"render without a node", nil, []string{"render", "-f", folder}, []string{"--node"}},
+		{"render of nothing", nil, []string{"render", "-f", filepath.Join(folder, "none"), "--node", "n"}, []string{"none", "no such file"}},
+		{"an argument too many", nil, []string{"agent", "n"}, []string{`"n"`}},
+		{"no such command", nil, []string{"agnet"}, []string{`"agnet"`}},
+		{"no such flag", nil, []string{"agent", "--node", "n"}, []string{"--node"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			outside(t)
+			for name, value := range c.env {
+				t.Setenv(name, value)
+			}
+			stdout, _, err := run(t, c.args...)
+			if err == nil {
+				t.Fatalf("no error; stdout: %s", stdout)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+			if stdout != "" {
+				t.Errorf("stdout: %s", stdout)
+			}
+		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, arg := range []string{"version", "--version"} {
+		stdout, _, err := run(t, arg)
+		if err != nil || stdout != "podfence version "+version+"\n" {
+			t.Errorf("%s: got %q, %v", arg, stdout, err)
+		}
+	}
+}
+
+func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
+	help, _, err := run(t, "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"agent", "render", "uninstall", "version"} {
+		if !strings.Contains(help, "\n  "+name+" ") {
+			t.Errorf("the help does not list %s:\n%s", name, help)
+		}
+	}
+	agent, _, err := run(t, "agent", "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"} {
+		if !strings.Contains(agent, " --"+flag+" ") {
+			t.Errorf("the agent's help does not list --%s:\n%s", flag, agent)
+		}
+	}
+}
+
+// Any service of IPVS counts, whoever has made it; the heading of an empty list does not.
+func TestIPVSServices(t *testing.T) {
+	const heading = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
+	if ipvsService.MatchString(heading) {
+		t.Error("a node whose list is empty")
+	}
+	for _, service := range []string{"TCP  0A600001:01BB rr \n", "UDP  [fd00:0010:0096::000a]:0035 rr \n", "SCTP 0A600001:01BB rr \n", "FWM  00000001 wlc \n"} {
+		if !ipvsService.MatchString(heading + service + "  -> 0AF40102:01BB      Masq    1      0          0\n") {
+			t.Errorf("not known: %s", service)
+		}
+	}
+}
