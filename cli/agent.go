@@ -1,144 +1,21 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math/bits"
-	"net"
 	"os"
 	"runtime/debug"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/controllers"
-	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 )
-
-// exitFailed is the exit code of a command that has failed. An uninstall that was refused
-// ends with exitRefused.
-const exitFailed = 1
-
-// Main runs podfence with the arguments of the process until ctx is done, says on stderr
-// what has failed, and returns the exit code.
-func Main(ctx context.Context, version string) int {
-	err := Command(version).ExecuteContext(ctx)
-	if err == nil {
-		return 0
-	}
-	fmt.Fprintln(os.Stderr, "podfence:", err)
-	if refused := (*refusedError)(nil); errors.As(err, &refused) {
-		return exitRefused
-	}
-	return exitFailed
-}
-
-// Command is podfence with all its subcommands. The version is what it says that it is.
-func Command(version string) *cobra.Command {
-	root := &cobra.Command{
-		Use:   "podfence",
-		Short: "Enforce Kubernetes NetworkPolicy on a node, with nftables",
-		Long: `podfence enforces Kubernetes NetworkPolicy on a node, with nftables.
-
-The agent runs on every node. It watches NetworkPolicies, Namespaces, Pods and
-Nodes, and keeps the table "inet podfence" in the kernel equal to what they say
-of the node's pods. Look at it with "nft list table inet podfence".
-
-Every flag can be given in the environment: --node-name as PODFENCE_NODE_NAME,
-and so on. A flag on the command line wins, and of a flag that is given twice the
-last. So what the DaemonSet of config/ or the chart passes as an argument (--cni,
---routing, --proc-sys) is changed by another argument behind it, by a kustomize
-patch or the chart's extraArgs (README.md, Flags), and not by the environment.`,
-		// Cobra's own template for it, and the usage, are functions. With another, text/template
-		// is linked, which calls methods by name: the linker keeps all there are, 18 MB of them,
-		// of which 11 MB are resident.
-		Version:      version,
-		SilenceUsage: true, SilenceErrors: true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) },
-	}
-	root.AddCommand(agentCommand(version), renderCommand(), uninstallCommand(), versionCommand(version))
-	return root
-}
-
-// environment is the variable for a flag; none for those that are no settings.
-func environment(f *pflag.Flag) (name, value string, set bool) {
-	if f.Name == "help" || f.Name == "version" {
-		return "", "", false
-	}
-	name = "PODFENCE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-	value, set = os.LookupEnv(name)
-	return name, value, set
-}
-
-// fromEnvironment sets every flag that the command line has not set.
-func fromEnvironment(flags *pflag.FlagSet) error {
-	var errs []error
-	flags.VisitAll(func(f *pflag.Flag) {
-		if name, value, set := environment(f); set && !f.Changed {
-			if err := flags.Set(f.Name, value); err != nil {
-				errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
-				return
-			}
-			f.Changed = false // by the command line
-		}
-	})
-	return errors.Join(errs...)
-}
-
-// unheeded are the variables of the environment that the command line has overruled.
-func unheeded(flags *pflag.FlagSet) (names []string) {
-	flags.Visit(func(f *pflag.Flag) {
-		if name, value, set := environment(f); set && f.Changed && value != f.Value.String() {
-			names = append(names, name)
-		}
-	})
-	return names
-}
-
-// enforcement are the flags that change what is enforced.
-type enforcement struct {
-	deny, podToNode, revokedMark string
-	maxConnections               uint32
-}
-
-func (e *enforcement) flags(f *pflag.FlagSet) {
-	f.StringVar(&e.deny, "deny", "drop", "what happens to denied packets: drop (silently) or reject (with an ICMP error, admin-prohibited)")
-	f.StringVar(&e.podToNode, "pod-to-node", "police", "traffic of pods to their own node: police (by their egress policies) or allow")
-	f.Uint32Var(&e.maxConnections, "max-connections-per-pod", 0, "how many connections that a pod has begun connection tracking may know, of each IP family; the next ones are dropped; 0: as many as the node takes")
-	f.StringVar(&e.revokedMark, "revoked-mark", "0x20000000", "bit of the conntrack mark that cuts established flows when a policy no longer allows them; 0: leave them alone")
-}
-
-func (e *enforcement) options() (o ruleset.Options, err error) {
-	o.Reject, err = either("--deny", e.deny, "drop", "reject")
-	if err != nil {
-		return o, err
-	}
-	o.AllowToNode, err = either("--pod-to-node", e.podToNode, "police", "allow")
-	if err != nil {
-		return o, err
-	}
-	o.MaxConnections = e.maxConnections
-	o.RevokedMark, err = markBit(e.revokedMark)
-	return o, err
-}
-
-// either reports whether a flag has the second of its two values.
-func either(flag, value, no, yes string) (bool, error) {
-	if value != no && value != yes {
-		return false, fmt.Errorf("%s is %q: it must be %s or %s", flag, value, no, yes)
-	}
-	return value == yes, nil
-}
 
 func agentCommand(version string) *cobra.Command {
 	var (
@@ -290,28 +167,6 @@ GOMEMLIMIT sets another.`,
 	return cmd
 }
 
-// loopback refuses an address that others than this machine can reach: profiles
-// tell much, and taking one costs much.
-func loopback(flag, address string) error {
-	if address == "0" || address == "" {
-		return nil
-	}
-	host, _, err := net.SplitHostPort(address)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		return fmt.Errorf("%s is %q: it must be a loopback address with a port, such as 127.0.0.1:9480, or 0", flag, address)
-	}
-	return nil
-}
-
-// markBit reads a mark of one bit, or of none.
-func markBit(text string) (uint32, error) {
-	bit, err := strconv.ParseUint(text, 0, 32)
-	if err != nil || bits.OnesCount64(bit) > 1 {
-		return 0, fmt.Errorf("--revoked-mark is %q: it must be one bit of 32, such as 0x20000000, or 0", text)
-	}
-	return uint32(bit), nil
-}
-
 // apiServer finds the API server; nil if manifests are the source.
 func apiServer(kubeconfig, manifests string) (*rest.Config, error) {
 	switch {
@@ -331,75 +186,4 @@ func apiServer(kubeconfig, manifests string) (*rest.Config, error) {
 		return nil, errors.New("no source: this is no pod of a cluster, so give --kubeconfig or --manifests")
 	}
 	return config, err
-}
-
-func renderCommand() *cobra.Command {
-	var (
-		e          enforcement
-		n          network
-		path, node string
-	)
-	cmd := &cobra.Command{
-		Use:   "render -f DIR --node NAME",
-		Short: "Print the nftables ruleset that manifests make on a node",
-		Long: `Print the nftables ruleset that manifests make on a node: offline, and without
-privilege. "nft -f" takes what is printed. With the agent's --cni and --routing it
-is the agent's table; the one of family bridge, which says what each pod's link may
-send, is not shown.
-
-  kubectl get nodes,namespaces,pods,networkpolicies -A -o yaml > cluster.yaml
-  podfence render -f cluster.yaml --node node-1`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			options, err := e.options()
-			if err != nil {
-				return err
-			}
-			if err := n.options(&options); err != nil {
-				return err
-			}
-			if path == "" || node == "" {
-				return errors.New("render needs --filename and --node")
-			}
-			snapshot, err := manifests.Load(path)
-			if err != nil {
-				return err
-			}
-			if manifests.Empty(snapshot) {
-				return fmt.Errorf("there are no manifests in %s: what would be printed fences no pod", path)
-			}
-			ignore, err := n.ignorePodCIDRs()
-			if err != nil {
-				return err
-			}
-			for _, object := range snapshot.Nodes {
-				if ignore && object.Name == node {
-					object.Spec.PodCIDR, object.Spec.PodCIDRs = "", nil
-				}
-			}
-			intent, _ := policy.Compile(snapshot, node)
-			if len(intent.Subjects) == 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "podfence: no live pod with an address has spec.nodeName %q\n", node)
-			}
-			_, err = fmt.Fprint(cmd.OutOrStdout(), ruleset.Build(intent, options).Text())
-			return err
-		},
-	}
-	cmd.Flags().StringVarP(&path, "filename", "f", "", "folder of YAML, or one file: Pods with status.podIPs, Namespaces, NetworkPolicies, Nodes")
-	cmd.Flags().StringVar(&node, "node", "", "name of the node")
-	e.flags(cmd.Flags())
-	n.flags(cmd.Flags())
-	return cmd
-}
-
-func versionCommand(version string) *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "podfence version %s\n", version) // as --version does
-			return err
-		},
-	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is what the tests have podfence say that it is.
+// version is the one that podfence prints and logs in these tests.
 const version = "v1.2.3-test"
 
 // run runs podfence with these arguments, as Main does.
@@ -33,52 +33,6 @@ func outside(t *testing.T) {
 	t.Helper()
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	t.Setenv("KUBERNETES_SERVICE_PORT", "")
-}
-
-func TestFlagsAndEnvironment(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		env  map[string]string
-		args []string
-		want map[string]string
-	}{
-		{"defaults", nil, nil,
-			map[string]string{"node-name": "", "deny": "drop", "pod-to-node": "police", "log-level": "info"}},
-		{"environment", map[string]string{"PODFENCE_NODE_NAME": "a", "PODFENCE_DENY": "reject", "PODFENCE_METRICS_ADDRESS": "0"}, nil,
-			map[string]string{"node-name": "a", "deny": "reject", "metrics-address": "0", "pod-to-node": "police"}},
-		{"a flag wins", map[string]string{"PODFENCE_NODE_NAME": "a", "PODFENCE_DENY": "reject"}, []string{"--node-name", "b"},
-			map[string]string{"node-name": "b", "deny": "reject"}},
-		{"a flag wins even with its default", map[string]string{"PODFENCE_DENY": "reject"}, []string{"--deny=drop"},
-			map[string]string{"deny": "drop"}},
-		{"the last of a flag wins, as patches add them", map[string]string{"PODFENCE_ROUTING": "vxlan"}, []string{"--routing=auto", "--routing=host-gw"},
-			map[string]string{"routing": "host-gw"}},
-		{"a version that is not the program's", map[string]string{"PODFENCE_VERSION": "1", "PODFENCE_HELP": "1"}, nil,
-			map[string]string{"deny": "drop"}},
-		{"set but empty is set", map[string]string{"PODFENCE_METRICS_ADDRESS": ""}, nil,
-			map[string]string{"metrics-address": ""}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			for name, value := range c.env {
-				t.Setenv(name, value)
-			}
-			root := Command(version)
-			agent, _, err := root.Find([]string{"agent"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			agent.RunE = func(cmd *cobra.Command, _ []string) error {
-				for flag, want := range c.want {
-					if got := cmd.Flags().Lookup(flag).Value.String(); got != want {
-						t.Errorf("--%s is %q, want %q", flag, got, want)
-					}
-				}
-				return nil
-			}
-			if _, _, err := execute(t, root, append([]string{"agent"}, c.args...)...); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 }
 
 func TestMistakes(t *testing.T) {
@@ -174,19 +128,6 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"} {
 		if !strings.Contains(agent, " --"+flag+" ") {
 			t.Errorf("the agent's help does not list --%s:\n%s", flag, agent)
-		}
-	}
-}
-
-// Any service of IPVS counts, whoever has made it; the heading of an empty list does not.
-func TestIPVSServices(t *testing.T) {
-	const heading = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
-	if ipvsService.MatchString(heading) {
-		t.Error("a node whose list is empty")
-	}
-	for _, service := range []string{"TCP  0A600001:01BB rr \n", "UDP  [fd00:0010:0096::000a]:0035 rr \n", "SCTP 0A600001:01BB rr \n", "FWM  00000001 wlc \n"} {
-		if !ipvsService.MatchString(heading + service + "  -> 0AF40102:01BB      Masq    1      0          0\n") {
-			t.Errorf("not known: %s", service)
 		}
 	}
 }
