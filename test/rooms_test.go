@@ -13,18 +13,23 @@ import (
 const module = "github.com/podfence/podfence"
 
 // rules are the project's one-way streets: what the packages of a room must
-// not import, by prefix. "!" lifts a ban for what it names.
+// not import, by prefix. "!" lifts a ban for what it names. The room that has the
+// module's own name is the package main alone.
 var rules = []struct {
 	room   string
 	banned []string
 }{
+	// The program is the command line, and that puts the rooms together. It takes nothing
+	// along that is for tests.
+	{module, []string{module, "!" + module + "/cli"}},
+	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
 	// Pure: objects and tables as values. No client, logger, kernel or files.
 	{module + "/policy", []string{module, "!" + module + "/policy", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
 	// No netlink, and no way around the Kernel interface.
-	{module + "/controllers", []string{module + "/ruleset/kernel", module + "/cni/plugin", module + "/cni/install", module + "/test", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
+	{module + "/controllers", []string{module + "/cli", module + "/ruleset/kernel", module + "/cni/plugin", module + "/cni/install", module + "/test", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// The kernel room knows tables, not clusters' APIs.
-	{module + "/ruleset/kernel", []string{module + "/controllers", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
+	{module + "/ruleset/kernel", []string{module + "/cli", module + "/controllers", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
 	// The CNI rooms know links and files, not clusters and not tables.
 	{module + "/cni", []string{module, "!" + module + "/cni", "net/http", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/mdlayher"}},
 	// The plugin is a process of its own: it has the agent by the handshake alone.
@@ -78,6 +83,18 @@ func TestRooms(t *testing.T) {
 		t.Errorf("only %d imports seen", checked)
 	}
 	for _, bad := range [][2]string{
+		{module, module + "/controllers"},
+		{module, module + "/policy"},
+		{module, module + "/ruleset/kernel"},
+		{module, module + "/test/check"},
+		{module + "/cli", module + "/test/check"},
+		{module + "/cli", "github.com/google/nftables"},
+		{module + "/cli", "github.com/vishvananda/netlink"},
+		{module + "/policy", module + "/cli"},
+		{module + "/ruleset", module + "/cli"},
+		{module + "/ruleset/kernel", module + "/cli"},
+		{module + "/controllers", module + "/cli"},
+		{module + "/cni/node", module + "/cli"},
 		{module + "/policy", module + "/ruleset"},
 		{module + "/ruleset", module + "/controllers/manifests"},
 		{module + "/ruleset", "github.com/google/nftables/expr"},
@@ -133,15 +150,18 @@ func broken(importer, imported string) string {
 			return library + " is for " + strings.Join(rooms, ", ") + " alone"
 		}
 	}
+	const kernel = module + "/ruleset/kernel"
 	for _, rule := range rules {
-		// The kernel room has rules of its own, not ruleset's.
-		if !in(importer, rule.room) || rule.room == module+"/ruleset" && in(importer, module+"/ruleset/kernel") {
+		// The kernel room has rules of its own, not ruleset's, and what is below the module
+		// does not have main's.
+		if !in(importer, rule.room) || rule.room == module+"/ruleset" && in(importer, kernel) || rule.room == module && importer != module {
 			continue
 		}
 		banned := ""
 		for _, prefix := range rule.banned {
 			if lifted, is := strings.CutPrefix(prefix, "!"); is {
-				if in(imported, lifted) && !in(imported, module+"/ruleset/kernel") {
+				// What lifts the ban of ruleset leaves the kernel room's.
+				if in(imported, lifted) && (in(lifted, kernel) || !in(imported, kernel)) {
 					banned = ""
 				}
 			} else if in(imported, prefix) {

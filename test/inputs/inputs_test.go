@@ -35,7 +35,7 @@ func TestOpened(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{
-		root, root + "/go.mod", root + "/policy", root + "/controllers", root + "/ruleset/kernel", root + "/test/demo/shop/cluster.yaml",
+		root, root + "/go.mod", root + "/cli", root + "/policy", root + "/controllers", root + "/ruleset/kernel", root + "/test/demo/shop/cluster.yaml",
 		"../../charts", "../../charts/podfence/templates",
 	} {
 		if !strings.Contains(string(text), "\nopen "+path+"\n") {
