@@ -11,15 +11,14 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"github.com/podfence/podfence/cni/node"
-	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset/kernel"
 )
 
 func agentCommand(version string) *cobra.Command {
 	var (
-		o                   controllers.Options
+		o                   agent.Options
 		e                   enforcement
 		c                   cniFlags
 		kubeconfig          string
@@ -93,62 +92,33 @@ GOMEMLIMIT sets another.`,
 			}
 			defer left.Close()
 			o.Ruleset.Fragments = fragmentMemory(os.DirFS(c.procSys))
-			tables := kernel.Options{Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, SourceCheck: o.Ruleset.SourceCheck, MaxConnections: o.Ruleset.MaxConnections != 0, Own: true}
-			conn, err := kernel.Open(tables)
+			host, err := c.host()
 			if err != nil {
 				return err
 			}
-			defer conn.Close()
-			if o.LastPodCIDRs, err = conn.PodCIDRs(); err != nil {
-				return err
-			}
-			watch, err := conn.Watch(tables)
+			host.Own, host.Refuse = true, left.refuses()
+			opened, err := host.Open(&o)
 			if err != nil {
 				return err
 			}
-			defer watch.Close()
-			o.Watch = watch
-			if bit := o.Ruleset.RevokedMark; bit != 0 {
-				flows, err := kernel.OpenFlows(kernel.Options{}, bit)
-				if err != nil {
-					return fmt.Errorf("%w (--revoked-mark 0 does without)", err)
-				}
-				defer flows.Close()
-				o.Flows = flows
-			}
-			cni, stop, err := c.connect(o.Node, conn)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, stop()) }()
-			o.CNI, o.Checks = cni, c.checks()
-			if cni != nil {
-				cni.Refuse = left.refuses()
-			}
+			defer func() { err = errors.Join(err, opened.Close()) }()
+			o.Checks = c.checks()
 			if left != nil {
-				o.Checks[controllers.ModeChanged] = left.check
+				o.Checks[report.ModeChanged] = left.check
 			}
-			if o.Ruleset.Links {
-				podLinks, err := node.OpenPodLinks()
-				if err != nil {
-					return err
-				}
-				defer podLinks.Close()
-				o.PodLinks = podLinks
-			}
-			o.Registry, o.Version, o.Drops = ctrlmetrics.Registry, version, conn.Drops
-			o.Log.Info("Starting", starting(&o, &e, &c, conn.Owns())...)
-			agent, err := controllers.NewAgent(conn, o)
+			o.Registry, o.Version = ctrlmetrics.Registry, version
+			o.Log.Info("Starting", starting(&o, &e, &c, opened.Owns)...)
+			a, err := agent.New(opened.Kernel, o)
 			if err != nil {
 				return err
 			}
 			if left != nil {
-				left.committed = agent.Enforcer.Sync
-				if err := agent.Add(left); err != nil {
+				left.committed = a.Enforcer.Sync
+				if err := a.Add(left); err != nil {
 					return err
 				}
 			}
-			return agent.Start(cmd.Context())
+			return a.Start(cmd.Context())
 		},
 	}
 	f := cmd.Flags()

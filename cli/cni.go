@@ -11,11 +11,12 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/podfence/podfence/agent"
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/cni/install"
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/cni/plugin"
-	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/ruleset"
 )
 
@@ -114,59 +115,28 @@ func (c *cniFlags) check() error {
 	return nil
 }
 
-// connect turns flags that were checked into the agent's part of connecting pods,
-// with what has to be closed in the end.
-func (c *cniFlags) connect(nodeName string, kernel controllers.Kernel) (o *controllers.CNI, stop func() error, err error) {
-	stop = func() error { return nil }
-	if c.mode == "none" {
-		return nil, stop, nil
-	}
-	if c.places.Plugin == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, stop, fmt.Errorf("finding podfence-cni: %w", err)
-		}
-		c.places.Plugin = filepath.Join(filepath.Dir(self), "podfence-cni")
-	}
-	o = &controllers.CNI{Socket: c.socket, State: c.state, Links: node.LinksThere}
-	if c.mode == "bridge" {
+// host turns flags that were checked into what the agent works on.
+func (c *cniFlags) host() (*agent.Host, error) {
+	h := &agent.Host{ProcSys: c.procSys, Connect: agent.Connect(c.mode), Socket: c.socket, State: c.state, Leases: c.leases, Places: c.places}
+	if h.Connect == agent.ConnectBridge {
 		mode, err := node.ParseMode(c.routing)
 		if err != nil {
-			return nil, stop, fmt.Errorf("--routing: %w", err)
+			return nil, fmt.Errorf("--routing: %w", err)
 		}
-		routes, err := node.Open(node.Options{Node: nodeName, Mode: mode, ProcSys: c.procSys})
-		if err != nil {
-			return nil, stop, err
-		}
-		// Before anything depends on it: ports of pods that an older plugin has connected.
-		if err := routes.GuardPorts(); err != nil {
-			return nil, routes.Close, err
-		}
-		o.Bridge = &controllers.Bridge{
-			Kernel: kernel, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway, GuardPort: routes.GuardPort,
-			Port: plugin.LinkName, Find: routes.Find,
-		}
-		o.Routes, o.LastAddr = routes, routes.LastAddr
-		o.Publish = func(self node.Node) error { return c.publish(routes, self) }
-		o.HostPorts = func() string { return c.places.HostPorts().Note() }
-		return o, routes.Close, nil
+		h.Routing = mode
 	}
-	o.Publish = func(node.Node) error {
-		_, err := install.Binary(c.places.Plugin, c.places.BinDir)
-		return err
-	}
-	return o, stop, nil
+	return h, nil
 }
 
 // checks look for what on the node leads pods' traffic past the rules.
-func (c *cniFlags) checks() map[controllers.Condition]func() error {
-	checks := map[controllers.Condition]func() error{controllers.IPVSProxy: ipvsProxy}
+func (c *cniFlags) checks() map[report.Condition]func() error {
+	checks := map[report.Condition]func() error{report.IPVSProxy: ipvsProxy}
 	switch c.mode {
 	case "bridge":
-		checks[controllers.ConflistShadowed] = func() error { return install.Shadowed(c.places.ConfDir, c.places.ConfName) }
+		checks[report.ConflistShadowed] = func() error { return install.Shadowed(c.places.ConfDir, c.places.ConfName) }
 	case "chained":
-		checks[controllers.ConflistShadowed] = func() error { return install.Unchained(c.places.ConfDir) }
-		checks[controllers.BridgeNetfilterOff] = func() error { return node.BridgeNetfilter(c.procSys) }
+		checks[report.ConflistShadowed] = func() error { return install.Unchained(c.places.ConfDir) }
+		checks[report.BridgeNetfilterOff] = func() error { return node.BridgeNetfilter(c.procSys) }
 	}
 	return checks
 }
@@ -202,13 +172,4 @@ func ipvsProxy() error {
 		return fmt.Errorf("kube-proxy, or another proxy of Services, is in IPVS mode (%s): what goes to pods through Services passes no forward hook, so ingress policies do not hold for it; set kube-proxy's mode to nftables or iptables, and reboot the node or run kube-proxy --cleanup on it", found)
 	}
 	return nil
-}
-
-// publish installs the plugin and its configuration for this node.
-func (c *cniFlags) publish(routes *node.Network, self node.Node) error {
-	mtu, err := routes.MTU()
-	if err != nil {
-		return err
-	}
-	return c.places.Publish(install.Conf{PodCIDRs: self.PodCIDRs, MTU: mtu, Bridge: node.DefaultBridge, Socket: c.socket, DataDir: c.leases})
 }

@@ -10,7 +10,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
-	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/agent"
 )
 
 // logger makes the program's logger, and the libraries' too.
@@ -57,7 +57,7 @@ func (q quieter) WithValues(keysAndValues ...any) logr.LogSink {
 func (q quieter) WithName(name string) logr.LogSink { return quieter{q.LogSink.WithName(name)} }
 
 // starting are the keys and values of the one line that says what was started.
-func starting(o *controllers.Options, e *enforcement, c *cniFlags, owns bool) []any {
+func starting(o *agent.Options, e *enforcement, c *cniFlags, owns bool) []any {
 	source := o.Manifests
 	if o.API != nil {
 		source = o.API.Host

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/agent"
 	"github.com/podfence/podfence/test/check"
 )
 
@@ -210,7 +210,7 @@ func TestStartSaysWhatIsNotHeld(t *testing.T) {
 		if len(notHeld(mode, false)) != len(notHeld(mode, true))+1 {
 			t.Errorf("--cni %s: the check of sources makes no difference", mode)
 		}
-		o, c := controllers.Options{}, cniFlags{network: network{mode: mode}}
+		o, c := agent.Options{}, cniFlags{network: network{mode: mode}}
 		if line := fmt.Sprint(starting(&o, &enforcement{}, &c, true)...); !strings.Contains(line, "hosts outside may send with pods' sources") {
 			t.Errorf("--cni %s starts with %s", mode, line)
 		}

@@ -8,10 +8,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -29,7 +31,7 @@ func widePolicy(name string, selectors int) policy.Policy {
 }
 
 // feedCrowd feeds pods of the namespace bank, of which the first is the node's.
-func feedCrowd(agent *running, pods int) {
+func feedCrowd(started *running, pods int) {
 	changes := []policy.Change{policy.SetNamespace(policy.Namespace{Name: "bank"})}
 	for i := range pods {
 		changes = append(changes, policy.SetPod(&policy.Pod{
@@ -37,7 +39,7 @@ func feedCrowd(agent *running, pods int) {
 			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
 		}))
 	}
-	agent.Enforcer.Feed(changes...)
+	started.Enforcer.Feed(changes...)
 }
 
 // elementsAdded is how many elements of sets a plan adds.
@@ -52,25 +54,25 @@ func elementsAdded(plan ruleset.Plan) (n int) {
 
 var _ = Describe("What a namespace may take", func() {
 	It("is a limit to its own policies alone", func(ctx SpecContext) {
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir(), NamespaceBudget: 20_000})
-		agent.awaitReady()
-		feedCrowd(agent, 1000)
-		feedPod(agent, 1)
-		feedPolicy(agent, "good", 80)
-		set := func(p policy.Policy) { agent.Enforcer.Feed(policy.SetPolicy(p)) }
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir(), NamespaceBudget: 20_000})
+		started.awaitReady()
+		feedCrowd(started, 1000)
+		feedPod(started, 1)
+		feedPolicy(started, "good", 80)
+		set := func(p policy.Policy) { started.Enforcer.Feed(policy.SetPolicy(p)) }
 		set(widePolicy("small", 1))
 		set(widePolicy("huge", 500))
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		over := func() float64 { return agent.metric("podfence_policies_over_budget") }
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		over := func() float64 { return started.metric("podfence_policies_over_budget") }
 		Expect(over()).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_policies_refused")).To(BeZero())
-		Expect(agent.log.With("bank/huge")).To(HaveLen(1))
-		Expect(agent.readyz()).To(Equal(http.StatusOK))
+		Expect(started.metric("podfence_policies_refused")).To(BeZero())
+		Expect(started.log.With("bank/huge")).To(HaveLen(1))
+		Expect(started.readyz()).To(Equal(http.StatusOK))
 		Expect(inForce(kernel)).To(ContainElement("good"))
-		Expect(agent.metric("podfence_table_elements")).To(BeNumerically("<", 5000))
+		Expect(started.metric("podfence_table_elements")).To(BeNumerically("<", 5000))
 		set(widePolicy("huge", 2))
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Expect(over()).To(BeZero())
 	})
 
@@ -78,7 +80,7 @@ var _ = Describe("What a namespace may take", func() {
 		held, proceed := make(chan struct{}), make(chan struct{})
 		var once sync.Once
 		DeferCleanup(func() { once.Do(func() { close(proceed) }) })
-		kernel := &recorder{will: func(plan ruleset.Plan) error {
+		kernel := &recorder.Kernel{Will: func(plan ruleset.Plan) error {
 			if slices.ContainsFunc(plan.Ops, func(op ruleset.Op) bool {
 				rules, is := op.(ruleset.SetRules)
 				return is && len(rules.Rules) >= 30
@@ -88,29 +90,29 @@ var _ = Describe("What a namespace may take", func() {
 			}
 			return nil
 		}}
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
-		agent.awaitReady()
-		feedCrowd(agent, 5000)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		agent.Enforcer.Feed(policy.SetPolicy(widePolicy("many", 30)))
+		started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		started.awaitReady()
+		feedCrowd(started, 5000)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		started.Enforcer.Feed(policy.SetPolicy(widePolicy("many", 30)))
 		Eventually(held, time.Minute, often).Should(BeClosed(), "the commit with its rules, in which no new change is")
-		Expect(agent.Enforcer.Sync(within(ctx, while))).NotTo(Succeed(), "the kernel has not taken them yet")
+		Expect(started.Enforcer.Sync(within(ctx, while))).NotTo(Succeed(), "the kernel has not taken them yet")
 		once.Do(func() { close(proceed) })
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 	}, SpecTimeout(2*time.Minute))
 
 	It("is committed in parts that keep nobody waiting", func(ctx SpecContext) {
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
-		agent.awaitReady()
-		feedCrowd(agent, 5000)
-		feedPod(agent, 1)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		before := len(kernel.plans())
-		agent.Enforcer.Feed(policy.SetPolicy(widePolicy("many", 60)))
-		feedPod(agent, 2)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		plans := kernel.plans()[before:]
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		started.awaitReady()
+		feedCrowd(started, 5000)
+		feedPod(started, 1)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		before := len(kernel.Plans())
+		started.Enforcer.Feed(policy.SetPolicy(widePolicy("many", 60)))
+		feedPod(started, 2)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		plans := kernel.Plans()[before:]
 		Expect(len(plans)).To(BeNumerically(">", 60))
 		Expect(podsAdded(plans[0])+podsAdded(plans[1])).To(BeNumerically(">", 0), "a pod need not wait")
 		for _, plan := range plans {

@@ -61,6 +61,14 @@ func (p *cachedPod) DeepCopyObject() runtime.Object {
 	return &cachedPod{ObjectMeta: *p.ObjectMeta.DeepCopy(), seen: p.seen}
 }
 
+// change is the pod as it is now.
+func (p *cachedPod) change() policy.Change {
+	if p.seen == nil {
+		return policy.DeletePod(policy.Key{Namespace: p.Namespace, Name: p.Name})
+	}
+	return policy.SetPod(p.seen)
+}
+
 // podStore reads the pods of a cache.
 type podStore struct{ toolscache.Store }
 

@@ -10,10 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -22,41 +24,41 @@ var errRefused = errors.New("the kernel said no")
 
 var _ = Describe("Commits", func() {
 	// No API server, and no manifests either: the specs feed the model.
-	idle := func(kernel *recorder) *running {
+	idle := func(kernel *recorder.Kernel) *running {
 		GinkgoHelper()
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
-		agent.awaitReady()
-		Expect(kernel.plans()).To(HaveLen(1))
-		Expect(kernel.plans()[0].Replace).To(BeTrue())
-		return agent
+		started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		started.awaitReady()
+		Expect(kernel.Plans()).To(HaveLen(1))
+		Expect(kernel.Plans()[0].Replace).To(BeTrue())
+		return started
 	}
 
 	It("happen at once when idle, and gather what comes in meanwhile", func(ctx SpecContext) {
 		began, proceed := make(chan int, 100), make(chan struct{})
-		kernel := &recorder{before: func(n int) error {
+		kernel := &recorder.Kernel{Before: func(n int) error {
 			if n > 1 { // the first is the start's
 				began <- n
 				<-proceed
 			}
 			return nil
 		}}
-		agent := idle(kernel)
+		started := idle(kernel)
 		DeferCleanup(func() { close(proceed) })
 
-		feedPod(agent, 0)
+		feedPod(started, 0)
 		Eventually(began, soon, often).Should(Receive(Equal(2)))
 		for i := range 100 {
-			feedPod(agent, i+1)
+			feedPod(started, i+1)
 		}
 		Consistently(began, while, often).ShouldNot(Receive(), "one at a time")
 
 		proceed <- struct{}{}
 		Eventually(began, soon, often).Should(Receive(Equal(3)))
 		proceed <- struct{}{}
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Consistently(began, while, often).ShouldNot(Receive(), "nothing was left for a third")
 
-		plans := kernel.plans()
+		plans := kernel.Plans()
 		Expect(plans).To(HaveLen(3))
 		Expect(podsAdded(plans[1])).To(Equal(1))
 		Expect(podsAdded(plans[2])).To(Equal(100))
@@ -64,22 +66,22 @@ var _ = Describe("Commits", func() {
 	})
 
 	It("do not happen when nothing has changed", func(ctx SpecContext) {
-		kernel := &recorder{}
-		agent := idle(kernel)
-		feedPod(agent, 1)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		Expect(kernel.attempts()).To(Equal(2))
-		feedPod(agent, 1)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		Expect(kernel.attempts()).To(Equal(2))
-		Expect(agent.metric("podfence_commits_total", "result=success")).To(BeEquivalentTo(2))
+		kernel := &recorder.Kernel{}
+		started := idle(kernel)
+		feedPod(started, 1)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(kernel.Attempts()).To(Equal(2))
+		feedPod(started, 1)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(kernel.Attempts()).To(Equal(2))
+		Expect(started.metric("podfence_commits_total", "result=success")).To(BeEquivalentTo(2))
 	})
 
 	It("that fail are reported, and followed by a replacement", func(ctx SpecContext) {
 		const failures = 4
 		var refuse atomic.Bool
 		proceed := make(chan struct{})
-		kernel := &recorder{before: func(n int) error {
+		kernel := &recorder.Kernel{Before: func(n int) error {
 			if n > 1 && n <= 1+failures {
 				return errRefused
 			}
@@ -91,67 +93,67 @@ var _ = Describe("Commits", func() {
 			}
 			return nil
 		}}
-		agent := idle(kernel)
+		started := idle(kernel)
 		DeferCleanup(func() { close(proceed) })
-		Expect(agent.metric("podfence_commits_total", "result=error")).To(BeNumerically("<=", 0))
+		Expect(started.metric("podfence_commits_total", "result=error")).To(BeNumerically("<=", 0))
 
-		feedPod(agent, 1)
-		Eventually(agent.metricOf("podfence_commits_total", "result=error"), soon, often).Should(BeEquivalentTo(failures))
-		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
-		Expect(agent.healthz()).To(Equal(http.StatusOK), "a restart would not help")
-		Expect(agent.Enforcer.Ready()).To(MatchError(errRefused))
-		Expect(kernel.plans()).To(HaveLen(1))
+		feedPod(started, 1)
+		Eventually(started.metricOf("podfence_commits_total", "result=error"), soon, often).Should(BeEquivalentTo(failures))
+		Expect(started.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(started.healthz()).To(Equal(http.StatusOK), "a restart would not help")
+		Expect(started.Enforcer.Ready()).To(MatchError(errRefused))
+		Expect(kernel.Plans()).To(HaveLen(1))
 
 		// Who waits for a commit in vain learns why.
-		err := agent.Enforcer.Sync(within(ctx, while))
+		err := started.Enforcer.Sync(within(ctx, while))
 		Expect(err).To(MatchError(errRefused))
 
-		feedPod(agent, 2)
+		feedPod(started, 2)
 		proceed <- struct{}{}
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		Expect(agent.readyz()).To(Equal(http.StatusOK))
-		Expect(agent.Enforcer.Ready()).To(Succeed())
-		Expect(agent.metric("podfence_commits_total", "result=error")).To(BeEquivalentTo(failures))
-		repair := kernel.plans()[1]
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(started.readyz()).To(Equal(http.StatusOK))
+		Expect(started.Enforcer.Ready()).To(Succeed())
+		Expect(started.metric("podfence_commits_total", "result=error")).To(BeEquivalentTo(failures))
+		repair := kernel.Plans()[1]
 		Expect(repair.Replace).To(BeTrue(), "what the kernel holds is not known any more")
-		last := kernel.plans()[len(kernel.plans())-1]
+		last := kernel.Plans()[len(kernel.Plans())-1]
 		Expect(podsAdded(repair) + podsIf(last, !last.Replace)).To(Equal(2))
-		Expect(delays(agent)).To(HaveLen(failures))
-		Expect(increasing(delays(agent))).To(BeTrue(), "%v", delays(agent))
+		Expect(delays(started)).To(HaveLen(failures))
+		Expect(increasing(delays(started))).To(BeTrue(), "%v", delays(started))
 
 		// After a success, changes are small again, and so are the delays.
-		feedPod(agent, 3)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		last = kernel.plans()[len(kernel.plans())-1]
+		feedPod(started, 3)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		last = kernel.Plans()[len(kernel.Plans())-1]
 		Expect(last.Replace).To(BeFalse())
 		Expect(podsAdded(last)).To(Equal(1))
 		refuse.Store(true)
-		feedPod(agent, 4)
-		Eventually(func() int { return len(delays(agent)) }, soon, often).Should(BeNumerically(">", failures))
-		Expect(delays(agent)[failures]).To(BeNumerically("<", delays(agent)[failures-1]))
+		feedPod(started, 4)
+		Eventually(func() int { return len(delays(started)) }, soon, often).Should(BeNumerically(">", failures))
+		Expect(delays(started)[failures]).To(BeNumerically("<", delays(started)[failures-1]))
 	})
 
 	It("are waited for by Sync as long as its context lasts", func(ctx SpecContext) {
 		stuck := make(chan struct{})
-		kernel := &recorder{before: func(n int) error {
+		kernel := &recorder.Kernel{Before: func(n int) error {
 			if n > 1 {
 				<-stuck
 			}
 			return nil
 		}}
-		agent := idle(kernel)
-		Expect(agent.Enforcer.Sync(ctx)).To(Succeed(), "all that was fed is committed")
+		started := idle(kernel)
+		Expect(started.Enforcer.Sync(ctx)).To(Succeed(), "all that was fed is committed")
 
-		feedPod(agent, 1)
+		feedPod(started, 1)
 		reason := errors.New("the caller has gone")
 		waiting, leave := context.WithCancelCause(ctx)
 		result := make(chan error, 1)
-		go func() { result <- agent.Enforcer.Sync(waiting) }()
+		go func() { result <- started.Enforcer.Sync(waiting) }()
 		Consistently(result, while, often).ShouldNot(Receive())
 		leave(reason)
 		Eventually(result, soon, often).Should(Receive(MatchError(reason)))
 
-		go func() { result <- agent.Enforcer.Sync(ctx) }()
+		go func() { result <- started.Enforcer.Sync(ctx) }()
 		Consistently(result, while, often).ShouldNot(Receive())
 		close(stuck)
 		Eventually(result, soon, often).Should(Receive(BeNil()))
@@ -159,8 +161,8 @@ var _ = Describe("Commits", func() {
 })
 
 // feedPod tells the agent of the i-th pod of its node.
-func feedPod(agent *running, i int) {
-	agent.Enforcer.Feed(policy.SetPod(&policy.Pod{
+func feedPod(started *running, i int) {
+	started.Enforcer.Feed(policy.SetPod(&policy.Pod{
 		Key: policy.Key{Namespace: "shop", Name: fmt.Sprintf("pod-%d", i)}, Node: "node",
 		IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})},
 	}))
@@ -193,8 +195,8 @@ func within(ctx context.Context, d time.Duration) context.Context {
 var retryAfter = regexp.MustCompile(`"retryAfter"="([^"]+)"`)
 
 // delays are those that the agent said it would wait after failed commits.
-func delays(agent *running) (all []time.Duration) {
-	for _, line := range agent.log.With("Cannot commit") {
+func delays(started *running) (all []time.Duration) {
+	for _, line := range started.log.With("Cannot commit") {
 		if match := retryAfter.FindStringSubmatch(line); match != nil {
 			delay, err := time.ParseDuration(match[1])
 			Expect(err).NotTo(HaveOccurred())

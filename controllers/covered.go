@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -19,7 +17,7 @@ import (
 
 // Pods and policies are watched apart from each other, and the one watch may be behind
 // the other: a policy that was there before its pod may come after it. So an ADD asks the
-// API server which policies the pod's namespace has, and waits until the model has them.
+// API server which policies the pod's namespace has, and waits until they have been fed.
 
 const (
 	// listTimeout is how long the API server may take to list a namespace's policies.
@@ -27,11 +25,11 @@ const (
 	// listsAtOnce bounds how many namespaces are listed at the same time; more ADDs wait,
 	// and those of one namespace share a list.
 	listsAtOnce = 4
-	// listRate and listBurst bound how often an agent lists, per second and at once.
-	listRate, listBurst = 50, 100
-	// listAgain is after how long the API server is asked again. What it listed may be
+	// ListRate and ListBurst bound how often an agent lists, per second and at once.
+	ListRate, ListBurst = 50, 100
+	// listRetry is after how long the API server is asked again. What it listed may be
 	// gone since, without the watch ever having shown it.
-	listAgain = time.Second
+	listRetry = time.Second
 )
 
 // policyVersions are the resourceVersions of the policies that the model has, by
@@ -166,61 +164,99 @@ func (l *policyLists) run(namespace string, one *sharedList) {
 	one.listed, one.err = l.list(context.Background(), namespace)
 }
 
-// covered waits until the model has the policies that the API server has for a pod's
-// namespace at the time of the call. While the API server can't be asked, it is not: a pod
-// is not connected without its policies. For a pod that was covered before it need not be:
-// the model never goes back, and nobody waits for what came after the pod.
-func (a *Attachments) covered(ctx context.Context, pod policy.Key, uid types.UID) error {
-	if a.policies == nil || a.wasCovered(pod, uid) {
-		return nil
-	}
+// Covered waits until the policies have been fed that the API server has for a namespace at the
+// time of the call. While the API server can't be asked, it goes on waiting: a pod is not
+// connected without its policies.
+func (s *Source) Covered(ctx context.Context, namespace string) error {
 	for {
-		list, err := a.policies.get(ctx, pod.Namespace)
-		again, cancel := context.WithTimeout(ctx, listAgain)
+		list, err := s.lists.get(ctx, namespace)
+		again, cancel := context.WithTimeout(ctx, listRetry)
 		if err == nil {
-			err = a.enforcer.covers(again, list)
+			err = s.policies.await(again, list)
 		} else {
 			<-again.Done()
 		}
 		cancel()
-		switch {
-		case err == nil:
-			a.noteCovered(pod, uid)
-			return nil
-		case ctx.Err() != nil:
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-func (a *Attachments) wasCovered(pod policy.Key, uid types.UID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.coveredPods[pod] == uid
+// fedPolicies are the versions of the policies that have been fed. Its methods may be called
+// concurrently.
+type fedPolicies struct {
+	mu       sync.Mutex
+	versions policyVersions
+	// waiting are those who wait, by namespace, for another of its policies to be fed.
+	waiting map[string]map[chan struct{}]struct{}
 }
 
-// noteCovered notes that the model covers a pod, and forgets those that are gone.
-func (a *Attachments) noteCovered(pod policy.Key, uid types.UID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.coveredPods[pod] = uid
-	a.enforcer.mu.Lock()
-	defer a.enforcer.mu.Unlock()
-	maps.DeleteFunc(a.coveredPods, func(pod policy.Key, uid types.UID) bool {
-		_, known := a.enforcer.model.Attached(policy.Attachment{Pod: pod, UID: uid})
-		return !known
-	})
+func newFedPolicies() *fedPolicies {
+	return &fedPolicies{versions: policyVersions{}, waiting: map[string]map[chan struct{}]struct{}{}}
 }
 
-// covers waits until the model has what was listed.
-func (e *Enforcer) covers(ctx context.Context, list listedPolicies) error {
-	var lacks string
-	err := e.await(ctx, func(*policy.Model) bool {
-		lacks = e.policies.lacks(list)
-		return lacks == ""
-	})
-	if err != nil {
-		return errors.New("the watch of NetworkPolicies is behind the API server: " + lacks)
+// set notes that a policy has been fed.
+func (f *fedPolicies) set(np *networkingv1.NetworkPolicy) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.versions.set(np)
+	f.tell(np.Namespace)
+}
+
+// delete notes that the end of a policy has been fed.
+func (f *fedPolicies) delete(key policy.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.versions.delete(key)
+	f.tell(key.Namespace)
+}
+
+// tell tells those who wait for a namespace. The caller holds mu.
+func (f *fedPolicies) tell(namespace string) {
+	for changed := range f.waiting[namespace] {
+		close(changed)
 	}
-	return nil
+	delete(f.waiting, namespace)
+}
+
+// await waits until all that was listed has been fed.
+func (f *fedPolicies) await(ctx context.Context, list listedPolicies) error {
+	for {
+		lacks, changed := f.lacks(list)
+		if lacks == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			f.leave(list.namespace, changed)
+			return errors.New("the watch of NetworkPolicies is behind the API server: " + lacks)
+		case <-changed:
+		}
+	}
+}
+
+// lacks says what of a list has not been fed, with a channel that is closed when that may be
+// otherwise.
+func (f *fedPolicies) lacks(list listedPolicies) (lacks string, changed chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if lacks = f.versions.lacks(list); lacks == "" {
+		return "", nil
+	}
+	if f.waiting[list.namespace] == nil {
+		f.waiting[list.namespace] = map[chan struct{}]struct{}{}
+	}
+	changed = make(chan struct{})
+	f.waiting[list.namespace][changed] = struct{}{}
+	return lacks, changed
+}
+
+// leave forgets one that waits no more.
+func (f *fedPolicies) leave(namespace string, changed chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if delete(f.waiting[namespace], changed); len(f.waiting[namespace]) == 0 {
+		delete(f.waiting, namespace)
+	}
 }

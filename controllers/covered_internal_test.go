@@ -13,7 +13,6 @@ import (
 	. "github.com/onsi/gomega"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -112,115 +111,51 @@ func TestListsAreShared(t *testing.T) {
 	})
 }
 
-// TestAddAsksForPolicies: an add is answered when the model has the policies that the API
-// server has; one that was deleted while it was waited for, and never came, is not waited
-// for any longer; and nothing is confirmed while the API server can't be asked.
-func TestAddAsksForPolicies(t *testing.T) {
+// TestCoveredAsksForPolicies: a namespace is covered when the policies have been fed that the API
+// server has; one that was deleted while it was waited for, and never came, is not waited for any
+// longer; and nothing is covered while the API server can't be asked.
+func TestCoveredAsksForPolicies(t *testing.T) {
 	g := NewWithT(t)
-	a, _ := answering(t, t.TempDir(), nil)
-	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
 	var (
 		mu   sync.Mutex
 		away error
 		has  = map[string]string{"deny": "7"}
 	)
-	a.policies = newPolicyLists(nil)
-	a.policies.list = func(_ context.Context, namespace string) (listedPolicies, error) {
+	set := func(f func()) {
+		mu.Lock()
+		defer mu.Unlock()
+		f()
+	}
+	s := NewSource()
+	s.lists = newPolicyLists(nil)
+	s.lists.list = func(_ context.Context, namespace string) (listedPolicies, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		return listedPolicies{namespace: namespace, at: "10", versions: has}, away
 	}
-	uid := types.UID("uid-1")
 	within := func(d time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
-		return a.handle(ctx, add("c1", "web", string(uid), "10.244.1.7"))
+		return s.Covered(ctx, "shop")
 	}
-	made := func(anew types.UID) {
-		uid = anew
-		a.enforcer.Feed(policy.SetPod(known("web", uid)))
-	}
-	g.Expect(within(200 * time.Millisecond)).To(MatchError(And(ContainSubstring("pod shop/web"), ContainSubstring("shop/deny is there"))))
-	g.Expect(a.known).To(BeEmpty())
-	feed := func(np *networkingv1.NetworkPolicy) {
-		_ = a.enforcer.feed(func() ([]policy.Change, error) {
-			a.enforcer.policies.set(np)
-			return nil, nil
-		})
-	}
-	answered := make(chan error, 1)
-	go func() { answered <- within(time.Minute) }()
-	feed(stored("deny", "7"))
-	g.Eventually(answered).WithTimeout(time.Minute).Should(Receive(BeNil()))
+	g.Expect(within(200 * time.Millisecond)).To(MatchError(ContainSubstring("shop/deny is there")))
+	covered := make(chan error, 1)
+	go func() { covered <- within(time.Minute) }()
+	g.Consistently(covered, "50ms").ShouldNot(Receive())
+	s.policies.set(stored("other", "6")) // of no interest
+	s.policies.delete(policy.Key{Namespace: "shop", Name: "other"})
+	s.policies.set(stored("deny", "7"))
+	g.Eventually(covered).WithTimeout(time.Minute).Should(Receive(BeNil()))
 
-	made("uid-2")
-	mu.Lock()
-	has = map[string]string{"deny": "7", "moment": "9"}
-	mu.Unlock()
-	go func() { answered <- within(time.Minute) }()
-	g.Consistently(answered).ShouldNot(Receive())
-	mu.Lock()
-	has = map[string]string{"deny": "7"}
-	mu.Unlock()
-	g.Eventually(answered).WithTimeout(time.Minute).Should(Receive(BeNil()))
+	set(func() { has = map[string]string{"deny": "7", "moment": "9"} })
+	go func() { covered <- within(time.Minute) }()
+	g.Consistently(covered).ShouldNot(Receive())
+	set(func() { has = map[string]string{"deny": "7"} })
+	g.Eventually(covered).WithTimeout(time.Minute).Should(Receive(BeNil()))
 
-	mu.Lock()
-	away = errors.New("connection refused")
-	mu.Unlock()
-	g.Expect(within(time.Minute)).To(Succeed(), "it is covered already: a sandbox that is made anew needs no API server")
-	made("uid-3")
+	set(func() { away = errors.New("connection refused") })
 	g.Expect(within(200 * time.Millisecond)).To(MatchError(ContainSubstring("connection refused")))
-	mu.Lock()
-	away = nil
-	mu.Unlock()
+	set(func() { away = nil })
 	g.Expect(within(time.Minute)).To(Succeed())
-	g.Expect(a.coveredPods).To(Equal(map[policy.Key]types.UID{{Namespace: "shop", Name: "web"}: "uid-3"}))
-	a.enforcer.Feed(
-		policy.DeletePod(policy.Key{Namespace: "shop", Name: "web"}),
-		policy.SetPod(known("db", "uid-4")),
-	)
-	g.Expect(a.handle(t.Context(), add("c2", "db", "uid-4", "10.244.1.8"))).To(Succeed())
-	g.Expect(a.coveredPods).To(Equal(map[policy.Key]types.UID{{Namespace: "shop", Name: "db"}: "uid-4"}), "who is gone is forgotten")
-}
-
-// TestWaitingChangesNothing: an add that waits for its pod asks by reading, and does not
-// have the enforcer commit over and over.
-func TestWaitingChangesNothing(t *testing.T) {
-	g := NewWithT(t)
-	a, _ := answering(t, t.TempDir(), nil)
-	answered := make(chan error, 1)
-	go func() { answered <- a.handle(t.Context(), add("c1", "web", "uid-1", "10.244.1.7")) }()
-	fed := func() uint64 {
-		a.enforcer.mu.Lock()
-		defer a.enforcer.mu.Unlock()
-		return a.enforcer.fed
-	}
-	waits := func() bool {
-		a.enforcer.mu.Lock()
-		defer a.enforcer.mu.Unlock()
-		return a.enforcer.changed != nil
-	}
-	g.Eventually(waits).WithTimeout(time.Minute).Should(BeTrue())
-	before := fed()
-	g.Consistently(fed).Should(Equal(before))
-	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
-	g.Eventually(answered).WithTimeout(time.Minute).Should(Receive(BeNil()))
-}
-
-// TestAddSaysWhy has each reason that an add is not answered for in its error.
-func TestAddSaysWhy(t *testing.T) {
-	g := NewWithT(t)
-	a, kernel := answering(t, t.TempDir(), nil)
-	short := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		return a.handle(ctx, add("c1", "web", "uid-1", "10.244.1.7"))
-	}
-	g.Expect(short()).To(MatchError(ContainSubstring("pod shop/web (UID uid-1) is not known yet")))
-	a.enforcer.Feed(policy.SetPod(known("web", "uid-1")))
-	g.Expect(a.enforcer.Sync(t.Context())).To(Succeed())
-	kernel.mu.Lock()
-	kernel.fail = errors.New("the kernel refuses")
-	kernel.mu.Unlock()
-	g.Expect(short()).To(MatchError("the rules of pod shop/web are not in the kernel: the last commit failed: the kernel refuses"))
+	g.Expect(s.policies.waiting).To(BeEmpty(), "nobody waits")
 }

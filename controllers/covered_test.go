@@ -10,12 +10,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/cni/handshake"
-	"github.com/podfence/podfence/controllers"
 )
 
 // lag delivers nothing of one resource's watches from behind until caughtUp: all other
@@ -84,14 +87,14 @@ var _ = Describe("An ADD whose pod is known before its policies", func() {
 		c := newCluster()
 		c.namespace("shop", nil)
 		watch := &lag{resource: "networkpolicies"}
-		kernel := &recorder{}
+		kernel := &recorder.Kernel{}
 		dir := GinkgoT().TempDir()
 		socket := filepath.Join(dir, "agent.sock")
-		agent := run(kernel, controllers.Options{Node: c.node, API: watch.guard(agentUser), CNI: &controllers.CNI{
+		started := run(kernel, agent.Options{Node: c.node, API: watch.guard(agentUser), CNI: &agent.CNI{
 			Socket: socket, State: filepath.Join(dir, "attachments"),
-			Bridge: &controllers.Bridge{Kernel: kernel, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() }},
+			Bridge: &enforcer.Bridge{Kernel: kernel, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() }},
 		}})
-		agent.awaitReady()
+		started.awaitReady()
 		watch.behind()
 		c.policy("shop", "deny", "podSelector: {}\npolicyTypes: [Ingress, Egress]")
 		pod := c.pod("shop", "web", nil)
@@ -102,7 +105,7 @@ var _ = Describe("An ADD whose pod is known before its policies", func() {
 			})
 		}
 		denied := func() bool {
-			for _, plan := range kernel.plans() {
+			for _, plan := range kernel.Plans() {
 				if strings.Contains(plan.Text(), "/deny") {
 					return true
 				}
@@ -122,7 +125,7 @@ var _ = Describe("An ADD whose pod is known before its policies", func() {
 		watch.caughtUp()
 		Eventually(answered, soon, often).Should(Receive(BeNil()))
 		Expect(denied()).To(BeTrue(), "answered before the policy was in the kernel")
-		Expect(agent.metric("podfence_adds_total", "result=error")).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_adds_total", "result=success")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_adds_total", "result=error")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_adds_total", "result=success")).To(BeEquivalentTo(1))
 	})
 })

@@ -8,14 +8,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/recorder"
 )
 
 var _ = Describe("Established flows", func() {
@@ -30,32 +32,32 @@ var _ = Describe("Established flows", func() {
 		flows, err := kernel.OpenFlows(kernel.Options{NetNS: w.where.NetNS()}, bit)
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(flows.Close)
-		agent := run(w.kernel, controllers.Options{
+		started := run(w.kernel, agent.Options{
 			Node: w.node, API: agentUser, Flows: flows, Ruleset: ruleset.Options{RevokedMark: bit},
 		})
-		agent.awaitReady()
+		started.awaitReady()
 		kept := connect(ctx, client, web)
 		cut := connect(ctx, other, web)
 		Expect(echoes(kept)).To(Equal(4))
 		Expect(echoes(cut)).To(Equal(4))
 
 		w.policy("shop", "web", onlyClients)
-		Eventually(agent.metricOf("podfence_flows_total", "change=revoked"), soon, often).Should(BeEquivalentTo(4))
+		Eventually(started.metricOf("podfence_flows_total", "change=revoked"), soon, often).Should(BeEquivalentTo(4))
 		Expect(echoes(cut)).To(BeZero())
 		Expect(echoes(kept)).To(Equal(4))
 
 		relabel(otherPod, set{"app": "client"})
-		Eventually(agent.metricOf("podfence_flows_total", "change=restored"), soon, often).Should(BeEquivalentTo(4))
+		Eventually(started.metricOf("podfence_flows_total", "change=restored"), soon, often).Should(BeEquivalentTo(4))
 		Eventually(echoes, soon, often).WithArguments(cut).Should(Equal(4))
-		Expect(agent.metric("podfence_flows_total", "change=revoked")).To(BeEquivalentTo(4))
+		Expect(started.metric("podfence_flows_total", "change=revoked")).To(BeEquivalentTo(4))
 
 		// What changes while there is no agent, the next one makes up for. (New
 		// connections: in the others, answers of long ago are still under way.)
 		late := connect(ctx, other, web)
-		agent.stop()
+		started.stop()
 		relabel(otherPod, nil)
 		Expect(echoes(late)).To(Equal(4))
-		again := run(w.kernel, controllers.Options{
+		again := run(w.kernel, agent.Options{
 			Node: w.node, API: agentUser, Flows: flows, Ruleset: ruleset.Options{RevokedMark: bit},
 		})
 		Eventually(again.metricOf("podfence_flows_total", "change=revoked"), soon, often).Should(BeEquivalentTo(8))
@@ -67,15 +69,15 @@ var _ = Describe("Established flows", func() {
 		judged := &judgedFlows{packet: policy.Packet{
 			Src: netip.MustParseAddr("10.244.1.9"), Dst: netip.MustParseAddr("10.244.1.1"), Protocol: policy.TCP, DstPort: 80, HopLimit: 64,
 		}}
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir(), Flows: judged})
-		agent.awaitReady()
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir(), Flows: judged})
+		started.awaitReady()
 		Eventually(judged.calls.Load, soon, often).Should(BeEquivalentTo(1))
 		Expect(judged.passed.Load()).To(BeTrue())
 
-		feedPod(agent, 1)
-		isolatePods(agent)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		feedPod(started, 1)
+		isolatePods(started)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Eventually(judged.passed.Load, soon, often).Should(BeFalse())
 
 		// Nothing to commit, nothing to judge, once what follows a commit is over.
@@ -85,14 +87,14 @@ var _ = Describe("Established flows", func() {
 			return judged.calls.Load() == calls
 		}, soon, often).Should(BeTrue())
 		calls := judged.calls.Load()
-		feedPod(agent, 1)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		feedPod(started, 1)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Consistently(judged.calls.Load, while, often).Should(Equal(calls))
 
 		judged.fail.Store(true)
-		feedPod(agent, 2)
-		Eventually(agent.log.With, soon, often).WithArguments("Cannot judge all established flows").ShouldNot(BeEmpty())
-		Expect(agent.Enforcer.Ready()).To(Succeed(), "new connections are judged all the same")
+		feedPod(started, 2)
+		Eventually(started.log.With, soon, often).WithArguments("Cannot judge all established flows").ShouldNot(BeEmpty())
+		Expect(started.Enforcer.Ready()).To(Succeed(), "new connections are judged all the same")
 		judged.fail.Store(false)
 		calls = judged.calls.Load()
 		Eventually(judged.calls.Load, soon, often).Should(BeNumerically(">", calls))
@@ -140,10 +142,10 @@ type judgedFlows struct {
 	passed atomic.Bool
 }
 
-// Forget implements controllers.Flows.
+// Forget implements agent.Flows.
 func (*judgedFlows) Forget([]netip.Addr) error { return nil }
 
-// Revoke implements controllers.Flows.
+// Revoke implements agent.Flows.
 func (f *judgedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	f.passed.Store(judge(ruleset.Forward, f.packet))
 	f.calls.Add(1)
@@ -153,14 +155,14 @@ func (f *judgedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) 
 	return 0, 0, nil
 }
 
-// RevokeOf implements controllers.Flows.
+// RevokeOf implements agent.Flows.
 func (f *judgedFlows) RevokeOf(_ []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return f.Revoke(judge)
 }
 
 // isolatePods denies all pods of the namespace shop everything.
-func isolatePods(agent *running) {
-	agent.Enforcer.Feed(policy.SetPolicy(policy.Policy{
+func isolatePods(started *running) {
+	started.Enforcer.Feed(policy.SetPolicy(policy.Policy{
 		Key:     policy.Key{Namespace: "shop", Name: "deny"},
 		Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, true},
 	}))

@@ -7,14 +7,16 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/podfence/podfence/agent"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/logbook"
+	"github.com/podfence/podfence/test/recorder"
 )
 
 var _ = Describe("A folder of manifests", func() {
@@ -29,26 +31,26 @@ spec:
 `
 
 	It("that becomes empty is enforced as it last was, and the agent is not ready", func(ctx SpecContext) {
-		folder, kernel := GinkgoT().TempDir(), &recorder{}
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder, KeepIfEmpty: true})
+		folder, kernel := GinkgoT().TempDir(), &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: "node", Manifests: folder, KeepIfEmpty: true})
 		const complaint = "Not ready\" \"condition\"=\"ManifestsEmpty\""
-		Eventually(agent.log.With, soon, often).WithArguments(complaint).Should(HaveLen(1))
-		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
-		Expect(kernel.plans()).To(BeEmpty(), "what the agent before has left stays")
+		Eventually(started.log.With, soon, often).WithArguments(complaint).Should(HaveLen(1))
+		Expect(started.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(kernel.Plans()).To(BeEmpty(), "what the agent before has left stays")
 
 		write(folder, "web.yaml", deny)
-		agent.awaitReady()
-		plans := len(kernel.plans())
+		started.awaitReady()
+		plans := len(kernel.Plans())
 		Expect(os.Remove(filepath.Join(folder, "web.yaml"))).To(Succeed())
-		Eventually(agent.readyz, soon, often).Should(Equal(http.StatusInternalServerError))
-		Expect(agent.log.With(complaint)).To(HaveLen(2))
-		Expect(agent.metric("podfence_manifests_valid")).To(BeZero())
-		Expect(agent.metric("podfence_policies", "active=false")).To(BeEquivalentTo(1), "the policy is in force")
-		Expect(kernel.plans()).To(HaveLen(plans))
+		Eventually(started.readyz, soon, often).Should(Equal(http.StatusInternalServerError))
+		Expect(started.log.With(complaint)).To(HaveLen(2))
+		Expect(started.metric("podfence_manifests_valid")).To(BeZero())
+		Expect(started.metric("podfence_policies", "active=false")).To(BeEquivalentTo(1), "the policy is in force")
+		Expect(kernel.Plans()).To(HaveLen(plans))
 
 		write(folder, "web.yaml", deny)
-		agent.awaitReady()
-		Expect(agent.log.With(`A condition is over" "condition"="ManifestsEmpty"`)).To(HaveLen(2))
+		started.awaitReady()
+		Expect(started.log.With(`A condition is over" "condition"="ManifestsEmpty"`)).To(HaveLen(2))
 	})
 
 	It("is enforced as it is, and as it last was while it is not valid", func(ctx SpecContext) {
@@ -58,27 +60,27 @@ spec:
 		pods := w.podManifest(web, "web") + w.podManifest(client, "client") + w.podManifest(other, "other")
 		write(folder, "pods.yaml", pods)
 		write(folder, "web.yaml", deny)
-		agent := run(w.kernel, controllers.Options{Node: w.node, Manifests: folder})
-		agent.awaitReady()
-		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+		started := run(w.kernel, agent.Options{Node: w.node, Manifests: folder})
+		started.awaitReady()
+		Expect(started.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
 		w.eventually(ctx, arrive(client, web, 80), lost(other, web, 80))
 
 		// Broken on its fifth line, and the pods changed, too: nothing of it counts.
 		const complaint = "The manifests are not valid"
 		broken := strings.Replace(deny, "podSelector:", "podSelectors:", 1)
 		write(folder, "web.yaml", broken)
-		Eventually(agent.metricOf("podfence_manifests_valid"), soon, often).Should(BeZero())
+		Eventually(started.metricOf("podfence_manifests_valid"), soon, often).Should(BeZero())
 		write(folder, "pods.yaml", strings.ReplaceAll(pods, "{app: client}", "{app: retired}"))
 		w.always(ctx, arrive(client, web, 80), lost(other, web, 80))
-		Expect(agent.log.With(complaint)).To(ConsistOf(ContainSubstring(filepath.Join(folder, "web.yaml") + ":5: ")))
-		Expect(agent.readyz()).To(Equal(http.StatusOK), "what was valid is in force")
+		Expect(started.log.With(complaint)).To(ConsistOf(ContainSubstring(filepath.Join(folder, "web.yaml") + ":5: ")))
+		Expect(started.readyz()).To(Equal(http.StatusOK), "what was valid is in force")
 
 		// Right again, it counts as it is now.
 		write(folder, "web.yaml", strings.Replace(deny, "{app: client}", "{app: other}", 1))
 		w.eventually(ctx, lost(client, web, 80), arrive(other, web, 80))
-		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
-		Expect(agent.log.With("valid again")).To(HaveLen(1))
-		Expect(agent.log.With(complaint)).To(HaveLen(1))
+		Expect(started.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+		Expect(started.log.With("valid again")).To(HaveLen(1))
+		Expect(started.log.With(complaint)).To(HaveLen(1))
 
 		// A file that is gone takes its objects with it: the policy,
 		Expect(os.Remove(filepath.Join(folder, "web.yaml"))).To(Succeed())
@@ -98,49 +100,49 @@ spec:
 	It("says the same complaint once, and another one again", func() {
 		folder := GinkgoT().TempDir()
 		write(folder, "web.yaml", deny)
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder})
-		agent.awaitReady()
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: "node", Manifests: folder})
+		started.awaitReady()
 
 		broken := deny + "  egres: []\n"
 		write(folder, "web.yaml", broken)
-		Eventually(agent.log.With, soon, often).WithArguments("web.yaml:9").Should(HaveLen(1))
+		Eventually(started.log.With, soon, often).WithArguments("web.yaml:9").Should(HaveLen(1))
 		for range 3 {
 			write(folder, "web.yaml", broken)
-			Expect(agent.Manifests.Reload()).NotTo(Succeed())
+			Expect(started.Manifests.Reload()).NotTo(Succeed())
 		}
-		Consistently(agent.log.With, while, often).WithArguments("web.yaml:9").Should(HaveLen(1))
+		Consistently(started.log.With, while, often).WithArguments("web.yaml:9").Should(HaveLen(1))
 
 		write(folder, "web.yaml", "# moved down\n"+broken)
-		Eventually(agent.log.With, soon, often).WithArguments("web.yaml:10").Should(HaveLen(1))
+		Eventually(started.log.With, soon, often).WithArguments("web.yaml:10").Should(HaveLen(1))
 	})
 
 	It("writes nothing at all before it is valid for the first time", func() {
 		folder := GinkgoT().TempDir()
 		write(folder, "web.yaml", deny+"not: [yaml\n")
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: folder})
-		Eventually(agent.log.With, soon, often).WithArguments("web.yaml:").Should(HaveLen(1))
-		Eventually(agent.healthz, soon, often).Should(Equal(http.StatusOK))
-		Consistently(kernel.attempts, while, often).Should(BeZero())
-		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
-		Expect(agent.metric("podfence_manifests_valid")).To(BeZero())
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: "node", Manifests: folder})
+		Eventually(started.log.With, soon, often).WithArguments("web.yaml:").Should(HaveLen(1))
+		Eventually(started.healthz, soon, often).Should(Equal(http.StatusOK))
+		Consistently(kernel.Attempts, while, often).Should(BeZero())
+		Expect(started.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(started.metric("podfence_manifests_valid")).To(BeZero())
 
 		write(folder, "web.yaml", deny)
-		agent.awaitReady()
-		Expect(kernel.plans()).To(HaveLen(1))
-		Expect(kernel.plans()[0].Replace).To(BeTrue())
-		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+		started.awaitReady()
+		Expect(kernel.Plans()).To(HaveLen(1))
+		Expect(kernel.Plans()[0].Replace).To(BeTrue())
+		Expect(started.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
 	})
 
 	It("must be there", func(ctx SpecContext) {
 		missing := filepath.Join(GinkgoT().TempDir(), "missing")
-		agent, err := controllers.NewAgent(&recorder{}, controllers.Options{
+		started, err := agent.New(&recorder.Kernel{}, agent.Options{
 			Node: "node", Manifests: missing, HealthAddress: "0", MetricsAddress: "0",
 			Registry: prometheus.NewRegistry(), Log: (&logbook.Book{Also: GinkgoWriter}).Logger(),
 		})
 		Expect(err).NotTo(HaveOccurred())
-		Expect(agent.Start(within(ctx, soon))).To(MatchError(os.ErrNotExist))
+		Expect(started.Start(within(ctx, soon))).To(MatchError(os.ErrNotExist))
 	})
 })
 

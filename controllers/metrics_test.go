@@ -8,11 +8,12 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/podfence/podfence/controllers"
 )
 
 var _ = Describe("Metrics", func() {
@@ -24,24 +25,24 @@ var _ = Describe("Metrics", func() {
 		c.policy("shop", "db", "podSelector: {matchLabels: {app: db}}")
 		c.policy("shop", "nobody", "podSelector: {matchLabels: {app: nobody}}")
 		var broken atomic.Bool
-		agent := run(&recorder{}, controllers.Options{Node: c.node, API: agentUser, Version: "v1.2.3", Drops: func() (map[string]uint64, error) {
+		started := run(&recorder.Kernel{}, agent.Options{Node: c.node, API: agentUser, Version: "v1.2.3", Drops: func() (map[string]uint64, error) {
 			if broken.Load() {
 				return nil, errors.New("the kernel says no")
 			}
 			return map[string]uint64{"no pod known by this address": 7}, nil
 		}})
-		agent.awaitReady()
-		Expect(agent.metric("podfence_build_info", "cni=none", "goversion="+runtime.Version(), "source=api", "version=v1.2.3")).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_pods", "isolated=false")).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_policies", "active=true")).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_policies", "active=false")).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_dropped_packets_total", "reason=no pod known by this address")).To(BeEquivalentTo(7))
-		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(-1), "there are no manifests to be valid")
+		started.awaitReady()
+		Expect(started.metric("podfence_build_info", "cni=none", "goversion="+runtime.Version(), "source=api", "version=v1.2.3")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_pods", "isolated=false")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_policies", "active=true")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_policies", "active=false")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_dropped_packets_total", "reason=no pod known by this address")).To(BeEquivalentTo(7))
+		Expect(started.metric("podfence_manifests_valid")).To(BeEquivalentTo(-1), "there are no manifests to be valid")
 
 		broken.Store(true)
-		Expect(agent.metric("podfence_dropped_packets_total", "reason=no pod known by this address")).To(BeEquivalentTo(-1))
-		Expect(agent.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1), "the others are there all the same")
+		Expect(started.metric("podfence_dropped_packets_total", "reason=no pod known by this address")).To(BeEquivalentTo(-1))
+		Expect(started.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1), "the others are there all the same")
 	})
 
 	It("are each in docs/METRICS.md, which has no others", func() {
@@ -52,7 +53,7 @@ var _ = Describe("Metrics", func() {
 			documented[string(row[1])] = string(row[2])
 		}
 		registry := &describing{}
-		_, err = controllers.NewAgent(&recorder{}, controllers.Options{
+		_, err = agent.New(&recorder.Kernel{}, agent.Options{
 			Node: "node", Manifests: GinkgoT().TempDir(), MetricsAddress: "0", HealthAddress: "0", Registry: registry, Log: GinkgoLogr,
 		})
 		Expect(err).NotTo(HaveOccurred())
@@ -60,10 +61,10 @@ var _ = Describe("Metrics", func() {
 	})
 
 	It("of manifests are those of an agent that reads them", func() {
-		agent := run(&recorder{}, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
-		agent.awaitReady()
-		Expect(agent.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
-		Expect(agent.metric("podfence_build_info", "cni=none", "goversion="+runtime.Version(), "source=manifests", "version=")).To(BeEquivalentTo(1))
+		started := run(&recorder.Kernel{}, agent.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		started.awaitReady()
+		Expect(started.metric("podfence_manifests_valid")).To(BeEquivalentTo(1))
+		Expect(started.metric("podfence_build_info", "cni=none", "goversion="+runtime.Version(), "source=manifests", "version=")).To(BeEquivalentTo(1))
 	})
 })
 

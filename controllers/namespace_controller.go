@@ -5,22 +5,18 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
 )
 
 // NamespaceReconciler feeds namespaces: their labels, for namespaceSelectors.
-type NamespaceReconciler struct {
-	client.Reader
-	*Enforcer
-}
+type NamespaceReconciler struct{ *Source }
 
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
 // Reconcile implements reconcile.Reconciler.
 func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcile(ctx, r.Enforcer, r, req, &corev1.Namespace{},
+	return reconcile(ctx, r.Source, req, &corev1.Namespace{},
 		func(ns *corev1.Namespace) policy.Change { return policy.ChangeOf(ns) },
 		func() policy.Change { return policy.DeleteNamespace(req.Name) })
 }

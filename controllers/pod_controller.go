@@ -15,11 +15,7 @@ import (
 )
 
 // PodReconciler feeds pods: this node's as subjects, all as peers.
-type PodReconciler struct {
-	pods  podStore
-	sizes *podSizes
-	*Enforcer
-}
+type PodReconciler struct{ *Source }
 
 // +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch
 
@@ -30,7 +26,7 @@ func (r *PodReconciler) Reconcile(_ context.Context, req ctrl.Request) (ctrl.Res
 		case err != nil:
 			return nil, fmt.Errorf("reading pod %s: %w", req.NamespacedName, err)
 		case pod == nil:
-			r.sizes.forget(req.NamespacedName)
+			r.sizes.pods.forget(req.NamespacedName)
 			return []policy.Change{policy.DeletePod(req.NamespacedName)}, nil
 		default:
 			return []policy.Change{policy.SetPod(pod)}, nil
@@ -39,8 +35,8 @@ func (r *PodReconciler) Reconcile(_ context.Context, req ctrl.Request) (ctrl.Res
 	return ctrl.Result{}, err
 }
 
-// SetupWithManager has the manager call Reconcile for what is new. The pods that
-// there are at the start are not: firstLoad feeds them.
+// SetupWithManager has the manager call Reconcile for what is new. The pods that there are at
+// the start are not: firstLoad feeds them.
 func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	news := predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return r.isNew(e.Object.(*cachedPod)) }}
 	// A logger for each call would be most of what a call costs; errors name the pod.
@@ -49,10 +45,7 @@ func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WithLogConstructor(func(*ctrl.Request) logr.Logger { return log }).Complete(r)
 }
 
-// isNew reports whether a pod is news to the model. What is in the cache before
-// the first load is not, as that reads the cache.
+// isNew reports whether a pod is news to the model.
 func (r *PodReconciler) isNew(p *cachedPod) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.loaded && !r.model.Holds(policy.Key{Namespace: p.Namespace, Name: p.Name}, p.seen)
+	return r.loading.Load() && !r.enforcer.Knows(p.change())
 }

@@ -3,17 +3,22 @@ package controllers
 import (
 	"testing"
 
-	"github.com/go-logr/logr"
-	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/recorder"
 )
 
 // TestIsNew: before the first load, which reads the cache whole, no pod is news; then
 // those are that the model has not, or has as they were.
 func TestIsNew(t *testing.T) {
-	r := &PodReconciler{Enforcer: newEnforcer(&told{}, Options{Node: "node", Log: logr.Discard()}, newMetrics(prometheus.NewRegistry()), nil)}
+	known := func(name string, uid types.UID) *policy.Pod {
+		return &policy.Pod{Key: policy.Key{Namespace: "shop", Name: name}, UID: uid, Node: "node"}
+	}
+	r := &PodReconciler{NewSource()}
+	r.enforcer = enforcer.New(&recorder.Kernel{}, enforcer.Options{Node: "node"})
 	cached := func(name string, seen *policy.Pod) *cachedPod {
 		return &cachedPod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, seen: seen}
 	}
@@ -21,10 +26,8 @@ func TestIsNew(t *testing.T) {
 	if r.isNew(cached("web", known("web", "uid-1"))) || r.isNew(unseen) {
 		t.Error("news before the first load")
 	}
-	_ = r.feed(func() ([]policy.Change, error) {
-		r.loaded = true
-		return []policy.Change{policy.SetPod(held)}, nil
-	})
+	r.loading.Store(true)
+	r.enforcer.Feed(policy.SetPod(held))
 	for what, x := range map[string]struct {
 		pod  *cachedPod
 		want bool

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
@@ -30,16 +29,12 @@ const (
 	maxUID = 64
 )
 
-// ReasonTooLarge is the reason of the Warning Event on a pod of which the labels are not
-// kept.
-const ReasonTooLarge = "TooLarge"
-
 // podSizes are how much the pods take that the cache keeps. Its methods may be called
 // concurrently.
 type podSizes struct {
 	shares
-	// say tells of a pod that is not kept, once; nil: nobody.
-	say func(*corev1.Pod)
+	// say tells of a pod that is not kept, once, and why; nil: nobody.
+	say func(p *corev1.Pod, why string)
 
 	unkeptMu sync.Mutex
 	unkept   map[policy.Key]struct{}
@@ -81,7 +76,7 @@ func (s *podSizes) keep(p *corev1.Pod) (pod *policy.Pod, seen bool) {
 	pod = pod.Unkept()
 	pod.UID = pod.UID[:min(len(pod.UID), maxUID)]
 	if s.note(key, true) && s.say != nil {
-		s.say(p)
+		s.say(p, tooLarge)
 	}
 	return pod, true
 }
@@ -116,14 +111,6 @@ func (s *podSizes) metric() prometheus.Collector {
 	})
 }
 
-// sayTooLarge is what a podSizes says.
-func sayTooLarge(log logr.Logger, events *events, node string) func(*corev1.Pod) {
-	return func(p *corev1.Pod) {
-		message := fmt.Sprintf("the labels and ports of a pod may take %d kB, and what those of a namespace's pods take beyond that %d MB of the agent's memory, and %d MB with those of all others, and with this one they would take more: "+
-			"it is isolated, and no selector means it but those of all pods, until it is changed and there is room", podFreeBytes>>10, namespacePodBytes>>20, podBytes>>20)
-		warn(log, "Pod has too many labels and ports to be kept", "pod", keyOf(p).String(), "reason", message)
-		events.create(warning(corev1.ObjectReference{
-			APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
-		}, node, ReasonTooLarge, string(p.UID)+" "+message, message))
-	}
-}
+// tooLarge is why a pod is not kept.
+var tooLarge = fmt.Sprintf("the labels and ports of a pod may take %d kB, and what those of a namespace's pods take beyond that %d MB of the agent's memory, and %d MB with those of all others, and with this one they would take more: "+
+	"it is isolated, and no selector means it but those of all pods, until it is changed and there is room", podFreeBytes>>10, namespacePodBytes>>20, podBytes>>20)

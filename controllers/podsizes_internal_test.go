@@ -38,7 +38,7 @@ func TestPodSizes(t *testing.T) {
 	s := newPodSizes()
 	s.namespace, s.all = 100_000, 250_000
 	var said []string
-	s.say = func(p *corev1.Pod) { said = append(said, p.Name) }
+	s.say = func(p *corev1.Pod, _ string) { said = append(said, p.Name) }
 	kept := func(p *corev1.Pod) bool {
 		t.Helper()
 		object, err := s.cache(p)

@@ -8,6 +8,10 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
@@ -18,8 +22,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
-
-	"github.com/podfence/podfence/controllers"
 )
 
 // brokenExcept would open 10.0.0.0/8 whole if what can't be read were skipped;
@@ -49,15 +51,15 @@ var _ = Describe("A policy that can't be compiled", func() {
 		web, webPod := w.pod("shop", "web", set{"app": "web"})
 		client, _ := w.pod("shop", "client", set{"app": "client"})
 		second, _ := w.pod("other", "web", set{"app": "web"})
-		agent := w.watchCluster()
-		elsewhere := run(&recorder{}, controllers.Options{Node: w.node + "-b", API: agentUser})
+		started := w.watchCluster()
+		elsewhere := run(&recorder.Kernel{}, agent.Options{Node: w.node + "-b", API: agentUser})
 		elsewhere.awaitReady()
 		w.eventually(ctx, arrive(client, web, 80))
 
 		w.store("shop", "broken", brokenExcept)
 		w.eventually(ctx, lost(client, web, 80), lost(second, web, 80), arrive(web, client, 80))
 		Expect(w.table()).To(chain("ingress", webPod))
-		for _, a := range []*running{agent, elsewhere} {
+		for _, a := range []*running{started, elsewhere} {
 			Eventually(a.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
 			Eventually(a.log.With, soon, often).WithArguments("cannot be enforced as written").Should(HaveLen(1))
 			Expect(a.readyz()).To(Equal(http.StatusOK), "one policy is no reason to be down")
@@ -66,7 +68,7 @@ var _ = Describe("A policy that can't be compiled", func() {
 		Consistently(w.events, while, often).WithArguments(ctx, "shop").Should(HaveLen(1))
 		event := w.events(ctx, "shop")[0]
 		Expect(event.Type).To(Equal(corev1.EventTypeWarning))
-		Expect(event.Reason).To(Equal(controllers.ReasonNotEnforceable))
+		Expect(event.Reason).To(Equal(report.ReasonNotEnforceable))
 		Expect(event.InvolvedObject.Kind).To(Equal("NetworkPolicy"))
 		Expect(event.InvolvedObject.Name).To(Equal("broken"))
 		Expect(event.Message).To(And(ContainSubstring("spec.ingress[0].from[0].ipBlock"), ContainSubstring("10.244.0.0/99"), ContainSubstring("everyone")))
@@ -80,23 +82,23 @@ var _ = Describe("A policy that can't be compiled", func() {
 		w.store("shop", "broken", brokenPeer)
 		w.eventually(ctx, arrive(client, web, 80), lost(client, web, 81), lost(second, web, 80))
 		Eventually(w.events, soon, often).WithArguments(ctx, "shop").Should(HaveLen(2))
-		for _, a := range []*running{agent, elsewhere} {
+		for _, a := range []*running{started, elsewhere} {
 			Eventually(a.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(1))
 		}
 
 		// Put right, through the API as usual.
 		fixed := w.policy("shop", "broken", onlyClients)
 		w.eventually(ctx, arrive(client, web, 81), lost(second, web, 80))
-		for _, a := range []*running{agent, elsewhere} {
+		for _, a := range []*running{started, elsewhere} {
 			Eventually(a.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
 		}
 		Expect(w.events(ctx, "shop")).To(HaveLen(2))
 
 		// One that goes away broken is no problem any more either.
 		w.store("shop", "broken", brokenExcept)
-		Eventually(agent.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
 		remove(fixed)
-		Eventually(agent.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
 		w.eventually(ctx, arrive(client, web, 80), arrive(second, web, 80))
 	})
 
@@ -106,13 +108,13 @@ var _ = Describe("A policy that can't be compiled", func() {
 		web, _ := w.pod("shop", "web", set{"app": "web"})
 		client, _ := w.pod("shop", "client", set{"app": "client"})
 		w.store("shop", "broken", brokenExcept)
-		agent := w.watchCluster()
+		started := w.watchCluster()
 		Expect(w.otherwise(ctx, lost(client, web, 80), arrive(web, client, 80))()).To(BeEmpty())
-		Eventually(agent.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
 		Eventually(w.events, soon, often).WithArguments(ctx, "shop").Should(HaveLen(1))
 
 		// A restart finds the Event there, and repeats the rest.
-		agent.stop()
+		started.stop()
 		again := w.watchCluster()
 		Eventually(again.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(2))
 		Eventually(again.log.With, soon, often).WithArguments("cannot be enforced as written").Should(HaveLen(1))
@@ -127,7 +129,7 @@ func (c *cluster) events(ctx context.Context, namespace string) (found []corev1.
 	var all corev1.EventList
 	Expect(admin.List(ctx, &all, client.InNamespace(c.name(namespace)))).To(Succeed())
 	for _, event := range all.Items {
-		if event.Reason == controllers.ReasonNotEnforceable {
+		if event.Reason == report.ReasonNotEnforceable {
 			found = append(found, event)
 		}
 	}

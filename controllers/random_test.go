@@ -18,13 +18,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/enforcer"
+
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	. "github.com/onsi/gomega"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/podfence/podfence/cni/handshake"
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
@@ -82,8 +84,8 @@ type enforced struct {
 	// lost are the links of containers that are gone, without a DEL.
 	lost map[string]bool
 
-	agent *controllers.Agent
-	stop  func()
+	started *agent.Agent
+	stop    func()
 }
 
 func randomCommits(t *testing.T, where *lab.Node, seed int64) {
@@ -168,8 +170,8 @@ func (e *enforced) feed(n int) {
 		}
 		e.history = append(e.history, event)
 		e.say("an event: %s", what(event))
-		if e.agent != nil {
-			e.agent.Enforcer.Feed(event.Change())
+		if e.started != nil {
+			e.started.Enforcer.Feed(event.Change())
 			if e.r.Intn(4) == 0 { // the next ones come while this one is on its way into the kernel
 				time.Sleep(5 * time.Millisecond)
 			}
@@ -274,12 +276,12 @@ func (e *enforced) start() {
 		e.Fatal(err)
 	}
 	e.kernel.conn = conn
-	o := controllers.Options{
+	o := agent.Options{
 		Node: random.Node, Manifests: filepath.Join(e.dir, "empty"), MetricsAddress: "0", HealthAddress: "0",
 		Ruleset: e.options, Watch: watch, Flows: e.flows, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
-		CNI: &controllers.CNI{
+		CNI: &agent.CNI{
 			Socket: filepath.Join(e.dir, "agent.sock"), State: filepath.Join(e.dir, "attachments"),
-			Bridge: &controllers.Bridge{Kernel: e.kernel, MAC: gateway.MAC, Gateway: firstOf},
+			Bridge: &enforcer.Bridge{Kernel: e.kernel, MAC: gateway.MAC, Gateway: firstOf},
 			Links:  linksBut(maps.Clone(e.lost)),
 		},
 	}
@@ -289,7 +291,7 @@ func (e *enforced) start() {
 	if err := os.MkdirAll(o.Manifests, 0o700); err != nil {
 		e.Fatal(err)
 	}
-	if e.agent, err = controllers.NewAgent(e.kernel, o); err != nil {
+	if e.started, err = agent.New(e.kernel, o); err != nil {
 		e.Fatal(err)
 	}
 	var changes []policy.Change
@@ -298,11 +300,11 @@ func (e *enforced) start() {
 			changes = append(changes, event.Change())
 		}
 	}
-	e.agent.Enforcer.Feed(changes...)
-	e.agent.Enforcer.Begin()
+	e.started.Enforcer.Feed(changes...)
+	e.started.Enforcer.Feed(policy.Synced())
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
-	go func() { stopped <- e.agent.Start(ctx) }()
+	go func() { stopped <- e.started.Start(ctx) }()
 	// As a runtime does, which has STATUS answered before it calls ADD.
 	NewWithT(e).Eventually(func() error { return e.call(handshake.Request{Op: handshake.OpStatus}) }, soon, often).Should(Succeed())
 	// It looks for containers that are gone when it starts.
@@ -316,7 +318,7 @@ func (e *enforced) start() {
 		if err := errors.Join(<-stopped, watch.Close(), conn.Close()); err != nil {
 			e.Error(err)
 		}
-		e.agent, e.stop = nil, func() {}
+		e.started, e.stop = nil, func() {}
 	}
 }
 
@@ -378,7 +380,7 @@ func (e *enforced) wanted() (table, guard *ruleset.Table) {
 	for key := range intent.Policies {
 		rest := maps.Clone(intent.Policies)
 		delete(rest, key)
-		alone := intent.Close(policySet(rest))
+		alone := intent.Quarantine(policySet(rest))
 		if disliked(ruleset.Build(alone, e.options).Replacement(), e.badPort) >= 0 {
 			refused[key] = struct{}{}
 		}
@@ -387,7 +389,7 @@ func (e *enforced) wanted() (table, guard *ruleset.Table) {
 	for _, podCIDR := range intent.PodCIDRs {
 		at.Addrs = append(at.Addrs, firstOf(podCIDR))
 	}
-	return ruleset.Build(intent.Close(refused), e.options), ruleset.BuildGuard(s.Attachments, at, ruleset.FragmentMemory{})
+	return ruleset.Build(intent.Quarantine(refused), e.options), ruleset.BuildGuard(s.Attachments, at, ruleset.FragmentMemory{})
 }
 
 func policySet[V any](policies map[policy.Key]V) map[policy.Key]struct{} {
@@ -403,7 +405,7 @@ func (e *enforced) verify() {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := e.agent.Enforcer.Sync(ctx); err != nil {
+	if err := e.started.Enforcer.Sync(ctx); err != nil {
 		e.Fatalf("what was fed does not get into the kernel: %v", err)
 	}
 	calls := e.kernel.called()
@@ -490,7 +492,7 @@ func (k *flaky) refuses(plan ruleset.Plan) error {
 	return &ruleset.Refusal{Op: op, Err: errRefused}
 }
 
-// Apply implements controllers.Kernel.
+// Apply implements enforcer.Kernel.
 func (k *flaky) Apply(plan ruleset.Plan) error {
 	k.mu.Lock()
 	k.calls++
@@ -545,7 +547,7 @@ func (k *flaky) hasPod(addr netip.Addr) bool {
 	return k.pods[ruleset.AddrElement(addr)]
 }
 
-// Check implements controllers.Kernel.
+// Check implements enforcer.Kernel.
 func (k *flaky) Check(plan ruleset.Plan) error {
 	if err := k.refuses(plan); err != nil {
 		return err
@@ -619,12 +621,12 @@ func (t *flowTable) wrong(passes func(flowOf) bool) (all []string) {
 	return all
 }
 
-// Revoke implements controllers.Flows.
+// Revoke implements agent.Flows.
 func (t *flowTable) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return t.judge(func(flowOf) bool { return true }, judge)
 }
 
-// RevokeOf implements controllers.Flows.
+// RevokeOf implements agent.Flows.
 func (t *flowTable) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return t.judge(func(f flowOf) bool {
 		return slices.Contains(addrs, f.packet.Src) || slices.Contains(addrs, f.packet.Dst)
@@ -663,7 +665,7 @@ func (t *flowTable) ofAddr(addr netip.Addr) (n int) {
 	return n
 }
 
-// Forget implements controllers.Flows.
+// Forget implements agent.Flows.
 func (t *flowTable) Forget(addrs []netip.Addr) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,6 +1,7 @@
 package controllers_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,12 +34,12 @@ var _ = Describe("Permissions", func() {
 	})
 
 	It("are enforced by the API server that these specs use", func(ctx SpecContext) {
-		agent, err := client.New(agentUser, client.Options{})
+		agents, err := client.New(agentUser, client.Options{})
 		Expect(err).NotTo(HaveOccurred())
-		Expect(agent.List(ctx, &corev1.PodList{})).To(Succeed())
-		Expect(agent.List(ctx, &corev1.SecretList{})).To(MatchError(apierrors.IsForbidden, "forbidden"))
+		Expect(agents.List(ctx, &corev1.PodList{})).To(Succeed())
+		Expect(agents.List(ctx, &corev1.SecretList{})).To(MatchError(apierrors.IsForbidden, "forbidden"))
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "not-the-agents-to-make"}}
-		Expect(agent.Create(ctx, namespace)).To(MatchError(apierrors.IsForbidden, "forbidden"))
+		Expect(agents.Create(ctx, namespace)).To(MatchError(apierrors.IsForbidden, "forbidden"))
 	})
 })
 
@@ -56,10 +57,12 @@ func permissions(groups, resources, verbs []string) (all []string) {
 
 var marker = regexp.MustCompile(`(?m)^\s*//\s*\+kubebuilder:rbac:(\S+)$`)
 
-// markedPermissions are those of the markers in this package.
+// markedPermissions are those of the markers in this package and those below.
 func markedPermissions() (all []string) {
 	GinkgoHelper()
 	files, err := filepath.Glob("*.go")
+	below, errBelow := filepath.Glob("*/*.go")
+	files, err = append(files, below...), errors.Join(err, errBelow)
 	Expect(err).NotTo(HaveOccurred())
 	for _, file := range files {
 		text, err := os.ReadFile(file)

@@ -9,11 +9,14 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -40,8 +43,8 @@ func dislikes(names bool) func(ruleset.Plan) error {
 }
 
 // feedPolicy lets anybody reach the pods of the namespace shop by a port.
-func feedPolicy(agent *running, name string, port uint16) {
-	agent.Enforcer.Feed(policy.SetPolicy(allowing(name, port)))
+func feedPolicy(started *running, name string, port uint16) {
+	started.Enforcer.Feed(policy.SetPolicy(allowing(name, port)))
 }
 
 func allowing(name string, port uint16) policy.Policy {
@@ -53,9 +56,9 @@ func allowing(name string, port uint16) policy.Policy {
 }
 
 // inForce are the policies that have rules in the kernel, going by all plans.
-func inForce(kernel *recorder) []string {
+func inForce(kernel *recorder.Kernel) []string {
 	open := map[string]bool{}
-	for _, plan := range kernel.plans() {
+	for _, plan := range kernel.Plans() {
 		if plan.Replace {
 			clear(open)
 		}
@@ -83,31 +86,31 @@ func inForce(kernel *recorder) []string {
 }
 
 var _ = Describe("A policy that the kernel refuses", func() {
-	begin := func(kernel *recorder) *running {
+	begin := func(kernel *recorder.Kernel) *running {
 		GinkgoHelper()
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
-		agent.awaitReady()
-		feedPod(agent, 1)
-		return agent
+		started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		started.awaitReady()
+		feedPod(started, 1)
+		return started
 	}
-	refused := func(agent *running) float64 { return agent.metric("podfence_policies_refused") }
+	refused := func(started *running) float64 { return started.metric("podfence_policies_refused") }
 
 	for _, names := range []bool{true, false} {
 		how := map[bool]string{true: "by a name", false: "without a word"}[names]
 
 		It("is closed, and all others are enforced, "+how, func(ctx SpecContext) {
-			kernel := &recorder{will: dislikes(names)}
-			agent := begin(kernel)
+			kernel := &recorder.Kernel{Will: dislikes(names)}
+			started := begin(kernel)
 			for i := range 9 {
-				feedPolicy(agent, fmt.Sprint("good-", i), uint16(80+i))
+				feedPolicy(started, fmt.Sprint("good-", i), uint16(80+i))
 			}
-			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-			feedPolicy(agent, "bad", badPort)
-			feedPolicy(agent, "good-9", 89)
-			feedPod(agent, 2)
-			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			feedPolicy(started, "bad", badPort)
+			feedPolicy(started, "good-9", 89)
+			feedPod(started, 2)
+			Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 			Expect(inForce(kernel)).To(And(HaveLen(10), Not(ContainElement("bad"))))
-			last := kernel.plans()[len(kernel.plans())-1]
+			last := kernel.Plans()[len(kernel.Plans())-1]
 			Expect(last.Replace).To(BeTrue())
 			Expect(podsAdded(last)).To(Equal(2))
 			Expect(last.Ops).To(ContainElement(WithTransform(func(op ruleset.Op) bool {
@@ -116,42 +119,42 @@ var _ = Describe("A policy that the kernel refuses", func() {
 					return strings.HasSuffix(r.Verdict.Chain, "shop/bad")
 				})
 			}, BeTrue())), "it isolates its pods all the same")
-			Expect(refused(agent)).To(BeEquivalentTo(1))
-			Expect(agent.readyz()).To(Equal(http.StatusOK), "one policy is no reason to be down")
-			Expect(agent.log.With("The kernel refuses NetworkPolicies")).To(HaveLen(1))
-			Expect(agent.log.With("shop/bad")).To(HaveLen(1))
-			Expect(agent.metric("podfence_mismatches_total")).To(BeZero(), "it was not the update")
+			Expect(refused(started)).To(BeEquivalentTo(1))
+			Expect(started.readyz()).To(Equal(http.StatusOK), "one policy is no reason to be down")
+			Expect(started.log.With("The kernel refuses NetworkPolicies")).To(HaveLen(1))
+			Expect(started.log.With("shop/bad")).To(HaveLen(1))
+			Expect(started.metric("podfence_mismatches_total")).To(BeZero(), "it was not the update")
 
 			// Nothing is tried again while it stays as it is.
-			attempts, checks := kernel.attempts(), kernel.checked()
-			feedPolicy(agent, "bad", badPort)
-			feedPod(agent, 3)
-			feedPolicy(agent, "good-9", 99)
-			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-			Expect(kernel.attempts()).To(BeNumerically("<=", attempts+3))
-			Expect(kernel.checked()).To(Equal(checks))
-			Expect(kernel.plans()[len(kernel.plans())-1].Replace).To(BeFalse())
+			attempts, checks := kernel.Attempts(), kernel.Checked()
+			feedPolicy(started, "bad", badPort)
+			feedPod(started, 3)
+			feedPolicy(started, "good-9", 99)
+			Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(kernel.Attempts()).To(BeNumerically("<=", attempts+3))
+			Expect(kernel.Checked()).To(Equal(checks))
+			Expect(kernel.Plans()[len(kernel.Plans())-1].Replace).To(BeFalse())
 
 			By("putting it right")
-			feedPolicy(agent, "bad", 667)
-			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			feedPolicy(started, "bad", 667)
+			Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 			Expect(inForce(kernel)).To(ContainElement("bad"))
-			Expect(refused(agent)).To(BeZero())
+			Expect(refused(started)).To(BeZero())
 
 			By("breaking it again, and deleting it")
-			feedPolicy(agent, "bad", badPort)
-			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			feedPolicy(started, "bad", badPort)
+			Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 			Expect(inForce(kernel)).NotTo(ContainElement("bad"))
-			Expect(refused(agent)).To(BeEquivalentTo(1))
-			agent.Enforcer.Feed(policy.DeletePolicy(policy.Key{Namespace: "shop", Name: "bad"}))
-			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-			Expect(refused(agent)).To(BeZero())
+			Expect(refused(started)).To(BeEquivalentTo(1))
+			started.Enforcer.Feed(policy.DeletePolicy(policy.Key{Namespace: "shop", Name: "bad"}))
+			Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			Expect(refused(started)).To(BeZero())
 			Expect(inForce(kernel)).To(HaveLen(10))
 		})
 
 		It("is found among others like it, from the first commit on, "+how, func(ctx SpecContext) {
-			kernel := &recorder{will: dislikes(names)}
-			agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+			kernel := &recorder.Kernel{Will: dislikes(names)}
+			started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir()})
 			var changes []policy.Change
 			for i := range 12 {
 				changes = append(changes, policy.SetPolicy(allowing(fmt.Sprint("good-", i), uint16(80+i))))
@@ -159,86 +162,86 @@ var _ = Describe("A policy that the kernel refuses", func() {
 			for i := range 3 {
 				changes = append(changes, policy.SetPolicy(allowing(fmt.Sprint("bad-", i), badPort)))
 			}
-			agent.Enforcer.Feed(changes...)
-			feedPod(agent, 1)
-			Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+			started.Enforcer.Feed(changes...)
+			feedPod(started, 1)
+			Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 			Expect(inForce(kernel)).To(And(HaveLen(12), HaveEach(HavePrefix("good-"))))
-			Expect(refused(agent)).To(BeEquivalentTo(3))
-			agent.awaitReady()
+			Expect(refused(started)).To(BeEquivalentTo(3))
+			started.awaitReady()
 		})
 	}
 
 	It("is not blamed for an error of the moment", func(ctx SpecContext) {
 		var moment atomic.Bool
-		kernel := &recorder{}
-		kernel.will = func(ruleset.Plan) error {
+		kernel := &recorder.Kernel{}
+		kernel.Will = func(ruleset.Plan) error {
 			if moment.Load() {
 				return errors.New("cannot allocate memory")
 			}
 			return nil
 		}
-		agent := begin(kernel)
-		feedPolicy(agent, "good", 80)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		started := begin(kernel)
+		feedPolicy(started, "good", 80)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		moment.Store(true)
-		feedPolicy(agent, "other", 81)
-		Eventually(agent.log.With, soon, often).WithArguments("Cannot commit").ShouldNot(BeEmpty())
-		Expect(kernel.checked()).To(BeZero())
+		feedPolicy(started, "other", 81)
+		Eventually(started.log.With, soon, often).WithArguments("Cannot commit").ShouldNot(BeEmpty())
+		Expect(kernel.Checked()).To(BeZero())
 		moment.Store(false)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Expect(inForce(kernel)).To(Equal([]string{"good", "other"}))
-		Expect(refused(agent)).To(BeZero())
+		Expect(refused(started)).To(BeZero())
 	})
 
 	It("is not blamed for what is no policy's", func(ctx SpecContext) {
 		var refuse atomic.Bool
-		kernel := &recorder{}
-		kernel.will = func(ruleset.Plan) error {
+		kernel := &recorder.Kernel{}
+		kernel.Will = func(ruleset.Plan) error {
 			if refuse.Load() {
 				return &ruleset.Refusal{Op: 0, Err: errRefused}
 			}
 			return nil
 		}
-		agent := begin(kernel)
-		feedPolicy(agent, "good", 80)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		started := begin(kernel)
+		feedPolicy(started, "good", 80)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		refuse.Store(true)
-		feedPod(agent, 2)
-		Eventually(agent.log.With, soon, often).WithArguments("no policy is to blame").ShouldNot(BeEmpty())
-		Expect(agent.Enforcer.Ready()).To(MatchError(ContainSubstring("no policy is to blame")))
-		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
+		feedPod(started, 2)
+		Eventually(started.log.With, soon, often).WithArguments("no policy is to blame").ShouldNot(BeEmpty())
+		Expect(started.Enforcer.Ready()).To(MatchError(ContainSubstring("no policy is to blame")))
+		Expect(started.readyz()).To(Equal(http.StatusInternalServerError))
 		refuse.Store(false)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		Expect(refused(agent)).To(BeZero())
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(refused(started)).To(BeZero())
 		Expect(inForce(kernel)).To(Equal([]string{"good"}))
 	})
 
 	It("is not blamed for an update that is wrong: that heals, and is seen", func(ctx SpecContext) {
-		kernel := &recorder{}
-		kernel.will = func(plan ruleset.Plan) error {
+		kernel := &recorder.Kernel{}
+		kernel.Will = func(plan ruleset.Plan) error {
 			if !plan.Replace {
 				return &ruleset.Refusal{Op: 0, Err: errRefused}
 			}
 			return nil
 		}
-		agent := begin(kernel)
-		feedPolicy(agent, "good", 80)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		started := begin(kernel)
+		feedPolicy(started, "good", 80)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Expect(inForce(kernel)).To(Equal([]string{"good"}))
-		Expect(kernel.checked()).To(BeZero())
-		Expect(agent.metric("podfence_mismatches_total")).To(BeNumerically(">=", 1))
-		Expect(agent.log.With("not as podfence had left it")).NotTo(BeEmpty())
-		Expect(refused(agent)).To(BeZero())
-		Expect(agent.readyz()).To(Equal(http.StatusOK))
+		Expect(kernel.Checked()).To(BeZero())
+		Expect(started.metric("podfence_mismatches_total")).To(BeNumerically(">=", 1))
+		Expect(started.log.With("not as podfence had left it")).NotTo(BeEmpty())
+		Expect(refused(started)).To(BeZero())
+		Expect(started.readyz()).To(Equal(http.StatusOK))
 	})
 
 	It("is reported by an Event, and packets fare accordingly", func(ctx SpecContext) {
 		w := newWorld()
-		w.kernel.will = dislikes(true)
+		w.kernel.Will = dislikes(true)
 		w.namespace("shop", nil)
 		web, _ := w.pod("shop", "web", set{"app": "web"})
 		client, _ := w.pod("shop", "client", set{"app": "client"})
-		agent := w.watchCluster()
+		started := w.watchCluster()
 		w.eventually(ctx, arrive(client, web, 80))
 
 		w.policy("shop", "bad", onlyClients+"  ports: [{port: 80}, {port: 666}]\n")
@@ -248,24 +251,24 @@ var _ = Describe("A policy that the kernel refuses", func() {
 		Eventually(w.events, soon, often).WithArguments(ctx, "shop").Should(HaveLen(1))
 		event := w.events(ctx, "shop")[0]
 		Expect(event.Type).To(Equal(corev1.EventTypeWarning))
-		Expect(event.Reason).To(Equal(controllers.ReasonNotEnforceable))
+		Expect(event.Reason).To(Equal(report.ReasonNotEnforceable))
 		Expect(event.InvolvedObject.Name).To(Equal("bad"))
 		Expect(event.Message).To(ContainSubstring("the kernel refuses it: " + errRefused.Error()))
-		Eventually(agent.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(1))
-		Expect(agent.readyz()).To(Equal(http.StatusOK))
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(1))
+		Expect(started.readyz()).To(Equal(http.StatusOK))
 
 		w.policy("shop", "bad", onlyClients+"  ports: [{port: 80}]\n")
 		w.eventually(ctx, arrive(client, web, 80))
-		Eventually(agent.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
-		Expect(refused(agent)).To(BeZero())
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
+		Expect(refused(started)).To(BeZero())
 	})
 
 	It("is found by what the real kernel says", func(ctx SpecContext) {
 		w := newWorld()
-		agent := run(w.kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir()})
-		agent.awaitReady()
-		feedPod(agent, 1)
-		feedPolicy(agent, "good", 80)
+		started := run(w.kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir()})
+		started.awaitReady()
+		feedPod(started, 1)
+		feedPolicy(started, "good", 80)
 		// A rule's blocks are disjoint where they come from, as no set may have both.
 		bad := allowing("bad", 81)
 		bad.Rules[policy.Ingress][0].AnyPeer = false
@@ -273,12 +276,12 @@ var _ = Describe("A policy that the kernel refuses", func() {
 			{First: netip.MustParseAddr("10.0.0.0"), Last: netip.MustParseAddr("10.255.255.255")},
 			{First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255")},
 		}
-		agent.Enforcer.Feed(policy.SetPolicy(bad))
-		feedPolicy(agent, "later", 82)
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		started.Enforcer.Feed(policy.SetPolicy(bad))
+		feedPolicy(started, "later", 82)
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
 		Expect(inForce(w.kernel)).To(Equal([]string{"good", "later"}))
-		Expect(w.kernel.checked()).To(BeNumerically("<=", 3))
-		Expect(agent.log.With("The kernel refuses NetworkPolicies")).To(ConsistOf(And(ContainSubstring("shop/bad"), ContainSubstring("block-4-"))))
+		Expect(w.kernel.Checked()).To(BeNumerically("<=", 3))
+		Expect(started.log.With("The kernel refuses NetworkPolicies")).To(ConsistOf(And(ContainSubstring("shop/bad"), ContainSubstring("block-4-"))))
 		Expect(w.table()).To(And(ContainSubstring("shop/bad {"), ContainSubstring("tcp . 82"), Not(ContainSubstring("tcp . 81"))))
 	})
 })

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/podfence/podfence/agent"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"k8s.io/client-go/rest"
-
-	"github.com/podfence/podfence/controllers"
 )
 
 var _ = Describe("After a broken watch", func() {
@@ -23,8 +23,8 @@ var _ = Describe("After a broken watch", func() {
 		replaced, before := w.pod("shop", "replaced-0", set{"app": "client"})
 		gone, goneObject := w.pod("shop", "gone", set{"app": "client"})
 		pods := &breaker{}
-		agent := run(w.kernel, controllers.Options{Node: w.node, API: pods.guard(agentUser)})
-		agent.awaitReady()
+		started := run(w.kernel, agent.Options{Node: w.node, API: pods.guard(agentUser)})
+		started.awaitReady()
 		w.eventually(ctx, arrive(replaced, web, 80), arrive(gone, web, 80))
 
 		pods.interrupt()

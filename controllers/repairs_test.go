@@ -8,12 +8,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/ruleset"
 )
 
@@ -25,30 +28,30 @@ var _ = Describe("What others do to the table", func() {
 		web, _ := w.pod("shop", "web", set{"app": "web"})
 		denied, _ := w.pod("shop", "other", nil)
 		w.policy("shop", "web", onlyClients)
-		agent := w.watchCluster()
+		started := w.watchCluster()
 		w.eventually(ctx, lost(denied, web, 80))
 		before := w.table()
-		Expect(agent.metric("podfence_repairs_total")).To(BeZero(), "its own commits are nobody else's")
+		Expect(started.metric("podfence_repairs_total")).To(BeZero(), "its own commits are nobody else's")
 
 		for i, command := range []string{
 			"delete table inet podfence",
 			"flush ruleset",
 			"flush chain inet podfence ingress-forward",
 		} { // more in a row would be a fight
-			done := len(w.kernel.plans())
+			done := len(w.kernel.Plans())
 			w.nft(command)
-			Eventually(agent.metricOf("podfence_repairs_total"), soon, often).Should(BeEquivalentTo(i + 1))
+			Eventually(started.metricOf("podfence_repairs_total"), soon, often).Should(BeEquivalentTo(i + 1))
 			Expect(w.table()).To(Equal(before), command)
-			repair := w.kernel.plans()[done:]
+			repair := w.kernel.Plans()[done:]
 			Expect(repair).To(HaveLen(1), command)
 			Expect(repair[0].Replace).To(BeTrue())
 		}
 		w.always(ctx, lost(denied, web, 80))
-		Expect(agent.log.With("Somebody else has changed the table")).To(And(HaveLen(3), HaveEach(MatchRegexp(`"process"="nft" "pid"=[1-9]`))))
-		Expect(agent.log.With("Somebody else has changed the table")[0]).To(ContainSubstring(`"changes"="delete table inet podfence"`))
-		Expect(agent.metric("podfence_repairs_total")).To(BeEquivalentTo(3))
+		Expect(started.log.With("Somebody else has changed the table")).To(And(HaveLen(3), HaveEach(MatchRegexp(`"process"="nft" "pid"=[1-9]`))))
+		Expect(started.log.With("Somebody else has changed the table")[0]).To(ContainSubstring(`"changes"="delete table inet podfence"`))
+		Expect(started.metric("podfence_repairs_total")).To(BeEquivalentTo(3))
 		Expect(w.nodeEvents(ctx)).To(ConsistOf(And(
-			HaveField("Reason", controllers.ReasonTamperedWith), HaveField("Type", corev1.EventTypeWarning),
+			HaveField("Reason", report.ReasonTamperedWith), HaveField("Type", corev1.EventTypeWarning),
 			HaveField("Message", MatchRegexp(`delete table inet podfence; by nft \(process \d+\)$`)),
 		)))
 	})
@@ -57,15 +60,15 @@ var _ = Describe("What others do to the table", func() {
 		w := newWorld()
 		w.giveRange(w.nodeObject())
 		w.namespace("shop", nil)
-		agent := w.watchCluster()
+		started := w.watchCluster()
 		before := w.table()
 		for range 8 {
-			repaired := agent.metric("podfence_repairs_total")
+			repaired := started.metric("podfence_repairs_total")
 			w.nft("delete table inet podfence")
-			Eventually(agent.metricOf("podfence_repairs_total"), soon, often).Should(BeNumerically(">", repaired))
+			Eventually(started.metricOf("podfence_repairs_total"), soon, often).Should(BeNumerically(">", repaired))
 		}
 		Expect(w.table()).To(Equal(before))
-		fought := agent.log.With("Somebody else keeps changing the table")
+		fought := started.log.With("Somebody else keeps changing the table")
 		Expect(fought).To(And(HaveLen(5), HaveEach(ContainSubstring(`"process"="nft"`))))
 		var pauses []time.Duration
 		for _, line := range fought {
@@ -79,49 +82,49 @@ var _ = Describe("What others do to the table", func() {
 
 	// No API server and no kernel: the specs play the watch.
 	It("is repaired together with all that is noticed in the pause", func(ctx SpecContext) {
-		kernel, watch := &recorder{}, newScriptedWatch()
-		agent := run(kernel, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
-		agent.awaitReady()
+		kernel, watch := &recorder.Kernel{}, newScriptedWatch()
+		started := run(kernel, agent.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
+		started.awaitReady()
 		for range 7 {
-			done := kernel.attempts()
+			done := kernel.Attempts()
 			watch.notice(ruleset.Tampering{Changes: []string{"delete table inet podfence"}, Process: "firewalld", PID: 7})
-			Eventually(kernel.attempts, soon, often).Should(Equal(done + 1))
+			Eventually(kernel.Attempts, soon, often).Should(Equal(done + 1))
 		}
-		done := kernel.attempts() // the next pause is 0.8 s
+		done := kernel.Attempts() // the next pause is 0.8 s
 		watch.notice(ruleset.Tampering{})
-		Eventually(agent.readyz, soon, often).Should(Equal(http.StatusInternalServerError), "what is undone is not in force")
-		Expect(agent.Enforcer.Ready()).To(MatchError(ContainSubstring("not known")))
+		Eventually(started.readyz, soon, often).Should(Equal(http.StatusInternalServerError), "what is undone is not in force")
+		Expect(started.Enforcer.Ready()).To(MatchError(ContainSubstring("not known")))
 		watch.notice(ruleset.Tampering{})
-		feedPod(agent, 1)
-		Expect(kernel.attempts()).To(Equal(done), "changes do not shorten the pause")
-		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
-		Expect(kernel.attempts()).To(Equal(done + 1))
-		last := kernel.plans()[done]
+		feedPod(started, 1)
+		Expect(kernel.Attempts()).To(Equal(done), "changes do not shorten the pause")
+		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
+		Expect(kernel.Attempts()).To(Equal(done + 1))
+		last := kernel.Plans()[done]
 		Expect(last.Replace).To(BeTrue())
 		Expect(podsAdded(last)).To(Equal(1))
-		Consistently(kernel.attempts, while, often).Should(Equal(done + 1))
-		Expect(agent.Enforcer.Ready()).To(Succeed(), "all is in force")
-		Expect(agent.why()).To(HavePrefix("CommitFailed: undone again and again"), "the fight is over after a minute")
-		Expect(agent.log.With(`"condition"="CommitFailed"`)).To(HaveLen(2), "said once for each program")
+		Consistently(kernel.Attempts, while, often).Should(Equal(done + 1))
+		Expect(started.Enforcer.Ready()).To(Succeed(), "all is in force")
+		Expect(started.why()).To(HavePrefix("CommitFailed: undone again and again"), "the fight is over after a minute")
+		Expect(started.log.With(`"condition"="CommitFailed"`)).To(HaveLen(2), "said once for each program")
 	})
 
 	It("ends the agent if it cannot be noticed any more", func(SpecContext) {
 		broken := errors.New("the socket broke")
 		watch := newScriptedWatch()
-		agent := run(&recorder{}, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
-		agent.awaitReady()
+		started := run(&recorder.Kernel{}, agent.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
+		started.awaitReady()
 		watch.fail(broken)
-		Eventually(agent.done, soon, often).Should(BeClosed())
-		Expect(agent.ended).To(MatchError(broken))
-		agent.ended = nil
+		Eventually(started.done, soon, often).Should(BeClosed())
+		Expect(started.ended).To(MatchError(broken))
+		started.ended = nil
 	})
 
 	It("before the first commit does not matter", func(SpecContext) {
 		watch := newScriptedWatch()
 		watch.notice(ruleset.Tampering{})
-		agent := run(&recorder{}, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
-		agent.awaitReady()
-		Consistently(agent.metricOf("podfence_repairs_total"), while, often).Should(BeZero())
+		started := run(&recorder.Kernel{}, agent.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
+		started.awaitReady()
+		Consistently(started.metricOf("podfence_repairs_total"), while, often).Should(BeZero())
 	})
 })
 

@@ -30,13 +30,13 @@ var _ = Describe("A restart", func() {
 		streams.advance()
 
 		// A stop takes nothing away, and nothing works on in secret.
-		before, done := w.table(), w.kernel.attempts()
+		before, done := w.table(), w.kernel.Attempts()
 		first.stop()
 		streams.advance()
 		Expect(w.table()).To(Equal(before))
 		relabel(deniedPod, set{"app": "client"})
 		w.always(ctx, arrive(allowed, web, 80), lost(denied, web, 80))
-		Expect(w.kernel.attempts()).To(Equal(done))
+		Expect(w.kernel.Attempts()).To(Equal(done))
 		relabel(deniedPod, nil)
 		streams.advance()
 
@@ -45,7 +45,7 @@ var _ = Describe("A restart", func() {
 		w.watchCluster()
 		streams.advance()
 		Expect(w.table()).To(Equal(before))
-		adoption := w.kernel.plans()[done:]
+		adoption := w.kernel.Plans()[done:]
 		Expect(adoption).To(HaveLen(1))
 		Expect(adoption[0].Replace).To(BeTrue())
 		streams.advance()
@@ -54,7 +54,7 @@ var _ = Describe("A restart", func() {
 
 		w.policy("shop", "web", "podSelector: {}\ningress: [{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{port: 81}]}]\n")
 		w.eventually(ctx, lost(allowed, web, 80), arrive(allowed, web, 81))
-		for _, plan := range w.kernel.plans()[done+1:] {
+		for _, plan := range w.kernel.Plans()[done+1:] {
 			Expect(plan.Replace).To(BeFalse())
 		}
 	})

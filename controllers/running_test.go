@@ -5,20 +5,20 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
+
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/enforcer"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/podfence/podfence/controllers"
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/logbook"
 )
 
 // running is an agent at work.
 type running struct {
-	*controllers.Agent
+	*agent.Agent
 	registry *prometheus.Registry
 	health   string
 	log      *logbook.Book
@@ -30,7 +30,7 @@ type running struct {
 
 // run starts an agent, which ends with the spec at the latest. With an API server it has
 // a Node there, as every agent that kubelet has started.
-func run(kernel controllers.Kernel, o controllers.Options) *running {
+func run(kernel enforcer.Kernel, o agent.Options) *running {
 	GinkgoHelper()
 	if o.API != nil {
 		nodeNamed(o.Node)
@@ -38,7 +38,7 @@ func run(kernel controllers.Kernel, o controllers.Options) *running {
 	r := &running{registry: prometheus.NewRegistry(), health: freeAddress(), log: &logbook.Book{Also: GinkgoWriter}, done: make(chan struct{})}
 	o.Registry, o.HealthAddress, o.MetricsAddress, o.Log = r.registry, r.health, "0", r.log.Logger()
 	var err error
-	r.Agent, err = controllers.NewAgent(kernel, o)
+	r.Agent, err = agent.New(kernel, o)
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
@@ -113,83 +113,4 @@ func (r *running) metric(name string, labels ...string) float64 {
 // metricOf is metric as a function, for Eventually.
 func (r *running) metricOf(name string, labels ...string) func() float64 {
 	return func() float64 { return r.metric(name, labels...) }
-}
-
-// recorder is a Kernel that notes the plans it carries out, and lets another
-// carry them out; by itself it is a kernel that nothing goes through.
-type recorder struct {
-	next controllers.Kernel
-	// before runs before the n-th call, counted from 1, and may fail it.
-	before func(n int) error
-	// will says whether the kernel will have a plan; nil: it will have any.
-	will func(ruleset.Plan) error
-
-	mu     sync.Mutex
-	calls  int
-	checks int
-	done   []ruleset.Plan
-}
-
-// Apply implements controllers.Kernel.
-func (k *recorder) Apply(plan ruleset.Plan) error {
-	k.mu.Lock()
-	k.calls++
-	n := k.calls
-	k.mu.Unlock()
-	if k.before != nil {
-		if err := k.before(n); err != nil {
-			return err
-		}
-	}
-	if k.will != nil {
-		if err := k.will(plan); err != nil {
-			return err
-		}
-	}
-	if k.next != nil {
-		if err := k.next.Apply(plan); err != nil {
-			return err
-		}
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.done = append(k.done, plan)
-	return nil
-}
-
-// Check implements controllers.Kernel.
-func (k *recorder) Check(plan ruleset.Plan) error {
-	k.mu.Lock()
-	k.checks++
-	k.mu.Unlock()
-	if k.will != nil {
-		if err := k.will(plan); err != nil {
-			return err
-		}
-	}
-	if k.next != nil {
-		return k.next.Check(plan)
-	}
-	return nil
-}
-
-// checked is how often Check has been called.
-func (k *recorder) checked() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.checks
-}
-
-// attempts is how often Apply has been called, whatever came of it.
-func (k *recorder) attempts() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.calls
-}
-
-// plans are those carried out so far.
-func (k *recorder) plans() []ruleset.Plan {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return append([]ruleset.Plan(nil), k.done...)
 }

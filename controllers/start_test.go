@@ -7,6 +7,9 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/test/recorder"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -29,24 +31,24 @@ var _ = Describe("The start", Ordered, func() {
 	// denied passes; without a peer, what is allowed is cut.
 	DescribeTable("writes nothing before it has read all", func(ctx SpecContext, late string) {
 		gate := newGate(late)
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: c.node, API: gate.guard(agentUser)})
-		Eventually(agent.healthz, soon, often).Should(Equal(http.StatusOK))
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: c.node, API: gate.guard(agentUser)})
+		Eventually(started.healthz, soon, often).Should(Equal(http.StatusOK))
 		Eventually(gate.waiting, soon, often).Should(BeTrue(), "the agent must ask for "+late)
 
 		// What happens meanwhile is no reason to begin, either.
 		c.policy("big", "meanwhile", nothing)
 		runsAt(c.pod("big", "meanwhile", nil), c.ips(253)...)
-		Consistently(kernel.attempts, while, often).Should(BeZero())
-		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
-		Expect(agent.healthz()).To(Equal(http.StatusOK))
+		Consistently(kernel.Attempts, while, often).Should(BeZero())
+		Expect(started.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(started.healthz()).To(Equal(http.StatusOK))
 
 		gate.open()
-		agent.awaitReady()
-		first := kernel.plans()[0]
+		started.awaitReady()
+		first := kernel.Plans()[0]
 		Expect(first.Replace).To(BeTrue())
 		Expect(first).To(Equal(wholePlan(ctx, c.node)))
-		Consistently(kernel.attempts, while, often).Should(Equal(1), "there is nothing more to say")
+		Consistently(kernel.Attempts, while, often).Should(Equal(1), "there is nothing more to say")
 	},
 		Entry("of pods", "pods"),
 		Entry("of namespaces", "namespaces"),
@@ -55,28 +57,28 @@ var _ = Describe("The start", Ordered, func() {
 	)
 
 	It("commits the empty cluster too", func() {
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: newCluster().node, API: agentUser})
-		agent.awaitReady()
-		Expect(kernel.plans()).To(HaveLen(1))
-		Expect(kernel.plans()[0].Replace).To(BeTrue())
-		Expect(agent.metric("podfence_commits_total", "result=success")).To(BeEquivalentTo(1))
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: newCluster().node, API: agentUser})
+		started.awaitReady()
+		Expect(kernel.Plans()).To(HaveLen(1))
+		Expect(kernel.Plans()[0].Replace).To(BeTrue())
+		Expect(started.metric("podfence_commits_total", "result=success")).To(BeEquivalentTo(1))
 	})
 
 	// One that ended would be started again less and less often.
 	It("waits for an API server that is away", func() {
 		away := rest.CopyConfig(agentUser)
 		away.Host = "https://" + freeAddress()
-		kernel := &recorder{}
-		agent := run(kernel, controllers.Options{Node: newCluster().node, API: away})
-		Eventually(agent.healthz, soon, often).Should(Equal(http.StatusOK))
-		Consistently(agent.done, while, often).ShouldNot(BeClosed())
-		Expect(agent.readyz()).To(Equal(http.StatusInternalServerError))
-		Expect(kernel.attempts()).To(BeZero())
+		kernel := &recorder.Kernel{}
+		started := run(kernel, agent.Options{Node: newCluster().node, API: away})
+		Eventually(started.healthz, soon, often).Should(Equal(http.StatusOK))
+		Consistently(started.done, while, often).ShouldNot(BeClosed())
+		Expect(started.readyz()).To(Equal(http.StatusInternalServerError))
+		Expect(kernel.Attempts()).To(BeZero())
 	})
 
 	It("needs a node name", func() {
-		_, err := controllers.NewAgent(&recorder{}, controllers.Options{API: agentUser})
+		_, err := agent.New(&recorder.Kernel{}, agent.Options{API: agentUser})
 		Expect(err).To(MatchError(ContainSubstring("no node name")))
 	})
 })

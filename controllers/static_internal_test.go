@@ -12,7 +12,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/cni/handshake"
+	"github.com/podfence/podfence/controllers/attachments"
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/recorder"
 )
 
 // TestStaticPodIsConnected: the runtime tells the hash of a static pod's configuration,
@@ -30,18 +35,20 @@ func TestStaticPodIsConnected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for mode, bridge := range map[string]*Bridge{
+	for mode, bridge := range map[string]*enforcer.Bridge{
 		"bridge":  {MAC: [6]byte{2, 0, 0, 0, 0, 1}, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() }},
 		"chained": nil,
 	} {
 		t.Run(mode, func(t *testing.T) {
-			kernel := &told{}
+			kernel := &recorder.Kernel{}
 			if bridge != nil {
 				bridge.Kernel = kernel
 			}
-			o := Options{Node: "node", Log: logr.Discard(), CNI: &CNI{State: t.TempDir(), Bridge: bridge}}
-			e := newEnforcer(kernel, o, newMetrics(prometheus.NewRegistry()), nil)
-			a, err := newAttachments(o, e, nil, nil)
+			e := enforcer.New(kernel, enforcer.Options{Node: "node", Bridge: bridge})
+			a, err := attachments.New(attachments.Options{
+				Node: "node", State: t.TempDir(), Bridge: bridge, Enforcer: e, Log: logr.Discard(),
+				Report: report.New(report.Options{Node: "node", Log: logr.Discard(), Registry: prometheus.NewRegistry()}),
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,23 +56,28 @@ func TestStaticPodIsConnected(t *testing.T) {
 			done := make(chan error)
 			go func() { done <- e.Start(ctx) }()
 			defer func() { cancel(); <-done }()
-			e.Begin()
-			e.Feed(policy.SetPod(kept.(*cachedPod).seen))
+			add := func(ctx context.Context, container, uid, ip string) error {
+				return a.Handle(ctx, handshake.Request{
+					Op: handshake.OpAdd, ContainerID: container, IfName: "eth0", Pod: handshake.Pod{Namespace: "shop", Name: object.Name, UID: uid},
+					IPs: []netip.Addr{netip.MustParseAddr(ip)}, MAC: "02:00:00:00:01:02", HostInterface: "pf" + container,
+				})
+			}
+			e.Feed(policy.SetPod(kept.(*cachedPod).seen), policy.Synced())
 			for i, uid := range []string{hash, mirror, ""} {
 				ip := netip.AddrFrom4([4]byte{10, 244, 1, byte(7 + i)}).String()
 				waits, stop := context.WithTimeout(t.Context(), time.Minute)
-				err := a.handle(waits, add("c"+ip, object.Name, uid, ip))
+				err := add(waits, "c"+ip, uid, ip)
 				stop()
 				if err != nil {
 					t.Errorf("told UID %q: %v", uid, err)
 				}
-				if !kernel.holds(ip + " : accept") {
+				if !kernel.Holds(ip + " : accept") {
 					t.Errorf("told UID %q: %s is not in the table", uid, ip)
 				}
 			}
 			waits, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer stop()
-			if err := a.handle(waits, add("other", object.Name, "0a4e1d22", "10.244.1.99")); err == nil || !strings.Contains(err.Error(), "0a4e1d22") {
+			if err := add(waits, "other", "0a4e1d22", "10.244.1.99"); err == nil || !strings.Contains(err.Error(), "0a4e1d22") {
 				t.Errorf("an earlier static pod of the name: %v", err)
 			}
 		})

@@ -7,14 +7,16 @@ import (
 	"os/exec"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/lab"
+	"github.com/podfence/podfence/test/recorder"
 )
 
 // world is a cluster with a kernel: its node and pods are network namespaces
@@ -24,7 +26,7 @@ type world struct {
 	lab   *lab.Lab
 	where *lab.Node
 	// kernel is the node's, and notes what it is told.
-	kernel *recorder
+	kernel *recorder.Kernel
 	watch  *kernel.Watch
 	hosts  int
 }
@@ -46,7 +48,7 @@ func newWorld() *world {
 	conn, err := kernel.Open(kernel.Options{NetNS: w.where.NetNS()})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(conn.Close)
-	w.kernel = &recorder{next: conn}
+	w.kernel = &recorder.Kernel{Next: conn}
 	watch, err := conn.Watch(kernel.Options{NetNS: w.where.NetNS()})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(watch.Close)
@@ -57,9 +59,9 @@ func newWorld() *world {
 // watchCluster starts an agent for the node, with the API server as source.
 func (w *world) watchCluster() *running {
 	GinkgoHelper()
-	agent := run(w.kernel, controllers.Options{Node: w.node, API: agentUser, Watch: w.watch})
-	agent.awaitReady()
-	return agent
+	started := run(w.kernel, agent.Options{Node: w.node, API: agentUser, Watch: w.watch})
+	started.awaitReady()
+	return started
 }
 
 // host makes the network namespace of a pod, with a pair of addresses that is

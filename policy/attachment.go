@@ -27,12 +27,13 @@ type Attachment struct {
 	MAC [6]byte
 }
 
-// attachmentKey names an attachment.
-type attachmentKey struct{ containerID, ifName string }
+// AttachmentKey names an attachment, as CNI does: by the container and its interface.
+type AttachmentKey struct{ ContainerID, IfName string }
 
-func (k attachmentKey) String() string { return k.containerID + " " + k.ifName }
+func (k AttachmentKey) String() string { return k.ContainerID + " " + k.IfName }
 
-func (a Attachment) key() attachmentKey { return attachmentKey{a.ContainerID, a.IfName} }
+// Key is the attachment's name.
+func (a Attachment) Key() AttachmentKey { return AttachmentKey{a.ContainerID, a.IfName} }
 
 // madeFor reports whether the attachment was made for this very pod, on this node: not
 // for an earlier one of its name, nor one of that name elsewhere. A static pod goes by
@@ -74,10 +75,12 @@ func (p *Pod) attach(attachments []Attachment, node string) *Pod {
 // setAttachment takes in what the CNI plugin has made. From now on its addresses are
 // its pod's and no other's, whatever the API shows.
 func (m *Model) setAttachment(a Attachment) {
-	if slices.ContainsFunc(m.attachments[a.Pod], func(b Attachment) bool { return reflect.DeepEqual(a, b) }) {
+	if reflect.DeepEqual(a, m.made[a.Key()]) {
 		return
 	}
-	m.deleteAttachment(a.key())
+	m.deleteAttachment(a.Key())
+	m.made[a.Key()] = a
+	m.dirtyAttachments[a.Key()] = struct{}{}
 	m.change(sortedAddrs(a.IPs), func() {
 		m.attachments[a.Pod] = append(slices.Clip(m.attachments[a.Pod]), a)
 		for _, ip := range a.IPs {
@@ -88,21 +91,21 @@ func (m *Model) setAttachment(a Attachment) {
 }
 
 // deleteAttachment forgets what the CNI plugin has removed.
-func (m *Model) deleteAttachment(key attachmentKey) {
-	for pod, attachments := range m.attachments {
-		i := slices.IndexFunc(attachments, func(a Attachment) bool { return a.key() == key })
-		if i < 0 {
-			continue
-		}
-		m.change(sortedAddrs(attachments[i].IPs), func() {
-			without(m.attachments, pod, key)
-			for _, ip := range attachments[i].IPs {
-				without(m.attached, ip, key)
-			}
-		})
-		m.reattach(pod)
+func (m *Model) deleteAttachment(key AttachmentKey) {
+	a, known := m.made[key]
+	if !known {
 		return
 	}
+	delete(m.made, key)
+	m.changedAttached[key] = struct{}{}
+	m.dirtyAttachments[key] = struct{}{}
+	m.change(sortedAddrs(a.IPs), func() {
+		without(m.attachments, a.Pod, key)
+		for _, ip := range a.IPs {
+			without(m.attached, ip, key)
+		}
+	})
+	m.reattach(a.Pod)
 }
 
 // sortedAddrs are the addresses in order, each once.
@@ -113,8 +116,8 @@ func sortedAddrs(ips []netip.Addr) []netip.Addr {
 }
 
 // without takes an attachment out of one of the lists.
-func without[K comparable](lists map[K][]Attachment, at K, key attachmentKey) {
-	left := slices.DeleteFunc(slices.Clone(lists[at]), func(a Attachment) bool { return a.key() == key })
+func without[K comparable](lists map[K][]Attachment, at K, key AttachmentKey) {
+	left := slices.DeleteFunc(slices.Clone(lists[at]), func(a Attachment) bool { return a.Key() == key })
 	if len(left) > 0 {
 		lists[at] = left
 	} else {
@@ -150,22 +153,25 @@ func (m *Model) Attached(a Attachment) (uid types.UID, known bool) {
 	return pod.UID, !slices.ContainsFunc(a.IPs, func(ip netip.Addr) bool { return !m.has(pod, ip) })
 }
 
-// Attachments are all that the CNI plugin has made and not removed.
-func (m *Model) Attachments() (all []Attachment) {
-	for _, attachments := range m.attachments {
-		all = append(all, attachments...)
+// Has reports whether the CNI plugin has made an attachment and not removed it.
+func (m *Model) Has(key AttachmentKey) bool {
+	_, made := m.made[key]
+	return made
+}
+
+// ChangedAttached are the attachments, removed ones among them, of which Attached may say
+// something else than at the last call of ChangedAttached.
+func (m *Model) ChangedAttached() []AttachmentKey {
+	if len(m.changedAttached) == 0 {
+		return nil
 	}
-	return all
+	keys := slices.Collect(maps.Keys(m.changedAttached))
+	clear(m.changedAttached)
+	return keys
 }
 
-// PodCIDRs are this node's pod ranges, as last known.
-func (m *Model) PodCIDRs() []netip.Prefix { return slices.Clone(m.podCIDRs) }
-
-// Node is a node as last known.
-func (m *Model) Node(name string) (n Node, known bool) {
-	n, known = m.nodes[name]
-	return n, known
-}
+// Attachments are all that the CNI plugin has made and not removed.
+func (m *Model) Attachments() []Attachment { return slices.Collect(maps.Values(m.made)) }
 
 // Nodes are all nodes that are known.
 func (m *Model) Nodes() []Node { return slices.Collect(maps.Values(m.nodes)) }

@@ -10,9 +10,9 @@ import (
 // Whoever may write policies in one namespace can have them mean all pods of the cluster
 // by a thousand selectors. What a namespace's policies take of a node has a budget,
 // counted in elements: the members of each selector and port name that they use, once, the
-// ranges of addresses and ports, and objectCost for each set and rule. Over it, the largest of its policies are closed until
+// ranges of addresses and ports, and objectCost for each set and rule. Over it, the largest of its policies are quarantined until
 // the rest fits. So it is for the node as a whole: then it is the namespace that takes
-// most whose policies are closed.
+// most whose policies are quarantined.
 
 const (
 	// DefaultBudget is what the policies of one namespace may take of a node: half a
@@ -122,7 +122,7 @@ func (m *Model) shorten(subject Key) {
 			total -= s.walks[d]
 			m.over[s.Key] = overspent{cost: s.least(), least: s.least(), walk: true}
 			m.news = append(m.news, s.Key)
-			m.Close(*s.given, fmt.Sprintf("a packet may meet %d rules of policies in one direction of a pod, and at pod %s it would meet more with this one: it isolates its pods and allows nothing until there is room", maxWalk, subject))
+			m.Quarantine(*s.given, fmt.Sprintf("a packet may meet %d rules of policies in one direction of a pod, and at pod %s it would meet more with this one: it isolates its pods and allows nothing until there is room", maxWalk, subject))
 		}
 	}
 }
@@ -131,10 +131,10 @@ func (m *Model) shorten(subject Key) {
 // must be called first.
 func (m *Model) SetBudget(elements int) { m.budget = elements }
 
-// OverBudget is how many policies are closed because their namespace has no room for them.
+// OverBudget is how many policies are quarantined because their namespace has no room for them.
 func (m *Model) OverBudget() int { return len(m.over) }
 
-// News are the policies that the budget has closed or opened since the last call, in order.
+// News are the policies that the budget has quarantined or released since the last call, in order.
 func (m *Model) News() []Key {
 	news := m.news
 	m.news = nil
@@ -184,15 +184,15 @@ func (m *Model) cost(s *selecting) (cost int, whole bool) {
 	return cost, whole
 }
 
-// overspent is a policy that the budget has closed.
+// overspent is a policy that the budget has quarantined.
 type overspent struct {
 	// cost is what it took, as far as it was known; least what it takes at least.
 	cost, least int
-	// walk: it was closed for the rules that a packet would meet.
+	// walk: it was quarantined for the rules that a packet would meet.
 	walk bool
 }
 
-// economise closes policies until a namespace keeps to its budget.
+// economise quarantines policies until a namespace keeps to its budget.
 func (m *Model) economise(ns *namespace) {
 	fits := func() bool { return ns.cost() <= m.budget }
 	if fits() {
@@ -232,7 +232,7 @@ func (m *Model) closeLargest(ns *namespace, enough func() bool, why string) {
 	}
 	var open []priced
 	for _, s := range ns.policies {
-		if s.subjects > 0 && s.open() {
+		if s.subjects > 0 && s.allows() {
 			cost, whole := m.cost(s)
 			open = append(open, priced{s, cost, whole})
 		}
@@ -252,12 +252,12 @@ func (m *Model) closeLargest(ns *namespace, enough func() bool, why string) {
 		}
 		m.over[p.Key] = overspent{cost: p.cost, least: p.least()}
 		m.news = append(m.news, p.Key)
-		m.Close(*p.given, why+": it isolates its pods and allows nothing until there is room (see --namespace-budget)")
+		m.Quarantine(*p.given, why+": it isolates its pods and allows nothing until there is room (see --namespace-budget)")
 	}
 }
 
-// relax opens policies that the budget has closed and that have room again: as much as
-// they took when they were closed, which may be less than they would have. A tenth of the
+// relax releases policies that the budget has quarantined and that have room again: as much as
+// they took when they were quarantined, which may be less than they would have. A tenth of the
 // budget stays free, so that a pod more does not close them at once.
 func (m *Model) relax() {
 	if len(m.over) == 0 {
@@ -292,15 +292,15 @@ func (m *Model) relax() {
 	for _, key := range sortedKeys(candidates) {
 		if hasRoom(key) {
 			m.news = append(m.news, key)
-			m.Reopen(key)
+			m.Release(key)
 		}
 	}
 }
 
-// addWalkers adds the policies of a namespace that were closed for the rules that a packet
+// addWalkers adds the policies of a namespace that were quarantined for the rules that a packet
 // would meet, and need not be any more.
 func (m *Model) addWalkers(ns *namespace, walkers map[Key]struct{}) {
-	walks := map[Key][len(Directions)]int{} // of those that are closed
+	walks := map[Key][len(Directions)]int{} // of those that are quarantined
 	for key, s := range ns.policies {
 		if m.over[key].walk {
 			walks[key], walkers[key] = s.given.walks(), struct{}{}
@@ -324,7 +324,7 @@ func (m *Model) addWalkers(ns *namespace, walkers map[Key]struct{}) {
 	}
 }
 
-// Reconsider has the policies that the budget has closed tried again: there may be room
+// Reconsider has the policies that the budget has quarantined tried again: there may be room
 // where fewer pods are meant.
 func (m *Model) Reconsider() {
 	for key, price := range m.over {

@@ -24,7 +24,7 @@ func drained(t *testing.T, m *policy.Model, have *policy.Intent) (added int) {
 
 // open are the policies of an intent that have rules, in order.
 func open(in policy.Intent) (names []string) {
-	for _, key := range in.Open() {
+	for _, key := range in.Allowing() {
 		names = append(names, key.String())
 	}
 	return names
@@ -53,8 +53,8 @@ func TestBudget(t *testing.T) {
 		t.Errorf("%d elements were made of a policy that has no room", added)
 	}
 	expectOpen(t, "one that is huge", have, "bank/own", "shop/small")
-	if len(have.Peers) != 2 || !have.Policies[huge].Isolates[policy.Ingress] || m.OverBudget() != 1 || m.ClosedPolicies() != 0 {
-		t.Errorf("%d sets; %v; %d over budget; %d refused", len(have.Peers), have.Policies[huge], m.OverBudget(), m.ClosedPolicies())
+	if len(have.Peers) != 2 || !have.Policies[huge].Isolates[policy.Ingress] || m.OverBudget() != 1 || m.Quarantined() != 0 {
+		t.Errorf("%d sets; %v; %d over budget; %d refused", len(have.Peers), have.Policies[huge], m.OverBudget(), m.Quarantined())
 	}
 	if p := m.Problems(huge); len(p) != 1 || !strings.Contains(p[0].Reason, "--namespace-budget") {
 		t.Errorf("problems: %v", p)
@@ -171,7 +171,7 @@ func TestBudgetHistories(t *testing.T) {
 				whole(t, have, want)
 			}
 			if !m.Staging() {
-				if diff := differ(want.Close(policy.Over(m)), have); diff != "" {
+				if diff := differ(want.Quarantine(policy.Over(m)), have); diff != "" {
 					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
 				}
 			}

@@ -23,6 +23,22 @@ func (m *Model) Apply(changes ...Change) {
 	}
 }
 
+// Knows reports whether the model has taken in this very change, and no other of the object
+// since, so that Apply would change nothing. It may say no of a change that it knows: of pods it
+// tells by the value that SetPod was given, without a look at it, and of other objects it cannot
+// tell.
+func (m *Model) Knows(c Change) bool {
+	pod, is := c.(podChange)
+	return is && m.pod(pod.key) == pod.pod
+}
+
+// HasSynced reports whether all that there was at the start has been taken in (see Synced).
+func (m *Model) HasSynced() bool { return m.synced }
+
+// Synced is not about an object. It says that all that there was at the start has been taken in,
+// as HasSynced of an informer does: what the model has had before is a part of the cluster.
+func Synced() Change { return syncedChange{} }
+
 // ChangeOf is a Pod, Namespace, Node or NetworkPolicy of the API as it is now.
 func ChangeOf(object metav1.Object) Change {
 	switch o := object.(type) {
@@ -77,7 +93,8 @@ func SetNode(node Node) Change { return nodeChange{node.Name, &node} }
 // DeleteNode is a node that is gone.
 func DeleteNode(name string) Change { return nodeChange{name: name} }
 
-// SetPolicy is a policy as it is now. One that is closed stays so if it is the same.
+// SetPolicy is a policy as it is now. One that is quarantined stays so if it is the
+// same.
 func SetPolicy(p Policy) Change { return policyChange{p.Key, &p} }
 
 // DeletePolicy is a policy that is gone.
@@ -85,11 +102,11 @@ func DeletePolicy(key Key) Change { return policyChange{key: key} }
 
 // SetAttachment is what the CNI plugin has made. From now on its addresses are its pod's and no
 // other's, whatever the API shows.
-func SetAttachment(a Attachment) Change { return attachmentChange{a.key(), &a} }
+func SetAttachment(a Attachment) Change { return attachmentChange{a.Key(), &a} }
 
 // DeleteAttachment is what the CNI plugin has removed.
 func DeleteAttachment(containerID, ifName string) Change {
-	return attachmentChange{at: attachmentKey{containerID, ifName}}
+	return attachmentChange{at: AttachmentKey{containerID, ifName}}
 }
 
 // In each, nil says that it is gone.
@@ -111,9 +128,10 @@ type (
 		policy *Policy
 	}
 	attachmentChange struct {
-		at         attachmentKey
+		at         AttachmentKey
 		attachment *Attachment
 	}
+	syncedChange struct{}
 )
 
 func (c podChange) apply(m *Model) {
@@ -150,11 +168,15 @@ func (c attachmentChange) apply(m *Model) {
 	}
 }
 
+func (syncedChange) apply(m *Model) { m.synced = true }
+
 func (c podChange) String() string        { return what("pod", c.key, c.pod == nil) }
 func (c namespaceChange) String() string  { return what("namespace", c.name, c.namespace == nil) }
 func (c nodeChange) String() string       { return what("node", c.name, c.node == nil) }
 func (c policyChange) String() string     { return what("policy", c.key, c.policy == nil) }
 func (c attachmentChange) String() string { return what("attachment", c.at, c.attachment == nil) }
+
+func (syncedChange) String() string { return "all that there was at the start" }
 
 func what(kind string, of any, gone bool) string {
 	if gone {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -11,17 +12,19 @@ import (
 func Compile(s Snapshot, node string) (Intent, []Problem) {
 	c := compiler{node: node, holders: map[netip.Addr][]*Pod{}, namespaces: map[string]*Namespace{}}
 	in := newIntent()
-	var nodes []Node
 	var own []netip.Addr
 	for _, n := range s.Nodes {
 		read := NodeOf(n)
-		nodes = append(nodes, read)
+		in.Nodes[read.Name] = read
 		if n.Name == node {
 			in.PodCIDRs, own = read.PodCIDRs, read.Addrs
 		}
 	}
 	in.PodCIDRs = keepRanges(in.PodCIDRs, s.LastPodCIDRs)
-	in.Cluster, in.Nodes = clusterOf(slices.Values(nodes), in.PodCIDRs), addrsOf(slices.Values(nodes))
+	in.Cluster, in.NodeAddrs = clusterOf(maps.Values(in.Nodes), in.PodCIDRs), addrsOf(maps.Values(in.Nodes))
+	for _, a := range s.Attachments {
+		in.Attachments[a.Key()] = a
+	}
 	for _, ns := range s.Namespaces {
 		read := NamespaceOf(ns)
 		c.namespaces[ns.Name] = &read
@@ -90,12 +93,14 @@ func (c *compiler) own(attachments []Attachment, nodes []netip.Addr, in *Intent)
 
 func newIntent() Intent {
 	return Intent{
-		Orphans:    map[netip.Addr]struct{}{},
-		Subjects:   map[Key]Subject{},
-		Policies:   map[Key]Policy{},
-		Peers:      map[Selector]map[netip.Addr]struct{}{},
-		NamedPorts: map[NamedPort]map[Endpoint]struct{}{},
-		Sections:   map[SectionKey][]Rule{},
+		Nodes:       map[string]Node{},
+		Attachments: map[AttachmentKey]Attachment{},
+		Orphans:     map[netip.Addr]struct{}{},
+		Subjects:    map[Key]Subject{},
+		Policies:    map[Key]Policy{},
+		Peers:       map[Selector]map[netip.Addr]struct{}{},
+		NamedPorts:  map[NamedPort]map[Endpoint]struct{}{},
+		Sections:    map[SectionKey][]Rule{},
 	}
 }
 

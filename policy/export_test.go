@@ -10,8 +10,8 @@ import (
 
 // Held counts what a model holds.
 func Held(m *Model) int {
-	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.attachments) + len(m.reportedIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
-		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.closed) + len(m.over) + len(m.handed) + len(m.handedSubjects) + m.total + m.objects
+	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.made) + len(m.changedAttached) + len(m.attachments) + len(m.reportedIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
+		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtyNodes) + len(m.dirtyAttachments) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.quarantined) + len(m.over) + len(m.handed) + len(m.handedSubjects) + m.total + m.objects
 }
 
 // RuleKey tells rules apart.
@@ -129,7 +129,7 @@ func Recount(m *Model) (wrong []string) {
 	}
 	check("the node over its budget", m.overNode(1), false)
 	for key := range m.over {
-		_, closed := m.closed[key]
+		_, closed := m.quarantined[key]
 		check(key.String()+" over a budget, but closed", closed, true)
 	}
 	return wrong

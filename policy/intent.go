@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -38,8 +39,12 @@ type Intent struct {
 	// Cluster are the ranges that pods reach with their own address: all
 	// nodes' pod ranges and node addresses, disjoint and in order.
 	Cluster []netip.Prefix
-	// Nodes are the addresses of all nodes, in order.
-	Nodes []netip.Addr
+	// NodeAddrs are the addresses of all nodes, in order.
+	NodeAddrs []netip.Addr
+	// Nodes are all nodes of the cluster, by name.
+	Nodes map[string]Node
+	// Attachments are what the CNI plugin has made on this node and not removed.
+	Attachments map[AttachmentKey]Attachment
 	// Orphans are addresses that containers of this node have, by their
 	// attachments, and no known pod of it: nothing passes to or from them.
 	Orphans map[netip.Addr]struct{}
@@ -129,10 +134,13 @@ func (p Problem) String() string {
 // Delta is what has changed in an Intent. Applying deltas in order to the
 // Intent that they follow gives the newer Intent.
 type Delta struct {
-	// PodCIDRs and Cluster replace the ranges, and Nodes the addresses, when they
-	// are not nil. Cluster and Nodes come together.
+	// PodCIDRs and Cluster replace the ranges, and NodeAddrs the addresses, when they
+	// are not nil. Cluster and NodeAddrs come together.
 	PodCIDRs, Cluster *[]netip.Prefix
-	Nodes             *[]netip.Addr
+	NodeAddrs         *[]netip.Addr
+	// Nodes and Attachments replace by name and by key; nil says gone (or never there).
+	Nodes       map[string]*Node
+	Attachments map[AttachmentKey]*Attachment
 	// Orphans says of addresses whether they are orphans now.
 	Orphans map[netip.Addr]bool
 	// Subjects and Policies replace by key; nil says gone (or never there).
@@ -156,5 +164,42 @@ type Members[T comparable] struct {
 
 // Empty reports whether the delta changes nothing.
 func (d *Delta) Empty() bool {
-	return d.PodCIDRs == nil && d.Cluster == nil && d.Nodes == nil && len(d.Orphans)+len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts)+len(d.Sections) == 0
+	return d.PodCIDRs == nil && d.Cluster == nil && d.NodeAddrs == nil && len(d.Nodes)+len(d.Attachments)+len(d.Orphans) == 0 &&
+		len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts)+len(d.Sections) == 0
+}
+
+// Delta is the change from an empty Intent to this one.
+func (in *Intent) Delta() Delta {
+	d := Delta{
+		PodCIDRs:    &in.PodCIDRs,
+		Cluster:     &in.Cluster,
+		NodeAddrs:   &in.NodeAddrs,
+		Nodes:       pointersTo(in.Nodes),
+		Attachments: pointersTo(in.Attachments),
+		Orphans:     map[netip.Addr]bool{},
+		Subjects:    pointersTo(in.Subjects),
+		Policies:    pointersTo(in.Policies),
+		Peers:       map[Selector]Members[netip.Addr]{},
+		NamedPorts:  map[NamedPort]Members[Endpoint]{},
+		Sections:    in.Sections,
+	}
+	for addr := range in.Orphans {
+		d.Orphans[addr] = true
+	}
+	for s, members := range in.Peers {
+		d.Peers[s] = Members[netip.Addr]{New: true, Add: slices.Collect(maps.Keys(members))}
+	}
+	for n, members := range in.NamedPorts {
+		d.NamedPorts[n] = Members[Endpoint]{New: true, Add: slices.Collect(maps.Keys(members))}
+	}
+	return d
+}
+
+// pointersTo has a pointer to a copy of each value.
+func pointersTo[K comparable, V any](values map[K]V) map[K]*V {
+	pointers := make(map[K]*V, len(values))
+	for key, value := range values {
+		pointers[key] = &value
+	}
+	return pointers
 }

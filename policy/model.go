@@ -14,21 +14,24 @@ import (
 // A Model is for one goroutine at a time.
 type Model struct {
 	node string
+	// synced: all that there was at the start has been taken in.
+	synced bool
 	// podCIDRs are this node's ranges, as last known (see keepRanges); none if they are
 	// ignored.
 	podCIDRs   []netip.Prefix
 	ignored    bool
 	nodes      map[string]Node
 	namespaces map[string]*namespace
-	// attachments are what the CNI plugin has made, by pod, and reportedIPs
-	// what the API shows of the pods that have any.
+	// made are the attachments that the CNI plugin has made, and attachments the same by
+	// pod. reportedIPs is what the API shows of the pods that have any.
+	made        map[AttachmentKey]Attachment
 	attachments map[Key][]Attachment
 	reportedIPs map[Key][]netip.Addr
-	// closed says why of each policy that Close has closed; over are those of them that
+	// quarantined says why of each policy that is quarantined; over are those of them that
 	// the budget has.
-	closed map[Key]string
-	over   map[Key]overspent
-	// news are those that the budget has closed or opened.
+	quarantined map[Key]string
+	over        map[Key]overspent
+	// news are the policies that the budget has quarantined or released.
 	news []Key
 	// budget is what one namespace's policies may take, objects what the sets and rules
 	// of all are that are active (see budget.go).
@@ -67,10 +70,12 @@ type namespace struct {
 
 // dirty is what Take has to look at.
 type dirty struct {
-	dirtyPodCIDRs bool
-	dirtyCluster  bool
-	dirtySubjects map[Key]struct{}
-	dirtyPolicies map[Key]struct{}
+	dirtyPodCIDRs    bool
+	dirtyCluster     bool
+	dirtyNodes       map[string]struct{}
+	dirtyAttachments map[AttachmentKey]struct{}
+	dirtySubjects    map[Key]struct{}
+	dirtyPolicies    map[Key]struct{}
 }
 
 // NewModel returns the model of an empty cluster for a node's agent.
@@ -79,9 +84,10 @@ func NewModel(node string) *Model {
 		node:        node,
 		nodes:       map[string]Node{},
 		namespaces:  map[string]*namespace{},
+		made:        map[AttachmentKey]Attachment{},
 		attachments: map[Key][]Attachment{},
 		reportedIPs: map[Key][]netip.Addr{},
-		closed:      map[Key]string{},
+		quarantined: map[Key]string{},
 		over:        map[Key]overspent{},
 		budget:      DefaultBudget,
 		handed:      map[Key]*Policy{}, handedSubjects: map[Key]*Subject{},
@@ -92,7 +98,10 @@ func NewModel(node string) *Model {
 }
 
 func newDirty() dirty {
-	return dirty{dirtySubjects: map[Key]struct{}{}, dirtyPolicies: map[Key]struct{}{}}
+	return dirty{
+		dirtyNodes: map[string]struct{}{}, dirtyAttachments: map[AttachmentKey]struct{}{},
+		dirtySubjects: map[Key]struct{}{}, dirtyPolicies: map[Key]struct{}{},
+	}
 }
 
 // setNode takes a node in as it is now.
@@ -102,6 +111,7 @@ func (m *Model) setNode(n Node) {
 		return
 	}
 	m.dirtyCluster = true
+	m.dirtyNodes[n.Name] = struct{}{}
 	if n.Name != m.node {
 		m.nodes[n.Name] = n
 		return
@@ -145,6 +155,7 @@ func (m *Model) deleteNode(name string) {
 	if _, there := m.nodes[name]; there {
 		m.setNode(Node{Name: name})
 		delete(m.nodes, name)
+		m.dirtyNodes[name] = struct{}{}
 	}
 }
 
@@ -219,7 +230,7 @@ func (m *Model) setPod(p *Pod) {
 		return
 	}
 	m.change(m.concerned(p.Key, old, p), func() {
-		m.release(old)
+		m.disclaimAll(old)
 		ns.pods[p.Name] = p
 		for _, ip := range p.IPs {
 			m.claim(ip, p)
@@ -235,7 +246,7 @@ func (m *Model) deletePod(key Key) {
 		return
 	}
 	m.change(m.concerned(key, old, nil), func() {
-		m.release(old)
+		m.disclaimAll(old)
 		delete(m.reportedIPs, key)
 		delete(m.in(key.Namespace).pods, key.Name)
 	})
@@ -257,10 +268,6 @@ func (m *Model) concerned(key Key, old, now *Pod) (ips []netip.Addr) {
 	return ips
 }
 
-// Holds reports whether what the model has of a pod's name is this very pod; nil:
-// nothing.
-func (m *Model) Holds(key Key, p *Pod) bool { return m.pod(key) == p }
-
 // pod returns the pod of that name; nil if there is none.
 func (m *Model) pod(key Key) *Pod {
 	if ns := m.namespaces[key.Namespace]; ns != nil {
@@ -269,7 +276,7 @@ func (m *Model) pod(key Key) *Pod {
 	return nil
 }
 
-func (m *Model) release(pod *Pod) {
+func (m *Model) disclaimAll(pod *Pod) {
 	if pod != nil {
 		for _, ip := range pod.IPs {
 			m.disclaim(ip, pod)

@@ -43,9 +43,11 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 	if d.Cluster != nil {
 		in.Cluster = *d.Cluster
 	}
-	if d.Nodes != nil {
-		in.Nodes = *d.Nodes
+	if d.NodeAddrs != nil {
+		in.NodeAddrs = *d.NodeAddrs
 	}
+	replace(in.Nodes, d.Nodes)
+	replace(in.Attachments, d.Attachments)
 	for ip, is := range d.Orphans {
 		if _, was := in.Orphans[ip]; was == is {
 			t.Errorf("orphan %v: %v, as before", ip, is)
@@ -54,16 +56,8 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 			in.Orphans[ip] = struct{}{}
 		}
 	}
-	for key, s := range d.Subjects {
-		if delete(in.Subjects, key); s != nil {
-			in.Subjects[key] = *s
-		}
-	}
-	for key, p := range d.Policies {
-		if delete(in.Policies, key); p != nil {
-			in.Policies[key] = *p
-		}
-	}
+	replace(in.Subjects, d.Subjects)
+	replace(in.Policies, d.Policies)
 	applyMembers(t, in.Peers, d.Peers)
 	applyMembers(t, in.NamedPorts, d.NamedPorts)
 	for key, rules := range d.Sections {
@@ -72,6 +66,15 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 		}
 		if delete(in.Sections, key); rules != nil {
 			in.Sections[key] = rules
+		}
+	}
+}
+
+// replace puts in, or takes out, what a delta replaces by key.
+func replace[K comparable, V any](in map[K]V, by map[K]*V) {
+	for key, value := range by {
+		if delete(in, key); value != nil {
+			in[key] = *value
 		}
 	}
 }
@@ -224,6 +227,7 @@ func TestModelForgets(t *testing.T) {
 	if diff := differ(want, have); diff != "" {
 		t.Errorf("left over:\n%s", diff)
 	}
+	m.ChangedAttached() // nobody has asked before
 	if left := fmt.Sprint(policy.Held(m)); left != "0" {
 		t.Errorf("the model still holds %s things", left)
 	}

@@ -28,13 +28,15 @@ type owners struct {
 	claims map[netip.Addr][]*Pod
 	// attached are the attachments that have an address: mostly one.
 	attached map[netip.Addr][]Attachment
+	// changedAttached are the attachments of which Attached may say something else by now.
+	changedAttached map[AttachmentKey]struct{}
 	// orphans are those that were handed out, changedOrphans those to look at.
 	orphans, changedOrphans map[netip.Addr]struct{}
 }
 
 func newOwners() owners {
 	return owners{
-		claims: map[netip.Addr][]*Pod{}, attached: map[netip.Addr][]Attachment{},
+		claims: map[netip.Addr][]*Pod{}, attached: map[netip.Addr][]Attachment{}, changedAttached: map[AttachmentKey]struct{}{},
 		orphans: map[netip.Addr]struct{}{}, changedOrphans: map[netip.Addr]struct{}{},
 	}
 }
@@ -136,6 +138,9 @@ func (m *Model) change(ips []netip.Addr, f func()) {
 	}
 	f()
 	for i, ip := range ips {
+		for _, a := range m.attached[ip] {
+			m.changedAttached[a.Key()] = struct{}{}
+		}
 		m.changedOrphan(ip)
 		after := m.holders(ip)
 		if slices.Equal(before[i], after) {

@@ -6,7 +6,7 @@ import "slices"
 // While that is not zero the policy is active: its peers are followed.
 type selecting struct {
 	Policy
-	// given is the policy as SetPolicy had it: another one while this one is closed.
+	// given is the policy as SetPolicy had it: another one while this one is quarantined.
 	given    *Policy
 	matcher  *matcher // nil: selects nothing
 	subjects int
@@ -21,24 +21,24 @@ func (s *selecting) selects(pod *Pod, node string) bool {
 	return pod.Node == node && s.matcher != nil && s.matcher.matches(pod, nil)
 }
 
-// setPolicy takes a policy in as it is now. One that is closed stays so if it is
-// still the same.
+// setPolicy takes a policy in as it is now. One that is quarantined stays so
+// if it is still the same.
 func (m *Model) setPolicy(p Policy) {
 	if old := m.selecting(p.Key); old != nil && old.given.equal(&p) {
 		return
 	}
-	m.forgetClosed(p.Key)
+	m.endQuarantine(p.Key)
 	m.putPolicy(p, nil)
 }
 
-// forgetClosed notes that a policy has changed or gone: it is not closed any more.
-func (m *Model) forgetClosed(key Key) {
-	delete(m.closed, key)
+// endQuarantine notes that a policy has changed or gone, which ends its quarantine.
+func (m *Model) endQuarantine(key Key) {
+	delete(m.quarantined, key)
 	delete(m.over, key)
 }
 
-// putPolicy takes a policy in, with the one that it is the closed form of; nil: it
-// is none.
+// putPolicy takes a policy in. While it is quarantined, given is the policy as it was given;
+// else nil.
 func (m *Model) putPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
@@ -64,7 +64,7 @@ func (m *Model) selecting(key Key) *selecting {
 // deletePolicy forgets a policy.
 func (m *Model) deletePolicy(key Key) {
 	ns := m.in(key.Namespace)
-	m.forgetClosed(key)
+	m.endQuarantine(key)
 	if old := ns.policies[key]; old != nil {
 		delete(ns.policies, key)
 		m.policyChanged(ns, key, old)

@@ -17,11 +17,13 @@ func (m *Model) TakeReady() Delta { return m.take(newStage(0)) }
 
 func (m *Model) take(room *stage) Delta {
 	d := Delta{
-		Subjects:   map[Key]*Subject{},
-		Policies:   map[Key]*Policy{},
-		Peers:      map[Selector]Members[netip.Addr]{},
-		NamedPorts: map[NamedPort]Members[Endpoint]{},
-		Sections:   map[SectionKey][]Rule{},
+		Nodes:       map[string]*Node{},
+		Attachments: map[AttachmentKey]*Attachment{},
+		Subjects:    map[Key]*Subject{},
+		Policies:    map[Key]*Policy{},
+		Peers:       map[Selector]Members[netip.Addr]{},
+		NamedPorts:  map[NamedPort]Members[Endpoint]{},
+		Sections:    map[SectionKey][]Rule{},
 	}
 	if m.dirtyPodCIDRs {
 		podCIDRs := slices.Clone(m.podCIDRs)
@@ -30,8 +32,10 @@ func (m *Model) take(room *stage) Delta {
 	d.Orphans = m.takeOrphans()
 	if m.dirtyCluster {
 		cluster, nodes := clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
-		d.Cluster, d.Nodes = &cluster, &nodes
+		d.Cluster, d.NodeAddrs = &cluster, &nodes
 	}
+	m.takeNodes(&d)
+	m.takeAttachments(&d)
 	m.takeMembers(&d, room)
 	held := m.takeSubjects(&d, room)
 	for _, key := range m.policiesInTurn() {
@@ -42,6 +46,30 @@ func (m *Model) take(room *stage) Delta {
 	m.takeGone(&d, room)
 	m.dirtyPodCIDRs, m.dirtyCluster = false, false
 	return d
+}
+
+// takeNodes takes the nodes that have changed, as they are now.
+func (m *Model) takeNodes(d *Delta) {
+	for name := range m.dirtyNodes {
+		if n, known := m.nodes[name]; known {
+			d.Nodes[name] = &n
+		} else {
+			d.Nodes[name] = nil
+		}
+	}
+	clear(m.dirtyNodes)
+}
+
+// takeAttachments takes the attachments that have changed, as they are now.
+func (m *Model) takeAttachments(d *Delta) {
+	for key := range m.dirtyAttachments {
+		if a, made := m.made[key]; made {
+			d.Attachments[key] = &a
+		} else {
+			d.Attachments[key] = nil
+		}
+	}
+	clear(m.dirtyAttachments)
 }
 
 // takeMembers takes what has changed of what policies name, as far as there is room, and
@@ -179,8 +207,8 @@ func (m *Model) policiesInTurn() []Key {
 // handed out, nil if that is so already, or closed if it was not, or for other pods.
 func (p *Policy) waits(had *Policy) *Policy {
 	if had == nil || had.Subject == nil || *had.Subject != *p.Subject {
-		closed := p.Closed()
-		if had != nil && !had.open() && had.Isolates == p.Isolates {
+		closed := p.WithoutRules()
+		if had != nil && !had.allows() && had.Isolates == p.Isolates {
 			return nil
 		}
 		return &closed
@@ -245,7 +273,9 @@ func (m *Model) Intent() Intent {
 	d := m.take(m.wholeStage())
 	in := newIntent()
 	in.PodCIDRs = slices.Clone(m.podCIDRs)
-	in.Cluster, in.Nodes = clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
+	in.Cluster, in.NodeAddrs = clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
+	maps.Copy(in.Nodes, m.nodes)
+	maps.Copy(in.Attachments, m.made)
 	maps.Copy(in.Orphans, m.orphans)
 	for _, ns := range m.namespaces {
 		for key := range ns.subjects {

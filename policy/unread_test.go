@@ -69,7 +69,7 @@ func TestUnread(t *testing.T) {
 	if s := in.Subjects[here.Key]; s.Isolated != [2]bool{true, true} || len(s.Isolating[0])+len(s.Isolating[1]) != 0 {
 		t.Errorf("with no policy for it, the pod is %+v", s)
 	}
-	for _, local := range m.LocalAddrs() {
+	for _, local := range policy.NewLocals(in).Addrs() {
 		if unread := local.Addr == here.IPs[0]; unread != (local.Closed == [2]bool{true, true}) {
 			t.Errorf("by its link, %s is closed %v", local.Addr, local.Closed)
 		}

@@ -12,7 +12,7 @@ import (
 // such a flow may be denied then that was not: what a set of peers or of endpoints gains only
 // lets more pass. It must be asked before the update. Nil: it may be any flow.
 func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
-	if d.PodCIDRs != nil || d.Cluster != nil || d.Nodes != nil {
+	if d.PodCIDRs != nil || d.Cluster != nil || d.NodeAddrs != nil {
 		return nil
 	}
 	closes := map[netip.Addr]bool{}

@@ -16,33 +16,7 @@ func Build(in policy.Intent, o Options) *Table {
 		t.Sets[set.Name] = set
 	}
 	t.addStatic(staticChains(o))
-	d := policy.Delta{
-		PodCIDRs:   &in.PodCIDRs,
-		Cluster:    &in.Cluster,
-		Nodes:      &in.Nodes,
-		Orphans:    map[netip.Addr]bool{},
-		Subjects:   map[policy.Key]*policy.Subject{},
-		Policies:   map[policy.Key]*policy.Policy{},
-		Peers:      map[policy.Selector]policy.Members[netip.Addr]{},
-		NamedPorts: map[policy.NamedPort]policy.Members[policy.Endpoint]{},
-		Sections:   in.Sections,
-	}
-	for addr := range in.Orphans {
-		d.Orphans[addr] = true
-	}
-	for key, s := range in.Subjects {
-		d.Subjects[key] = &s
-	}
-	for key, p := range in.Policies {
-		d.Policies[key] = &p
-	}
-	for s, members := range in.Peers {
-		d.Peers[s] = policy.Members[netip.Addr]{New: true, Add: slices.Collect(maps.Keys(members))}
-	}
-	for n, members := range in.NamedPorts {
-		d.NamedPorts[n] = policy.Members[policy.Endpoint]{New: true, Add: slices.Collect(maps.Keys(members))}
-	}
-	t.Update(d)
+	t.Update(in.Delta())
 	return t
 }
 
@@ -56,11 +30,11 @@ func (t *Table) Update(d policy.Delta) Plan {
 	if d.Cluster != nil && t.options.Masquerade {
 		u.cluster(*d.Cluster)
 	}
-	if d.Nodes != nil && t.options.TunnelPort != 0 {
-		u.nodes(*d.Nodes)
+	if d.NodeAddrs != nil && t.options.TunnelPort != 0 {
+		u.nodes(*d.NodeAddrs)
 	}
-	if d.Cluster != nil && d.Nodes != nil && t.options.SourceCheck {
-		u.sources(*d.Cluster, *d.Nodes)
+	if d.Cluster != nil && d.NodeAddrs != nil && t.options.SourceCheck {
+		u.sources(*d.Cluster, *d.NodeAddrs)
 	}
 	u.orphans(d.Orphans)
 	for _, s := range slices.SortedFunc(maps.Keys(d.Peers), policy.Selector.Compare) {

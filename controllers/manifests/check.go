@@ -23,8 +23,8 @@ func newChecker() checker {
 	return checker{structs: map[reflect.Type]map[string]reflect.Type{}}
 }
 
-// report is told one finding: its line, its path, and what is wrong.
-type report func(line int, path *field.Path, err error)
+// finding is told one finding: its line, its path, and what is wrong.
+type finding func(line int, path *field.Path, err error)
 
 var (
 	unmarshalers = reflect.TypeFor[json.Unmarshaler]()
@@ -34,7 +34,7 @@ var (
 
 // check reports every unknown and duplicate field, and every value that the
 // type does not take. line is where the value's name is.
-func (c *checker) check(n *node, t reflect.Type, path *field.Path, line int, found report) {
+func (c *checker) check(n *node, t reflect.Type, path *field.Path, line int, found finding) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -91,7 +91,7 @@ func (c *checker) check(n *node, t reflect.Type, path *field.Path, line int, fou
 func emptyItem(path *field.Path) *field.Error { return field.Required(path, "the list item is empty") }
 
 // members calls each with every member, and reports names that come twice.
-func (c *checker) members(n *node, path *field.Path, found report, each func(member)) {
+func (c *checker) members(n *node, path *field.Path, found finding, each func(member)) {
 	first := make(map[string]int, len(n.members))
 	for _, m := range n.members {
 		if line, again := first[m.name]; again {

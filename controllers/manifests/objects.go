@@ -103,7 +103,7 @@ func (r *reader) read(file string, n *node, implied string) *syntaxError {
 }
 
 func (r *reader) list(file string, n *node, kind, item string) *syntaxError {
-	r.checker.check(n, reflect.TypeFor[anyList](), nil, n.line, r.report(file, kind))
+	r.checker.check(n, reflect.TypeFor[anyList](), nil, n.line, r.finds(file, kind))
 	items := n.get("items")
 	if items == nil {
 		return nil
@@ -125,7 +125,7 @@ func (r *reader) list(file string, n *node, kind, item string) *syntaxError {
 			return err
 		case one.kind == null:
 			empty := emptyItem(field.NewPath("items").Index(i))
-			r.report(file, kind)(one.line, field.NewPath("items").Index(i), empty)
+			r.finds(file, kind)(one.line, field.NewPath("items").Index(i), empty)
 		default:
 			if err := r.read(file, one, item); err != nil {
 				return err
@@ -135,7 +135,7 @@ func (r *reader) list(file string, n *node, kind, item string) *syntaxError {
 	return nil
 }
 
-func (r *reader) report(file, object string) report {
+func (r *reader) finds(file, object string) finding {
 	return func(line int, path *field.Path, err error) {
 		e := &Error{File: file, Line: line, Object: object, Err: err}
 		if path != nil {
@@ -149,7 +149,7 @@ func (r *reader) report(file, object string) report {
 // checker had findings, so that all of them come at once.
 func (r *reader) object(file string, n *node, kind string) {
 	name := describe(n, kind)
-	found := r.report(file, name)
+	found := r.finds(file, name)
 	obj := newObject(kind)
 	before := len(r.found)
 	r.checker.prune(n, reflect.TypeOf(obj), readOf[kind])

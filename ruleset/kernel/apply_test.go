@@ -191,7 +191,7 @@ func TestRefusedPolicy(t *testing.T) {
 	g.Expect(errors.As(c.Check(plan), &refusal)).To(BeTrue())
 	g.Expect(refusal).To(MatchError(unix.EEXIST))
 	g.Expect(ruleset.Users(in, plan.Ops[refusal.Op])).To(Equal([]policy.Key{bad}))
-	g.Expect(c.Apply(ruleset.Build(in.Close(map[policy.Key]struct{}{bad: {}}), ruleset.Options{}).Replacement())).To(Succeed())
+	g.Expect(c.Apply(ruleset.Build(in.Quarantine(map[policy.Key]struct{}{bad: {}}), ruleset.Options{}).Replacement())).To(Succeed())
 }
 
 // TestInvalid has plans that are refused before anything is sent.

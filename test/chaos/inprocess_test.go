@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -22,7 +24,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/cni/node"
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
@@ -35,7 +36,7 @@ import (
 // unowned is an agent in this process whose table is nobody's own, as on kernels
 // before 6.9: what others do to it is not refused.
 type unowned struct {
-	*controllers.Agent
+	*agent.Agent
 	log    *logbook.Book
 	cancel context.CancelFunc
 	ended  chan error
@@ -65,7 +66,7 @@ func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *u
 	u.flows, err = kernel.OpenFlows(options, revokedMark)
 	check.NoError(t, err)
 	check.NoError(t, w.lab.Node.Do(func() error { u.links, err = node.OpenPodLinks(); return err }))
-	u.Agent, err = controllers.NewAgent(timedKernel{u}, controllers.Options{
+	u.Agent, err = agent.New(timedKernel{u}, agent.Options{
 		Node: random.Node, API: api, Manifests: manifests, MetricsAddress: "0", HealthAddress: "0",
 		Flows: timedFlows{u}, Watch: u.listens, Ruleset: ruleset.Options{RevokedMark: revokedMark, Links: true}, PodLinks: u.links,
 		Registry: prometheus.NewRegistry(), Log: u.log.Logger(),
@@ -88,7 +89,7 @@ func (u *unowned) stop() error {
 // timedKernel notes when a table has been replaced.
 type timedKernel struct{ *unowned }
 
-// Apply implements controllers.Kernel.
+// Apply implements enforcer.Kernel.
 func (k timedKernel) Apply(plan ruleset.Plan) error {
 	err := k.conn.Apply(plan)
 	if err == nil && plan.Replace && plan.Family == ruleset.Inet {
@@ -100,16 +101,16 @@ func (k timedKernel) Apply(plan ruleset.Plan) error {
 	return err
 }
 
-// Check implements controllers.Kernel.
+// Check implements enforcer.Kernel.
 func (k timedKernel) Check(plan ruleset.Plan) error { return k.conn.Check(plan) }
 
 // timedFlows notes when flows have been judged.
 type timedFlows struct{ *unowned }
 
-// Forget implements controllers.Flows.
+// Forget implements agent.Flows.
 func (f timedFlows) Forget(addrs []netip.Addr) error { return f.flows.Forget(addrs) }
 
-// Revoke implements controllers.Flows.
+// Revoke implements agent.Flows.
 func (f timedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	begun := time.Now()
 	revoked, restored, err = f.flows.Revoke(judge)
@@ -121,7 +122,7 @@ func (f timedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (r
 	return revoked, restored, err
 }
 
-// RevokeOf implements controllers.Flows.
+// RevokeOf implements agent.Flows.
 func (f timedFlows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return f.flows.RevokeOf(addrs, judge)
 }

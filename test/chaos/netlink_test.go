@@ -11,11 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
@@ -75,7 +76,7 @@ func TestNetlink(t *testing.T) {
 
 	k := &faulty{Conn: check.Value(kernel.Open(kernel.Options{NetNS: node.NetNS()}))(t)}
 	t.Cleanup(func() { _ = k.Close() })
-	agent := check.Value(controllers.NewAgent(k, controllers.Options{
+	agent := check.Value(agent.New(k, agent.Options{
 		Node: "node", Manifests: t.TempDir(), MetricsAddress: "0", HealthAddress: "0",
 		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}))(t)

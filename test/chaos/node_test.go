@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +18,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/yaml"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
@@ -29,26 +30,26 @@ import (
 // the watches would: what the API server takes to tell it is not in the times.
 type fedNode struct {
 	*lab.Node
-	agent *controllers.Agent
+	agent *agent.Agent
 	flows *watchedFlows
 }
 
 // watchedFlows are the node's flows, and when they were judged last.
 type watchedFlows struct {
-	controllers.Flows
+	agent.Flows
 	mu      sync.Mutex
 	revoked int
 	judged  time.Time
 }
 
-// Revoke implements controllers.Flows.
+// Revoke implements agent.Flows.
 func (f *watchedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	revoked, restored, err = f.Flows.Revoke(judge)
 	f.note(revoked)
 	return revoked, restored, err
 }
 
-// RevokeOf implements controllers.Flows.
+// RevokeOf implements agent.Flows.
 func (f *watchedFlows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	revoked, restored, err = f.Flows.RevokeOf(addrs, judge)
 	f.note(revoked)
@@ -93,7 +94,7 @@ func newFedNode(t *testing.T) *fedNode {
 	conn := check.Value(kernel.Open(namespace))(t)
 	flows := check.Value(kernel.OpenFlows(namespace, mark))(t)
 	n.flows = &watchedFlows{Flows: flows}
-	n.agent = check.Value(controllers.NewAgent(conn, controllers.Options{
+	n.agent = check.Value(agent.New(conn, agent.Options{
 		Node: n.Name, Manifests: t.TempDir(), MetricsAddress: "0", HealthAddress: "0", Flows: n.flows,
 		Ruleset: ruleset.Options{RevokedMark: mark}, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}))(t)

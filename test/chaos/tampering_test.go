@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/controllers/report"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/random"
 	"github.com/podfence/podfence/test/steady"
@@ -208,7 +209,7 @@ func (tr *trial) tellsOfAFight() {
 			return err
 		}
 		for _, e := range events.Items {
-			if e.Reason == controllers.ReasonTamperedWith && e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, "over and over") && strings.Contains(e.Message, "nft") {
+			if e.Reason == report.ReasonTamperedWith && e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, "over and over") && strings.Contains(e.Message, "nft") {
 				return nil
 			}
 		}

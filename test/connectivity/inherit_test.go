@@ -14,11 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/podfence/podfence/cni/handshake"
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
@@ -34,7 +35,7 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 `
 
 // unjudged are flows that nobody comes to judge, as while very many others are gone through.
-type unjudged struct{ controllers.Flows }
+type unjudged struct{ agent.Flows }
 
 func (unjudged) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return 0, 0, nil
@@ -50,7 +51,7 @@ func (unjudged) RevokeOf([]netip.Addr, func(ruleset.HookPoint, policy.Packet) bo
 func TestNewPodInheritsNoFlows(t *testing.T) {
 	c := newCluster(t, settings{nodes: 2, tiny: true, more: sealed})
 	c.stop(0)
-	c.options[0].Flows = func(f controllers.Flows) controllers.Flows { return unjudged{f} }
+	c.options[0].Flows = func(f agent.Flows) agent.Flows { return unjudged{f} }
 	c.start(0)
 	client := c.pod("hall", 0, "client-1")[0]
 	c.pod("hall", 0, "other-1", "other-2", "other-3") // all addresses of IPv4 but one
@@ -256,11 +257,11 @@ func (c *cluster) chained(n *lab.Node, socket string) {
 	c.must(err)
 	flows, err := kernel.OpenFlows(namespace, 1<<29)
 	c.must(err)
-	agent, err := controllers.NewAgent(conn, controllers.Options{
+	agent, err := agent.New(conn, agent.Options{
 		Node: n.Name, Manifests: c.path("manifests"), MetricsAddress: "0", HealthAddress: "0",
 		Flows: unjudged{flows}, Ruleset: ruleset.Options{RevokedMark: 1 << 29},
 		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
-		CNI: &controllers.CNI{Socket: socket, State: c.path("attachments")},
+		CNI: &agent.CNI{Socket: socket, State: c.path("attachments")},
 	})
 	c.must(err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -17,13 +17,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
 
+	"github.com/podfence/podfence/agent"
 	"github.com/podfence/podfence/cni/install"
 	"github.com/podfence/podfence/cni/node"
-	"github.com/podfence/podfence/cni/plugin"
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
-	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -48,12 +46,12 @@ type Options struct {
 	// Log is the agent's.
 	Log logr.Logger
 	// Flows is what the agent judges and ends flows by, made of the kernel's. Nil: those.
-	Flows func(controllers.Flows) controllers.Flows
+	Flows func(agent.Flows) agent.Flows
 }
 
 // Fence is an agent at work on a node.
 type Fence struct {
-	*controllers.Agent
+	*agent.Agent
 	Node *lab.Node
 
 	options Options
@@ -68,70 +66,32 @@ type Fence struct {
 func Start(n *lab.Node, o Options) (f *Fence, err error) {
 	f = &Fence{Node: n, options: o, socket: filepath.Join(o.Dir, "agent.sock"), stopped: make(chan error, 1)}
 	f.places = install.Places{ConfDir: filepath.Join(o.Dir, "net.d"), BinDir: filepath.Join(o.Dir, "bin"), Plugin: o.Plugin}
-	var closers []func() error
-	stop := func() (err error) {
-		for _, c := range closers {
-			err = errors.Join(err, c())
-		}
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, stop())
-		}
-	}()
-	namespace := kernel.Options{NetNS: n.NetNS()}
-	conn, err := kernel.Open(namespace)
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, conn.Close)
-	flows, err := kernel.OpenFlows(namespace, revokedMark)
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, flows.Close)
-	routes, err := node.Open(node.Options{NetNS: n.NetNS(), Node: n.Name, Mode: o.Mode})
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, routes.Close)
-	var judged controllers.Flows = flows
-	if o.Flows != nil {
-		judged = o.Flows(flows)
-	}
 	rules := ruleset.Options{RevokedMark: revokedMark, Masquerade: true, Guard: true, SourceCheck: !o.AnySource, Bridge: node.DefaultBridge}
 	if o.Mode != node.HostGW {
 		rules.TunnelPort = node.DefaultVXLANPort
 	}
-	f.Agent, err = controllers.NewAgent(conn, controllers.Options{
-		Node: n.Name, API: o.API, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0",
-		Flows: judged, Ruleset: rules,
+	parts := agent.Options{
+		Node: n.Name, API: o.API, Manifests: o.Manifests, MetricsAddress: "0", HealthAddress: "0", Ruleset: rules,
 		Registry: prometheus.NewRegistry(), Log: o.Log,
-		CNI: &controllers.CNI{
-			Socket: f.socket, State: filepath.Join(o.Dir, "attachments"),
-			Bridge: &controllers.Bridge{Kernel: conn, MAC: [6]byte(plugin.BridgeMAC(node.DefaultBridge)), Gateway: plugin.Gateway, Port: plugin.LinkName},
-			Routes: routes, LastAddr: routes.LastAddr,
-			Publish: func(self node.Node) error { return f.publish(routes, self) },
-		},
-	})
+	}
+	host := &agent.Host{
+		NetNS: n.NetNS(), Connect: agent.ConnectBridge, Routing: o.Mode,
+		Socket: f.socket, State: filepath.Join(o.Dir, "attachments"), Leases: filepath.Join(o.Dir, "leases"), Places: f.places,
+	}
+	opened, err := host.Open(&parts)
 	if err != nil {
 		return nil, err
 	}
+	if o.Flows != nil {
+		parts.Flows = o.Flows(parts.Flows)
+	}
+	if f.Agent, err = agent.New(opened.Kernel, parts); err != nil {
+		return nil, errors.Join(err, opened.Close())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.cancel = cancel
-	go func() { f.stopped <- errors.Join(f.Agent.Start(ctx), stop()) }()
+	go func() { f.stopped <- errors.Join(f.Agent.Start(ctx), opened.Close()) }()
 	return f, nil
-}
-
-func (f *Fence) publish(routes *node.Network, self node.Node) error {
-	mtu, err := routes.MTU()
-	if err != nil {
-		return err
-	}
-	return f.places.Publish(install.Conf{
-		PodCIDRs: self.PodCIDRs, MTU: mtu, Bridge: node.DefaultBridge, Socket: f.socket, DataDir: filepath.Join(f.options.Dir, "leases"),
-	})
 }
 
 // Stop ends the agent.

@@ -13,12 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podfence/podfence/agent"
+
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/podfence/podfence/cni/handshake"
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/check"
@@ -44,7 +45,7 @@ func TestReal(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctrl.SetLogger(logr.Discard())
-	explore(t, *realHistories, realLength, func(s setting) agent { return newReal(t, s) }, false)
+	explore(t, *realHistories, realLength, func(s setting) keeper { return newReal(t, s) }, false)
 }
 
 // real is an agent in this process, on a node of a lab. It is fed as the watches would.
@@ -57,7 +58,7 @@ type real struct {
 	hosts   map[*iface]*lab.Host // that the addresses in use really are at
 	adds    map[*iface]*adding
 
-	agent   *controllers.Agent
+	agent   *agent.Agent
 	conn    *kernel.Conn
 	flows   *kernel.Flows
 	cancel  context.CancelFunc
@@ -96,9 +97,9 @@ func (a *real) start(listed []random.Event) (err error) {
 	if a.conn, err = kernel.Open(namespace); err != nil {
 		return err
 	}
-	o := controllers.Options{
+	o := agent.Options{
 		Node: random.Node, Manifests: filepath.Join(a.dir, "empty"), MetricsAddress: "0", HealthAddress: "0",
-		Ruleset: a.ruleset, CNI: &controllers.CNI{Socket: a.socket(), State: a.state()},
+		Ruleset: a.ruleset, CNI: &agent.CNI{Socket: a.socket(), State: a.state()},
 		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}
 	if o.LastPodCIDRs, err = a.conn.PodCIDRs(); err != nil {
@@ -113,7 +114,7 @@ func (a *real) start(listed []random.Event) (err error) {
 	if err = os.MkdirAll(o.Manifests, 0o700); err != nil {
 		return err
 	}
-	if a.agent, err = controllers.NewAgent(a.conn, o); err != nil {
+	if a.agent, err = agent.New(a.conn, o); err != nil {
 		return err
 	}
 	// As firstLoad does it, before the first commit.

@@ -36,7 +36,7 @@ type outcome struct {
 }
 
 // draw goes through a new history.
-func draw(seed int64, length int, with func(setting) agent) (history, outcome) {
+func draw(seed int64, length int, with func(setting) keeper) (history, outcome) {
 	r := rand.New(rand.NewSource(seed))
 	h := history{setting: newSetting(r)}
 	o := h.run(with(h.setting), func(taken int) (step, bool) { return newStep(r), taken < length })
@@ -45,7 +45,7 @@ func draw(seed int64, length int, with func(setting) agent) (history, outcome) {
 }
 
 // again goes through a history that there was.
-func (h history) again(with func(setting) agent) outcome {
+func (h history) again(with func(setting) keeper) outcome {
 	i := 0
 	return h.run(with(h.setting), func(int) (step, bool) {
 		if i++; i > len(h.steps) {
@@ -56,7 +56,7 @@ func (h history) again(with func(setting) agent) outcome {
 }
 
 // run takes steps and checks after each, until there are no more or something is wrong.
-func (h history) run(a agent, next func(taken int) (step, bool)) (o outcome) {
+func (h history) run(a keeper, next func(taken int) (step, bool)) (o outcome) {
 	w, err := newWorld(h.setting, a)
 	defer func() {
 		o.came = w.came
@@ -88,7 +88,7 @@ func (h history) run(a agent, next func(taken int) (step, bool)) (o outcome) {
 
 // shrink leaves out the steps that what is wrong does not need, first many at once. It
 // stops after a while, whatever is left.
-func (h history) shrink(with func(setting) agent) (history, outcome) {
+func (h history) shrink(with func(setting) keeper) (history, outcome) {
 	began := time.Now()
 	wrong := func(steps []step) bool {
 		return time.Since(began) < *shrinking && history{h.setting, steps}.again(with).wrong != nil
@@ -109,14 +109,14 @@ func (o outcome) String() string {
 	return fmt.Sprintf("%s\nthen: %v", strings.Join(o.texts, "\n"), o.wrong)
 }
 
-func onPaper(s setting) agent { return newPaper(s.ruleset) }
+func onPaper(s setting) keeper { return newPaper(s.ruleset) }
 
 // TestTruth goes through random histories with the model and the table alone.
 func TestTruth(t *testing.T) { explore(t, *histories, length, onPaper, true) }
 
 // explore goes through random histories, and shrinks the first one in which something is
 // wrong.
-func explore(t *testing.T, number, length int, with func(setting) agent, all bool) {
+func explore(t *testing.T, number, length int, with func(setting) keeper, all bool) {
 	t.Helper()
 	began, steps, n := time.Now(), 0, 0
 	came := map[string]int{}

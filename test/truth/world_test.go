@@ -38,8 +38,8 @@ func newSetting(r *rand.Rand) setting {
 	return s
 }
 
-// agent is who must keep the promise.
-type agent interface {
+// keeper is who must keep the promise: an agent, or what decides in it.
+type keeper interface {
 	// start begins with what the API server lists, stop ends; wipe takes away what a
 	// reboot does, while the agent is stopped.
 	start(listed []random.Event) error
@@ -67,7 +67,7 @@ type agent interface {
 // world is a node, as it really is.
 type world struct {
 	setting
-	agent   agent
+	agent   keeper
 	running bool // the agent
 	// things are all objects that the API server has or may have: first the pods.
 	things   []*thing
@@ -157,7 +157,7 @@ var (
 )
 
 // newWorld makes a node on which nothing runs yet, with an agent that knows all there is.
-func newWorld(s setting, a agent) (*world, error) {
+func newWorld(s setting, a keeper) (*world, error) {
 	w := &world{setting: s, agent: a, ranges: map[bool]netip.Prefix{}, came: map[string]int{}}
 	for i := range 7 {
 		namespace := []string{"shop", "shop", "db"}[i%3]

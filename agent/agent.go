@@ -1,0 +1,269 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/controllers/attachments"
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/controllers/network"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Options are what an agent is told.
+type Options struct {
+	// Node is the name of the node whose pods it fences.
+	Node string
+	// API is the API server to watch. Nil: Manifests is the source.
+	API *rest.Config
+	// Manifests is a folder of YAML.
+	Manifests string
+	// KeepIfEmpty keeps what is enforced while that folder has no objects.
+	KeepIfEmpty bool
+	// MetricsAddress and HealthAddress are where to serve; "0": nowhere.
+	MetricsAddress, HealthAddress string
+	// PprofAddress is where to serve profiles; "0" or empty: nowhere.
+	PprofAddress string
+	// Flows is where to cut established flows that policy no longer allows; it
+	// needs Ruleset.RevokedMark. Nil: they are left alone.
+	Flows Flows
+	// Watch notices what others do to the tables. Nil: nothing does.
+	Watch enforcer.Watch
+	// PodLinks finds the pods' links where another plugin makes them; it needs
+	// Ruleset.Links. Nil: podfence connects the pods.
+	PodLinks enforcer.PodLinks
+	// CNI says what the agent does for the CNI plugin; nil: nothing, pods are
+	// fenced when the API shows their addresses.
+	CNI *CNI
+	// Ruleset are the choices that change the table.
+	Ruleset ruleset.Options
+	// LastPodCIDRs are the node's pod ranges as an earlier agent knew them: they stay
+	// closed while the Node is away, or has none.
+	LastPodCIDRs []netip.Prefix
+	// NamespaceBudget is what the policies of one namespace may take of the node, in
+	// elements; 0: policy.DefaultBudget.
+	NamespaceBudget int
+	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
+	IgnorePodCIDRs bool
+	// Checks look, every few seconds, whether the node is in a condition: an error is
+	// why it is.
+	Checks map[report.Condition]func() error
+	// Version is the program's, for a metric.
+	Version string
+	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
+	// known.
+	Drops func() (map[string]uint64, error)
+	// Registry gets the agent's metrics.
+	Registry prometheus.Registerer
+	Log      logr.Logger
+}
+
+// CNI is the agent's part of connecting pods.
+type CNI struct {
+	// Socket is where the plugin asks, State the folder that keeps what it said.
+	Socket, State string
+	// Bridge is the bridge that the plugin connects pods by, Routes what makes
+	// the routes to the other nodes' pods; nil: another plugin does both.
+	Bridge *enforcer.Bridge
+	Routes network.NodeNetwork
+	// Refuse is why no pod can be attached as long as this agent runs; nil: pods can.
+	Refuse error
+	// LastAddr is another Node's address as an earlier agent's tunnel still has it, or the
+	// zero Addr: it counts while that Node shows none of its family. Nil: nobody knows.
+	LastAddr func(node string) netip.Addr
+	// Publish writes the CNI configuration for this node, and installs the
+	// plugin, where that has changed; nil: others do.
+	Publish func(self node.Node) error
+	// Links says which of the named links the node has, by which attachments of lost
+	// containers are found; nil: they stay until GC.
+	Links func(names []string) (has map[string]bool, err error)
+	// HostPorts says what operators should know of hostPort on this node; empty: they
+	// are served. It is asked after Publish. Nil: they are another plugin's business.
+	HostPorts func() string
+}
+
+// bridge is the bridge that the plugin connects pods by; nil: it connects none.
+func (c *CNI) bridge() *enforcer.Bridge {
+	if c == nil {
+		return nil
+	}
+	return c.Bridge
+}
+
+// lastAddr is LastAddr; nil: nobody knows.
+func (c *CNI) lastAddr() func(node string) netip.Addr {
+	if c == nil {
+		return nil
+	}
+	return c.LastAddr
+}
+
+// Flows is connection tracking: it judges established flows, and ends those of addresses.
+type Flows interface {
+	enforcer.Flows
+	attachments.Flows
+}
+
+// Agent fences one node's pods.
+type Agent struct {
+	manager.Manager
+	Enforcer *enforcer.Enforcer
+	// Manifests is the source if that is a folder, else nil.
+	Manifests *manifests.Source
+
+	report  *report.Reporter
+	options Options
+}
+
+// New puts an agent together. Start runs it.
+func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
+	if o.Node == "" {
+		return nil, errors.New("no node name: podfence must know whose pods to fence")
+	}
+	cluster := controllers.NewSource()
+	mgr, err := newManager(o, cluster)
+	if err != nil {
+		return nil, err
+	}
+	reports := report.Options{Node: o.Node, Log: o.Log, Registry: o.Registry, Checks: o.Checks}
+	var direct client.Reader // for lists of NetworkPolicies
+	if o.API != nil {
+		own := client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()}
+		if reports.Writer, err = ownClient(o.API, own, report.EventRate, report.EventBurst); err != nil {
+			return nil, fmt.Errorf("setting up the client for Events: %w", err)
+		}
+		if direct, err = ownClient(o.API, own, controllers.ListRate, controllers.ListBurst); err != nil {
+			return nil, fmt.Errorf("setting up the client for NetworkPolicies: %w", err)
+		}
+		reports.Policy = cluster.Policy
+	}
+	a := &Agent{Manager: mgr, report: report.New(reports), options: o}
+	var routes *network.Network
+	a.Enforcer = enforcer.New(kernel, enforcer.Options{
+		Node: o.Node, Ruleset: o.Ruleset, LastPodCIDRs: o.LastPodCIDRs, NamespaceBudget: o.NamespaceBudget, IgnorePodCIDRs: o.IgnorePodCIDRs,
+		Flows: o.Flows, Watch: o.Watch, Bridge: o.CNI.bridge(), PodLinks: o.PodLinks,
+		Report: func(outcome enforcer.Outcome) {
+			if c, is := outcome.(enforcer.Committed); is && routes != nil {
+				routes.Committed(c)
+			}
+			a.report.Report(outcome)
+		},
+	})
+	a.report.Of(a.Enforcer)
+	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")))
+
+	if o.API != nil {
+		err = errors.Join(mgr.Add(a.report.Events), cluster.SetupWithManager(mgr, controllers.Options{
+			Enforcer: a.Enforcer, Report: a.report, Direct: direct, EarlierAddr: o.CNI.lastAddr(), Log: o.Log,
+		}))
+	} else {
+		o.Registry.MustRegister(a.report.Metrics.Manifests())
+		a.Manifests = manifests.NewSource(manifests.SourceOptions{
+			Path: o.Manifests, KeepIfEmpty: o.KeepIfEmpty, EarlierAddr: o.CNI.lastAddr(),
+			Enforcer: a.Enforcer, Report: a.report, Log: o.Log.WithName("manifests"),
+		})
+		err = mgr.Add(a.Manifests)
+	}
+	var plugin *attachments.Server
+	if o.CNI != nil {
+		var also error
+		if plugin, also = a.serveCNI(cluster); also != nil {
+			return nil, errors.Join(err, also)
+		}
+		if o.CNI.Publish != nil {
+			a.report.Health.Set(report.NetworkFailed, network.ErrNoRound)
+			routes = network.New(network.Options{
+				Node: o.Node, Routes: o.CNI.Routes, Connects: o.CNI.Bridge.Connects, Publish: o.CNI.Publish, HostPorts: o.CNI.HostPorts,
+				Fenced: a.Enforcer.SyncFirst, Report: a.report, Log: o.Log.WithName("network"),
+			})
+			err = errors.Join(err, mgr.Add(routes))
+		}
+	}
+	a.checkHealth(plugin)
+	return a, errors.Join(err,
+		mgr.Add(a.Enforcer),
+		mgr.Add(manager.RunnableFunc(a.report.WatchMemory)),
+		mgr.Add(a.report.Health),
+		a.serveHealth())
+}
+
+// newManager returns the manager, with the caches that the source needs.
+func newManager(o Options, cluster *controllers.Source) (manager.Manager, error) {
+	api, caches := o.API, cluster.CacheOptions()
+	if api == nil {
+		// The manager still runs the servers and the parts; it asks no API
+		// server anything, as nothing asks it to.
+		api, caches = &rest.Config{Host: "http://no-api-server.invalid"}, cache.Options{}
+	}
+	skipNameValidation := true // two agents in one process have controllers of the same names
+	mgr, err := manager.New(api, manager.Options{
+		Logger:                 o.Log.V(1), // what starts and stops in it is for developers
+		Cache:                  caches,
+		MapperProvider:         kinds,
+		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},
+		HealthProbeBindAddress: "0", // serveHealth does
+		PprofBindAddress:       o.PprofAddress,
+		Controller:             config.Controller{SkipNameValidation: &skipNameValidation, CacheSyncTimeout: noTimeout},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+// serveCNI has the manager answer the CNI plugin.
+func (a *Agent) serveCNI(cluster *controllers.Source) (*attachments.Server, error) {
+	o := attachments.Options{
+		Node: a.options.Node, Socket: a.options.CNI.Socket, State: a.options.CNI.State,
+		Bridge: a.options.CNI.Bridge, Refuse: a.options.CNI.Refuse, Links: a.options.CNI.Links, Flows: a.options.Flows,
+		Enforcer: a.Enforcer, Report: a.report, Log: a.options.Log.WithName("cni"),
+	}
+	if a.options.API != nil {
+		o.Covered = cluster.Covered
+	}
+	server, err := attachments.New(o)
+	if err != nil {
+		return nil, err
+	}
+	return server, a.Add(server)
+}
+
+// Start runs the agent until ctx is done. Before its caches have synced, which an API
+// server that is away puts off, the manager looks at no context, and there is nothing
+// yet to stop in order: then it is left behind.
+func (a *Agent) Start(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- a.Manager.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	if a.Enforcer.HasSynced() {
+		return <-ended
+	}
+	return nil
+}
+
+// ownClient is a client for one purpose, without a cache, that may ask the API server so
+// often per second, and so often at once: what it waits for, nothing else waits for.
+func ownClient(api *rest.Config, o client.Options, rate float32, burst int) (client.Client, error) {
+	own := rest.CopyConfig(api)
+	own.QPS, own.Burst, own.RateLimiter = rate, burst, nil
+	return client.New(own, o)
+}

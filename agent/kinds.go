@@ -1,0 +1,30 @@
+package agent
+
+import (
+	"math"
+	"net/http"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/rest"
+)
+
+// kinds are the few that the agent reads and writes. They never change, so the API
+// server need not be asked for them: an agent that starts while it is away, as after
+// a power cut, waits for it. One that ended instead would be started again less and
+// less often, up to five minutes after the API server is back.
+func kinds(*rest.Config, *http.Client) (meta.RESTMapper, error) {
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
+	mapper.Add(networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), meta.RESTScopeNamespace)
+	return mapper, nil
+}
+
+// noTimeout is how long the controllers wait for their first list: as long as it takes,
+// for the same reason. Meanwhile the agent is not ready.
+const noTimeout = time.Duration(math.MaxInt64)

@@ -1,0 +1,18 @@
+package attachments
+
+import (
+	"context"
+
+	"github.com/podfence/podfence/cni/handshake"
+)
+
+// noteCommit leaves word of the first commit, by which the CNI plugin answers for the
+// node's network while no agent does. Without it the plugin asks each time.
+func (s *Server) noteCommit(ctx context.Context) {
+	if s.Enforcer.SyncFirst(ctx) != nil {
+		return
+	}
+	if err := handshake.NoteCommit(s.Socket); err != nil {
+		s.Log.Error(err, "Cannot note beside the CNI socket that rules are committed: while the agent is away, container runtimes that ask the plugin take the node for not ready", "socket", s.Socket)
+	}
+}

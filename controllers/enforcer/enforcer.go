@@ -1,0 +1,138 @@
+package enforcer
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Kernel carries plans out, each whole or not at all.
+type Kernel interface {
+	// Apply carries a plan out. If it is the plan that the kernel refuses, the error
+	// is a *ruleset.Refusal; any other is of the moment.
+	Apply(ruleset.Plan) error
+	// Check fails as Apply would, and leaves all as it is.
+	Check(ruleset.Plan) error
+}
+
+// Options are what an enforcer is told.
+type Options struct {
+	// Node is the name of the node whose pods it fences.
+	Node string
+	// Ruleset are the choices that change the policies' table.
+	Ruleset ruleset.Options
+	// LastPodCIDRs are the node's pod ranges as an earlier agent knew them: they stay
+	// closed while the Node is away, or has none.
+	LastPodCIDRs []netip.Prefix
+	// NamespaceBudget is what the policies of one namespace may take of the node, in
+	// elements; 0: policy.DefaultBudget.
+	NamespaceBudget int
+	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
+	IgnorePodCIDRs bool
+	// Flows is where to cut established flows that policy no longer allows; it
+	// needs Ruleset.RevokedMark. Nil: they are left alone.
+	Flows Flows
+	// Watch notices what others do to the tables. Nil: nothing does.
+	Watch Watch
+	// Bridge is the bridge that the CNI plugin connects the pods by. Nil: another plugin
+	// connects them.
+	Bridge *Bridge
+	// PodLinks finds the pods' links where another plugin makes them; it needs
+	// Ruleset.Links. Nil: podfence connects the pods.
+	PodLinks PodLinks
+	// Report gets every outcome, in order of what has happened within one goroutine. It may be
+	// called by several at once, and must not wait. Nil: nobody hears.
+	Report func(Outcome)
+}
+
+// Enforcer keeps the kernel's tables equal to what the model says.
+//
+// Sources Feed it; Start commits: at once when idle, and what comes in during a commit together
+// in the next. The first commit, once the sources have fed policy.Synced, replaces the whole
+// table; each later one changes what has changed. One that fails leaves the kernel as it was,
+// and is followed by a replacement; so is what somebody else does to the table (repairs.go).
+// Policies for which the kernel refuses that too are quarantined (refusals.go).
+//
+// Its methods may be called from any goroutine.
+type Enforcer struct {
+	inbox *inbox
+	loop  *loop
+	flows *judge // nil: established flows are left alone
+	links *links // nil: podfence connects the pods
+}
+
+// New returns an enforcer for a node.
+func New(kernel Kernel, o Options) *Enforcer {
+	if o.Report == nil {
+		o.Report = func(Outcome) {}
+	}
+	e := &Enforcer{inbox: newInbox(o), links: newLinks(o)}
+	shared := &sharedTable{}
+	if o.Flows != nil {
+		e.flows = newJudge(o.Flows, shared, o.Report)
+	}
+	e.loop = newLoop(kernel, o, e.inbox, shared, e.flows, e.links)
+	return e
+}
+
+// Feed takes changes into the model. They are committed together.
+func (e *Enforcer) Feed(changes ...policy.Change) { e.inbox.feed(changes) }
+
+// Start commits until ctx is done. It takes nothing away when it stops: the
+// last rules stay in force. It implements manager.Runnable.
+func (e *Enforcer) Start(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-e.inbox.synced:
+	}
+	var beside sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer beside.Wait()
+	defer cancel()
+	if e.links != nil {
+		beside.Go(func() { e.links.watch(ctx) })
+	}
+	if e.flows != nil {
+		beside.Go(func() { e.flows.judgeAll(ctx) })
+		beside.Go(func() { e.flows.judgeAffected(ctx) })
+	}
+	return e.loop.run(ctx)
+}
+
+// Sync waits until everything fed before the call is in the kernel.
+func (e *Enforcer) Sync(ctx context.Context) error {
+	return e.inbox.awaitCommit(ctx, scope{everything: true})
+}
+
+// SyncOf waits until everything fed before the call is in the kernel that packets of a
+// namespace's pods meet, and the addresses are peers only of whom they still are: what takes
+// long of another's policies keeps nobody waiting.
+func (e *Enforcer) SyncOf(ctx context.Context, namespace string, addrs []netip.Addr) error {
+	return e.inbox.awaitCommit(ctx, scope{namespace: namespace, addrs: addrs})
+}
+
+// SyncFirst waits until everything fed before the call is in the kernel, but for what is handed
+// out bit by bit.
+func (e *Enforcer) SyncFirst(ctx context.Context) error { return e.inbox.awaitCommit(ctx, scope{}) }
+
+// AwaitPod waits until the pod that an attachment was made for is known, so that its policies
+// hold for the attachment's addresses. It returns the pod's UID, or ErrDetached if the attachment
+// goes before.
+func (e *Enforcer) AwaitPod(ctx context.Context, a policy.Attachment) (types.UID, error) {
+	return e.inbox.awaitPod(ctx, a)
+}
+
+// Ready fails while what was fed is not in the kernel: before the first commit, and after
+// one that failed until the next has not. By that the plugin's STATUS is answered; /readyz
+// tells of more.
+func (e *Enforcer) Ready() error { return e.inbox.ready() }
+
+// CommitFailure is why what was fed is not in the kernel for good: the last commit has failed, or
+// somebody keeps undoing what is committed.
+func (e *Enforcer) CommitFailure() error { return e.inbox.commitFailure() }

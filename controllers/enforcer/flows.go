@@ -1,0 +1,194 @@
+package enforcer
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// Flows judges established flows anew: those that the judge does not let pass
+// are cut, those that it does again go on.
+type Flows interface {
+	Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+	// RevokeOf judges those of the addresses only, and may be called beside Revoke.
+	RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+}
+
+// judge has established flows judged anew after each commit. It runs beside the commits.
+type judge struct {
+	flows  Flows
+	table  *sharedTable
+	report func(Outcome)
+	// all holds one token while all established flows may have to be judged again, and affected
+	// are the addresses whose flows have to be.
+	all      chan struct{}
+	affected affected
+	// cut are the flows that judging has revoked.
+	cut revocations
+}
+
+func newJudge(flows Flows, table *sharedTable, report func(Outcome)) *judge {
+	return &judge{flows: flows, table: table, report: report, all: make(chan struct{}, 1), affected: newAffected(), cut: newRevocations()}
+}
+
+// committed has the flows judged that a commit is about: those of the affected addresses, or all
+// if these are nil or the table was replaced.
+func (j *judge) committed(replaced bool, affected map[netip.Addr]bool) {
+	if replaced || affected == nil {
+		signal(j.all)
+	} else {
+		j.affected.add(affected)
+	}
+}
+
+// judgeAffected has the flows judged anew that a commit is about, after each, until ctx is
+// done. It runs beside the commits, and beside judgeAll: what it takes does not depend on
+// how many flows there are of others, so neither does when one is cut. A commit after a quiet
+// time is followed at once; where one follows the other, it takes a tenth of a processor at
+// most, and a flow is cut flowsPause later.
+func (j *judge) judgeAffected(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-j.affected.some:
+		}
+		began := time.Now()
+		addrs := j.affected.take(j.cut.mayBeOf)
+		if len(addrs) == 0 {
+			continue
+		}
+		judge, why := j.cut.some(j.table.passes)
+		revoked, restored, err := j.flows.RevokeOf(addrs, judge)
+		j.judged(revoked, restored, why)
+		if err != nil {
+			j.report(Troubled{What: "Cannot judge the established flows of what has changed; judging all", Err: err})
+			signal(j.all)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(9*time.Since(began), flowsPause)):
+		}
+	}
+}
+
+// judgeAll has all established flows judged anew, until ctx is done: at once where a commit
+// is about all of them, else for what judgeAffected cannot see, a while after the commit. It
+// takes a tenth of a processor at most, or leaves flowsPause in between, or flowsRest where
+// judgeAffected has been there before.
+//
+// Once more flowsAgain after the last commit: a packet may have been judged by the
+// rules before it, and its flow entered into connection tracking only after that was
+// listed, as it does so when it leaves the node. In between another CPU may have
+// handled it, or somebody else's queue have kept it (NFQUEUE). The kernel does not
+// say when the last of them is through. See also kernel.Flows.Revoke.
+func (j *judge) judgeAll(ctx context.Context) {
+	var again <-chan time.Time
+	// All are to be judged at wanted or later, and what judgeAffected has seen at rested.
+	var wanted, rested time.Time
+	soon := func() <-chan time.Time { return time.After(max(flowsAgain, time.Until(rested))) }
+	for {
+		all := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-j.affected.later:
+			if wanted = time.Now().Add(flowsAgain); again == nil {
+				again = soon()
+			}
+			continue
+		case <-j.all:
+			all = true
+		case <-again:
+			again = nil
+			select {
+			case <-j.all:
+				all = true
+			default:
+			}
+		}
+		began := time.Now()
+		if all {
+			wanted, again = began.Add(flowsAgain), time.After(flowsAgain)
+		}
+		revoked, restored, err := j.flows.Revoke(j.cut.round(j.table.passes))
+		took := time.Since(began)
+		j.judged(revoked, restored, j.cut.why)
+		if err != nil {
+			j.report(Troubled{What: "Cannot judge all established flows; trying again", Err: err, RetryAfter: flowsRetry})
+			time.AfterFunc(flowsRetry, func() { signal(j.all) })
+		}
+		if rested = time.Now().Add(min(9*took, flowsRest)); again == nil && began.Before(wanted) {
+			again = soon()
+		}
+		if !all {
+			continue // what is committed next has no part in it, and is not to wait for it
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(9*took, flowsPause)):
+		}
+	}
+}
+
+// judged says what has become of flows.
+func (j *judge) judged(revoked, restored int, why func(denied func(ruleset.HookPoint, policy.Packet) string) []Denial) {
+	if revoked+restored > 0 {
+		j.report(Revoked{Revoked: revoked, Restored: restored, Denied: why(j.table.denied)})
+	}
+}
+
+// affected are the addresses that commits were about whose flows are not judged yet, with
+// whether such a flow may have to be cut.
+type affected struct {
+	mu     sync.Mutex
+	closes map[netip.Addr]bool
+	// some holds a token while there are any, and later one when there has been a commit.
+	some, later chan struct{}
+}
+
+func newAffected() affected {
+	return affected{closes: map[netip.Addr]bool{}, some: make(chan struct{}, 1), later: make(chan struct{}, 1)}
+}
+
+// add takes in what a commit was about.
+func (a *affected) add(closes map[netip.Addr]bool) {
+	a.mu.Lock()
+	for addr, close := range closes {
+		a.closes[addr] = a.closes[addr] || close
+	}
+	a.mu.Unlock()
+	if len(closes) > 0 {
+		signal(a.some)
+	}
+	signal(a.later)
+}
+
+// take takes out those of which a flow may have to be cut, or may be cut and go on.
+func (a *affected) take(mayBeCut func(netip.Addr) bool) (addrs []netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for addr, close := range a.closes {
+		if close || mayBeCut(addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	clear(a.closes)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs
+}
+
+const (
+	flowsRetry = time.Second
+	flowsPause = 500 * time.Millisecond
+	flowsAgain = 500 * time.Millisecond
+	// flowsRest is how long all flows are left alone at most, while commits are about some.
+	flowsRest = 10 * time.Second
+)

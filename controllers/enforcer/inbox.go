@@ -1,0 +1,293 @@
+package enforcer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// inbox is where changes come in, and where the loop takes out what has come of them. It has the
+// model, and is what makes it safe to use from many goroutines.
+type inbox struct {
+	// wake holds one token while there may be something to commit.
+	wake chan struct{}
+	// synced is closed when all that there was at the start has been fed.
+	synced chan struct{}
+
+	mu    sync.Mutex
+	model *policy.Model
+	// fed is how many times changes have been fed. Of these, the changes of planned times were
+	// in the last batch, and those of committed times are in the kernel.
+	fed, planned, committed uint64
+	// staging says that after the last batch parts of large policies still wait to be handed
+	// out, and staged that the last batch had such a part.
+	staging, staged bool
+	// failure is why the last commit has failed; nil if it has not. fought says who undoes what
+	// is committed again and again; it counts until foughtUntil.
+	failure, fought error
+	foughtUntil     time.Time
+	waiters         waiters
+}
+
+func newInbox(o Options) *inbox {
+	model := policy.NewModel(o.Node)
+	if o.IgnorePodCIDRs {
+		model.IgnorePodCIDRs()
+	}
+	if o.NamespaceBudget != 0 {
+		model.SetBudget(o.NamespaceBudget)
+	}
+	model.RememberPodCIDRs(o.LastPodCIDRs)
+	return &inbox{
+		wake: make(chan struct{}, 1), synced: make(chan struct{}), model: model, waiters: newWaiters(),
+	}
+}
+
+// feed takes changes into the model.
+func (i *inbox) feed(changes []policy.Change) {
+	i.mu.Lock()
+	before := i.model.HasSynced()
+	i.model.Apply(changes...)
+	i.fed++
+	if !before && i.model.HasSynced() {
+		close(i.synced)
+	}
+	i.waiters.fed(i.model)
+	i.mu.Unlock()
+	signal(i.wake)
+}
+
+// hasSynced reports whether all that there was at the start has been fed.
+func (i *inbox) hasSynced() bool {
+	select {
+	case <-i.synced:
+		return true
+	default:
+		return false
+	}
+}
+
+// batch is what the loop takes out at once.
+type batch struct {
+	// fed is how many times changes had been fed by then.
+	fed uint64
+	// intent is all that is to be enforced, or else nil, and delta what has changed since the
+	// last batch.
+	intent *policy.Intent
+	delta  policy.Delta
+	// budget are the policies that a budget has quarantined or released.
+	budget OverBudget
+	// staging: more waits, and is for the next batches.
+	staging bool
+}
+
+// takeAll takes out all that is to be enforced.
+func (i *inbox) takeAll() batch {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	intent := i.model.Intent()
+	i.staging, i.staged = false, false
+	i.noteBatch()
+	return batch{fed: i.fed, intent: &intent, budget: i.budget()}
+}
+
+// takeChanges takes out what has changed, or where that is much, a part of it. What has come in
+// while such a part was committed is taken before the rest of it.
+func (i *inbox) takeChanges() batch {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	alone := i.staged && i.fed > i.planned+1 // one of them stands for the rest of the part
+	take := i.model.Take
+	if alone {
+		take = i.model.TakeReady
+	}
+	b := batch{delta: take(), fed: i.fed}
+	i.noteBatch()
+	b.budget, b.staging = i.budget(), i.model.Staging()
+	if b.staging {
+		i.fed++ // the rest is for the next batches: who waits for it waits for these
+	}
+	i.staging, i.staged = b.staging, b.staging && !alone
+	return b
+}
+
+// noteBatch notes that all that was fed so far was taken out. The caller holds mu.
+func (i *inbox) noteBatch() {
+	i.planned = i.fed
+	i.waiters.taken(i.planned, i.model)
+}
+
+// budget divides the policies that a budget has quarantined or released since the last call.
+// The caller holds mu.
+func (i *inbox) budget() (o OverBudget) {
+	for _, key := range i.model.News() {
+		if len(i.model.Problems(key)) > 0 {
+			o.Quarantined = append(o.Quarantined, key)
+		} else {
+			o.Released = append(o.Released, key)
+		}
+	}
+	return o
+}
+
+// settle notes that all tables are up to date with a batch, and tells who waits for that.
+func (i *inbox) settle(b batch) (quarantined, overBudget int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.failure, i.committed = nil, b.fed
+	i.waiters.settled()
+	return i.model.Quarantined(), i.model.OverBudget()
+}
+
+// fail notes why a commit has failed.
+func (i *inbox) fail(err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.failure = err
+}
+
+// fight notes who undoes again and again what is committed. The fight is over when nobody does so
+// until then.
+func (i *inbox) fight(err error, until time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.failure, i.fought, i.foughtUntil = err, err, until
+}
+
+// reconsider has the policies tried again for which a budget had no room.
+func (i *inbox) reconsider() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.model.Reconsider()
+}
+
+// release has quarantined policies hold again, and returns all that is to be enforced then.
+func (i *inbox) release(keys []policy.Key) policy.Intent {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, key := range keys {
+		i.model.Release(key)
+	}
+	return i.model.Intent()
+}
+
+// quarantine quarantines policies of an intent, each for its reason, unless they have changed
+// since.
+func (i *inbox) quarantine(in policy.Intent, reasons map[policy.Key]string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for key, reason := range reasons {
+		i.model.Quarantine(in.Policies[key], reason)
+	}
+}
+
+// refusedAddrs are the addresses of this node and its ranges that other nodes' pods show.
+func (i *inbox) refusedAddrs() []netip.Addr {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.model.Refused()
+}
+
+// ErrNotStarted is why an agent is not ready at first. What keeps it is in the log: an API
+// server that does not answer, a folder that is not valid, or the kernel.
+var ErrNotStarted = errors.New("nothing committed yet: this agent waits for its source to be read whole")
+
+// ready fails while what was fed is not in the kernel: before the first commit, and after one
+// that has failed until the next has not.
+func (i *inbox) ready() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case i.failure != nil:
+		return fmt.Errorf("the last commit failed: %w", i.failure)
+	case i.committed == 0:
+		return ErrNotStarted
+	}
+	return nil
+}
+
+// commitFailure is why what was fed is not in the kernel for good: the last commit has failed, or
+// a fight over the tables is not over.
+func (i *inbox) commitFailure() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.failure == nil && time.Now().Before(i.foughtUntil) {
+		return i.fought
+	}
+	return i.failure
+}
+
+// awaitCommit waits until what was fed before the call is in the kernel, as far as the scope goes.
+func (i *inbox) awaitCommit(ctx context.Context, s scope) error {
+	i.mu.Lock()
+	if i.committed >= i.fed && i.committed > 0 && !s.waits(i.model) {
+		i.mu.Unlock()
+		return nil
+	}
+	w := i.waiters.forCommit(i.fed, i.planned, s, i.model)
+	i.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.waiters.forgetCommit(w)
+		if i.failure != nil {
+			return fmt.Errorf("the last commit failed: %w", i.failure)
+		}
+		return fmt.Errorf("no commit came in time: %w", context.Cause(ctx))
+	}
+}
+
+// ErrDetached is why nobody waits any more for the pod of an attachment.
+var ErrDetached = errors.New("the attachment is gone")
+
+// awaitPod waits until the pod of an attachment is known, and returns its UID.
+func (i *inbox) awaitPod(ctx context.Context, a policy.Attachment) (types.UID, error) {
+	i.mu.Lock()
+	if uid, known := i.model.Attached(a); known {
+		i.mu.Unlock()
+		return uid, nil
+	}
+	if !i.model.Has(a.Key()) {
+		i.mu.Unlock()
+		return "", ErrDetached
+	}
+	w := i.waiters.forPod(a)
+	i.mu.Unlock()
+	select {
+	case uid, known := <-w.known:
+		if !known {
+			return "", ErrDetached
+		}
+		return uid, nil
+	case <-ctx.Done():
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.waiters.forgetPod(w)
+		return "", context.Cause(ctx)
+	}
+}
+
+// ask asks the model something, which must change nothing.
+func ask[T any](i *inbox, question func(*policy.Model) T) T {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return question(i.model)
+}
+
+// signal leaves one token in a channel.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

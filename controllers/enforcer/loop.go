@@ -1,0 +1,251 @@
+package enforcer
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// loop commits what the inbox has. Its fields are for the goroutine of run alone.
+type loop struct {
+	kernel  Kernel
+	options ruleset.Options
+	inbox   *inbox
+	watch   Watch  // nil: what others do is not noticed
+	flows   *judge // nil: established flows are left alone
+	links   *links // nil: podfence connects the pods
+	report  func(Outcome)
+
+	// policies is the table that judges packets, and trust what is known of it in the kernel.
+	policies *sharedTable
+	trust    trust
+	// beside are the tables that follow it, in order.
+	beside []*table
+
+	repairs repairs
+	// untried are the policies that are quarantined although it is not known yet whether the
+	// kernel refuses them: the last search ran out of time.
+	untried []policy.Key
+	// staging: after the last batch, more waits to be committed.
+	staging bool
+}
+
+// newLoop returns a loop. A third table beside the policies' is one entry more in its list.
+func newLoop(kernel Kernel, o Options, in *inbox, policies *sharedTable, flows *judge, links *links) *loop {
+	l := &loop{
+		kernel: kernel, options: o.Ruleset, inbox: in, watch: o.Watch, flows: flows, links: links, report: o.Report,
+		policies: policies,
+	}
+	if o.Bridge != nil {
+		guard := &guard{bridge: o.Bridge, fragments: o.Ruleset.Fragments}
+		l.beside = append(l.beside, &table{name: "the bridge's table", kernel: o.Bridge.Kernel, content: guard})
+	}
+	if links != nil {
+		l.beside = append(l.beside,
+			&table{name: "the pods' links", kernel: kernel, content: &linksPart{links, policies}, within: &l.trust},
+			&table{name: "the bridges' table", kernel: kernel, content: &frames{links: links, fragments: o.Ruleset.Fragments}})
+	}
+	return l
+}
+
+// budgetRetry is how often it is tried whether there is room for policies for which a budget
+// has none.
+const budgetRetry = 5 * time.Minute
+
+// run commits until ctx is done.
+func (l *loop) run(ctx context.Context) error {
+	l.report(Started{})
+	signal(l.inbox.wake) // an empty cluster is a commit too
+	backoff := newBackoff()
+	reconsider := time.NewTicker(budgetRetry)
+	defer reconsider.Stop()
+	var resume <-chan time.Time // when to go on with a search
+	var more <-chan time.Time   // when to commit more of what waits
+	for {
+		if len(l.untried) > 0 && resume == nil {
+			resume = time.After(searchPause)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.inbox.wake:
+		case <-more:
+		case <-l.links.maybeMoved():
+			l.lookForLinks()
+		case <-l.tampered():
+		case <-reconsider.C:
+			l.inbox.reconsider()
+		case <-resume:
+			resume = nil
+			if err := l.resumeSearch(); err != nil {
+				l.report(Troubled{What: "Cannot find out which policies the kernel refuses; trying again", Err: err})
+			}
+		}
+		if err := l.notice(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		began := time.Now()
+		err := l.commit()
+		if more = nil; err == nil {
+			backoff = newBackoff()
+			if l.staging {
+				// Twice as long as this has taken is left to others, and the processor: what
+				// waits is somebody's who has written very much.
+				more = time.After(2 * time.Since(began))
+			}
+			continue
+		}
+		// What changes meanwhile does not shorten the wait: it would be refused
+		// along with the rest. But who has changed the table may be why.
+		delay := backoff.Step()
+		l.report(Failed{Err: err, RetryAfter: delay})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		case <-l.tampered():
+		}
+		signal(l.inbox.wake)
+	}
+}
+
+// newBackoff waits 50 ms after a first failed commit, and up to 5 s after more:
+// a pod that starts waits as long.
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 8, Cap: 5 * time.Second}
+}
+
+// commit brings all tables up to date.
+func (l *loop) commit() error {
+	if l.trust != known {
+		// The other tables' state may be no better known, and they are small.
+		for _, t := range l.beside {
+			t.trust = min(t.trust, l.trust)
+		}
+	}
+	b, err := l.commitPolicies()
+	for _, t := range l.beside {
+		if err == nil {
+			err = t.commit()
+		}
+	}
+	if err != nil {
+		l.inbox.fail(err)
+		return err
+	}
+	l.repairs.done(l.report)
+	quarantined, overBudget := l.inbox.settle(b)
+	l.report(Settled{Size: l.policies.get().Size(), Quarantined: quarantined, OverBudget: overBudget})
+	return nil
+}
+
+// commitPolicies brings the policies' table up to date in one transaction. If the kernel refuses
+// that, it tries the table built anew; if it refuses this too, the same without the rules of the
+// policies that are to blame.
+func (l *loop) commitPolicies() (batch, error) {
+	var first error // of a table that was not built anew
+	for {
+		began := time.Now()
+		anew := l.trust == unknown
+		b, plan, affected, err := l.plan()
+		if err != nil {
+			return batch{}, err
+		}
+		if !plan.Empty() {
+			err = l.kernel.Apply(plan)
+			l.report(Transacted{Operations: len(plan.Ops), Took: time.Since(began), Err: err})
+		}
+		if err == nil {
+			l.committed(b, plan, affected, time.Since(began))
+			if first != nil {
+				l.report(Mismatched{Err: first})
+			}
+			return b, nil
+		}
+		l.trust = unknown // but keep the table: flows stay judged by it
+		if !refused(err) {
+			return batch{}, err
+		}
+		if !anew {
+			first = err
+			continue
+		}
+		first = nil // it was a policy's fault, or nobody's that is known
+		if excluded, why := l.exclude(); !excluded {
+			return batch{}, errors.Join(err, why)
+		}
+	}
+}
+
+// committed notes that the kernel holds the policies' table, and has all follow that depends on
+// it.
+func (l *loop) committed(b batch, plan ruleset.Plan, affected map[netip.Addr]bool, took time.Duration) {
+	l.trust = known
+	c := Committed{Intent: b.intent, Delta: b.delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
+	for _, t := range l.beside {
+		t.follow(c)
+	}
+	if l.flows != nil && !plan.Empty() {
+		l.flows.committed(plan.Replace, affected)
+	}
+	if plan.Replace {
+		c.Elements, c.RefusedAddrs = l.policies.get().Size().Elements, l.inbox.refusedAddrs()
+		// To read and to build all of it took far more than it takes to hold.
+		go debug.FreeOSMemory()
+	}
+	l.report(c)
+}
+
+// plan takes a batch out of the inbox, and works out what it takes in the kernel: all of the
+// table if what the kernel holds is not known. What somebody else has undone is done again from
+// the table as it should be; after a failure the table is built anew too, which takes as long
+// again. It also returns the addresses whose flows the plan may concern, nil for all (see
+// ruleset.Table.Affected).
+func (l *loop) plan() (b batch, plan ruleset.Plan, affected map[netip.Addr]bool, err error) {
+	if l.trust == unknown {
+		b = l.inbox.takeAll()
+		l.took(b)
+		table := ruleset.Build(*b.intent, l.options)
+		if err := l.links.into(table, *b.intent); err != nil {
+			return b, plan, nil, err
+		}
+		l.policies.put(table)
+		return b, table.Replacement(), nil, nil
+	}
+	b = l.inbox.takeChanges()
+	l.took(b)
+	l.policies.change(func(t *ruleset.Table) {
+		if l.flows != nil {
+			affected = t.Affected(b.delta)
+		}
+		if plan = t.Update(b.delta); l.trust == undone {
+			plan = t.Replacement()
+		}
+	})
+	return b, plan, affected, nil
+}
+
+// took notes a batch, and reports what has come of it before it is committed.
+func (l *loop) took(b batch) {
+	l.staging = b.staging
+	if len(b.budget.Quarantined)+len(b.budget.Released) > 0 {
+		l.report(b.budget)
+	}
+}
+
+// lookForLinks looks anew where the pods' links are, for the commit that follows.
+func (l *loop) lookForLinks() {
+	if err := l.links.findAgain(); err != nil {
+		l.report(Troubled{What: "Cannot look after the pods' links; what was found before stays closed", Err: err, RetryAfter: linksRetry})
+	}
+}

@@ -1,0 +1,134 @@
+package enforcer
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// judged is what a flow is judged by; flows between the same two, to the same port, are one.
+type judged struct {
+	hook   ruleset.HookPoint
+	packet policy.Packet
+}
+
+// denials are flows that were found denied, as many as are remembered, and the addresses at
+// their ends.
+type denials struct {
+	flows map[judged]struct{}
+	ends  map[netip.Addr]struct{}
+}
+
+func newDenials() *denials {
+	return &denials{flows: map[judged]struct{}{}, ends: map[netip.Addr]struct{}{}}
+}
+
+func (d *denials) note(flow judged) {
+	if len(d.flows) < remembered {
+		d.flows[flow] = struct{}{}
+		d.ends[flow.packet.Src], d.ends[flow.packet.Dst] = struct{}{}, struct{}{}
+	}
+}
+
+func (d *denials) add(more *denials) {
+	maps.Copy(d.flows, more.flows)
+	maps.Copy(d.ends, more.ends)
+}
+
+// mayBeOf reports whether one of them may have an address at an end.
+func (d *denials) mayBeOf(addr netip.Addr) bool {
+	_, is := d.ends[addr]
+	return is || len(d.flows) >= remembered
+}
+
+// revocations tell what a round of judging has cut from what was cut before.
+type revocations struct {
+	mu sync.Mutex
+	// before and now are what the last round of all flows and this one have found denied,
+	// and what rounds of some did meanwhile. rounds is how many rounds of all have begun.
+	before, now *denials
+	rounds      int
+}
+
+func newRevocations() revocations { return revocations{before: newDenials(), now: newDenials()} }
+
+// round begins a round of all flows, whose judge it returns.
+func (r *revocations) round(passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
+	r.mu.Lock()
+	r.before, r.now = r.now, newDenials()
+	r.rounds++
+	now := r.now
+	r.mu.Unlock()
+	return r.noting(now, passes)
+}
+
+// some begins a round of some flows beside, and returns its judge, and its why.
+func (r *revocations) some(passes func(ruleset.HookPoint, policy.Packet) bool) (
+	judge func(ruleset.HookPoint, policy.Packet) bool, why func(denied func(ruleset.HookPoint, policy.Packet) string) []Denial,
+) {
+	cut := newDenials()
+	return r.noting(cut, passes), func(denied func(ruleset.HookPoint, policy.Packet) string) []Denial {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		all := denialsOf(cut, denied, r.before, r.now)
+		r.before.add(cut)
+		r.now.add(cut)
+		return all
+	}
+}
+
+// noting is a judge that notes what it denies.
+func (r *revocations) noting(cut *denials, passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
+	return func(hook ruleset.HookPoint, p policy.Packet) bool {
+		passed := passes(hook, p)
+		if !passed {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			cut.note(judged{hook, p})
+		}
+		return passed
+	}
+}
+
+// mayBeOf reports whether a flow that is cut may have an address at an end. Who asks while
+// some are judged hears nothing of those. Of what an earlier agent has cut, the first round of
+// all flows knows when it has ended.
+func (r *revocations) mayBeOf(addr netip.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rounds < 2 || r.before.mayBeOf(addr) || r.now.mayBeOf(addr)
+}
+
+// remembered is how many flows of a round are: one pod may have hundreds of thousands cut,
+// and the log names ten reasons.
+const remembered = 10_000
+
+// why says which pods and policies have cut the flows of the round that were not cut in the
+// one before, most frequent first.
+func (r *revocations) why(denied func(ruleset.HookPoint, policy.Packet) string) []Denial {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return denialsOf(r.now, denied, r.before)
+}
+
+// denialsOf says why flows are cut that were not so before.
+func denialsOf(cut *denials, denied func(ruleset.HookPoint, policy.Packet) string, before ...*denials) (all []Denial) {
+	flows := map[string]int{}
+	for flow := range cut.flows {
+		was := slices.ContainsFunc(before, func(known *denials) bool { _, is := known.flows[flow]; return is })
+		if !was {
+			// It is told from the table as it is by now, which may let the flow pass again.
+			flows[cmp.Or(denied(flow.hook, flow.packet), "by what has changed since")]++
+		}
+	}
+	for by, n := range flows {
+		all = append(all, Denial{By: by, Flows: n})
+	}
+	slices.SortFunc(all, func(a, b Denial) int { return cmp.Or(cmp.Compare(b.Flows, a.Flows), cmp.Compare(a.By, b.By)) })
+	return all
+}

@@ -1,0 +1,121 @@
+package enforcer
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// search finds the policies for which the kernel refuses a table, by trials that
+// come to nothing: tables in which some of the policies are closed.
+type search struct {
+	intent  policy.Intent
+	options ruleset.Options
+	check   func(ruleset.Plan) error
+	// until is when to stop, as soon as something is found out.
+	until time.Time
+
+	trials int
+}
+
+// found is what a search has come to. What is in neither list, the kernel takes,
+// all together.
+type found struct {
+	// nobody: no policy is to blame. The kernel says this of the table with all of
+	// them closed.
+	nobody error
+	// refused are the policies that are to blame, with what the kernel says.
+	refused map[policy.Key]error
+	// left are those that there was no time for.
+	left []policy.Key
+}
+
+// among searches the policies that may be to blame; all others are taken to be in
+// order. With an error, a trial has failed for another reason than a refusal, and
+// nothing is known.
+//
+// What the kernel says often names the policy, and one trial shows that the rest is
+// in order. Else the group that it refuses is halved, and each half tried: of n
+// policies, k are found in the order of k log n trials. A group is tried beside
+// those that are in order already. So if only two together are refused, it is the
+// later one that is blamed.
+func (s *search) among(suspects []policy.Key) (f found, err error) {
+	f.refused = map[policy.Key]error{}
+	closed := map[policy.Key]struct{}{}
+	for _, key := range suspects {
+		closed[key] = struct{}{}
+	}
+	if _, refused, err := s.try(closed); refused != nil || err != nil {
+		f.nobody = refused
+		return f, err
+	}
+	groups := [][]policy.Key{suspects}
+	for progress := false; len(groups) > 0; {
+		if progress && time.Now().After(s.until) {
+			f.left = slices.Concat(groups...)
+			return f, nil
+		}
+		group := groups[len(groups)-1]
+		groups = groups[:len(groups)-1]
+		for _, key := range group {
+			delete(closed, key)
+		}
+		named, refused, err := s.try(closed)
+		if err != nil {
+			return found{}, err
+		}
+		if refused == nil {
+			progress = true
+			continue
+		}
+		for _, key := range group {
+			closed[key] = struct{}{}
+		}
+		blamed, rest := split(group, named)
+		if len(group) == 1 {
+			blamed, rest = group, nil
+		}
+		for _, key := range blamed {
+			f.refused[key], progress = refused, true
+		}
+		switch half := len(rest) / 2; {
+		case len(blamed) == 0:
+			groups = append(groups, rest[half:], rest[:half])
+		case len(rest) > 0:
+			groups = append(groups, rest)
+		}
+	}
+	return f, nil
+}
+
+// split takes those that are named out of a group.
+func split(group, named []policy.Key) (in, out []policy.Key) {
+	for _, key := range group {
+		if slices.Contains(named, key) {
+			in = append(in, key)
+		} else {
+			out = append(out, key)
+		}
+	}
+	return in, out
+}
+
+// try has the kernel check the table with some policies closed. It returns the
+// refusal, if it is one, and the policies that this names; or another error.
+func (s *search) try(closed map[policy.Key]struct{}) (named []policy.Key, refused, err error) {
+	s.trials++
+	in := s.intent.Quarantine(closed)
+	plan := ruleset.Build(in, s.options).Replacement()
+	err = s.check(plan)
+	var refusal *ruleset.Refusal
+	if !errors.As(err, &refusal) {
+		return nil, nil, err
+	}
+	if refusal.Op >= 0 {
+		named = ruleset.Users(in, plan.Ops[refusal.Op])
+	}
+	return named, refusal, nil
+}

@@ -1,0 +1,106 @@
+package enforcer
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+)
+
+// trust is what is known of a table in the kernel.
+type trust uint8
+
+const (
+	// unknown: the kernel may hold anything, as before the first commit and after one that has
+	// failed. The table is built anew, from all that is to be enforced.
+	unknown trust = iota
+	// undone: somebody else has changed the kernel's table. What it should hold is known, and
+	// replaces it.
+	undone
+	// known: the kernel holds exactly what it should.
+	known
+)
+
+// table is a table, or a part of one, that follows the policies' table: the loop commits it right
+// after that.
+type table struct {
+	// name says in errors which it is.
+	name   string
+	kernel Kernel
+	content
+	trust trust
+	// within is the table that it is a part of; nil: it is one of its own.
+	within *trust
+}
+
+// content says what a table should hold.
+type content interface {
+	// follow takes in what was committed to the policies' table.
+	follow(Committed)
+	// plan returns what it takes in a kernel that holds what the last plan has made: all of the
+	// table if anew, or else what has changed since.
+	plan(anew bool) (ruleset.Plan, error)
+}
+
+// commit brings the table up to date in one transaction.
+func (t *table) commit() error {
+	plan, err := t.plan(t.trust != known)
+	if err != nil {
+		return err
+	}
+	t.trust = known
+	if plan.Empty() {
+		return nil
+	}
+	if err := t.kernel.Apply(plan); err != nil {
+		t.trust = unknown
+		if t.within != nil {
+			*t.within = unknown
+		}
+		return fmt.Errorf("%s: %w", t.name, err)
+	}
+	return nil
+}
+
+// sharedTable is the policies' table as the kernel holds it, or will once it takes it. The loop
+// changes it; who judges flows asks it.
+type sharedTable struct {
+	mu    sync.RWMutex
+	table *ruleset.Table // nil before the first commit
+}
+
+// put has another table in its place.
+func (s *sharedTable) put(t *ruleset.Table) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.table = t
+}
+
+// change has f change the table.
+func (s *sharedTable) change(f func(*ruleset.Table)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s.table)
+}
+
+// get returns the table for the loop, which alone changes it.
+func (s *sharedTable) get() *ruleset.Table { return s.table }
+
+// passes reports whether the table lets a new connection pass. Without a table
+// nothing is known, and nothing is cut.
+func (s *sharedTable) passes(hook ruleset.HookPoint, p policy.Packet) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.table == nil || s.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
+}
+
+// denied says who denies a flow, by the table as it is.
+func (s *sharedTable) denied(hook ruleset.HookPoint, p policy.Packet) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.table == nil {
+		return ""
+	}
+	return s.table.Denied(s.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}))
+}

@@ -1,0 +1,56 @@
+package enforcer
+
+import (
+	"net/netip"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// What others may ask of the model. Nothing here changes it.
+
+// Knows reports whether the model has taken in this very change (see policy.Model.Knows).
+func (e *Enforcer) Knows(c policy.Change) bool {
+	return ask(e.inbox, func(m *policy.Model) bool { return m.Knows(c) })
+}
+
+// HasSynced reports whether all that there was at the start has been fed.
+func (e *Enforcer) HasSynced() bool { return e.inbox.hasSynced() }
+
+// Attachments are what the CNI plugin has made, as the model knows it.
+func (e *Enforcer) Attachments() []policy.Attachment {
+	return ask(e.inbox, (*policy.Model).Attachments)
+}
+
+// Attached reports whether the pod of an attachment is known.
+func (e *Enforcer) Attached(a policy.Attachment) bool {
+	return ask(e.inbox, func(m *policy.Model) bool { _, known := m.Attached(a); return known })
+}
+
+// Contested are those of an attachment's addresses that another container of this node may have
+// as well.
+func (e *Enforcer) Contested(a policy.Attachment) []netip.Addr {
+	return ask(e.inbox, func(m *policy.Model) []netip.Addr { return m.Contested(a) })
+}
+
+// NotBehind are the addresses of this node's pods that are not at an interface of which attached
+// says that the CNI plugin has connected it, and those that another container may have as well,
+// in order.
+func (e *Enforcer) NotBehind(attached func(policy.Attachment) bool) []netip.Addr {
+	return ask(e.inbox, func(m *policy.Model) []netip.Addr { return m.NotBehind(attached) })
+}
+
+// Nodes are all nodes that are known, in no order.
+func (e *Enforcer) Nodes() []policy.Node { return ask(e.inbox, (*policy.Model).Nodes) }
+
+// Problems say why a policy is quarantined; none if it is not.
+func (e *Enforcer) Problems(key policy.Key) []policy.Problem {
+	return ask(e.inbox, func(m *policy.Model) []policy.Problem { return m.Problems(key) })
+}
+
+// Counts counts what the node enforces.
+func (e *Enforcer) Counts() policy.Counts { return ask(e.inbox, (*policy.Model).Counts) }
+
+// Most are the n namespaces whose policies take most of the node, the first of all first.
+func (e *Enforcer) Most(n int) []policy.Taken {
+	return ask(e.inbox, func(m *policy.Model) []policy.Taken { return m.Most(n) })
+}

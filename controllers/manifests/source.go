@@ -1,0 +1,122 @@
+package manifests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/nodes"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/policy"
+)
+
+// Source feeds an enforcer from a folder of YAML, and again whenever that
+// changes. While the folder is not valid, or empty, the last valid state is enforced:
+// before there is one, what the agent before has left in the kernel.
+type Source struct {
+	SourceOptions
+
+	mu    sync.Mutex
+	nodes *nodes.Known
+	last  policy.Snapshot
+	// logged is the error as last logged.
+	logged string
+}
+
+// SourceOptions are what a Source is told.
+type SourceOptions struct {
+	// Path is the folder.
+	Path string
+	// KeepIfEmpty: a folder without objects is not a cluster without pods.
+	KeepIfEmpty bool
+	// EarlierAddr is another Node's address as an earlier agent's tunnel still has it, or the
+	// zero Addr: it counts while that Node shows none of its family. Nil: nobody knows.
+	EarlierAddr func(node string) netip.Addr
+
+	Enforcer *enforcer.Enforcer
+	Report   *report.Reporter
+	Log      logr.Logger
+}
+
+// NewSource returns a source that feeds nothing before Reload or Start.
+func NewSource(o SourceOptions) *Source {
+	return &Source{SourceOptions: o, nodes: nodes.NewKnown(o.EarlierAddr, o.Log)}
+}
+
+// errNoManifests is why an empty folder is not what is enforced.
+var errNoManifests = errors.New("there are no manifests, as in a volume that is not mounted: no pod would be fenced; --allow-empty takes that for what is meant")
+
+// Reload reads the folder. On return the enforcer has been fed all of it, or,
+// with an error, nothing.
+func (m *Source) Reload() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now, err := Load(m.Path)
+	var empty error
+	if err == nil && m.KeepIfEmpty && Empty(now) {
+		empty = fmt.Errorf("%s: %w", m.Path, errNoManifests)
+		err = empty
+	}
+	m.Report.Health.Set(report.ManifestsEmpty, empty)
+	if err != nil {
+		m.Report.Metrics.ManifestsValid(false)
+		return err
+	}
+	m.Report.Metrics.ManifestsValid(true)
+	m.Enforcer.Feed(append(slices.Concat(
+		differing(m.last.Nodes, now.Nodes, m.nodes.Set, func(n *corev1.Node) policy.Change { return m.nodes.Gone(n.Name) }),
+		differing(m.last.Namespaces, now.Namespaces, changeOf, gone),
+		differing(m.last.Pods, now.Pods, changeOf, gone),
+		differing(m.last.Policies, now.Policies, changeOf, gone),
+	), policy.Synced())...)
+	m.last = now
+	return nil
+}
+
+// differing are the changes from what was there before to what is there now.
+func differing[T client.Object](before, now []T, set, gone func(T) policy.Change) (changes []policy.Change) {
+	has := map[policy.Key]bool{}
+	for _, object := range now {
+		has[client.ObjectKeyFromObject(object)] = true
+		changes = append(changes, set(object))
+	}
+	for _, object := range before {
+		if !has[client.ObjectKeyFromObject(object)] {
+			changes = append(changes, gone(object))
+		}
+	}
+	return changes
+}
+
+func changeOf[T client.Object](object T) policy.Change { return policy.ChangeOf(object) }
+func gone[T client.Object](object T) policy.Change     { return policy.Gone(object) }
+
+// Start reads the folder, and again whenever it changes, until ctx is done. It
+// implements manager.Runnable.
+func (m *Source) Start(ctx context.Context) error {
+	return Watch(ctx, m.Path, m.reload)
+}
+
+// reload reads the folder and says so when it cannot be used, once.
+func (m *Source) reload() {
+	err := m.Reload()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case errors.Is(err, errNoManifests): // the condition says so
+	case err == nil && m.logged != "":
+		m.Log.Info("The manifests are valid again", "path", m.Path)
+		m.logged = ""
+	case err != nil && m.logged != err.Error():
+		m.Log.Error(err, "The manifests are not valid; what was enforced before stays in force", "path", m.Path)
+		m.logged = err.Error()
+	}
+}

@@ -1,0 +1,74 @@
+package manifests_test
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/go-logr/logr"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/recorder"
+)
+
+// TestInternalIPLost: a Node in a folder loses its InternalIP for a while: the tunnel's rules
+// know it all the same, as the routes do.
+func TestInternalIPLost(t *testing.T) {
+	g := NewWithT(t)
+	folder := t.TempDir()
+	write := func(addresses string) {
+		g.Expect(os.WriteFile(filepath.Join(folder, "nodes.yaml"), []byte(`
+apiVersion: v1
+kind: Node
+metadata: {name: node}
+spec: {podCIDRs: [10.9.0.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: other}
+spec: {podCIDRs: [10.9.1.0/24]}
+status: {addresses: [`+addresses+`{type: Hostname, address: other}]}
+`), 0o600)).To(Succeed())
+	}
+	var nodes map[string]policy.Node
+	kernel := &recorder.Kernel{}
+	e := enforcer.New(kernel, enforcer.Options{Node: "node", Ruleset: ruleset.Options{TunnelPort: 8472}, Report: func(o enforcer.Outcome) {
+		c, is := o.(enforcer.Committed)
+		if is && c.Intent != nil {
+			nodes = maps.Clone(c.Intent.Nodes)
+		} else if is {
+			for name, node := range c.Delta.Nodes {
+				nodes[name] = *node
+			}
+		}
+	}})
+	ended := make(chan error)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { ended <- e.Start(ctx) }()
+	defer func() { cancel(); <-ended }()
+	reports := report.New(report.Options{Node: "node", Log: logr.Discard(), Registry: prometheus.NewRegistry()})
+	m := manifests.NewSource(manifests.SourceOptions{Path: folder, Enforcer: e, Report: reports, Log: logr.Discard()})
+	known := func() []netip.Addr {
+		g.Expect(m.Reload()).To(Succeed())
+		g.Expect(e.Sync(t.Context())).To(Succeed())
+		return nodes["other"].Addrs
+	}
+	write("{type: InternalIP, address: 192.0.2.2}, ")
+	g.Expect(known()).To(Equal([]netip.Addr{netip.MustParseAddr("192.0.2.2")}))
+	write("")
+	g.Expect(known()).To(Equal([]netip.Addr{netip.MustParseAddr("192.0.2.2")}))
+	g.Expect(kernel.Holds("delete element inet podfence nodes-4 { 192.0.2.2 }")).To(BeFalse())
+	write("{type: InternalIP, address: 192.0.2.7}, ")
+	g.Expect(known()).To(Equal([]netip.Addr{netip.MustParseAddr("192.0.2.7")}))
+	g.Expect(kernel.Holds("delete element inet podfence nodes-4 { 192.0.2.2 }")).To(BeTrue())
+}

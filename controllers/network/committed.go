@@ -1,0 +1,60 @@
+package network
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/policy"
+)
+
+// committed are the nodes and attachments that the enforcer has committed. Its methods may be
+// called concurrently.
+type committed struct {
+	// nodesChanged holds a token when nodes have changed, or all was committed anew.
+	nodesChanged chan struct{}
+
+	mu          sync.Mutex
+	nodes       map[string]policy.Node
+	attachments map[policy.AttachmentKey]policy.Attachment
+}
+
+func newCommitted() committed {
+	return committed{nodesChanged: make(chan struct{}, 1), nodes: map[string]policy.Node{}, attachments: map[policy.AttachmentKey]policy.Attachment{}}
+}
+
+// take takes in a commit.
+func (k *committed) take(c enforcer.Committed) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c.Intent != nil {
+		k.nodes, k.attachments = maps.Clone(c.Intent.Nodes), maps.Clone(c.Intent.Attachments)
+	}
+	replace(k.nodes, c.Delta.Nodes)
+	replace(k.attachments, c.Delta.Attachments)
+	if c.Intent != nil || c.Delta.Cluster != nil {
+		select {
+		case k.nodesChanged <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// replace puts in, or takes out, what has changed.
+func replace[K comparable, V any](in map[K]V, changed map[K]*V) {
+	for key, value := range changed {
+		if delete(in, key); value != nil {
+			in[key] = *value
+		}
+	}
+}
+
+// get returns the nodes in the order of their names, and the attachments in none.
+func (k *committed) get() (nodes []policy.Node, attachments []policy.Attachment) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	nodes = slices.SortedFunc(maps.Values(k.nodes), func(a, b policy.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return nodes, slices.Collect(maps.Values(k.attachments))
+}

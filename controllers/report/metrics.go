@@ -1,0 +1,154 @@
+package report
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/controllers/enforcer"
+)
+
+// Metrics are the agent's own; controller-runtime adds those of its queues and
+// clients.
+type Metrics struct {
+	commits    *prometheus.CounterVec
+	duration   prometheus.Histogram
+	operations prometheus.Counter
+	objects    *prometheus.GaugeVec
+	elements   prometheus.Gauge
+	orphans    prometheus.Gauge
+	// refusedAddrs are those of other nodes' pods in this node's ranges.
+	refusedAddrs prometheus.Gauge
+	problems     prometheus.Gauge
+	refused      prometheus.Gauge
+	overBudget   prometheus.Gauge
+	mismatches   prometheus.Counter
+	flows        *prometheus.CounterVec
+	repairs      prometheus.Counter
+	// networkRepairs are of links, routes, neighbours, rules and settings.
+	networkRepairs prometheus.Counter
+	manifests      prometheus.Gauge // registered where manifests are the source
+	unhealthy      *prometheus.GaugeVec
+	adds           *prometheus.CounterVec
+	addDuration    prometheus.Histogram
+	events         *prometheus.CounterVec
+}
+
+// newMetrics registers the agent's metrics.
+func newMetrics(registry prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		commits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_commits_total", Help: "Transactions sent to the kernel, by result (success, error).",
+		}, []string{"result"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "podfence_commit_duration_seconds", Help: "Time to work a transaction out and have the kernel commit it.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
+		}),
+		operations: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_operations_total", Help: "Operations in committed transactions: sets, elements, chains and rules changed.",
+		}),
+		objects: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "podfence_table_objects", Help: "Objects in the kernel's table, by kind (set, map, chain, rule).",
+		}, []string{"kind"}),
+		elements: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_table_elements", Help: "Elements in all sets and maps of the kernel's table.",
+		}),
+		orphans: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_orphan_addresses", Help: "Addresses that containers of this node have whose pod is not known: closed. More than zero for long is a container that outlives its pod.",
+		}),
+		refusedAddrs: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_refused_addresses", Help: "Addresses of this node or its pod CIDRs that the API showed for pods of other nodes when the table was last replaced: they do not count as those pods'. See --pod-cidrs.",
+		}),
+		problems: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",
+		}),
+		refused: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_policies_refused", Help: "NetworkPolicies that isolate their pods and allow nothing because the kernel refuses their rules; the log says why, and an Event on each.",
+		}),
+		overBudget: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_policies_over_budget", Help: "NetworkPolicies that isolate their pods and allow nothing because their namespace takes more of the node than it may (--namespace-budget); an Event on each.",
+		}),
+		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_mismatches_total", Help: "Changes that the kernel refused though it took the whole table: it was not as podfence had left it.",
+		}),
+		flows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_flows_total", Help: "Established flows that a policy change has cut (revoked) or let go on (restored).",
+		}, []string{"change"}),
+		repairs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_repairs_total", Help: "Replacements of the table because somebody else had changed it; the log says who.",
+		}),
+		adds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_adds_total", Help: "ADDs of the CNI plugin that were answered, by result: success (the pod's rules are in the kernel) or error (its sandbox fails, and kubelet tries again).",
+		}, []string{"result"}),
+		addDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "podfence_add_duration_seconds", Help: "Time until an ADD was answered with success.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_events_total", Help: "Events for the API server, by result: created, exists (another agent has created it), error (it is tried again) or dropped (too many waited, or its namespace is going).",
+		}, []string{"result"}),
+		networkRepairs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "podfence_network_repairs_total", Help: "Links, addresses, routes, neighbours, rules and settings of the pods' network that podfence has made again because somebody else had changed them; the log names them.",
+		}),
+		manifests: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_manifests_valid", Help: "1 if the manifests folder was valid when last read; else the last valid state is enforced.",
+		}),
+		unhealthy: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "podfence_unhealthy", Help: "1 while the node is in this condition, and the agent not ready; /readyz, the log and an Event on the Node say why, docs/OPERATIONS.md what to do.",
+		}, []string{"condition"}),
+	}
+	for _, result := range []string{"success", "error"} { // so that the first one is an increase
+		m.commits.WithLabelValues(result)
+		m.adds.WithLabelValues(result)
+	}
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration)
+	return m
+}
+
+func (m *Metrics) transacted(o enforcer.Transacted) {
+	if o.Err != nil {
+		m.commits.WithLabelValues("error").Inc()
+		return
+	}
+	m.commits.WithLabelValues("success").Inc()
+	m.duration.Observe(o.Took.Seconds())
+	m.operations.Add(float64(o.Operations))
+}
+
+func (m *Metrics) settled(o enforcer.Settled) {
+	m.objects.WithLabelValues("set").Set(float64(o.Size.Sets))
+	m.objects.WithLabelValues("map").Set(float64(o.Size.Maps))
+	m.objects.WithLabelValues("chain").Set(float64(o.Size.Chains))
+	m.objects.WithLabelValues("rule").Set(float64(o.Size.Rules))
+	m.elements.Set(float64(o.Size.Elements))
+	m.orphans.Set(float64(o.Size.Orphans))
+	m.refused.Set(float64(o.Quarantined))
+	m.overBudget.Set(float64(o.OverBudget))
+}
+
+// Added counts an ADD of the CNI plugin that was answered: with an error, or after what time.
+func (m *Metrics) Added(err error, took time.Duration) {
+	if err != nil {
+		m.adds.WithLabelValues("error").Inc()
+		return
+	}
+	m.adds.WithLabelValues("success").Inc()
+	m.addDuration.Observe(took.Seconds())
+}
+
+// NetworkRepaired counts what of the pods' network was made again because somebody else had
+// changed it.
+func (m *Metrics) NetworkRepaired(changes int) { m.networkRepairs.Add(float64(changes)) }
+
+// ManifestsValid says whether the folder of manifests was valid when it was last read.
+func (m *Metrics) ManifestsValid(valid bool) {
+	value := 0.
+	if valid {
+		value = 1
+	}
+	m.manifests.Set(value)
+}
+
+// Manifests is the metric that ManifestsValid sets, to be registered where manifests are the
+// source.
+func (m *Metrics) Manifests() prometheus.Collector { return m.manifests }

@@ -1,0 +1,140 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// ReasonNotEnforceable is the reason of the Warning Event on a NetworkPolicy
+// with a part that allows nothing because it cannot be read.
+const ReasonNotEnforceable = "NotEnforceable"
+
+// Problems reports what of policies cannot be enforced. Its methods may be called concurrently.
+type Problems struct {
+	events  *Events
+	log     logr.Logger
+	metrics *Metrics
+	// policy returns a policy as the API has it, and quarantined says why one is quarantined.
+	policy      func(policy.Key) *networkingv1.NetworkPolicy
+	quarantined func(policy.Key) []policy.Problem
+
+	mu    sync.Mutex
+	known map[policy.Key]problem
+}
+
+// problem is what is wrong with a policy, as last reported.
+type problem struct {
+	// unread is what of the policy cannot be read.
+	unread   []policy.Problem
+	identity string
+	parts    int
+	event    *corev1.Event
+}
+
+func messageOf(problems []policy.Problem) string {
+	var texts []string
+	for _, problem := range problems[:min(len(problems), spelledOut)] {
+		texts = append(texts, problem.Field+": "+problem.Reason)
+	}
+	if more := len(problems) - spelledOut; more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(texts, "; ")
+}
+
+func newProblems(events *Events, o Options, m *Metrics, quarantined func(policy.Key) []policy.Problem) *Problems {
+	return &Problems{
+		events: events, log: o.Log, metrics: m, policy: o.Policy, quarantined: quarantined, known: map[policy.Key]problem{},
+	}
+}
+
+// Report says what is wrong with a policy, if that is news: in the log, in the
+// podfence_policy_problems metric, and in a Warning Event. Unread is what of it cannot be read;
+// why it is quarantined, Problems asks itself. It never waits. Every node's agent finds the same,
+// so the Event's name is made from what it says: one of them creates it, and the others find it
+// there.
+func (p *Problems) Report(np *networkingv1.NetworkPolicy, unread []policy.Problem) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.report(np, unread)
+}
+
+// Recheck reports policies that were quarantined or released, and are as they were else. Without
+// an API server there is nobody to tell.
+func (p *Problems) Recheck(keys []policy.Key) {
+	if p.policy == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, key := range keys {
+		if np := p.policy(key); np != nil {
+			p.report(np, p.known[key].unread)
+		}
+	}
+}
+
+// Gone says that a policy is gone: what was wrong with it is no more.
+func (p *Problems) Gone(key policy.Key) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget(key)
+}
+
+// forget takes back what was said of a policy. The caller holds mu.
+func (p *Problems) forget(key policy.Key) {
+	if was, is := p.known[key]; is {
+		p.events.Drop(was.event)
+		delete(p.known, key)
+		p.count()
+	}
+}
+
+// report is Report for who holds mu.
+func (p *Problems) report(np *networkingv1.NetworkPolicy, unread []policy.Problem) {
+	key := policy.Key{Namespace: np.Namespace, Name: np.Name}
+	problems := slices.Concat(unread, p.quarantined(key))
+	if len(problems) == 0 {
+		p.forget(key)
+		return
+	}
+	message := messageOf(problems)
+	now := problem{unread: unread, identity: fmt.Sprintf("%s %d %s", np.UID, np.Generation, message), parts: len(problems)}
+	was, is := p.known[key]
+	if is && was.identity == now.identity {
+		was.unread = unread
+		p.known[key] = was
+		return
+	}
+	if is {
+		p.events.Drop(was.event)
+	}
+	warn(p.log, "NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
+	now.event = p.event(np, now.identity, message)
+	p.known[key] = now
+	p.count()
+	p.events.Create(now.event)
+}
+
+func (p *Problems) count() {
+	total := 0
+	for _, one := range p.known {
+		total += one.parts
+	}
+	p.metrics.problems.Set(float64(total))
+}
+
+func (p *Problems) event(np *networkingv1.NetworkPolicy, identity, message string) *corev1.Event {
+	return p.events.Warning(corev1.ObjectReference{
+		APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy",
+		Namespace: np.Namespace, Name: np.Name, UID: np.UID, ResourceVersion: np.ResourceVersion,
+	}, ReasonNotEnforceable, identity, message)
+}

@@ -1,0 +1,145 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/policy"
+)
+
+// Options are what a Reporter is told.
+type Options struct {
+	// Node is the name of the node that Events are about, or come from.
+	Node string
+	// Log gets lines, Registry metrics, and Writer Events. A nil Writer: there is no API server.
+	Log      logr.Logger
+	Registry prometheus.Registerer
+	Writer   client.Writer
+	// Policy returns a NetworkPolicy of the API as it is now, or nil. It must not wait. It is
+	// needed with a Writer.
+	Policy func(policy.Key) *networkingv1.NetworkPolicy
+	// Checks look, every few seconds, whether the node is in a condition: an error is
+	// why it is.
+	Checks map[Condition]func() error
+}
+
+// Reporter reports for one agent. Its methods may be called concurrently, and never wait.
+type Reporter struct {
+	Health   *Health
+	Metrics  *Metrics
+	Problems *Problems
+	Events   *Events
+
+	node string
+	log  logr.Logger
+	// enforcer is whose outcomes are reported.
+	enforcer *enforcer.Enforcer
+	// podCIDRs are the node's ranges in the table. Only the enforcer's loop reports commits.
+	podCIDRs []string
+}
+
+// New returns a reporter. Of must be called before Report is.
+func New(o Options) *Reporter {
+	metrics := newMetrics(o.Registry)
+	events := newEvents(o.Writer, o.Node, o.Log, metrics)
+	r := &Reporter{
+		Metrics: metrics, Events: events, Health: newHealth(o, metrics, events), node: o.Node, log: o.Log.WithName("enforcer"),
+	}
+	r.Problems = newProblems(events, o, metrics, func(key policy.Key) []policy.Problem { return r.enforcer.Problems(key) })
+	r.Health.Set(NotStarted, enforcer.ErrNotStarted)
+	return r
+}
+
+// Of says whose outcomes are reported.
+func (r *Reporter) Of(e *enforcer.Enforcer) { r.enforcer = e }
+
+// Report reports an outcome.
+func (r *Reporter) Report(outcome enforcer.Outcome) {
+	switch o := outcome.(type) {
+	case enforcer.Started:
+		r.Health.Check()
+	case enforcer.Transacted:
+		r.Metrics.transacted(o)
+	case enforcer.Committed:
+		r.committed(o)
+	case enforcer.Settled:
+		r.Metrics.settled(o)
+		r.Health.Set(CommitFailed, r.enforcer.CommitFailure())
+		r.Health.Set(NotStarted, nil)
+	case enforcer.Failed:
+		r.Health.Set(CommitFailed, o.Err)
+		r.log.Error(o.Err, "Cannot commit; the kernel keeps the rules it has", "retryAfter", o.RetryAfter.String())
+	case enforcer.Mismatched:
+		r.Metrics.mismatches.Inc()
+		r.log.Error(o.Err, "The kernel has refused a change, and taken all of it anew: the table was not as podfence had left it")
+	case enforcer.Quarantined:
+		r.quarantined(o)
+	case enforcer.OverBudget:
+		r.overBudget(o)
+	case enforcer.Tampered:
+		r.tampered(o)
+	case enforcer.Repaired:
+		r.Metrics.repairs.Inc()
+		r.log.Info("Repaired the table", "after", o.After.String())
+	case enforcer.Revoked:
+		r.revoked(o)
+	case enforcer.Troubled:
+		keysAndValues := []any{}
+		if o.RetryAfter > 0 {
+			keysAndValues = append(keysAndValues, "retryAfter", o.RetryAfter.String())
+		}
+		r.log.Error(o.Err, o.What, keysAndValues...)
+	default:
+		panic(fmt.Sprintf("report knows of no %T", outcome))
+	}
+}
+
+// quarantined says which policies the kernel refuses.
+func (r *Reporter) quarantined(o enforcer.Quarantined) {
+	r.Problems.Recheck(slices.Concat(o.Refused, o.Untried, o.Released))
+	if len(o.Refused)+len(o.Untried) == 0 {
+		return
+	}
+	r.log.Error(o.Err, "The kernel refuses NetworkPolicies: they allow nothing until they are changed; all else is enforced",
+		"networkPolicies", strings.Join(names(o.Refused), " "), "notKnownYet", len(o.Untried), "trials", o.Trials, "took", o.Took.String())
+}
+
+// overBudget says which policies a budget has no room for, and which it has room for again.
+func (r *Reporter) overBudget(o enforcer.OverBudget) {
+	r.Problems.Recheck(slices.Concat(o.Quarantined, o.Released))
+	if len(o.Quarantined) > 0 {
+		warn(r.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", "networkPolicies", some(names(o.Quarantined)))
+	}
+	if len(o.Released) > 0 {
+		r.log.Info("There is room again for NetworkPolicies, or they have changed", "networkPolicies", some(names(o.Released)))
+	}
+}
+
+// revoked says which established flows are cut, and which go on.
+func (r *Reporter) revoked(o enforcer.Revoked) {
+	r.Metrics.flows.WithLabelValues("revoked").Add(float64(o.Revoked))
+	r.Metrics.flows.WithLabelValues("restored").Add(float64(o.Restored))
+	var by []string
+	for _, denial := range o.Denied[:min(len(o.Denied), spelledOut)] {
+		by = append(by, fmt.Sprintf("%s (%d)", denial.By, denial.Flows))
+	}
+	if more := len(o.Denied) - spelledOut; more > 0 {
+		by = append(by, fmt.Sprintf("and %d more", more))
+	}
+	r.log.Info("Judged established flows anew", "revoked", o.Revoked, "restored", o.Restored, "denied", by)
+}
+
+func names(keys []policy.Key) []string {
+	texts := make([]string, len(keys))
+	for i, key := range keys {
+		texts[i] = key.String()
+	}
+	return texts
+}

@@ -1,0 +1,190 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/nodes"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/policy"
+)
+
+// Options are what a Source is told.
+type Options struct {
+	// Enforcer gets the changes.
+	Enforcer *enforcer.Enforcer
+	// Report gets what is wrong with objects.
+	Report *report.Reporter
+	// Direct asks the API server without a cache; it is for lists of NetworkPolicies alone, so
+	// that nothing else waits for what it waits for.
+	Direct client.Reader
+	// EarlierAddr is another Node's address as an earlier agent's tunnel still has it, or the
+	// zero Addr: it counts while that Node shows none of its family. Nil: nobody knows.
+	EarlierAddr func(node string) netip.Addr
+	Log         logr.Logger
+}
+
+// Source feeds an enforcer from an API server. All of its reconcilers read a cache and feed what
+// they have read in one step, so that the model never goes back in time.
+type Source struct {
+	enforcer *enforcer.Enforcer
+	report   *report.Reporter
+	sizes    sizes
+	policies *fedPolicies
+	lists    *policyLists
+	// cache and pods are set up with the manager.
+	cache client.Reader
+	pods  podStore
+	// loading: the first load has begun. What is in the cache before that is no news, as the
+	// first load reads the cache.
+	loading atomic.Bool
+
+	// mu makes one step of reading and feeding, and guards nodes.
+	mu    sync.Mutex
+	nodes *nodes.Known
+}
+
+// sizes are how much of the memory the objects take that the caches keep.
+type sizes struct {
+	pods     *podSizes
+	policies *policySizes
+}
+
+// NewSource returns a source that feeds nothing before SetupWithManager.
+func NewSource() *Source {
+	return &Source{sizes: sizes{newPodSizes(), newPolicySizes()}, policies: newFedPolicies()}
+}
+
+// CacheOptions are those that the manager's cache must have.
+func (s *Source) CacheOptions() cache.Options { return cacheOptions(s.sizes.pods, s.sizes.policies) }
+
+// Metrics are the source's own.
+func (s *Source) Metrics() prometheus.Collector { return s.sizes.pods.metric() }
+
+// SetupWithManager has the manager feed the enforcer. The manager's cache must have CacheOptions.
+func (s *Source) SetupWithManager(mgr manager.Manager, o Options) error {
+	s.enforcer, s.report = o.Enforcer, o.Report
+	s.nodes = nodes.NewKnown(o.EarlierAddr, o.Log.WithName("nodes"))
+	s.lists = newPolicyLists(o.Direct)
+	s.sizes.pods.say = o.Report.TooLarge
+	s.cache = mgr.GetCache()
+	var err error
+	if s.pods, err = podsOf(context.Background(), mgr.GetCache()); err != nil {
+		return err
+	}
+	for _, setup := range []func(manager.Manager) error{
+		(&NodeReconciler{s}).SetupWithManager,
+		(&NamespaceReconciler{s}).SetupWithManager,
+		(&PodReconciler{s}).SetupWithManager,
+		(&NetworkPolicyReconciler{s}).SetupWithManager,
+	} {
+		if err := setup(mgr); err != nil {
+			return err
+		}
+	}
+	return mgr.Add(&firstLoad{s, mgr.GetCache()})
+}
+
+// Policy returns a NetworkPolicy as the cache has it; nil: there is none.
+func (s *Source) Policy(key policy.Key) *networkingv1.NetworkPolicy {
+	np := &networkingv1.NetworkPolicy{}
+	if s.cache == nil || s.cache.Get(context.Background(), key, np) != nil {
+		return nil
+	}
+	return np
+}
+
+// feed reads a cache and feeds what it has read, or nothing if that fails.
+func (s *Source) feed(read func() ([]policy.Change, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changes, err := read()
+	if err == nil {
+		s.enforcer.Feed(changes...)
+	}
+	return err
+}
+
+// reconcile is what the reconcilers have in common: the object as the cache has it is fed as the
+// change that set makes of it; if it is gone, as that of gone. Both are called under mu.
+func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request, object T, set func(T) policy.Change, gone func() policy.Change) (ctrl.Result, error) {
+	err := s.feed(func() ([]policy.Change, error) {
+		switch err := s.cache.Get(ctx, req.NamespacedName, object); {
+		case apierrors.IsNotFound(err):
+			return []policy.Change{gone()}, nil
+		case err != nil:
+			return nil, fmt.Errorf("reading %T %s: %w", object, req.NamespacedName, err)
+		}
+		return []policy.Change{set(object)}, nil
+	})
+	return ctrl.Result{}, err
+}
+
+// firstLoad feeds all that the caches hold once they have synced, and says that this is all there
+// was: a commit of half a cluster would cut allowed traffic, or let denied traffic through.
+type firstLoad struct {
+	*Source
+	informers cache.Cache
+}
+
+// Start implements manager.Runnable.
+func (l *firstLoad) Start(ctx context.Context) error {
+	var (
+		nodes      corev1.NodeList
+		namespaces corev1.NamespaceList
+		policies   networkingv1.NetworkPolicyList
+	)
+	for _, object := range []client.Object{&corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}, &networkingv1.NetworkPolicy{}} {
+		if _, err := l.informers.GetInformer(ctx, object); err != nil { // returns when it has synced
+			return fmt.Errorf("watching %T: %w", object, err)
+		}
+	}
+	l.loading.Store(true)
+	err := l.feed(func() (changes []policy.Change, err error) {
+		for _, list := range []client.ObjectList{&nodes, &namespaces, &policies} {
+			if err := l.informers.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+				return nil, fmt.Errorf("listing %T: %w", list, err)
+			}
+		}
+		for i := range nodes.Items {
+			changes = append(changes, l.nodes.Set(&nodes.Items[i]))
+		}
+		for i := range namespaces.Items {
+			changes = append(changes, policy.ChangeOf(&namespaces.Items[i]))
+		}
+		for _, object := range l.pods.List() {
+			if pod := object.(*cachedPod).seen; pod != nil {
+				changes = append(changes, policy.SetPod(pod))
+			}
+		}
+		for i := range policies.Items {
+			changes = append(changes, policy.ChangeOf(&policies.Items[i]))
+		}
+		return append(changes, policy.Synced()), nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range policies.Items {
+		l.policies.set(&policies.Items[i])
+	}
+	return nil
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: every node's
+// agent works.
+func (*firstLoad) NeedLeaderElection() bool { return false }
