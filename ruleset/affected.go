@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Affected are the addresses that a delta is about: a flow may be judged otherwise once the
@@ -65,9 +66,9 @@ func (t *Table) isolatedBy(policies map[policy.Key]*policy.Policy) (subjects []p
 			chains[policyChain(d, key)] = struct{}{}
 		}
 	}
-	jumps := func(r Rule) bool {
+	jumps := func(r nft.Rule) bool {
 		_, is := chains[r.Verdict.Chain]
-		return is && r.Verdict.Action == Jump
+		return is && r.Verdict.Action == nft.Jump
 	}
 	for key := range t.addrs {
 		for _, d := range policy.Directions {
