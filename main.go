@@ -226,7 +226,7 @@ GOMEMLIMIT sets another.`,
 				return err
 			}
 			defer conn.Close()
-			if o.LastPodCIDRs, err = conn.PodCIDRs(); err != nil {
+			if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 				return err
 			}
 			watch, err := conn.Watch(tables)
@@ -263,7 +263,8 @@ GOMEMLIMIT sets another.`,
 				defer podLinks.Close()
 				o.PodLinks = podLinks
 			}
-			o.Registry, o.Version, o.Drops = ctrlmetrics.Registry, version, conn.Drops
+			o.Registry, o.Version = ctrlmetrics.Registry, version
+			o.Drops = func() (map[string]uint64, error) { return conn.Drops(ruleset.DropChains[:]...) }
 			o.Log.Info("Starting", starting(&o, &e, &c, conn.Owns())...)
 			agent, err := controllers.NewAgent(conn, o)
 			if err != nil {

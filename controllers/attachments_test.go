@@ -20,7 +20,7 @@ import (
 
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // told is a Kernel that keeps what it is told, per table.
@@ -30,7 +30,7 @@ type told struct {
 	fail  error
 }
 
-func (k *told) Apply(p ruleset.Plan) error {
+func (k *told) Apply(p nft.Plan) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.fail != nil {
@@ -40,7 +40,7 @@ func (k *told) Apply(p ruleset.Plan) error {
 	return nil
 }
 
-func (k *told) Check(ruleset.Plan) error { return nil }
+func (k *told) Check(nft.Plan) error { return nil }
 
 func (k *told) holds(text string) bool {
 	k.mu.Lock()

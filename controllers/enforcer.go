@@ -13,15 +13,16 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Kernel carries plans out, each whole or not at all.
 type Kernel interface {
 	// Apply carries a plan out. If it is the plan that the kernel refuses, the error
-	// is a *ruleset.Refusal; any other is of the moment.
-	Apply(ruleset.Plan) error
+	// is a *nft.Refusal; any other is of the moment.
+	Apply(nft.Plan) error
 	// Check fails as Apply would, and leaves all as it is.
-	Check(ruleset.Plan) error
+	Check(nft.Plan) error
 }
 
 // Enforcer keeps the kernel's table equal to what the model says.
@@ -317,7 +318,7 @@ func (e *Enforcer) apply() (fed uint64, err error) {
 }
 
 // applied notes that the kernel holds the table.
-func (e *Enforcer) applied(plan ruleset.Plan, took time.Duration) {
+func (e *Enforcer) applied(plan nft.Plan, took time.Duration) {
 	e.known, e.undone = true, false
 	switch {
 	case e.flows == nil:
@@ -341,7 +342,7 @@ func (e *Enforcer) applied(plan ruleset.Plan, took time.Duration) {
 // in the kernel: all of it if the kernel's table is not known. What somebody else has
 // undone is done again from the table, which is there; after a failure the table is
 // built anew too, which takes as long again.
-func (e *Enforcer) plan() (fed uint64, plan ruleset.Plan) {
+func (e *Enforcer) plan() (fed uint64, plan nft.Plan) {
 	e.mu.Lock()
 	if !e.known && !e.undone {
 		intent := e.model.Intent()

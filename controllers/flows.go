@@ -8,15 +8,15 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Flows judges established flows anew: those that the judge does not let pass
 // are cut, those that it does again go on.
 type Flows interface {
-	Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+	Revoke(judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
 	// RevokeOf judges those of the addresses only, and may be called beside Revoke.
-	RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+	RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
 	// Forget ends all flows of the addresses. It may be called at any time.
 	Forget(addrs []netip.Addr) error
 }
@@ -114,7 +114,7 @@ func (e *Enforcer) judgeFlows(ctx context.Context) {
 }
 
 // judged says what has become of flows.
-func (e *Enforcer) judged(revoked, restored int, why func(denied func(ruleset.HookPoint, policy.Packet) string) []string) {
+func (e *Enforcer) judged(revoked, restored int, why func(denied func(nft.HookPoint, policy.Packet) string) []string) {
 	e.metrics.judged(revoked, restored)
 	if revoked+restored > 0 {
 		e.log.Info("Judged established flows anew", "revoked", revoked, "restored", restored, "denied", why(e.denied))
@@ -171,8 +171,8 @@ const (
 
 // passes reports whether the table lets a new connection pass. Without a table
 // nothing is known, and nothing is cut.
-func (e *Enforcer) passes(hook ruleset.HookPoint, p policy.Packet) bool {
+func (e *Enforcer) passes(hook nft.HookPoint, p policy.Packet) bool {
 	e.tableMu.RLock()
 	defer e.tableMu.RUnlock()
-	return e.table == nil || e.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
+	return e.table == nil || e.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Bridge is the bridge that the CNI plugin connects this node's pods by.
@@ -30,7 +31,7 @@ type Bridge struct {
 // committed after that: what may pass the bridge is judged by then.
 type guard struct {
 	Bridge
-	table *ruleset.Table
+	table *ruleset.Guard
 	known bool // the kernel holds table
 }
 
@@ -67,7 +68,7 @@ func (g *guard) commit(e *Enforcer) error {
 		gateway.Addrs = append(gateway.Addrs, g.Gateway(podCIDR))
 	}
 	e.mu.Unlock()
-	var plan ruleset.Plan
+	var plan nft.Plan
 	if g.known {
 		plan = g.table.UpdateGuard(attachments, gateway)
 	} else {

@@ -31,7 +31,7 @@ type links struct {
 	// kernel holds if known. found are where addresses are; one that was not found is
 	// there too, as nowhere. Only Start's goroutine touches them.
 	now    ruleset.Links
-	frames *ruleset.Table
+	frames *ruleset.Frames
 	known  bool
 	found  map[netip.Addr]node.PodLink
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // routes are where addresses are, as a node's routes say.
@@ -33,10 +34,10 @@ func (r *routes) Changed() <-chan struct{} { return r.changed }
 // planned is a Kernel that also keeps the plans.
 type planned struct {
 	told
-	plans []ruleset.Plan
+	plans []nft.Plan
 }
 
-func (k *planned) Apply(p ruleset.Plan) error {
+func (k *planned) Apply(p nft.Plan) error {
 	k.plans = append(k.plans, p)
 	return k.told.Apply(p)
 }
@@ -64,7 +65,7 @@ func TestLinksFromTheFirstCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := kernel.plans[0]
-	if !first.Replace || first.Family != ruleset.Inet {
+	if !first.Replace || first.Family != nft.Inet {
 		t.Fatalf("the first plan is\n%s", first.Text())
 	}
 	for _, set := range []string{`egress-links { "veth7" }`, `ingress-links { "veth7" }`, `pod-links { "veth7" }`, `link-addresses-4 { "veth7" . 10.244.1.7 }`} {

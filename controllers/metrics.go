@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // metrics are the agent's own; controller-runtime adds those of its queues and
@@ -105,7 +106,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) committed(plan ruleset.Plan, err error, took time.Duration) {
+func (m *metrics) committed(plan nft.Plan, err error, took time.Duration) {
 	if err != nil {
 		m.commits.WithLabelValues("error").Inc()
 		return

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 const (
@@ -190,6 +190,6 @@ func (e *Enforcer) announce(ctx context.Context) {
 
 // refused reports whether an error is of a table that the kernel will not have.
 func refused(err error) bool {
-	var refusal *ruleset.Refusal
+	var refusal *nft.Refusal
 	return errors.As(err, &refusal)
 }

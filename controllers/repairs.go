@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Watch notices what others do to podfence's tables.
@@ -19,7 +19,7 @@ type Watch interface {
 	Tampered() <-chan struct{}
 	// Take hands out what others have done since the last call. With an error
 	// nothing is noticed any more.
-	Take() ([]ruleset.Tampering, error)
+	Take() ([]nft.Tampering, error)
 }
 
 const (
@@ -112,7 +112,7 @@ func (e *Enforcer) commitFailure() error {
 
 // take forgets what the kernel holds if somebody else has changed it, and returns
 // the last change.
-func (e *Enforcer) take() (*ruleset.Tampering, error) {
+func (e *Enforcer) take() (*nft.Tampering, error) {
 	if e.watch == nil {
 		return nil, nil
 	}
@@ -146,7 +146,7 @@ const ReasonTamperedWith = "TamperedWith"
 // reportTampering says it to who looks at the Node, whose UID in Events is its name, as
 // kubelet has it. The same program's doing is one Event, until the API server forgets
 // that.
-func (e *Enforcer) reportTampering(noticed *ruleset.Tampering, fight bool) {
+func (e *Enforcer) reportTampering(noticed *nft.Tampering, fight bool) {
 	message := fmt.Sprintf("podfence's table was changed, and replaced: %s; by %s", noticed.What(), noticed.Who())
 	if fight {
 		message = fmt.Sprintf("podfence's table is changed over and over, and replaced less and less often; last %s; by %s", noticed.What(), noticed.Who())

@@ -9,7 +9,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 func TestRepairsArePaused(t *testing.T) {
@@ -56,7 +56,7 @@ func TestRepairAfterFailure(t *testing.T) {
 			kernel.fail = errors.New("the kernel said no")
 		}
 		if step.tamper {
-			watch.once = []ruleset.Tampering{{}}
+			watch.once = []nft.Tampering{{}}
 		}
 		e.repairs = repairs{} // no fight
 		if err := e.distrust(t.Context()); err != nil {
@@ -78,24 +78,24 @@ func TestRepairAfterFailure(t *testing.T) {
 }
 
 // noticing is a Watch that has noticed something once.
-type noticing struct{ once []ruleset.Tampering }
+type noticing struct{ once []nft.Tampering }
 
 func (w *noticing) Tampered() <-chan struct{} { return nil }
 
-func (w *noticing) Take() (noticed []ruleset.Tampering, err error) {
+func (w *noticing) Take() (noticed []nft.Tampering, err error) {
 	noticed, w.once = w.once, nil
 	return noticed, nil
 }
 
 // plans is a Kernel that keeps what it is told.
-type plans []ruleset.Plan
+type plans []nft.Plan
 
-func (k *plans) Apply(plan ruleset.Plan) error {
+func (k *plans) Apply(plan nft.Plan) error {
 	*k = append(*k, plan)
 	return nil
 }
 
-func (k *plans) Check(ruleset.Plan) error { return nil }
+func (k *plans) Check(nft.Plan) error { return nil }
 
 func TestRepairsBothTables(t *testing.T) {
 	kernel, watch := &plans{}, &noticing{}
@@ -115,7 +115,7 @@ func TestRepairsBothTables(t *testing.T) {
 		if len(*kernel) != want {
 			t.Fatalf("%d plans, want %d", len(*kernel), want)
 		}
-		for i, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge}[:want] {
+		for i, family := range []nft.Family{nft.Inet, nft.Bridge}[:want] {
 			if plan := (*kernel)[i]; plan.Family != family || !plan.Replace {
 				t.Errorf("plan %d is of family %v, and replaces is %v", i+1, plan.Family, plan.Replace)
 			}
@@ -123,7 +123,7 @@ func TestRepairsBothTables(t *testing.T) {
 	}
 	commit(2)
 	commit(0)
-	watch.once = []ruleset.Tampering{{Changes: []string{"delete table bridge podfence"}}}
+	watch.once = []nft.Tampering{{Changes: []string{"delete table bridge podfence"}}}
 	commit(2)
 	commit(0)
 }

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/controllers"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var _ = Describe("What others do to the table", func() {
@@ -84,14 +84,14 @@ var _ = Describe("What others do to the table", func() {
 		agent.awaitReady()
 		for range 7 {
 			done := kernel.attempts()
-			watch.notice(ruleset.Tampering{Changes: []string{"delete table inet podfence"}, Process: "firewalld", PID: 7})
+			watch.notice(nft.Tampering{Changes: []string{"delete table inet podfence"}, Process: "firewalld", PID: 7})
 			Eventually(kernel.attempts, soon, often).Should(Equal(done + 1))
 		}
 		done := kernel.attempts() // the next pause is 0.8 s
-		watch.notice(ruleset.Tampering{})
+		watch.notice(nft.Tampering{})
 		Eventually(agent.readyz, soon, often).Should(Equal(http.StatusInternalServerError), "what is undone is not in force")
 		Expect(agent.Enforcer.Ready()).To(MatchError(ContainSubstring("not known")))
-		watch.notice(ruleset.Tampering{})
+		watch.notice(nft.Tampering{})
 		feedPod(agent, 1)
 		Expect(kernel.attempts()).To(Equal(done), "changes do not shorten the pause")
 		Expect(agent.Enforcer.Sync(within(ctx, soon))).To(Succeed())
@@ -118,7 +118,7 @@ var _ = Describe("What others do to the table", func() {
 
 	It("before the first commit does not matter", func(SpecContext) {
 		watch := newScriptedWatch()
-		watch.notice(ruleset.Tampering{})
+		watch.notice(nft.Tampering{})
 		agent := run(&recorder{}, controllers.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
 		agent.awaitReady()
 		Consistently(agent.metricOf("podfence_repairs_total"), while, often).Should(BeZero())
@@ -141,7 +141,7 @@ type scriptedWatch struct {
 	tampered chan struct{}
 
 	mu      sync.Mutex
-	noticed []ruleset.Tampering
+	noticed []nft.Tampering
 	err     error
 }
 
@@ -149,7 +149,7 @@ func newScriptedWatch() *scriptedWatch { return &scriptedWatch{tampered: make(ch
 
 func (w *scriptedWatch) Tampered() <-chan struct{} { return w.tampered }
 
-func (w *scriptedWatch) Take() ([]ruleset.Tampering, error) {
+func (w *scriptedWatch) Take() ([]nft.Tampering, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	noticed := w.noticed
@@ -157,7 +157,7 @@ func (w *scriptedWatch) Take() ([]ruleset.Tampering, error) {
 	return noticed, w.err
 }
 
-func (w *scriptedWatch) notice(t ruleset.Tampering) {
+func (w *scriptedWatch) notice(t nft.Tampering) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.noticed = append(w.noticed, t)

@@ -10,12 +10,12 @@ import (
 	"sync"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // judged is what a flow is judged by; flows between the same two, to the same port, are one.
 type judged struct {
-	hook   ruleset.HookPoint
+	hook   nft.HookPoint
 	packet policy.Packet
 }
 
@@ -60,7 +60,7 @@ type revocations struct {
 func newRevocations() revocations { return revocations{before: newDenials(), now: newDenials()} }
 
 // round begins a round of all flows, whose judge it returns.
-func (r *revocations) round(passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
+func (r *revocations) round(passes func(nft.HookPoint, policy.Packet) bool) func(nft.HookPoint, policy.Packet) bool {
 	r.mu.Lock()
 	r.before, r.now = r.now, newDenials()
 	r.rounds++
@@ -70,11 +70,11 @@ func (r *revocations) round(passes func(ruleset.HookPoint, policy.Packet) bool) 
 }
 
 // some begins a round of some flows beside, and returns its judge, and its why.
-func (r *revocations) some(passes func(ruleset.HookPoint, policy.Packet) bool) (
-	judge func(ruleset.HookPoint, policy.Packet) bool, why func(denied func(ruleset.HookPoint, policy.Packet) string) []string,
+func (r *revocations) some(passes func(nft.HookPoint, policy.Packet) bool) (
+	judge func(nft.HookPoint, policy.Packet) bool, why func(denied func(nft.HookPoint, policy.Packet) string) []string,
 ) {
 	cut := newDenials()
-	return r.noting(cut, passes), func(denied func(ruleset.HookPoint, policy.Packet) string) []string {
+	return r.noting(cut, passes), func(denied func(nft.HookPoint, policy.Packet) string) []string {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		texts := reasons(cut, denied, r.before, r.now)
@@ -85,8 +85,8 @@ func (r *revocations) some(passes func(ruleset.HookPoint, policy.Packet) bool) (
 }
 
 // noting is a judge that notes what it denies.
-func (r *revocations) noting(cut *denials, passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
-	return func(hook ruleset.HookPoint, p policy.Packet) bool {
+func (r *revocations) noting(cut *denials, passes func(nft.HookPoint, policy.Packet) bool) func(nft.HookPoint, policy.Packet) bool {
+	return func(hook nft.HookPoint, p policy.Packet) bool {
 		passed := passes(hook, p)
 		if !passed {
 			r.mu.Lock()
@@ -115,14 +115,14 @@ const named = 10
 
 // why says which pods and policies have cut the flows of the round that were not cut in the
 // one before, most frequent first: "egress of shop/web-0, by shop/deny (3)".
-func (r *revocations) why(denied func(ruleset.HookPoint, policy.Packet) string) []string {
+func (r *revocations) why(denied func(nft.HookPoint, policy.Packet) string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return reasons(r.now, denied, r.before)
 }
 
 // reasons are why flows are cut that were not so before.
-func reasons(cut *denials, denied func(ruleset.HookPoint, policy.Packet) string, before ...*denials) []string {
+func reasons(cut *denials, denied func(nft.HookPoint, policy.Packet) string, before ...*denials) []string {
 	counts := map[string]int{}
 	for flow := range cut.flows {
 		was := slices.ContainsFunc(before, func(known *denials) bool { _, is := known.flows[flow]; return is })
@@ -149,11 +149,11 @@ func short(texts []string) []string {
 }
 
 // denied says who denies a flow, by the table as it is.
-func (e *Enforcer) denied(hook ruleset.HookPoint, p policy.Packet) string {
+func (e *Enforcer) denied(hook nft.HookPoint, p policy.Packet) string {
 	e.tableMu.RLock()
 	defer e.tableMu.RUnlock()
 	if e.table == nil {
 		return ""
 	}
-	return e.table.Denied(e.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}))
+	return e.table.Denied(e.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}))
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/podfence/podfence/controllers"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/logbook"
 )
 
@@ -122,16 +122,16 @@ type recorder struct {
 	// before runs before the n-th call, counted from 1, and may fail it.
 	before func(n int) error
 	// will says whether the kernel will have a plan; nil: it will have any.
-	will func(ruleset.Plan) error
+	will func(nft.Plan) error
 
 	mu     sync.Mutex
 	calls  int
 	checks int
-	done   []ruleset.Plan
+	done   []nft.Plan
 }
 
 // Apply implements controllers.Kernel.
-func (k *recorder) Apply(plan ruleset.Plan) error {
+func (k *recorder) Apply(plan nft.Plan) error {
 	k.mu.Lock()
 	k.calls++
 	n := k.calls
@@ -158,7 +158,7 @@ func (k *recorder) Apply(plan ruleset.Plan) error {
 }
 
 // Check implements controllers.Kernel.
-func (k *recorder) Check(plan ruleset.Plan) error {
+func (k *recorder) Check(plan nft.Plan) error {
 	k.mu.Lock()
 	k.checks++
 	k.mu.Unlock()
@@ -188,8 +188,8 @@ func (k *recorder) attempts() int {
 }
 
 // plans are those carried out so far.
-func (k *recorder) plans() []ruleset.Plan {
+func (k *recorder) plans() []nft.Plan {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return append([]ruleset.Plan(nil), k.done...)
+	return append([]nft.Plan(nil), k.done...)
 }

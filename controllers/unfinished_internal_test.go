@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // slow is a kernel that takes a second for a trial, and does not say what it is that
@@ -27,14 +27,14 @@ type slow struct {
 	over atomic.Bool
 }
 
-func (k *slow) Apply(plan ruleset.Plan) error {
+func (k *slow) Apply(plan nft.Plan) error {
 	if k.over.Load() {
 		return nil
 	}
 	return k.check(plan)
 }
 
-func (k *slow) Check(plan ruleset.Plan) error {
+func (k *slow) Check(plan nft.Plan) error {
 	time.Sleep(time.Second)
 	if k.over.Load() {
 		return errors.New("cannot allocate memory")
