@@ -26,7 +26,7 @@ func differ(want, have *nft.Table) string {
 	if want.Family == have.Family && reflect.DeepEqual(want.Sets, have.Sets) && reflect.DeepEqual(want.Chains, have.Chains) {
 		return ""
 	}
-	return cmp.Diff(want, have, cmpopts.IgnoreUnexported(nft.Table{}, nft.Set{}), cmpopts.EquateEmpty())
+	return cmp.Diff(want, have, cmpopts.IgnoreUnexported(nft.Table{}, nft.Set{}), cmpopts.EquateComparable(nft.SetType{}), cmpopts.EquateEmpty())
 }
 
 // TestUpdateEqualsBuild: a table that was kept up to date by deltas is the one

@@ -20,11 +20,16 @@ var rules = []struct {
 }{
 	// Pure: objects and tables as values. No client, logger, kernel or files.
 	{module + "/policy", []string{module, "!" + module + "/policy", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
+	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
+	{module + "/policy/packet", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
 	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
+	// nftables' own things, whatever they are for.
+	{module + "/ruleset/nft", []string{module, "!" + module + "/policy/packet", "os", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// No netlink, and no way around the Kernel interface.
 	{module + "/controllers", []string{module + "/ruleset/kernel", module + "/cni/plugin", module + "/cni/install", module + "/test", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
-	// The kernel room knows tables, not clusters' APIs.
-	{module + "/ruleset/kernel", []string{module + "/controllers", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
+	// The kernel room carries out what it is given, and knows neither what podfence's tables
+	// mean nor clusters' APIs. Which sets and chains of podfence's it reads back, it is told.
+	{module + "/ruleset/kernel", []string{module, "!" + module + "/ruleset/nft", "!" + module + "/policy/packet", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
 	// The CNI rooms know links and files, not clusters and not tables.
 	{module + "/cni", []string{module, "!" + module + "/cni", "net/http", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/mdlayher"}},
 	// The plugin is a process of its own: it has the agent by the handshake alone.
@@ -80,7 +85,19 @@ func TestRooms(t *testing.T) {
 	for _, bad := range [][2]string{
 		{module + "/policy", module + "/ruleset"},
 		{module + "/ruleset", module + "/controllers/manifests"},
+		{module + "/policy/packet", module + "/policy"},
+		{module + "/policy/packet", "k8s.io/api/core/v1"},
 		{module + "/ruleset", "github.com/google/nftables/expr"},
+		{module + "/ruleset", module + "/ruleset/kernel"},
+		{module + "/ruleset/nft", module + "/policy"},
+		{module + "/ruleset/nft", module + "/ruleset"},
+		{module + "/ruleset/nft", "k8s.io/apimachinery/pkg/types"},
+		{module + "/ruleset/nft", "sigs.k8s.io/yaml"},
+		{module + "/ruleset/nft", "os"},
+		{module + "/ruleset/nft", "github.com/mdlayher/netlink"},
+		{module + "/ruleset/kernel", module + "/ruleset"},
+		{module + "/ruleset/kernel", module + "/policy"},
+		{module + "/ruleset/kernel", "k8s.io/api/core/v1"},
 		{module + "/controllers", module + "/ruleset/kernel"},
 		{module + "/controllers/manifests", "github.com/vishvananda/netlink"},
 		{module + "/controllers", "github.com/containernetworking/cni/pkg/types"},
