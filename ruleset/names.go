@@ -76,7 +76,7 @@ func objectName(prefix string, key policy.Key) string {
 	if strings.Count(text, "/") != 1 { // "c" in "a/b" is not "b/c" in "a"
 		id = fmt.Sprintf("%q %q", key.Namespace, key.Name)
 	}
-	name := fmt.Sprintf("%s-%s-%s", prefix, hash(id), strings.Map(readable, text))
+	name := prefix + "-" + hash(id) + "-" + strings.Map(readable, text)
 	return name[:min(len(name), maxName)]
 }
 

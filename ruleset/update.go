@@ -3,7 +3,6 @@ package ruleset
 import (
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"github.com/podfence/podfence/policy"
@@ -198,7 +197,7 @@ func (u *update) rulesIn(chain *nft.Chain, sets []*nft.Set) {
 // setChain makes a chain what it must be.
 func (u *update) setChain(want *nft.Chain) {
 	have, there := u.Chains[want.Name]
-	if there && reflect.DeepEqual(have.Rules, want.Rules) {
+	if there && nft.SameRules(have.Rules, want.Rules) {
 		return
 	}
 	if !there {

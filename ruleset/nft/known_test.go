@@ -5,7 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -15,12 +15,16 @@ import (
 
 // TestExamplesAreAll: there is an example of every type that is a Match.
 func TestExamplesAreAll(t *testing.T) {
-	parsed, err := parser.ParseDir(token.NewFileSet(), ".", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+	paths, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	types := map[string]bool{}
-	for _, file := range parsed["nft"].Files {
+	for _, path := range paths {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, declared := range file.Decls {
 			if f, is := declared.(*ast.FuncDecl); is && f.Recv != nil && f.Name.Name == "match" && f.Type.Params.NumFields() == 0 {
 				types[f.Recv.List[0].Type.(*ast.Ident).Name] = false

@@ -1,5 +1,7 @@
 package nft
 
+import "slices"
+
 // Rule is one rule: every match must hold, then the packet is counted and the
 // verdict reached. The nft text has the same order.
 type Rule struct {
@@ -30,6 +32,25 @@ func (r Rule) Comment() string {
 		return ""
 	}
 	return r.Origin.Comment()
+}
+
+// SameRules reports whether rules are the same, with their origins. It does what reflection
+// would, without its memory.
+func SameRules(a, b []Rule) bool {
+	return slices.EqualFunc(a, b, func(a, b Rule) bool {
+		return a.Verdict == b.Verdict && a.Counter == b.Counter && a.Origin == b.Origin && slices.EqualFunc(a.Matches, b.Matches, sameMatch)
+	})
+}
+
+// sameMatch reports whether two matches are the same. Of all types, Lookup alone cannot be
+// compared as it is.
+func sameMatch(a, b Match) bool {
+	one, is := a.(Lookup)
+	if !is {
+		return a == b
+	}
+	other, is := b.(Lookup)
+	return is && one.Set == other.Set && one.Not == other.Not && slices.Equal(one.Fields, other.Fields)
 }
 
 // LooksUp reports whether a match of the rule is a lookup in the set.
