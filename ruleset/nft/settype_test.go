@@ -85,7 +85,7 @@ func TestSetTypes(t *testing.T) {
 	if (SetType{}).Known() || !Of(IfName).Known() {
 		t.Error("what the zero SetType is of is no set")
 	}
-	if RangesOf(IPv4Addr) == Of(IPv4Addr) || RangesOf(IPv4Addr) != RangesOf(IPv4Addr) {
+	if again := RangesOf(IPv4Addr); again == Of(IPv4Addr) || again != RangesOf(IPv4Addr) {
 		t.Error("types are not compared by what they are")
 	}
 }
