@@ -11,6 +11,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/cni/plugin"
 	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 )
 
@@ -74,8 +75,9 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 		return n, err
 	}
 	n.add(conn.Close)
-	n.Kernel, n.Owns, o.Drops = conn, conn.Owns(), conn.Drops
-	if o.LastPodCIDRs, err = conn.PodCIDRs(); err != nil {
+	n.Kernel, n.Owns = conn, conn.Owns()
+	o.Drops = func() (map[string]uint64, error) { return conn.Drops(ruleset.DropChains[:]...) }
+	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 		return n, err
 	}
 	watch, err := conn.Watch(tables)

@@ -17,8 +17,8 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/cni/plugin"
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // exitRefused is the exit code of an uninstall that has changed nothing, because of what
@@ -204,7 +204,7 @@ func (u *uninstaller) removeTables() error {
 	if err := errors.Join(conn.Uninstall(), conn.Close()); err != nil {
 		return err
 	}
-	u.say("tables inet and bridge %s are gone", ruleset.TableName)
+	u.say("tables inet and bridge %s are gone", nft.TableName)
 	return nil
 }
 
@@ -217,7 +217,7 @@ func (u *uninstaller) removeMarks() error {
 	if err != nil {
 		return fmt.Errorf("%w (--revoked-mark 0 does without)", err)
 	}
-	_, unmarked, err := flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { return true })
+	_, unmarked, err := flows.Revoke(func(nft.HookPoint, policy.Packet) bool { return true })
 	if unmarked > 0 {
 		u.say("took the mark of revoked flows off %d", unmarked)
 	}

@@ -15,7 +15,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // widePolicy is a policy of the namespace bank whose selectors mean all pods but one each.
@@ -43,9 +43,9 @@ func feedCrowd(started *running, pods int) {
 }
 
 // elementsAdded is how many elements of sets a plan adds.
-func elementsAdded(plan ruleset.Plan) (n int) {
+func elementsAdded(plan nft.Plan) (n int) {
 	for _, op := range plan.Ops {
-		if add, is := op.(ruleset.AddElements); is {
+		if add, is := op.(nft.AddElements); is {
 			n += len(add.Elements)
 		}
 	}
@@ -80,9 +80,9 @@ var _ = Describe("What a namespace may take", func() {
 		held, proceed := make(chan struct{}), make(chan struct{})
 		var once sync.Once
 		DeferCleanup(func() { once.Do(func() { close(proceed) }) })
-		kernel := &recorder.Kernel{Will: func(plan ruleset.Plan) error {
-			if slices.ContainsFunc(plan.Ops, func(op ruleset.Op) bool {
-				rules, is := op.(ruleset.SetRules)
+		kernel := &recorder.Kernel{Will: func(plan nft.Plan) error {
+			if slices.ContainsFunc(plan.Ops, func(op nft.Op) bool {
+				rules, is := op.(nft.SetRules)
 				return is && len(rules.Rules) >= 30
 			}) {
 				close(held)
@@ -120,8 +120,8 @@ var _ = Describe("What a namespace may take", func() {
 			Expect(plan.Replace).To(BeFalse())
 		}
 		last := plans[len(plans)-1]
-		Expect(slices.ContainsFunc(last.Ops, func(op ruleset.Op) bool {
-			rules, is := op.(ruleset.SetRules)
+		Expect(slices.ContainsFunc(last.Ops, func(op nft.Op) bool {
+			rules, is := op.(nft.SetRules)
 			return is && len(rules.Rules) >= 60
 		})).To(BeTrue(), "its rules come last")
 	}, SpecTimeout(2*time.Minute))

@@ -17,7 +17,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var errRefused = errors.New("the kernel said no")
@@ -169,16 +169,16 @@ func feedPod(started *running, i int) {
 }
 
 // podsAdded counts the pods that a plan puts into the kernel.
-func podsAdded(plan ruleset.Plan) (n int) {
+func podsAdded(plan nft.Plan) (n int) {
 	for _, op := range plan.Ops {
-		if add, is := op.(ruleset.AddVerdicts); is && add.Map == "ingress-pods-4" {
+		if add, is := op.(nft.AddVerdicts); is && add.Map == "ingress-pods-4" {
 			n += len(add.Entries)
 		}
 	}
 	return n
 }
 
-func podsIf(plan ruleset.Plan, counts bool) int {
+func podsIf(plan nft.Plan, counts bool) int {
 	if !counts {
 		return 0
 	}

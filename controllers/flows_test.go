@@ -16,6 +16,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/recorder"
 )
@@ -146,8 +147,8 @@ type judgedFlows struct {
 func (*judgedFlows) Forget([]netip.Addr) error { return nil }
 
 // Revoke implements agent.Flows.
-func (f *judgedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
-	f.passed.Store(judge(ruleset.Forward, f.packet))
+func (f *judgedFlows) Revoke(judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+	f.passed.Store(judge(nft.Forward, f.packet))
 	f.calls.Add(1)
 	if f.fail.Load() {
 		return 0, 0, errors.New("the list was interrupted")
@@ -156,7 +157,7 @@ func (f *judgedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) 
 }
 
 // RevokeOf implements agent.Flows.
-func (f *judgedFlows) RevokeOf(_ []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *judgedFlows) RevokeOf(_ []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return f.Revoke(judge)
 }
 

@@ -30,6 +30,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -97,7 +98,7 @@ func randomCommits(t *testing.T, where *lab.Node, seed int64) {
 		lost:    map[string]bool{},
 		flows:   &flowTable{r: rand.New(rand.NewSource(seed)), faulty: true, of: map[flowOf]bool{}},
 	}
-	e.kernel = &flaky{r: rand.New(rand.NewSource(seed)), faulty: true, badPort: e.badPort, pods: map[ruleset.Element]bool{}}
+	e.kernel = &flaky{r: rand.New(rand.NewSource(seed)), faulty: true, badPort: e.badPort, pods: map[nft.Element]bool{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("seed %d, options %+v, port %d refused, after these steps:\n%s", seed, e.options, e.badPort, strings.Join(e.steps, "\n"))
@@ -199,8 +200,8 @@ func (e *enforced) add() {
 	}
 	for _, other := range random.Outside {
 		if other.Is4() {
-			e.flows.begin(flowOf{ruleset.Forward, policy.Packet{Src: other, Dst: a.IPs[0], Protocol: policy.TCP, DstPort: 80, HopLimit: 64}})
-			e.flows.begin(flowOf{ruleset.Forward, policy.Packet{Src: a.IPs[0], Dst: other, Protocol: policy.TCP, DstPort: 80, HopLimit: 64}})
+			e.flows.begin(flowOf{nft.Forward, policy.Packet{Src: other, Dst: a.IPs[0], Protocol: policy.TCP, DstPort: 80, HopLimit: 64}})
+			e.flows.begin(flowOf{nft.Forward, policy.Packet{Src: a.IPs[0], Dst: other, Protocol: policy.TCP, DstPort: 80, HopLimit: 64}})
 		}
 	}
 	err := e.call(handshake.Request{
@@ -285,7 +286,7 @@ func (e *enforced) start() {
 			Links:  linksBut(maps.Clone(e.lost)),
 		},
 	}
-	if o.LastPodCIDRs, err = conn.PodCIDRs(); err != nil {
+	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 		e.Fatal(err)
 	}
 	if err := os.MkdirAll(o.Manifests, 0o700); err != nil {
@@ -373,7 +374,7 @@ func (e *enforced) nft(command string) string {
 }
 
 // wanted are the tables that the kernel should hold.
-func (e *enforced) wanted() (table, guard *ruleset.Table) {
+func (e *enforced) wanted() (table *ruleset.Table, guard *ruleset.Guard) {
 	s := random.Snapshot(e.history)
 	intent, _ := policy.Compile(s, random.Node)
 	refused := map[policy.Key]struct{}{}
@@ -415,7 +416,7 @@ func (e *enforced) verify() {
 		e.Fatal(err)
 	}
 	defer reference.Close()
-	for _, want := range []*ruleset.Table{table, guard} {
+	for _, want := range []*nft.Table{&table.Table, &guard.Table} {
 		if err := reference.Apply(want.Replacement()); err != nil {
 			e.Fatal(err)
 		}
@@ -453,7 +454,7 @@ func (e *enforced) verifyFlows() {
 	table, _ := e.wanted()
 	NewWithT(e).Eventually(func() []string {
 		return e.flows.wrong(func(f flowOf) bool {
-			return table.Trace(f.hook, ruleset.TracePacket{Packet: f.packet, State: ruleset.New}).Verdict == ruleset.Accept
+			return table.Trace(f.hook, nft.TracePacket{Packet: f.packet, State: nft.New}).Verdict == nft.Accept
 		})
 	}, soon, often).Should(BeEmpty())
 }
@@ -467,21 +468,21 @@ type flaky struct {
 	r      *rand.Rand
 	faulty bool
 	calls  int
-	pods   map[ruleset.Element]bool
+	pods   map[nft.Element]bool
 }
 
 var errOfTheMoment = errors.New("a fault of the moment")
 
 // disliked is where a plan has a port in a set of a policy's ports; -1: nowhere. Zero is none.
-func disliked(plan ruleset.Plan, port uint16) int {
-	return slices.IndexFunc(plan.Ops, func(op ruleset.Op) bool {
-		add, is := op.(ruleset.AddElements)
+func disliked(plan nft.Plan, port uint16) int {
+	return slices.IndexFunc(plan.Ops, func(op nft.Op) bool {
+		add, is := op.(nft.AddElements)
 		return is && port != 0 && strings.HasPrefix(add.Set, "ports-") &&
-			slices.ContainsFunc(add.Elements, func(e ruleset.Element) bool { return e.First == port })
+			slices.ContainsFunc(add.Elements, func(e nft.Element) bool { return e.First == port })
 	})
 }
 
-func (k *flaky) refuses(plan ruleset.Plan) error {
+func (k *flaky) refuses(plan nft.Plan) error {
 	op := disliked(plan, k.badPort)
 	if op < 0 {
 		return nil
@@ -489,11 +490,11 @@ func (k *flaky) refuses(plan ruleset.Plan) error {
 	if k.badPort == 443 { // it does not say what it dislikes
 		op = -1
 	}
-	return &ruleset.Refusal{Op: op, Err: errRefused}
+	return &nft.Refusal{Op: op, Err: errRefused}
 }
 
 // Apply implements enforcer.Kernel.
-func (k *flaky) Apply(plan ruleset.Plan) error {
+func (k *flaky) Apply(plan nft.Plan) error {
 	k.mu.Lock()
 	k.calls++
 	k.mu.Unlock()
@@ -507,7 +508,7 @@ func (k *flaky) Apply(plan ruleset.Plan) error {
 		return errors.Join(k.apply(plan), errOfTheMoment)
 	case 2: // it is not as podfence has left it
 		if !plan.Replace {
-			return &ruleset.Refusal{Op: -1, Err: errRefused}
+			return &nft.Refusal{Op: -1, Err: errRefused}
 		}
 	case 3: // it takes a while
 		time.Sleep(100 * time.Millisecond)
@@ -516,14 +517,14 @@ func (k *flaky) Apply(plan ruleset.Plan) error {
 }
 
 // apply carries a plan out, and notes which addresses of pods come into the maps by it.
-func (k *flaky) apply(plan ruleset.Plan) error {
+func (k *flaky) apply(plan nft.Plan) error {
 	if err := k.conn.Apply(plan); err != nil {
 		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, op := range plan.Ops {
-		if add, is := op.(ruleset.AddVerdicts); is && add.Map == "ingress-pods-4" {
+		if add, is := op.(nft.AddVerdicts); is && add.Map == "ingress-pods-4" {
 			for _, entry := range add.Entries {
 				k.pods[entry.Key] = true
 			}
@@ -544,11 +545,11 @@ func (k *flaky) called() int {
 func (k *flaky) hasPod(addr netip.Addr) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.pods[ruleset.AddrElement(addr)]
+	return k.pods[nft.AddrElement(addr)]
 }
 
 // Check implements enforcer.Kernel.
-func (k *flaky) Check(plan ruleset.Plan) error {
+func (k *flaky) Check(plan nft.Plan) error {
 	if err := k.refuses(plan); err != nil {
 		return err
 	}
@@ -576,7 +577,7 @@ func (k *flaky) heal() {
 
 // flowOf is an established flow.
 type flowOf struct {
-	hook   ruleset.HookPoint
+	hook   nft.HookPoint
 	packet policy.Packet
 }
 
@@ -622,18 +623,18 @@ func (t *flowTable) wrong(passes func(flowOf) bool) (all []string) {
 }
 
 // Revoke implements agent.Flows.
-func (t *flowTable) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (t *flowTable) Revoke(judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return t.judge(func(flowOf) bool { return true }, judge)
 }
 
 // RevokeOf implements agent.Flows.
-func (t *flowTable) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (t *flowTable) RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return t.judge(func(f flowOf) bool {
 		return slices.Contains(addrs, f.packet.Src) || slices.Contains(addrs, f.packet.Dst)
 	}, judge)
 }
 
-func (t *flowTable) judge(of func(flowOf) bool, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (t *flowTable) judge(of func(flowOf) bool, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	faulty := t.faulty && t.r.Intn(2) == 0

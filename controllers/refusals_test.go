@@ -18,7 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // badPort is the port that the kernel of these specs has no liking for: it refuses a
@@ -26,19 +26,19 @@ import (
 const badPort = 666
 
 // dislikes refuses plans with badPort, by the operation or not.
-func dislikes(names bool) func(ruleset.Plan) error {
-	return func(plan ruleset.Plan) error {
-		at := slices.IndexFunc(plan.Ops, func(op ruleset.Op) bool {
-			add, is := op.(ruleset.AddElements)
-			return is && slices.ContainsFunc(add.Elements, func(e ruleset.Element) bool { return e.First == badPort })
+func dislikes(names bool) func(nft.Plan) error {
+	return func(plan nft.Plan) error {
+		at := slices.IndexFunc(plan.Ops, func(op nft.Op) bool {
+			add, is := op.(nft.AddElements)
+			return is && slices.ContainsFunc(add.Elements, func(e nft.Element) bool { return e.First == badPort })
 		})
 		switch {
 		case at < 0:
 			return nil
 		case names:
-			return &ruleset.Refusal{Op: at, Err: errRefused}
+			return &nft.Refusal{Op: at, Err: errRefused}
 		}
-		return &ruleset.Refusal{Op: -1, Err: errRefused}
+		return &nft.Refusal{Op: -1, Err: errRefused}
 	}
 }
 
@@ -64,11 +64,11 @@ func inForce(kernel *recorder.Kernel) []string {
 		}
 		for _, op := range plan.Ops {
 			switch op := op.(type) {
-			case ruleset.SetRules:
+			case nft.SetRules:
 				if _, name, is := strings.Cut(op.Chain, "-shop/"); is && strings.HasPrefix(op.Chain, "policy-") {
 					open[name] = len(op.Rules) > 0
 				}
-			case ruleset.DeleteChain:
+			case nft.DeleteChain:
 				if _, name, is := strings.Cut(op.Name, "-shop/"); is && strings.HasPrefix(op.Name, "policy-") {
 					delete(open, name)
 				}
@@ -113,9 +113,9 @@ var _ = Describe("A policy that the kernel refuses", func() {
 			last := kernel.Plans()[len(kernel.Plans())-1]
 			Expect(last.Replace).To(BeTrue())
 			Expect(podsAdded(last)).To(Equal(2))
-			Expect(last.Ops).To(ContainElement(WithTransform(func(op ruleset.Op) bool {
-				rules, is := op.(ruleset.SetRules)
-				return is && strings.HasPrefix(rules.Chain, "ingress-") && slices.ContainsFunc(rules.Rules, func(r ruleset.Rule) bool {
+			Expect(last.Ops).To(ContainElement(WithTransform(func(op nft.Op) bool {
+				rules, is := op.(nft.SetRules)
+				return is && strings.HasPrefix(rules.Chain, "ingress-") && slices.ContainsFunc(rules.Rules, func(r nft.Rule) bool {
 					return strings.HasSuffix(r.Verdict.Chain, "shop/bad")
 				})
 			}, BeTrue())), "it isolates its pods all the same")
@@ -174,7 +174,7 @@ var _ = Describe("A policy that the kernel refuses", func() {
 	It("is not blamed for an error of the moment", func(ctx SpecContext) {
 		var moment atomic.Bool
 		kernel := &recorder.Kernel{}
-		kernel.Will = func(ruleset.Plan) error {
+		kernel.Will = func(nft.Plan) error {
 			if moment.Load() {
 				return errors.New("cannot allocate memory")
 			}
@@ -196,9 +196,9 @@ var _ = Describe("A policy that the kernel refuses", func() {
 	It("is not blamed for what is no policy's", func(ctx SpecContext) {
 		var refuse atomic.Bool
 		kernel := &recorder.Kernel{}
-		kernel.Will = func(ruleset.Plan) error {
+		kernel.Will = func(nft.Plan) error {
 			if refuse.Load() {
-				return &ruleset.Refusal{Op: 0, Err: errRefused}
+				return &nft.Refusal{Op: 0, Err: errRefused}
 			}
 			return nil
 		}
@@ -218,9 +218,9 @@ var _ = Describe("A policy that the kernel refuses", func() {
 
 	It("is not blamed for an update that is wrong: that heals, and is seen", func(ctx SpecContext) {
 		kernel := &recorder.Kernel{}
-		kernel.Will = func(plan ruleset.Plan) error {
+		kernel.Will = func(plan nft.Plan) error {
 			if !plan.Replace {
-				return &ruleset.Refusal{Op: 0, Err: errRefused}
+				return &nft.Refusal{Op: 0, Err: errRefused}
 			}
 			return nil
 		}

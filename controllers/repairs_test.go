@@ -17,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var _ = Describe("What others do to the table", func() {
@@ -87,14 +87,14 @@ var _ = Describe("What others do to the table", func() {
 		started.awaitReady()
 		for range 7 {
 			done := kernel.Attempts()
-			watch.notice(ruleset.Tampering{Changes: []string{"delete table inet podfence"}, Process: "firewalld", PID: 7})
+			watch.notice(nft.Tampering{Changes: []string{"delete table inet podfence"}, Process: "firewalld", PID: 7})
 			Eventually(kernel.Attempts, soon, often).Should(Equal(done + 1))
 		}
 		done := kernel.Attempts() // the next pause is 0.8 s
-		watch.notice(ruleset.Tampering{})
+		watch.notice(nft.Tampering{})
 		Eventually(started.readyz, soon, often).Should(Equal(http.StatusInternalServerError), "what is undone is not in force")
 		Expect(started.Enforcer.Ready()).To(MatchError(ContainSubstring("not known")))
-		watch.notice(ruleset.Tampering{})
+		watch.notice(nft.Tampering{})
 		feedPod(started, 1)
 		Expect(kernel.Attempts()).To(Equal(done), "changes do not shorten the pause")
 		Expect(started.Enforcer.Sync(within(ctx, soon))).To(Succeed())
@@ -121,7 +121,7 @@ var _ = Describe("What others do to the table", func() {
 
 	It("before the first commit does not matter", func(SpecContext) {
 		watch := newScriptedWatch()
-		watch.notice(ruleset.Tampering{})
+		watch.notice(nft.Tampering{})
 		started := run(&recorder.Kernel{}, agent.Options{Node: "node", Manifests: GinkgoT().TempDir(), Watch: watch})
 		started.awaitReady()
 		Consistently(started.metricOf("podfence_repairs_total"), while, often).Should(BeZero())
@@ -144,7 +144,7 @@ type scriptedWatch struct {
 	tampered chan struct{}
 
 	mu      sync.Mutex
-	noticed []ruleset.Tampering
+	noticed []nft.Tampering
 	err     error
 }
 
@@ -152,7 +152,7 @@ func newScriptedWatch() *scriptedWatch { return &scriptedWatch{tampered: make(ch
 
 func (w *scriptedWatch) Tampered() <-chan struct{} { return w.tampered }
 
-func (w *scriptedWatch) Take() ([]ruleset.Tampering, error) {
+func (w *scriptedWatch) Take() ([]nft.Tampering, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	noticed := w.noticed
@@ -160,7 +160,7 @@ func (w *scriptedWatch) Take() ([]ruleset.Tampering, error) {
 	return noticed, w.err
 }
 
-func (w *scriptedWatch) notice(t ruleset.Tampering) {
+func (w *scriptedWatch) notice(t nft.Tampering) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.noticed = append(w.noticed, t)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var _ = Describe("The start", Ordered, func() {
@@ -113,7 +114,7 @@ func bigCluster(ctx context.Context) *cluster {
 }
 
 // wholePlan is the plan that makes the table for what the API server has.
-func wholePlan(ctx context.Context, node string) ruleset.Plan {
+func wholePlan(ctx context.Context, node string) nft.Plan {
 	GinkgoHelper()
 	var (
 		nodes      corev1.NodeList

@@ -15,7 +15,7 @@ import (
 // TestJudgeStandsAlone: Judge calls nothing that what it judges calls, neither of this
 // package nor of a library: a mistake in that would be in both, and they would agree.
 func TestJudgeStandsAlone(t *testing.T) {
-	files := sourceFiles(t)
+	files := sourceFiles(t, ".")
 	for at, called := range foreign(t, files) {
 		t.Errorf("%s: the oracle calls %s, which is not its own", at, called)
 	}
@@ -39,10 +39,10 @@ func judgeCarelessly(p Packet) bool {
 // fset has the places of all that this test parses.
 var fset = token.NewFileSet()
 
-// sourceFiles are the package's files.
-func sourceFiles(t *testing.T) (files []*ast.File) {
+// sourceFiles are a package's files.
+func sourceFiles(t *testing.T, folder string) (files []*ast.File) {
 	t.Helper()
-	names, err := filepath.Glob("*.go")
+	names, err := filepath.Glob(filepath.Join(folder, "*.go"))
 	if err != nil || len(names) == 0 {
 		t.Fatalf("the package's files: %v, %v", names, err)
 	}
@@ -69,18 +69,23 @@ func foreign(t *testing.T, files []*ast.File) map[string]string {
 	t.Helper()
 	found := map[string]string{}
 	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
-	// Of what is not the standard library's nothing is known but the name: it is plain data.
-	config := types.Config{Importer: known{importer.Default()}, Error: func(error) {}}
+	// What a packet is, a package of its own says, by whose names the package has it.
+	packets, err := (&types.Config{Importer: importer.Default()}).Check(packetPath, fset, sourceFiles(t, "packet"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Of what else is not the standard library's nothing is known but the name: it is plain data.
+	config := types.Config{Importer: known{importer.Default(), packets}, Error: func(error) {}}
 	pkg, _ := config.Check("policy", fset, files, info)
 	for name, used := range info.Uses {
-		if !ours(name.Pos()) || used.Pkg() != pkg || ours(used.Pos()) {
+		if !ours(name.Pos()) || used.Pkg() != pkg && used.Pkg() != packets || ours(used.Pos()) {
 			continue
 		}
 		switch used := used.(type) {
 		case *types.Func:
 			found[fset.Position(name.Pos()).String()] = used.Name()
 		case *types.Var:
-			if used.Parent() == pkg.Scope() {
+			if used.Parent() == used.Pkg().Scope() {
 				found[fset.Position(name.Pos()).String()] = used.Name()
 			}
 		}
@@ -136,12 +141,21 @@ func standard(path string) bool {
 	return !strings.Contains(first, ".")
 }
 
-// known imports the standard library alone.
-type known struct{ types.Importer }
+// packetPath is the package that says what a packet is.
+const packetPath = "github.com/podfence/podfence/policy/packet"
+
+// known imports the standard library and that package alone.
+type known struct {
+	types.Importer
+	packets *types.Package
+}
 
 func (k known) Import(path string) (*types.Package, error) {
 	if standard(path) {
 		return k.Importer.Import(path)
+	}
+	if path == packetPath {
+		return k.packets, nil
 	}
 	pkg := types.NewPackage(path, path[strings.LastIndex(path, "/")+1:])
 	pkg.MarkComplete()

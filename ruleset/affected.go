@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Affected are the addresses that a delta is about: a flow may be judged otherwise once the
@@ -59,19 +60,14 @@ func (t *Table) isolatedBy(policies map[policy.Key]*policy.Policy) (subjects []p
 	if len(policies) == 0 {
 		return nil
 	}
-	chains := map[string]struct{}{}
-	for key := range policies {
-		for _, d := range policy.Directions {
-			chains[policyChain(d, key)] = struct{}{}
-		}
-	}
-	jumps := func(r Rule) bool {
-		_, is := chains[r.Verdict.Chain]
-		return is && r.Verdict.Action == Jump
+	leads := func(r nft.Rule) bool {
+		to, is := r.Origin.(IsolatedBy)
+		_, one := policies[to.Policy]
+		return is && one
 	}
 	for key := range t.addrs {
 		for _, d := range policy.Directions {
-			if chain := t.Chains[podChain(d, key)]; chain != nil && slices.ContainsFunc(chain.Rules, jumps) {
+			if chain := t.Chains[podChain(d, key)]; chain != nil && slices.ContainsFunc(chain.Rules, leads) {
 				subjects = append(subjects, key)
 				break
 			}

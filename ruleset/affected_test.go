@@ -8,6 +8,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -28,13 +29,13 @@ func TestAffected(t *testing.T) {
 			}
 			s := random.Snapshot(history[:done+1])
 			type flow struct {
-				hook   ruleset.HookPoint
+				hook   nft.HookPoint
 				packet policy.Packet
 				passed bool
 			}
 			var flows []flow
 			passes := func(f flow) bool {
-				return table.Trace(f.hook, ruleset.TracePacket{Packet: f.packet, State: ruleset.New}).Verdict == ruleset.Accept
+				return table.Trace(f.hook, nft.TracePacket{Packet: f.packet, State: nft.New}).Verdict == nft.Accept
 			}
 			for range 80 {
 				p := random.Packet(r, s)

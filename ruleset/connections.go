@@ -1,6 +1,10 @@
 package ruleset
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/podfence/podfence/ruleset/nft"
+)
 
 // The table of connection tracking is the node's, and all its pods share it. What a pod
 // begins fills it, whether or not anybody answers: with ports and addresses to choose from,
@@ -29,13 +33,13 @@ const chainConnections = "connections"
 func connectionsSet(f family) string { return fmt.Sprintf("connections-%d", f) }
 func pausedSet(f family) string      { return fmt.Sprintf("too-many-connections-%d", f) }
 
-func connectionsSets() (sets []*Set) {
+func connectionsSets() (sets []*nft.Set) {
 	for _, f := range families {
-		sets = append(sets, &Set{
-			Name: connectionsSet(f), Type: f.addr(), Dynamic: true, Elements: map[Element]struct{}{},
+		sets = append(sets, &nft.Set{
+			Name: connectionsSet(f), Type: f.addr(), Dynamic: true, Elements: map[nft.Element]struct{}{},
 			Comment: "connections that pods have begun",
-		}, &Set{
-			Name: pausedSet(f), Type: f.addr(), Dynamic: true, Timeout: connectionsPause, Elements: map[Element]struct{}{},
+		}, &nft.Set{
+			Name: pausedSet(f), Type: f.addr(), Dynamic: true, Timeout: connectionsPause, Elements: map[nft.Element]struct{}{},
 			Comment: "pods that have begun too many connections",
 		})
 	}
@@ -43,16 +47,16 @@ func connectionsSets() (sets []*Set) {
 }
 
 // connectionsChain drops what begins a connection of a pod that has too many.
-func connectionsChain(limit uint32) *Chain {
+func connectionsChain(limit uint32) *nft.Chain {
 	const comment = "the pod has too many connections"
-	chain := &Chain{Name: chainConnections}
+	chain := &nft.Chain{Name: chainConnections}
 	for _, f := range families {
 		chain.Rules = append(chain.Rules,
-			dropped(comment, Lookup{Fields: []Field{f.src()}, Set: pausedSet(f)}),
+			dropped(comment, nft.Lookup{Fields: []nft.Field{f.src()}, Set: pausedSet(f)}),
 			dropped(comment,
-				Lookup{Fields: []Field{f.src(), f.src()}, Set: samePodSet(f)},
-				Connections{Field: f.src(), Set: connectionsSet(f), Over: limit},
-				Noted{Field: f.src(), Set: pausedSet(f)},
+				nft.Lookup{Fields: []nft.Field{f.src(), f.src()}, Set: samePodSet(f)},
+				nft.Connections{Field: f.src(), Set: connectionsSet(f), Over: limit},
+				nft.Noted{Field: f.src(), Set: pausedSet(f)},
 			),
 		)
 	}
@@ -60,4 +64,4 @@ func connectionsChain(limit uint32) *Chain {
 }
 
 // begun leads the first packet of a connection to where connections are counted.
-var begun = Rule{Matches: []Match{Unconfirmed{}}, Verdict: Verdict{Action: Jump, Chain: chainConnections}}
+var begun = nft.Rule{Matches: []nft.Match{nft.Unconfirmed{}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainConnections}}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // TestDeniedAtASharedAddress: who reads the log knows no chains. Where several pods may have an
@@ -29,7 +30,7 @@ func TestDeniedAtASharedAddress(t *testing.T) {
 			dst = netip.MustParseAddr("2001:db8::7")
 		}
 		p := policy.Packet{Src: src, Dst: dst, Protocol: policy.TCP, DstPort: 80, HopLimit: 64}
-		if got := table.Denied(table.Trace(ruleset.Forward, ruleset.TracePacket{Packet: p, State: ruleset.New})); got != want {
+		if got := table.Denied(table.Trace(nft.Forward, nft.TracePacket{Packet: p, State: nft.New})); got != want {
 			t.Errorf("%s: %q, not %q", p, got, want)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"go4.org/netipx"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // The ICMPv6 messages without which no IPv6 link works pass unjudged: neighbour
@@ -23,9 +24,9 @@ import (
 
 // The ICMPv6 types that may pass unjudged.
 const (
-	routerSolicitation     MessageType = 133
-	neighbourSolicitation  MessageType = 135
-	neighbourAdvertisement MessageType = 136
+	routerSolicitation     nft.MessageType = 133
+	neighbourSolicitation  nft.MessageType = 135
+	neighbourAdvertisement nft.MessageType = 136
 )
 
 // multicastListener are the types of multicast listener discovery, versions 1 and 2.
@@ -34,8 +35,8 @@ var multicastListener = []uint8{130, 131, 132, 143}
 // The hop limits that they are sent with (RFC 4861 section 7.1, RFC 2710 section 3, RFC
 // 3810 section 5).
 const (
-	neighbourHopLimit HopLimit = 255
-	listenerHopLimit  HopLimit = 1
+	neighbourHopLimit nft.HopLimit = 255
+	listenerHopLimit  nft.HopLimit = 1
 )
 
 // unicast6 are all IPv6 addresses that are one host's, and senders6 also the unspecified
@@ -47,52 +48,52 @@ const (
 
 // ranges is a set of ranges of addresses that never change: prefixes, or from one to
 // another with a dash between them.
-func ranges(name string, of SetType, comment string, texts ...string) *Set {
-	elements := map[Element]struct{}{}
+func ranges(name string, of nft.SetType, comment string, texts ...string) *nft.Set {
+	elements := map[nft.Element]struct{}{}
 	for _, text := range texts {
 		if r, err := netipx.ParseIPRange(text); err == nil {
-			elements[AddrRangeElement(policy.AddrRange{First: r.From(), Last: r.To()})] = struct{}{}
+			elements[nft.AddrsElement(r.From(), r.To())] = struct{}{}
 		} else {
-			elements[PrefixElement(netip.MustParsePrefix(text))] = struct{}{}
+			elements[nft.PrefixElement(netip.MustParsePrefix(text))] = struct{}{}
 		}
 	}
-	set := &Set{Name: name, Type: of, Comment: comment}
-	set.setElements(elements)
+	set := &nft.Set{Name: name, Type: of, Comment: comment}
+	set.SetElements(elements)
 	return set
 }
 
 // discoverySets are where the messages may go to, and come from.
-func discoverySets() []*Set {
-	return []*Set{
-		ranges(setSolicited, Range6, "where neighbours are asked for (RFC 4861 section 4.3)", unicast6, "ff02::1:ff00:0/104"),
-		ranges(setAdvertised, Range6, "where neighbours answer to (RFC 4861 section 4.4)", unicast6, "ff02::1/128"),
-		ranges(setSenders6, Range6, "who asks, or answers", senders6),
-		ranges(setAllRouters, Range6, "where routers are asked for (RFC 4861 section 4.1)", "ff02::2/128"),
-		ranges(setMulticast6, Range6, "multicast", "ff00::/8"),
-		ranges(setLinkLocal6, Range6, "link-local, and none yet", "::/128", "fe80::/10"),
-		{Name: setMulticastListener, Type: ICMPv6Type, Elements: messageTypes(multicastListener), Comment: "multicast listener discovery"},
+func discoverySets() []*nft.Set {
+	return []*nft.Set{
+		ranges(setSolicited, nft.RangesOf(nft.IPv6Addr), "where neighbours are asked for (RFC 4861 section 4.3)", unicast6, "ff02::1:ff00:0/104"),
+		ranges(setAdvertised, nft.RangesOf(nft.IPv6Addr), "where neighbours answer to (RFC 4861 section 4.4)", unicast6, "ff02::1/128"),
+		ranges(setSenders6, nft.RangesOf(nft.IPv6Addr), "who asks, or answers", senders6),
+		ranges(setAllRouters, nft.RangesOf(nft.IPv6Addr), "where routers are asked for (RFC 4861 section 4.1)", "ff02::2/128"),
+		ranges(setMulticast6, nft.RangesOf(nft.IPv6Addr), "multicast", "ff00::/8"),
+		ranges(setLinkLocal6, nft.RangesOf(nft.IPv6Addr), "link-local, and none yet", "::/128", "fe80::/10"),
+		{Name: setMulticastListener, Type: nft.Of(nft.ICMPv6Type), Elements: messageTypes(multicastListener), Comment: "multicast listener discovery"},
 	}
 }
 
 // discoveryChain lets them pass. What is a router's to send, no pod's link lets pass.
-func discoveryChain(o Options) *Chain {
-	accept := Verdict{Action: Accept}
-	chain := &Chain{Name: chainDiscovery}
+func discoveryChain(o Options) *nft.Chain {
+	accept := nft.Verdict{Action: nft.Accept}
+	chain := &nft.Chain{Name: chainDiscovery}
 	if o.Links {
 		chain.Rules = append(chain.Rules, routersOnly)
 		// On a bridge, an isolated pod may say these to the node, from any address. The node
 		// is not to route them on, by which the hop limit is one less.
-		for _, message := range []MessageType{neighbourSolicitation, neighbourAdvertisement} {
+		for _, message := range []nft.MessageType{neighbourSolicitation, neighbourAdvertisement} {
 			chain.Rules = append(chain.Rules, dropped("neighbour discovery, but routed", message, neighbourHopLimit-1))
 		}
 	}
-	from := Lookup{Fields: []Field{SrcAddr6}, Set: setSenders6}
-	chain.Rules = append(chain.Rules, []Rule{
-		{Matches: []Match{NextHeader{Protocol: hopByHop}}, Verdict: Verdict{Action: Jump, Chain: chainListeners}},
-		{Matches: []Match{NextHeader{Protocol: policy.ICMPv6, Not: true}}, Verdict: Verdict{Action: Return}},
-		{Matches: []Match{neighbourSolicitation, neighbourHopLimit, to6(setSolicited), from}, Verdict: accept},
-		{Matches: []Match{neighbourAdvertisement, neighbourHopLimit, to6(setAdvertised), from}, Verdict: accept},
-		{Verdict: Verdict{Action: Jump, Chain: chainListeners}},
+	from := nft.Lookup{Fields: []nft.Field{nft.SrcAddr6}, Set: setSenders6}
+	chain.Rules = append(chain.Rules, []nft.Rule{
+		{Matches: []nft.Match{nft.NextHeader{Protocol: hopByHop}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainListeners}},
+		{Matches: []nft.Match{nft.NextHeader{Protocol: policy.ICMPv6, Not: true}}, Verdict: nft.Verdict{Action: nft.Return}},
+		{Matches: []nft.Match{neighbourSolicitation, neighbourHopLimit, to6(setSolicited), from}, Verdict: accept},
+		{Matches: []nft.Match{neighbourAdvertisement, neighbourHopLimit, to6(setAdvertised), from}, Verdict: accept},
+		{Verdict: nft.Verdict{Action: nft.Jump, Chain: chainListeners}},
 	}...)
 	return chain
 }
@@ -101,23 +102,23 @@ func discoveryChain(o Options) *Chain {
 const hopByHop = 0
 
 // listenersChain lets listener discovery pass.
-func listenersChain() *Chain {
-	return &Chain{Name: chainListeners, Rules: []Rule{{
-		Matches: []Match{
-			Lookup{Fields: []Field{ICMPv6MessageType}, Set: setMulticastListener}, listenerHopLimit,
-			to6(setMulticast6), Lookup{Fields: []Field{SrcAddr6}, Set: setLinkLocal6},
+func listenersChain() *nft.Chain {
+	return &nft.Chain{Name: chainListeners, Rules: []nft.Rule{{
+		Matches: []nft.Match{
+			nft.Lookup{Fields: []nft.Field{nft.ICMPv6MessageType}, Set: setMulticastListener}, listenerHopLimit,
+			to6(setMulticast6), nft.Lookup{Fields: []nft.Field{nft.SrcAddr6}, Set: setLinkLocal6},
 		},
-		Verdict: Verdict{Action: Accept},
+		Verdict: nft.Verdict{Action: nft.Accept},
 	}}}
 }
 
 // discovery leads there.
-var discovery = Rule{Matches: []Match{ICMPv6{}}, Verdict: Verdict{Action: Jump, Chain: chainDiscovery}}
+var discovery = nft.Rule{Matches: []nft.Match{nft.ICMPv6{}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainDiscovery}}
 
 // askNode lets a pod ask its node for routers.
-var askNode = Rule{
-	Matches: []Match{routerSolicitation, neighbourHopLimit, to6(setAllRouters)},
-	Verdict: Verdict{Action: Accept},
+var askNode = nft.Rule{
+	Matches: []nft.Match{routerSolicitation, neighbourHopLimit, to6(setAllRouters)},
+	Verdict: nft.Verdict{Action: nft.Accept},
 }
 
-func to6(set string) Lookup { return Lookup{Fields: []Field{DstAddr6}, Set: set} }
+func to6(set string) nft.Lookup { return nft.Lookup{Fields: []nft.Field{nft.DstAddr6}, Set: set} }

@@ -1,16 +1,51 @@
-// Package ruleset says what podfence's nftables table must hold.
+// Package ruleset says what podfence's nftables tables must hold.
 //
-// It is pure: a policy.Intent goes in, a Table comes out, as values.
+// It is pure: a policy.Intent goes in, a Table comes out, as values of package ruleset/nft, in
+// which a Table's text, its Plans and the tracer are.
 //
-//	Build     the Table for an Intent, whole
-//	Update    what a policy.Delta changes in a Table: a Plan, and the Table
-//	          after it
-//	Text      a Table, or a Plan, as nft reads it
-//	Trace     the way of a packet through a Table: rules met, verdict
-//
+//	Build, Update
+//	          the Table for an Intent, whole; what a policy.Delta changes in it: a
+//	          Plan, and the Table after it
 //	BuildGuard, UpdateGuard
 //	          the same for the second table, of family bridge, where podfence
 //	          connects the pods too
+//	BuildLinks, UpdateLinks
+//	          the same for the second table where another plugin connects them
+//	Affected  whose flows may be judged otherwise after an Update
+//	Denied    who has denied a packet, by its trace
+//	Users     the policies that an operation is for
+//
+// The tables:
+//
+//	table.go    Table: family inet, where policies are enforced; its size
+//	guard.go    Guard: family bridge, the ports of podfence's own bridge
+//	links.go    Frames: family bridge, the ports of another plugin's bridges; those links
+//	            in the Table
+//	options.go  Options: the choices that change the Table
+//	names.go    the names of chains and sets
+//	origin.go   what rules are there for, as values
+//
+// What changes in them:
+//
+//	update.go   what a Delta changes
+//	changes.go  operations in the order that they need
+//	shared.go   addresses that several pods have
+//	affected.go, denied.go, users.go
+//	            the questions above
+//
+// What is in them:
+//
+//	rules.go        base chains, pods' chains, policies' rules and their sets
+//	discovery.go    neighbour and listener discovery
+//	icmperrors.go   ICMP errors: those that pods send, and those that they get
+//	connections.go  the bound on a pod's connections
+//	fragments.go    fragments of datagrams, and how many of them a pod may send
+//	groups.go       frames to groups
+//	loopback.go     loopback addresses
+//	ranges.go       the node's pod ranges, and the masquerade
+//	source.go       sources that come from where they are not routed
+//	stolen.go       what a bridge would send by another pod's port
+//	tunnel.go       the tunnel between nodes
 //
 // Package ruleset/kernel carries Plans out.
 package ruleset

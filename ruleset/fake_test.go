@@ -6,25 +6,25 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // fake carries plans out as the kernel does, and fails where the kernel would:
 // EEXIST, ENOENT and EBUSY.
 type fake struct {
 	t      *testing.T
-	family ruleset.Family
-	sets   map[string]*ruleset.Set
-	chains map[string]*ruleset.Chain
+	family nft.Family
+	sets   map[string]*nft.Set
+	chains map[string]*nft.Chain
 }
 
 func newFake(t *testing.T) *fake { return &fake{t: t} }
 
-func (f *fake) apply(plan ruleset.Plan) {
+func (f *fake) apply(plan nft.Plan) {
 	f.t.Helper()
 	if plan.Replace {
 		f.family = plan.Family
-		f.sets, f.chains = map[string]*ruleset.Set{}, map[string]*ruleset.Chain{}
+		f.sets, f.chains = map[string]*nft.Set{}, map[string]*nft.Chain{}
 	}
 	if plan.Family != f.family {
 		f.t.Errorf("a plan for family %s in family %s", plan.Family, f.family)
@@ -36,20 +36,20 @@ func (f *fake) apply(plan ruleset.Plan) {
 	}
 }
 
-func (f *fake) carryOut(op ruleset.Op) error {
+func (f *fake) carryOut(op nft.Op) error {
 	switch o := op.(type) {
-	case ruleset.AddSet:
+	case nft.AddSet:
 		if f.sets[o.Name] != nil {
 			return fmt.Errorf("EEXIST")
 		}
-		set := &ruleset.Set{Name: o.Name, Type: o.Type, Comment: o.Comment, Dynamic: o.Dynamic, Timeout: o.Timeout}
+		set := &nft.Set{Name: o.Name, Type: o.Type, Comment: o.Comment, Dynamic: o.Dynamic, Timeout: o.Timeout}
 		if o.Map {
-			set.Verdicts = map[ruleset.Element]ruleset.Verdict{}
+			set.Verdicts = map[nft.Element]nft.Verdict{}
 		} else {
-			set.Elements = map[ruleset.Element]struct{}{}
+			set.Elements = map[nft.Element]struct{}{}
 		}
 		f.sets[o.Name] = set
-	case ruleset.DeleteSet:
+	case nft.DeleteSet:
 		if f.sets[o.Name] == nil {
 			return fmt.Errorf("ENOENT")
 		}
@@ -61,7 +61,7 @@ func (f *fake) carryOut(op ruleset.Op) error {
 			}
 		}
 		delete(f.sets, o.Name)
-	case ruleset.AddElements:
+	case nft.AddElements:
 		set := f.sets[o.Set]
 		if set == nil || set.Type != o.Type || len(o.Elements) == 0 {
 			return fmt.Errorf("ENOENT")
@@ -72,7 +72,7 @@ func (f *fake) carryOut(op ruleset.Op) error {
 			}
 			set.Elements[e] = struct{}{}
 		}
-	case ruleset.DeleteElements:
+	case nft.DeleteElements:
 		set := f.sets[o.Set]
 		if set == nil || set.Type != o.Type || len(o.Elements) == 0 {
 			return fmt.Errorf("ENOENT")
@@ -86,7 +86,7 @@ func (f *fake) carryOut(op ruleset.Op) error {
 			delete(set.Elements, e)
 			delete(set.Verdicts, e)
 		}
-	case ruleset.AddVerdicts:
+	case nft.AddVerdicts:
 		set := f.sets[o.Map]
 		if set == nil || set.Type != o.Type || !set.IsMap() || len(o.Entries) == 0 {
 			return fmt.Errorf("ENOENT")
@@ -95,17 +95,17 @@ func (f *fake) carryOut(op ruleset.Op) error {
 			if _, there := set.Verdicts[entry.Key]; there {
 				return fmt.Errorf("EEXIST: %v", entry)
 			}
-			if entry.Verdict.Action == ruleset.Jump && f.chains[entry.Verdict.Chain] == nil {
+			if entry.Verdict.Action == nft.Jump && f.chains[entry.Verdict.Chain] == nil {
 				return fmt.Errorf("ENOENT: chain %s", entry.Verdict.Chain)
 			}
 			set.Verdicts[entry.Key] = entry.Verdict
 		}
-	case ruleset.AddChain:
+	case nft.AddChain:
 		if f.chains[o.Name] != nil {
 			return fmt.Errorf("EEXIST")
 		}
-		f.chains[o.Name] = &ruleset.Chain{Name: o.Name, Hook: o.Hook}
-	case ruleset.DeleteChain:
+		f.chains[o.Name] = &nft.Chain{Name: o.Name, Hook: o.Hook}
+	case nft.DeleteChain:
 		if f.chains[o.Name] == nil {
 			return fmt.Errorf("ENOENT")
 		}
@@ -124,7 +124,7 @@ func (f *fake) carryOut(op ruleset.Op) error {
 			}
 		}
 		delete(f.chains, o.Name)
-	case ruleset.SetRules:
+	case nft.SetRules:
 		chain := f.chains[o.Chain]
 		if chain == nil {
 			return fmt.Errorf("ENOENT")
@@ -143,21 +143,21 @@ func (f *fake) carryOut(op ruleset.Op) error {
 }
 
 // known reports what a rule names that is not there.
-func (f *fake) known(rule ruleset.Rule) error {
+func (f *fake) known(rule nft.Rule) error {
 	for _, match := range rule.Matches {
-		if lookup, is := match.(ruleset.Lookup); is && f.sets[lookup.Set] == nil {
+		if lookup, is := match.(nft.Lookup); is && f.sets[lookup.Set] == nil {
 			return fmt.Errorf("ENOENT: set %s", lookup.Set)
 		}
 	}
-	if v := rule.Verdict; v.Action == ruleset.Jump && f.chains[v.Chain] == nil || v.Action == ruleset.Dispatch && f.sets[v.Map] == nil {
+	if v := rule.Verdict; v.Action == nft.Jump && f.chains[v.Chain] == nil || v.Action == nft.Dispatch && f.sets[v.Map] == nil {
 		return fmt.Errorf("ENOENT: %s", v)
 	}
 	return nil
 }
 
-func uses(rule ruleset.Rule, set string) bool {
+func uses(rule nft.Rule, set string) bool {
 	for _, match := range rule.Matches {
-		if lookup, is := match.(ruleset.Lookup); is && lookup.Set == set {
+		if lookup, is := match.(nft.Lookup); is && lookup.Set == set {
 			return true
 		}
 	}
@@ -165,5 +165,5 @@ func uses(rule ruleset.Rule, set string) bool {
 }
 
 func (f *fake) text() string {
-	return (&ruleset.Table{Family: f.family, Sets: maps.Clone(f.sets), Chains: maps.Clone(f.chains)}).Text()
+	return (&nft.Table{Family: f.family, Sets: maps.Clone(f.sets), Chains: maps.Clone(f.chains)}).Text()
 }

@@ -1,6 +1,10 @@
 package ruleset
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/podfence/podfence/ruleset/nft"
+)
 
 // What a node's rules of family inet see has been put together out of fragments, by
 // connection tracking. The table of family bridge sees fragments as they come. A first one
@@ -72,43 +76,46 @@ func fragmentRatesSet(f family) string  { return fmt.Sprintf("fragment-rates-%d"
 func fragmentOctetsSet(f family) string { return fmt.Sprintf("fragment-octets-%d", f) }
 
 // ofFragments leads fragments that match what else is asked to where they are looked at.
-func ofFragments(f family, matches ...Match) Rule {
-	return Rule{Matches: append([]Match{Fragment{V6: f == 6}}, matches...), Verdict: Verdict{Action: Jump, Chain: fragmentsChain(f)}}
+func ofFragments(f family, matches ...nft.Match) nft.Rule {
+	return nft.Rule{Matches: append([]nft.Match{nft.Fragment{V6: f == 6}}, matches...), Verdict: nft.Verdict{Action: nft.Jump, Chain: fragmentsChain(f)}}
 }
 
 // fragmentChains drop first fragments without an upper-layer header, and fragments above
 // the limit of the link that they came in by.
-func fragmentChains(m FragmentMemory) []*Chain {
-	chains := []*Chain{{Name: chainFirstFragments, Rules: []Rule{
-		{Matches: []Match{UpperLayer{}}, Verdict: Verdict{Action: Return}},
+func fragmentChains(m FragmentMemory) []*nft.Chain {
+	chains := []*nft.Chain{{Name: chainFirstFragments, Rules: []nft.Rule{
+		{Matches: []nft.Match{nft.UpperLayer{}}, Verdict: nft.Verdict{Action: nft.Return}},
 		dropped("a first fragment without an upper-layer header"),
 	}}}
 	for _, f := range families {
-		chain := &Chain{Name: fragmentsChain(f), Rules: []Rule{
-			{Matches: []Match{Fragment{First: true, V6: f == 6}}, Verdict: Verdict{Action: Jump, Chain: chainFirstFragments}},
+		chain := &nft.Chain{Name: fragmentsChain(f), Rules: []nft.Rule{
+			{Matches: []nft.Match{nft.Fragment{First: true, V6: f == 6}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainFirstFragments}},
 		}}
 		if f == 6 { // it waits for nothing
-			chain.Rules = append(chain.Rules, Rule{Matches: []Match{Atomic{}}, Verdict: Verdict{Action: Return}})
+			chain.Rules = append(chain.Rules, nft.Rule{Matches: []nft.Match{nft.Atomic{}}, Verdict: nft.Verdict{Action: nft.Return}})
 		}
 		perSecond, burst := m.of(f).limit()
-		chain.Rules = append(chain.Rules, Rule{
-			Matches: []Match{
-				Limit{Field: InPort, Set: fragmentRatesSet(f), PerSecond: perSecond, Burst: burst},
-				Limit{Field: InPort, Set: fragmentOctetsSet(f), PerSecond: perSecond * fragmentOctets, Burst: burst * fragmentOctets, Octets: true},
+		chain.Rules = append(chain.Rules, nft.Rule{
+			Matches: []nft.Match{
+				nft.Limit{Field: nft.InPort, Set: fragmentRatesSet(f), PerSecond: perSecond, Burst: burst},
+				nft.Limit{Field: nft.InPort, Set: fragmentOctetsSet(f), PerSecond: perSecond * fragmentOctets, Burst: burst * fragmentOctets, Octets: true},
 			},
-			Verdict: Verdict{Action: Return},
+			Verdict: nft.Verdict{Action: nft.Return},
 		}, dropped("too many fragments"))
 		chains = append(chains, chain)
 	}
 	return chains
 }
 
-func fragmentSets() (sets []*Set) {
+// ratesTimeout is for how many seconds the rate of what has not come since is kept.
+const ratesTimeout = 60
+
+func fragmentSets() (sets []*nft.Set) {
 	for _, f := range families {
 		for name, comment := range map[string]string{
 			fragmentRatesSet(f): "ports that fragments have come by", fragmentOctetsSet(f): "the same, for the fragments' octets",
 		} {
-			sets = append(sets, &Set{Name: name, Type: IfName, Dynamic: true, Timeout: ratesTimeout, Elements: map[Element]struct{}{}, Comment: comment})
+			sets = append(sets, &nft.Set{Name: name, Type: nft.Of(nft.IfName), Dynamic: true, Timeout: ratesTimeout, Elements: map[nft.Element]struct{}{}, Comment: comment})
 		}
 	}
 	return sets

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // TestFragmentLimits: what one port's fragments take of the node's memory at most, as long
@@ -19,10 +20,10 @@ func TestFragmentLimits(t *testing.T) {
 	} {
 		table := ruleset.BuildGuard(nil, ruleset.Gateway{}, c.set)
 		for chain, w := range map[string]ruleset.Waiting{"fragments-4": c.have.V4, "fragments-6": c.have.V6} {
-			var limits []ruleset.Limit
+			var limits []nft.Limit
 			for _, rule := range table.Chains[chain].Rules {
 				for _, m := range rule.Matches {
-					if l, is := m.(ruleset.Limit); is {
+					if l, is := m.(nft.Limit); is {
 						limits = append(limits, l)
 					}
 				}

@@ -15,15 +15,16 @@ import (
 	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // goldens are the renderings of testdata's manifests, one for each way to
 // deny, and the guard of two pods. That the kernel holds the same is tested in ruleset/kernel.
-func goldens(t *testing.T) map[string]*ruleset.Table {
+func goldens(t *testing.T) map[string]*nft.Table {
 	t.Helper()
-	tables := map[string]*ruleset.Table{}
+	tables := map[string]*nft.Table{}
 	inputs, err := filepath.Glob("testdata/*.yaml")
 	if err != nil || len(inputs) == 0 {
 		t.Fatalf("no manifests in testdata: %v", err)
@@ -39,16 +40,16 @@ func goldens(t *testing.T) map[string]*ruleset.Table {
 		if filepath.Base(name) == "masquerade" {
 			options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
 		}
-		tables[name+".nft"] = ruleset.Build(intent, options)
+		tables[name+".nft"] = &ruleset.Build(intent, options).Table
 		if filepath.Base(name) == "default-deny" {
 			fenced := ruleset.Build(intent, ruleset.Options{Links: true})
 			fenced.UpdateLinks(links)
-			tables[name+"-links.nft"] = fenced
-			tables[name+"-options.nft"] = ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000})
+			tables[name+"-links.nft"] = &fenced.Table
+			tables[name+"-options.nft"] = &ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000}).Table
 		}
 	}
-	tables["testdata/links.nft"] = ruleset.BuildLinks(links, ruleset.FragmentMemory{})
-	tables["testdata/guard.nft"] = ruleset.BuildGuard(attachments(2), gateway, ruleset.FragmentMemory{})
+	tables["testdata/links.nft"] = &ruleset.BuildLinks(links, ruleset.FragmentMemory{}).Table
+	tables["testdata/guard.nft"] = &ruleset.BuildGuard(attachments(2), gateway, ruleset.FragmentMemory{}).Table
 	return tables
 }
 

@@ -3,6 +3,8 @@ package ruleset
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // A frame that goes to a group, or to all, though the IP packet in it is for one host, must
@@ -16,16 +18,16 @@ import (
 func podAddrsSet(f family) string { return fmt.Sprintf("pod-addresses-%d", f) }
 
 // groupSets are what such frames are known by.
-func groupSets() []*Set {
+func groupSets() []*nft.Set {
 	return append(podAddrsSets(),
-		ranges(setGroups4, Range4, "multicast, and all", "224.0.0.0/4", "255.255.255.255/32"),
-		ranges(setGroups6, Range6, "multicast", "ff00::/8"),
+		ranges(setGroups4, nft.RangesOf(nft.IPv4Addr), "multicast, and all", "224.0.0.0/4", "255.255.255.255/32"),
+		ranges(setGroups6, nft.RangesOf(nft.IPv6Addr), "multicast", "ff00::/8"),
 	)
 }
 
-func podAddrsSets() (sets []*Set) {
+func podAddrsSets() (sets []*nft.Set) {
 	for _, f := range families {
-		sets = append(sets, &Set{Name: podAddrsSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "this node's containers"})
+		sets = append(sets, &nft.Set{Name: podAddrsSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{}, Comment: "this node's containers"})
 	}
 	return sets
 }
@@ -37,22 +39,22 @@ const (
 )
 
 // toGroups lead to groupsChain, in the bridge's prerouting.
-func toGroups() []Rule {
-	verdict := Verdict{Action: Jump, Chain: chainGroups}
-	return []Rule{{Matches: []Match{Multicast}, Verdict: verdict}, {Matches: []Match{Broadcast}, Verdict: verdict}}
+func toGroups() []nft.Rule {
+	verdict := nft.Verdict{Action: nft.Jump, Chain: chainGroups}
+	return []nft.Rule{{Matches: []nft.Match{nft.Multicast}, Verdict: verdict}, {Matches: []nft.Match{nft.Broadcast}, Verdict: verdict}}
 }
 
 // groupsChain drops those that are for a pod of this node, or from one.
-func groupsChain() *Chain {
-	chain := &Chain{Name: chainGroups}
+func groupsChain() *nft.Chain {
+	chain := &nft.Chain{Name: chainGroups}
 	for _, f := range families {
 		groups := map[family]string{4: setGroups4, 6: setGroups6}[f]
-		for _, matches := range [][]Match{
-			{Lookup{Fields: []Field{f.dst()}, Set: podAddrsSet(f)}},
-			{Lookup{Fields: []Field{f.src()}, Set: podAddrsSet(f)}, Lookup{Fields: []Field{f.dst()}, Set: groups, Not: true}},
+		for _, matches := range [][]nft.Match{
+			{nft.Lookup{Fields: []nft.Field{f.dst()}, Set: podAddrsSet(f)}},
+			{nft.Lookup{Fields: []nft.Field{f.src()}, Set: podAddrsSet(f)}, nft.Lookup{Fields: []nft.Field{f.dst()}, Set: groups, Not: true}},
 		} {
-			chain.Rules = append(chain.Rules, Rule{
-				Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "for one, but sent to all",
+			chain.Rules = append(chain.Rules, nft.Rule{
+				Matches: matches, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("for one, but sent to all"),
 			})
 		}
 	}
@@ -60,13 +62,13 @@ func groupsChain() *Chain {
 }
 
 // podAddrElements are the elements of the sets of addresses.
-func podAddrElements(want map[string]map[Element]struct{}, addrs []netip.Addr) {
+func podAddrElements(want map[string]map[nft.Element]struct{}, addrs []netip.Addr) {
 	for _, f := range families {
 		if want[podAddrsSet(f)] == nil {
-			want[podAddrsSet(f)] = map[Element]struct{}{}
+			want[podAddrsSet(f)] = map[nft.Element]struct{}{}
 		}
 	}
 	for _, addr := range addrs {
-		want[podAddrsSet(familyOf(addr))][AddrElement(addr)] = struct{}{}
+		want[podAddrsSet(familyOf(addr))][nft.AddrElement(addr)] = struct{}{}
 	}
 }

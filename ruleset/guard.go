@@ -1,9 +1,12 @@
 package ruleset
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // LinkGroup is the group of every link that podfence's plugin has made at the node's end
@@ -11,12 +14,8 @@ import (
 // one of them. A name could be another's, too: ports of network cards are called pf0hpf.
 const LinkGroup = 28774
 
-// The EtherTypes that a pod may send.
-const (
-	TypeIPv4 = 0x0800
-	TypeARP  = 0x0806
-	TypeIPv6 = 0x86dd
-)
+// fromPodPort matches what comes in by a pod's port of podfence's bridge.
+const fromPodPort = nft.InGroup(LinkGroup)
 
 // Gateway is where pods send everything: the bridge itself.
 type Gateway struct {
@@ -50,42 +49,43 @@ func sendersSet(f family) string {
 	return "senders-6"
 }
 
+// Guard is the table of family bridge of podfence's own bridge.
+type Guard struct{ nft.Table }
+
 // BuildGuard returns the table of family bridge that keeps pods from going
 // round the gateway, where policy is judged, and from sending with an address
 // that is not their own. Attachments without a HostInterface are none of its
 // business: another plugin connects them.
-func BuildGuard(attachments []policy.Attachment, gateway Gateway, fragments FragmentMemory) *Table {
-	t := newTable(Bridge, Options{})
-	for _, set := range guardSets() {
-		t.Sets[set.Name] = set
-	}
-	t.addStatic(guardChains(fragments))
-	t.UpdateGuard(attachments, gateway)
-	return t
+func BuildGuard(attachments []policy.Attachment, gateway Gateway, fragments FragmentMemory) *Guard {
+	g := &Guard{nft.NewTable(nft.Bridge)}
+	g.AddSets(guardSets()...)
+	g.AddChains(guardChains(fragments)...)
+	g.UpdateGuard(attachments, gateway)
+	return g
 }
 
 // UpdateGuard makes the table the one for these attachments, which are all
 // there are, and this gateway. It returns what that takes in a kernel that holds
 // the table as it was: one element more or less for each address.
-func (t *Table) UpdateGuard(attachments []policy.Attachment, gateway Gateway) Plan {
-	u := update{Table: t}
+func (g *Guard) UpdateGuard(attachments []policy.Attachment, gateway Gateway) nft.Plan {
+	var c changes
 	want := guardElements(attachments, gateway)
-	for _, name := range sortedBy(want, func(s string) string { return s }) {
-		u.content(t.Sets[name], want[name])
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		c.content(g.Sets[name], want[name])
 	}
-	return u.plan()
+	return c.plan(g.Family)
 }
 
 // guardElements are the elements of all sets that have to do with who there is.
-func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]map[Element]struct{} {
-	want := map[string]map[Element]struct{}{}
+func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]map[nft.Element]struct{} {
+	want := map[string]map[nft.Element]struct{}{}
 	podAddrElements(want, nil)
 	for _, name := range []string{sendersSet(4), sendersSet(6), setGateway, setGatewayGroups, setGateway4, setGatewaySolicited} {
-		want[name] = map[Element]struct{}{}
+		want[name] = map[nft.Element]struct{}{}
 	}
 	for _, a := range attachments {
 		// A name that is too long is no link's (IFNAMSIZ).
-		if a.HostInterface == "" || len(a.HostInterface) >= len(Element{}.Port) || a.MAC == [6]byte{} {
+		if a.HostInterface == "" || len(a.HostInterface) >= len(nft.Element{}.Port) || a.MAC == [6]byte{} {
 			continue
 		}
 		podAddrElements(want, a.IPs)
@@ -96,17 +96,17 @@ func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]
 	if gateway.MAC == [6]byte{} {
 		return want
 	}
-	want[setGateway][Element{MAC: gateway.MAC}] = struct{}{}
-	want[setGatewayGroups][Element{MAC: gateway.MAC}] = struct{}{}
+	want[setGateway][nft.Element{MAC: gateway.MAC}] = struct{}{}
+	want[setGatewayGroups][nft.Element{MAC: gateway.MAC}] = struct{}{}
 	for _, addr := range gateway.Addrs {
 		if addr.Is4() {
-			want[setGateway4][AddrElement(addr)] = struct{}{}
-			want[setGatewayGroups][Element{MAC: broadcast}] = struct{}{}
+			want[setGateway4][nft.AddrElement(addr)] = struct{}{}
+			want[setGatewayGroups][nft.Element{MAC: broadcast}] = struct{}{}
 			continue
 		}
 		group, mac := solicitedNode(addr)
-		want[setGatewaySolicited][AddrElement(group)] = struct{}{}
-		want[setGatewayGroups][Element{MAC: mac}] = struct{}{}
+		want[setGatewaySolicited][nft.AddrElement(group)] = struct{}{}
+		want[setGatewayGroups][nft.Element{MAC: mac}] = struct{}{}
 	}
 	return want
 }
@@ -121,27 +121,30 @@ func solicitedNode(addr netip.Addr) (netip.Addr, [6]byte) {
 	return netip.AddrFrom16(group), [6]byte{0x33, 0x33, 0xff, a[13], a[14], a[15]}
 }
 
-func senderElement(port string, mac [6]byte, addr netip.Addr) Element {
-	e := AddrElement(addr)
+func senderElement(port string, mac [6]byte, addr netip.Addr) nft.Element {
+	e := nft.AddrElement(addr)
 	e.MAC = mac
 	copy(e.Port[:], port)
 	return e
 }
 
-func guardSets() []*Set {
-	none := func() map[Element]struct{} { return map[Element]struct{}{} }
-	return append(append(groupSets(), fragmentSets()...), []*Set{
-		{Name: sendersSet(4), Type: Sender4, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
-		{Name: sendersSet(6), Type: Sender6, Elements: none(), Comment: "this node's pods: port, and its own addresses"},
-		{Name: setGateway, Type: EtherAddr, Elements: none(), Comment: "the bridge"},
-		{Name: setGatewayGroups, Type: EtherAddr, Elements: none(), Comment: "the bridge, and where it is asked for its address"},
-		{Name: setGateway4, Type: Addr4, Elements: none(), Comment: "the bridge's addresses"},
-		{Name: setGatewaySolicited, Type: Addr6, Elements: none(), Comment: "where the bridge is asked for its address"},
-		{Name: setRouterMessages, Type: ICMPv6Type, Elements: messageTypes(routerMessages), Comment: "not a pod's to send"},
-		{Name: mapFrames, Type: EtherType, Comment: "what a pod may send", Verdicts: map[Element]Verdict{
-			{First: TypeIPv4}: {Action: Jump, Chain: chainFramesIPv4},
-			{First: TypeARP}:  {Action: Jump, Chain: chainFramesARP},
-			{First: TypeIPv6}: {Action: Jump, Chain: chainFramesIPv6},
+// sender is what tells who may send.
+func sender(f family) nft.SetType { return nft.Of(nft.IfName, nft.EtherAddr, f.datatype()) }
+
+func guardSets() []*nft.Set {
+	none := func() map[nft.Element]struct{} { return map[nft.Element]struct{}{} }
+	return append(append(groupSets(), fragmentSets()...), []*nft.Set{
+		{Name: sendersSet(4), Type: sender(4), Elements: none(), Comment: "this node's pods: port, and its own addresses"},
+		{Name: sendersSet(6), Type: sender(6), Elements: none(), Comment: "this node's pods: port, and its own addresses"},
+		{Name: setGateway, Type: nft.Of(nft.EtherAddr), Elements: none(), Comment: "the bridge"},
+		{Name: setGatewayGroups, Type: nft.Of(nft.EtherAddr), Elements: none(), Comment: "the bridge, and where it is asked for its address"},
+		{Name: setGateway4, Type: nft.Of(nft.IPv4Addr), Elements: none(), Comment: "the bridge's addresses"},
+		{Name: setGatewaySolicited, Type: nft.Of(nft.IPv6Addr), Elements: none(), Comment: "where the bridge is asked for its address"},
+		{Name: setRouterMessages, Type: nft.Of(nft.ICMPv6Type), Elements: messageTypes(routerMessages), Comment: "not a pod's to send"},
+		{Name: mapFrames, Type: nft.Of(nft.EtherType), Comment: "what a pod may send", Verdicts: map[nft.Element]nft.Verdict{
+			{First: nft.TypeIPv4}: {Action: nft.Jump, Chain: chainFramesIPv4},
+			{First: nft.TypeARP}:  {Action: nft.Jump, Chain: chainFramesARP},
+			{First: nft.TypeIPv6}: {Action: nft.Jump, Chain: chainFramesIPv6},
 		}},
 	}...)
 }
@@ -164,26 +167,26 @@ var routerMessages = []uint8{130, 131, 132, 133, 134, 137, 143}
 // Forward keeps the questions for the gateway's address, which have to go to a
 // group, from the other ports. What br_netfilter has put back into the bridge
 // goes to a pod's own hardware address, and on.
-func guardChains(fragments FragmentMemory) []*Chain {
-	drop := Verdict{Action: Drop}
-	return append(fragmentChains(fragments), []*Chain{
-		{Name: chainPortsPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: []Rule{
+func guardChains(fragments FragmentMemory) []*nft.Chain {
+	drop := nft.Verdict{Action: nft.Drop}
+	return append(fragmentChains(fragments), []*nft.Chain{
+		{Name: chainPortsPrerouting, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.DstNAT, Priority: -10}, Rules: []nft.Rule{
 			// All of the frame's types, a VLAN tag's included: "meta protocol",
 			// on which the rules of the chains depend, is what is in the tag.
-			{Matches: []Match{PodPort{}}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapFrames}},
-			{Matches: []Match{PodPort{}}, Counter: true, Verdict: drop, Comment: "neither IP nor ARP"},
+			{Matches: []nft.Match{fromPodPort}, Verdict: nft.Verdict{Action: nft.Dispatch, Field: nft.FrameType, Map: mapFrames}},
+			{Matches: []nft.Match{fromPodPort}, Counter: true, Verdict: drop, Origin: nft.Sentence("neither IP nor ARP")},
 			// From other bridges' ports, the uplink's perhaps.
 			toGroups()[0], toGroups()[1],
 		}},
 		groupsChain(),
-		{Name: chainPortsForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: []Rule{
-			{Matches: []Match{PodPort{}, Lookup{Fields: []Field{DstMAC}, Set: setGatewayGroups}}, Counter: true, Verdict: drop, Comment: "for the bridge alone"},
+		{Name: chainPortsForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -10}, Rules: []nft.Rule{
+			{Matches: []nft.Match{fromPodPort, nft.Lookup{Fields: []nft.Field{nft.DstMAC}, Set: setGatewayGroups}}, Counter: true, Verdict: drop, Origin: nft.Sentence("for the bridge alone")},
 		}},
 		{Name: chainFramesARP, Rules: framesARP()},
-		{Name: chainFramesIPv4, Rules: []Rule{
+		{Name: chainFramesIPv4, Rules: []nft.Rule{
 			ofFragments(4),
-			{Matches: []Match{toGateway, senders(4, SrcMAC, SrcAddr4)}, Verdict: Verdict{Action: Accept}},
-			{Counter: true, Verdict: drop, Comment: "not to the gateway, or not from the pod's own address"},
+			{Matches: []nft.Match{toGateway, senders(4, nft.SrcMAC, nft.SrcAddr4)}, Verdict: nft.Verdict{Action: nft.Accept}},
+			{Counter: true, Verdict: drop, Origin: nft.Sentence("not to the gateway, or not from the pod's own address")},
 		}},
 		{Name: chainFramesIPv6, Rules: framesIPv6()},
 	}...)
@@ -201,31 +204,31 @@ func guardChains(fragments FragmentMemory) []*Chain {
 // node takes ARP, into the port's own neighbour table, by which nothing is sent.
 // That the bridge does not learn a source from it, which no rule can prevent, is
 // for the plugin to see to: learning is off on pods' ports.
-func portsChain() *Chain {
-	return &Chain{Name: chainPortsPrerouting, Hook: &Hook{Point: Prerouting, Base: Raw}, Rules: []Rule{
-		{Matches: []Match{PodPort{}}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "round the bridge"},
+func portsChain() *nft.Chain {
+	return &nft.Chain{Name: chainPortsPrerouting, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.Raw}, Rules: []nft.Rule{
+		{Matches: []nft.Match{fromPodPort}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("round the bridge")},
 	}}
 }
 
-var toGateway = Lookup{Fields: []Field{DstMAC}, Set: setGateway}
+var toGateway = nft.Lookup{Fields: []nft.Field{nft.DstMAC}, Set: setGateway}
 
 // senders matches what has the hardware and the IP address of the port's pod.
-func senders(f family, mac, addr Field) Lookup {
-	return Lookup{Fields: []Field{InPort, mac, addr}, Set: sendersSet(f)}
+func senders(f family, mac, addr nft.Field) nft.Lookup {
+	return nft.Lookup{Fields: []nft.Field{nft.InPort, mac, addr}, Set: sendersSet(f)}
 }
 
 // framesARP lets a pod answer the gateway, or ask it, and ask all for the
 // gateway; with its own addresses in the message as well as on the frame. With
 // the neighbour entries that the plugin makes no pod needs to.
-func framesARP() []Rule {
-	own := []Match{senders(4, SrcMAC, ARPSrcAddr), senders(4, ARPSrcMAC, ARPSrcAddr)}
-	return []Rule{
-		{Matches: append([]Match{toGateway}, own...), Verdict: Verdict{Action: Accept}},
+func framesARP() []nft.Rule {
+	own := []nft.Match{senders(4, nft.SrcMAC, nft.ARPSrcAddr), senders(4, nft.ARPSrcMAC, nft.ARPSrcAddr)}
+	return []nft.Rule{
+		{Matches: append([]nft.Match{toGateway}, own...), Verdict: nft.Verdict{Action: nft.Accept}},
 		{
-			Matches: append([]Match{Lookup{Fields: []Field{DstMAC}, Set: setGatewayGroups}, Lookup{Fields: []Field{ARPDstAddr}, Set: setGateway4}}, own...),
-			Verdict: Verdict{Action: Accept},
+			Matches: append([]nft.Match{nft.Lookup{Fields: []nft.Field{nft.DstMAC}, Set: setGatewayGroups}, nft.Lookup{Fields: []nft.Field{nft.ARPDstAddr}, Set: setGateway4}}, own...),
+			Verdict: nft.Verdict{Action: nft.Accept},
 		},
-		{Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not with the gateway, or not with the pod's own addresses"},
+		{Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("not with the gateway, or not with the pod's own addresses")},
 	}
 }
 
@@ -241,20 +244,20 @@ func framesARP() []Rule {
 // only (or, in an advertisement, for the target that it pleases), and the node's
 // entries for pods are permanent, which no message changes (__neigh_update in
 // net/core/neighbour.c).
-func framesIPv6() []Rule {
-	accept, drop := Verdict{Action: Accept}, Verdict{Action: Drop}
-	return []Rule{
+func framesIPv6() []nft.Rule {
+	accept, drop := nft.Verdict{Action: nft.Accept}, nft.Verdict{Action: nft.Drop}
+	return []nft.Rule{
 		ofFragments(6),
-		{Matches: []Match{Lookup{Fields: []Field{ICMPv6MessageType}, Set: setRouterMessages}}, Counter: true, Verdict: drop, Comment: "not a pod's to send"},
-		{Matches: []Match{toGateway, senders(6, SrcMAC, SrcAddr6)}, Verdict: accept},
+		{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.ICMPv6MessageType}, Set: setRouterMessages}}, Counter: true, Verdict: drop, Origin: nft.Sentence("not a pod's to send")},
+		{Matches: []nft.Match{toGateway, senders(6, nft.SrcMAC, nft.SrcAddr6)}, Verdict: accept},
 		{
-			Matches: []Match{
+			Matches: []nft.Match{
 				neighbourSolicitation,
-				Lookup{Fields: []Field{DstMAC}, Set: setGatewayGroups}, Lookup{Fields: []Field{DstAddr6}, Set: setGatewaySolicited},
-				senders(6, SrcMAC, SrcAddr6),
+				nft.Lookup{Fields: []nft.Field{nft.DstMAC}, Set: setGatewayGroups}, nft.Lookup{Fields: []nft.Field{nft.DstAddr6}, Set: setGatewaySolicited},
+				senders(6, nft.SrcMAC, nft.SrcAddr6),
 			},
 			Verdict: accept,
 		},
-		{Counter: true, Verdict: drop, Comment: "not to the gateway, or not from the pod's own address"},
+		{Counter: true, Verdict: drop, Origin: nft.Sentence("not to the gateway, or not from the pod's own address")},
 	}
 }

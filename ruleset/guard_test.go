@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -72,7 +73,7 @@ func TestGuardUpdateEqualsBuild(t *testing.T) {
 			}
 			fake.apply(table.UpdateGuard(have, at))
 			want := ruleset.BuildGuard(have, at, ruleset.FragmentMemory{})
-			if diff := differ(want, table); diff != "" {
+			if diff := differ(&want.Table, &table.Table); diff != "" {
 				t.Fatalf("seed %d (-built +updated):\n%s", seed, diff)
 			}
 			if diff := cmp.Diff(want.Text(), fake.text()); diff != "" || t.Failed() {
@@ -108,13 +109,14 @@ func TestGuardUnusable(t *testing.T) {
 	long.HostInterface = "pf01234567890123"
 	noMAC.MAC = [6]byte{}
 	empty := ruleset.BuildGuard(nil, gateway, ruleset.FragmentMemory{})
-	if diff := differ(empty, ruleset.BuildGuard([]policy.Attachment{long, noMAC}, gateway, ruleset.FragmentMemory{})); diff != "" {
+	have := ruleset.BuildGuard([]policy.Attachment{long, noMAC}, gateway, ruleset.FragmentMemory{})
+	if diff := differ(&empty.Table, &have.Table); diff != "" {
 		t.Error(diff)
 	}
 	unknown := ruleset.BuildGuard(attachments(1), ruleset.Gateway{Addrs: gateway.Addrs}, ruleset.FragmentMemory{})
-	frame := ruleset.Frame{Port: ports[0], Group: ruleset.LinkGroup, Src: attachments(1)[0].MAC, Type: ruleset.TypeIPv4}
-	packet := ruleset.TracePacket{Packet: policy.Packet{Src: attachments(1)[0].IPs[0], Dst: gateway.Addrs[0]}, Frame: frame}
-	if trace := unknown.Trace(ruleset.Prerouting, packet); trace.Verdict != ruleset.Drop {
+	frame := nft.Frame{Port: ports[0], Group: ruleset.LinkGroup, Src: attachments(1)[0].MAC, Type: nft.TypeIPv4}
+	packet := nft.TracePacket{Packet: policy.Packet{Src: attachments(1)[0].IPs[0], Dst: gateway.Addrs[0]}, Frame: frame}
+	if trace := unknown.Trace(nft.Prerouting, packet); trace.Verdict != nft.Drop {
 		t.Errorf("a gateway that is not known is reached:\n%s", trace)
 	}
 }
@@ -124,12 +126,12 @@ func TestGuardUnusable(t *testing.T) {
 func TestPortsChain(t *testing.T) {
 	table := ruleset.Build(policy.NewModel("node").Intent(), ruleset.Options{Guard: true})
 	packet := policy.Packet{Src: attachments(1)[0].IPs[0], Dst: gateway.Addrs[0]}
-	for port, want := range map[string]ruleset.Action{ports[0]: ruleset.Drop, "podfence0": ruleset.Accept, "eth0": ruleset.Accept, "pf0hpf": ruleset.Accept} {
-		frame := ruleset.Frame{Port: port}
+	for port, want := range map[string]nft.Action{ports[0]: nft.Drop, "podfence0": nft.Accept, "eth0": nft.Accept, "pf0hpf": nft.Accept} {
+		frame := nft.Frame{Port: port}
 		if port == ports[0] {
 			frame.Group = ruleset.LinkGroup
 		}
-		trace := table.Trace(ruleset.Prerouting, ruleset.TracePacket{Packet: packet, Frame: frame})
+		trace := table.Trace(nft.Prerouting, nft.TracePacket{Packet: packet, Frame: frame})
 		if trace.Verdict != want {
 			t.Errorf("in by %s: %s", port, trace)
 		}
@@ -141,18 +143,18 @@ func TestGuardTrace(t *testing.T) {
 	pods := attachments(2)
 	own, other := pods[0], pods[1]
 	table := ruleset.BuildGuard(pods, gateway, ruleset.FragmentMemory{})
-	type frame = ruleset.TracePacket
+	type frame = nft.TracePacket
 	ip := func(change func(*frame)) frame {
 		f := frame{
 			Packet: policy.Packet{Src: own.IPs[0], Dst: other.IPs[0], Protocol: policy.TCP, DstPort: 80},
-			Frame:  ruleset.Frame{Port: own.HostInterface, Group: ruleset.LinkGroup, Src: own.MAC, Dst: gateway.MAC, Type: ruleset.TypeIPv4},
+			Frame:  nft.Frame{Port: own.HostInterface, Group: ruleset.LinkGroup, Src: own.MAC, Dst: gateway.MAC, Type: nft.TypeIPv4},
 		}
 		change(&f)
 		return f
 	}
 	ip6 := func(change func(*frame)) frame {
 		return ip(func(f *frame) {
-			f.Src, f.Dst, f.Frame.Type = own.IPs[1], other.IPs[1], ruleset.TypeIPv6
+			f.Src, f.Dst, f.Frame.Type = own.IPs[1], other.IPs[1], nft.TypeIPv6
 			change(f)
 		})
 	}
@@ -164,9 +166,9 @@ func TestGuardTrace(t *testing.T) {
 		})
 	}
 	arp := func(change func(*frame)) frame {
-		f := frame{Frame: ruleset.Frame{
-			Port: own.HostInterface, Group: ruleset.LinkGroup, Src: own.MAC, Dst: broadcast, Type: ruleset.TypeARP,
-			ARP: ruleset.ARP{SrcMAC: own.MAC, Src: own.IPs[0], Dst: gateway.Addrs[0]},
+		f := frame{Frame: nft.Frame{
+			Port: own.HostInterface, Group: ruleset.LinkGroup, Src: own.MAC, Dst: broadcast, Type: nft.TypeARP,
+			ARP: nft.ARP{SrcMAC: own.MAC, Src: own.IPs[0], Dst: gateway.Addrs[0]},
 		}}
 		change(&f)
 		return f
@@ -178,8 +180,8 @@ func TestGuardTrace(t *testing.T) {
 	}{
 		"ip":                               {ip(func(*frame) {}), true},
 		"ip6":                              {ip6(func(*frame) {}), true},
-		"ip of a port that is no pod's":    {ip(func(f *frame) { f.Frame = ruleset.Frame{Port: "eth0", Type: 0x88cc} }), true},
-		"ip of a card's port":              {ip(func(f *frame) { f.Frame = ruleset.Frame{Port: "pf0hpf", Type: 0x88cc} }), true},
+		"ip of a port that is no pod's":    {ip(func(f *frame) { f.Frame = nft.Frame{Port: "eth0", Type: 0x88cc} }), true},
+		"ip of a card's port":              {ip(func(f *frame) { f.Frame = nft.Frame{Port: "pf0hpf", Type: 0x88cc} }), true},
 		"ip of an unknown pod":             {ip(func(f *frame) { f.Frame.Port = "pfnone" }), false},
 		"ip to the neighbour's MAC":        {ip(func(f *frame) { f.Frame.Dst = other.MAC }), false},
 		"ip with another's MAC":            {ip(func(f *frame) { f.Frame.Src = other.MAC }), false},
@@ -212,13 +214,13 @@ func TestGuardTrace(t *testing.T) {
 		"ARP as the gateway":               {arp(func(f *frame) { f.Frame.ARP.Src = gateway.Addrs[0] }), false},
 		"ARP with no address, to probe it": {arp(func(f *frame) { f.Frame.ARP.Src = netip.IPv4Unspecified() }), false},
 	} {
-		trace := table.Trace(ruleset.Prerouting, test.frame)
-		passes := trace.Verdict == ruleset.Accept
+		trace := table.Trace(nft.Prerouting, test.frame)
+		passes := trace.Verdict == nft.Accept
 		if passes != test.pass {
 			t.Errorf("%s passes: %v\n%s", name, passes, trace)
 		}
 		// What reaches the bridge goes to no other port.
-		if group := test.frame.Frame.Dst[0]&1 != 0; passes && group && table.Trace(ruleset.Forward, test.frame).Verdict == ruleset.Accept {
+		if group := test.frame.Frame.Dst[0]&1 != 0; passes && group && table.Trace(nft.Forward, test.frame).Verdict == nft.Accept {
 			t.Errorf("%s goes on to other ports", name)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -162,13 +163,13 @@ func expectVerdicts(t *testing.T, s policy.Snapshot, table *ruleset.Table, o rul
 			}
 		}
 		p.Hairpin = p.Src == p.Dst
-		hook := ruleset.Forward
+		hook := nft.Forward
 		if own[p.Dst] {
-			hook = ruleset.Input
+			hook = nft.Input
 		}
 		verdict := policy.Judge(s, p, policy.JudgeOptions{AllowToNode: o.AllowToNode})
-		trace := table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New})
-		if want := verdict.At(random.Node); (trace.Verdict == ruleset.Accept) != want {
+		trace := table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New})
+		if want := verdict.At(random.Node); (trace.Verdict == nft.Accept) != want {
 			t.Fatalf("%s at %s: the verdict is %v: %s\nthe trace says\n%s\n%s", p, hook, want, verdict, trace, table.Text())
 		}
 	}

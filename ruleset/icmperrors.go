@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // An ICMP error quotes a packet. Connection tracking takes it for related to the flow of
@@ -35,59 +36,56 @@ const (
 	errorsBurst     = 100
 )
 
-// redirect4 is the ICMP type.
-const redirect4 = 5
-
 // icmpErrorTypes are those that connection tracking relates to the flow of what they quote
 // (nf_conntrack_icmpv4_error). Of ICMPv6 it does so with all types below 128.
-var icmpErrorTypes = []uint8{3, 4, redirect4, 11, 12}
+var icmpErrorTypes = []uint8{3, 4, nft.ICMPRedirect, 11, 12}
 
 // icmpErrors lead to where errors are looked at.
-func icmpErrors(d policy.Direction) []Rule {
-	verdict := Verdict{Action: Jump, Chain: chainErrorsSent}
+func icmpErrors(d policy.Direction) []nft.Rule {
+	verdict := nft.Verdict{Action: nft.Jump, Chain: chainErrorsSent}
 	if d == policy.Ingress {
 		verdict.Chain = chainErrorsReceived
 	}
-	return []Rule{
-		{Matches: []Match{Lookup{Fields: []Field{ICMPMessageType}, Set: setErrors}}, Verdict: verdict},
-		{Matches: []Match{ICMPv6Error{}}, Verdict: verdict},
-		{Matches: []Match{Related, Authenticated{}}, Verdict: verdict},
+	return []nft.Rule{
+		{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.ICMPMessageType}, Set: setErrors}}, Verdict: verdict},
+		{Matches: []nft.Match{nft.ICMPv6Error{}}, Verdict: verdict},
+		{Matches: []nft.Match{nft.Related, nft.Authenticated{}}, Verdict: verdict},
 	}
 }
 
 // errorSets are what errors are known by, and how many have come.
-func errorSets() []*Set {
-	sets := []*Set{errorTypesSet()}
+func errorSets() []*nft.Set {
+	sets := []*nft.Set{errorTypesSet()}
 	for _, f := range families {
-		sets = append(sets, &Set{
-			Name: samePodSet(f), Type: f.pair(), Elements: map[Element]struct{}{}, Comment: "this node's pods: each address twice",
-		}, &Set{
-			Name: errorRatesSet(f), Type: f.addr(), Dynamic: true, Timeout: ratesTimeout, Elements: map[Element]struct{}{}, Comment: "pods that errors have come to",
+		sets = append(sets, &nft.Set{
+			Name: samePodSet(f), Type: f.pair(), Elements: map[nft.Element]struct{}{}, Comment: "this node's pods: each address twice",
+		}, &nft.Set{
+			Name: errorRatesSet(f), Type: f.addr(), Dynamic: true, Timeout: ratesTimeout, Elements: map[nft.Element]struct{}{}, Comment: "pods that errors have come to",
 		})
 	}
 	return sets
 }
 
-func errorTypesSet() *Set {
-	return &Set{Name: setErrors, Type: ICMPType, Elements: messageTypes(icmpErrorTypes), Comment: "ICMP's errors"}
+func errorTypesSet() *nft.Set {
+	return &nft.Set{Name: setErrors, Type: nft.Of(nft.ICMPType), Elements: messageTypes(icmpErrorTypes), Comment: "ICMP's errors"}
 }
 
 // errorsSentChain drops a pod's errors that are not about its own flows, and its redirects:
 // it is no router.
-func errorsSentChain() *Chain {
-	chain := &Chain{Name: chainErrorsSent}
+func errorsSentChain() *nft.Chain {
+	chain := &nft.Chain{Name: chainErrorsSent}
 	for _, f := range families {
-		isPod := Lookup{Fields: []Field{f.src(), f.src()}, Set: samePodSet(f)}
+		isPod := nft.Lookup{Fields: []nft.Field{f.src(), f.src()}, Set: samePodSet(f)}
 		if f == 4 {
-			chain.Rules = append(chain.Rules, dropped("not a pod's to send", Redirect{}, isPod))
+			chain.Rules = append(chain.Rules, dropped("not a pod's to send", nft.Redirect{}, isPod))
 		}
 		for _, end := range f.ends() {
-			chain.Rules = append(chain.Rules, Rule{
-				Matches: []Match{Lookup{Fields: []Field{f.src(), end}, Set: samePodSet(f)}}, Verdict: Verdict{Action: Return},
+			chain.Rules = append(chain.Rules, nft.Rule{
+				Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{f.src(), end}, Set: samePodSet(f)}}, Verdict: nft.Verdict{Action: nft.Return},
 			})
 		}
-		for _, of := range []Match{
-			isPod, Lookup{Fields: []Field{f.src()}, Set: orphansSet(f)}, Lookup{Fields: []Field{f.src()}, Set: podRangeSet(f)},
+		for _, of := range []nft.Match{
+			isPod, nft.Lookup{Fields: []nft.Field{f.src()}, Set: orphansSet(f)}, nft.Lookup{Fields: []nft.Field{f.src()}, Set: podRangeSet(f)},
 		} {
 			chain.Rules = append(chain.Rules, dropped("an ICMP error, but not about a flow of the pod's own", of))
 		}
@@ -99,15 +97,15 @@ func errorsSentChain() *Chain {
 // related: by others nobody is to use up what the pod needs to know of its flows. They are
 // judged like any packet. The rules go in this order because a limit that cannot be kept
 // account of does not match.
-func errorsReceivedChain() *Chain {
-	chain := &Chain{Name: chainErrorsReceived, Rules: []Rule{
-		{Matches: []Match{New | Invalid | Untracked}, Verdict: Verdict{Action: Return}},
+func errorsReceivedChain() *nft.Chain {
+	chain := &nft.Chain{Name: chainErrorsReceived, Rules: []nft.Rule{
+		{Matches: []nft.Match{nft.New | nft.Invalid | nft.Untracked}, Verdict: nft.Verdict{Action: nft.Return}},
 	}}
 	for _, f := range families {
-		isPod := Lookup{Fields: []Field{f.dst(), f.dst()}, Set: samePodSet(f)}
-		limit := Limit{Field: f.dst(), Set: errorRatesSet(f), PerSecond: errorsPerSecond, Burst: errorsBurst}
+		isPod := nft.Lookup{Fields: []nft.Field{f.dst(), f.dst()}, Set: samePodSet(f)}
+		limit := nft.Limit{Field: f.dst(), Set: errorRatesSet(f), PerSecond: errorsPerSecond, Burst: errorsBurst}
 		chain.Rules = append(chain.Rules,
-			Rule{Matches: []Match{isPod, limit}, Verdict: Verdict{Action: Return}},
+			nft.Rule{Matches: []nft.Match{isPod, limit}, Verdict: nft.Verdict{Action: nft.Return}},
 			dropped("too many ICMP errors", isPod),
 		)
 	}
@@ -115,21 +113,16 @@ func errorsReceivedChain() *Chain {
 }
 
 // dropped is a rule that drops, and counts.
-func dropped(comment string, matches ...Match) Rule {
-	return Rule{Matches: slices.Clip(matches), Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment}
+func dropped(comment string, matches ...nft.Match) nft.Rule {
+	return nft.Rule{Matches: slices.Clip(matches), Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence(comment)}
 }
 
 // ends are the two ends of a flow, as each sends.
-func (f family) ends() [2]Field {
+func (f family) ends() [2]nft.Field {
 	if f == 4 {
-		return [2]Field{CtOriginalSrc4, CtReplySrc4}
+		return [2]nft.Field{nft.CtOriginalSrc4, nft.CtReplySrc4}
 	}
-	return [2]Field{CtOriginalSrc6, CtReplySrc6}
+	return [2]nft.Field{nft.CtOriginalSrc6, nft.CtReplySrc6}
 }
 
-func (f family) pair() SetType {
-	if f == 4 {
-		return Pair4
-	}
-	return Pair6
-}
+func (f family) pair() nft.SetType { return nft.Of(f.datatype(), f.datatype()) }

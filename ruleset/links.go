@@ -2,10 +2,12 @@ package ruleset
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Where another plugin connects the pods, they have link-local addresses and can send and
@@ -59,47 +61,54 @@ const (
 	chainToLink          = "to-link"
 )
 
+// Frames is the table of family bridge where another plugin connects the pods.
+type Frames struct{ nft.Table }
+
 // BuildLinks returns the table of family bridge that closes the ports of isolated pods on
 // other plugins' bridges to all but IP from and to their own addresses, ARP, and
 // neighbour discovery. No pod sends tagged or otherwise wrapped frames, which the table of
 // family inet would not see, or plays the router.
-func BuildLinks(links Links, fragments FragmentMemory) *Table {
-	t := newTable(Bridge, Options{})
-	for _, set := range slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets(), loopbackSets(), []*Set{errorTypesSet()}) {
-		t.Sets[set.Name] = set
-	}
-	t.addStatic(slices.Concat(linkChains(), fragmentChains(fragments), []*Chain{
-		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(Bridge), outputChain(),
-	}))
+func BuildLinks(links Links, fragments FragmentMemory) *Frames {
+	t := &Frames{nft.NewTable(nft.Bridge)}
+	t.AddSets(slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets(), loopbackSets(), []*nft.Set{errorTypesSet()})...)
+	t.AddChains(slices.Concat(linkChains(), fragmentChains(fragments), []*nft.Chain{
+		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(nft.Bridge), outputChain(),
+	})...)
 	t.UpdateLinks(links)
 	return t
 }
 
-// UpdateLinks makes these the links in the table, of either family, and returns what that
-// takes in a kernel that holds the table as it was.
-func (t *Table) UpdateLinks(links Links) Plan {
-	u := update{Table: t}
+// UpdateLinks makes these the links in the table, and returns what that takes in a kernel
+// that holds the table as it was.
+func (t *Frames) UpdateLinks(links Links) nft.Plan { return updateLinks(&t.Table, links) }
+
+// UpdateLinks is the same for the table of family inet, where another plugin connects the
+// pods (Options.Links).
+func (t *Table) UpdateLinks(links Links) nft.Plan { return updateLinks(&t.Table, links) }
+
+func updateLinks(t *nft.Table, links Links) nft.Plan {
+	var c changes
 	want := linkElements(links)
-	for _, name := range sortedBy(want, func(s string) string { return s }) {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if set := t.Sets[name]; set != nil {
-			u.content(set, want[name])
+			c.content(set, want[name])
 		}
 	}
-	return u.plan()
+	return c.plan(t.Family)
 }
 
 // linkElements are the elements of the sets that have to do with links.
-func linkElements(links Links) map[string]map[Element]struct{} {
-	want := map[string]map[Element]struct{}{
+func linkElements(links Links) map[string]map[nft.Element]struct{} {
+	want := map[string]map[nft.Element]struct{}{
 		linkAddrsSet(4): {}, linkAddrsSet(6): {}, somewhereSet(4): {}, somewhereSet(6): {},
 	}
 	for name, names := range map[string][]string{
 		setPodLinks: links.All, setIngressLinks: links.Closed[policy.Ingress], setEgressLinks: links.Closed[policy.Egress],
 		setSomewhereLinks: links.Somewhere,
 	} {
-		want[name] = map[Element]struct{}{}
+		want[name] = map[nft.Element]struct{}{}
 		for _, link := range names {
-			if e, ok := linkElement(Element{}, link); ok {
+			if e, ok := nft.LinkElement(nft.Element{}, link); ok {
 				want[name][e] = struct{}{}
 			}
 		}
@@ -107,20 +116,14 @@ func linkElements(links Links) map[string]map[Element]struct{} {
 	podAddrElements(want, links.SomewhereAddrs)
 	for _, of := range links.Addrs {
 		podAddrElements(want, []netip.Addr{of.Addr})
-		if e, ok := linkElement(AddrElement(of.Addr), of.Link); ok {
+		if e, ok := nft.LinkElement(nft.AddrElement(of.Addr), of.Link); ok {
 			want[linkAddrsSet(familyOf(of.Addr))][e] = struct{}{}
 		}
 	}
 	for _, addr := range links.SomewhereAddrs {
-		want[somewhereSet(familyOf(addr))][AddrElement(addr)] = struct{}{}
+		want[somewhereSet(familyOf(addr))][nft.AddrElement(addr)] = struct{}{}
 	}
 	return want
-}
-
-// linkElement adds a link to an element. A name that is too long is no link's (IFNAMSIZ).
-func linkElement(e Element, link string) (Element, bool) {
-	copy(e.Port[:], link)
-	return e, len(link) < len(e.Port)
 }
 
 // linkAddrsSet holds links with their pods' addresses, somewhereSet the addresses of pods
@@ -128,57 +131,52 @@ func linkElement(e Element, link string) (Element, bool) {
 func linkAddrsSet(f family) string { return fmt.Sprintf("link-addresses-%d", f) }
 func somewhereSet(f family) string { return fmt.Sprintf("somewhere-%d", f) }
 
-func (f family) linkAddr() SetType {
-	if f == 4 {
-		return LinkAddr4
-	}
-	return LinkAddr6
-}
+func (f family) linkAddr() nft.SetType { return nft.Of(nft.IfName, f.datatype()) }
 
 // linkSets are the links.
-func linkSets() []*Set {
-	set := func(name, comment string) *Set {
-		return &Set{Name: name, Type: IfName, Elements: map[Element]struct{}{}, Comment: comment}
+func linkSets() []*nft.Set {
+	set := func(name, comment string) *nft.Set {
+		return &nft.Set{Name: name, Type: nft.Of(nft.IfName), Elements: map[nft.Element]struct{}{}, Comment: comment}
 	}
-	var sets []*Set
+	var sets []*nft.Set
 	for _, f := range families {
-		sets = append(sets, &Set{
-			Name: linkAddrsSet(f), Type: f.linkAddr(), Elements: map[Element]struct{}{}, Comment: "this node's pods: link, and its own addresses",
+		sets = append(sets, &nft.Set{
+			Name: linkAddrsSet(f), Type: f.linkAddr(), Elements: map[nft.Element]struct{}{}, Comment: "this node's pods: link, and its own addresses",
 		})
 	}
 	return append(append(sets, fragmentSets()...),
 		set(setPodLinks, "this node's pods' links"),
 		set(setEgressLinks, "links of pods that are isolated for egress, or not known"),
 		set(setIngressLinks, "links of pods that are isolated for ingress, or not known"),
-		&Set{
-			Name: setRouterMessages6, Type: ICMPv6Type, Elements: messageTypes([]uint8{listenerQuery, routerAdvertisement, redirect}),
+		&nft.Set{
+			Name: setRouterMessages6, Type: nft.Of(nft.ICMPv6Type), Elements: messageTypes([]uint8{listenerQuery, routerAdvertisement, redirect}),
 			Comment: "not a pod's to send",
 		},
 	)
 }
 
 // linkFrameSets are what else the table of family bridge knows frames by.
-func linkFrameSets() []*Set {
-	frames := func(name, comment, ipv4, ipv6 string) *Set {
-		return &Set{Name: name, Type: EtherType, Comment: comment, Verdicts: map[Element]Verdict{
-			{First: TypeIPv4}: {Action: Jump, Chain: ipv4},
-			{First: TypeARP}:  {Action: Accept},
-			{First: TypeIPv6}: {Action: Jump, Chain: ipv6},
+func linkFrameSets() []*nft.Set {
+	frames := func(name, comment, ipv4, ipv6 string) *nft.Set {
+		return &nft.Set{Name: name, Type: nft.Of(nft.EtherType), Comment: comment, Verdicts: map[nft.Element]nft.Verdict{
+			{First: nft.TypeIPv4}: {Action: nft.Jump, Chain: ipv4},
+			{First: nft.TypeARP}:  {Action: nft.Accept},
+			{First: nft.TypeIPv6}: {Action: nft.Jump, Chain: ipv6},
 		}}
 	}
-	var sets []*Set
+	var sets []*nft.Set
 	for _, f := range families {
-		sets = append(sets, &Set{
-			Name: somewhereSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "pods behind one of the ports somewhere-links",
+		sets = append(sets, &nft.Set{
+			Name: somewhereSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{}, Comment: "pods behind one of the ports somewhere-links",
 		})
 	}
 	return append(sets,
-		&Set{Name: setSomewhereLinks, Type: IfName, Elements: map[Element]struct{}{}, Comment: "bridges' ports, of which nobody can tell whose"},
-		&Set{Name: setFrameTypes, Type: EtherType, Elements: map[Element]struct{}{{First: TypeIPv4}: {}, {First: TypeARP}: {}, {First: TypeIPv6}: {}}, Comment: "what a pod may send"},
+		&nft.Set{Name: setSomewhereLinks, Type: nft.Of(nft.IfName), Elements: map[nft.Element]struct{}{}, Comment: "bridges' ports, of which nobody can tell whose"},
+		&nft.Set{Name: setFrameTypes, Type: nft.Of(nft.EtherType), Elements: map[nft.Element]struct{}{{First: nft.TypeIPv4}: {}, {First: nft.TypeARP}: {}, {First: nft.TypeIPv6}: {}}, Comment: "what a pod may send"},
 		frames(mapSent, "what an isolated pod may send", chainSent4, chainSent6),
 		frames(mapReceived, "what an isolated pod may get", chainReceived4, chainReceived6),
-		&Set{Name: setNeighbours, Type: ICMPv6Type, Elements: messageTypes([]uint8{135, 136}), Comment: "neighbour discovery"},
-		&Set{Name: setReports, Type: ICMPv6Type, Elements: messageTypes([]uint8{131, 132, 143}), Comment: "listeners' reports, for routers"},
+		&nft.Set{Name: setNeighbours, Type: nft.Of(nft.ICMPv6Type), Elements: messageTypes([]uint8{135, 136}), Comment: "neighbour discovery"},
+		&nft.Set{Name: setReports, Type: nft.Of(nft.ICMPv6Type), Elements: messageTypes([]uint8{131, 132, 143}), Comment: "listeners' reports, for routers"},
 	)
 }
 
@@ -194,67 +192,67 @@ const (
 // addresses goes on to the table of family inet. A router's listener query may come from
 // what is no pod: a bridge that looks into multicast learns by the answer where neighbours
 // are to be asked for.
-func linkChains() []*Chain {
-	drop := func(comment string, matches ...Match) Rule {
-		return Rule{Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment}
+func linkChains() []*nft.Chain {
+	drop := func(comment string, matches ...nft.Match) nft.Rule {
+		return nft.Rule{Matches: matches, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence(comment)}
 	}
-	from, to := Lookup{Fields: []Field{InPort}, Set: setEgressLinks}, Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}
-	of := func(field Field, set string) Match { return Lookup{Fields: []Field{field}, Set: set} }
+	from, to := nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setEgressLinks}, nft.Lookup{Fields: []nft.Field{nft.OutPort}, Set: setIngressLinks}
+	of := func(field nft.Field, set string) nft.Match { return nft.Lookup{Fields: []nft.Field{field}, Set: set} }
 	// own accepts what is with one of the pod's own addresses.
-	own := func(link, addr Field, f family) []Rule {
-		return []Rule{
-			{Matches: []Match{Lookup{Fields: []Field{link, addr}, Set: linkAddrsSet(f)}}, Verdict: Verdict{Action: Accept}},
-			{Matches: []Match{of(link, setSomewhereLinks), of(addr, somewhereSet(f))}, Verdict: Verdict{Action: Accept}},
+	own := func(link, addr nft.Field, f family) []nft.Rule {
+		return []nft.Rule{
+			{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{link, addr}, Set: linkAddrsSet(f)}}, Verdict: nft.Verdict{Action: nft.Accept}},
+			{Matches: []nft.Match{of(link, setSomewhereLinks), of(addr, somewhereSet(f))}, Verdict: nft.Verdict{Action: nft.Accept}},
 		}
 	}
 	sent, received := "not from the pod's own address", "not to the pod's own address"
 	// A group sends nothing (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7): it would be
 	// the answer to what the pod has sent to the group.
-	toAll := func(groups Match) []Rule {
-		return []Rule{drop(received, Multicast), drop(received, Broadcast), drop("from a group", groups)}
+	toAll := func(groups nft.Match) []nft.Rule {
+		return []nft.Rule{drop(received, nft.Multicast), drop(received, nft.Broadcast), drop("from a group", groups)}
 	}
-	return []*Chain{
-		{Name: chainLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: DstNAT, Priority: -10}, Rules: slices.Concat(toGroups(), podLinkRules(), []Rule{
+	return []*nft.Chain{
+		{Name: chainLinksPrerouting, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.DstNAT, Priority: -10}, Rules: slices.Concat(toGroups(), podLinkRules(), []nft.Rule{
 			routersOnly,
-			drop("neither IP nor ARP", Lookup{Fields: []Field{InPort}, Set: setPodLinks}, Lookup{Fields: []Field{FrameType}, Set: setFrameTypes, Not: true}),
-			{Matches: []Match{from}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapSent}},
+			drop("neither IP nor ARP", nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setPodLinks}, nft.Lookup{Fields: []nft.Field{nft.FrameType}, Set: setFrameTypes, Not: true}),
+			{Matches: []nft.Match{from}, Verdict: nft.Verdict{Action: nft.Dispatch, Field: nft.FrameType, Map: mapSent}},
 			drop("neither IP nor ARP", from),
 		})},
-		{Name: chainLinksForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: []Rule{
+		{Name: chainLinksForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -10}, Rules: []nft.Rule{
 			drop("for the node alone", routerSolicitation, from),
-			drop("for routers", of(ICMPv6MessageType, setReports), Lookup{Fields: []Field{OutPort}, Set: setPodLinks}, from),
-			{Matches: []Match{to}, Verdict: Verdict{Action: Dispatch, Field: FrameType, Map: mapReceived}},
+			drop("for routers", of(nft.ICMPv6MessageType, setReports), nft.Lookup{Fields: []nft.Field{nft.OutPort}, Set: setPodLinks}, from),
+			{Matches: []nft.Match{to}, Verdict: nft.Verdict{Action: nft.Dispatch, Field: nft.FrameType, Map: mapReceived}},
 			drop("neither IP nor ARP", to),
 		}},
-		{Name: chainSent4, Rules: append(own(InPort, SrcAddr4, 4), drop(sent))},
-		{Name: chainSent6, Rules: slices.Concat([]Rule{
+		{Name: chainSent4, Rules: append(own(nft.InPort, nft.SrcAddr4, 4), drop(sent))},
+		{Name: chainSent6, Rules: slices.Concat([]nft.Rule{
 			askNode, discovery,
-			drop("not as neighbour discovery is", of(ICMPv6MessageType, setNeighbours)),
-		}, own(InPort, SrcAddr6, 6), []Rule{drop(sent)})},
-		{Name: chainReceived4, Rules: slices.Concat(toAll(of(SrcAddr4, setGroups4)), own(OutPort, DstAddr4, 4), []Rule{drop(received)})},
-		{Name: chainReceived6, Rules: slices.Concat([]Rule{
-			drop("for routers", of(ICMPv6MessageType, setReports)),
+			drop("not as neighbour discovery is", of(nft.ICMPv6MessageType, setNeighbours)),
+		}, own(nft.InPort, nft.SrcAddr6, 6), []nft.Rule{drop(sent)})},
+		{Name: chainReceived4, Rules: slices.Concat(toAll(of(nft.SrcAddr4, setGroups4)), own(nft.OutPort, nft.DstAddr4, 4), []nft.Rule{drop(received)})},
+		{Name: chainReceived6, Rules: slices.Concat([]nft.Rule{
+			drop("for routers", of(nft.ICMPv6MessageType, setReports)),
 			discovery,
-		}, toAll(of(SrcAddr6, setGroups6)), own(OutPort, DstAddr6, 6), []Rule{drop(received)})},
+		}, toAll(of(nft.SrcAddr6, setGroups6)), own(nft.OutPort, nft.DstAddr6, 6), []nft.Rule{drop(received)})},
 	}
 }
 
 // podLinksChain is for links that packets are routed over: before connection tracking puts
 // fragments together (NF_IP_PRI_CONNTRACK_DEFRAG, raw - 100), and before the node answers a
 // packet by an ICMP error, which it does before any hook of what it forwards.
-func podLinksChain() *Chain {
-	return &Chain{Name: chainPodLinksPrerouting, Hook: &Hook{Point: Prerouting, Base: Raw, Priority: -150}, Rules: podLinkRules()}
+func podLinksChain() *nft.Chain {
+	return &nft.Chain{Name: chainPodLinksPrerouting, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.Raw, Priority: -150}, Rules: podLinkRules()}
 }
 
 // podLinkRules are for what any pod sends, isolated or not. What is from a pod's own address,
 // which is nearly all, meets one look-up.
-func podLinkRules() []Rule {
-	ofPodLink := Lookup{Fields: []Field{InPort}, Set: setPodLinks}
-	rules := []Rule{ofFragments(4, ofPodLink), ofFragments(6, ofPodLink)}
+func podLinkRules() []nft.Rule {
+	ofPodLink := nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setPodLinks}
+	rules := []nft.Rule{ofFragments(4, ofPodLink), ofFragments(6, ofPodLink)}
 	for _, f := range families {
-		rules = append(rules, Rule{
-			Matches: []Match{Lookup{Fields: []Field{InPort, f.src()}, Set: linkAddrsSet(f), Not: true}, ofPodLink},
-			Verdict: Verdict{Action: Jump, Chain: chainOthersNames},
+		rules = append(rules, nft.Rule{
+			Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.InPort, f.src()}, Set: linkAddrsSet(f), Not: true}, ofPodLink},
+			Verdict: nft.Verdict{Action: nft.Jump, Chain: chainOthersNames},
 		})
 	}
 	return rules
@@ -268,71 +266,71 @@ const chainOthersNames = "others-names"
 // it pleases. Nor does it report errors itself from where nobody can tell whose they are, or
 // send what one may be in: errorsSentChain judges those from pods' addresses. What goes to a loopback address,
 // loopbackRules drop if it comes from a pod's.
-func othersNamesChain(family Family) *Chain {
-	chain := &Chain{Name: chainOthersNames}
+func othersNamesChain(family nft.Family) *nft.Chain {
+	chain := &nft.Chain{Name: chainOthersNames}
 	for _, f := range families {
-		chain.Rules = append(chain.Rules, dropped("a loopback address, but not on the loopback device", Lookup{Fields: []Field{f.dst()}, Set: f.loopback()}))
+		chain.Rules = append(chain.Rules, dropped("a loopback address, but not on the loopback device", nft.Lookup{Fields: []nft.Field{f.dst()}, Set: f.loopback()}))
 	}
-	if family == Bridge {
+	if family == nft.Bridge {
 		for _, f := range families {
-			chain.Rules = append(chain.Rules, Rule{
-				Matches: []Match{Lookup{Fields: []Field{InPort}, Set: setSomewhereLinks}, Lookup{Fields: []Field{f.src()}, Set: somewhereSet(f)}},
-				Verdict: Verdict{Action: Return},
+			chain.Rules = append(chain.Rules, nft.Rule{
+				Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setSomewhereLinks}, nft.Lookup{Fields: []nft.Field{f.src()}, Set: somewhereSet(f)}},
+				Verdict: nft.Verdict{Action: nft.Return},
 			})
 		}
 	}
 	for _, f := range families {
-		chain.Rules = append(chain.Rules, dropped("in another pod's name", Lookup{Fields: []Field{f.src()}, Set: podAddrsSet(f)}))
+		chain.Rules = append(chain.Rules, dropped("in another pod's name", nft.Lookup{Fields: []nft.Field{f.src()}, Set: podAddrsSet(f)}))
 	}
 	const notOwn = "an ICMP error, but not from the pod's own address"
 	chain.Rules = append(chain.Rules,
-		dropped(notOwn, Lookup{Fields: []Field{ICMPMessageType}, Set: setErrors}), dropped(notOwn, ICMPv6Error{}),
-		dropped("an authentication header, but not from the pod's own address", Authenticated{}),
+		dropped(notOwn, nft.Lookup{Fields: []nft.Field{nft.ICMPMessageType}, Set: setErrors}), dropped(notOwn, nft.ICMPv6Error{}),
+		dropped("an authentication header, but not from the pod's own address", nft.Authenticated{}),
 	)
 	return chain
 }
 
 // routersOnly keeps pods from playing the router.
-var routersOnly = Rule{
-	Matches: []Match{
-		Lookup{Fields: []Field{ICMPv6MessageType}, Set: setRouterMessages6}, Lookup{Fields: []Field{InPort}, Set: setPodLinks},
+var routersOnly = nft.Rule{
+	Matches: []nft.Match{
+		nft.Lookup{Fields: []nft.Field{nft.ICMPv6MessageType}, Set: setRouterMessages6}, nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setPodLinks},
 	},
-	Counter: true, Verdict: Verdict{Action: Drop}, Comment: "not a pod's to send",
+	Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("not a pod's to send"),
 }
 
 // fromLink and toLink lead what comes by an isolated pod's link, or goes out by it, to
 // where only the pod's own addresses pass. They ask for no state: a flow of other addresses,
 // or in another's name, has no pod's address to be revoked by.
 var (
-	fromLink = Rule{
-		Matches: []Match{Lookup{Fields: []Field{InPort}, Set: setEgressLinks}}, Verdict: Verdict{Action: Jump, Chain: chainFromLink},
+	fromLink = nft.Rule{
+		Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setEgressLinks}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainFromLink},
 	}
-	toLink = Rule{
-		Matches: []Match{Lookup{Fields: []Field{OutPort}, Set: setIngressLinks}}, Verdict: Verdict{Action: Jump, Chain: chainToLink},
+	toLink = nft.Rule{
+		Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.OutPort}, Set: setIngressLinks}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainToLink},
 	}
 )
 
 // fromLinksChain asks before the node would answer by an ICMP error, which it sends to the
 // packet's source, with the packet in it, before the hook forward. Raw comes when fragments
 // are one.
-func fromLinksChain() *Chain {
-	return &Chain{Name: chainFromLinks, Hook: &Hook{Point: Prerouting, Base: Raw}, Rules: []Rule{fromLink}}
+func fromLinksChain() *nft.Chain {
+	return &nft.Chain{Name: chainFromLinks, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.Raw}, Rules: []nft.Rule{fromLink}}
 }
 
 // linkAddrsChains drop what is not of the pod's own addresses, but for discovery.
-func linkAddrsChains() []*Chain {
-	from := &Chain{Name: chainFromLink, Rules: []Rule{askNode, discovery}}
-	to := &Chain{Name: chainToLink}
+func linkAddrsChains() []*nft.Chain {
+	from := &nft.Chain{Name: chainFromLink, Rules: []nft.Rule{askNode, discovery}}
+	to := &nft.Chain{Name: chainToLink}
 	for _, f := range families {
-		from.Rules = append(from.Rules, notOwn(InPort, f.src(), f, "not from the pod's own address"))
-		to.Rules = append(to.Rules, notOwn(OutPort, f.dst(), f, "not to the pod's own address"))
+		from.Rules = append(from.Rules, notOwn(nft.InPort, f.src(), f, "not from the pod's own address"))
+		to.Rules = append(to.Rules, notOwn(nft.OutPort, f.dst(), f, "not to the pod's own address"))
 	}
-	return []*Chain{from, to}
+	return []*nft.Chain{from, to}
 }
 
-func notOwn(link, addr Field, f family, comment string) Rule {
-	return Rule{
-		Matches: []Match{Lookup{Fields: []Field{link, addr}, Set: linkAddrsSet(f), Not: true}},
-		Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment,
+func notOwn(link, addr nft.Field, f family, comment string) nft.Rule {
+	return nft.Rule{
+		Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{link, addr}, Set: linkAddrsSet(f), Not: true}},
+		Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence(comment),
 	}
 }

@@ -1,5 +1,7 @@
 package ruleset
 
+import "github.com/podfence/podfence/ruleset/nft"
+
 // Loopback addresses mean the host that uses them, and are on no wire (RFC 1122 section
 // 3.2.1.3, RFC 4291 section 2.5.3). The kernel sees to that, but for IPv4 not where
 // route_localnet is on: kube-proxy turns it on for all links, to serve node ports on the
@@ -9,21 +11,21 @@ package ruleset
 // loopbackRules drop what comes from such an address, whoever sends it, and what a pod
 // sends to one, whoever has translated it so. They come after what is known: with a node
 // port on 127.0.0.1, a pod's answers are translated back to that.
-func loopbackRules() (rules []Rule) {
+func loopbackRules() (rules []nft.Rule) {
 	const comment = "a loopback address, but not on the loopback device"
 	for _, f := range families {
 		rules = append(rules,
-			dropped(comment, Lookup{Fields: []Field{f.src()}, Set: f.loopback()}),
-			dropped(comment, Lookup{Fields: []Field{f.dst()}, Set: f.loopback()}, Lookup{Fields: []Field{f.src(), f.src()}, Set: samePodSet(f)}),
+			dropped(comment, nft.Lookup{Fields: []nft.Field{f.src()}, Set: f.loopback()}),
+			dropped(comment, nft.Lookup{Fields: []nft.Field{f.dst()}, Set: f.loopback()}, nft.Lookup{Fields: []nft.Field{f.src(), f.src()}, Set: samePodSet(f)}),
 		)
 	}
 	return rules
 }
 
-func loopbackSets() []*Set {
-	return []*Set{
-		ranges(setLoopback4, Range4, "each host's own", "127.0.0.0/8"),
-		ranges(setLoopback6, Range6, "each host's own", "::1/128"),
+func loopbackSets() []*nft.Set {
+	return []*nft.Set{
+		ranges(setLoopback4, nft.RangesOf(nft.IPv4Addr), "each host's own", "127.0.0.0/8"),
+		ranges(setLoopback6, nft.RangesOf(nft.IPv6Addr), "each host's own", "::1/128"),
 	}
 }
 

@@ -1,18 +1,16 @@
 package ruleset
 
 import (
-	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // The names that do not depend on the cluster.
@@ -73,11 +71,12 @@ func hash(text string) string {
 }
 
 func objectName(prefix string, key policy.Key) string {
-	id := key.String()
-	if strings.Count(id, "/") != 1 { // "c" in "a/b" is not "b/c" in "a"
+	text := key.String()
+	id := text
+	if strings.Count(text, "/") != 1 { // "c" in "a/b" is not "b/c" in "a"
 		id = fmt.Sprintf("%q %q", key.Namespace, key.Name)
 	}
-	name := fmt.Sprintf("%s-%s-%s", prefix, hash(id), strings.Map(readable, key.String()))
+	name := prefix + "-" + hash(id) + "-" + strings.Map(readable, text)
 	return name[:min(len(name), maxName)]
 }
 
@@ -168,17 +167,17 @@ func namedSet(f family, n policy.NamedPort) string {
 
 // blockSet and portsSet hold what never changes under their names: the hash is
 // the content's, whose elements are in order.
-func blockSet(f family, elements []Element) string {
+func blockSet(f family, elements []nft.Element) string {
 	return fmt.Sprintf("block-%d-%s", f, contentHash(elements))
 }
 
-func portsSet(elements []Element) string {
+func portsSet(elements []nft.Element) string {
 	return fmt.Sprintf("ports-%s", contentHash(elements))
 }
 
 // contentHash is of the elements as text. Fmt would take as long for the text as the kernel
 // takes for the elements.
-func contentHash(elements []Element) string {
+func contentHash(elements []nft.Element) string {
 	var text []byte
 	for _, e := range elements {
 		text = append(hex.AppendEncode(text, e.Addr[:]), '-')
@@ -188,50 +187,4 @@ func contentHash(elements []Element) string {
 		text = append(strconv.AppendUint(text, uint64(e.Last), 10), '\n')
 	}
 	return hash(string(text))
-}
-
-func sortedElements[V any](elements map[Element]V) []Element {
-	sorted := make([]Element, 0, len(elements))
-	for e := range elements {
-		sorted = append(sorted, e)
-	}
-	slices.SortFunc(sorted, compareElement)
-	return sorted
-}
-
-func compareElement(a, b Element) int {
-	// Mostly the addresses tell, and cmp.Or would work all of it out.
-	if c := bytes.Compare(a.Addr[:], b.Addr[:]); c != 0 {
-		return c
-	}
-	return cmp.Or(
-		bytes.Compare(a.LastAddr[:], b.LastAddr[:]),
-		cmp.Compare(a.Protocol, b.Protocol),
-		cmp.Compare(a.First, b.First),
-		cmp.Compare(a.Last, b.Last),
-		slices.Compare(a.MAC[:], b.MAC[:]),
-		slices.Compare(a.Port[:], b.Port[:]),
-	)
-}
-
-// maxComment is what nft shows of a comment: NFTNL_UDATA_COMMENT_MAXLEN with
-// its final NUL.
-const maxComment = 127
-
-// comment makes a text fit, and safe between double quotes: nft knows no way to
-// write a quote inside, and takes a backslash for one.
-func comment(text string) string {
-	text = strings.Map(func(r rune) rune {
-		switch {
-		case r == '"':
-			return '\''
-		case r == '\\' || r < ' ' || r > '~':
-			return '?'
-		}
-		return r
-	}, text)
-	if len(text) <= maxComment {
-		return text
-	}
-	return text[:maxComment-3] + "..."
 }

@@ -80,12 +80,3 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
-
-func TestComment(t *testing.T) {
-	if have := comment(`a "b"`); have != `a 'b'` {
-		t.Error(have)
-	}
-	if have := comment(strings.Repeat("x", 500)); len(have) != maxComment || !strings.HasSuffix(have, "...") {
-		t.Error(have)
-	}
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -126,9 +127,9 @@ func TestTraceSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	intent, _ := policy.Compile(snapshot, "node-1")
-	trace := ruleset.Build(intent, ruleset.Options{}).Trace(ruleset.Forward, ruleset.TracePacket{
+	trace := ruleset.Build(intent, ruleset.Options{}).Trace(nft.Forward, nft.TracePacket{
 		Packet: policy.Packet{Src: netip.MustParseAddr("203.0.113.1"), Dst: netip.MustParseAddr("10.244.1.7"), Protocol: policy.TCP, DstPort: 8444},
-		State:  ruleset.New,
+		State:  nft.New,
 	})
 	want := `ingress-forward: ip daddr vmap @ingress-pods-4
 ingress-vuhuyjrpza4dvmex-shop/web-0: jump policy-ingress-s43vmrvr32z5fvoe-shop/web

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // notRouted are destinations that no router takes further, so that no other
@@ -27,15 +28,15 @@ var notRouted = []netip.Prefix{
 // Source ports are chosen at random, as kube-proxy has them: two flows that
 // begin together, such as a resolver's A and AAAA, would otherwise be given the
 // same one now and then, and the packet that comes second be lost.
-func masqueradeChain() *Chain {
-	chain := &Chain{Name: chainMasquerade, Hook: &Hook{NAT: true, Point: Postrouting, Base: SrcNAT}}
+func masqueradeChain() *nft.Chain {
+	chain := &nft.Chain{Name: chainMasquerade, Hook: &nft.Hook{NAT: true, Point: nft.Postrouting, Base: nft.SrcNAT}}
 	for _, f := range families {
-		chain.Rules = append(chain.Rules, Rule{
-			Matches: []Match{
-				Lookup{Fields: []Field{f.src()}, Set: podRangeSet(f)},
-				Lookup{Fields: []Field{f.dst()}, Set: clusterSet(f), Not: true},
+		chain.Rules = append(chain.Rules, nft.Rule{
+			Matches: []nft.Match{
+				nft.Lookup{Fields: []nft.Field{f.src()}, Set: podRangeSet(f)},
+				nft.Lookup{Fields: []nft.Field{f.dst()}, Set: clusterSet(f), Not: true},
 			},
-			Counter: true, Verdict: Verdict{Action: Masquerade},
+			Counter: true, Verdict: nft.Verdict{Action: nft.Masquerade},
 		})
 	}
 	return chain
@@ -55,35 +56,12 @@ func (u *update) cluster(prefixes []netip.Prefix) {
 }
 
 // prefixes are the elements for those of the family.
-func (f family) prefixes(prefixes []netip.Prefix) map[Element]struct{} {
-	elements := map[Element]struct{}{}
+func (f family) prefixes(prefixes []netip.Prefix) map[nft.Element]struct{} {
+	elements := map[nft.Element]struct{}{}
 	for _, prefix := range prefixes {
 		if f.has(prefix.Addr()) {
-			elements[PrefixElement(prefix)] = struct{}{}
+			elements[nft.PrefixElement(prefix)] = struct{}{}
 		}
 	}
 	return elements
-}
-
-// content makes these the elements of a set.
-func (u *update) content(set *Set, want map[Element]struct{}) {
-	var gone, added []Element
-	for e := range set.Elements {
-		if _, stays := want[e]; !stays {
-			gone = append(gone, e)
-		}
-	}
-	for e := range want {
-		if _, there := set.Elements[e]; !there {
-			added = append(added, e)
-		}
-	}
-	// Out before in: two ranges that overlap cannot be in the set together.
-	if len(gone) > 0 {
-		u.newSets = append(u.newSets, DeleteElements{Set: set.Name, Type: set.Type, Elements: sorted(gone)})
-	}
-	if len(added) > 0 {
-		u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sorted(added)})
-	}
-	set.setElements(want)
 }

@@ -6,13 +6,14 @@ import (
 	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // staticChains are those that do not depend on the cluster.
-func staticChains(o Options) []*Chain {
+func staticChains(o Options) []*nft.Chain {
 	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain(), errorsSentChain(), errorsReceivedChain())
 	if o.Links {
-		chains = slices.Concat(chains, linkAddrsChains(), fragmentChains(o.Fragments), []*Chain{podLinksChain(), othersNamesChain(Inet)})
+		chains = slices.Concat(chains, linkAddrsChains(), fragmentChains(o.Fragments), []*nft.Chain{podLinksChain(), othersNamesChain(nft.Inet)})
 	}
 	if o.MaxConnections != 0 {
 		chains = append(chains, connectionsChain(o.MaxConnections))
@@ -30,29 +31,29 @@ func staticChains(o Options) []*Chain {
 // They run just before the filter priority, where most firewalls sit, so that
 // what those drop stays dropped, and after destination NAT (-100): a packet to
 // a Service already has its pod's address and port.
-func baseChains(o Options) []*Chain {
-	var tunnel []Rule
+func baseChains(o Options) []*nft.Chain {
+	var tunnel []nft.Rule
 	if o.TunnelPort != 0 {
-		tunnel = []Rule{towardsTunnel}
+		tunnel = []nft.Rule{towardsTunnel}
 	}
-	var from, to []Rule
+	var from, to []nft.Rule
 	if o.Links {
-		from, to = []Rule{fromLink}, []Rule{toLink}
+		from, to = []nft.Rule{fromLink}, []nft.Rule{toLink}
 	}
-	chains := []*Chain{
-		{Name: chainEgressForward, Hook: &Hook{Point: Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, append(tunnel, loopbackRules()...)...))},
-		{Name: chainIngressForward, Hook: &Hook{Point: Forward, Priority: -9}, Rules: slices.Concat(to, baseRules(policy.Ingress, o))},
+	chains := []*nft.Chain{
+		{Name: chainEgressForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, append(tunnel, loopbackRules()...)...))},
+		{Name: chainIngressForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -9}, Rules: slices.Concat(to, baseRules(policy.Ingress, o))},
 	}
 	// The node's own packets to itself may have an address of the pod range
 	// (the bridge's), which no pod has.
-	input := []Rule{{Matches: []Match{Loopback{}}, Verdict: Verdict{Action: Accept}}}
+	input := []nft.Rule{{Matches: []nft.Match{nft.Loopback{}}, Verdict: nft.Verdict{Action: nft.Accept}}}
 	input = append(input, from...)
 	if o.AllowToNode {
-		input = slices.Concat(input, knownFlows(policy.Egress, o), loopbackRules(), []Rule{askNode, discovery}, closedRules(policy.Egress, true))
+		input = slices.Concat(input, knownFlows(policy.Egress, o), loopbackRules(), []nft.Rule{askNode, discovery}, closedRules(policy.Egress, true))
 	} else {
 		input = append(input, baseRules(policy.Egress, o, append(loopbackRules(), askNode)...)...)
 	}
-	chains = append(chains, &Chain{Name: chainEgressInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: input})
+	chains = append(chains, &nft.Chain{Name: chainEgressInput, Hook: &nft.Hook{Point: nft.Input, Priority: -10}, Rules: input})
 	if o.Guard {
 		chains = append(chains, portsChain())
 	}
@@ -73,9 +74,9 @@ func baseChains(o Options) []*Chain {
 
 // beginningsChain is where the map of a direction leads what is with a pod that
 // is isolated for the other direction only.
-func beginningsChain() *Chain {
-	rules := append([]Rule{{Matches: []Match{Invalid}, Counter: true, Verdict: Verdict{Action: Drop}}}, beginnings()...)
-	return &Chain{Name: chainBeginnings, Rules: append(rules, Rule{Verdict: Verdict{Action: Accept}})}
+func beginningsChain() *nft.Chain {
+	rules := append([]nft.Rule{{Matches: []nft.Match{nft.Invalid}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}}}, beginnings()...)
+	return &nft.Chain{Name: chainBeginnings, Rules: append(rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Accept}})}
 }
 
 // beginnings let nothing pass that is new to connection tracking but begins no
@@ -90,10 +91,10 @@ func beginningsChain() *Chain {
 //
 // The price: a connection that connection tracking has lost goes on only if its next
 // packet is judged, and allowed, by the one direction that the pod is isolated for.
-func beginnings() (rules []Rule) {
+func beginnings() (rules []nft.Rule) {
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.SCTP} {
-		rules = append(rules, Rule{
-			Matches: []Match{New, Midstream(protocol)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "begins no connection",
+		rules = append(rules, nft.Rule{
+			Matches: []nft.Match{nft.New, nft.Midstream(protocol)}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("begins no connection"),
 		})
 	}
 	return rules
@@ -101,35 +102,35 @@ func beginnings() (rules []Rule) {
 
 // baseRules are the rules of a base chain: what needs no judging, what has to be
 // looked at first, then the pod's own chain, then nothing for what is closed.
-func baseRules(d policy.Direction, o Options, first ...Rule) []Rule {
+func baseRules(d policy.Direction, o Options, first ...nft.Rule) []nft.Rule {
 	addr4, addr6 := addrFields(d)
 	rules := append(knownFlows(d, o), first...)
 	rules = append(rules,
 		discovery,
-		Rule{Verdict: Verdict{Action: Dispatch, Field: addr4, Map: podMap(d, 4)}},
-		Rule{Verdict: Verdict{Action: Dispatch, Field: addr6, Map: podMap(d, 6)}},
+		nft.Rule{Verdict: nft.Verdict{Action: nft.Dispatch, Field: addr4, Map: podMap(d, 4)}},
+		nft.Rule{Verdict: nft.Verdict{Action: nft.Dispatch, Field: addr6, Map: podMap(d, 6)}},
 	)
 	return append(rules, closedRules(d, false)...)
 }
 
 // addrFields are the fields with the subject's address.
-func addrFields(d policy.Direction) (addr4, addr6 Field) {
+func addrFields(d policy.Direction) (addr4, addr6 nft.Field) {
 	if d == policy.Ingress {
-		return DstAddr4, DstAddr6
+		return nft.DstAddr4, nft.DstAddr6
 	}
-	return SrcAddr4, SrcAddr6
+	return nft.SrcAddr4, nft.SrcAddr6
 }
 
 // knownFlows are the rules for what belongs to a flow that was judged before. ICMP errors
 // are looked at before what is related passes. What is left begins a connection, which may be
 // one too many.
-func knownFlows(d policy.Direction, o Options) (rules []Rule) {
+func knownFlows(d policy.Direction, o Options) (rules []nft.Rule) {
 	if o.RevokedMark != 0 {
-		rules = append(rules, Rule{Matches: []Match{Mark(o.RevokedMark)}, Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a policy has changed: no longer allowed"})
+		rules = append(rules, nft.Rule{Matches: []nft.Match{nft.Mark(o.RevokedMark)}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("a policy has changed: no longer allowed")})
 	}
-	rules = append(rules, Rule{Matches: []Match{Established}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, nft.Rule{Matches: []nft.Match{nft.Established}, Verdict: nft.Verdict{Action: nft.Accept}})
 	rules = append(rules, icmpErrors(d)...)
-	rules = append(rules, Rule{Matches: []Match{Related}, Verdict: Verdict{Action: Accept}})
+	rules = append(rules, nft.Rule{Matches: []nft.Match{nft.Related}, Verdict: nft.Verdict{Action: nft.Accept}})
 	if d == policy.Egress && o.MaxConnections != 0 {
 		rules = append(rules, begun)
 	}
@@ -139,19 +140,19 @@ func knownFlows(d policy.Direction, o Options) (rules []Rule) {
 // closedRules drop what is of a container whose pod is not known, or of an address of the
 // pod ranges that no known pod has (closed until known). Where pods reach their node
 // whatever the policies say, no map has sorted out the known ones: sort says to do so.
-func closedRules(d policy.Direction, sort bool) (rules []Rule) {
+func closedRules(d policy.Direction, sort bool) (rules []nft.Rule) {
 	addr4, addr6 := addrFields(d)
-	fields := map[family]Field{4: addr4, 6: addr6}
-	drop := func(comment string, matches ...Match) {
-		rules = append(rules, Rule{Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment})
+	fields := map[family]nft.Field{4: addr4, 6: addr6}
+	drop := func(comment string, matches ...nft.Match) {
+		rules = append(rules, nft.Rule{Matches: matches, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence(comment)})
 	}
 	for _, f := range families {
-		drop("a container whose pod is not known", Lookup{Fields: []Field{fields[f]}, Set: orphansSet(f)})
+		drop("a container whose pod is not known", nft.Lookup{Fields: []nft.Field{fields[f]}, Set: orphansSet(f)})
 	}
 	for _, f := range families {
-		matches := []Match{Lookup{Fields: []Field{fields[f]}, Set: podRangeSet(f)}}
+		matches := []nft.Match{nft.Lookup{Fields: []nft.Field{fields[f]}, Set: podRangeSet(f)}}
 		if sort {
-			matches = append(matches, Lookup{Fields: []Field{fields[f], fields[f]}, Set: samePodSet(f), Not: true})
+			matches = append(matches, nft.Lookup{Fields: []nft.Field{fields[f], fields[f]}, Set: samePodSet(f), Not: true})
 		}
 		drop("no pod known by this address", matches...)
 	}
@@ -160,19 +161,19 @@ func closedRules(d policy.Direction, sort bool) (rules []Rule) {
 
 // orphansChain is for what the node itself sends to a container whose pod is not known.
 // It asks for no state: the node's side of a flow ends as well.
-func orphansChain() *Chain {
-	chain := &Chain{Name: chainOrphansOutput, Hook: &Hook{Point: Output, Priority: -10}}
+func orphansChain() *nft.Chain {
+	chain := &nft.Chain{Name: chainOrphansOutput, Hook: &nft.Hook{Point: nft.Output, Priority: -10}}
 	for _, f := range families {
-		chain.Rules = append(chain.Rules, Rule{
-			Matches: []Match{Lookup{Fields: []Field{f.dst()}, Set: orphansSet(f)}},
-			Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a container whose pod is not known",
+		chain.Rules = append(chain.Rules, nft.Rule{
+			Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{f.dst()}, Set: orphansSet(f)}},
+			Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("a container whose pod is not known"),
 		})
 	}
 	return chain
 }
 
 // baseSets are the sets and maps that are always there, empty of pods.
-func baseSets(o Options) []*Set {
+func baseSets(o Options) []*nft.Set {
 	sets := slices.Concat(discoverySets(), errorSets(), loopbackSets())
 	if o.Links {
 		sets = slices.Concat(sets, linkSets(), podAddrsSets())
@@ -188,21 +189,21 @@ func baseSets(o Options) []*Set {
 	}
 	for _, f := range families {
 		for _, d := range policy.Directions {
-			sets = append(sets, &Set{
-				Name: podMap(d, f), Type: f.addr(), Verdicts: map[Element]Verdict{},
+			sets = append(sets, &nft.Set{
+				Name: podMap(d, f), Type: f.addr(), Verdicts: map[nft.Element]nft.Verdict{},
 				Comment: fmt.Sprintf("this node's pods: where their %s goes on", d),
 			})
 		}
-		sets = append(sets, &Set{
-			Name: podRangeSet(f), Type: f.ranges(), Elements: map[Element]struct{}{},
+		sets = append(sets, &nft.Set{
+			Name: podRangeSet(f), Type: f.ranges(), Elements: map[nft.Element]struct{}{},
 			Comment: "this node's pod ranges: closed but for known pods",
-		}, &Set{
-			Name: orphansSet(f), Type: f.addr(), Elements: map[Element]struct{}{},
+		}, &nft.Set{
+			Name: orphansSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{},
 			Comment: "this node's containers whose pod is not known: closed",
 		})
 		if o.Masquerade {
-			sets = append(sets, &Set{
-				Name: clusterSet(f), Type: f.ranges(), Elements: map[Element]struct{}{},
+			sets = append(sets, &nft.Set{
+				Name: clusterSet(f), Type: f.ranges(), Elements: map[nft.Element]struct{}{},
 				Comment: "what pods reach with their own address",
 			})
 		}
@@ -210,55 +211,56 @@ func baseSets(o Options) []*Set {
 	return sets
 }
 
-func messageTypes(types []uint8) map[Element]struct{} {
-	elements := map[Element]struct{}{}
+func messageTypes(types []uint8) map[nft.Element]struct{} {
+	elements := map[nft.Element]struct{}{}
 	for _, t := range types {
-		elements[Element{Protocol: t}] = struct{}{}
+		elements[nft.Element{Protocol: t}] = struct{}{}
 	}
 	return elements
 }
 
 // podChainOf is the chain of a pod that is isolated for a direction: each
 // policy in turn may accept; what none does is denied.
-func podChainOf(d policy.Direction, s *policy.Subject, o Options) *Chain {
-	chain := &Chain{Name: podChain(d, s.Key), Rules: []Rule{
-		{Matches: []Match{Invalid}, Counter: true, Verdict: Verdict{Action: Drop}},
+func podChainOf(d policy.Direction, s *policy.Subject, o Options) *nft.Chain {
+	isolated := nft.Origin(Isolated{Pod: s.Key, Direction: d})
+	chain := &nft.Chain{Name: podChain(d, s.Key), Rules: []nft.Rule{
+		{Matches: []nft.Match{nft.Invalid}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: isolated},
 	}}
 	if o.RevokedMark != 0 && s.Isolated[d.Opposite()] {
 		chain.Rules = append(chain.Rules, beginnings()...)
 	}
 	for _, key := range s.Isolating[d] {
-		chain.Rules = append(chain.Rules, Rule{Verdict: Verdict{Action: Jump, Chain: policyChain(d, key)}})
+		chain.Rules = append(chain.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: policyChain(d, key)}, Origin: IsolatedBy{key}})
 	}
-	deny := Verdict{Action: Drop}
+	deny := nft.Verdict{Action: nft.Drop}
 	if o.Reject {
-		deny = Verdict{Action: Reject}
+		deny = nft.Verdict{Action: nft.Reject}
 	}
-	chain.Rules = append(chain.Rules, Rule{Counter: true, Verdict: deny})
+	chain.Rules = append(chain.Rules, nft.Rule{Counter: true, Verdict: deny, Origin: isolated})
 	return chain
 }
 
 // policyChainOf is the chain of a policy's rules for a direction, with the
 // sets that are named by their content. Very many rules are in its sections.
-func policyChainOf(d policy.Direction, p *policy.Policy) (*Chain, []*Set) {
+func policyChainOf(d policy.Direction, p *policy.Policy) (*nft.Chain, []*nft.Set) {
 	name := policyChain(d, p.Key)
 	if len(p.Sections[d]) == 0 {
-		return chainOf(name, d, p.Rules[d])
+		return chainOf(name, p.Key, d, p.Rules[d])
 	}
-	chain := &Chain{Name: name}
+	chain := &nft.Chain{Name: name}
 	for _, section := range p.Sections[d] {
 		to := sectionChain(policy.SectionKey{Policy: p.Key, Direction: d, Name: section.Name})
-		chain.Rules = append(chain.Rules, Rule{Verdict: Verdict{Action: Jump, Chain: to}})
+		chain.Rules = append(chain.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: to}})
 	}
 	return chain, nil
 }
 
-// chainOf is a chain of rules, with the sets that are named by their content.
-func chainOf(name string, d policy.Direction, rules []policy.Rule) (*Chain, []*Set) {
-	chain := &Chain{Name: name}
-	var sets []*Set
+// chainOf is a chain of a policy's rules, with the sets that are named by their content.
+func chainOf(name string, of policy.Key, d policy.Direction, rules []policy.Rule) (*nft.Chain, []*nft.Set) {
+	chain := &nft.Chain{Name: name}
+	var sets []*nft.Set
 	for _, rule := range rules {
-		made, used := rulesOf(d, rule)
+		made, used := rulesOf(of, d, rule)
 		chain.Rules = append(chain.Rules, made...)
 		sets = append(sets, used...)
 	}
@@ -267,10 +269,10 @@ func chainOf(name string, d policy.Direction, rules []policy.Rule) (*Chain, []*S
 
 // rulesOf renders one rule of a policy: a kernel rule for each way that its
 // peers and its ports can both match.
-func rulesOf(d policy.Direction, r policy.Rule) (rules []Rule, sets []*Set) {
+func rulesOf(of policy.Key, d policy.Direction, r policy.Rule) (rules []nft.Rule, sets []*nft.Set) {
 	peers, sets := peerMatches(d, r)
 	type way struct {
-		matches []Match
+		matches []nft.Match
 		family  family // 0: both
 	}
 	var ports []way
@@ -280,23 +282,24 @@ func rulesOf(d policy.Direction, r policy.Rule) (rules []Rule, sets []*Set) {
 	if len(r.Ports) > 0 {
 		set := portsSetOf(r.Ports)
 		sets = append(sets, set)
-		ports = append(ports, way{matches: []Match{Lookup{Fields: []Field{L4Protocol, DstPort}, Set: set.Name}}})
+		ports = append(ports, way{matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.L4Protocol, nft.DstPort}, Set: set.Name}}})
 	}
 	for _, name := range r.NamedPorts {
 		for _, f := range families {
-			ports = append(ports, way{[]Match{Lookup{Fields: []Field{f.dst(), L4Protocol, DstPort}, Set: namedSet(f, name)}}, f})
+			ports = append(ports, way{[]nft.Match{nft.Lookup{Fields: []nft.Field{f.dst(), nft.L4Protocol, nft.DstPort}, Set: namedSet(f, name)}}, f})
 		}
 	}
+	origin := nft.Origin(PolicyRule{Policy: of, Direction: d, Index: r.Index})
 	for _, peer := range peers {
 		for _, port := range ports {
 			if peer.family != 0 && port.family != 0 && peer.family != port.family {
 				continue
 			}
-			rules = append(rules, Rule{
-				Matches: append(append([]Match{}, peer.matches...), port.matches...),
+			rules = append(rules, nft.Rule{
+				Matches: append(append([]nft.Match{}, peer.matches...), port.matches...),
 				Counter: true,
-				Verdict: Verdict{Action: Accept},
-				Comment: fmt.Sprintf("%s[%d]", d, r.Index),
+				Verdict: nft.Verdict{Action: nft.Accept},
+				Origin:  origin,
 			})
 		}
 	}
@@ -307,13 +310,13 @@ func rulesOf(d policy.Direction, r policy.Rule) (rules []Rule, sets []*Set) {
 }
 
 type peerMatch struct {
-	matches []Match
+	matches []nft.Match
 	family  family // 0: both
 }
 
 // peerMatches are the matches of a rule's peers: none is needed for any peer,
 // else one set each per family.
-func peerMatches(d policy.Direction, r policy.Rule) (matches []peerMatch, sets []*Set) {
+func peerMatches(d policy.Direction, r policy.Rule) (matches []peerMatch, sets []*nft.Set) {
 	if r.AnyPeer {
 		return []peerMatch{{}}, nil
 	}
@@ -323,19 +326,19 @@ func peerMatches(d policy.Direction, r policy.Rule) (matches []peerMatch, sets [
 			field = f.dst()
 		}
 		for _, s := range r.Peers {
-			matches = append(matches, peerMatch{[]Match{Lookup{Fields: []Field{field}, Set: peersSet(f, s)}}, f})
+			matches = append(matches, peerMatch{[]nft.Match{nft.Lookup{Fields: []nft.Field{field}, Set: peersSet(f, s)}}, f})
 		}
 		if set := blockSetOf(f, r.Blocks); set != nil {
 			sets = append(sets, set)
-			matches = append(matches, peerMatch{[]Match{Lookup{Fields: []Field{field}, Set: set.Name}}, f})
+			matches = append(matches, peerMatch{[]nft.Match{nft.Lookup{Fields: []nft.Field{field}, Set: set.Name}}, f})
 		}
 	}
 	return matches, sets
 }
 
 // blockSetOf is the set of one family's ranges; nil if there are none.
-func blockSetOf(f family, blocks []policy.AddrRange) *Set {
-	elements := map[Element]struct{}{}
+func blockSetOf(f family, blocks []policy.AddrRange) *nft.Set {
+	elements := map[nft.Element]struct{}{}
 	for _, block := range blocks {
 		if f.has(block.First) {
 			elements[AddrRangeElement(block)] = struct{}{}
@@ -344,76 +347,66 @@ func blockSetOf(f family, blocks []policy.AddrRange) *Set {
 	if len(elements) == 0 {
 		return nil
 	}
-	set := &Set{Type: f.ranges()}
-	set.setElements(elements)
-	set.Name = blockSet(f, set.ordered)
-	set.Comment = "ipBlock " + set.Type.text(set.ordered[0])
+	set := &nft.Set{Type: f.ranges(), Life: nft.ByContent}
+	set.SetElements(elements)
+	set.Name = blockSet(f, set.Ordered())
+	set.Comment = "ipBlock " + set.Type.Text(set.Ordered()[0])
 	if n := len(elements) - 1; n > 0 {
 		set.Comment += fmt.Sprintf(" and %d more", n)
 	}
 	return set
 }
 
-// setElements makes these the elements of a set.
-func (s *Set) setElements(elements map[Element]struct{}) {
-	s.Elements = elements
-	if s.Type.interval() {
-		s.ordered = sortedElements(elements)
-	}
-}
-
 // portsSetOf is the set of a rule's ports. Single ports are looked up by hash, which costs
 // a new connection half of what ranges do, and to load next to nothing.
-func portsSetOf(ports []policy.PortRange) *Set {
-	set, elements := &Set{Type: PortRange}, map[Element]struct{}{}
-	if policy.SinglePorts(ports) {
-		set.Type = Port
+func portsSetOf(ports []policy.PortRange) *nft.Set {
+	set, elements := &nft.Set{Type: portRanges, Life: nft.ByContent}, map[nft.Element]struct{}{}
+	single := policy.SinglePorts(ports)
+	if single {
+		set.Type = singlePorts
 	}
 	for _, r := range ports {
-		if set.Type == Port {
-			elements[PortElement(r.Protocol, r.First)] = struct{}{}
+		if single {
+			elements[nft.PortElement(r.Protocol, r.First)] = struct{}{}
 		} else {
 			elements[PortRangeElement(r)] = struct{}{}
 		}
 	}
-	set.setElements(elements)
-	set.Name = portsSet(sortedElements(elements))
+	set.SetElements(elements)
+	set.Name = portsSet(set.Ordered())
 	return set
 }
 
+// singlePorts are elements that are a port each, portRanges a range of ports.
+var singlePorts, portRanges = nft.Of(nft.InetProto, nft.InetService), nft.RangesOf(nft.InetProto, nft.InetService)
+
 func (f family) has(addr netip.Addr) bool { return addr.Is4() == (f == 4) }
 
-func (f family) src() Field {
+func (f family) src() nft.Field {
 	if f == 4 {
-		return SrcAddr4
+		return nft.SrcAddr4
 	}
-	return SrcAddr6
+	return nft.SrcAddr6
 }
 
-func (f family) dst() Field {
+func (f family) dst() nft.Field {
 	if f == 4 {
-		return DstAddr4
+		return nft.DstAddr4
 	}
-	return DstAddr6
+	return nft.DstAddr6
 }
 
-func (f family) addr() SetType {
+// datatype is that of the family's addresses; addr are elements that are an address each,
+// ranges a range of them, endpoint an address with a port.
+func (f family) datatype() nft.Datatype {
 	if f == 4 {
-		return Addr4
+		return nft.IPv4Addr
 	}
-	return Addr6
+	return nft.IPv6Addr
 }
 
-func (f family) ranges() SetType {
-	if f == 4 {
-		return Range4
-	}
-	return Range6
-}
-
-func (f family) endpoint() SetType {
-	if f == 4 {
-		return Endpoint4
-	}
-	return Endpoint6
+func (f family) addr() nft.SetType   { return nft.Of(f.datatype()) }
+func (f family) ranges() nft.SetType { return nft.RangesOf(f.datatype()) }
+func (f family) endpoint() nft.SetType {
+	return nft.Of(f.datatype(), nft.InetProto, nft.InetService)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -21,11 +22,11 @@ var (
 
 // differ is how two tables differ. cmp takes long, so it is asked only where reflection sees a
 // difference: that of the absent and the empty list is none.
-func differ(want, have *ruleset.Table) string {
+func differ(want, have *nft.Table) string {
 	if want.Family == have.Family && reflect.DeepEqual(want.Sets, have.Sets) && reflect.DeepEqual(want.Chains, have.Chains) {
 		return ""
 	}
-	return cmp.Diff(want, have, cmpopts.IgnoreUnexported(ruleset.Table{}, ruleset.Set{}), cmpopts.EquateEmpty())
+	return cmp.Diff(want, have, cmpopts.IgnoreUnexported(nft.Table{}, nft.Set{}), cmpopts.EquateComparable(nft.SetType{}), cmpopts.EquateEmpty())
 }
 
 // TestUpdateEqualsBuild: a table that was kept up to date by deltas is the one
@@ -51,7 +52,7 @@ func TestUpdateEqualsBuild(t *testing.T) {
 			}
 			intent, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
 			want := ruleset.Build(intent, o)
-			if diff := differ(want, table); diff != "" {
+			if diff := differ(&want.Table, &table.Table); diff != "" {
 				t.Fatalf("seed %d after %d events (-built +updated):\n%s", seed, done, diff)
 			}
 			if diff := cmp.Diff(want.Text(), fake.text()); diff != "" || t.Failed() {
@@ -106,8 +107,8 @@ func TestTraceEqualsJudge(t *testing.T) {
 				continue
 			}
 			want := policy.Judge(s, p, policy.JudgeOptions{AllowToNode: o.AllowToNode}).At(random.Node)
-			trace := table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New})
-			if got := trace.Verdict == ruleset.Accept; got != want {
+			trace := table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New})
+			if got := trace.Verdict == nft.Accept; got != want {
 				t.Fatalf("seed %d: %s at %s: trace says %v, verdict is %s\n%s\n%s", seed, p, hook, got,
 					policy.Judge(s, p, policy.JudgeOptions{AllowToNode: o.AllowToNode}), trace, table.Text())
 			}

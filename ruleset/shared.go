@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // An address that several subjects have, of which nobody can tell which has it, is
@@ -42,58 +43,58 @@ func (t *Table) isolated(d policy.Direction, key policy.Key) bool {
 }
 
 // verdictOf is where a direction's map leads the address of a subject.
-func (t *Table) verdictOf(d policy.Direction, key policy.Key) Verdict {
+func (t *Table) verdictOf(d policy.Direction, key policy.Key) nft.Verdict {
 	switch {
 	case t.isolated(d, key):
-		return Verdict{Action: Jump, Chain: podChain(d, key)}
+		return nft.Verdict{Action: nft.Jump, Chain: podChain(d, key)}
 	case t.isolated(d.Opposite(), key) && t.options.RevokedMark != 0:
-		return Verdict{Action: Jump, Chain: chainBeginnings}
+		return nft.Verdict{Action: nft.Jump, Chain: chainBeginnings}
 	}
-	return Verdict{Action: Accept}
+	return nft.Verdict{Action: nft.Accept}
 }
 
 // share makes the chains of an address that several subjects have, for a direction, and
 // returns where its map leads.
-func (u *update) share(d policy.Direction, addr netip.Addr, holders []policy.Key, want map[string]struct{}) Verdict {
+func (u *update) share(d policy.Direction, addr netip.Addr, holders []policy.Key, want map[string]struct{}) nft.Verdict {
 	isolated, opposite := false, false
 	for _, key := range holders {
 		isolated, opposite = isolated || u.isolated(d, key), opposite || u.isolated(d.Opposite(), key)
 	}
 	switch {
 	case !isolated && opposite && u.options.RevokedMark != 0:
-		return Verdict{Action: Jump, Chain: chainBeginnings}
+		return nft.Verdict{Action: nft.Jump, Chain: chainBeginnings}
 	case !isolated:
-		return Verdict{Action: Accept}
+		return nft.Verdict{Action: nft.Accept}
 	}
-	all := &Chain{Name: sharedChain(d, addr)}
+	all := &nft.Chain{Name: sharedChain(d, addr)}
 	for _, key := range holders {
 		if u.isolated(d, key) {
 			one := u.returning(d, addr, key)
 			u.setChain(one)
 			want[one.Name] = struct{}{}
-			all.Rules = append(all.Rules, Rule{Verdict: Verdict{Action: Jump, Chain: one.Name}})
+			all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: one.Name}})
 		}
 	}
-	all.Rules = append(all.Rules, Rule{Verdict: Verdict{Action: Accept}})
+	all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Accept}})
 	if opposite && u.options.RevokedMark != 0 {
 		all.Rules = slices.Concat(beginnings(), all.Rules)
 	}
 	u.setChain(all)
 	want[all.Name] = struct{}{}
-	return Verdict{Action: Jump, Chain: all.Name}
+	return nft.Verdict{Action: nft.Jump, Chain: all.Name}
 }
 
 // returning is a subject's chain, with the rules of its policies in it, that returns
 // where that accepts.
-func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) *Chain {
-	chain := &Chain{Name: objectName(sharedChain(d, addr), key)}
+func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) *nft.Chain {
+	chain := &nft.Chain{Name: objectName(sharedChain(d, addr), key)}
 	for _, rule := range u.Chains[podChain(d, key)].Rules {
-		if rule.Verdict.Action != Jump {
+		if rule.Verdict.Action != nft.Jump {
 			chain.Rules = append(chain.Rules, rule)
 			continue
 		}
 		for _, allows := range u.flat(rule.Verdict.Chain) {
-			allows.Verdict = Verdict{Action: Return}
+			allows.Verdict = nft.Verdict{Action: nft.Return}
 			chain.Rules = append(chain.Rules, allows)
 		}
 	}
@@ -101,9 +102,9 @@ func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) 
 }
 
 // flat are the rules of a policy's chain, those of its sections instead of the jumps to them.
-func (t *Table) flat(chain string) (rules []Rule) {
+func (t *Table) flat(chain string) (rules []nft.Rule) {
 	for _, rule := range t.Chains[chain].Rules {
-		if rule.Verdict.Action == Jump {
+		if rule.Verdict.Action == nft.Jump {
 			rules = append(rules, t.flat(rule.Verdict.Chain)...)
 		} else {
 			rules = append(rules, rule)

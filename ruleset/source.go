@@ -4,6 +4,8 @@ import (
 	"net/netip"
 
 	"go4.org/netipx"
+
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Whose packet it is, its source says, and each pod's guard holds the pod to its own. What
@@ -22,29 +24,29 @@ import (
 //
 // The kernel's own answer (rp_filter) is for IPv4 alone, and for all sources: the node's
 // other links may have reasons to be asymmetric.
-func sourcesChain() *Chain {
-	chain := &Chain{Name: chainSources, Hook: &Hook{Point: Prerouting, Base: Raw}, Rules: []Rule{{
-		Matches: []Match{Lookup{Fields: []Field{InPort}, Set: setGuarded}}, Verdict: Verdict{Action: Accept},
+func sourcesChain() *nft.Chain {
+	chain := &nft.Chain{Name: chainSources, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.Raw}, Rules: []nft.Rule{{
+		Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setGuarded}}, Verdict: nft.Verdict{Action: nft.Accept},
 	}}}
 	for _, f := range families {
-		chain.Rules = append(chain.Rules, Rule{
-			Matches: []Match{Lookup{Fields: []Field{f.src()}, Set: sourcesSet(f)}, Elsewhere{}},
-			Counter: true, Verdict: Verdict{Action: Drop}, Comment: "a pod's source, from where its route does not lead",
+		chain.Rules = append(chain.Rules, nft.Rule{
+			Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{f.src()}, Set: sourcesSet(f)}, nft.Elsewhere{}},
+			Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("a pod's source, from where its route does not lead"),
 		})
 	}
 	return chain
 }
 
 // sourcesSets are the pods' ranges of all nodes, and the bridge.
-func sourcesSets(bridge string) []*Set {
-	guarded := &Set{Name: setGuarded, Type: IfName, Elements: map[Element]struct{}{}, Comment: "by which pods send with their own addresses only"}
-	if e, ok := linkElement(Element{}, bridge); ok && bridge != "" {
+func sourcesSets(bridge string) []*nft.Set {
+	guarded := &nft.Set{Name: setGuarded, Type: nft.Of(nft.IfName), Elements: map[nft.Element]struct{}{}, Comment: "by which pods send with their own addresses only"}
+	if e, ok := nft.LinkElement(nft.Element{}, bridge); ok && bridge != "" {
 		guarded.Elements[e] = struct{}{}
 	}
-	sets := []*Set{guarded}
+	sets := []*nft.Set{guarded}
 	for _, f := range families {
-		sets = append(sets, &Set{
-			Name: sourcesSet(f), Type: f.ranges(), Elements: map[Element]struct{}{}, Comment: "the pod ranges of all nodes",
+		sets = append(sets, &nft.Set{
+			Name: sourcesSet(f), Type: f.ranges(), Elements: map[nft.Element]struct{}{}, Comment: "the pod ranges of all nodes",
 		})
 	}
 	return sets

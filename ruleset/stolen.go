@@ -1,5 +1,7 @@
 package ruleset
 
+import "github.com/podfence/podfence/ruleset/nft"
+
 // A bridge sends what is for a hardware address by the port where it has last seen it, and
 // where it has seen none, by all ports. So a pod on another plugin's bridge that uses a
 // neighbour's hardware address, or says by ARP that a neighbour's address is its own, gets
@@ -12,20 +14,22 @@ const chainLinksOutput = "links-output"
 // by an isolated pod's port all that is not its own. What is for a group, or link-local, is
 // from the node itself, which always reaches its pods. A port of which nobody can tell whose
 // it is may be no pod's, and lead anywhere.
-func outputChain() *Chain {
-	of := func(field Field, set string) Lookup { return Lookup{Fields: []Field{field}, Set: set} }
-	not := func(field Field, set string) Lookup { return Lookup{Fields: []Field{field}, Set: set, Not: true} }
-	var rules []Rule
+func outputChain() *nft.Chain {
+	of := func(field nft.Field, set string) nft.Lookup { return nft.Lookup{Fields: []nft.Field{field}, Set: set} }
+	not := func(field nft.Field, set string) nft.Lookup {
+		return nft.Lookup{Fields: []nft.Field{field}, Set: set, Not: true}
+	}
+	var rules []nft.Rule
 	for _, f := range families {
 		rules = append(rules,
-			Rule{Matches: []Match{Lookup{Fields: []Field{OutPort, f.dst()}, Set: linkAddrsSet(f)}}, Verdict: Verdict{Action: Accept}},
-			Rule{Matches: []Match{of(OutPort, setSomewhereLinks), of(f.dst(), somewhereSet(f))}, Verdict: Verdict{Action: Accept}},
-			dropped("another pod's", of(f.dst(), podAddrsSet(f)), of(OutPort, setPodLinks)),
+			nft.Rule{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.OutPort, f.dst()}, Set: linkAddrsSet(f)}}, Verdict: nft.Verdict{Action: nft.Accept}},
+			nft.Rule{Matches: []nft.Match{of(nft.OutPort, setSomewhereLinks), of(f.dst(), somewhereSet(f))}, Verdict: nft.Verdict{Action: nft.Accept}},
+			dropped("another pod's", of(f.dst(), podAddrsSet(f)), of(nft.OutPort, setPodLinks)),
 		)
 	}
 	const notOwn = "not to the pod's own address"
-	return &Chain{Name: chainLinksOutput, Hook: &Hook{Point: Output, Priority: -10}, Rules: append(rules,
-		dropped(notOwn, of(OutPort, setIngressLinks), not(OutPort, setSomewhereLinks), not(DstAddr4, setGroups4)),
-		dropped(notOwn, of(OutPort, setIngressLinks), not(OutPort, setSomewhereLinks), not(DstAddr6, setGroups6), not(DstAddr6, setLinkLocal6)),
+	return &nft.Chain{Name: chainLinksOutput, Hook: &nft.Hook{Point: nft.Output, Priority: -10}, Rules: append(rules,
+		dropped(notOwn, of(nft.OutPort, setIngressLinks), not(nft.OutPort, setSomewhereLinks), not(nft.DstAddr4, setGroups4)),
+		dropped(notOwn, of(nft.OutPort, setIngressLinks), not(nft.OutPort, setSomewhereLinks), not(nft.DstAddr6, setGroups6), not(nft.DstAddr6, setLinkLocal6)),
 	)}
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // What comes out of the tunnel between nodes is taken for what another node's guard
@@ -19,15 +20,15 @@ import (
 // give the packet this node's address on its way out. So may the masquerade for what
 // leaves the cluster: it can come back, led by somebody beyond, as if from this node.
 // Between pods the port is one like any other.
-func tunnelChains(o Options) []*Chain {
-	drop := func(comment string, matches ...Match) Rule {
-		return Rule{Matches: matches, Counter: true, Verdict: Verdict{Action: Drop}, Comment: comment}
+func tunnelChains(o Options) []*nft.Chain {
+	drop := func(comment string, matches ...nft.Match) nft.Rule {
+		return nft.Rule{Matches: matches, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence(comment)}
 	}
-	of := func(field Field, set string, not bool) Match {
-		return Lookup{Fields: []Field{field}, Set: set, Not: not}
+	of := func(field nft.Field, set string, not bool) nft.Match {
+		return nft.Lookup{Fields: []nft.Field{field}, Set: set, Not: not}
 	}
-	translated := drop("into the tunnel, by destination NAT", DNAT{})
-	into, towards := &Chain{Name: chainIntoTunnel, Rules: []Rule{translated}}, &Chain{Name: chainTowardsTunnel, Rules: []Rule{translated}}
+	translated := drop("into the tunnel, by destination NAT", nft.DNAT{})
+	into, towards := &nft.Chain{Name: chainIntoTunnel, Rules: []nft.Rule{translated}}, &nft.Chain{Name: chainTowardsTunnel, Rules: []nft.Rule{translated}}
 	const between = "into the tunnel, but not between nodes"
 	for _, f := range families {
 		into.Rules = append(into.Rules, drop(between, of(f.src(), nodesSet(f), true)), drop(between, of(f.dst(), nodesSet(f), true)))
@@ -37,35 +38,35 @@ func tunnelChains(o Options) []*Chain {
 				of(f.src(), podRangeSet(f), false), of(f.dst(), clusterSet(f), true)))
 		}
 	}
-	input := &Chain{Name: chainTunnelInput, Hook: &Hook{Point: Input, Priority: -10}, Rules: []Rule{{
-		Matches: []Match{tunnelPort}, Verdict: Verdict{Action: Jump, Chain: chainIntoTunnel},
+	input := &nft.Chain{Name: chainTunnelInput, Hook: &nft.Hook{Point: nft.Input, Priority: -10}, Rules: []nft.Rule{{
+		Matches: []nft.Match{tunnelPort}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainIntoTunnel},
 	}}}
-	return []*Chain{input, into, towards}
+	return []*nft.Chain{input, into, towards}
 }
 
 // towardsTunnel is for new flows that the node forwards.
-var towardsTunnel = Rule{Matches: []Match{tunnelPort}, Verdict: Verdict{Action: Jump, Chain: chainTowardsTunnel}}
+var towardsTunnel = nft.Rule{Matches: []nft.Match{tunnelPort}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainTowardsTunnel}}
 
-var tunnelPort = Lookup{Fields: []Field{L4Protocol, DstPort}, Set: setTunnel}
+var tunnelPort = nft.Lookup{Fields: []nft.Field{nft.L4Protocol, nft.DstPort}, Set: setTunnel}
 
 // tunnelSets are the port, and the nodes' addresses.
-func tunnelSets(port uint16) []*Set {
-	sets := []*Set{{
-		Name: setTunnel, Type: Port, Elements: map[Element]struct{}{PortElement(policy.UDP, port): {}},
+func tunnelSets(port uint16) []*nft.Set {
+	sets := []*nft.Set{{
+		Name: setTunnel, Type: nft.Of(nft.InetProto, nft.InetService), Elements: map[nft.Element]struct{}{nft.PortElement(policy.UDP, port): {}},
 		Comment: "where other nodes' pods come in",
 	}}
 	for _, f := range families {
-		sets = append(sets, &Set{Name: nodesSet(f), Type: f.addr(), Elements: map[Element]struct{}{}, Comment: "the nodes"})
+		sets = append(sets, &nft.Set{Name: nodesSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{}, Comment: "the nodes"})
 	}
 	return sets
 }
 
 func (u *update) nodes(addrs []netip.Addr) {
 	for _, f := range families {
-		elements := map[Element]struct{}{}
+		elements := map[nft.Element]struct{}{}
 		for _, addr := range addrs {
 			if f.has(addr) {
-				elements[AddrElement(addr)] = struct{}{}
+				elements[nft.AddrElement(addr)] = struct{}{}
 			}
 		}
 		u.content(u.Sets[nodesSet(f)], elements)

@@ -3,27 +3,25 @@ package ruleset
 import (
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Build returns the table for an intent.
 func Build(in policy.Intent, o Options) *Table {
-	t := newTable(Inet, o)
-	for _, set := range baseSets(o) {
-		t.Sets[set.Name] = set
-	}
-	t.addStatic(staticChains(o))
+	t := newTable(o)
+	t.AddSets(baseSets(o)...)
+	t.AddChains(staticChains(o)...)
 	t.Update(in.Delta())
 	return t
 }
 
 // Update applies a delta to the table and returns what that takes in a kernel
 // that holds the table as it was. It costs what the delta touches.
-func (t *Table) Update(d policy.Delta) Plan {
-	u := update{Table: t, was: map[string]map[Element]Verdict{}, touched: map[netip.Addr]struct{}{}}
+func (t *Table) Update(d policy.Delta) nft.Plan {
+	u := update{Table: t, was: map[string]map[nft.Element]nft.Verdict{}, touched: map[netip.Addr]struct{}{}}
 	if d.PodCIDRs != nil {
 		u.podRanges(policy.Union(*d.PodCIDRs))
 	}
@@ -45,7 +43,7 @@ func (t *Table) Update(d policy.Delta) Plan {
 	}
 	for _, key := range sortedBy(d.Sections, policy.SectionKey.String) {
 		if rules := d.Sections[key]; rules != nil {
-			u.rulesIn(chainOf(sectionChain(key), key.Direction, rules))
+			u.rulesIn(chainOf(sectionChain(key), key.Policy, key.Direction, rules))
 		}
 	}
 	for _, key := range sortedBy(d.Policies, policy.Key.String) {
@@ -68,46 +66,43 @@ func (t *Table) Update(d policy.Delta) Plan {
 	return u.plan()
 }
 
-// update gathers operations by the order that they need: what is added comes
-// before what uses it, and what is removed after.
+// update applies a delta to the table.
 type update struct {
 	*Table
-	newSets, newChains, rules, entries     []Op
-	oldChains, oldPolicyChains, oldMembers []Op
-	oldSets                                []Op
-	released                               []string                       // content-named sets that lost a rule
-	was                                    map[string]map[Element]Verdict // entries of verdict maps before the update
-	touched                                map[netip.Addr]struct{}        // addresses of subjects that the update is about
+	changes
+	released []string                               // sets named by their content that lost a rule
+	was      map[string]map[nft.Element]nft.Verdict // entries of verdict maps before the update
+	touched  map[netip.Addr]struct{}                // addresses of subjects that the update is about
 }
 
-func (u *update) plan() Plan {
+func (u *update) plan() nft.Plan {
 	for _, name := range u.released {
 		if _, there := u.Sets[name]; there && u.refs[name] == 0 {
 			delete(u.Sets, name)
 			delete(u.refs, name)
-			u.oldSets = append(u.oldSets, DeleteSet{Name: name})
+			u.oldSets = append(u.oldSets, nft.DeleteSet{Name: name})
 		}
 	}
-	return Plan{Family: u.Family, Ops: slices.Concat(u.newSets, u.newChains, u.rules, u.entries, u.oldChains, u.oldPolicyChains, u.oldMembers, u.oldSets)}
+	return u.changes.plan(u.Family)
 }
 
 func (u *update) peers(s policy.Selector, m policy.Members[netip.Addr]) {
 	for _, f := range families {
-		in := func(addrs []netip.Addr) (elements []Element) {
+		in := func(addrs []netip.Addr) (elements []nft.Element) {
 			for _, addr := range addrs {
 				if f.has(addr) {
-					elements = append(elements, AddrElement(addr))
+					elements = append(elements, nft.AddrElement(addr))
 				}
 			}
 			return elements
 		}
-		u.members(Set{Name: peersSet(f, s), Type: f.addr(), Comment: comment(s.String())}, m.New, m.Gone, in(m.Add), in(m.Remove))
+		u.members(nft.Set{Name: peersSet(f, s), Type: f.addr(), Comment: nft.Comment(s.String()), Life: nft.ByMeaning}, m.New, m.Gone, in(m.Add), in(m.Remove))
 	}
 }
 
 func (u *update) namedPorts(n policy.NamedPort, m policy.Members[policy.Endpoint]) {
 	for _, f := range families {
-		in := func(endpoints []policy.Endpoint) (elements []Element) {
+		in := func(endpoints []policy.Endpoint) (elements []nft.Element) {
 			for _, endpoint := range endpoints {
 				if f.has(endpoint.Addr) {
 					elements = append(elements, EndpointElement(endpoint))
@@ -115,20 +110,20 @@ func (u *update) namedPorts(n policy.NamedPort, m policy.Members[policy.Endpoint
 			}
 			return elements
 		}
-		u.members(Set{Name: namedSet(f, n), Type: f.endpoint(), Comment: comment(n.String())}, m.New, m.Gone, in(m.Add), in(m.Remove))
+		u.members(nft.Set{Name: namedSet(f, n), Type: f.endpoint(), Comment: nft.Comment(n.String()), Life: nft.ByMeaning}, m.New, m.Gone, in(m.Add), in(m.Remove))
 	}
 }
 
-func (u *update) members(set Set, isNew, gone bool, add, remove []Element) {
+func (u *update) members(set nft.Set, isNew, gone bool, add, remove []nft.Element) {
 	switch {
 	case gone:
 		if _, there := u.Sets[set.Name]; there {
 			delete(u.Sets, set.Name)
-			u.oldSets = append(u.oldSets, DeleteSet{Name: set.Name})
+			u.oldSets = append(u.oldSets, nft.DeleteSet{Name: set.Name})
 		}
 		return
 	case isNew:
-		set.Elements = make(map[Element]struct{}, len(add))
+		set.Elements = make(map[nft.Element]struct{}, len(add))
 		u.addSet(&set)
 	}
 	have := u.Sets[set.Name]
@@ -139,16 +134,16 @@ func (u *update) members(set Set, isNew, gone bool, add, remove []Element) {
 		delete(have.Elements, e)
 	}
 	if len(add) > 0 {
-		u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sorted(add)})
+		u.newSets = append(u.newSets, nft.AddElements{Set: set.Name, Type: set.Type, Elements: sorted(add)})
 	}
 	if len(remove) > 0 {
-		u.oldMembers = append(u.oldMembers, DeleteElements{Set: set.Name, Type: set.Type, Elements: sorted(remove)})
+		u.oldMembers = append(u.oldMembers, nft.DeleteElements{Set: set.Name, Type: set.Type, Elements: sorted(remove)})
 	}
 }
 
-func (u *update) addSet(set *Set) {
+func (u *update) addSet(set *nft.Set) {
 	u.Sets[set.Name] = set
-	u.newSets = append(u.newSets, AddSet{Name: set.Name, Type: set.Type, Comment: set.Comment})
+	u.newSets = append(u.newSets, nft.AddSet{Name: set.Name, Type: set.Type, Comment: set.Comment})
 }
 
 func (u *update) policy(key policy.Key, p *policy.Policy) {
@@ -163,27 +158,27 @@ func (u *update) policy(key policy.Key, p *policy.Policy) {
 
 // rulesIn makes a chain of rules what it must be, with the sets that are named by their
 // content.
-func (u *update) rulesIn(chain *Chain, sets []*Set) {
+func (u *update) rulesIn(chain *nft.Chain, sets []*nft.Set) {
 	for _, set := range sets {
 		if _, there := u.Sets[set.Name]; !there {
 			u.addSet(set)
-			u.newSets = append(u.newSets, AddElements{Set: set.Name, Type: set.Type, Elements: sortedElements(set.Elements)})
+			u.newSets = append(u.newSets, nft.AddElements{Set: set.Name, Type: set.Type, Elements: set.Ordered()})
 		}
 	}
 	u.setChain(chain)
 }
 
 // setChain makes a chain what it must be.
-func (u *update) setChain(want *Chain) {
+func (u *update) setChain(want *nft.Chain) {
 	have, there := u.Chains[want.Name]
-	if there && reflect.DeepEqual(have.Rules, want.Rules) {
+	if there && nft.SameRules(have.Rules, want.Rules) {
 		return
 	}
 	if !there {
-		u.newChains = append(u.newChains, AddChain{Name: want.Name})
+		u.newChains = append(u.newChains, nft.AddChain{Name: want.Name})
 	}
 	if there || len(want.Rules) > 0 {
-		u.rules = append(u.rules, SetRules{Chain: want.Name, Rules: want.Rules})
+		u.rules = append(u.rules, nft.SetRules{Chain: want.Name, Rules: want.Rules})
 	}
 	u.Chains[want.Name] = want
 	u.count(want, 1)
@@ -192,26 +187,26 @@ func (u *update) setChain(want *Chain) {
 	}
 }
 
-func (u *update) dropChain(name string, ops []Op) []Op {
+func (u *update) dropChain(name string, ops []nft.Op) []nft.Op {
 	have, there := u.Chains[name]
 	if !there {
 		return ops
 	}
 	delete(u.Chains, name)
 	u.count(have, -1)
-	return append(ops, DeleteChain{Name: name})
+	return append(ops, nft.DeleteChain{Name: name})
 }
 
 // count follows how many rules use a set that is named by its content.
-func (u *update) count(chain *Chain, by int) {
+func (u *update) count(chain *nft.Chain, by int) {
 	for _, rule := range chain.Rules {
 		for _, match := range rule.Matches {
-			lookup, is := match.(Lookup)
+			lookup, is := match.(nft.Lookup)
 			if !is {
 				continue
 			}
 			set := u.Sets[lookup.Set]
-			if set == nil || !set.Type.interval() && set.Type != Port {
+			if set == nil || set.Life != nft.ByContent {
 				continue
 			}
 			if u.refs[lookup.Set] += by; u.refs[lookup.Set] == 0 {
@@ -239,14 +234,14 @@ func (u *update) subject(key policy.Key, s *policy.Subject) {
 }
 
 // mapOf is the verdict map for an address, remembered as it was.
-func (u *update) mapOf(d policy.Direction, addr netip.Addr) *Set {
+func (u *update) mapOf(d policy.Direction, addr netip.Addr) *nft.Set {
 	return u.Sets[podMap(d, familyOf(addr))]
 }
 
-func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v Verdict) {
+func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v nft.Verdict) {
 	set := u.mapOf(d, addr)
-	u.remember(set, AddrElement(addr))
-	set.Verdicts[AddrElement(addr)] = v
+	u.remember(set, nft.AddrElement(addr))
+	set.Verdicts[nft.AddrElement(addr)] = v
 }
 
 // clearVerdicts takes a pod out of the maps; subject and addresses put it in again.
@@ -256,8 +251,8 @@ func (u *update) clearVerdicts(key policy.Key) {
 		u.touched[addr] = struct{}{}
 		for _, d := range policy.Directions {
 			set := u.mapOf(d, addr)
-			u.remember(set, AddrElement(addr))
-			delete(set.Verdicts, AddrElement(addr))
+			u.remember(set, nft.AddrElement(addr))
+			delete(set.Verdicts, nft.AddrElement(addr))
 		}
 	}
 	delete(u.addrs, key)
@@ -265,9 +260,9 @@ func (u *update) clearVerdicts(key policy.Key) {
 
 // remember keeps the entry that a map had before the update; the zero Verdict
 // with an empty Map field cannot stand for "none", so that is Dispatch.
-func (u *update) remember(set *Set, e Element) {
+func (u *update) remember(set *nft.Set, e nft.Element) {
 	if u.was[set.Name] == nil {
-		u.was[set.Name] = map[Element]Verdict{}
+		u.was[set.Name] = map[nft.Element]nft.Verdict{}
 	}
 	if _, done := u.was[set.Name][e]; !done {
 		was, there := set.Verdicts[e]
@@ -279,7 +274,7 @@ func (u *update) remember(set *Set, e Element) {
 }
 
 // noEntry stands for "not in the map".
-var noEntry = Verdict{Action: Dispatch}
+var noEntry = nft.Verdict{Action: nft.Dispatch}
 
 // verdicts turns the difference of the verdict maps into operations. An entry
 // that changes is taken out and put in again: the kernel has no other way, and
@@ -287,9 +282,9 @@ var noEntry = Verdict{Action: Dispatch}
 func (u *update) verdicts() {
 	for _, name := range sortedBy(u.was, func(s string) string { return s }) {
 		set := u.Sets[name]
-		var out []Element
-		var in []VerdictEntry
-		for _, e := range sortedElements(u.was[name]) {
+		var out []nft.Element
+		var in []nft.VerdictEntry
+		for _, e := range nft.SortedElements(u.was[name]) {
 			was := u.was[name][e]
 			is, there := set.Verdicts[e]
 			if !there {
@@ -302,30 +297,30 @@ func (u *update) verdicts() {
 				out = append(out, e)
 			}
 			if there {
-				in = append(in, VerdictEntry{Key: e, Verdict: is})
+				in = append(in, nft.VerdictEntry{Key: e, Verdict: is})
 			}
 		}
 		u.samePod(name, set.Type, out, in)
 		if len(out) > 0 {
-			u.entries = append(u.entries, DeleteElements{Set: name, Type: set.Type, Elements: out})
+			u.entries = append(u.entries, nft.DeleteElements{Set: name, Type: set.Type, Elements: out})
 		}
 		if len(in) > 0 {
-			u.entries = append(u.entries, AddVerdicts{Map: name, Type: set.Type, Entries: in})
+			u.entries = append(u.entries, nft.AddVerdicts{Map: name, Type: set.Type, Entries: in})
 		}
 	}
 }
 
 // samePod follows whose addresses the maps have, in the set of each of them twice.
-func (u *update) samePod(changed string, addr SetType, out []Element, in []VerdictEntry) {
+func (u *update) samePod(changed string, addr nft.SetType, out []nft.Element, in []nft.VerdictEntry) {
 	f := family(4)
-	if addr == Addr6 {
+	if addr == family(6).addr() {
 		f = 6
 	}
 	if changed != podMap(policy.Egress, f) {
 		return
 	}
-	twice := func(e Element) Element { return Element{Addr: e.Addr, LastAddr: e.Addr} }
-	var add, remove []Element
+	twice := func(e nft.Element) nft.Element { return nft.Element{Addr: e.Addr, LastAddr: e.Addr} }
+	var add, remove []nft.Element
 	set, verdicts := u.Sets[samePodSet(f)], u.Sets[changed].Verdicts
 	for _, entry := range in {
 		if _, there := set.Elements[twice(entry.Key)]; !there {
@@ -352,9 +347,9 @@ func (u *update) orphans(changed map[netip.Addr]bool) {
 			switch {
 			case !f.has(addr):
 			case is:
-				want[AddrElement(addr)] = struct{}{}
+				want[nft.AddrElement(addr)] = struct{}{}
 			default:
-				delete(want, AddrElement(addr))
+				delete(want, nft.AddrElement(addr))
 			}
 		}
 		u.content(set, want)
@@ -369,11 +364,6 @@ func compareString(a, b string) int {
 		return 1
 	}
 	return 0
-}
-
-func sorted(elements []Element) []Element {
-	slices.SortFunc(elements, compareElement)
-	return elements
 }
 
 func sortedBy[K comparable, V any](m map[K]V, text func(K) string) []K {

@@ -22,14 +22,36 @@ var rules = []struct {
 	// The program is the command line, and that puts the rooms together. It takes nothing
 	// along that is for tests.
 	{module, []string{module, "!" + module + "/cli"}},
-	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
+	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/agent", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
 	// Pure: objects and tables as values. No client, logger, kernel or files.
 	{module + "/policy", []string{module, "!" + module + "/policy", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
+	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
+	{module + "/policy/packet", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
 	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
+	// nftables' own things, whatever they are for.
+	{module + "/ruleset/nft", []string{module, "!" + module + "/policy/packet", "os", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// No netlink, and no way around the Kernel interface.
-	{module + "/controllers", []string{module + "/cli", module + "/ruleset/kernel", module + "/cni/plugin", module + "/cni/install", module + "/test", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
-	// The kernel room knows tables, not clusters' APIs.
-	{module + "/ruleset/kernel", []string{module + "/cli", module + "/controllers", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
+	{module + "/controllers", []string{
+		module + "/cli", module + "/agent", module + "/ruleset/kernel", module + "/cni/plugin", module + "/cni/install", module + "/test",
+		"github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys",
+	}},
+	// Changes in, outcomes out: the enforcer neither watches an API nor says what has come of it.
+	{module + "/controllers/enforcer", []string{
+		module + "/controllers", "!" + module + "/controllers/enforcer", "github.com/go-logr", "github.com/prometheus",
+		"k8s.io/api", "k8s.io/client-go", "sigs.k8s.io",
+	}},
+	// Whoever reports reads outcomes, and feeds nothing.
+	{module + "/controllers/report", []string{module + "/controllers", "!" + module + "/controllers/report", "!" + module + "/controllers/enforcer"}},
+	// The others have the enforcer and the reports, and not each other.
+	{module + "/controllers/attachments", besides("attachments")},
+	{module + "/controllers/network", besides("network")},
+	{module + "/controllers/manifests", append(besides("manifests"), "!"+module+"/controllers/nodes")},
+	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
+	// The agent puts the rooms together, for the command line and for tests.
+	{module + "/agent", []string{module + "/cli", module + "/test"}},
+	// The kernel room carries out what it is given, and knows neither what podfence's tables
+	// mean nor clusters' APIs. Which sets and chains of podfence's it reads back, it is told.
+	{module + "/ruleset/kernel", []string{module, "!" + module + "/ruleset/nft", "!" + module + "/policy/packet", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
 	// The CNI rooms know links and files, not clusters and not tables.
 	{module + "/cni", []string{module, "!" + module + "/cni", "net/http", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/mdlayher"}},
 	// The plugin is a process of its own: it has the agent by the handshake alone.
@@ -38,6 +60,12 @@ var rules = []struct {
 	// The demo uses the lab, and is no test.
 	{module + "/test/lab", []string{module + "/ruleset", module + "/controllers", "testing"}},
 	{module + "/test/demo", []string{"testing"}},
+}
+
+// besides are the rooms of controllers that one of them must not import.
+func besides(room string) []string {
+	c := module + "/controllers"
+	return []string{c, "!" + c + "/" + room, "!" + c + "/enforcer", "!" + c + "/report"}
 }
 
 // only are libraries that one room alone may use.
@@ -97,7 +125,32 @@ func TestRooms(t *testing.T) {
 		{module + "/cni/node", module + "/cli"},
 		{module + "/policy", module + "/ruleset"},
 		{module + "/ruleset", module + "/controllers/manifests"},
+		{module + "/policy/packet", module + "/policy"},
+		{module + "/policy/packet", "k8s.io/api/core/v1"},
 		{module + "/ruleset", "github.com/google/nftables/expr"},
+		{module + "/ruleset", module + "/ruleset/kernel"},
+		{module + "/ruleset/nft", module + "/policy"},
+		{module + "/ruleset/nft", module + "/ruleset"},
+		{module + "/ruleset/nft", "k8s.io/apimachinery/pkg/types"},
+		{module + "/ruleset/nft", "sigs.k8s.io/yaml"},
+		{module + "/ruleset/nft", "os"},
+		{module + "/ruleset/nft", "github.com/mdlayher/netlink"},
+		{module + "/ruleset/kernel", module + "/ruleset"},
+		{module + "/ruleset/kernel", module + "/policy"},
+		{module + "/ruleset/kernel", "k8s.io/api/core/v1"},
+		{module + "/controllers", module + "/agent"},
+		{module + "/controllers/enforcer", module + "/controllers/report"},
+		{module + "/controllers/enforcer", "github.com/go-logr/logr"},
+		{module + "/controllers/enforcer", "github.com/prometheus/client_golang/prometheus"},
+		{module + "/controllers/enforcer", "k8s.io/api/core/v1"},
+		{module + "/controllers/report", module + "/controllers"},
+		{module + "/controllers/report", module + "/controllers/network"},
+		{module + "/controllers/attachments", module + "/controllers"},
+		{module + "/controllers/network", module + "/controllers/attachments"},
+		{module + "/controllers/manifests", module + "/controllers"},
+		{module + "/controllers/nodes", module + "/controllers/enforcer"},
+		{module + "/agent", module + "/cli"},
+		{module + "/agent", module + "/test/check"},
 		{module + "/controllers", module + "/ruleset/kernel"},
 		{module + "/controllers/manifests", "github.com/vishvananda/netlink"},
 		{module + "/controllers", "github.com/containernetworking/cni/pkg/types"},

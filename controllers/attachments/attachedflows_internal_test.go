@@ -9,7 +9,7 @@ import (
 
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // endedFlows is connection tracking that notes of which addresses flows have been ended.
@@ -19,11 +19,11 @@ type endedFlows struct {
 	fails error
 }
 
-func (*endedFlows) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (*endedFlows) Revoke(func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return 0, 0, nil
 }
 
-func (*endedFlows) RevokeOf([]netip.Addr, func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (*endedFlows) RevokeOf([]netip.Addr, func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return 0, 0, nil
 }
 

@@ -9,15 +9,16 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Kernel carries plans out, each whole or not at all.
 type Kernel interface {
 	// Apply carries a plan out. If it is the plan that the kernel refuses, the error
-	// is a *ruleset.Refusal; any other is of the moment.
-	Apply(ruleset.Plan) error
+	// is a *nft.Refusal; any other is of the moment.
+	Apply(nft.Plan) error
 	// Check fails as Apply would, and leaves all as it is.
-	Check(ruleset.Plan) error
+	Check(nft.Plan) error
 }
 
 // Options are what an enforcer is told.

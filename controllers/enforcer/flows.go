@@ -8,15 +8,15 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Flows judges established flows anew: those that the judge does not let pass
 // are cut, those that it does again go on.
 type Flows interface {
-	Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+	Revoke(judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
 	// RevokeOf judges those of the addresses only, and may be called beside Revoke.
-	RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
+	RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
 }
 
 // judge has established flows judged anew after each commit. It runs beside the commits.
@@ -139,7 +139,7 @@ func (j *judge) judgeAll(ctx context.Context) {
 }
 
 // judged says what has become of flows.
-func (j *judge) judged(revoked, restored int, why func(denied func(ruleset.HookPoint, policy.Packet) string) []Denial) {
+func (j *judge) judged(revoked, restored int, why func(denied func(nft.HookPoint, policy.Packet) string) []Denial) {
 	if revoked+restored > 0 {
 		j.report(Revoked{Revoked: revoked, Restored: restored, Denied: why(j.table.denied)})
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/recorder"
 )
 
@@ -27,7 +27,7 @@ type slowFlows struct {
 
 func (*slowFlows) Forget([]netip.Addr) error { return nil }
 
-func (f *slowFlows) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *slowFlows) Revoke(func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	f.starts = append(f.starts, time.Since(f.began))
 	time.Sleep(f.takes)
 	if f.fails.Load() {
@@ -36,7 +36,7 @@ func (f *slowFlows) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked
 	return 0, 0, nil
 }
 
-func (f *slowFlows) RevokeOf(addrs []netip.Addr, _ func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *slowFlows) RevokeOf(addrs []netip.Addr, _ func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	f.some = append(f.some, fmt.Sprint(time.Since(f.began), addrs))
 	time.Sleep(someTake)
 	if f.fails.Load() {
@@ -184,10 +184,10 @@ func TestAffectedFlowsAreJudgedBeside(t *testing.T) {
 func TestWhatOnlyOpens(t *testing.T) {
 	flows := &slowFlows{}
 	addr := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, last}) }
-	deny := func(judge func(ruleset.HookPoint, policy.Packet) bool, last byte) {
-		judge(ruleset.Forward, policy.Packet{Src: addr(100), Dst: addr(last)})
+	deny := func(judge func(nft.HookPoint, policy.Packet) bool, last byte) {
+		judge(nft.Forward, policy.Packet{Src: addr(100), Dst: addr(last)})
 	}
-	none := func(ruleset.HookPoint, policy.Packet) bool { return false }
+	none := func(nft.HookPoint, policy.Packet) bool { return false }
 	synctest.Test(t, func(t *testing.T) {
 		e := New(&recorder.Kernel{}, Options{Node: "node", Flows: flows})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -207,7 +207,7 @@ func TestWhatOnlyOpens(t *testing.T) {
 		commit(opened)
 		judge, why := e.flows.cut.some(none)
 		deny(judge, 3)
-		why(func(ruleset.HookPoint, policy.Packet) string { return "" })
+		why(func(nft.HookPoint, policy.Packet) string { return "" })
 		commit(opened)
 		commit(map[netip.Addr]bool{addr(4): false})
 		commit(map[netip.Addr]bool{addr(4): true})
@@ -219,7 +219,7 @@ func TestWhatOnlyOpens(t *testing.T) {
 		judge = e.flows.cut.round(none)
 		commit(opened)
 		for port := range uint16(remembered) {
-			judge(ruleset.Forward, policy.Packet{Src: addr(100), Dst: addr(101), DstPort: port})
+			judge(nft.Forward, policy.Packet{Src: addr(100), Dst: addr(101), DstPort: port})
 		}
 		commit(opened) // there are too many to know
 		cancel()

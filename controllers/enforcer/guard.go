@@ -9,6 +9,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Bridge is the bridge that the CNI plugin connects this node's pods by.
@@ -38,7 +39,7 @@ func (b *Bridge) Connects(a policy.Attachment) bool {
 type guard struct {
 	bridge    *Bridge
 	fragments ruleset.FragmentMemory
-	table     *ruleset.Table
+	table     *ruleset.Guard
 
 	attachments map[policy.AttachmentKey]policy.Attachment
 	podCIDRs    []netip.Prefix
@@ -62,9 +63,9 @@ func (g *guard) follow(c Committed) {
 	}
 }
 
-func (g *guard) plan(anew bool) (ruleset.Plan, error) {
+func (g *guard) plan(anew bool) (nft.Plan, error) {
 	if !anew && !g.changed {
-		return ruleset.Plan{Family: ruleset.Bridge}, nil
+		return nft.Plan{Family: nft.Bridge}, nil
 	}
 	g.changed = false
 	gateway := ruleset.Gateway{MAC: g.bridge.MAC}

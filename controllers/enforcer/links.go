@@ -11,6 +11,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // PodLinks finds the node's ends of the pods' links where another plugin makes them.
@@ -117,7 +118,7 @@ type linksPart struct {
 
 func (p *linksPart) follow(c Committed) { p.links.follow(c) }
 
-func (p *linksPart) plan(bool) (plan ruleset.Plan, err error) {
+func (p *linksPart) plan(bool) (plan nft.Plan, err error) {
 	if err := p.links.locate(); err != nil {
 		return plan, err
 	}
@@ -130,12 +131,12 @@ func (p *linksPart) plan(bool) (plan ruleset.Plan, err error) {
 type frames struct {
 	links     *links
 	fragments ruleset.FragmentMemory
-	table     *ruleset.Table
+	table     *ruleset.Frames
 }
 
 func (f *frames) follow(Committed) {}
 
-func (f *frames) plan(anew bool) (ruleset.Plan, error) {
+func (f *frames) plan(anew bool) (nft.Plan, error) {
 	if anew {
 		f.table = ruleset.BuildLinks(f.links.now, f.fragments)
 		return f.table.Replacement(), nil

@@ -13,6 +13,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/recorder"
 )
 
@@ -52,7 +53,7 @@ func TestLinksFromTheFirstCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := kernel.Plans()[0]
-	if !first.Replace || first.Family != ruleset.Inet {
+	if !first.Replace || first.Family != nft.Inet {
 		t.Fatalf("the first plan is\n%s", first.Text())
 	}
 	for _, set := range []string{`egress-links { "veth7" }`, `ingress-links { "veth7" }`, `pod-links { "veth7" }`, `link-addresses-4 { "veth7" . 10.244.1.7 }`} {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // loop commits what the inbox has. Its fields are for the goroutine of run alone.
@@ -189,7 +190,7 @@ func (l *loop) commitPolicies() (batch, error) {
 
 // committed notes that the kernel holds the policies' table, and has all follow that depends on
 // it.
-func (l *loop) committed(b batch, plan ruleset.Plan, affected map[netip.Addr]bool, took time.Duration) {
+func (l *loop) committed(b batch, plan nft.Plan, affected map[netip.Addr]bool, took time.Duration) {
 	l.trust = known
 	c := Committed{Intent: b.intent, Delta: b.delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
 	for _, t := range l.beside {
@@ -211,7 +212,7 @@ func (l *loop) committed(b batch, plan ruleset.Plan, affected map[netip.Addr]boo
 // the table as it should be; after a failure the table is built anew too, which takes as long
 // again. It also returns the addresses whose flows the plan may concern, nil for all (see
 // ruleset.Table.Affected).
-func (l *loop) plan() (b batch, plan ruleset.Plan, affected map[netip.Addr]bool, err error) {
+func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err error) {
 	if l.trust == unknown {
 		b = l.inbox.takeAll()
 		l.took(b)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Outcome is something that has come of the changes that were fed, or of what others did to
@@ -87,7 +88,7 @@ type OverBudget struct{ Quarantined, Released []policy.Key }
 // Tampered says that somebody else has changed a table, which is repaired after a pause: at once
 // at first, later less and less often (see repairs.go).
 type Tampered struct {
-	ruleset.Tampering
+	nft.Tampering
 	// InARow is how many times that has happened without a quiet time between.
 	InARow int
 	Pause  time.Duration

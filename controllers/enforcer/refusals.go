@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 const (
@@ -91,6 +91,6 @@ func compareKey(a, b policy.Key) int { return strings.Compare(a.String(), b.Stri
 
 // refused reports whether an error is of a table that the kernel will not have.
 func refused(err error) bool {
-	var refusal *ruleset.Refusal
+	var refusal *nft.Refusal
 	return errors.As(err, &refusal)
 }

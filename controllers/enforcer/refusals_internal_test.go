@@ -8,12 +8,12 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Apply implements Kernel, and Check.
-func (k *refusing) Apply(plan ruleset.Plan) error { return k.check(plan) }
-func (k *refusing) Check(plan ruleset.Plan) error { return k.check(plan) }
+func (k *refusing) Apply(plan nft.Plan) error { return k.check(plan) }
+func (k *refusing) Check(plan nft.Plan) error { return k.check(plan) }
 
 // TestResume goes on with a search that there was no time to finish: who is not to
 // blame is enforced again, who is stays closed, and both are reported.

@@ -8,7 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Watch notices what others do to podfence's tables.
@@ -17,7 +17,7 @@ type Watch interface {
 	Tampered() <-chan struct{}
 	// Take hands out what others have done since the last call. With an error
 	// nothing is noticed any more.
-	Take() ([]ruleset.Tampering, error)
+	Take() ([]nft.Tampering, error)
 }
 
 const (
@@ -108,7 +108,7 @@ func (l *loop) notice(ctx context.Context) error {
 
 // takeTampering trusts the kernel's tables no more if somebody else has changed them, and returns
 // the last change.
-func (l *loop) takeTampering() (*ruleset.Tampering, error) {
+func (l *loop) takeTampering() (*nft.Tampering, error) {
 	if l.watch == nil {
 		return nil, nil
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/recorder"
 )
 
@@ -54,7 +54,7 @@ func TestRepairAfterFailure(t *testing.T) {
 			kernel.Fail(errors.New("the kernel said no"))
 		}
 		if step.tamper {
-			watch.once = []ruleset.Tampering{{}}
+			watch.once = []nft.Tampering{{}}
 		}
 		e.loop.repairs = repairs{} // no fight
 		if err := e.loop.notice(t.Context()); err != nil {
@@ -76,11 +76,11 @@ func TestRepairAfterFailure(t *testing.T) {
 }
 
 // noticing is a Watch that has noticed something once.
-type noticing struct{ once []ruleset.Tampering }
+type noticing struct{ once []nft.Tampering }
 
 func (w *noticing) Tampered() <-chan struct{} { return nil }
 
-func (w *noticing) Take() (noticed []ruleset.Tampering, err error) {
+func (w *noticing) Take() (noticed []nft.Tampering, err error) {
 	noticed, w.once = w.once, nil
 	return noticed, nil
 }
@@ -103,7 +103,7 @@ func TestRepairsBothTables(t *testing.T) {
 		if len(kernel.Plans()) != want {
 			t.Fatalf("%d plans, want %d", len(kernel.Plans()), want)
 		}
-		for i, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge}[:want] {
+		for i, family := range []nft.Family{nft.Inet, nft.Bridge}[:want] {
 			if plan := kernel.Plans()[i]; plan.Family != family || !plan.Replace {
 				t.Errorf("plan %d is of family %v, and replaces is %v", i+1, plan.Family, plan.Replace)
 			}
@@ -111,7 +111,7 @@ func TestRepairsBothTables(t *testing.T) {
 	}
 	commit(2)
 	commit(0)
-	watch.once = []ruleset.Tampering{{Changes: []string{"delete table bridge podfence"}}}
+	watch.once = []nft.Tampering{{Changes: []string{"delete table bridge podfence"}}}
 	commit(2)
 	commit(0)
 }

@@ -8,12 +8,12 @@ import (
 	"sync"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // judged is what a flow is judged by; flows between the same two, to the same port, are one.
 type judged struct {
-	hook   ruleset.HookPoint
+	hook   nft.HookPoint
 	packet policy.Packet
 }
 
@@ -58,7 +58,7 @@ type revocations struct {
 func newRevocations() revocations { return revocations{before: newDenials(), now: newDenials()} }
 
 // round begins a round of all flows, whose judge it returns.
-func (r *revocations) round(passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
+func (r *revocations) round(passes func(nft.HookPoint, policy.Packet) bool) func(nft.HookPoint, policy.Packet) bool {
 	r.mu.Lock()
 	r.before, r.now = r.now, newDenials()
 	r.rounds++
@@ -68,11 +68,11 @@ func (r *revocations) round(passes func(ruleset.HookPoint, policy.Packet) bool) 
 }
 
 // some begins a round of some flows beside, and returns its judge, and its why.
-func (r *revocations) some(passes func(ruleset.HookPoint, policy.Packet) bool) (
-	judge func(ruleset.HookPoint, policy.Packet) bool, why func(denied func(ruleset.HookPoint, policy.Packet) string) []Denial,
+func (r *revocations) some(passes func(nft.HookPoint, policy.Packet) bool) (
+	judge func(nft.HookPoint, policy.Packet) bool, why func(denied func(nft.HookPoint, policy.Packet) string) []Denial,
 ) {
 	cut := newDenials()
-	return r.noting(cut, passes), func(denied func(ruleset.HookPoint, policy.Packet) string) []Denial {
+	return r.noting(cut, passes), func(denied func(nft.HookPoint, policy.Packet) string) []Denial {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		all := denialsOf(cut, denied, r.before, r.now)
@@ -83,8 +83,8 @@ func (r *revocations) some(passes func(ruleset.HookPoint, policy.Packet) bool) (
 }
 
 // noting is a judge that notes what it denies.
-func (r *revocations) noting(cut *denials, passes func(ruleset.HookPoint, policy.Packet) bool) func(ruleset.HookPoint, policy.Packet) bool {
-	return func(hook ruleset.HookPoint, p policy.Packet) bool {
+func (r *revocations) noting(cut *denials, passes func(nft.HookPoint, policy.Packet) bool) func(nft.HookPoint, policy.Packet) bool {
+	return func(hook nft.HookPoint, p policy.Packet) bool {
 		passed := passes(hook, p)
 		if !passed {
 			r.mu.Lock()
@@ -110,14 +110,14 @@ const remembered = 10_000
 
 // why says which pods and policies have cut the flows of the round that were not cut in the
 // one before, most frequent first.
-func (r *revocations) why(denied func(ruleset.HookPoint, policy.Packet) string) []Denial {
+func (r *revocations) why(denied func(nft.HookPoint, policy.Packet) string) []Denial {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return denialsOf(r.now, denied, r.before)
 }
 
 // denialsOf says why flows are cut that were not so before.
-func denialsOf(cut *denials, denied func(ruleset.HookPoint, policy.Packet) string, before ...*denials) (all []Denial) {
+func denialsOf(cut *denials, denied func(nft.HookPoint, policy.Packet) string, before ...*denials) (all []Denial) {
 	flows := map[string]int{}
 	for flow := range cut.flows {
 		was := slices.ContainsFunc(before, func(known *denials) bool { _, is := known.flows[flow]; return is })

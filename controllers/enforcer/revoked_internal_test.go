@@ -7,6 +7,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // A round names the pods and policies of what it has cut, and not again what one before
@@ -23,11 +24,11 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 		Key: policy.Key{Namespace: "shop", Name: "deny"}, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
 	}))
 	table := ruleset.Build(m.Intent(), ruleset.Options{})
-	trace := func(hook ruleset.HookPoint, p policy.Packet) ruleset.Trace {
-		return table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New})
+	trace := func(hook nft.HookPoint, p policy.Packet) nft.Trace {
+		return table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New})
 	}
-	passes := func(hook ruleset.HookPoint, p policy.Packet) bool { return trace(hook, p).Verdict == ruleset.Accept }
-	denied := func(hook ruleset.HookPoint, p policy.Packet) string { return table.Denied(trace(hook, p)) }
+	passes := func(hook nft.HookPoint, p policy.Packet) bool { return trace(hook, p).Verdict == nft.Accept }
+	denied := func(hook nft.HookPoint, p policy.Packet) string { return table.Denied(trace(hook, p)) }
 	flow := func(last byte, port uint16) policy.Packet {
 		return policy.Packet{Src: netip.AddrFrom4([4]byte{192, 0, 2, 9}), Dst: netip.AddrFrom4([4]byte{10, 244, 1, last}), Protocol: policy.TCP, DstPort: port, HopLimit: 64}
 	}
@@ -36,15 +37,15 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 
 	r := newRevocations()
 	judge := r.round(passes)
-	if judge(ruleset.Forward, flow(7, 80)) || judge(ruleset.Forward, flow(7, 81)) || judge(ruleset.Forward, flow(8, 80)) || !judge(ruleset.Forward, out) {
-		t.Fatalf("the table is not what the test is about: %s", trace(ruleset.Forward, out))
+	if judge(nft.Forward, flow(7, 80)) || judge(nft.Forward, flow(7, 81)) || judge(nft.Forward, flow(8, 80)) || !judge(nft.Forward, out) {
+		t.Fatalf("the table is not what the test is about: %s", trace(nft.Forward, out))
 	}
 	if got, want := r.why(denied), []Denial{{"ingress of shop/web, by shop/deny", 2}, {"ingress of shop/db, by shop/deny", 1}}; !slices.Equal(got, want) {
 		t.Errorf("it says %v, want %v", got, want)
 	}
 	judge = r.round(passes)
-	judge(ruleset.Forward, flow(7, 80))
-	judge(ruleset.Forward, flow(8, 90))
+	judge(nft.Forward, flow(7, 80))
+	judge(nft.Forward, flow(8, 90))
 	if got, want := r.why(denied), []Denial{{"ingress of shop/db, by shop/deny", 1}}; !slices.Equal(got, want) {
 		t.Errorf("in the next round it says %v, want %v", got, want)
 	}
@@ -53,7 +54,7 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 	some := func(flows ...policy.Packet) []Denial {
 		judge, why := r.some(passes)
 		for _, flow := range flows {
-			judge(ruleset.Forward, flow)
+			judge(nft.Forward, flow)
 		}
 		return why(denied)
 	}
@@ -65,7 +66,7 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 		t.Errorf("of some, during a round of all, it says %v, want %v", got, want)
 	}
 	for _, port := range []uint16{80, 82, 83, 84} {
-		judge(ruleset.Forward, flow(7, port))
+		judge(nft.Forward, flow(7, port))
 	}
 	if got, want := r.why(denied), []Denial{{"ingress of shop/web, by shop/deny", 1}}; !slices.Equal(got, want) {
 		t.Errorf("of all, after some, it says %v, want %v", got, want)
@@ -76,7 +77,7 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 func TestReasonsOfWhatHasChangedSince(t *testing.T) {
 	cut := newDenials()
 	cut.note(judged{packet: policy.Packet{DstPort: 80}})
-	none := func(ruleset.HookPoint, policy.Packet) string { return "" }
+	none := func(nft.HookPoint, policy.Packet) string { return "" }
 	if got, want := denialsOf(cut, none), []Denial{{"by what has changed since", 1}}; !slices.Equal(got, want) {
 		t.Errorf("%v, not %v", got, want)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // search finds the policies for which the kernel refuses a table, by trials that
@@ -14,7 +15,7 @@ import (
 type search struct {
 	intent  policy.Intent
 	options ruleset.Options
-	check   func(ruleset.Plan) error
+	check   func(nft.Plan) error
 	// until is when to stop, as soon as something is found out.
 	until time.Time
 
@@ -110,7 +111,7 @@ func (s *search) try(closed map[policy.Key]struct{}) (named []policy.Key, refuse
 	in := s.intent.Quarantine(closed)
 	plan := ruleset.Build(in, s.options).Replacement()
 	err = s.check(plan)
-	var refusal *ruleset.Refusal
+	var refusal *nft.Refusal
 	if !errors.As(err, &refusal) {
 		return nil, nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var errInvalid = errors.New("invalid argument")
@@ -44,11 +45,11 @@ type refusing struct {
 	chains map[string]policy.Key
 }
 
-func (k *refusing) check(plan ruleset.Plan) error {
+func (k *refusing) check(plan nft.Plan) error {
 	if k.chains == nil {
 		k.chains = map[string]policy.Key{}
 		for _, op := range ruleset.Build(k.in, ruleset.Options{}).Replacement().Ops {
-			if rules, is := op.(ruleset.SetRules); is {
+			if rules, is := op.(nft.SetRules); is {
 				for _, user := range ruleset.Users(k.in, op) {
 					k.chains[rules.Chain] = user
 				}
@@ -58,7 +59,7 @@ func (k *refusing) check(plan ruleset.Plan) error {
 	var there []policy.Key
 	first := -1
 	for i, op := range plan.Ops {
-		rules, is := op.(ruleset.SetRules)
+		rules, is := op.(nft.SetRules)
 		if !is {
 			continue
 		}
@@ -73,9 +74,9 @@ func (k *refusing) check(plan ruleset.Plan) error {
 	case len(there) == 0, k.together && len(there) < len(k.bad):
 		return nil
 	case k.names:
-		return &ruleset.Refusal{Op: first, Err: errInvalid}
+		return &nft.Refusal{Op: first, Err: errInvalid}
 	}
-	return &ruleset.Refusal{Op: -1, Err: errInvalid}
+	return &nft.Refusal{Op: -1, Err: errInvalid}
 }
 
 func (k *refusing) search(until time.Duration) *search {
@@ -125,7 +126,7 @@ func TestSearchTogether(t *testing.T) {
 func TestSearchNobody(t *testing.T) {
 	for _, op := range []int{-1, 0} {
 		g := NewWithT(t)
-		s := &search{intent: policies(9), check: func(ruleset.Plan) error { return &ruleset.Refusal{Op: op, Err: errInvalid} }, until: time.Now().Add(time.Minute)}
+		s := &search{intent: policies(9), check: func(nft.Plan) error { return &nft.Refusal{Op: op, Err: errInvalid} }, until: time.Now().Add(time.Minute)}
 		f, err := s.among(policies(9).Allowing())
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(f.nobody).To(MatchError(errInvalid))
@@ -142,7 +143,7 @@ func TestSearchOfTheMoment(t *testing.T) {
 		memory := errors.New("cannot allocate memory")
 		s := kernel.search(time.Minute)
 		calls := 0
-		s.check = func(plan ruleset.Plan) error {
+		s.check = func(plan nft.Plan) error {
 			if calls++; calls > after {
 				return memory
 			}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // trust is what is known of a table in the kernel.
@@ -40,7 +41,7 @@ type content interface {
 	follow(Committed)
 	// plan returns what it takes in a kernel that holds what the last plan has made: all of the
 	// table if anew, or else what has changed since.
-	plan(anew bool) (ruleset.Plan, error)
+	plan(anew bool) (nft.Plan, error)
 }
 
 // commit brings the table up to date in one transaction.
@@ -89,18 +90,18 @@ func (s *sharedTable) get() *ruleset.Table { return s.table }
 
 // passes reports whether the table lets a new connection pass. Without a table
 // nothing is known, and nothing is cut.
-func (s *sharedTable) passes(hook ruleset.HookPoint, p policy.Packet) bool {
+func (s *sharedTable) passes(hook nft.HookPoint, p policy.Packet) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.table == nil || s.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
+	return s.table == nil || s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
 }
 
 // denied says who denies a flow, by the table as it is.
-func (s *sharedTable) denied(hook ruleset.HookPoint, p policy.Packet) string {
+func (s *sharedTable) denied(hook nft.HookPoint, p policy.Packet) string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.table == nil {
 		return ""
 	}
-	return s.table.Denied(s.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}))
+	return s.table.Denied(s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}))
 }

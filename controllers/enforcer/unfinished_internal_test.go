@@ -15,7 +15,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/recorder"
 )
 
@@ -48,14 +48,14 @@ func (k *slow) reported() map[policy.Key]int {
 	return maps.Clone(k.problems)
 }
 
-func (k *slow) Apply(plan ruleset.Plan) error {
+func (k *slow) Apply(plan nft.Plan) error {
 	if k.over.Load() {
 		return nil
 	}
 	return k.check(plan)
 }
 
-func (k *slow) Check(plan ruleset.Plan) error {
+func (k *slow) Check(plan nft.Plan) error {
 	time.Sleep(time.Second)
 	if k.over.Load() {
 		return errors.New("cannot allocate memory")

@@ -14,44 +14,48 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
+// addr4 is the type of sets of IPv4 addresses.
+var addr4 = nft.Of(nft.IPv4Addr)
+
 // verdicts are entries that send every key the same way.
-func verdicts(v ruleset.Verdict, keys ...ruleset.Element) []ruleset.VerdictEntry {
-	entries := make([]ruleset.VerdictEntry, len(keys))
+func verdicts(v nft.Verdict, keys ...nft.Element) []nft.VerdictEntry {
+	entries := make([]nft.VerdictEntry, len(keys))
 	for i, key := range keys {
-		entries[i] = ruleset.VerdictEntry{Key: key, Verdict: v}
+		entries[i] = nft.VerdictEntry{Key: key, Verdict: v}
 	}
 	return entries
 }
 
 // small is a table with two pods, one of them isolated.
-func small() ruleset.Plan {
-	return ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
-		ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: addrs("10.0.0.9")},
-		ruleset.AddSet{Name: "pods", Type: ruleset.Addr4, Map: true},
-		ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward, Priority: -10}},
-		ruleset.AddChain{Name: "pod-a"},
-		ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{
-			matches(ruleset.Verdict{}, lookup("peers", ruleset.DstAddr4)),
-			{Counter: true, Verdict: ruleset.Verdict{Action: ruleset.Drop}},
+func small() nft.Plan {
+	return nft.Plan{Replace: true, Ops: []nft.Op{
+		nft.AddSet{Name: "peers", Type: addr4},
+		nft.AddElements{Set: "peers", Type: addr4, Elements: addrs("10.0.0.9")},
+		nft.AddSet{Name: "pods", Type: addr4, Map: true},
+		nft.AddChain{Name: "base", Hook: &nft.Hook{Point: nft.Forward, Priority: -10}},
+		nft.AddChain{Name: "pod-a"},
+		nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{
+			matches(nft.Verdict{}, lookup("peers", nft.DstAddr4)),
+			{Counter: true, Verdict: nft.Verdict{Action: nft.Drop}},
 		}},
-		ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: []ruleset.VerdictEntry{
+		nft.AddVerdicts{Map: "pods", Type: addr4, Entries: []nft.VerdictEntry{
 			{Key: addrs("10.0.0.1")[0], Verdict: jump("pod-a")}, {Key: addrs("10.0.0.2")[0]},
 		}},
-		ruleset.SetRules{Chain: "base", Rules: []ruleset.Rule{
-			matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "pods", Field: ruleset.SrcAddr4}),
+		nft.SetRules{Chain: "base", Rules: []nft.Rule{
+			matches(nft.Verdict{Action: nft.Dispatch, Map: "pods", Field: nft.SrcAddr4}),
 		}},
 	}}
 }
 
-func apply(ops ...ruleset.Op) ruleset.Plan { return ruleset.Plan{Ops: ops} }
+func apply(ops ...nft.Op) nft.Plan { return nft.Plan{Ops: ops} }
 
 func TestEmptyPlan(t *testing.T) {
 	g := NewWithT(t)
 	n := newNamespace(t)
-	g.Expect(n.open().Apply(ruleset.Plan{})).To(Succeed())
+	g.Expect(n.open().Apply(nft.Plan{})).To(Succeed())
 	g.Expect(n.list()).To(BeEmpty())
 }
 
@@ -65,37 +69,37 @@ func TestOpenLeavesNothing(t *testing.T) {
 // fails is an operation that the kernel refuses of a table that is small, with an
 // empty set "block".
 type fails struct {
-	op    ruleset.Op
+	op    nft.Op
 	errno error
 	text  string
 }
 
 func failures() map[string]fails {
-	prefix := func(texts ...string) ruleset.AddElements {
-		return ruleset.AddElements{Set: "block", Type: ruleset.Range4, Elements: prefixes(texts...)}
+	prefix := func(texts ...string) nft.AddElements {
+		return nft.AddElements{Set: "block", Type: nft.RangesOf(nft.IPv4Addr), Elements: prefixes(texts...)}
 	}
 	return map[string]fails{
 		"no such set": {
-			ruleset.AddElements{Set: "none", Type: ruleset.Addr4, Elements: addrs("10.0.0.1")},
+			nft.AddElements{Set: "none", Type: addr4, Elements: addrs("10.0.0.1")},
 			unix.ENOENT, "add element 10.0.0.1 to set none",
 		},
 		"no such element": {
-			ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: addrs("10.0.0.9", "10.0.0.10")},
+			nft.DeleteElements{Set: "peers", Type: addr4, Elements: addrs("10.0.0.9", "10.0.0.10")},
 			unix.ENOENT, "delete elements 10.0.0.9 to 10.0.0.10 (1 to 2 of 2) from set peers",
 		},
 		"overlap":        {prefix("10.0.0.0/8", "10.1.0.0/16"), unix.EEXIST, "add elements 10.0.0.0/8 to 10.1.0.0/16"},
-		"other verdict":  {ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(jump("pod-a"), addrs("10.0.0.2")...)}, unix.EEXIST, "add element 10.0.0.2 to map pods"},
-		"no such target": {ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(jump("none"), addrs("10.0.0.3")...)}, unix.ENOENT, "add element 10.0.0.3 to map pods"},
-		"other type":     {ruleset.AddSet{Name: "peers", Type: ruleset.Addr6}, unix.EEXIST, "add set peers"},
-		"set in use":     {ruleset.DeleteSet{Name: "peers"}, unix.EBUSY, "delete set peers"},
-		"chain in use":   {ruleset.DeleteChain{Name: "pod-a"}, unix.EBUSY, "delete chain pod-a"},
-		"no such chain":  {ruleset.SetRules{Chain: "none"}, unix.ENOENT, "flush chain none"},
+		"other verdict":  {nft.AddVerdicts{Map: "pods", Type: addr4, Entries: verdicts(jump("pod-a"), addrs("10.0.0.2")...)}, unix.EEXIST, "add element 10.0.0.2 to map pods"},
+		"no such target": {nft.AddVerdicts{Map: "pods", Type: addr4, Entries: verdicts(jump("none"), addrs("10.0.0.3")...)}, unix.ENOENT, "add element 10.0.0.3 to map pods"},
+		"other type":     {nft.AddSet{Name: "peers", Type: nft.Of(nft.IPv6Addr)}, unix.EEXIST, "add set peers"},
+		"set in use":     {nft.DeleteSet{Name: "peers"}, unix.EBUSY, "delete set peers"},
+		"chain in use":   {nft.DeleteChain{Name: "pod-a"}, unix.EBUSY, "delete chain pod-a"},
+		"no such chain":  {nft.SetRules{Chain: "none"}, unix.ENOENT, "flush chain none"},
 		"rule's set": {
-			ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{{}, matches(ruleset.Verdict{}, lookup("none", ruleset.SrcAddr4))}},
+			nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{{}, matches(nft.Verdict{}, lookup("none", nft.SrcAddr4))}},
 			unix.ENOENT, "add rule 2 of chain pod-a",
 		},
 		"loop": {
-			ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{matches(jump("pod-a"))}},
+			nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{matches(jump("pod-a"))}},
 			unix.EMLINK, "add rule 1 of chain pod-a",
 		},
 	}
@@ -105,7 +109,7 @@ func failures() map[string]fails {
 // table must be as before, the error name the operation, the connection go on; and
 // a check must say the same.
 func TestFailure(t *testing.T) {
-	fine := ruleset.AddSet{Name: "fine", Type: ruleset.Addr4}
+	fine := nft.AddSet{Name: "fine", Type: addr4}
 	for name, test := range failures() {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
@@ -113,17 +117,17 @@ func TestFailure(t *testing.T) {
 			c := n.open()
 			w := n.watch(c, false)
 			g.Expect(c.Apply(small())).To(Succeed())
-			g.Expect(c.Apply(apply(ruleset.AddSet{Name: "block", Type: ruleset.Range4}))).To(Succeed())
+			g.Expect(c.Apply(apply(nft.AddSet{Name: "block", Type: nft.RangesOf(nft.IPv4Addr)}))).To(Succeed())
 			before := n.list()
 
-			plan := apply(fine, test.op, ruleset.DeleteSet{Name: "fine"})
-			for name, do := range map[string]func(ruleset.Plan) error{"apply": c.Apply, "check": c.Check} {
+			plan := apply(fine, test.op, nft.DeleteSet{Name: "fine"})
+			for name, do := range map[string]func(nft.Plan) error{"apply": c.Apply, "check": c.Check} {
 				err := do(plan)
 				g.Expect(errors.Is(err, test.errno)).To(BeTrue(), "%s: %v", name, err)
 				var failed *kernel.OpError
 				g.Expect(errors.As(err, &failed)).To(BeTrue())
 				g.Expect(failed.Op).To(ContainSubstring(test.text))
-				var refusal *ruleset.Refusal
+				var refusal *nft.Refusal
 				if passing := test.errno == unix.EBUSY; passing {
 					g.Expect(errors.As(err, &refusal)).To(BeFalse(), "%s: it may be in use for the moment only", name)
 				} else {
@@ -134,9 +138,9 @@ func TestFailure(t *testing.T) {
 			}
 
 			// Nothing lingers: neither the failed batch's messages nor answers.
-			g.Expect(c.Apply(apply(ruleset.AddSet{Name: "after", Type: ruleset.Addr4}))).To(Succeed())
+			g.Expect(c.Apply(apply(nft.AddSet{Name: "after", Type: addr4}))).To(Succeed())
 			g.Expect(n.list()).NotTo(ContainSubstring("fine"))
-			g.Expect(c.Apply(apply(ruleset.DeleteSet{Name: "after"}))).To(Succeed())
+			g.Expect(c.Apply(apply(nft.DeleteSet{Name: "after"}))).To(Succeed())
 			g.Expect(n.list()).To(Equal(before))
 			g.Expect(w.Take()).To(BeEmpty())
 		})
@@ -145,12 +149,12 @@ func TestFailure(t *testing.T) {
 
 // TestCheck has plans checked that the kernel takes: nobody must notice.
 func TestCheck(t *testing.T) {
-	for name, plan := range map[string]ruleset.Plan{
+	for name, plan := range map[string]nft.Plan{
 		"nothing":        {},
-		"an update":      apply(ruleset.AddChain{Name: "more"}, ruleset.DeleteElements{Set: "pods", Type: ruleset.Addr4, Elements: addrs("10.0.0.1")}, ruleset.DeleteChain{Name: "pod-a"}),
+		"an update":      apply(nft.AddChain{Name: "more"}, nft.DeleteElements{Set: "pods", Type: addr4, Elements: addrs("10.0.0.1")}, nft.DeleteChain{Name: "pod-a"}),
 		"a replacement":  fenced(),
 		"an empty table": {Replace: true},
-		"another one's":  {Family: ruleset.Bridge, Replace: true, Ops: []ruleset.Op{ruleset.AddChain{Name: "c"}}},
+		"another one's":  {Family: nft.Bridge, Replace: true, Ops: []nft.Op{nft.AddChain{Name: "c"}}},
 		"a large one":    full(),
 		"the same again": small(),
 	} {
@@ -187,7 +191,7 @@ func TestRefusedPolicy(t *testing.T) {
 	}
 	bad := policy.Key{Namespace: "shop", Name: "bad"}
 	plan := ruleset.Build(in, ruleset.Options{}).Replacement()
-	var refusal *ruleset.Refusal
+	var refusal *nft.Refusal
 	g.Expect(errors.As(c.Check(plan), &refusal)).To(BeTrue())
 	g.Expect(refusal).To(MatchError(unix.EEXIST))
 	g.Expect(ruleset.Users(in, plan.Ops[refusal.Op])).To(Equal([]policy.Key{bad}))
@@ -197,21 +201,21 @@ func TestRefusedPolicy(t *testing.T) {
 // TestInvalid has plans that are refused before anything is sent.
 func TestInvalid(t *testing.T) {
 	long := strings.Repeat("x", 129)
-	for text, op := range map[string]ruleset.Op{
-		"unknown set type":             ruleset.AddSet{Name: "s", Type: 99},
-		"add elements to":              ruleset.AddElements{Set: "s", Type: 99, Elements: addrs("10.0.0.1")},
-		"129 bytes":                    ruleset.AddSet{Name: "s", Comment: long},
-		"add rule 1 of":                ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{{Comment: long}}},
-		"unknown match":                ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{{Matches: []ruleset.Match{nil}}}},
-		"unknown field":                ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{matches(ruleset.Verdict{}, lookup("peers", 99))}},
-		"no fields":                    ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{matches(ruleset.Verdict{}, lookup("peers"))}},
-		"unknown verdict":              ruleset.SetRules{Chain: "pod-a", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Action: 99}}}},
-		"to map pods":                  ruleset.AddVerdicts{Map: "pods", Entries: verdicts(ruleset.Verdict{Action: ruleset.Reject}, addrs("10.0.0.3")...)},
-		"verdict 99 can't be in a map": ruleset.AddVerdicts{Map: "pods", Entries: verdicts(ruleset.Verdict{Action: 99}, addrs("10.0.0.3")...)},
-		"map of ranges":                ruleset.AddSet{Name: "m", Type: ruleset.Range4, Map: true},
-		"to map ranges":                ruleset.AddVerdicts{Map: "ranges", Type: ruleset.PortRange, Entries: verdicts(ruleset.Verdict{}, ports(6, 1, 2))},
-		"unknown hook":                 ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: 99}},
-		"unknown priority":             ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Base: 99}},
+	for text, op := range map[string]nft.Op{
+		"unknown set type":             nft.AddSet{Name: "s"},
+		"add elements to":              nft.AddElements{Set: "s", Elements: addrs("10.0.0.1")},
+		"129 bytes":                    nft.AddSet{Name: "s", Type: addr4, Comment: long},
+		"add rule 1 of":                nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{{Origin: nft.Sentence(long)}}},
+		"unknown match":                nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{{Matches: []nft.Match{nil}}}},
+		"unknown field":                nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{matches(nft.Verdict{}, lookup("peers", 99))}},
+		"no fields":                    nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{matches(nft.Verdict{}, lookup("peers"))}},
+		"unknown verdict":              nft.SetRules{Chain: "pod-a", Rules: []nft.Rule{{Verdict: nft.Verdict{Action: 99}}}},
+		"to map pods":                  nft.AddVerdicts{Map: "pods", Type: addr4, Entries: verdicts(nft.Verdict{Action: nft.Reject}, addrs("10.0.0.3")...)},
+		"verdict 99 can't be in a map": nft.AddVerdicts{Map: "pods", Type: addr4, Entries: verdicts(nft.Verdict{Action: 99}, addrs("10.0.0.3")...)},
+		"map of ranges":                nft.AddSet{Name: "m", Type: nft.RangesOf(nft.IPv4Addr), Map: true},
+		"to map ranges":                nft.AddVerdicts{Map: "ranges", Type: nft.RangesOf(nft.InetProto, nft.InetService), Entries: verdicts(nft.Verdict{}, ports(6, 1, 2))},
+		"unknown hook":                 nft.AddChain{Name: "c", Hook: &nft.Hook{Point: 99}},
+		"unknown priority":             nft.AddChain{Name: "c", Hook: &nft.Hook{Base: 99}},
 		"unknown type <nil>":           nil,
 	} {
 		t.Run(text, func(t *testing.T) {
@@ -220,9 +224,9 @@ func TestInvalid(t *testing.T) {
 			c := n.open()
 			g.Expect(c.Apply(small())).To(Succeed())
 			before := n.list()
-			err := c.Apply(apply(ruleset.AddSet{Name: "fine"}, op))
+			err := c.Apply(apply(nft.AddSet{Name: "fine", Type: addr4}, op))
 			g.Expect(err).To(MatchError(ContainSubstring(text)))
-			g.Expect(c.Apply(apply(ruleset.AddSet{Name: "fine"}, ruleset.DeleteSet{Name: "fine"}))).To(Succeed())
+			g.Expect(c.Apply(apply(nft.AddSet{Name: "fine", Type: addr4}, nft.DeleteSet{Name: "fine"}))).To(Succeed())
 			g.Expect(n.list()).To(Equal(before))
 		})
 	}
@@ -235,8 +239,8 @@ func TestAttributeTooLong(t *testing.T) {
 	c := n.open()
 	g.Expect(c.Apply(small())).To(Succeed())
 	before := n.list()
-	g.Expect(c.Apply(apply(ruleset.AddSet{Name: "fine"}, ruleset.AddSet{Name: strings.Repeat("x", 1<<16)}))).NotTo(Succeed())
-	g.Expect(c.Apply(apply(ruleset.AddSet{Name: "fine"}, ruleset.DeleteSet{Name: "fine"}))).To(Succeed())
+	g.Expect(c.Apply(apply(nft.AddSet{Name: "fine", Type: addr4}, nft.AddSet{Name: strings.Repeat("x", 1<<16), Type: addr4}))).NotTo(Succeed())
+	g.Expect(c.Apply(apply(nft.AddSet{Name: "fine", Type: addr4}, nft.DeleteSet{Name: "fine"}))).To(Succeed())
 	g.Expect(n.list()).To(Equal(before))
 }
 
@@ -248,18 +252,18 @@ func TestReplace(t *testing.T) {
 	g.Expect(c.Apply(small())).To(Succeed())
 	first := n.list()
 	g.Expect(first).To(ContainSubstring("table inet other"))
-	g.Expect(c.Apply(apply(ruleset.AddSet{Name: "stale", Type: ruleset.Addr4}))).To(Succeed())
+	g.Expect(c.Apply(apply(nft.AddSet{Name: "stale", Type: addr4}))).To(Succeed())
 	g.Expect(c.Apply(small())).To(Succeed())
 	g.Expect(n.list()).To(Equal(first))
 
 	// A replacement that fails leaves the table that was there.
 	failing := small()
-	failing.Ops = append(failing.Ops, ruleset.DeleteSet{Name: "none"})
+	failing.Ops = append(failing.Ops, nft.DeleteSet{Name: "none"})
 	g.Expect(c.Apply(failing)).To(MatchError(unix.ENOENT))
 	g.Expect(n.list()).To(Equal(first))
 
 	// Replacing by nothing leaves an empty table.
-	g.Expect(c.Apply(ruleset.Plan{Replace: true})).To(Succeed())
+	g.Expect(c.Apply(nft.Plan{Replace: true})).To(Succeed())
 	g.Expect(n.nft("", "list", "table", "inet", "podfence")).To(Equal("table inet podfence {\n}\n"))
 }
 
@@ -269,15 +273,15 @@ func TestChangeVerdict(t *testing.T) {
 	c := n.open()
 	g.Expect(c.Apply(small())).To(Succeed())
 	before := n.list()
-	change := func(v ruleset.Verdict) ruleset.Plan {
+	change := func(v nft.Verdict) nft.Plan {
 		return apply(
-			ruleset.DeleteElements{Set: "pods", Type: ruleset.Addr4, Elements: addrs("10.0.0.2")},
-			ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(v, addrs("10.0.0.2")...)},
+			nft.DeleteElements{Set: "pods", Type: addr4, Elements: addrs("10.0.0.2")},
+			nft.AddVerdicts{Map: "pods", Type: addr4, Entries: verdicts(v, addrs("10.0.0.2")...)},
 		)
 	}
 	g.Expect(c.Apply(change(jump("pod-a")))).To(Succeed())
 	g.Expect(n.list()).To(MatchRegexp(`10\.0\.0\.2 : jump pod-a`))
-	g.Expect(c.Apply(change(ruleset.Verdict{}))).To(Succeed())
+	g.Expect(c.Apply(change(nft.Verdict{}))).To(Succeed())
 	g.Expect(n.list()).To(Equal(before))
 }
 
@@ -287,9 +291,9 @@ func TestDeleteChainWithItsEntry(t *testing.T) {
 	c := n.open()
 	g.Expect(c.Apply(small())).To(Succeed())
 	g.Expect(c.Apply(apply(
-		ruleset.DeleteElements{Set: "pods", Type: ruleset.Addr4, Elements: addrs("10.0.0.1")},
-		ruleset.DeleteChain{Name: "pod-a"},
-		ruleset.DeleteSet{Name: "peers"},
+		nft.DeleteElements{Set: "pods", Type: addr4, Elements: addrs("10.0.0.1")},
+		nft.DeleteChain{Name: "pod-a"},
+		nft.DeleteSet{Name: "peers"},
 	))).To(Succeed())
 	g.Expect(n.list()).NotTo(Or(ContainSubstring("pod-a"), ContainSubstring("peers")))
 }
@@ -300,10 +304,10 @@ func TestSetRulesReplaces(t *testing.T) {
 	c := n.open()
 	g.Expect(c.Apply(small())).To(Succeed())
 	before := n.list()
-	g.Expect(c.Apply(apply(ruleset.SetRules{Chain: "pod-a"}))).To(Succeed())
+	g.Expect(c.Apply(apply(nft.SetRules{Chain: "pod-a"}))).To(Succeed())
 	g.Expect(n.nft("", "list", "chain", "inet", "podfence", "pod-a")).NotTo(ContainSubstring("drop"))
 	for _, op := range small().Ops {
-		if op, ok := op.(ruleset.SetRules); ok {
+		if op, ok := op.(nft.SetRules); ok {
 			g.Expect(c.Apply(apply(op))).To(Succeed())
 		}
 	}
@@ -351,15 +355,15 @@ func TestConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			set := ruleset.AddSet{Name: fmt.Sprint("set-", i), Type: ruleset.Addr4}
+			set := nft.AddSet{Name: fmt.Sprint("set-", i), Type: addr4}
 			for range 20 {
 				if err := c.Apply(apply(set)); err != nil {
 					t.Error(err)
 				}
-				if err := c.Apply(apply(ruleset.DeleteSet{Name: "none"})); !errors.Is(err, unix.ENOENT) {
+				if err := c.Apply(apply(nft.DeleteSet{Name: "none"})); !errors.Is(err, unix.ENOENT) {
 					t.Error(err)
 				}
-				if err := c.Apply(apply(ruleset.DeleteSet{Name: set.Name})); err != nil {
+				if err := c.Apply(apply(nft.DeleteSet{Name: set.Name})); err != nil {
 					t.Error(err)
 				}
 			}

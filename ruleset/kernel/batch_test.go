@@ -7,12 +7,12 @@ import (
 	"github.com/google/nftables"
 	. "github.com/onsi/gomega"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 func oneElement(g *WithT) []message {
-	messages, err := encode((&Conn{name: "podfence"}).table(ruleset.Inet), ruleset.Plan{Ops: []ruleset.Op{
-		ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: []ruleset.Element{{Addr: [16]byte{10, 0, 0, 1}}}},
+	messages, err := encode((&Conn{name: "podfence"}).table(nft.Inet), nft.Plan{Ops: []nft.Op{
+		nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: []nft.Element{{Addr: [16]byte{10, 0, 0, 1}}}},
 	}})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(messages).To(HaveLen(1))

@@ -5,12 +5,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/quantiles"
 )
 
-func mustApply(b *testing.B, c *kernel.Conn, plan ruleset.Plan) {
+func mustApply(b *testing.B, c *kernel.Conn, plan nft.Plan) {
 	b.Helper()
 	if err := c.Apply(plan); err != nil {
 		b.Fatal(err)
@@ -18,16 +18,16 @@ func mustApply(b *testing.B, c *kernel.Conn, plan ruleset.Plan) {
 }
 
 // full is a table with a set of 100,000 addresses, and empty maps of pods.
-func full() ruleset.Plan {
-	return ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
-		ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(0, 100_000)},
-		ruleset.AddSet{Name: "egress-pods-4", Type: ruleset.Addr4, Map: true},
-		ruleset.AddSet{Name: "ingress-pods-4", Type: ruleset.Addr4, Map: true},
-		ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward, Priority: -10}},
-		ruleset.SetRules{Chain: "base", Rules: []ruleset.Rule{
-			matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "egress-pods-4", Field: ruleset.SrcAddr4}),
-			matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "ingress-pods-4", Field: ruleset.DstAddr4}),
+func full() nft.Plan {
+	return nft.Plan{Replace: true, Ops: []nft.Op{
+		nft.AddSet{Name: "peers", Type: nft.Of(nft.IPv4Addr)},
+		nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(0, 100_000)},
+		nft.AddSet{Name: "egress-pods-4", Type: nft.Of(nft.IPv4Addr), Map: true},
+		nft.AddSet{Name: "ingress-pods-4", Type: nft.Of(nft.IPv4Addr), Map: true},
+		nft.AddChain{Name: "base", Hook: &nft.Hook{Point: nft.Forward, Priority: -10}},
+		nft.SetRules{Chain: "base", Rules: []nft.Rule{
+			matches(nft.Verdict{Action: nft.Dispatch, Map: "egress-pods-4", Field: nft.SrcAddr4}),
+			matches(nft.Verdict{Action: nft.Dispatch, Map: "ingress-pods-4", Field: nft.DstAddr4}),
 		}},
 	}}
 }
@@ -37,8 +37,8 @@ func BenchmarkOneElement(b *testing.B) {
 	c := newNamespace(b).open()
 	mustApply(b, c, full())
 	one := manyAddrs(200_000, 1)
-	add := ruleset.Plan{Ops: []ruleset.Op{ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: one}}}
-	remove := ruleset.Plan{Ops: []ruleset.Op{ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: one}}}
+	add := nft.Plan{Ops: []nft.Op{nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: one}}}
+	remove := nft.Plan{Ops: []nft.Op{nft.DeleteElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: one}}}
 	b.ReportAllocs()
 	var took []time.Duration
 	for b.Loop() {
@@ -55,17 +55,17 @@ func BenchmarkOneElement(b *testing.B) {
 func BenchmarkNewPod(b *testing.B) {
 	c := newNamespace(b).open()
 	mustApply(b, c, full())
-	mustApply(b, c, ruleset.Plan{Ops: []ruleset.Op{ruleset.AddChain{Name: "policy"}}})
+	mustApply(b, c, nft.Plan{Ops: []nft.Op{nft.AddChain{Name: "policy"}}})
 	add := func(i int) {
 		pod, keys := fmt.Sprint("pod-", i), manyAddrs(i, 1)
-		mustApply(b, c, ruleset.Plan{Ops: []ruleset.Op{
-			ruleset.AddChain{Name: pod},
-			ruleset.SetRules{Chain: pod, Rules: []ruleset.Rule{
+		mustApply(b, c, nft.Plan{Ops: []nft.Op{
+			nft.AddChain{Name: pod},
+			nft.SetRules{Chain: pod, Rules: []nft.Rule{
 				matches(jump("policy")),
-				{Counter: true, Verdict: ruleset.Verdict{Action: ruleset.Drop}},
+				{Counter: true, Verdict: nft.Verdict{Action: nft.Drop}},
 			}},
-			ruleset.AddVerdicts{Map: "egress-pods-4", Type: ruleset.Addr4, Entries: verdicts(jump(pod), keys...)},
-			ruleset.AddVerdicts{Map: "ingress-pods-4", Type: ruleset.Addr4, Entries: verdicts(ruleset.Verdict{}, keys...)},
+			nft.AddVerdicts{Map: "egress-pods-4", Type: nft.Of(nft.IPv4Addr), Entries: verdicts(jump(pod), keys...)},
+			nft.AddVerdicts{Map: "ingress-pods-4", Type: nft.Of(nft.IPv4Addr), Entries: verdicts(nft.Verdict{}, keys...)},
 		}})
 	}
 	for i := range 250 {
@@ -75,10 +75,10 @@ func BenchmarkNewPod(b *testing.B) {
 	for b.Loop() {
 		add(250)
 		b.StopTimer()
-		mustApply(b, c, ruleset.Plan{Ops: []ruleset.Op{
-			ruleset.DeleteElements{Set: "egress-pods-4", Type: ruleset.Addr4, Elements: manyAddrs(250, 1)},
-			ruleset.DeleteElements{Set: "ingress-pods-4", Type: ruleset.Addr4, Elements: manyAddrs(250, 1)},
-			ruleset.DeleteChain{Name: "pod-250"},
+		mustApply(b, c, nft.Plan{Ops: []nft.Op{
+			nft.DeleteElements{Set: "egress-pods-4", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(250, 1)},
+			nft.DeleteElements{Set: "ingress-pods-4", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(250, 1)},
+			nft.DeleteChain{Name: "pod-250"},
 		}})
 		b.StartTimer()
 	}

@@ -8,31 +8,32 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // sender is the element of a port, a hardware address by its last byte, and the
 // address of another element.
-func sender(port string, last byte, addr ruleset.Element) ruleset.Element {
+func sender(port string, last byte, addr nft.Element) nft.Element {
 	addr.MAC = [6]byte{0x0a, 0x58, 0x0a, 0xf4, 0x01, last}
 	copy(addr.Port[:], port)
 	return addr
 }
 
 // bridgeRule is rule in a table of family bridge.
-func bridgeRule(text string, rule ruleset.Rule) part {
+func bridgeRule(text string, rule nft.Rule) part {
 	return part{
-		family: ruleset.Bridge,
-		ops: []ruleset.Op{
-			ruleset.AddSet{Name: "macs", Type: ruleset.EtherAddr},
-			ruleset.AddSet{Name: "addrs-4", Type: ruleset.Addr4},
-			ruleset.AddSet{Name: "addrs-6", Type: ruleset.Addr6},
-			ruleset.AddSet{Name: "senders-4", Type: ruleset.Sender4},
-			ruleset.AddSet{Name: "senders-6", Type: ruleset.Sender6},
-			ruleset.AddSet{Name: "messages", Type: ruleset.ICMPv6Type},
-			ruleset.AddSet{Name: "links", Type: ruleset.IfName},
-			ruleset.AddSet{Name: "types", Type: ruleset.EtherType, Map: true},
-			ruleset.AddChain{Name: "c"},
-			ruleset.SetRules{Chain: "c", Rules: []ruleset.Rule{rule}},
+		family: nft.Bridge,
+		ops: []nft.Op{
+			nft.AddSet{Name: "macs", Type: nft.Of(nft.EtherAddr)},
+			nft.AddSet{Name: "addrs-4", Type: nft.Of(nft.IPv4Addr)},
+			nft.AddSet{Name: "addrs-6", Type: nft.Of(nft.IPv6Addr)},
+			nft.AddSet{Name: "senders-4", Type: nft.Of(nft.IfName, nft.EtherAddr, nft.IPv4Addr)},
+			nft.AddSet{Name: "senders-6", Type: nft.Of(nft.IfName, nft.EtherAddr, nft.IPv6Addr)},
+			nft.AddSet{Name: "messages", Type: nft.Of(nft.ICMPv6Type)},
+			nft.AddSet{Name: "links", Type: nft.Of(nft.IfName)},
+			nft.AddSet{Name: "types", Type: nft.Of(nft.EtherType), Map: true},
+			nft.AddChain{Name: "c"},
+			nft.SetRules{Chain: "c", Rules: []nft.Rule{rule}},
 		},
 		text: `
 			set macs { type ether_addr; }
@@ -49,66 +50,66 @@ func bridgeRule(text string, rule ruleset.Rule) part {
 
 // bridgeParts are parts of a table of family bridge.
 func bridgeParts() map[string]part {
-	accept, drop := ruleset.Verdict{}, ruleset.Verdict{Action: ruleset.Drop}
+	accept, drop := nft.Verdict{}, nft.Verdict{Action: nft.Drop}
 	all := map[string]part{
-		"bridge ether_addr": set(ruleset.EtherAddr, `type ether_addr; elements = { 0a:58:0a:f4:01:01, ff:ff:ff:ff:ff:ff }`,
-			ruleset.Element{MAC: [6]byte{0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x01}}, ruleset.Element{MAC: [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}),
-		"bridge ether_type": set(ruleset.EtherType, `type ether_type; elements = { ip, arp, 8021q, 0x88cc }`,
-			ruleset.Element{First: 0x0800}, ruleset.Element{First: 0x0806}, ruleset.Element{First: 0x8100}, ruleset.Element{First: 0x88cc}),
-		"bridge senders4": set(ruleset.Sender4, `type ifname . ether_addr . ipv4_addr; elements = { "pf0123456789abc" . 0a:58:0a:f4:01:02 . 10.0.0.2, "pf1" . 0a:58:0a:f4:01:03 . 10.0.0.3 }`,
+		"bridge ether_addr": set(nft.Of(nft.EtherAddr), `type ether_addr; elements = { 0a:58:0a:f4:01:01, ff:ff:ff:ff:ff:ff }`,
+			nft.Element{MAC: [6]byte{0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x01}}, nft.Element{MAC: [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}),
+		"bridge ether_type": set(nft.Of(nft.EtherType), `type ether_type; elements = { ip, arp, 8021q, 0x88cc }`,
+			nft.Element{First: 0x0800}, nft.Element{First: 0x0806}, nft.Element{First: 0x8100}, nft.Element{First: 0x88cc}),
+		"bridge senders4": set(nft.Of(nft.IfName, nft.EtherAddr, nft.IPv4Addr), `type ifname . ether_addr . ipv4_addr; elements = { "pf0123456789abc" . 0a:58:0a:f4:01:02 . 10.0.0.2, "pf1" . 0a:58:0a:f4:01:03 . 10.0.0.3 }`,
 			sender("pf0123456789abc", 2, addrs("10.0.0.2")[0]), sender("pf1", 3, addrs("10.0.0.3")[0])),
-		"bridge senders6": set(ruleset.Sender6, `type ifname . ether_addr . ipv6_addr; elements = { "pf1" . 0a:58:0a:f4:01:02 . fd00::2 }`,
+		"bridge senders6": set(nft.Of(nft.IfName, nft.EtherAddr, nft.IPv6Addr), `type ifname . ether_addr . ipv6_addr; elements = { "pf1" . 0a:58:0a:f4:01:02 . fd00::2 }`,
 			sender("pf1", 2, addrs("fd00::2")[0])),
 		"bridge frames": {
-			ops: []ruleset.Op{
-				ruleset.AddChain{Name: "frames-arp"},
-				ruleset.AddSet{Name: "m", Type: ruleset.EtherType, Map: true},
-				ruleset.AddVerdicts{Map: "m", Type: ruleset.EtherType, Entries: verdicts(jump("frames-arp"), ruleset.Element{First: ruleset.TypeARP})},
+			ops: []nft.Op{
+				nft.AddChain{Name: "frames-arp"},
+				nft.AddSet{Name: "m", Type: nft.Of(nft.EtherType), Map: true},
+				nft.AddVerdicts{Map: "m", Type: nft.Of(nft.EtherType), Entries: verdicts(jump("frames-arp"), nft.Element{First: nft.TypeARP})},
 			},
 			text: `chain frames-arp { }
 				map m { type ether_type : verdict; elements = { arp : jump frames-arp } }`,
 		},
 		"bridge prerouting": {
-			ops:  []ruleset.Op{ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: ruleset.Prerouting, Base: ruleset.DstNAT, Priority: -10}}},
+			ops:  []nft.Op{nft.AddChain{Name: "c", Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.DstNAT, Priority: -10}}},
 			text: `chain c { type filter hook prerouting priority dstnat - 10; policy accept; }`,
 		},
 		"bridge forward": {
-			ops:  []ruleset.Op{ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: ruleset.Forward, Priority: -10}}},
+			ops:  []nft.Op{nft.AddChain{Name: "c", Hook: &nft.Hook{Point: nft.Forward, Priority: -10}}},
 			text: `chain c { type filter hook forward priority filter - 10; policy accept; }`,
 		},
 		"bridge postrouting": {
-			ops:  []ruleset.Op{ruleset.AddChain{Name: "c", Hook: &ruleset.Hook{Point: ruleset.Postrouting, Base: ruleset.SrcNAT}}},
+			ops:  []nft.Op{nft.AddChain{Name: "c", Hook: &nft.Hook{Point: nft.Postrouting, Base: nft.SrcNAT}}},
 			text: `chain c { type filter hook postrouting priority srcnat; policy accept; }`,
 		},
 	}
-	own4 := lookup("senders-4", ruleset.InPort, ruleset.SrcMAC, ruleset.SrcAddr4)
-	own6 := lookup("senders-6", ruleset.InPort, ruleset.SrcMAC, ruleset.SrcAddr6)
-	ownARP := lookup("senders-4", ruleset.InPort, ruleset.ARPSrcMAC, ruleset.ARPSrcAddr)
-	for text, r := range map[string]ruleset.Rule{
-		`oifname @links meta pkttype multicast drop`: matches(drop, lookup("links", ruleset.OutPort), ruleset.Multicast),
-		`iifname @links meta pkttype broadcast drop`: matches(drop, lookup("links", ruleset.InPort), ruleset.Broadcast),
+	own4 := lookup("senders-4", nft.InPort, nft.SrcMAC, nft.SrcAddr4)
+	own6 := lookup("senders-6", nft.InPort, nft.SrcMAC, nft.SrcAddr6)
+	ownARP := lookup("senders-4", nft.InPort, nft.ARPSrcMAC, nft.ARPSrcAddr)
+	for text, r := range map[string]nft.Rule{
+		`oifname @links meta pkttype multicast drop`: matches(drop, lookup("links", nft.OutPort), nft.Multicast),
+		`iifname @links meta pkttype broadcast drop`: matches(drop, lookup("links", nft.InPort), nft.Broadcast),
 		`icmpv6 type nd-router-advert iifname @links return`: {
-			Matches: []ruleset.Match{ruleset.MessageType(134), lookup("links", ruleset.InPort)}, Verdict: ruleset.Verdict{Action: ruleset.Return},
+			Matches: []nft.Match{nft.MessageType(134), lookup("links", nft.InPort)}, Verdict: nft.Verdict{Action: nft.Return},
 		},
-		`iifgroup 28774 counter drop`: {Matches: []ruleset.Match{ruleset.PodPort{}}, Counter: true, Verdict: drop},
-		`iifgroup 28774 ether type vmap @types`: matches(ruleset.Verdict{Action: ruleset.Dispatch, Map: "types", Field: ruleset.FrameType},
-			ruleset.PodPort{}),
-		`iifgroup 28774 ether daddr != @macs drop`:                                                                            matches(drop, ruleset.PodPort{}, ruleset.Lookup{Fields: []ruleset.Field{ruleset.DstMAC}, Set: "macs", Not: true}),
-		`ether saddr @macs drop`:                                                                                              matches(drop, lookup("macs", ruleset.SrcMAC)),
+		`iifgroup 28774 counter drop`: {Matches: []nft.Match{nft.InGroup(ruleset.LinkGroup)}, Counter: true, Verdict: drop},
+		`iifgroup 28774 ether type vmap @types`: matches(nft.Verdict{Action: nft.Dispatch, Map: "types", Field: nft.FrameType},
+			nft.InGroup(ruleset.LinkGroup)),
+		`iifgroup 28774 ether daddr != @macs drop`:                                                                            matches(drop, nft.InGroup(ruleset.LinkGroup), nft.Lookup{Fields: []nft.Field{nft.DstMAC}, Set: "macs", Not: true}),
+		`ether saddr @macs drop`:                                                                                              matches(drop, lookup("macs", nft.SrcMAC)),
 		`iifname . ether saddr . ip saddr @senders-4 accept`:                                                                  matches(accept, own4),
-		`ether daddr @macs iifname . ether saddr . ip saddr @senders-4 accept`:                                                matches(accept, lookup("macs", ruleset.DstMAC), own4),
-		`ether daddr @macs iifname . ether saddr . ip6 saddr @senders-6 accept`:                                               matches(accept, lookup("macs", ruleset.DstMAC), own6),
-		`arp daddr ip @addrs-4 accept`:                                                                                        matches(accept, lookup("addrs-4", ruleset.ARPDstAddr)),
-		`ether daddr @macs arp daddr ip @addrs-4 iifname . arp saddr ether . arp saddr ip @senders-4 accept`:                  matches(accept, lookup("macs", ruleset.DstMAC), lookup("addrs-4", ruleset.ARPDstAddr), ownARP),
-		`iifname . ether saddr . arp saddr ip @senders-4 iifname . arp saddr ether . arp saddr ip @senders-4 accept`:          matches(accept, lookup("senders-4", ruleset.InPort, ruleset.SrcMAC, ruleset.ARPSrcAddr), ownARP),
-		`icmpv6 type @messages counter drop`:                                                                                  {Matches: []ruleset.Match{lookup("messages", ruleset.ICMPv6MessageType)}, Counter: true, Verdict: drop},
-		`icmpv6 type nd-neighbor-solicit ip6 daddr @addrs-6 iifname . ether saddr . ip6 saddr @senders-6 accept`:              matches(accept, ruleset.MessageType(135), lookup("addrs-6", ruleset.DstAddr6), own6),
-		`ether daddr @macs ip6 daddr @addrs-6 iifname . ether saddr . ip6 saddr @senders-6 counter accept comment "as it is"`: {Matches: []ruleset.Match{lookup("macs", ruleset.DstMAC), lookup("addrs-6", ruleset.DstAddr6), own6}, Counter: true, Comment: "as it is"},
+		`ether daddr @macs iifname . ether saddr . ip saddr @senders-4 accept`:                                                matches(accept, lookup("macs", nft.DstMAC), own4),
+		`ether daddr @macs iifname . ether saddr . ip6 saddr @senders-6 accept`:                                               matches(accept, lookup("macs", nft.DstMAC), own6),
+		`arp daddr ip @addrs-4 accept`:                                                                                        matches(accept, lookup("addrs-4", nft.ARPDstAddr)),
+		`ether daddr @macs arp daddr ip @addrs-4 iifname . arp saddr ether . arp saddr ip @senders-4 accept`:                  matches(accept, lookup("macs", nft.DstMAC), lookup("addrs-4", nft.ARPDstAddr), ownARP),
+		`iifname . ether saddr . arp saddr ip @senders-4 iifname . arp saddr ether . arp saddr ip @senders-4 accept`:          matches(accept, lookup("senders-4", nft.InPort, nft.SrcMAC, nft.ARPSrcAddr), ownARP),
+		`icmpv6 type @messages counter drop`:                                                                                  {Matches: []nft.Match{lookup("messages", nft.ICMPv6MessageType)}, Counter: true, Verdict: drop},
+		`icmpv6 type nd-neighbor-solicit ip6 daddr @addrs-6 iifname . ether saddr . ip6 saddr @senders-6 accept`:              matches(accept, nft.MessageType(135), lookup("addrs-6", nft.DstAddr6), own6),
+		`ether daddr @macs ip6 daddr @addrs-6 iifname . ether saddr . ip6 saddr @senders-6 counter accept comment "as it is"`: {Matches: []nft.Match{lookup("macs", nft.DstMAC), lookup("addrs-6", nft.DstAddr6), own6}, Counter: true, Origin: nft.Sentence("as it is")},
 	} {
 		all["bridge rule "+text] = bridgeRule(text, r)
 	}
 	for name, p := range all {
-		p.family = ruleset.Bridge
+		p.family = nft.Bridge
 		all[name] = p
 	}
 	return all

@@ -9,7 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // The limits on what waits in the socket. They are limits: nothing is
@@ -29,7 +29,7 @@ type Options struct {
 	// NetNS is the descriptor of a network namespace. It is used only while
 	// Open runs. 0: the namespace of the calling thread.
 	NetNS int
-	// Table is the tables' name; empty: ruleset.TableName.
+	// Table is the tables' name; empty: nft.TableName.
 	Table string
 	// Guard: there will be the table of family bridge (ruleset.BuildGuard).
 	Guard bool
@@ -69,7 +69,7 @@ type Conn struct {
 // with the error of the system call that failed.
 func Open(options Options) (*Conn, error) {
 	if options.Table == "" {
-		options.Table = ruleset.TableName
+		options.Table = nft.TableName
 	}
 	socket, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
 	if err == nil {
@@ -119,12 +119,12 @@ func prepare(socket *netlink.Conn) error {
 //
 // An error is an *OpError. Then the table is as it was, unless the error is
 // ErrUnknown, and the Conn can go on. If it is the plan that is at fault, and not
-// the moment, the error is a *ruleset.Refusal too. Of several operations that the
+// the moment, the error is a *nft.Refusal too. Of several operations that the
 // kernel refuses, it names the first.
 //
 // A plan that is too large for one transaction, or takes base chains from their hooks,
 // takes several, of which packets meet the last alone (see slices.go).
-func (c *Conn) Apply(plan ruleset.Plan) error {
+func (c *Conn) Apply(plan nft.Plan) error {
 	if plan.Empty() {
 		return nil
 	}
@@ -135,7 +135,7 @@ func (c *Conn) Apply(plan ruleset.Plan) error {
 	return err
 }
 
-func (c *Conn) apply(plan ruleset.Plan) error {
+func (c *Conn) apply(plan nft.Plan) error {
 	// Of what others did to the table before, an update would not know.
 	unheard := plan.Replace && objects(plan) >= many || c.owns && objects(plan) >= manyOwned
 	if plan.Replace {
@@ -162,7 +162,7 @@ func (c *Conn) apply(plan ruleset.Plan) error {
 // Check has the kernel check the plan as a whole, by the table that there is, and
 // undo it, as `nft --check` does. Nobody ever sees any of it. The errors are those
 // of Apply, but for what can only go wrong as a transaction comes into force.
-func (c *Conn) Check(plan ruleset.Plan) error {
+func (c *Conn) Check(plan nft.Plan) error {
 	messages, err := encode(c.table(plan.Family), plan)
 	if err != nil || len(messages) == 0 {
 		return err
@@ -175,16 +175,16 @@ func (c *Conn) Check(plan ruleset.Plan) error {
 }
 
 // objects are those that a plan makes or deletes one by one.
-func objects(plan ruleset.Plan) (n int) {
+func objects(plan nft.Plan) (n int) {
 	for _, op := range plan.Ops {
 		switch op := op.(type) {
-		case ruleset.AddElements:
+		case nft.AddElements:
 			n += len(op.Elements)
-		case ruleset.DeleteElements:
+		case nft.DeleteElements:
 			n += len(op.Elements)
-		case ruleset.AddVerdicts:
+		case nft.AddVerdicts:
 			n += len(op.Entries)
-		case ruleset.SetRules:
+		case nft.SetRules:
 			n += len(op.Rules)
 		default:
 			n++
@@ -194,12 +194,12 @@ func objects(plan ruleset.Plan) (n int) {
 }
 
 // table is the table of a family.
-func (c *Conn) table(family ruleset.Family) *nftables.Table {
+func (c *Conn) table(family nft.Family) *nftables.Table {
 	table := &nftables.Table{Name: c.name, Family: nftables.TableFamilyINet}
 	if c.owns {
 		table.Flags = owned
 	}
-	if family == ruleset.Bridge {
+	if family == nft.Bridge {
 		table.Family = nftables.TableFamilyBridge
 	}
 	return table
@@ -212,7 +212,7 @@ func (c *Conn) Owns() bool { return c.owns }
 // no error, nor that the kernel doesn't know its family.
 func (c *Conn) Uninstall() error {
 	var errs []error
-	for _, family := range []ruleset.Family{ruleset.Inet, ruleset.Bridge} {
+	for _, family := range []nft.Family{nft.Inet, nft.Bridge} {
 		for _, suffix := range []string{"", standbySuffix, trialSuffix} {
 			_, err := c.commit([]message{deleteTable(c.aside(family, suffix))}, 0, false)
 			if errors.Is(err, ErrPermission) { // it isn't the capability: Open has tried

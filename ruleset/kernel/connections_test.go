@@ -94,7 +94,7 @@ func TestConnectionsOfAPod(t *testing.T) {
 			}
 		}
 	}
-	drops, err := conn.Drops()
+	drops, err := conn.Drops(ruleset.DropChains[:]...)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(drops).To(HaveKeyWithValue("the pod has too many connections", BeNumerically(">=", 12)))
 

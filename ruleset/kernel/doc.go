@@ -1,4 +1,4 @@
-// Package kernel carries a ruleset.Plan out in the kernel, over netlink.
+// Package kernel carries a nft.Plan out in the kernel, over netlink.
 //
 //	Open       connects, and finds out early whether the kernel will do
 //	Apply      one Plan, one table, one netlink transaction
@@ -7,8 +7,8 @@
 //	Uninstall  takes the tables away
 //	Close      hangs up; the tables stay
 //
-// It decides nothing: it is ruleset's values in nf_tables' words. What it
-// writes is, expression for expression, what nft writes for ruleset's text, so
+// It decides nothing: it is the values of package ruleset/nft in nf_tables' words. What it
+// writes is, expression for expression, what nft writes for their text, so
 // that "nft list ruleset" can always print it; the tests hold it to that. It
 // remembers nothing of the table either, so a Conn can be thrown away and
 // opened again at any time.
@@ -32,6 +32,27 @@
 //
 // A Plan that replaces a table that is there leaves its base chains where they are,
 // if they are as they must be, and changes their rules alone (inplace.go).
+//
+// # Files
+//
+//	conn.go       Conn: opens, applies, checks, uninstalls
+//	probe.go      what a kernel must have, tried
+//	encode.go     a plan as messages
+//	sets.go       sets and elements in the library's words
+//	rules.go      rules as expressions
+//	fields.go     fields as expressions, with what they depend on
+//	batch.go      a batch of messages, and the answers to it
+//	inplace.go    a replacement that leaves base chains where they are
+//	slices.go     a transaction that is too large for one
+//	errors.go     what errors mean
+//	watch.go      Watch: what others do to the tables
+//	ranges.go     what sets of address ranges hold
+//	drops.go      what rules have counted
+//	flows.go      Flows: connection tracking; marks flows that are no longer allowed
+//	flowentry.go  an entry of connection tracking
+//	forget.go     ends flows by their addresses
+//	local.go      which addresses the namespace takes for its own
+//	line.go       answers to a dump, one after another
 //
 // # Which kernels
 //

@@ -7,20 +7,19 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/podfence/podfence/ruleset"
 )
 
-// Drops returns how many packets the rules of ruleset.DropChains that drop have dropped, by their
-// comments. A new table counts from 0. There are none if there is no table.
-func (c *Conn) Drops() (map[string]uint64, error) {
+// Drops returns how many packets the rules of these chains, of the table of family inet, have
+// dropped that have a comment, by that. A new table counts from 0. There are none if there is
+// no table.
+func (c *Conn) Drops(chains ...string) (map[string]uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, &OpError{Op: "read the counters", Err: ErrClosed}
 	}
 	drops := map[string]uint64{}
-	for _, chain := range ruleset.DropChains {
+	for _, chain := range chains {
 		err := c.readDrops(chain, drops)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return nil, &OpError{Op: "read the counters of chain " + chain, Err: err}

@@ -16,13 +16,13 @@ func TestDrops(t *testing.T) {
 	g := NewWithT(t)
 	n := newNamespace(t)
 	c := n.open()
-	g.Expect(c.Drops()).To(BeEmpty(), "there is no table")
+	g.Expect(c.Drops(ruleset.DropChains[:]...)).To(BeEmpty(), "there is no table")
 	const unknown = `counter drop comment "no pod known by this address"`
 	text := ruleset.Build(policy.Intent{}, ruleset.Options{RevokedMark: 1}).Text()
 	rules := strings.Count(text, unknown)
 	g.Expect(rules).To(BeNumerically(">=", 4), "of both families, both ways")
 	n.load(strings.ReplaceAll(text, unknown, strings.Replace(unknown, "counter", "counter packets 7 bytes 420", 1)))
-	drops, err := c.Drops()
+	drops, err := c.Drops(ruleset.DropChains[:]...)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(drops).To(Equal(map[string]uint64{
 		"no pod known by this address":                         uint64(7 * rules),
@@ -34,6 +34,6 @@ func TestDrops(t *testing.T) {
 		"too many ICMP errors":                                 0,
 	}))
 	g.Expect(c.Close()).To(Succeed())
-	_, err = c.Drops()
+	_, err = c.Drops(ruleset.DropChains[:]...)
 	g.Expect(err).To(HaveOccurred())
 }

@@ -1,14 +1,13 @@
 package kernel
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // A message is one netlink message to be.
@@ -24,8 +23,8 @@ type message struct {
 }
 
 // encode turns a plan into messages. An operation that cannot be is a
-// *ruleset.Refusal.
-func encode(table *nftables.Table, plan ruleset.Plan) ([]message, error) {
+// *nft.Refusal.
+func encode(table *nftables.Table, plan nft.Plan) ([]message, error) {
 	e := encoder{table: table, op: -1}
 	switch {
 	case plan.Replace && table.Flags != 0:
@@ -79,12 +78,12 @@ type encoder struct {
 }
 
 // encodeAll adds the messages of a plan's operations. Its error is a
-// *ruleset.Refusal.
-func (e *encoder) encodeAll(ops []ruleset.Op) error {
+// *nft.Refusal.
+func (e *encoder) encodeAll(ops []nft.Op) error {
 	for i, op := range ops {
 		e.op = i
 		if err := e.encode(op); err != nil {
-			return &ruleset.Refusal{Op: i, Err: err}
+			return &nft.Refusal{Op: i, Err: err}
 		}
 	}
 	return nil
@@ -94,27 +93,27 @@ func (e *encoder) add(what func() string, queue func(*nftables.Conn)) {
 	e.messages = append(e.messages, message{op: e.op, what: what, queue: queue})
 }
 
-func (e *encoder) encode(op ruleset.Op) error {
+func (e *encoder) encode(op nft.Op) error {
 	switch op := op.(type) {
-	case ruleset.AddSet:
+	case nft.AddSet:
 		return e.addSet(op)
-	case ruleset.DeleteSet:
+	case nft.DeleteSet:
 		// delete set inet podfence NAME
 		e.add(func() string { return "delete set " + op.Name },
 			func(c *nftables.Conn) { c.DelSet(&nftables.Set{Table: e.table, Name: op.Name}) })
-	case ruleset.AddElements:
+	case nft.AddElements:
 		return e.addElements(op)
-	case ruleset.DeleteElements:
+	case nft.DeleteElements:
 		return e.deleteElements(op)
-	case ruleset.AddVerdicts:
+	case nft.AddVerdicts:
 		return e.addVerdicts(op)
-	case ruleset.AddChain:
+	case nft.AddChain:
 		return e.addChain(op)
-	case ruleset.DeleteChain:
+	case nft.DeleteChain:
 		// delete chain inet podfence NAME
 		e.add(func() string { return "delete chain " + op.Name },
 			func(c *nftables.Conn) { c.DelChain(e.chain(op.Name)) })
-	case ruleset.SetRules:
+	case nft.SetRules:
 		return e.setRules(op)
 	default:
 		return &OpError{Op: fmt.Sprintf("operation %d of the plan", e.op+1), Err: fmt.Errorf("unknown type %T", op)}
@@ -128,12 +127,12 @@ func (e *encoder) chain(name string) *nftables.Chain {
 
 // hooks have the same numbers in both families: NF_INET_ in
 // include/uapi/linux/netfilter.h, NF_BR_ in netfilter_bridge.h.
-var hooks = map[ruleset.HookPoint]*nftables.ChainHook{
-	ruleset.Prerouting: nftables.ChainHookPrerouting, ruleset.Input: nftables.ChainHookInput,
-	ruleset.Output: nftables.ChainHookOutput, ruleset.Forward: nftables.ChainHookForward, ruleset.Postrouting: nftables.ChainHookPostrouting,
+var hooks = map[nft.HookPoint]*nftables.ChainHook{
+	nft.Prerouting: nftables.ChainHookPrerouting, nft.Input: nftables.ChainHookInput,
+	nft.Output: nftables.ChainHookOutput, nft.Forward: nftables.ChainHookForward, nft.Postrouting: nftables.ChainHookPostrouting,
 }
 
-func (e *encoder) addChain(op ruleset.AddChain) error {
+func (e *encoder) addChain(op nft.AddChain) error {
 	if e.kept[op.Name] {
 		return nil
 	}
@@ -147,7 +146,7 @@ func (e *encoder) addChain(op ruleset.AddChain) error {
 }
 
 // chainOf is the library's chain for an AddChain.
-func (e *encoder) chainOf(op ruleset.AddChain) (*nftables.Chain, error) {
+func (e *encoder) chainOf(op nft.AddChain) (*nftables.Chain, error) {
 	chain := e.chain(op.Name)
 	if op.Hook == nil {
 		return chain, nil
@@ -157,9 +156,9 @@ func (e *encoder) chainOf(op ruleset.AddChain) (*nftables.Chain, error) {
 	if !known {
 		return nil, &OpError{Op: "add chain " + op.Name, Err: fmt.Errorf("unknown hook %d", op.Hook.Point)}
 	}
-	family := ruleset.Inet
+	family := nft.Inet
 	if e.table.Family == nftables.TableFamilyBridge {
-		family = ruleset.Bridge
+		family = nft.Bridge
 	}
 	priority, known := op.Hook.Number(family)
 	if !known {
@@ -174,7 +173,7 @@ func (e *encoder) chainOf(op ruleset.AddChain) (*nftables.Chain, error) {
 	return chain, nil
 }
 
-func (e *encoder) setRules(op ruleset.SetRules) error {
+func (e *encoder) setRules(op nft.SetRules) error {
 	chain := e.chain(op.Chain)
 	// flush chain inet podfence NAME
 	e.add(func() string { return "flush chain " + op.Chain },
@@ -183,14 +182,14 @@ func (e *encoder) setRules(op ruleset.SetRules) error {
 		what := func() string { return fmt.Sprintf("add rule %d of chain %s", i+1, op.Chain) }
 		exprs, err := program(rule, e.table.Family == nftables.TableFamilyBridge)
 		if err == nil {
-			err = checkComment(rule.Comment)
+			err = checkComment(rule.Comment())
 		}
 		if err != nil {
 			return &OpError{Op: what(), Err: err}
 		}
 		r := &nftables.Rule{Table: e.table, Chain: chain, Exprs: exprs}
-		if rule.Comment != "" {
-			r.UserData = userdata.AppendString(nil, userdata.TypeComment, rule.Comment)
+		if comment := rule.Comment(); comment != "" {
+			r.UserData = userdata.AppendString(nil, userdata.TypeComment, comment)
 		}
 		// add rule inet podfence NAME RULE
 		e.add(what, func(c *nftables.Conn) { c.AddRule(r) })
@@ -198,7 +197,7 @@ func (e *encoder) setRules(op ruleset.SetRules) error {
 	return nil
 }
 
-func (e *encoder) addSet(op ruleset.AddSet) error {
+func (e *encoder) addSet(op nft.AddSet) error {
 	what := func() string { return "add set " + op.Name }
 	set, err := newSet(e.table, op)
 	if err == nil {
@@ -213,32 +212,32 @@ func (e *encoder) addSet(op ruleset.AddSet) error {
 	return nil
 }
 
-func (e *encoder) addElements(op ruleset.AddElements) error {
+func (e *encoder) addElements(op nft.AddElements) error {
 	return e.elements(elements{
 		format: "add %s to set %s", set: op.Set, setType: op.Type, keys: op.Elements,
 		send: (*nftables.Conn).SetAddElements,
 	})
 }
 
-func (e *encoder) deleteElements(op ruleset.DeleteElements) error {
+func (e *encoder) deleteElements(op nft.DeleteElements) error {
 	return e.elements(elements{
 		format: "delete %s from set %s", set: op.Set, setType: op.Type, keys: op.Elements,
 		send: (*nftables.Conn).SetDeleteElements,
 	})
 }
 
-func (e *encoder) addVerdicts(op ruleset.AddVerdicts) error {
+func (e *encoder) addVerdicts(op nft.AddVerdicts) error {
 	list := elements{
-		format: "add %s to map %s", set: op.Map, setType: op.Type, keys: make([]ruleset.Element, len(op.Entries)),
+		format: "add %s to map %s", set: op.Map, setType: op.Type, keys: make([]nft.Element, len(op.Entries)),
 		verdicts: op.Entries, send: (*nftables.Conn).SetAddElements,
 	}
-	if hasRanges(op.Type) {
+	if op.Type.Interval() {
 		return &OpError{Op: fmt.Sprintf(list.format, "elements", op.Map), Err: errRangeMap}
 	}
 	for i, entry := range op.Entries {
 		list.keys[i] = entry.Key
 		if _, err := mapVerdict(entry.Verdict); err != nil {
-			return &OpError{Op: fmt.Sprintf(list.format, "element "+elementText(op.Type, entry.Key), op.Map), Err: err}
+			return &OpError{Op: fmt.Sprintf(list.format, "element "+op.Type.Text(entry.Key), op.Map), Err: err}
 		}
 	}
 	return e.elements(list)
@@ -248,10 +247,10 @@ func (e *encoder) addVerdicts(op ruleset.AddVerdicts) error {
 type elements struct {
 	format  string // what is done, for errors; with the elements and the set
 	set     string
-	setType ruleset.SetType
-	keys    []ruleset.Element
+	setType nft.SetType
+	keys    []nft.Element
 	// verdicts are a map's entries, of the same keys; nil for a set.
-	verdicts []ruleset.VerdictEntry
+	verdicts []nft.VerdictEntry
 	send     func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
 }
 
@@ -259,12 +258,12 @@ type elements struct {
 // one attribute, whose length is a uint16. The library would split them too, but
 // anywhere; an interval's two halves must stay together (see interval).
 func (e *encoder) elements(list elements) error {
-	if !known(list.setType) {
-		return &OpError{Op: fmt.Sprintf(list.format, "elements", list.set), Err: fmt.Errorf("unknown set type %d", list.setType)}
+	if !list.setType.Known() {
+		return &OpError{Op: fmt.Sprintf(list.format, "elements", list.set), Err: errUnknownType}
 	}
-	if list.setType == ruleset.Range4 || list.setType == ruleset.Range6 {
+	if split(list.setType) {
 		list.keys = slices.Clone(list.keys)
-		slices.SortFunc(list.keys, func(a, b ruleset.Element) int { return bytes.Compare(a.Addr[:], b.Addr[:]) })
+		slices.SortFunc(list.keys, nft.CompareElements)
 	}
 	target := &nftables.Set{Table: e.table, Name: list.set}
 	for from, to := 0, 0; from < len(list.keys); from = to {

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var (
@@ -55,7 +55,7 @@ var ofTheMoment = []error{
 	unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.ERESTART, unix.EBUSY,
 }
 
-// refusal makes an error a *ruleset.Refusal if the plan of these messages is at
+// refusal makes an error a *nft.Refusal if the plan of these messages is at
 // fault. The index is the message that was refused, or -1.
 func refusal(messages []message, index int, err error) error {
 	var errno syscall.Errno
@@ -71,5 +71,5 @@ func refusal(messages []message, index int, err error) error {
 	if index >= 0 {
 		op = messages[index].op
 	}
-	return &ruleset.Refusal{Op: op, Err: err}
+	return &nft.Refusal{Op: op, Err: err}
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // LimitSendBuffer has the socket take no larger transactions than a process without
@@ -15,7 +15,7 @@ import (
 func (c *Conn) LimitSendBuffer(bytes int) error { return c.socket.SetWriteBuffer(bytes) }
 
 // InForce are the tables that have base chains, of one generation of the ruleset.
-func (c *Conn) InForce(family ruleset.Family) (names []string, err error) {
+func (c *Conn) InForce(family nft.Family) (names []string, err error) {
 	for {
 		names = nil
 		before, err := c.generation()
@@ -43,11 +43,11 @@ func (f *Flows) ForgetEach(addrs []netip.Addr) error   { return f.forgetEach(add
 func (f *Flows) ForgetListed(addrs []netip.Addr) error { return f.forgetListed(addrs) }
 
 // RevokeEach and RevokeListed are the two ways of RevokeOf.
-func (f *Flows) RevokeEach(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *Flows) RevokeEach(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return f.revokeOf(addrs, true, judge)
 }
 
-func (f *Flows) RevokeListed(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *Flows) RevokeListed(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return f.revokeOf(addrs, false, judge)
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -46,16 +47,16 @@ func relayed(kernel func([]netlink.Message) ([]datagram, error)) *Conn {
 	}}, 7)}
 }
 
-func somePlan() ruleset.Plan {
-	return ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddSet{Name: "s", Type: ruleset.Addr4}, ruleset.AddChain{Name: "c"},
-		ruleset.SetRules{Chain: "c", Rules: []ruleset.Rule{{}, {Counter: true}}},
+func somePlan() nft.Plan {
+	return nft.Plan{Replace: true, Ops: []nft.Op{
+		nft.AddSet{Name: "s", Type: nft.Of(nft.IPv4Addr)}, nft.AddChain{Name: "c"},
+		nft.SetRules{Chain: "c", Rules: []nft.Rule{{}, {Counter: true}}},
 	}}
 }
 
 // TestFaults has each step of a transaction go wrong in each way.
 func TestFaults(t *testing.T) {
-	messages, err := encode((&Conn{name: "podfence"}).table(ruleset.Inet), somePlan())
+	messages, err := encode((&Conn{name: "podfence"}).table(nft.Inet), somePlan())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func TestFaults(t *testing.T) {
 		expect := func(t *testing.T, kernel func([]netlink.Message) ([]datagram, error), what string, op int) {
 			t.Helper()
 			g := NewWithT(t)
-			for name, do := range map[string]func(*Conn, ruleset.Plan) error{"apply": (*Conn).Apply, "check": (*Conn).Check} {
+			for name, do := range map[string]func(*Conn, nft.Plan) error{"apply": (*Conn).Apply, "check": (*Conn).Check} {
 				err := do(relayed(kernel), somePlan())
 				g.Expect(err).To(MatchError(errno), name)
 				g.Expect(errors.Is(err, ErrUnknown)).To(BeFalse(), "%s: nothing was done", name)
@@ -74,7 +75,7 @@ func TestFaults(t *testing.T) {
 					what = "apply "
 				}
 				g.Expect(failed.Op).To(HavePrefix(what))
-				var refusal *ruleset.Refusal
+				var refusal *nft.Refusal
 				g.Expect(errors.As(err, &refusal)).To(Equal(atFault), name)
 				if atFault {
 					g.Expect(refusal.Op).To(Equal(op))
@@ -158,7 +159,7 @@ func TestUnclear(t *testing.T) {
 			})
 			err := c.Apply(somePlan())
 			g.Expect(err).To(MatchError(ErrUnknown))
-			var refusal *ruleset.Refusal
+			var refusal *nft.Refusal
 			g.Expect(errors.As(err, &refusal)).To(BeFalse())
 			unclear = false
 			g.Expect(c.Apply(somePlan())).To(Succeed())
@@ -168,8 +169,9 @@ func TestUnclear(t *testing.T) {
 
 // kept is a table that is kept equal to a description, as the enforcer does it.
 type kept struct {
-	family ruleset.Family
-	table  *ruleset.Table
+	family nft.Family
+	table  *ruleset.Table // of family inet
+	guard  *ruleset.Guard // of family bridge
 	known  bool
 	// holds is what the kernel lists.
 	holds string
@@ -231,7 +233,7 @@ func randomFaults(t *testing.T, seed int64, reference *Conn, counts map[string]i
 	}}, pid)
 	m := policy.NewModel(random.Node)
 	history := random.History(r, 60)
-	kepts := []*kept{{family: ruleset.Inet}, {family: ruleset.Bridge}}
+	kepts := []*kept{{family: nft.Inet}, {family: nft.Bridge}}
 	for _, k := range kepts {
 		k.holds = listed(t, k.family, "podfence")
 	}
@@ -261,7 +263,7 @@ func (k *kept) step(t *testing.T, r *rand.Rand, c, reference *Conn, m *policy.Mo
 	if plan.Empty() {
 		return
 	}
-	whole := k.table.Replacement()
+	whole := k.whole()
 	if err := reference.Apply(whole); err != nil {
 		t.Fatalf("the reference: %v", err)
 	}
@@ -296,19 +298,27 @@ func (k *kept) step(t *testing.T, r *rand.Rand, c, reference *Conn, m *policy.Mo
 	k.holds = have
 }
 
+// whole is the plan that puts the whole table in place of what the kernel has.
+func (k *kept) whole() nft.Plan {
+	if k.family == nft.Bridge {
+		return k.guard.Replacement()
+	}
+	return k.table.Replacement()
+}
+
 // plan is what the kernel needs to be told.
-func (k *kept) plan(m *policy.Model) ruleset.Plan {
-	if k.family == ruleset.Bridge {
+func (k *kept) plan(m *policy.Model) nft.Plan {
+	if k.family == nft.Bridge {
 		gateway := ruleset.Gateway{MAC: [6]byte{2, 1}}
 		if !k.known {
-			k.table = ruleset.BuildGuard(m.Attachments(), gateway, ruleset.FragmentMemory{})
-			return k.table.Replacement()
+			k.guard = ruleset.BuildGuard(m.Attachments(), gateway, ruleset.FragmentMemory{})
+			return k.whole()
 		}
-		return k.table.UpdateGuard(m.Attachments(), gateway)
+		return k.guard.UpdateGuard(m.Attachments(), gateway)
 	}
 	if !k.known {
 		k.table = ruleset.Build(m.Intent(), ruleset.Options{})
-		return k.table.Replacement()
+		return k.whole()
 	}
 	return k.table.Update(m.Take())
 }
@@ -390,7 +400,7 @@ func questionFault(r *rand.Rand, socket real, sent []netlink.Message, errno unix
 
 // listed is a table of the thread's namespace, but for its name and for the order of
 // its objects and of their elements.
-func listed(t *testing.T, family ruleset.Family, name string) string {
+func listed(t *testing.T, family nft.Family, name string) string {
 	t.Helper()
 	out, err := exec.Command("nft", "-s", "list", "table", family.String(), name).CombinedOutput()
 	if err != nil {

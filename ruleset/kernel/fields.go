@@ -7,11 +7,11 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // load loads fields, one after the other, each into whole words.
-func (p *assembler) load(fields []ruleset.Field) error {
+func (p *assembler) load(fields []nft.Field) error {
 	if len(fields) == 0 {
 		return fmt.Errorf("a lookup of no fields")
 	}
@@ -19,15 +19,15 @@ func (p *assembler) load(fields []ruleset.Field) error {
 	// register too.
 	for _, field := range fields {
 		switch field {
-		case ruleset.SrcAddr4, ruleset.DstAddr4:
+		case nft.SrcAddr4, nft.DstAddr4:
 			p.requireFamily(unix.NFPROTO_IPV4)
-		case ruleset.SrcAddr6, ruleset.DstAddr6:
+		case nft.SrcAddr6, nft.DstAddr6:
 			p.requireFamily(unix.NFPROTO_IPV6)
-		case ruleset.ARPSrcMAC, ruleset.ARPSrcAddr, ruleset.ARPDstAddr:
+		case nft.ARPSrcMAC, nft.ARPSrcAddr, nft.ARPDstAddr:
 			p.requireFrameType(unix.ETH_P_ARP)
-		case ruleset.ICMPMessageType:
+		case nft.ICMPMessageType:
 			p.requireMessage(unix.ETH_P_IP, unix.NFPROTO_IPV4, unix.IPPROTO_ICMP)
-		case ruleset.ICMPv6MessageType:
+		case nft.ICMPv6MessageType:
 			p.requireMessage(unix.ETH_P_IPV6, unix.NFPROTO_IPV6, unix.IPPROTO_ICMPV6)
 		}
 	}
@@ -48,7 +48,7 @@ func (p *assembler) load(fields []ruleset.Field) error {
 }
 
 // loadField loads one field and returns how many words it takes.
-func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint32, err error) {
+func (p *assembler) loadField(field nft.Field, register uint32) (words uint32, err error) {
 	payload := func(base expr.PayloadBase, offset, length uint32) uint32 {
 		p.emit(&expr.Payload{Base: base, Offset: offset, Len: length, DestRegister: register})
 		return (length + 3) / 4
@@ -58,46 +58,46 @@ func (p *assembler) loadField(field ruleset.Field, register uint32) (words uint3
 		return length / 4
 	}
 	switch field {
-	case ruleset.SrcAddr4: // ip saddr
+	case nft.SrcAddr4: // ip saddr
 		return payload(expr.PayloadBaseNetworkHeader, 12, 4), nil
-	case ruleset.DstAddr4: // ip daddr
+	case nft.DstAddr4: // ip daddr
 		return payload(expr.PayloadBaseNetworkHeader, 16, 4), nil
-	case ruleset.SrcAddr6: // ip6 saddr
+	case nft.SrcAddr6: // ip6 saddr
 		return payload(expr.PayloadBaseNetworkHeader, 8, 16), nil
-	case ruleset.DstAddr6: // ip6 daddr
+	case nft.DstAddr6: // ip6 daddr
 		return payload(expr.PayloadBaseNetworkHeader, 24, 16), nil
-	case ruleset.L4Protocol: // meta l4proto
+	case nft.L4Protocol: // meta l4proto
 		p.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register})
 		return 1, nil
-	case ruleset.DstPort: // th dport
+	case nft.DstPort: // th dport
 		return payload(expr.PayloadBaseTransportHeader, 2, 2), nil
-	case ruleset.CtOriginalSrc4: // ct original ip saddr
+	case nft.CtOriginalSrc4: // ct original ip saddr
 		return ct(expr.CtKeySRCIP, expr.CtDirOriginal, 4), nil
-	case ruleset.CtOriginalSrc6: // ct original ip6 saddr
+	case nft.CtOriginalSrc6: // ct original ip6 saddr
 		return ct(expr.CtKeySRCIP6, expr.CtDirOriginal, 16), nil
-	case ruleset.CtReplySrc4: // ct reply ip saddr
+	case nft.CtReplySrc4: // ct reply ip saddr
 		return ct(expr.CtKeySRCIP, expr.CtDirReply, 4), nil
-	case ruleset.CtReplySrc6: // ct reply ip6 saddr
+	case nft.CtReplySrc6: // ct reply ip6 saddr
 		return ct(expr.CtKeySRCIP6, expr.CtDirReply, 16), nil
-	case ruleset.ICMPMessageType, ruleset.ICMPv6MessageType: // icmp type, icmpv6 type
+	case nft.ICMPMessageType, nft.ICMPv6MessageType: // icmp type, icmpv6 type
 		return payload(expr.PayloadBaseTransportHeader, 0, 1), nil
-	case ruleset.InPort: // iifname
+	case nft.InPort: // iifname
 		p.emit(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register})
 		return unix.IFNAMSIZ / 4, nil
-	case ruleset.OutPort: // oifname
+	case nft.OutPort: // oifname
 		p.emit(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register})
 		return unix.IFNAMSIZ / 4, nil
-	case ruleset.DstMAC: // ether daddr
+	case nft.DstMAC: // ether daddr
 		return payload(expr.PayloadBaseLLHeader, 0, 6), nil
-	case ruleset.SrcMAC: // ether saddr
+	case nft.SrcMAC: // ether saddr
 		return payload(expr.PayloadBaseLLHeader, 6, 6), nil
-	case ruleset.FrameType: // ether type
+	case nft.FrameType: // ether type
 		return payload(expr.PayloadBaseLLHeader, 12, 2), nil
-	case ruleset.ARPSrcMAC: // arp saddr ether
+	case nft.ARPSrcMAC: // arp saddr ether
 		return payload(expr.PayloadBaseNetworkHeader, 8, 6), nil
-	case ruleset.ARPSrcAddr: // arp saddr ip
+	case nft.ARPSrcAddr: // arp saddr ip
 		return payload(expr.PayloadBaseNetworkHeader, 14, 4), nil
-	case ruleset.ARPDstAddr: // arp daddr ip
+	case nft.ARPDstAddr: // arp daddr ip
 		return payload(expr.PayloadBaseNetworkHeader, 24, 4), nil
 	}
 	return 0, fmt.Errorf("unknown field %d", field)

@@ -9,13 +9,13 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/policy/packet"
 )
 
 // flow is an entry of connection tracking.
 type flow struct {
 	family byte
-	packet policy.Packet
+	packet packet.Packet
 	mark   uint32
 	// tuple and zone name the entry, as the kernel gave them; master is the tuple of
 	// the flow that has announced this one, nil if none has.
@@ -139,7 +139,7 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 			f.master = ad.Bytes()
 		}
 	}
-	f.packet = policy.Packet{
+	f.packet = packet.Packet{
 		Src: original.src, Dst: reply.src,
 		Protocol: original.protocol, DstPort: reply.srcPort, ICMPType: original.icmpType, HopLimit: 64,
 	}
@@ -170,7 +170,7 @@ func (f *flow) parseState(ad *netlink.AttributeDecoder) error {
 // tuple is one direction of a flow.
 type tuple struct {
 	src, dst         netip.Addr
-	protocol         policy.Protocol
+	protocol         packet.Protocol
 	srcPort, dstPort uint16
 	icmpType         uint8
 }
@@ -197,7 +197,7 @@ func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
 				for ad.Next() {
 					switch ad.Type() {
 					case ctaProtoNum:
-						t.protocol = policy.Protocol(ad.Uint8())
+						t.protocol = packet.Protocol(ad.Uint8())
 					case ctaProtoSrcPort:
 						t.srcPort = ad.Uint16()
 					case ctaProtoDstPort:

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // tracked is connection tracking, and the node's addresses, as a relay's kernel.
@@ -138,7 +138,7 @@ func sources(n int) (all []netip.Addr) {
 	return all
 }
 
-func deny(ruleset.HookPoint, policy.Packet) bool { return false }
+func deny(nft.HookPoint, policy.Packet) bool { return false }
 
 // TestFlowFaults has a listing of flows go wrong, once or always: with an error
 // nothing is taken for judged, and the next time all is.
@@ -242,7 +242,7 @@ func TestNodeAddresses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			k := &tracked{flows: sources(4), addrs: c.routes}
-			revoked, _, err := k.open().Revoke(func(hook ruleset.HookPoint, _ policy.Packet) bool { return hook == ruleset.Output })
+			revoked, _, err := k.open().Revoke(func(hook nft.HookPoint, _ policy.Packet) bool { return hook == nft.Output })
 			g.Expect(err != nil).To(Equal(c.fails), "%v", err)
 			g.Expect(revoked).To(Equal(c.revoked))
 			g.Expect(k.marks).To(HaveLen(c.revoked))
@@ -275,7 +275,7 @@ func TestLinkAddresses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			k := &tracked{flows: sources(4), links: c.links}
-			revoked, _, err := k.open().Revoke(func(hook ruleset.HookPoint, _ policy.Packet) bool { return hook == ruleset.Output })
+			revoked, _, err := k.open().Revoke(func(hook nft.HookPoint, _ policy.Packet) bool { return hook == nft.Output })
 			g.Expect(err != nil).To(Equal(c.fails), "%v", err)
 			g.Expect(revoked).To(Equal(c.revoked))
 		})
@@ -319,7 +319,7 @@ func TestMasters(t *testing.T) {
 	judged := map[netip.Addr]int{}
 	done := make(chan error)
 	go func() {
-		_, _, err := k.open().Revoke(func(_ ruleset.HookPoint, p policy.Packet) bool { judged[p.Src]++; return true })
+		_, _, err := k.open().Revoke(func(_ nft.HookPoint, p policy.Packet) bool { judged[p.Src]++; return true })
 		done <- err
 	}()
 	g.Eventually(done, "1m").Should(Receive(BeNil()))

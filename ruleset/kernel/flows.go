@@ -12,8 +12,8 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Flows is connection tracking in one network namespace. It marks flows that
@@ -118,7 +118,7 @@ func (f *Flows) Close() error {
 // it has left the node; a flow that ended since it was listed and began anew with the
 // same ports, by NAT perhaps to another pod; and a mark that somebody else, who had
 // read it before, has written back without the bit.
-func (f *Flows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *Flows) Revoke(judge func(nft.HookPoint, packet.Packet) bool) (revoked, restored int, err error) {
 	return f.revoke(&f.judging, judge, func(do func(flow) error) (listed, unreadable int, err error) {
 		return f.listing.flows(nil, do)
 	})
@@ -131,7 +131,7 @@ const judgedInAWalk = 2_500
 // RevokeOf is Revoke of the flows that one of the addresses has begun, or that lead to it. What
 // it takes depends little on how many flows others have: the kernel filters, as for Forget.
 // A flow that another has announced is judged if it is of one of the addresses itself.
-func (f *Flows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *Flows) RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, packet.Packet) bool) (revoked, restored int, err error) {
 	entries, err := f.some.listing.entries()
 	if err != nil {
 		return 0, 0, &OpError{Op: "count flows", Err: err}
@@ -140,7 +140,7 @@ func (f *Flows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, polic
 }
 
 // revokeOf looks for the flows of addresses one by one, or in a list of all.
-func (f *Flows) revokeOf(addrs []netip.Addr, each bool, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *Flows) revokeOf(addrs []netip.Addr, each bool, judge func(nft.HookPoint, packet.Packet) bool) (revoked, restored int, err error) {
 	of := setOf(addrs)
 	return f.revoke(&f.some, judge, func(do func(flow) error) (listed, unreadable int, err error) {
 		doOf := func(e flow) error {
@@ -157,7 +157,7 @@ func (f *Flows) revokeOf(addrs []netip.Addr, each bool, judge func(ruleset.HookP
 }
 
 // revoke judges the flows of a list.
-func (f *Flows) revoke(by *judging, judge func(ruleset.HookPoint, policy.Packet) bool, list func(do func(flow) error) (listed, unreadable int, err error)) (revoked, restored int, err error) {
+func (f *Flows) revoke(by *judging, judge func(nft.HookPoint, packet.Packet) bool, list func(do func(flow) error) (listed, unreadable int, err error)) (revoked, restored int, err error) {
 	local, err := by.localRanges()
 	if err != nil {
 		return 0, 0, &OpError{Op: "list the node's addresses", Err: err}
@@ -182,7 +182,7 @@ type revocation struct {
 	*judging
 	bit   uint32
 	local *netipx.IPSet
-	judge func(ruleset.HookPoint, policy.Packet) bool
+	judge func(nft.HookPoint, packet.Packet) bool
 
 	revoked, restored, failed int
 	first                     error // of those that failed
@@ -196,12 +196,12 @@ func (r *revocation) flow(entry flow) error {
 		return r.failure("look for what has announced flow", entry, err)
 	}
 	entry.packet = judgedBy
-	hook := ruleset.Forward
+	hook := nft.Forward
 	switch {
 	case r.local.Contains(entry.packet.Src):
-		hook = ruleset.Output
+		hook = nft.Output
 	case r.local.Contains(entry.packet.Dst):
-		hook = ruleset.Input
+		hook = nft.Input
 	}
 	deny := !r.judge(hook, entry.packet)
 	if deny == (entry.mark&r.bit != 0) {
@@ -209,7 +209,7 @@ func (r *revocation) flow(entry flow) error {
 	}
 	// A transparent proxy sends and receives under addresses that are not the node's. Only
 	// its socket tells, and of few flows it has to be asked.
-	if deny && hook == ruleset.Forward {
+	if deny && hook == nft.Forward {
 		if proxied := r.proxied(entry); proxied != hook && r.judge(proxied, entry.packet) {
 			return nil
 		}
@@ -246,14 +246,14 @@ func (r *revocation) failure(op string, entry flow, err error) error {
 // or of the one that announced that. They pass as related, whatever the rules say of their
 // own ports. One whose master has ended is left to be judged by itself. What the kernel
 // tells is not of one moment: in it, two flows may each be the other's master.
-func (r *revocation) judgedBy(entry flow) (policy.Packet, error) {
+func (r *revocation) judgedBy(entry flow) (packet.Packet, error) {
 	for range maxMasters {
 		if entry.master == nil {
 			break
 		}
 		master, found, err := r.lookUp(entry)
 		if err != nil {
-			return policy.Packet{}, err
+			return packet.Packet{}, err
 		}
 		if !found {
 			break

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -28,7 +28,7 @@ func TestRevoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Somebody else's bits in the mark of every flow.
-	nft(t, node, "add table inet other; add chain inet other c { type filter hook forward priority 0; }; add rule inet other c ct mark set 0x5")
+	runNFT(t, node, "add table inet other; add chain inet other c { type filter hook forward priority 0; }; add rule inet other c ct mark set 0x5")
 
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
 		check.Value(server.Serve(protocol, 80))(t)
@@ -51,7 +51,7 @@ func TestRevoke(t *testing.T) {
 		}
 	}
 
-	denied := func(_ ruleset.HookPoint, p policy.Packet) bool {
+	denied := func(_ nft.HookPoint, p policy.Packet) bool {
 		return p.Src != client.IPs[0] && p.Src != client.IPs[1]
 	}
 	revoked, restored, err := flows.Revoke(denied)
@@ -75,7 +75,7 @@ func TestRevoke(t *testing.T) {
 		t.Errorf("marks %v: want %d of %#x and %d of 0x5", marks, len(cut), bit|5, len(kept))
 	}
 
-	revoked, restored, err = flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { return true })
+	revoked, restored, err = flows.Revoke(func(nft.HookPoint, policy.Packet) bool { return true })
 	if err != nil || revoked != 0 || restored != len(cut) {
 		t.Fatalf("revoked %d, restored %d, %v; want 0, %d", revoked, restored, err, len(cut))
 	}
@@ -118,11 +118,11 @@ func TestRevokeCountsWhatLives(t *testing.T) {
 		}
 	}
 	judgements := 0
-	revoked, _, err := flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { judgements++; return false })
+	revoked, _, err := flows.Revoke(func(nft.HookPoint, policy.Packet) bool { judgements++; return false })
 	if err != nil || revoked != 1 || judgements < 4 {
 		t.Errorf("of %d flows, one of which lives, %d were cut (%v)", judgements, revoked, err)
 	}
-	if restored, _, err := flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { return false }); err != nil || restored != 0 {
+	if restored, _, err := flows.Revoke(func(nft.HookPoint, policy.Packet) bool { return false }); err != nil || restored != 0 {
 		t.Errorf("again %d were cut (%v)", restored, err)
 	}
 }
@@ -149,7 +149,7 @@ func TestRevokeBehindNAT(t *testing.T) {
 	n := newFlowNode(t, bit)
 	node, flows := n.Node, n.flows
 	client, server := n.pod("client", 2), n.pod("server", 4)
-	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.4:8080`)
+	runNFT(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.4:8080`)
 	check.Value(server.Serve(policy.TCP, 8080))(t)
 	service := check.Value(client.Dial(context.Background(), policy.TCP, netip.MustParseAddrPort("10.96.0.1:443")))(t)
 	defer service.Close()
@@ -157,8 +157,8 @@ func TestRevokeBehindNAT(t *testing.T) {
 	defer own.Close()
 
 	var judged []policy.Packet
-	revoked, _, err := flows.Revoke(func(hook ruleset.HookPoint, p policy.Packet) bool {
-		if hook == ruleset.Output {
+	revoked, _, err := flows.Revoke(func(hook nft.HookPoint, p policy.Packet) bool {
+		if hook == nft.Output {
 			return true
 		}
 		judged = append(judged, p)
@@ -186,7 +186,7 @@ func TestRevokeAnnouncedFlows(t *testing.T) {
 	n := newFlowNode(t, bit)
 	node, flows := n.Node, n.flows
 	client, server := n.pod("client", 2), n.pod("server", 4)
-	nft(t, node, `table ip announced {
+	runNFT(t, node, `table ip announced {
 		ct helper ftp-data { type "ftp" protocol tcp; }
 		chain c { type filter hook prerouting priority 0; tcp dport 21 ct helper set "ftp-data"; }
 	}`)
@@ -206,7 +206,7 @@ func TestRevokeAnnouncedFlows(t *testing.T) {
 		allowed           uint16
 		revoked, restored int
 	}{{21, 0, 0}, {1025, 2, 0}, {21, 0, 2}} {
-		revoked, restored, err := flows.Revoke(func(_ ruleset.HookPoint, p policy.Packet) bool { return p.DstPort == x.allowed })
+		revoked, restored, err := flows.Revoke(func(_ nft.HookPoint, p policy.Packet) bool { return p.DstPort == x.allowed })
 		if err != nil || revoked != x.revoked || restored != x.restored {
 			t.Errorf("only port %d allowed: revoked %d, restored %d, %v; want %d, %d", x.allowed, revoked, restored, err, x.revoked, x.restored)
 		}

@@ -33,7 +33,7 @@ func testForget(t *testing.T, forget func(*kernel.Flows, []netip.Addr) error) {
 	n := newFlowNode(t, 1)
 	node, flows := n.Node, n.flows
 	old, other, third := n.pod("old", 2), n.pod("other", 3), n.pod("third", 4)
-	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
+	runNFT(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
 	for _, host := range []*lab.Host{old, other, third} {
 		check.Value(host.Serve(policy.TCP, 8080))(t)
 		check.Value(host.Serve(policy.UDP, 8080))(t)
@@ -55,7 +55,7 @@ func testForget(t *testing.T, forget func(*kernel.Flows, []netip.Addr) error) {
 	}
 	dial(other, policy.TCP, "10.96.0.1:443")
 	// A pod that is its own Service's endpoint is both ends.
-	nft(t, node, `add table inet own; add chain inet own to { type nat hook prerouting priority -100; }; add chain inet own back { type nat hook postrouting priority 100; }; add rule inet own to ip daddr 10.96.0.2 udp dport 53 dnat ip to 10.0.0.2:8080; add rule inet own to ip6 daddr fd00:96::2 udp dport 53 dnat ip6 to [fd00::2]:8080; add rule inet own back ip saddr 10.0.0.2 ip daddr 10.0.0.2 masquerade; add rule inet own back ip6 saddr fd00::2 ip6 daddr fd00::2 masquerade`)
+	runNFT(t, node, `add table inet own; add chain inet own to { type nat hook prerouting priority -100; }; add chain inet own back { type nat hook postrouting priority 100; }; add rule inet own to ip daddr 10.96.0.2 udp dport 53 dnat ip to 10.0.0.2:8080; add rule inet own to ip6 daddr fd00:96::2 udp dport 53 dnat ip6 to [fd00::2]:8080; add rule inet own back ip saddr 10.0.0.2 ip daddr 10.0.0.2 masquerade; add rule inet own back ip6 saddr fd00::2 ip6 daddr fd00::2 masquerade`)
 	dial(old, policy.UDP, "10.96.0.2:53")
 	dial(old, policy.UDP, "[fd00:96::2]:53")
 	dial(&node.Host, policy.TCP, "10.0.0.2:8080")

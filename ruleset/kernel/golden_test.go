@@ -10,6 +10,7 @@ import (
 	"github.com/podfence/podfence/controllers/manifests"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // TestGoldens: what the kernel holds after a plan is carried out over netlink
@@ -37,17 +38,17 @@ func TestGoldens(t *testing.T) {
 }
 
 // tableOf is the table that a golden shows.
-func tableOf(t *testing.T, input string) *ruleset.Table {
+func tableOf(t *testing.T, input string) *nft.Table {
 	t.Helper()
 	var options ruleset.Options
 	switch name := filepath.Base(input); {
 	case name == "guard":
-		return ruleset.BuildGuard([]policy.Attachment{
+		return &ruleset.BuildGuard([]policy.Attachment{
 			attachment("pf4kzn2xo1a7", 2, "10.244.1.2", "fd00:10:244:1::2"),
 			attachment("pfq3vd8s0mwe", 3, "10.244.1.3", "fd00:10:244:1::3"),
-		}, gateway("10.244.1.1", "fd00:10:244:1::1"), ruleset.FragmentMemory{})
+		}, gateway("10.244.1.1", "fd00:10:244:1::1"), ruleset.FragmentMemory{}).Table
 	case name == "links":
-		return ruleset.BuildLinks(links, ruleset.FragmentMemory{})
+		return &ruleset.BuildLinks(links, ruleset.FragmentMemory{}).Table
 	case name == "masquerade":
 		options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
 	case strings.HasSuffix(name, "-links"):
@@ -62,7 +63,7 @@ func tableOf(t *testing.T, input string) *ruleset.Table {
 	intent, _ := policy.Compile(snapshot, "node-1")
 	table := ruleset.Build(intent, options)
 	table.UpdateLinks(links)
-	return table
+	return &table.Table
 }
 
 // links are those of two pods, of which one is isolated for ingress, and a third.

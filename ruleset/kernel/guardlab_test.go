@@ -14,6 +14,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // guardLab is a node with pods on a bridge, connected as the CNI plugin does it:
@@ -271,11 +272,11 @@ func (l *guardLab) guard() {
 		m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: pod.HostInterface}, Node: "node-1", IPs: pod.IPs}))
 	}
 	c := l.node.open()
-	for _, table := range []*ruleset.Table{
-		ruleset.BuildGuard([]policy.Attachment{l.a.Attachment, l.b.Attachment}, l.gateway, ruleset.FragmentMemory{}),
-		ruleset.Build(m.Intent(), ruleset.Options{Guard: true, Masquerade: true}),
+	for _, plan := range []nft.Plan{
+		ruleset.BuildGuard([]policy.Attachment{l.a.Attachment, l.b.Attachment}, l.gateway, ruleset.FragmentMemory{}).Replacement(),
+		ruleset.Build(m.Intent(), ruleset.Options{Guard: true, Masquerade: true}).Replacement(),
 	} {
-		if err := c.Apply(table.Replacement()); err != nil {
+		if err := c.Apply(plan); err != nil {
 			l.t.Fatal(err)
 		}
 	}

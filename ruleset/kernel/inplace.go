@@ -9,7 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // A table is replaced in place where that can be: base chains that are as the plan
@@ -56,7 +56,7 @@ var errCover = errors.New("base chains are not as they must be")
 // commit's. It does nothing, and says so, if the table must be replaced whole: it
 // isn't there, it is strange, or the kernel refuses. If the plan is at fault, that
 // tells. With errCover it has done nothing either.
-func (c *Conn) inPlace(plan ruleset.Plan, unheard bool) (done bool, err error) {
+func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 	table := c.table(plan.Family)
 	for range attempts {
 		there, err := c.contents(table)
@@ -95,10 +95,10 @@ func (c *Conn) inPlace(plan ruleset.Plan, unheard bool) (done bool, err error) {
 
 // encodeInPlace turns a replacement into messages that leave base chains where they
 // are, and says whether one goes. Its error is encode's.
-func encodeInPlace(table *nftables.Table, plan ruleset.Plan, there contents) (_ []message, goes bool, err error) {
+func encodeInPlace(table *nftables.Table, plan nft.Plan, there contents) (_ []message, goes bool, err error) {
 	e := encoder{table: table, op: -1, kept: map[string]bool{}}
 	for _, op := range plan.Ops {
-		if op, is := op.(ruleset.AddChain); is && op.Hook != nil {
+		if op, is := op.(nft.AddChain); is && op.Hook != nil {
 			chain, err := e.chainOf(op)
 			have, is := there.bases[op.Name]
 			e.kept[op.Name] = err == nil && is && have == baseOf(chain)
@@ -108,12 +108,12 @@ func encodeInPlace(table *nftables.Table, plan ruleset.Plan, there contents) (_ 
 	e.messages = append(e.messages, addTable(table))
 	// delete rule inet podfence: those of all chains
 	e.add(func() string { return "flush table " + table.Name }, func(c *nftables.Conn) { c.FlushTable(table) })
-	var gone []ruleset.Op
+	var gone []nft.Op
 	for _, name := range there.sets { // whose elements jump to chains
-		gone = append(gone, ruleset.DeleteSet{Name: name})
+		gone = append(gone, nft.DeleteSet{Name: name})
 	}
 	for _, name := range there.chains {
-		gone = append(gone, ruleset.DeleteChain{Name: name})
+		gone = append(gone, nft.DeleteChain{Name: name})
 	}
 	for name := range there.bases {
 		if !e.kept[name] {

@@ -11,18 +11,18 @@ import (
 
 	. "github.com/onsi/gomega"
 
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var baseChain = regexp.MustCompile(`chain (\S+) \{ # handle (\d+)\n\t\ttype`)
 
 // shifted is a plan whose table has higher handles than it would have: as they begin
 // anew with a table, those of one replaced whole would be the same.
-func shifted(plan ruleset.Plan) ruleset.Plan {
-	var shift []ruleset.Op
+func shifted(plan nft.Plan) nft.Plan {
+	var shift []nft.Op
 	for i := range 100 {
-		shift = append(shift, ruleset.AddChain{Name: fmt.Sprint("shift-", i)})
+		shift = append(shift, nft.AddChain{Name: fmt.Sprint("shift-", i)})
 	}
 	plan.Ops = slices.Concat(shift, plan.Ops)
 	return plan
@@ -153,9 +153,9 @@ func TestReplacePriority(t *testing.T) {
 	n := newNamespace(t)
 	c := n.open()
 	plan := fenced()
-	plan.Ops = append(plan.Ops, ruleset.AddChain{Name: "input", Hook: &ruleset.Hook{Point: ruleset.Input}})
+	plan.Ops = append(plan.Ops, nft.AddChain{Name: "input", Hook: &nft.Hook{Point: nft.Input}})
 	g.Expect(c.Apply(shifted(plan))).To(Succeed())
-	plan.Ops[len(plan.Ops)-1] = ruleset.AddChain{Name: "input", Hook: &ruleset.Hook{Point: ruleset.Input, Priority: 1}}
+	plan.Ops[len(plan.Ops)-1] = nft.AddChain{Name: "input", Hook: &nft.Hook{Point: nft.Input, Priority: 1}}
 	g.Expect(c.Apply(plan)).To(Succeed())
 	g.Expect(n.baseChains()).To(HaveLen(2))
 	g.Expect(n.list()).To(ContainSubstring("hook input priority filter + 1"))
@@ -170,11 +170,11 @@ func TestReplaceRefused(t *testing.T) {
 	g.Expect(c.Apply(fenced())).To(Succeed())
 	before := n.list()
 	bad := fenced()
-	bad.Ops = append(bad.Ops, ruleset.DeleteSet{Name: "none"})
+	bad.Ops = append(bad.Ops, nft.DeleteSet{Name: "none"})
 	err := c.Apply(bad)
-	var refusal *ruleset.Refusal
+	var refusal *nft.Refusal
 	g.Expect(err).To(BeAssignableToTypeOf(refusal))
-	refusal = err.(*ruleset.Refusal)
+	refusal = err.(*nft.Refusal)
 	g.Expect(refusal.Op).To(Equal(len(bad.Ops) - 1))
 	var failed *kernel.OpError
 	g.Expect(refusal.Err).To(BeAssignableToTypeOf(failed))

@@ -10,7 +10,7 @@ import (
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // TestReplaceRaced has others change the ruleset after the table was listed, and the
@@ -89,7 +89,7 @@ func TestReplaceRaced(t *testing.T) {
 			g.Expect(err != nil).To(Equal(test.fail), "%s: %v", name, err)
 			if test.fail {
 				g.Expect(err).To(MatchError(ContainSubstring("list table inet podfence")), name)
-				g.Expect(err).NotTo(BeAssignableToTypeOf(&ruleset.Refusal{}), "the plan is not at fault")
+				g.Expect(err).NotTo(BeAssignableToTypeOf(&nft.Refusal{}), "the plan is not at fault")
 			}
 			g.Expect(batches).To(Equal(test.batches), name)
 			g.Expect(whole).To(Equal(test.whole), name)

@@ -62,8 +62,8 @@ func (n *flowNode) pod(name string, last int) *lab.Host {
 	}}))(n.t)
 }
 
-// nft carries out commands in a node's namespace.
-func nft(t *testing.T, node *lab.Node, commands string) {
+// runNFT carries out commands in a node's namespace.
+func runNFT(t *testing.T, node *lab.Node, commands string) {
 	t.Helper()
 	cmd := exec.Command("nft", "-f", "-")
 	var out bytes.Buffer

@@ -19,6 +19,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var largest = flag.Bool("largest", false, "replace tables as large as the API can have them: 100,000 pods, 10,000 policies")
@@ -49,11 +50,11 @@ func TestLargest(t *testing.T) {
 	for _, way := range []struct {
 		name string
 		send int // 0: as much as it wants
-		over ruleset.Plan
+		over nft.Plan
 	}{
-		{"in one transaction", 0, ruleset.Plan{}},
+		{"in one transaction", 0, nft.Plan{}},
 		{"in one transaction, over the same", 0, plan},
-		{"in slices", usual, ruleset.Plan{}},
+		{"in slices", usual, nft.Plan{}},
 		{"in slices, over the same", usual, plan},
 	} {
 		t.Run(way.name, func(t *testing.T) {
@@ -72,7 +73,7 @@ func TestLargest(t *testing.T) {
 			highest := most()
 			t.Logf("it takes %s; the process %.0f MB more at most; the kernel %.0f MB more at most, and %.0f MB in the end",
 				took.Round(time.Millisecond), float64(used)/1e6, float64(highest-before)/1e6, float64(settled(t)-before)/1e6)
-			names, err := c.InForce(ruleset.Inet)
+			names, err := c.InForce(nft.Inet)
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(names).To(Equal([]string{"podfence"}))
 			// While a large hash still grows, some elements are listed twice, others not.
@@ -89,13 +90,13 @@ func TestLargestRefused(t *testing.T) {
 	}
 	g := NewWithT(t)
 	plan := ruleset.Build(largestCluster().Intent(), ruleset.Options{}).Replacement()
-	culprit := slices.IndexFunc(plan.Ops, func(op ruleset.Op) bool {
-		rules, is := op.(ruleset.SetRules)
+	culprit := slices.IndexFunc(plan.Ops, func(op nft.Op) bool {
+		rules, is := op.(nft.SetRules)
 		return is && strings.HasPrefix(rules.Chain, "policy-") && strings.HasSuffix(rules.Chain, "-ns-42/policy-51")
 	})
 	g.Expect(culprit).To(BeNumerically(">=", 0))
-	rules := plan.Ops[culprit].(ruleset.SetRules)
-	rules.Rules = append(slices.Clone(rules.Rules), ruleset.Rule{Verdict: jump("nowhere")})
+	rules := plan.Ops[culprit].(nft.SetRules)
+	rules.Rules = append(slices.Clone(rules.Rules), nft.Rule{Verdict: jump("nowhere")})
 	plan.Ops[culprit] = rules
 	for _, send := range []int{0, 212_992} {
 		n := newNamespace(t)
@@ -108,9 +109,9 @@ func TestLargestRefused(t *testing.T) {
 		began := time.Now()
 		err := c.Apply(plan)
 		t.Logf("refused after %s: %v", time.Since(began).Round(time.Millisecond), err)
-		var refusal *ruleset.Refusal
+		var refusal *nft.Refusal
 		g.Expect(err).To(BeAssignableToTypeOf(refusal))
-		g.Expect(err.(*ruleset.Refusal).Op).To(Equal(culprit))
+		g.Expect(err.(*nft.Refusal).Op).To(Equal(culprit))
 		g.Expect(n.list()).To(Equal(before))
 	}
 }

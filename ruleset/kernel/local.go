@@ -9,8 +9,8 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 const (
@@ -128,14 +128,14 @@ func parseLocal(data []byte) (prefix netip.Prefix, local, ok bool) {
 // proxied says where the kernel judges a flow that a socket of the node itself has under
 // somebody else's address: as what the node sends, or gets. Else it is forwarded. A UDP
 // socket that is not connected does not tell of whom its flows are.
-func (j *judging) proxied(entry flow) ruleset.HookPoint {
+func (j *judging) proxied(entry flow) nft.HookPoint {
 	switch {
 	case j.hasSocket(entry.packet.Protocol, entry.sender, entry.receiver):
-		return ruleset.Output
+		return nft.Output
 	case j.hasSocket(entry.packet.Protocol, entry.receiver, entry.sender):
-		return ruleset.Input
+		return nft.Input
 	}
-	return ruleset.Forward
+	return nft.Forward
 }
 
 // sameEnds reports whether a socket of this family, by its identity, has these ends. A
@@ -167,8 +167,8 @@ const (
 // hasSocket reports whether the namespace has a socket with these very ends. Asked for one,
 // the kernel may tell of another that would do, a listener's. A kernel that cannot be asked
 // tells of none.
-func (j *judging) hasSocket(protocol policy.Protocol, own, peer netip.AddrPort) (has bool) {
-	if protocol != policy.TCP && protocol != policy.UDP {
+func (j *judging) hasSocket(protocol packet.Protocol, own, peer netip.AddrPort) (has bool) {
+	if protocol != packet.TCP && protocol != packet.UDP {
 		return false
 	}
 	id := make([]byte, 0, diagIDLength)

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // manyAddrs are n IPv4 addresses, from the number first on.
-func manyAddrs(first, n int) []ruleset.Element {
-	elements := make([]ruleset.Element, n)
+func manyAddrs(first, n int) []nft.Element {
+	elements := make([]nft.Element, n)
 	for i := range elements {
 		j := first + i
-		elements[i] = ruleset.AddrElement(netip.AddrFrom4([4]byte{10, byte(j >> 16), byte(j >> 8), byte(j)}))
+		elements[i] = nft.AddrElement(netip.AddrFrom4([4]byte{10, byte(j >> 16), byte(j >> 8), byte(j)}))
 	}
 	return elements
 }
@@ -53,15 +53,15 @@ func TestManyElements(t *testing.T) {
 			n := newNamespace(t)
 			c := n.open()
 			all := manyAddrs(0, size)
-			g.Expect(c.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-				ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
-				ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: all},
-				ruleset.AddChain{Name: "pod"},
-				ruleset.AddSet{Name: "pods", Type: ruleset.Addr4, Map: true},
-				ruleset.AddVerdicts{Map: "pods", Type: ruleset.Addr4, Entries: verdicts(jump("pod"), all[:size/10]...)},
+			g.Expect(c.Apply(nft.Plan{Replace: true, Ops: []nft.Op{
+				nft.AddSet{Name: "peers", Type: nft.Of(nft.IPv4Addr)},
+				nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: all},
+				nft.AddChain{Name: "pod"},
+				nft.AddSet{Name: "pods", Type: nft.Of(nft.IPv4Addr), Map: true},
+				nft.AddVerdicts{Map: "pods", Type: nft.Of(nft.IPv4Addr), Entries: verdicts(jump("pod"), all[:size/10]...)},
 			}})).To(Succeed())
 			g.Expect(c.Apply(apply(
-				ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: all[12345:12346]},
+				nft.DeleteElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: all[12345:12346]},
 			))).To(Succeed())
 			before := n.addrsOf(g, "set peers", size-1)
 			g.Expect(slices.Contains(before, "10.0.48.57")).To(BeFalse())
@@ -69,8 +69,8 @@ func TestManyElements(t *testing.T) {
 
 			// The very last of many messages fails, and nothing of the rest is done.
 			err := c.Apply(apply(
-				ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(size, size)},
-				ruleset.DeleteElements{Set: "pods", Type: ruleset.Addr4, Elements: addrs("11.0.0.1")},
+				nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(size, size)},
+				nft.DeleteElements{Set: "pods", Type: nft.Of(nft.IPv4Addr), Elements: addrs("11.0.0.1")},
 			))
 			g.Expect(err).To(MatchError(unix.ENOENT))
 			g.Expect(err.Error()).To(ContainSubstring("delete element 11.0.0.1 from set pods"))
@@ -85,16 +85,16 @@ func TestManyPrefixes(t *testing.T) {
 	g := NewWithT(t)
 	n := newNamespace(t)
 	c := n.open()
-	var elements []ruleset.Element
+	var elements []nft.Element
 	for i := range 20_000 {
-		elements = append(elements, ruleset.PrefixElement(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 7), byte(i << 1), 0}), 25)))
+		elements = append(elements, nft.PrefixElement(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 7), byte(i << 1), 0}), 25)))
 	}
-	g.Expect(c.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddSet{Name: "block", Type: ruleset.Range4},
-		ruleset.AddElements{Set: "block", Type: ruleset.Range4, Elements: elements},
+	g.Expect(c.Apply(nft.Plan{Replace: true, Ops: []nft.Op{
+		nft.AddSet{Name: "block", Type: nft.RangesOf(nft.IPv4Addr)},
+		nft.AddElements{Set: "block", Type: nft.RangesOf(nft.IPv4Addr), Elements: elements},
 	}})).To(Succeed())
 	g.Expect(strings.Count(n.list(), "/25")).To(Equal(len(elements)))
-	g.Expect(c.Apply(apply(ruleset.DeleteElements{Set: "block", Type: ruleset.Range4, Elements: elements[1:]}))).To(Succeed())
+	g.Expect(c.Apply(apply(nft.DeleteElements{Set: "block", Type: nft.RangesOf(nft.IPv4Addr), Elements: elements[1:]}))).To(Succeed())
 	g.Expect(strings.Count(n.list(), "/25")).To(Equal(1))
 }
 
@@ -104,9 +104,9 @@ func TestManyFailures(t *testing.T) {
 	g := NewWithT(t)
 	n := newNamespace(t)
 	c := n.open()
-	var ops []ruleset.Op
+	var ops []nft.Op
 	for i := range 50_000 {
-		ops = append(ops, ruleset.DeleteSet{Name: fmt.Sprint("set-", i)})
+		ops = append(ops, nft.DeleteSet{Name: fmt.Sprint("set-", i)})
 	}
 	for range 2 {
 		err := c.Apply(apply(ops...))
@@ -120,34 +120,34 @@ func TestManyFailures(t *testing.T) {
 // an operation that fails. That the error names the right one, counted from the
 // end, shows that each message was one to the library too.
 func TestMessages(t *testing.T) {
-	keys := map[ruleset.SetType]func(i int) ruleset.Element{
-		ruleset.Addr4: func(i int) ruleset.Element { return manyAddrs(i, 1)[0] },
-		ruleset.Addr6: func(i int) ruleset.Element {
-			return ruleset.Element{Addr: [16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)}}
+	keys := map[nft.SetType]func(i int) nft.Element{
+		nft.Of(nft.IPv4Addr): func(i int) nft.Element { return manyAddrs(i, 1)[0] },
+		nft.Of(nft.IPv6Addr): func(i int) nft.Element {
+			return nft.Element{Addr: [16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)}}
 		},
-		ruleset.Range4: func(i int) ruleset.Element {
-			return ruleset.PrefixElement(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i)}), 24))
+		nft.RangesOf(nft.IPv4Addr): func(i int) nft.Element {
+			return nft.PrefixElement(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i)}), 24))
 		},
-		ruleset.Range6: func(i int) ruleset.Element {
-			return ruleset.PrefixElement(netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(i >> 8), 2: byte(i)}), 24))
+		nft.RangesOf(nft.IPv6Addr): func(i int) nft.Element {
+			return nft.PrefixElement(netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(i >> 8), 2: byte(i)}), 24))
 		},
-		ruleset.Port:      func(i int) ruleset.Element { return ruleset.PortElement(policy.TCP, uint16(i)) },
-		ruleset.PortRange: func(i int) ruleset.Element { return ports(policy.TCP, uint16(2*i), uint16(2*i)) },
-		ruleset.Endpoint4: func(i int) ruleset.Element {
+		nft.Of(nft.InetProto, nft.InetService):       func(i int) nft.Element { return nft.PortElement(policy.TCP, uint16(i)) },
+		nft.RangesOf(nft.InetProto, nft.InetService): func(i int) nft.Element { return ports(policy.TCP, uint16(2*i), uint16(2*i)) },
+		nft.Of(nft.IPv4Addr, nft.InetProto, nft.InetService): func(i int) nft.Element {
 			return endpoint("10.0.0.1", policy.TCP, uint16(i))
 		},
-		ruleset.Endpoint6: func(i int) ruleset.Element { return endpoint("fd00::1", policy.UDP, uint16(i)) },
-		ruleset.EtherAddr: func(i int) ruleset.Element { return ruleset.Element{MAC: [6]byte{2, 4: byte(i >> 8), 5: byte(i)}} },
-		ruleset.EtherType: func(i int) ruleset.Element { return ruleset.Element{First: uint16(i)} },
-		ruleset.Sender4:   func(i int) ruleset.Element { return sender("pf0", byte(i), manyAddrs(i, 1)[0]) },
-		ruleset.Sender6: func(i int) ruleset.Element {
-			return sender("pf0", byte(i), ruleset.Element{Addr: [16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)}})
+		nft.Of(nft.IPv6Addr, nft.InetProto, nft.InetService): func(i int) nft.Element { return endpoint("fd00::1", policy.UDP, uint16(i)) },
+		nft.Of(nft.EtherAddr):                                func(i int) nft.Element { return nft.Element{MAC: [6]byte{2, 4: byte(i >> 8), 5: byte(i)}} },
+		nft.Of(nft.EtherType):                                func(i int) nft.Element { return nft.Element{First: uint16(i)} },
+		nft.Of(nft.IfName, nft.EtherAddr, nft.IPv4Addr):      func(i int) nft.Element { return sender("pf0", byte(i), manyAddrs(i, 1)[0]) },
+		nft.Of(nft.IfName, nft.EtherAddr, nft.IPv6Addr): func(i int) nft.Element {
+			return sender("pf0", byte(i), nft.Element{Addr: [16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)}})
 		},
 	}
 	long := "egress-" + strings.Repeat("x", 240)
 	for setType, key := range keys {
 		for _, isMap := range []bool{false, true} {
-			if isMap && (setType == ruleset.Range4 || setType == ruleset.Range6 || setType == ruleset.PortRange) {
+			if isMap && (setType == nft.RangesOf(nft.IPv4Addr) || setType == nft.RangesOf(nft.IPv6Addr) || setType == nft.RangesOf(nft.InetProto, nft.InetService)) {
 				continue
 			}
 			t.Run(fmt.Sprint(setType, " map ", isMap), func(t *testing.T) {
@@ -155,28 +155,28 @@ func TestMessages(t *testing.T) {
 				n := newNamespace(t)
 				c := n.open()
 				size := 20_000
-				if setType == ruleset.PortRange {
+				if setType == nft.RangesOf(nft.InetProto, nft.InetService) {
 					// The time that ranges in concatenated keys take grows with the
 					// square of their number, above all where they are taken back
 					// (nft_pipapo_remove).
 					size = 2_000
 				}
-				var elements []ruleset.Element
+				var elements []nft.Element
 				for i := range size {
 					elements = append(elements, key(i))
 				}
-				ops := []ruleset.Op{ruleset.AddChain{Name: long}, ruleset.AddSet{Name: "s", Type: setType, Map: isMap}}
+				ops := []nft.Op{nft.AddChain{Name: long}, nft.AddSet{Name: "s", Type: setType, Map: isMap}}
 				if isMap {
-					ops = append(ops, ruleset.AddVerdicts{Map: "s", Type: setType, Entries: verdicts(jump(long), elements...)})
+					ops = append(ops, nft.AddVerdicts{Map: "s", Type: setType, Entries: verdicts(jump(long), elements...)})
 				} else {
-					ops = append(ops, ruleset.AddElements{Set: "s", Type: setType, Elements: elements})
+					ops = append(ops, nft.AddElements{Set: "s", Type: setType, Elements: elements})
 				}
-				failing := append([]ruleset.Op{ruleset.DeleteSet{Name: "none"}}, ops...)
-				err := c.Apply(ruleset.Plan{Replace: true, Ops: failing})
+				failing := append([]nft.Op{nft.DeleteSet{Name: "none"}}, ops...)
+				err := c.Apply(nft.Plan{Replace: true, Ops: failing})
 				g.Expect(err).To(MatchError(ContainSubstring("delete set none")))
 				g.Expect(err).To(MatchError(unix.ENOENT))
 				g.Expect(n.list()).To(BeEmpty())
-				g.Expect(c.Apply(ruleset.Plan{Replace: true, Ops: ops})).To(Succeed())
+				g.Expect(c.Apply(nft.Plan{Replace: true, Ops: ops})).To(Succeed())
 			})
 		}
 	}

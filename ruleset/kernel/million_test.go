@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // manyFlows is a kernel that has a number of flows, each from another source. It makes a
@@ -108,7 +108,7 @@ func TestMillionFlows(t *testing.T) {
 	var before runtime.MemStats
 	runtime.ReadMemStats(&before)
 	judged := 0
-	revoked, _, err := f.Revoke(func(_ ruleset.HookPoint, p policy.Packet) bool {
+	revoked, _, err := f.Revoke(func(_ nft.HookPoint, p policy.Packet) bool {
 		judged++
 		return binary.BigEndian.Uint32(p.Src.AsSlice())%every != 0
 	})

@@ -8,8 +8,8 @@ import (
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // own connects, and owns what it makes. It skips the test where the kernel cannot.
@@ -72,9 +72,9 @@ func TestOwnedTable(t *testing.T) {
 	second := n.own()
 	w := n.watch(second, false)
 	g.Expect(second.Apply(fenced())).To(And(MatchError(kernel.ErrPermission), MatchError(ContainSubstring("another process owns the table"))))
-	g.Expect(second.Apply(apply(ruleset.DeleteChain{Name: "pod"}))).To(MatchError(kernel.ErrPermission))
+	g.Expect(second.Apply(apply(nft.DeleteChain{Name: "pod"}))).To(MatchError(kernel.ErrPermission))
 	g.Expect(n.list()).To(Equal(before))
-	g.Expect(c.Apply(apply(ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(10, 1)}))).To(Succeed(), "the owner goes on")
+	g.Expect(c.Apply(apply(nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(10, 1)}))).To(Succeed(), "the owner goes on")
 	g.Expect(takeOne(g, w).Changes).To(HaveLen(1))
 
 	g.Expect(c.Close()).To(Succeed())
@@ -110,7 +110,7 @@ func TestOwnedGuard(t *testing.T) {
 	g := NewWithT(t)
 	n := newNamespace(t)
 	c := n.own()
-	g.Expect(c.Apply(ruleset.Plan{Family: ruleset.Bridge, Replace: true, Ops: []ruleset.Op{ruleset.AddChain{Name: "c"}}})).To(Succeed())
+	g.Expect(c.Apply(nft.Plan{Family: nft.Bridge, Replace: true, Ops: []nft.Op{nft.AddChain{Name: "c"}}})).To(Succeed())
 	n.nft("", "flush ruleset")
 	g.Expect(n.list()).To(ContainSubstring("table bridge podfence"))
 	g.Expect(c.Close()).To(Succeed())
@@ -127,8 +127,8 @@ func TestOwnedManyUpdates(t *testing.T) {
 	g.Expect(c.Apply(fenced())).To(Succeed())
 	before := n.list()
 	all := manyAddrs(100, 10_000)
-	g.Expect(c.Apply(apply(ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: all}))).To(Succeed())
-	g.Expect(c.Apply(apply(ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: all}))).To(Succeed())
+	g.Expect(c.Apply(apply(nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: all}))).To(Succeed())
+	g.Expect(c.Apply(apply(nft.DeleteElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: all}))).To(Succeed())
 	g.Expect(n.list()).To(Equal(before))
 	g.Consistently(w.Tampered(), watchWhile).ShouldNot(Receive())
 	g.Expect(c.Close()).To(Succeed())
@@ -144,7 +144,7 @@ func TestOwnedFailure(t *testing.T) {
 	g.Expect(c.Apply(fenced())).To(Succeed())
 	before := n.list()
 	bad := fenced()
-	bad.Ops = append(bad.Ops, ruleset.DeleteChain{Name: "nosuch"})
+	bad.Ops = append(bad.Ops, nft.DeleteChain{Name: "nosuch"})
 	err := c.Apply(bad)
 	g.Expect(err).To(MatchError(ContainSubstring("delete chain nosuch")))
 	g.Expect(n.list()).To(Equal(before))

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -100,11 +100,11 @@ func TestRevokeOwnFlows(t *testing.T) {
 	}
 
 	var denied []policy.Packet
-	revoked, _, err := flows.Revoke(func(hook ruleset.HookPoint, p policy.Packet) bool {
-		if hook == ruleset.Forward {
+	revoked, _, err := flows.Revoke(func(hook nft.HookPoint, p policy.Packet) bool {
+		if hook == nft.Forward {
 			denied = append(denied, p)
 		}
-		return hook != ruleset.Forward
+		return hook != nft.Forward
 	})
 	if err != nil || revoked != 1 {
 		t.Errorf("revoked %d, want the one that is forwarded (%v); denied were %v", revoked, err, denied)
@@ -118,8 +118,8 @@ func TestRevokeOwnFlows(t *testing.T) {
 		}
 	}
 	// And the other way: what the node's own hooks deny, is cut.
-	revoked, _, err = flows.Revoke(func(hook ruleset.HookPoint, p policy.Packet) bool {
-		return hook != ruleset.Output || !netip.MustParsePrefix("198.51.100.0/24").Contains(p.Src)
+	revoked, _, err = flows.Revoke(func(hook nft.HookPoint, p policy.Packet) bool {
+		return hook != nft.Output || !netip.MustParsePrefix("198.51.100.0/24").Contains(p.Src)
 	})
 	if err != nil || revoked != 2 {
 		t.Errorf("revoked %d, want the two from 198.51.100.7 (%v)", revoked, err)

@@ -15,8 +15,8 @@ import (
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // TestOwned has the table belong to another socket.
@@ -73,7 +73,7 @@ func TestUnprivileged(t *testing.T) {
 	var open, applied error
 	n.withCapabilities(func() {
 		_, open = kernel.Open(kernel.Options{})
-		applied = c.Apply(apply(ruleset.DeleteSet{Name: "peers"}))
+		applied = c.Apply(apply(nft.DeleteSet{Name: "peers"}))
 	})
 	g.Expect(open).To(MatchError(kernel.ErrPermission))
 	g.Expect(open).To(MatchError(unix.EPERM))
@@ -94,9 +94,9 @@ func TestOnlyNetAdmin(t *testing.T) {
 		if c, err = kernel.Open(kernel.Options{}); err != nil {
 			return
 		}
-		err = errors.Join(c.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-			ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
-			ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(0, 150_000)},
+		err = errors.Join(c.Apply(nft.Plan{Replace: true, Ops: []nft.Op{
+			nft.AddSet{Name: "peers", Type: nft.Of(nft.IPv4Addr)},
+			nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(0, 150_000)},
 		}}), c.Close())
 	}, unix.CAP_NET_ADMIN)
 	g.Expect(err).NotTo(HaveOccurred())
@@ -143,13 +143,13 @@ func TestUserNamespace(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(c.Apply(small())).To(Succeed())
 	large := small()
-	large.Ops = append(large.Ops, ruleset.AddSet{Name: "many", Type: ruleset.Addr4},
-		ruleset.AddElements{Set: "many", Type: ruleset.Addr4, Elements: manyAddrs(10, tooMany)})
+	large.Ops = append(large.Ops, nft.AddSet{Name: "many", Type: nft.Of(nft.IPv4Addr)},
+		nft.AddElements{Set: "many", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(10, tooMany)})
 	g.Expect(c.Apply(large)).To(Succeed())
-	err = c.Apply(apply(ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(10, tooMany)}))
+	err = c.Apply(apply(nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(10, tooMany)}))
 	g.Expect(err).To(MatchError(unix.EMSGSIZE))
 	g.Expect(err).To(MatchError(ContainSubstring("send buffer")))
-	g.Expect(c.Apply(apply(ruleset.DeleteElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(10, 1)}))).
+	g.Expect(c.Apply(apply(nft.DeleteElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(10, 1)}))).
 		To(MatchError(unix.ENOENT))
 	g.Expect(c.Apply(small())).To(Succeed())
 	g.Expect(c.Close()).To(Succeed())

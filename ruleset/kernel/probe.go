@@ -7,56 +7,56 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // A requirement is an operation that a kernel can refuse for want of something.
 type requirement struct {
 	needs string
-	op    ruleset.Op
+	op    nft.Op
 }
 
 // requirements are one operation for each part of the kernel that the table is
 // made of and that can be missing, alone. The base chain has no rules, and the
 // chain with rules no hook: no packet meets any of it.
 func requirements(options Options) []requirement {
-	tcp := ruleset.Element{Protocol: unix.IPPROTO_TCP, First: 1, Last: 2}
-	rule := func(rule ruleset.Rule) ruleset.Op {
-		return ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{rule}}
+	tcp := nft.Element{Protocol: unix.IPPROTO_TCP, First: 1, Last: 2}
+	rule := func(rule nft.Rule) nft.Op {
+		return nft.SetRules{Chain: "rules", Rules: []nft.Rule{rule}}
 	}
-	ports := ruleset.Lookup{Fields: []ruleset.Field{ruleset.L4Protocol, ruleset.DstPort}, Set: "ports"}
+	ports := nft.Lookup{Fields: []nft.Field{nft.L4Protocol, nft.DstPort}, Set: "ports"}
 	needs := []requirement{
-		{"CONFIG_NF_TABLES_INET", ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward}}},
-		{"CONFIG_NF_TABLES", ruleset.AddChain{Name: "rules"}},
-		{"Linux 5.7 or later", ruleset.AddSet{Name: "ports", Type: ruleset.PortRange}},
-		{"Linux 5.7 or later", ruleset.AddElements{Set: "ports", Type: ruleset.PortRange, Elements: []ruleset.Element{tcp}}},
-		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "addrs", Type: ruleset.Addr4}},
-		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.Addr4, Dynamic: true, Timeout: 60}},
-		{"CONFIG_NF_TABLES", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Loopback{}, ports}})},
-		{"CONFIG_NFT_COUNTER", rule(ruleset.Rule{Counter: true})},
-		{"CONFIG_NFT_CT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.New}})},
-		{"CONFIG_NF_CONNTRACK_MARK", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Mark(1)}})},
-		{"Linux 4.17 or later", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Lookup{Fields: []ruleset.Field{ruleset.CtOriginalSrc4}, Set: "addrs"}}})},
-		{"CONFIG_NFT_LIMIT", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Limit{Field: ruleset.DstAddr4, Set: "rates", PerSecond: 1, Burst: 1}}})},
-		{"CONFIG_NFT_REJECT_INET", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Reject}})},
+		{"CONFIG_NF_TABLES_INET", nft.AddChain{Name: "base", Hook: &nft.Hook{Point: nft.Forward}}},
+		{"CONFIG_NF_TABLES", nft.AddChain{Name: "rules"}},
+		{"Linux 5.7 or later", nft.AddSet{Name: "ports", Type: nft.RangesOf(nft.InetProto, nft.InetService)}},
+		{"Linux 5.7 or later", nft.AddElements{Set: "ports", Type: nft.RangesOf(nft.InetProto, nft.InetService), Elements: []nft.Element{tcp}}},
+		{"CONFIG_NF_TABLES", nft.AddSet{Name: "addrs", Type: nft.Of(nft.IPv4Addr)}},
+		{"CONFIG_NF_TABLES", nft.AddSet{Name: "rates", Type: nft.Of(nft.IPv4Addr), Dynamic: true, Timeout: 60}},
+		{"CONFIG_NF_TABLES", rule(nft.Rule{Matches: []nft.Match{nft.Loopback{}, ports}})},
+		{"CONFIG_NFT_COUNTER", rule(nft.Rule{Counter: true})},
+		{"CONFIG_NFT_CT", rule(nft.Rule{Matches: []nft.Match{nft.New}})},
+		{"CONFIG_NF_CONNTRACK_MARK", rule(nft.Rule{Matches: []nft.Match{nft.Mark(1)}})},
+		{"Linux 4.17 or later", rule(nft.Rule{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.CtOriginalSrc4}, Set: "addrs"}}})},
+		{"CONFIG_NFT_LIMIT", rule(nft.Rule{Matches: []nft.Match{nft.Limit{Field: nft.DstAddr4, Set: "rates", PerSecond: 1, Burst: 1}}})},
+		{"CONFIG_NFT_REJECT_INET", rule(nft.Rule{Verdict: nft.Verdict{Action: nft.Reject}})},
 	}
 	if options.Masquerade {
 		needs = append(needs,
-			requirement{"CONFIG_NFT_NAT", ruleset.AddChain{Name: "nat", Hook: &ruleset.Hook{NAT: true, Point: ruleset.Postrouting, Base: ruleset.SrcNAT}}},
-			requirement{"CONFIG_NFT_MASQ", rule(ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Masquerade}})},
+			requirement{"CONFIG_NFT_NAT", nft.AddChain{Name: "nat", Hook: &nft.Hook{NAT: true, Point: nft.Postrouting, Base: nft.SrcNAT}}},
+			requirement{"CONFIG_NFT_MASQ", rule(nft.Rule{Verdict: nft.Verdict{Action: nft.Masquerade}})},
 		)
 	}
 	if options.MaxConnections {
 		needs = append(needs,
-			requirement{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "connections", Type: ruleset.Addr4, Dynamic: true}},
-			requirement{"CONFIG_NFT_CONNLIMIT (--max-connections-per-pod 0 does without)", rule(ruleset.Rule{Matches: []ruleset.Match{
-				ruleset.Unconfirmed{}, ruleset.Connections{Field: ruleset.SrcAddr4, Set: "connections", Over: 1}, ruleset.Noted{Field: ruleset.SrcAddr4, Set: "rates"},
+			requirement{"CONFIG_NF_TABLES", nft.AddSet{Name: "connections", Type: nft.Of(nft.IPv4Addr), Dynamic: true}},
+			requirement{"CONFIG_NFT_CONNLIMIT (--max-connections-per-pod 0 does without)", rule(nft.Rule{Matches: []nft.Match{
+				nft.Unconfirmed{}, nft.Connections{Field: nft.SrcAddr4, Set: "connections", Over: 1}, nft.Noted{Field: nft.SrcAddr4, Set: "rates"},
 			}})},
 		)
 	}
 	if options.SourceCheck {
 		needs = append(needs, requirement{
-			"CONFIG_NFT_FIB_INET (--source-check off does without)", rule(ruleset.Rule{Matches: []ruleset.Match{ruleset.Elsewhere{}}}),
+			"CONFIG_NFT_FIB_INET (--source-check off does without)", rule(nft.Rule{Matches: []nft.Match{nft.Elsewhere{}}}),
 		})
 	}
 	return needs
@@ -65,17 +65,17 @@ func requirements(options Options) []requirement {
 // guardRequirements are the same for the table of family bridge.
 func guardRequirements() []requirement {
 	return []requirement{
-		{"CONFIG_NF_TABLES_BRIDGE", ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Prerouting, Base: ruleset.DstNAT}}},
-		{"CONFIG_NF_TABLES", ruleset.AddChain{Name: "rules"}},
-		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "senders", Type: ruleset.Sender6}},
-		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
-			Matches: []ruleset.Match{ruleset.PodPort{}, ruleset.Lookup{Fields: []ruleset.Field{ruleset.InPort, ruleset.SrcMAC, ruleset.SrcAddr6}, Set: "senders"}},
+		{"CONFIG_NF_TABLES_BRIDGE", nft.AddChain{Name: "base", Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.DstNAT}}},
+		{"CONFIG_NF_TABLES", nft.AddChain{Name: "rules"}},
+		{"CONFIG_NF_TABLES", nft.AddSet{Name: "senders", Type: nft.Of(nft.IfName, nft.EtherAddr, nft.IPv6Addr)}},
+		{"CONFIG_NF_TABLES", nft.SetRules{Chain: "rules", Rules: []nft.Rule{{
+			Matches: []nft.Match{nft.InGroup(1), nft.Lookup{Fields: []nft.Field{nft.InPort, nft.SrcMAC, nft.SrcAddr6}, Set: "senders"}},
 			Counter: true,
 		}}}},
-		{"CONFIG_NF_TABLES", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{Matches: []ruleset.Match{ruleset.Fragment{V6: true}}}}}},
-		{"CONFIG_NF_TABLES", ruleset.AddSet{Name: "rates", Type: ruleset.IfName, Dynamic: true, Timeout: 60}},
-		{"CONFIG_NFT_LIMIT", ruleset.SetRules{Chain: "rules", Rules: []ruleset.Rule{{
-			Matches: []ruleset.Match{ruleset.Limit{Field: ruleset.InPort, Set: "rates", PerSecond: 1, Burst: 1}},
+		{"CONFIG_NF_TABLES", nft.SetRules{Chain: "rules", Rules: []nft.Rule{{Matches: []nft.Match{nft.Fragment{V6: true}}}}}},
+		{"CONFIG_NF_TABLES", nft.AddSet{Name: "rates", Type: nft.Of(nft.IfName), Dynamic: true, Timeout: 60}},
+		{"CONFIG_NFT_LIMIT", nft.SetRules{Chain: "rules", Rules: []nft.Rule{{
+			Matches: []nft.Match{nft.Limit{Field: nft.InPort, Set: "rates", PerSecond: 1, Burst: 1}},
 		}}}},
 	}
 }
@@ -87,7 +87,7 @@ const owned = nftables.TableFlagOwner | nftables.TableFlagPersist
 
 // probeOwner tries whether the kernel has both flags.
 func (c *Conn) probeOwner() error {
-	table := c.table(ruleset.Inet)
+	table := c.table(nft.Inet)
 	table.Name += "-probe"
 	table.Flags = owned
 	_, err := c.commit([]message{destroyTable(table), addTable(table), deleteTable(table)}, 0, false)
@@ -107,20 +107,20 @@ func (c *Conn) probe(options Options) error {
 			return unsupported(err, "CONFIG_NF_TABLES")
 		}
 	}
-	err := c.try(ruleset.Inet, "CONFIG_NF_TABLES", requirements(options))
+	err := c.try(nft.Inet, "CONFIG_NF_TABLES", requirements(options))
 	if err != nil || !options.Guard {
 		return err
 	}
-	return c.try(ruleset.Bridge, "CONFIG_NF_TABLES_BRIDGE", guardRequirements())
+	return c.try(nft.Bridge, "CONFIG_NF_TABLES_BRIDGE", guardRequirements())
 }
 
 // try makes a table with everything that can be missing, and deletes it, in one
 // transaction. Nobody can see the table; the generation of the namespace's
 // ruleset goes up by one.
-func (c *Conn) try(family ruleset.Family, missing string, needs []requirement) error {
+func (c *Conn) try(family nft.Family, missing string, needs []requirement) error {
 	table := c.table(family)
 	table.Name += "-probe"
-	plan := ruleset.Plan{Family: family, Replace: true}
+	plan := nft.Plan{Family: family, Replace: true}
 	for _, n := range needs {
 		plan.Ops = append(plan.Ops, n.op)
 	}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 var (
@@ -62,7 +62,7 @@ func randomFlows(t *testing.T, seed int64) (wrong string) {
 	}
 	flows := &Flows{bit: 1 << 29, judging: lines(), some: lines(), deletions: lineTo(k.conntrack)}
 	denied := map[netip.Addr]bool{}
-	passes := func(hook ruleset.HookPoint, p policy.Packet) bool { return hook == ruleset.Output || !denied[p.Src] }
+	passes := func(hook nft.HookPoint, p policy.Packet) bool { return hook == nft.Output || !denied[p.Src] }
 	some := func() (some []netip.Addr) {
 		for range 1 + r.Intn(3) {
 			some = append(some, all[r.Intn(len(all))])

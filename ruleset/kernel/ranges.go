@@ -10,19 +10,17 @@ import (
 	"github.com/mdlayher/netlink"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
-
-	"github.com/podfence/podfence/ruleset"
 )
 
-// PodCIDRs returns the node's pod ranges as the table in the kernel has them: those that
-// the agent knew who wrote it. There are none if there is no table.
-func (c *Conn) PodCIDRs() (ranges []netip.Prefix, err error) {
+// Ranges returns the address ranges that sets of the table of family inet have in the kernel,
+// as who wrote it knew them. There are none if there is no table.
+func (c *Conn) Ranges(sets ...string) (ranges []netip.Prefix, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, &OpError{Op: "list the pod ranges", Err: ErrClosed}
+		return nil, &OpError{Op: "list ranges of addresses", Err: ErrClosed}
 	}
-	for _, set := range ruleset.PodRangeSets {
+	for _, set := range sets {
 		read, err := c.readRanges(set)
 		if errors.Is(err, unix.ENOENT) {
 			continue

@@ -11,6 +11,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -22,7 +23,7 @@ func TestRevokeOf(t *testing.T) {
 	n := newFlowNode(t, bit)
 	node, flows := n.Node, n.flows
 	changed, other, third := n.pod("changed", 2), n.pod("other", 3), n.pod("third", 4)
-	nft(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
+	runNFT(t, node, `add table ip service; add chain ip service c { type nat hook prerouting priority -100; }; add rule ip service c ip daddr 10.96.0.1 tcp dport 443 dnat to 10.0.0.2:8080`)
 	for _, host := range []*lab.Host{changed, other, third} {
 		check.Value(host.Serve(policy.TCP, 8080))(t)
 		check.Value(host.Serve(policy.UDP, 8080))(t)
@@ -43,7 +44,7 @@ func TestRevokeOf(t *testing.T) {
 		kept = append(kept, dial(third, protocol, "10.0.0.3:8080"), dial(third, protocol, "[fd00::3]:8080"))
 	}
 	is := func(addr netip.Addr) bool { return addr == changed.IPs[0] || addr == changed.IPs[1] }
-	others := func(_ ruleset.HookPoint, p policy.Packet) bool {
+	others := func(_ nft.HookPoint, p policy.Packet) bool {
 		if !is(p.Src) && !is(p.Dst) {
 			t.Errorf("%s is judged", p)
 			return true
@@ -54,7 +55,7 @@ func TestRevokeOf(t *testing.T) {
 	asked, answer, done := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {
 		first := true
-		_, _, err := flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool {
+		_, _, err := flows.Revoke(func(nft.HookPoint, policy.Packet) bool {
 			if first {
 				first = false
 				close(asked)
@@ -104,8 +105,8 @@ func BenchmarkRevoke(b *testing.B) {
 		addrs := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}
 		m.Apply(policy.SetPod(&policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: addrs}))
 		table := ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1})
-		judge := func(hook ruleset.HookPoint, p policy.Packet) bool {
-			return table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
+		judge := func(hook nft.HookPoint, p policy.Packet) bool {
+			return table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
 		}
 		if have := check.Value(flows.Entries())(b); int(have) != n {
 			b.Fatalf("%d flows, not %d", have, n)

@@ -7,14 +7,14 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // program returns the expressions of a rule. They are those of nft for a table
 // of the same family, dependencies and register numbers included: nft recognises
 // its own way of saying a thing, and prints anything else in pieces or wrongly.
-func program(rule ruleset.Rule, bridge bool) ([]expr.Any, error) {
+func program(rule nft.Rule, bridge bool) ([]expr.Any, error) {
 	p := assembler{bridge: bridge}
 	for _, match := range rule.Matches {
 		if err := p.match(match); err != nil {
@@ -59,9 +59,9 @@ func register(word uint32) uint32 {
 	return unix.NFT_REG32_00 + word
 }
 
-func (p *assembler) match(match ruleset.Match) error {
+func (p *assembler) match(match nft.Match) error {
 	switch m := match.(type) {
-	case ruleset.Loopback:
+	case nft.Loopback:
 		// iifname "lo"
 		name := make([]byte, unix.IFNAMSIZ)
 		copy(name, "lo")
@@ -69,84 +69,84 @@ func (p *assembler) match(match ruleset.Match) error {
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: name},
 		)
-	case ruleset.PodPort:
+	case nft.InGroup:
 		// iifgroup 28774
 		p.emit(
 			&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: firstRegister},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.NativeEndian.PutUint32(ruleset.LinkGroup)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.NativeEndian.PutUint32(uint32(m))},
 		)
-	case ruleset.PacketType:
+	case nft.PacketType:
 		// meta pkttype multicast
 		p.emit(
 			&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(m)}},
 		)
-	case ruleset.CtState:
+	case nft.CtState:
 		// ct state established,related
 		p.emit(
 			&expr.Ct{Key: expr.CtKeySTATE, Register: firstRegister},
 			and(stateBits(m)),
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: make([]byte, 4)},
 		)
-	case ruleset.Mark:
+	case nft.Mark:
 		// ct mark & 0x1 == 0x1
 		p.emit(
 			&expr.Ct{Key: expr.CtKeyMARK, Register: firstRegister},
 			and(uint32(m)),
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binaryutil.NativeEndian.PutUint32(uint32(m))},
 		)
-	case ruleset.Elsewhere:
+	case nft.Elsewhere:
 		// fib saddr . iif oif missing
 		p.emit(
 			&expr.Fib{Register: firstRegister, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)},
 		)
-	case ruleset.DNAT:
+	case nft.DNAT:
 		// ct status dnat
 		p.emit(
 			&expr.Ct{Key: expr.CtKeySTATUS, Register: firstRegister},
 			and(ctStatusDNAT),
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: make([]byte, 4)},
 		)
-	case ruleset.Midstream:
-		return p.midstream(policy.Protocol(m))
-	case ruleset.ICMPv6:
+	case nft.Midstream:
+		return p.midstream(packet.Protocol(m))
+	case nft.ICMPv6:
 		// meta l4proto ipv6-icmp
 		p.requireProtocol(unix.IPPROTO_ICMPV6)
-	case ruleset.Authenticated:
+	case nft.Authenticated:
 		// meta l4proto ah
 		p.requireProtocol(unix.IPPROTO_AH)
-	case ruleset.ICMPv6Error:
+	case nft.ICMPv6Error:
 		// icmpv6 type < echo-request
-		if err := p.load([]ruleset.Field{ruleset.ICMPv6MessageType}); err != nil {
+		if err := p.load([]nft.Field{nft.ICMPv6MessageType}); err != nil {
 			return err
 		}
 		p.emit(&expr.Cmp{Op: expr.CmpOpLt, Register: firstRegister, Data: []byte{128}})
-	case ruleset.Redirect:
+	case nft.Redirect:
 		// icmp type redirect
-		if err := p.load([]ruleset.Field{ruleset.ICMPMessageType}); err != nil {
+		if err := p.load([]nft.Field{nft.ICMPMessageType}); err != nil {
 			return err
 		}
-		p.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{5}})
-	case ruleset.Fragment:
+		p.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{nft.ICMPRedirect}})
+	case nft.Fragment:
 		p.fragment(m)
-	case ruleset.Atomic:
+	case nft.Atomic:
 		// frag frag-off 0 frag more-fragments 0
-		p.fragment(ruleset.Fragment{V6: true, First: true})
+		p.fragment(nft.Fragment{V6: true, First: true})
 		p.emit(
 			&expr.Exthdr{DestRegister: firstRegister, Type: unix.IPPROTO_FRAGMENT, Op: expr.ExthdrOpIpv6, Offset: 3, Len: 1},
 			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 1, Mask: []byte{1}, Xor: []byte{0}},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}},
 		)
-	case ruleset.UpperLayer:
+	case nft.UpperLayer:
 		// @th,56,8 >= 0x0
 		p.emit(
 			&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 7, Len: 1, DestRegister: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpGte, Register: firstRegister, Data: []byte{0}},
 		)
-	case ruleset.Limit:
+	case nft.Limit:
 		// update @set { ip daddr limit rate 100/second burst 100 packets }
-		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+		if err := p.load([]nft.Field{m.Field}); err != nil {
 			return err
 		}
 		kind := expr.LimitTypePkts
@@ -156,28 +156,28 @@ func (p *assembler) match(match ruleset.Match) error {
 		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{
 			&expr.Limit{Type: kind, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst},
 		}})
-	case ruleset.Unconfirmed:
+	case nft.Unconfirmed:
 		// ct status ! confirmed
 		p.emit(
 			&expr.Ct{Key: expr.CtKeySTATUS, Register: firstRegister},
 			and(ctStatusConfirmed),
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)},
 		)
-	case ruleset.Connections:
+	case nft.Connections:
 		// add @set { ip saddr ct count over 10000 }
-		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+		if err := p.load([]nft.Field{m.Field}); err != nil {
 			return err
 		}
 		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD, Exprs: []expr.Any{
 			&expr.Connlimit{Count: m.Over, Flags: expr.NFT_CONNLIMIT_F_INV},
 		}})
-	case ruleset.Noted:
+	case nft.Noted:
 		// add @set { ip saddr }
-		if err := p.load([]ruleset.Field{m.Field}); err != nil {
+		if err := p.load([]nft.Field{m.Field}); err != nil {
 			return err
 		}
 		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD})
-	case ruleset.NextHeader:
+	case nft.NextHeader:
 		// ip6 nexthdr ipv6-icmp
 		op := expr.CmpOpEq
 		if m.Not {
@@ -188,20 +188,20 @@ func (p *assembler) match(match ruleset.Match) error {
 			&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 1, DestRegister: firstRegister},
 			&expr.Cmp{Op: op, Register: firstRegister, Data: []byte{byte(m.Protocol)}},
 		)
-	case ruleset.HopLimit:
+	case nft.HopLimit:
 		// ip6 hoplimit 255
 		p.requireFamily(unix.NFPROTO_IPV6)
 		p.emit(
 			&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: 7, Len: 1, DestRegister: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(m)}},
 		)
-	case ruleset.MessageType:
+	case nft.MessageType:
 		// icmpv6 type nd-neighbor-solicit
-		if err := p.load([]ruleset.Field{ruleset.ICMPv6MessageType}); err != nil {
+		if err := p.load([]nft.Field{nft.ICMPv6MessageType}); err != nil {
 			return err
 		}
 		p.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(m)}})
-	case ruleset.Lookup:
+	case nft.Lookup:
 		// ip daddr . meta l4proto . th dport @set
 		if err := p.load(m.Fields); err != nil {
 			return err
@@ -214,7 +214,7 @@ func (p *assembler) match(match ruleset.Match) error {
 }
 
 // fragment matches fragments.
-func (p *assembler) fragment(m ruleset.Fragment) {
+func (p *assembler) fragment(m nft.Fragment) {
 	offset := func(mask []byte, op expr.CmpOp) {
 		p.emit(
 			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 2, Mask: mask, Xor: make([]byte, 2)},
@@ -252,20 +252,20 @@ func (p *assembler) fragment(m ruleset.Fragment) {
 }
 
 // midstream matches what begins no connection, by the octet of the header that says so.
-func (p *assembler) midstream(protocol policy.Protocol) error {
+func (p *assembler) midstream(protocol packet.Protocol) error {
 	p.requireProtocol(byte(protocol))
 	octet := func(offset uint32) {
 		p.emit(&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 1, DestRegister: firstRegister})
 	}
 	switch protocol {
-	case policy.TCP:
+	case packet.TCP:
 		// tcp flags ! syn
 		octet(13)
 		p.emit(
 			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 1, Mask: []byte{0x02}, Xor: []byte{0}},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}},
 		)
-	case policy.SCTP:
+	case packet.SCTP:
 		// @th,96,8 != 0x1: the type of the first chunk, behind the common header
 		octet(12)
 		p.emit(&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: []byte{1}})
@@ -291,17 +291,17 @@ func and(mask uint32) expr.Any {
 }
 
 // stateBits are the states as the kernel numbers them.
-func stateBits(states ruleset.CtState) uint32 {
+func stateBits(states nft.CtState) uint32 {
 	var bits uint32
 	for _, b := range []struct {
-		state ruleset.CtState
+		state nft.CtState
 		bit   uint32
 	}{
-		{ruleset.Established, expr.CtStateBitESTABLISHED},
-		{ruleset.Related, expr.CtStateBitRELATED},
-		{ruleset.Invalid, expr.CtStateBitINVALID},
-		{ruleset.New, expr.CtStateBitNEW},
-		{ruleset.Untracked, expr.CtStateBitUNTRACKED},
+		{nft.Established, expr.CtStateBitESTABLISHED},
+		{nft.Related, expr.CtStateBitRELATED},
+		{nft.Invalid, expr.CtStateBitINVALID},
+		{nft.New, expr.CtStateBitNEW},
+		{nft.Untracked, expr.CtStateBitUNTRACKED},
 	} {
 		if states&b.state != 0 {
 			bits |= b.bit
@@ -310,29 +310,29 @@ func stateBits(states ruleset.CtState) uint32 {
 	return bits
 }
 
-func (p *assembler) verdict(v ruleset.Verdict) error {
+func (p *assembler) verdict(v nft.Verdict) error {
 	switch v.Action {
-	case ruleset.Accept:
+	case nft.Accept:
 		// accept
 		p.emit(&expr.Verdict{Kind: expr.VerdictAccept})
-	case ruleset.Drop:
+	case nft.Drop:
 		// drop
 		p.emit(&expr.Verdict{Kind: expr.VerdictDrop})
-	case ruleset.Reject:
+	case nft.Reject:
 		// reject with icmpx admin-prohibited
 		p.emit(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
-	case ruleset.Return:
+	case nft.Return:
 		// return
 		p.emit(&expr.Verdict{Kind: expr.VerdictReturn})
-	case ruleset.Jump:
+	case nft.Jump:
 		// jump CHAIN
 		p.emit(&expr.Verdict{Kind: expr.VerdictJump, Chain: v.Chain})
-	case ruleset.Masquerade:
+	case nft.Masquerade:
 		// masquerade fully-random
 		p.emit(&expr.Masq{FullyRandom: true})
-	case ruleset.Dispatch:
+	case nft.Dispatch:
 		// ip saddr vmap @map
-		if err := p.load([]ruleset.Field{v.Field}); err != nil {
+		if err := p.load([]nft.Field{v.Field}); err != nil {
 			return err
 		}
 		p.emit(&expr.Lookup{SourceRegister: firstRegister, SetName: v.Map, IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT})

@@ -7,7 +7,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // A transaction is one message to the kernel, and must fit the socket's send buffer
@@ -33,19 +33,19 @@ func tooLarge(err error) bool { return errors.Is(err, unix.EMSGSIZE) }
 
 // unmet are the operations of a plan that no packet meets until others are carried
 // out: new sets with what they hold, and new chains with their rules that are at no hook.
-func unmet(ops []ruleset.Op) map[int]bool {
+func unmet(ops []nft.Op) map[int]bool {
 	unmet, made := map[int]bool{}, map[string]bool{} // chains and sets have names of their own kind
 	for i, op := range ops {
 		switch op := op.(type) {
-		case ruleset.AddSet:
+		case nft.AddSet:
 			unmet[i], made["set "+op.Name] = true, true
-		case ruleset.AddChain:
+		case nft.AddChain:
 			unmet[i], made["chain "+op.Name] = op.Hook == nil, op.Hook == nil
-		case ruleset.AddElements:
+		case nft.AddElements:
 			unmet[i] = made["set "+op.Set]
-		case ruleset.AddVerdicts:
+		case nft.AddVerdicts:
 			unmet[i] = made["set "+op.Map]
-		case ruleset.SetRules:
+		case nft.SetRules:
 			unmet[i] = made["chain "+op.Chain]
 		}
 	}
@@ -54,7 +54,7 @@ func unmet(ops []ruleset.Op) map[int]bool {
 
 // apart takes the messages of what no packet meets out of a plan's, those of the table
 // itself with them.
-func apart(messages []message, ops []ruleset.Op) (first, last []message) {
+func apart(messages []message, ops []nft.Op) (first, last []message) {
 	unmet := unmet(ops)
 	for _, m := range messages {
 		if m.op < 0 || unmet[m.op] {
@@ -86,7 +86,7 @@ func (c *Conn) slices(messages []message) (begun bool, err error) {
 
 // updateInSlices carries out an update that is too large for one transaction. What it
 // has begun and cannot end is ErrUnknown: sets and chains are left that nothing uses.
-func (c *Conn) updateInSlices(messages []message, ops []ruleset.Op) error {
+func (c *Conn) updateInSlices(messages []message, ops []nft.Op) error {
 	first, last := apart(messages, ops)
 	begun, err := c.slices(first)
 	if err == nil {
@@ -104,7 +104,7 @@ func (c *Conn) updateInSlices(messages []message, ops []ruleset.Op) error {
 // build makes a table by a plan. Its base chains come last, in the transaction that last
 // carries out: until then no packet meets any of it. With an error the table is gone, or
 // not in force.
-func (c *Conn) build(table *nftables.Table, plan ruleset.Plan, last func([]message) (int, error)) error {
+func (c *Conn) build(table *nftables.Table, plan nft.Plan, last func([]message) (int, error)) error {
 	messages, err := encode(table, plan)
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (c *Conn) drop(table *nftables.Table) error {
 }
 
 // aside is the table of a family beside that which is in force.
-func (c *Conn) aside(family ruleset.Family, suffix string) *nftables.Table {
+func (c *Conn) aside(family nft.Family, suffix string) *nftables.Table {
 	table := c.table(family)
 	table.Name += suffix
 	return table
@@ -146,7 +146,7 @@ func (c *Conn) aside(family ruleset.Family, suffix string) *nftables.Table {
 // that is the same is in force in its place; for a moment both are, which is as closed as
 // the stricter of them. What it leaves if it is killed is what the next replacement begins
 // with: a table without base chains is none.
-func (c *Conn) replaceUnderCover(plan ruleset.Plan) error {
+func (c *Conn) replaceUnderCover(plan nft.Plan) error {
 	commit := func(messages []message) (int, error) { return c.commit(messages, 0, false) }
 	table, standby := c.table(plan.Family), c.aside(plan.Family, standbySuffix)
 	there, err := c.contents(table)
@@ -174,7 +174,7 @@ func (c *Conn) replaceUnderCover(plan ruleset.Plan) error {
 }
 
 // tidy deletes the tables that slices have been in, once the table is in force.
-func (c *Conn) tidy(family ruleset.Family) error {
+func (c *Conn) tidy(family nft.Family) error {
 	for _, suffix := range []string{standbySuffix, trialSuffix} {
 		table := c.aside(family, suffix)
 		there, err := c.there(table)
@@ -204,7 +204,7 @@ func (c *Conn) there(table *nftables.Table) (bool, error) {
 
 // checkInSlices checks a replacement that is too large for one transaction, in a table
 // that is never in force.
-func (c *Conn) checkInSlices(plan ruleset.Plan) error {
+func (c *Conn) checkInSlices(plan nft.Plan) error {
 	table := c.aside(plan.Family, trialSuffix)
 	err := c.build(table, plan, func(messages []message) (int, error) { return c.send(messages, (*Conn).check) })
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // narrow is a connection whose socket takes no more than some hundred kilobytes.
@@ -24,7 +25,7 @@ func (n *namespace) narrow(g *WithT) *kernel.Conn {
 
 // large is the plan of a table that is larger than a narrow connection takes: as many
 // policies as given, each with a set of its own, and a pod that they isolate.
-func large(policies int) ruleset.Plan {
+func large(policies int) nft.Plan {
 	in := policy.NewModel("here")
 	in.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
 	for i := range 3 {
@@ -59,23 +60,23 @@ func TestLargeReplacement(t *testing.T) {
 func TestMovedReplacement(t *testing.T) {
 	g := NewWithT(t)
 	have := newNamespace(t)
-	at := func(point ruleset.HookPoint) ruleset.Plan {
+	at := func(point nft.HookPoint) nft.Plan {
 		plan := fenced()
 		plan.Ops = slices.Clone(plan.Ops)
 		for i, op := range plan.Ops {
-			if chain, is := op.(ruleset.AddChain); is && chain.Hook != nil {
-				chain.Hook = &ruleset.Hook{Point: point}
+			if chain, is := op.(nft.AddChain); is && chain.Hook != nil {
+				chain.Hook = &nft.Hook{Point: point}
 				plan.Ops[i] = chain
 			}
 		}
 		return plan
 	}
-	have.replaceInTurn(g, have.open(), at(ruleset.Forward), at(ruleset.Prerouting), at(ruleset.Postrouting), at(ruleset.Forward))
+	have.replaceInTurn(g, have.open(), at(nft.Forward), at(nft.Prerouting), at(nft.Postrouting), at(nft.Forward))
 }
 
 // replaceInTurn has plans replace one another, and sees whether at each moment a table is
 // in force.
-func (n *namespace) replaceInTurn(g *WithT, c *kernel.Conn, plans ...ruleset.Plan) {
+func (n *namespace) replaceInTurn(g *WithT, c *kernel.Conn, plans ...nft.Plan) {
 	n.t.Helper()
 	want := newNamespace(n.t)
 	free, look := want.open(), n.open()
@@ -90,7 +91,7 @@ func (n *namespace) replaceInTurn(g *WithT, c *kernel.Conn, plans ...ruleset.Pla
 				return
 			default:
 			}
-			names, err := look.InForce(ruleset.Inet)
+			names, err := look.InForce(nft.Inet)
 			switch {
 			case err != nil:
 				n.t.Errorf("which tables are in force was not to be had: %v", err)
@@ -158,11 +159,11 @@ func TestLargeUpdate(t *testing.T) {
 	have, want := newNamespace(t), newNamespace(t)
 	c, free := have.narrow(g), want.open()
 	update := apply(
-		ruleset.AddSet{Name: "many", Type: ruleset.Addr4},
-		ruleset.AddElements{Set: "many", Type: ruleset.Addr4, Elements: manyAddrs(10, 50_000)},
-		ruleset.AddChain{Name: "new"},
-		ruleset.SetRules{Chain: "new", Rules: []ruleset.Rule{{Matches: []ruleset.Match{lookup("many", ruleset.SrcAddr4)}, Verdict: ruleset.Verdict{Action: ruleset.Accept}}}},
-		ruleset.SetRules{Chain: "base", Rules: []ruleset.Rule{{Verdict: jump("new")}}},
+		nft.AddSet{Name: "many", Type: nft.Of(nft.IPv4Addr)},
+		nft.AddElements{Set: "many", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(10, 50_000)},
+		nft.AddChain{Name: "new"},
+		nft.SetRules{Chain: "new", Rules: []nft.Rule{{Matches: []nft.Match{lookup("many", nft.SrcAddr4)}, Verdict: nft.Verdict{Action: nft.Accept}}}},
+		nft.SetRules{Chain: "base", Rules: []nft.Rule{{Verdict: jump("new")}}},
 	)
 	for _, c := range []*kernel.Conn{c, free} {
 		g.Expect(c.Apply(fenced())).To(Succeed())
@@ -172,10 +173,10 @@ func TestLargeUpdate(t *testing.T) {
 	have.addrsOf(g, "set many", 50_000)
 	g.Expect(have.sorted()).To(HaveLen(len(want.sorted())))
 	before := have.sorted()
-	err := c.Apply(apply(ruleset.AddElements{Set: "many", Type: ruleset.Addr4, Elements: manyAddrs(60_000, 50_000)}))
+	err := c.Apply(apply(nft.AddElements{Set: "many", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(60_000, 50_000)}))
 	g.Expect(err).To(MatchError(unix.EMSGSIZE))
 	g.Expect(have.sorted()).To(Equal(before))
-	var refusal *ruleset.Refusal
+	var refusal *nft.Refusal
 	g.Expect(err).NotTo(BeAssignableToTypeOf(refusal), "a replacement can do it")
 }
 
@@ -188,16 +189,16 @@ func TestLargeRefused(t *testing.T) {
 	g.Expect(c.Apply(fenced())).To(Succeed())
 	before := n.list()
 	good := large(400)
-	for _, bad := range []ruleset.Op{
-		ruleset.DeleteSet{Name: "none"}, // met
-		ruleset.SetRules{Chain: "ingress-0", Rules: []ruleset.Rule{{Verdict: jump("nowhere")}}},
+	for _, bad := range []nft.Op{
+		nft.DeleteSet{Name: "none"}, // met
+		nft.SetRules{Chain: "ingress-0", Rules: []nft.Rule{{Verdict: jump("nowhere")}}},
 	} {
 		plan := good
-		plan.Ops = slices.Concat(good.Ops, []ruleset.Op{ruleset.AddChain{Name: "ingress-0"}, bad})
+		plan.Ops = slices.Concat(good.Ops, []nft.Op{nft.AddChain{Name: "ingress-0"}, bad})
 		for _, err := range []error{c.Check(plan), c.Apply(plan)} {
-			var refusal *ruleset.Refusal
+			var refusal *nft.Refusal
 			g.Expect(err).To(BeAssignableToTypeOf(refusal))
-			g.Expect(err.(*ruleset.Refusal).Op).To(Equal(len(plan.Ops) - 1))
+			g.Expect(err.(*nft.Refusal).Op).To(Equal(len(plan.Ops) - 1))
 			g.Expect(n.list()).To(Equal(before))
 		}
 	}

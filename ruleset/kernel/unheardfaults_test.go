@@ -8,7 +8,7 @@ import (
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // generations answers questions for the generation; a transaction counts it up.
@@ -89,9 +89,9 @@ func TestUnheardFaults(t *testing.T) {
 			w := &Watch{socket: netlink.NewConn(&relay{join: test.join, leave: test.leave}, 8), tampered: make(chan struct{}, 1)}
 			c := relayed(k.kernel)
 			c.watch = w
-			plan := ruleset.Plan{Replace: true}
+			plan := nft.Plan{Replace: true}
 			for range many {
-				plan.Ops = append(plan.Ops, ruleset.DeleteChain{Name: "c"})
+				plan.Ops = append(plan.Ops, nft.DeleteChain{Name: "c"})
 			}
 			g.Expect(c.Apply(plan)).To(Succeed())
 			g.Expect(k.done).To(Equal(1))

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 const (
@@ -44,7 +44,7 @@ type Watch struct {
 	ended    chan struct{}
 
 	mu      sync.Mutex
-	noticed []ruleset.Tampering
+	noticed []nft.Tampering
 	err     error
 }
 
@@ -105,7 +105,7 @@ func (w *Watch) Tampered() <-chan struct{} { return w.tampered }
 
 // Take hands out what others have done since the last call, one transaction
 // each. With an error the watch has ended, and nothing is noticed any more.
-func (w *Watch) Take() ([]ruleset.Tampering, error) {
+func (w *Watch) Take() ([]nft.Tampering, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	noticed := w.noticed
@@ -126,7 +126,7 @@ func (w *Watch) Close() error {
 // read reads until the socket is closed.
 func (w *Watch) read() {
 	defer close(w.ended)
-	var touched ruleset.Tampering // by the transaction that is being told of
+	var touched nft.Tampering // by the transaction that is being told of
 	for {
 		messages, err := w.socket.Receive()
 		switch {
@@ -137,12 +137,12 @@ func (w *Watch) read() {
 			if !w.owned {
 				w.lose()
 			}
-			touched = ruleset.Tampering{}
+			touched = nft.Tampering{}
 			_ = w.socket.SetReadDeadline(time.Time{})
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			w.notice(touched) // by nobody knows whom
-			touched = ruleset.Tampering{}
+			touched = nft.Tampering{}
 			_ = w.socket.SetReadDeadline(time.Time{})
 			continue
 		case err != nil:
@@ -159,7 +159,7 @@ func (w *Watch) read() {
 			if len(touched.Changes) > 0 {
 				touched.PID, touched.Process = author(message)
 				w.notice(touched)
-				touched = ruleset.Tampering{}
+				touched = nft.Tampering{}
 				_ = w.socket.SetReadDeadline(time.Time{})
 			}
 		}
@@ -171,7 +171,7 @@ func (w *Watch) read() {
 
 // notice keeps a transaction to be taken. There is never more than a few: many
 // are one another's repetition.
-func (w *Watch) notice(t ruleset.Tampering) {
+func (w *Watch) notice(t nft.Tampering) {
 	w.mu.Lock()
 	if last := len(w.noticed) - 1; last+1 < keep {
 		w.noticed = append(w.noticed, t)
@@ -183,7 +183,7 @@ func (w *Watch) notice(t ruleset.Tampering) {
 }
 
 // lose notes that notices may have been lost.
-func (w *Watch) lose() { w.notice(ruleset.Tampering{}) }
+func (w *Watch) lose() { w.notice(nft.Tampering{}) }
 
 func (w *Watch) fail(err error) {
 	w.mu.Lock()

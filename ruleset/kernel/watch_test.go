@@ -9,8 +9,8 @@ import (
 
 	. "github.com/onsi/gomega"
 
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 const (
@@ -30,7 +30,7 @@ func (n *namespace) watch(c *kernel.Conn, guard bool) *kernel.Watch {
 }
 
 // takeOne waits for what others have done.
-func takeOne(g *WithT, w *kernel.Watch) ruleset.Tampering {
+func takeOne(g *WithT, w *kernel.Watch) nft.Tampering {
 	g.Eventually(w.Tampered(), watchSoon).Should(Receive())
 	all, err := w.Take()
 	g.Expect(err).NotTo(HaveOccurred())
@@ -39,14 +39,14 @@ func takeOne(g *WithT, w *kernel.Watch) ruleset.Tampering {
 }
 
 // fenced is a table like podfence's.
-func fenced() ruleset.Plan {
-	return ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
-		ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(0, 3)},
-		ruleset.AddChain{Name: "base", Hook: &ruleset.Hook{Point: ruleset.Forward}},
-		ruleset.AddChain{Name: "pod"},
-		ruleset.SetRules{Chain: "pod", Rules: []ruleset.Rule{{Counter: true, Verdict: ruleset.Verdict{Action: ruleset.Drop}}}},
-		ruleset.SetRules{Chain: "base", Rules: []ruleset.Rule{{Verdict: jump("pod")}}},
+func fenced() nft.Plan {
+	return nft.Plan{Replace: true, Ops: []nft.Op{
+		nft.AddSet{Name: "peers", Type: nft.Of(nft.IPv4Addr)},
+		nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(0, 3)},
+		nft.AddChain{Name: "base", Hook: &nft.Hook{Point: nft.Forward}},
+		nft.AddChain{Name: "pod"},
+		nft.SetRules{Chain: "pod", Rules: []nft.Rule{{Counter: true, Verdict: nft.Verdict{Action: nft.Drop}}}},
+		nft.SetRules{Chain: "base", Rules: []nft.Rule{{Verdict: jump("pod")}}},
 	}}
 }
 
@@ -123,12 +123,12 @@ func TestWatchIgnores(t *testing.T) {
 	g.Expect(c.Apply(fenced())).To(Succeed())
 	// Own changes, heard and unheard.
 	for i := range 300 {
-		g.Expect(c.Apply(apply(ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(100+i, 1)}))).To(Succeed())
+		g.Expect(c.Apply(apply(nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(100+i, 1)}))).To(Succeed())
 	}
 	for range 3 {
-		g.Expect(c.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-			ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
-			ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(0, 5000)},
+		g.Expect(c.Apply(nft.Plan{Replace: true, Ops: []nft.Op{
+			nft.AddSet{Name: "peers", Type: nft.Of(nft.IPv4Addr)},
+			nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(0, 5000)},
 		}})).To(Succeed())
 	}
 	// A probe of its own; others' tables, of other names and of other families;
@@ -158,7 +158,7 @@ func TestWatchGuard(t *testing.T) {
 	n := newNamespace(t)
 	c := n.open()
 	w := n.watch(c, true)
-	plan := ruleset.Plan{Family: ruleset.Bridge, Replace: true, Ops: []ruleset.Op{ruleset.AddChain{Name: "c"}}}
+	plan := nft.Plan{Family: nft.Bridge, Replace: true, Ops: []nft.Op{nft.AddChain{Name: "c"}}}
 	g.Expect(c.Apply(plan)).To(Succeed())
 	g.Consistently(w.Tampered(), watchWhile).ShouldNot(Receive())
 	n.nft("", "delete table bridge podfence")
@@ -173,9 +173,9 @@ func TestWatchUnheard(t *testing.T) {
 	n := newNamespace(t)
 	c := n.open()
 	w := n.watch(c, false)
-	whole := ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddSet{Name: "peers", Type: ruleset.Addr4},
-		ruleset.AddElements{Set: "peers", Type: ruleset.Addr4, Elements: manyAddrs(0, 20_000)},
+	whole := nft.Plan{Replace: true, Ops: []nft.Op{
+		nft.AddSet{Name: "peers", Type: nft.Of(nft.IPv4Addr)},
+		nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: manyAddrs(0, 20_000)},
 	}}
 	g.Expect(c.Apply(whole)).To(Succeed())
 	noticed, deleted := 0, 0

@@ -14,6 +14,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -64,8 +65,8 @@ func TestBig(t *testing.T) {
 			for _, e := range edges {
 				cases = append(cases, agreement.Case{Packet: e.packet})
 				verdict := policy.Judge(s, e.packet, policy.JudgeOptions{})
-				trace := c.Table().Trace(ruleset.Forward, ruleset.TracePacket{Packet: e.packet, State: ruleset.New})
-				if verdict.Allowed() != e.allowed || (trace.Verdict == ruleset.Accept) != e.allowed {
+				trace := c.Table().Trace(nft.Forward, nft.TracePacket{Packet: e.packet, State: nft.New})
+				if verdict.Allowed() != e.allowed || (trace.Verdict == nft.Accept) != e.allowed {
 					t.Errorf("%s: judged %s, traced\n%s\nwant %v", e.packet, verdict, trace, e.allowed)
 				}
 			}

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -51,13 +51,13 @@ type Result struct {
 	Case
 	// Seen is the packet as the hook sees it, and Hook which one that is.
 	Seen policy.Packet
-	Hook ruleset.HookPoint
+	Hook nft.HookPoint
 	// Own says that it is the node's own packet, which no hook sees: the table
 	// has no say.
 	Own bool
 	// State is what connection tracking takes it for; Midstream: if that is new, it begins no
 	// connection all the same.
-	State     ruleset.CtState
+	State     nft.CtState
 	Midstream bool
 	// Begun is the packet that this one was sent after, and Follow what it is of it; nil if
 	// none was. Of is the same, if that packet has begun a flow; else nil.
@@ -76,7 +76,7 @@ type Result struct {
 	// whatever any table says; empty if it does.
 	Refused string
 	// Trace is its way through the tables, and Traced whether it passes.
-	Trace  ruleset.Trace
+	Trace  nft.Trace
 	Traced bool
 	// Sources are what it may come from, to its receiver: one address, or if it is masqueraded
 	// one of the node's. None: nobody looks.
@@ -141,9 +141,9 @@ func reason(before, text string) string {
 	return before + text
 }
 
-func stateName(s ruleset.CtState) string {
-	return map[ruleset.CtState]string{
-		ruleset.New: "new", ruleset.Established: "established", ruleset.Related: "related", ruleset.Invalid: "invalid", ruleset.Untracked: "untracked",
+func stateName(s nft.CtState) string {
+	return map[nft.CtState]string{
+		nft.New: "new", nft.Established: "established", nft.Related: "related", nft.Invalid: "invalid", nft.Untracked: "untracked",
 	}[s]
 }
 
@@ -201,7 +201,7 @@ func (c *Cluster) send(ctx context.Context, s policy.Snapshot, cases []Case, rea
 		c.judge(s, r)
 		if r.Refused = c.refused(r); !r.Own {
 			r.Trace = c.trace(r)
-			r.Traced = r.Trace.Verdict == ruleset.Accept
+			r.Traced = r.Trace.Verdict == nft.Accept
 		}
 		r.Probe.Expect = r.Judged && r.Refused == ""
 		report = append(report, r)
@@ -240,7 +240,7 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (*Result, bool) {
 	var seen bool
 	if r.Hook, seen = random.Hook(s, one.Packet); one.Input {
 		// Where a pod reaches its node always, it must be known which node that is.
-		r.Hook, seen = ruleset.Input, !c.options.AllowToNode || c.isOwn(s, random.NodeAddrs[0])
+		r.Hook, seen = nft.Input, !c.options.AllowToNode || c.isOwn(s, random.NodeAddrs[0])
 	}
 	if !seen && c.isOwn(s, one.Src) && !c.isOwn(s, one.Dst) {
 		r.Own, seen = true, true
@@ -280,7 +280,7 @@ func (c *Cluster) prepare(s policy.Snapshot, one Case) (*Result, bool) {
 // br_netfilter has changed the destination to somebody at another port, or the same.
 func (c *Cluster) routed(r *Result) bool {
 	from, to := r.Probe.From, r.Probe.To
-	if r.Hook != ruleset.Forward || r.Own || r.Dst.IsMulticast() || c.bridged(from, to) {
+	if r.Hook != nft.Forward || r.Own || r.Dst.IsMulticast() || c.bridged(from, to) {
 		return false
 	}
 	return !(c.onBridge(from) && c.onBridge(to) && r.Probe.Packet.Dst != r.Dst)
@@ -290,7 +290,7 @@ func (c *Cluster) routed(r *Result) bool {
 // flow, as far as connection tracking can tell.
 func Translated(one Case) bool {
 	state, _ := first(one)
-	return state == ruleset.New
+	return state == nft.New
 }
 
 // isOwn reports whether an address is known to be the node's own.

@@ -13,6 +13,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -52,7 +53,7 @@ type Cluster struct {
 	model    *policy.Model
 	table    *ruleset.Table
 	// guard is the table of family bridge, where the pods are guarded.
-	guard *ruleset.Table
+	guard *ruleset.Guard
 	// pods are the lab's hosts that stand for pods, truth what Settle has said of them.
 	pods  map[string]*lab.Host
 	truth Homes
@@ -189,12 +190,12 @@ func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
 
 // Set changes what the node enforces to another snapshot, by the plans that the
 // difference takes, and returns them as one.
-func (c *Cluster) Set(s policy.Snapshot) (ruleset.Plan, error) {
+func (c *Cluster) Set(s policy.Snapshot) (nft.Plan, error) {
 	if err := c.settle(s); err != nil {
-		return ruleset.Plan{}, err
+		return nft.Plan{}, err
 	}
 	c.feed(s)
-	var all ruleset.Plan
+	var all nft.Plan
 	for first := true; first || c.model.Staging(); first = false {
 		plan := c.table.Update(c.model.Take())
 		if err := c.conn.Apply(plan); err != nil {

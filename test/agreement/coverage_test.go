@@ -6,6 +6,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -17,11 +18,11 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 	p, w := r.Seen, r.Wire
 	six := p.Src.Is6()
 	f := map[string]bool{
-		"state: related":     r.State == ruleset.Related,
-		"state: established": r.State == ruleset.Established,
-		"state: invalid":     r.State == ruleset.Invalid,
-		"state: untracked":   r.State == ruleset.Untracked,
-		"state: new":         r.State == ruleset.New,
+		"state: related":     r.State == nft.Related,
+		"state: established": r.State == nft.Established,
+		"state: invalid":     r.State == nft.Invalid,
+		"state: untracked":   r.State == nft.Untracked,
+		"state: new":         r.State == nft.New,
 		"state: new, from the middle of a TCP connection":    r.Midstream && p.Protocol == policy.TCP,
 		"state: new, from the middle of an SCTP association": r.Midstream && p.Protocol == policy.SCTP,
 		"flow: more of it":                           r.Of != nil && r.Follow == agreement.More,
@@ -45,7 +46,7 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 		"address: none as source":                    p.Src.IsUnspecified(),
 		"address: spoofed":                           !slices.Contains(r.Probe.From.IPs, p.Src),
 		"way: node to pod":                           r.Own,
-		"way: to the node":                           r.Hook == ruleset.Input && !random.OfLink(p.Dst),
+		"way: to the node":                           r.Hook == nft.Input && !random.OfLink(p.Dst),
 		"way: to itself, by a Service":               p.Hairpin,
 		"way: by a Service":                          r.Service.IsValid() && r.Of == nil,
 		"way: with the node's address":               r.Probe.Arrived && r.Of == nil && len(r.Sources) == 1 && r.Sources[0] != r.Src && r.Treatment == agreement.SourceNAT,
@@ -57,7 +58,7 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 		"TCP: a reset":                               p.Protocol == policy.TCP && w.Flags&lab.RST != 0,
 		"TCP: SYN and ACK":                           p.Protocol == policy.TCP && w.Flags == lab.SYN|lab.ACK && r.Of == nil,
 		"checksum: wrong":                            w.BadChecksum,
-		"ICMP: discovery as its RFC has it":          six && r.Judged && r.State == ruleset.Untracked && p.Protocol == policy.ICMPv6 && p.HopLimit == 255,
+		"ICMP: discovery as its RFC has it":          six && r.Judged && r.State == nft.Untracked && p.Protocol == policy.ICMPv6 && p.HopLimit == 255,
 		"ICMP: discovery, but not as its RFC has it": six && p.Protocol == policy.ICMPv6 && p.ICMPType >= 133 && p.ICMPType <= 136 && p.HopLimit == 254,
 		"ICMP: listener discovery":                   p.Protocol == policy.ICMPv6 && slices.Contains(random.MulticastListener, p.ICMPType) && p.HopLimit == 1,
 	}

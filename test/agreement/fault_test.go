@@ -12,6 +12,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -86,7 +87,7 @@ func TestCheckFindsFaults(t *testing.T) {
 		t.Errorf("a missed change: found %q", found)
 	}
 	// The kernel is right, but the table that traces is not.
-	delete(c.Table().Sets[peers].Elements, ruleset.AddrElement(web))
+	delete(c.Table().Sets[peers].Elements, nft.AddrElement(web))
 	if found := wrong(s); len(found) != 1 || !strings.Contains(found[0], web.String()+" ->") || !strings.Contains(found[0], "traced  false") {
 		t.Errorf("a wrong table: found %q", found)
 	}

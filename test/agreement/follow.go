@@ -6,7 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -109,7 +109,7 @@ func (c *Cluster) follow(ctx context.Context, s policy.Snapshot, cases []Case, o
 // flowOf is who has begun a flow that connection tracking knows; nil if that has not arrived,
 // or is of none.
 func flowOf(r *Result) *Result {
-	if !r.Probe.Arrived || r.State != ruleset.New {
+	if !r.Probe.Arrived || r.State != nft.New {
 		return nil
 	}
 	return r

@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -41,13 +41,13 @@ func (c *Cluster) judge(s policy.Snapshot, r *Result) {
 	switch {
 	case r.tracked() && c.options.RevokedMark != 0 && c.marks(r)&c.options.RevokedMark != 0:
 		r.Judged, r.Why = false, "its flow has been revoked"
-	case r.State == ruleset.Established:
+	case r.State == nft.Established:
 		r.Judged, r.Why = true, "its flow has begun, and has been answered"
-	case r.State == ruleset.Related:
+	case r.State == nft.Related:
 		r.Judged, r.Why = c.mayReport(s, r)
-	case r.State == ruleset.Invalid && c.ofIsolated(s, r, true):
+	case r.State == nft.Invalid && c.ofIsolated(s, r, true):
 		r.Judged, r.Why = false, "invalid, and to or from an isolated pod"
-	case r.State == ruleset.New && r.Midstream && c.ofIsolated(s, r, false):
+	case r.State == nft.New && r.Midstream && c.ofIsolated(s, r, false):
 		r.Judged, r.Why = false, "from the middle of a connection, by a direction that says nothing of it"
 	}
 }
@@ -97,10 +97,10 @@ func (c *Cluster) ofIsolated(s policy.Snapshot, r *Result, own bool) bool {
 		d    policy.Direction
 	}
 	var sides []side
-	if r.Hook == ruleset.Forward || !c.options.AllowToNode {
+	if r.Hook == nft.Forward || !c.options.AllowToNode {
 		sides = append(sides, side{r.Seen.Src, policy.Egress})
 	}
-	if r.Hook == ruleset.Forward {
+	if r.Hook == nft.Forward {
 		sides = append(sides, side{r.Seen.Dst, policy.Ingress})
 	}
 	return slices.ContainsFunc(sides, func(at side) bool {
@@ -137,11 +137,11 @@ func (c *Cluster) closed(s policy.Snapshot, r *Result) string {
 		return ""
 	}
 	fromNode, toNode := ofNode(s, r.Seen.Src), ofNode(s, r.Seen.Dst)
-	begun := r.State == ruleset.Established || r.State == ruleset.Related
+	begun := r.State == nft.Established || r.State == nft.Related
 	switch {
-	case r.Hook == ruleset.Input && (r.isTranslated() || !fromNode || !toNode):
+	case r.Hook == nft.Input && (r.isTranslated() || !fromNode || !toNode):
 		return "into the tunnel, but not from a node"
-	case r.Hook == ruleset.Input || begun:
+	case r.Hook == nft.Input || begun:
 		return ""
 	case r.isTranslated():
 		return "into the tunnel, by destination NAT"
@@ -210,7 +210,7 @@ func (c *Cluster) sources(s policy.Snapshot, r *Result) []netip.Addr {
 		return []netip.Addr{r.Of.addressed()}
 	case r.Of != nil:
 		return r.Of.Sources
-	case r.Own || r.Hook != ruleset.Forward || r.State != ruleset.New:
+	case r.Own || r.Hook != nft.Forward || r.State != nft.New:
 		return []netip.Addr{r.Src}
 	case r.As.IsValid():
 		return []netip.Addr{r.As}
@@ -258,7 +258,7 @@ func (c *Cluster) refused(r *Result) string {
 		return "no such link"
 	case routed && r.Seen.HopLimit == 0:
 		return "no hops left"
-	case sourceRouted(r.Wire) && (routed || r.Hook == ruleset.Input):
+	case sourceRouted(r.Wire) && (routed || r.Hook == nft.Input):
 		return "no source routes (accept_source_route)"
 	case r.Of != nil && r.Seen.Protocol == policy.ICMP && r.Seen.ICMPType == redirect4 && (r.Of.isTranslated() || !slices.Equal(r.Of.Sources, []netip.Addr{r.Of.Src})):
 		return "NAT drops redirects (nf_nat_icmp_reply_translation)"

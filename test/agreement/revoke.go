@@ -8,8 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -43,8 +43,8 @@ func (c *Cluster) Revoke(s policy.Snapshot) (compared int, wrong []Revoked, err 
 			return 0, nil, err
 		}
 	}
-	if _, _, err := c.flows.Revoke(func(hook ruleset.HookPoint, p policy.Packet) bool {
-		return c.table.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
+	if _, _, err := c.flows.Revoke(func(hook nft.HookPoint, p policy.Packet) bool {
+		return c.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
 	}); err != nil {
 		return 0, nil, err
 	}

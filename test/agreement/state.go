@@ -2,7 +2,7 @@ package agreement
 
 import (
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
 )
@@ -11,55 +11,55 @@ import (
 func (c *Cluster) track(r *Result) {
 	r.State, r.Midstream = first(r.Case)
 	r.Midstream = r.Midstream && r.Seen.Protocol == r.Protocol
-	if r.Of == nil || r.State == ruleset.Untracked || r.Wire.BadChecksum {
+	if r.Of == nil || r.State == nft.Untracked || r.Wire.BadChecksum {
 		return
 	}
 	switch {
 	case r.Follow.reports():
-		r.State = ruleset.Related
+		r.State = nft.Related
 	case r.Follow == Answer || r.Of.Answered:
-		r.State = ruleset.Established
+		r.State = nft.Established
 	default: // nobody has answered yet
-		r.State = ruleset.New
+		r.State = nft.New
 	}
 }
 
 // first is what connection tracking takes a packet for that is of no flow that it knows, and
 // whether that begins no connection though it is new.
-func first(one Case) (state ruleset.CtState, midstream bool) {
+func first(one Case) (state nft.CtState, midstream bool) {
 	switch {
 	case one.Treatment == NoTrack:
-		return ruleset.Untracked, false
+		return nft.Untracked, false
 	case one.Wire.BadChecksum:
-		return ruleset.Invalid, false
+		return nft.Invalid, false
 	case random.Untracked(one.Packet):
-		return ruleset.Untracked, false
+		return nft.Untracked, false
 	case !random.Begins(one.Packet):
-		return ruleset.Invalid, false
+		return nft.Invalid, false
 	case one.Protocol == policy.SCTP:
-		return ruleset.New, one.Wire.Heartbeat
+		return nft.New, one.Wire.Heartbeat
 	case one.Protocol == policy.TCP:
 		return firstTCP(one.Wire.Flags)
 	}
-	return ruleset.New, false
+	return nft.New, false
 }
 
 // firstTCP is what TCP's flags make of a segment of no known connection: a new one if they can
 // be at all (tcp_valid_flags in net/netfilter/nf_conntrack_proto_tcp.c), and begin one, or are
 // of the middle of one. The push flag says nothing.
-func firstTCP(flags uint8) (state ruleset.CtState, midstream bool) {
+func firstTCP(flags uint8) (state nft.CtState, midstream bool) {
 	switch flags &^ lab.PSH {
 	case 0, lab.SYN, lab.SYN | lab.URG: // 0: a SYN, for lab.Wire
-		return ruleset.New, false
+		return nft.New, false
 	case lab.ACK, lab.ACK | lab.URG:
-		return ruleset.New, true
+		return nft.New, true
 	}
-	return ruleset.Invalid, false
+	return nft.Invalid, false
 }
 
 // tracked says whether connection tracking has a flow for the packet.
 func (r *Result) tracked() bool {
-	return r.State != ruleset.Untracked && r.State != ruleset.Invalid
+	return r.State != nft.Untracked && r.State != nft.Invalid
 }
 
 // isTranslated says whether destination NAT has led the packet's flow elsewhere.

@@ -3,62 +3,63 @@ package agreement
 import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 )
 
 // trace is the packet's way through the tables: as a frame on its sender's port, before
 // connection tracking, and at its hook. It ends where it is denied.
-func (c *Cluster) trace(r *Result) ruleset.Trace {
+func (c *Cluster) trace(r *Result) nft.Trace {
 	from := r.Probe.From
-	p := ruleset.TracePacket{
+	p := nft.TracePacket{
 		Packet: r.Seen, State: r.State, Midstream: r.Midstream, DNAT: r.isTranslated(), Elsewhere: c.linkTo(r.Src) != c.linkOf(from),
 	}
 	if r.tracked() {
 		p.Mark = c.marks(r)
-		p.Flow = ruleset.Flow{OriginalSrc: r.Seen.Src, ReplySrc: r.Seen.Dst}
+		p.Flow = nft.Flow{OriginalSrc: r.Seen.Src, ReplySrc: r.Seen.Dst}
 	}
 	if r.Of != nil && r.tracked() {
-		p.Flow = ruleset.Flow{OriginalSrc: r.Of.Seen.Src, ReplySrc: r.Of.Seen.Dst}
+		p.Flow = nft.Flow{OriginalSrc: r.Of.Seen.Src, ReplySrc: r.Of.Seen.Dst}
 	}
-	var last ruleset.Trace
+	var last nft.Trace
 	if c.guard != nil && c.onBridge(from) {
 		frame := p
-		frame.State, frame.Flow, frame.Dst = 0, ruleset.Flow{}, r.addressed()
+		frame.State, frame.Flow, frame.Dst = 0, nft.Flow{}, r.addressed()
 		frame.HopLimit = r.HopLimit
 		frame.Frame = frameOf(r)
-		frame.Fragment = ruleset.Whole
+		frame.Fragment = nft.Whole
 		if r.Wire.Fragments != lab.Uncut {
-			if frame.Fragment = ruleset.First; headerless(r.Wire) {
-				frame.Fragment = ruleset.Headerless
+			if frame.Fragment = nft.First; headerless(r.Wire) {
+				frame.Fragment = nft.Headerless
 			}
 			if r.Wire.Fragments == lab.LaterAlone {
-				frame.Fragment = ruleset.Later
+				frame.Fragment = nft.Later
 			}
 		}
-		if last = c.guard.Trace(ruleset.Prerouting, frame); last.Verdict != ruleset.Accept {
+		if last = c.guard.Trace(nft.Prerouting, frame); last.Verdict != nft.Accept {
 			return last
 		}
 	}
 	before := p
 	before.Dst, before.DstPort = r.addressed(), r.Probe.Packet.DstPort
 	before.Frame.Port = c.linkOf(from)
-	if last = c.table.Trace(ruleset.Prerouting, before); last.Verdict != ruleset.Accept {
+	if last = c.table.Trace(nft.Prerouting, before); last.Verdict != nft.Accept {
 		return last
 	}
 	return c.table.Trace(r.Hook, p)
 }
 
 // frameOf is the frame that a packet of a guarded host comes in.
-func frameOf(r *Result) ruleset.Frame {
+func frameOf(r *Result) nft.Frame {
 	from := r.Probe.From
-	f := ruleset.Frame{Port: from.Link, Group: ruleset.LinkGroup, Src: [6]byte(from.MAC), Dst: [6]byte(from.Gateway()), Type: ruleset.TypeIPv4}
+	f := nft.Frame{Port: from.Link, Group: ruleset.LinkGroup, Src: [6]byte(from.MAC), Dst: [6]byte(from.Gateway()), Type: nft.TypeIPv4}
 	dst := r.addressed()
 	switch {
 	case r.Wire.Wrap != lab.Plain:
 		f.Type = 0x8100
 		return f
 	case dst.Is6():
-		f.Type = ruleset.TypeIPv6
+		f.Type = nft.TypeIPv6
 	}
 	switch {
 	case dst.Is6() && dst.IsMulticast():

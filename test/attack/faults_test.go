@@ -1,7 +1,7 @@
 package attack_test
 
 import (
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/stage"
 )
 
@@ -15,20 +15,20 @@ type fault struct {
 // faults are made one after the other.
 var faults = map[string][]fault{
 	"bridge, vxlan": {
-		{"nobody looks where pods' sources come from", []string{"flush", "chain", "inet", ruleset.TableName, "sources-prerouting"}, "a pod's source comes from where the route to the pod leads"},
-		{"nobody looks what ICMP errors are about", []string{"flush", "chain", "inet", ruleset.TableName, "errors-sent"}, "a pod's ICMP errors are about its own flows"},
-		{"nobody looks who uses the tunnel", []string{"flush", "chain", "inet", ruleset.TableName, "into-tunnel"}, "only nodes use the tunnel"},
-		{"router messages pass", []string{"flush", "set", "bridge", ruleset.TableName, "router-messages"}, "no pod is a router"},
-		{"the guard is gone", []string{"delete", "table", "bridge", ruleset.TableName}, "a pod sends with its own addresses, to its gateway"},
-		{"no policies", []string{"delete", "table", "inet", ruleset.TableName}, "an isolated pod sends nothing and gets nothing"},
+		{"nobody looks where pods' sources come from", []string{"flush", "chain", "inet", nft.TableName, "sources-prerouting"}, "a pod's source comes from where the route to the pod leads"},
+		{"nobody looks what ICMP errors are about", []string{"flush", "chain", "inet", nft.TableName, "errors-sent"}, "a pod's ICMP errors are about its own flows"},
+		{"nobody looks who uses the tunnel", []string{"flush", "chain", "inet", nft.TableName, "into-tunnel"}, "only nodes use the tunnel"},
+		{"router messages pass", []string{"flush", "set", "bridge", nft.TableName, "router-messages"}, "no pod is a router"},
+		{"the guard is gone", []string{"delete", "table", "bridge", nft.TableName}, "a pod sends with its own addresses, to its gateway"},
+		{"no policies", []string{"delete", "table", "inet", nft.TableName}, "an isolated pod sends nothing and gets nothing"},
 	},
 	"chained, a bridge": {
-		{"router messages pass", []string{"flush", "set", "bridge", ruleset.TableName, "discovery-router-messages"}, "no pod is a router"},
-		{"nobody looks at frames", []string{"delete", "table", "bridge", ruleset.TableName}, "no pod wraps anything up"},
-		{"no policies", []string{"delete", "table", "inet", ruleset.TableName}, "an isolated pod sends nothing and gets nothing"},
+		{"router messages pass", []string{"flush", "set", "bridge", nft.TableName, "discovery-router-messages"}, "no pod is a router"},
+		{"nobody looks at frames", []string{"delete", "table", "bridge", nft.TableName}, "no pod wraps anything up"},
+		{"no policies", []string{"delete", "table", "inet", nft.TableName}, "an isolated pod sends nothing and gets nothing"},
 	},
 	"chained, routed": {
-		{"loopback addresses are like any other", []string{"flush", "set", "inet", ruleset.TableName, "loopback-4"}, "the node's loopback addresses are out of pods' reach"},
+		{"loopback addresses are like any other", []string{"flush", "set", "inet", nft.TableName, "loopback-4"}, "the node's loopback addresses are out of pods' reach"},
 	},
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/scale"
 )
@@ -35,10 +36,10 @@ type rules struct {
 // allRules are those compared with none. All are for a node of 252 pods, of which
 // two are measured.
 func allRules() []rules {
-	const podfence = "inet " + ruleset.TableName
+	const podfence = "inet " + nft.TableName
 	all := []rules{
-		{name: "rules=empty", open: true, load: func(b *testing.B, n *lab.Node) { nft(b, n, emptyRules("again")) }, table: "inet again"},
-		{name: "rules=jump-per-pod", load: func(b *testing.B, n *lab.Node) { nft(b, n, jumpPerPod(manyPods(b, 100))) }, table: "ip jump-per-pod"},
+		{name: "rules=empty", open: true, load: func(b *testing.B, n *lab.Node) { loadNFT(b, n, emptyRules("again")) }, table: "inet again"},
+		{name: "rules=jump-per-pod", load: func(b *testing.B, n *lab.Node) { loadNFT(b, n, jumpPerPod(manyPods(b, 100))) }, table: "ip jump-per-pod"},
 		{name: "rules=podfence/policies-of-one-pod=100", load: func(b *testing.B, n *lab.Node) { commit(b, n, onePod(b, 100)) }, table: podfence},
 	}
 	for _, policies := range []int{10, 100, 1000} {
@@ -89,7 +90,7 @@ const tracking = `table inet tracking {
 func (w *wire) load(b *testing.B, r rules) (rules, none func()) {
 	const empty = "inet empty"
 	n := w.nodes[0]
-	nft(b, n, "flush ruleset\n"+tracking+"\n"+emptyRules("empty"))
+	loadNFT(b, n, "flush ruleset\n"+tracking+"\n"+emptyRules("empty"))
 	r.load(b, n)
 	return w.change(b, []string{r.table}, []string{empty}), w.change(b, []string{empty}, []string{r.table})
 }
@@ -105,13 +106,13 @@ func (w *wire) change(b *testing.B, awake, asleep []string) func() {
 	}
 	return func() {
 		for _, n := range w.nodes {
-			nft(b, n, text.String())
+			loadNFT(b, n, text.String())
 		}
 	}
 }
 
-// nft loads rules into the node.
-func nft(b testing.TB, n *lab.Node, text string) {
+// loadNFT loads rules into the node.
+func loadNFT(b testing.TB, n *lab.Node, text string) {
 	b.Helper()
 	must(b, loadRules(n, text))
 }
@@ -249,11 +250,11 @@ func measuredPolicy(name string) *networkingv1.NetworkPolicy {
 func jumpPerPod(table *ruleset.Table) string {
 	const allow, allowed, forget = "meta mark set meta mark or 0x10000 return", "meta mark and 0x10000 == 0 counter drop", "meta mark set meta mark and 0xfffeffff"
 	var list, pods strings.Builder
-	rest := &ruleset.Table{Sets: maps.Clone(table.Sets), Chains: maps.Clone(table.Chains)}
+	rest := &nft.Table{Sets: maps.Clone(table.Sets), Chains: maps.Clone(table.Chains)}
 	for _, side := range []struct{ pods, field string }{{"ingress-pods-4", "ip daddr"}, {"egress-pods-4", "ip saddr"}} {
 		verdicts := table.Sets[side.pods].Verdicts
 		for _, addr := range measuredInTheMiddle(slices.Collect(maps.Keys(verdicts))) {
-			chain := table.Chains[verdicts[ruleset.AddrElement(addr)].Chain]
+			chain := table.Chains[verdicts[nft.AddrElement(addr)].Chain]
 			if chain == nil {
 				continue // not isolated
 			}
@@ -266,8 +267,8 @@ func jumpPerPod(table *ruleset.Table) string {
 			delete(rest.Chains, chain.Name)
 		}
 	}
-	maps.DeleteFunc(rest.Sets, func(_ string, s *ruleset.Set) bool { return s.IsMap() })
-	maps.DeleteFunc(rest.Chains, func(_ string, c *ruleset.Chain) bool { return c.Hook != nil })
+	maps.DeleteFunc(rest.Sets, func(_ string, s *nft.Set) bool { return s.IsMap() })
+	maps.DeleteFunc(rest.Chains, func(_ string, c *nft.Chain) bool { return c.Hook != nil })
 	var policies strings.Builder
 	for line := range strings.Lines(rest.Text()) {
 		if !strings.Contains(line, "ip6 ") {
@@ -275,12 +276,12 @@ func jumpPerPod(table *ruleset.Table) string {
 		}
 	}
 	const name = "ip jump-per-pod"
-	return strings.NewReplacer("inet "+ruleset.TableName, name, "counter accept", "counter "+allow).Replace(policies.String()) +
+	return strings.NewReplacer("inet "+nft.TableName, name, "counter accept", "counter "+allow).Replace(policies.String()) +
 		fmt.Sprintf("table %s {\n%schain forward {\ntype filter hook forward priority filter; policy accept;\n%s}\n}\n", name, pods.String(), list.String())
 }
 
 // measuredInTheMiddle are the addresses in order, but for those two.
-func measuredInTheMiddle(keys []ruleset.Element) []netip.Addr {
+func measuredInTheMiddle(keys []nft.Element) []netip.Addr {
 	var addrs []netip.Addr
 	for _, key := range keys {
 		if addr := netip.AddrFrom4([4]byte(key.Addr[:4])); addr != clientAddr && addr != serverAddr {

@@ -127,7 +127,7 @@ func newInstalled(b *testing.B) map[string]*wire {
 	}
 	for _, n := range nodes {
 		must(b, fences[n.Name].Stop())
-		nft(b, n, tracking+"\n"+natCore+"\n"+emptyRules("empty"))
+		loadNFT(b, n, tracking+"\n"+natCore+"\n"+emptyRules("empty"))
 	}
 	return ways
 }
@@ -138,7 +138,7 @@ func (w *wire) sleeping(b *testing.B) (rules, none func()) {
 	own, empty := []string{"inet podfence", "bridge podfence"}, []string{"inet empty"}
 	for _, n := range w.nodes {
 		for _, table := range own {
-			nft(b, n, "list table "+table) // or waking it would make it
+			loadNFT(b, n, "list table "+table) // or waking it would make it
 		}
 	}
 	return w.change(b, own, empty), w.change(b, empty, own)

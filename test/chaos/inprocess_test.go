@@ -27,6 +27,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/logbook"
 	"github.com/podfence/podfence/test/random"
@@ -90,9 +91,9 @@ func (u *unowned) stop() error {
 type timedKernel struct{ *unowned }
 
 // Apply implements enforcer.Kernel.
-func (k timedKernel) Apply(plan ruleset.Plan) error {
+func (k timedKernel) Apply(plan nft.Plan) error {
 	err := k.conn.Apply(plan)
-	if err == nil && plan.Replace && plan.Family == ruleset.Inet {
+	if err == nil && plan.Replace && plan.Family == nft.Inet {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.replaced, k.judged = time.Now(), time.Time{}
@@ -102,7 +103,7 @@ func (k timedKernel) Apply(plan ruleset.Plan) error {
 }
 
 // Check implements enforcer.Kernel.
-func (k timedKernel) Check(plan ruleset.Plan) error { return k.conn.Check(plan) }
+func (k timedKernel) Check(plan nft.Plan) error { return k.conn.Check(plan) }
 
 // timedFlows notes when flows have been judged.
 type timedFlows struct{ *unowned }
@@ -111,7 +112,7 @@ type timedFlows struct{ *unowned }
 func (f timedFlows) Forget(addrs []netip.Addr) error { return f.flows.Forget(addrs) }
 
 // Revoke implements agent.Flows.
-func (f timedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f timedFlows) Revoke(judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	begun := time.Now()
 	revoked, restored, err = f.flows.Revoke(judge)
 	f.mu.Lock()
@@ -123,7 +124,7 @@ func (f timedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (r
 }
 
 // RevokeOf implements agent.Flows.
-func (f timedFlows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f timedFlows) RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return f.flows.RevokeOf(addrs, judge)
 }
 
@@ -159,9 +160,9 @@ func (tr *trial) trackConnections() {
 	conn, err := kernel.Open(kernel.Options{NetNS: tr.lab.Node.NetNS(), Table: "tracking", Own: true})
 	check.NoError(tr.t, err)
 	tr.t.Cleanup(func() { check.NoError(tr.t, conn.Close()) })
-	check.NoError(tr.t, conn.Apply(ruleset.Plan{Replace: true, Ops: []ruleset.Op{
-		ruleset.AddChain{Name: "forward", Hook: &ruleset.Hook{Point: ruleset.Forward}},
-		ruleset.SetRules{Chain: "forward", Rules: []ruleset.Rule{{Matches: []ruleset.Match{ruleset.Established}}}},
+	check.NoError(tr.t, conn.Apply(nft.Plan{Replace: true, Ops: []nft.Op{
+		nft.AddChain{Name: "forward", Hook: &nft.Hook{Point: nft.Forward}},
+		nft.SetRules{Chain: "forward", Rules: []nft.Rule{{Matches: []nft.Match{nft.Established}}}},
 	}}))
 }
 

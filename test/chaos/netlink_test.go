@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 )
@@ -27,10 +27,10 @@ import (
 // faulty is a kernel that does not do the next transaction as it should.
 type faulty struct {
 	*kernel.Conn
-	next atomic.Pointer[func(*kernel.Conn, ruleset.Plan) error]
+	next atomic.Pointer[func(*kernel.Conn, nft.Plan) error]
 }
 
-func (k *faulty) Apply(plan ruleset.Plan) error {
+func (k *faulty) Apply(plan nft.Plan) error {
 	if fault := k.next.Swap(nil); fault != nil {
 		return (*fault)(k.Conn, plan)
 	}
@@ -38,15 +38,15 @@ func (k *faulty) Apply(plan ruleset.Plan) error {
 }
 
 // badly are the ways.
-var badly = []func(*kernel.Conn, ruleset.Plan) error{
-	func(*kernel.Conn, ruleset.Plan) error { // it never gets there
+var badly = []func(*kernel.Conn, nft.Plan) error{
+	func(*kernel.Conn, nft.Plan) error { // it never gets there
 		return &kernel.OpError{Op: "apply", Err: unix.ENOBUFS}
 	},
-	func(c *kernel.Conn, plan ruleset.Plan) error { // it is carried out, and nobody says so
+	func(c *kernel.Conn, plan nft.Plan) error { // it is carried out, and nobody says so
 		return &kernel.OpError{Op: "apply", Err: errors.Join(kernel.ErrUnknown, c.Apply(plan))}
 	},
-	func(c *kernel.Conn, plan ruleset.Plan) error { // the kernel refuses it
-		plan.Ops = append(plan.Ops[:len(plan.Ops):len(plan.Ops)], ruleset.DeleteChain{Name: "nosuch"})
+	func(c *kernel.Conn, plan nft.Plan) error { // the kernel refuses it
+		plan.Ops = append(plan.Ops[:len(plan.Ops):len(plan.Ops)], nft.DeleteChain{Name: "nosuch"})
 		return c.Apply(plan)
 	},
 }

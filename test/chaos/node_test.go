@@ -21,6 +21,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -43,14 +44,14 @@ type watchedFlows struct {
 }
 
 // Revoke implements agent.Flows.
-func (f *watchedFlows) Revoke(judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *watchedFlows) Revoke(judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	revoked, restored, err = f.Flows.Revoke(judge)
 	f.note(revoked)
 	return revoked, restored, err
 }
 
 // RevokeOf implements agent.Flows.
-func (f *watchedFlows) RevokeOf(addrs []netip.Addr, judge func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (f *watchedFlows) RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	revoked, restored, err = f.Flows.RevokeOf(addrs, judge)
 	f.note(revoked)
 	return revoked, restored, err

@@ -4,8 +4,8 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/steady"
 )
@@ -42,57 +42,57 @@ func TestVersions(t *testing.T) {
 // hook prerouting and before other priorities, in chains that are called as the
 // agent's maps and maps that are called as its chains, with sets of the agent's names
 // that have other types and flags, and base chains of its names at other hooks.
-func otherLayout() ruleset.Plan {
-	drop := ruleset.Verdict{Action: ruleset.Drop}
-	jump := func(chain string) ruleset.Rule {
-		return ruleset.Rule{Verdict: ruleset.Verdict{Action: ruleset.Jump, Chain: chain}}
+func otherLayout() nft.Plan {
+	drop := nft.Verdict{Action: nft.Drop}
+	jump := func(chain string) nft.Rule {
+		return nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: chain}}
 	}
-	var addrs4, prefixes6 []ruleset.Element
+	var addrs4, prefixes6 []nft.Element
 	add := func(addr netip.Addr) {
 		if addr.Is4() {
-			addrs4 = append(addrs4, ruleset.AddrElement(addr))
+			addrs4 = append(addrs4, nft.AddrElement(addr))
 		} else {
-			prefixes6 = append(prefixes6, ruleset.PrefixElement(netip.PrefixFrom(addr, addr.BitLen())))
+			prefixes6 = append(prefixes6, nft.PrefixElement(netip.PrefixFrom(addr, addr.BitLen())))
 		}
 	}
 	for _, addr := range steady.Addrs(steady.Shut) {
 		add(addr)
 	}
-	var entries []ruleset.VerdictEntry
-	var muted6 []ruleset.Element
+	var entries []nft.VerdictEntry
+	var muted6 []nft.Element
 	for _, addr := range steady.Addrs(steady.Mute) {
 		if addr.Is4() {
-			entries = append(entries, ruleset.VerdictEntry{Key: ruleset.AddrElement(addr), Verdict: drop})
+			entries = append(entries, nft.VerdictEntry{Key: nft.AddrElement(addr), Verdict: drop})
 		} else {
-			muted6 = append(muted6, ruleset.AddrElement(addr))
+			muted6 = append(muted6, nft.AddrElement(addr))
 		}
 	}
-	return ruleset.Plan{Replace: true, Ops: []ruleset.Op{
+	return nft.Plan{Replace: true, Ops: []nft.Op{
 		// The agent's pod-ranges-4 is a set of intervals, its pod-ranges-6 too.
-		ruleset.AddSet{Name: "pod-ranges-4", Type: ruleset.Addr4},
-		ruleset.AddElements{Set: "pod-ranges-4", Type: ruleset.Addr4, Elements: addrs4},
-		ruleset.AddSet{Name: "neighbour-discovery", Type: ruleset.Range6},
-		ruleset.AddElements{Set: "neighbour-discovery", Type: ruleset.Range6, Elements: prefixes6},
-		ruleset.AddSet{Name: "pod-ranges-6", Type: ruleset.Addr4, Map: true},
-		ruleset.AddVerdicts{Map: "pod-ranges-6", Type: ruleset.Addr4, Entries: entries},
-		ruleset.AddSet{Name: "ingress-pods-6", Type: ruleset.Addr6},
-		ruleset.AddElements{Set: "ingress-pods-6", Type: ruleset.Addr6, Elements: muted6},
-		ruleset.AddSet{Name: "egress-pods-6", Type: ruleset.PortRange},
+		nft.AddSet{Name: "pod-ranges-4", Type: nft.Of(nft.IPv4Addr)},
+		nft.AddElements{Set: "pod-ranges-4", Type: nft.Of(nft.IPv4Addr), Elements: addrs4},
+		nft.AddSet{Name: "neighbour-discovery", Type: nft.RangesOf(nft.IPv6Addr)},
+		nft.AddElements{Set: "neighbour-discovery", Type: nft.RangesOf(nft.IPv6Addr), Elements: prefixes6},
+		nft.AddSet{Name: "pod-ranges-6", Type: nft.Of(nft.IPv4Addr), Map: true},
+		nft.AddVerdicts{Map: "pod-ranges-6", Type: nft.Of(nft.IPv4Addr), Entries: entries},
+		nft.AddSet{Name: "ingress-pods-6", Type: nft.Of(nft.IPv6Addr)},
+		nft.AddElements{Set: "ingress-pods-6", Type: nft.Of(nft.IPv6Addr), Elements: muted6},
+		nft.AddSet{Name: "egress-pods-6", Type: nft.RangesOf(nft.InetProto, nft.InetService)},
 		// The agent's egress-pods-4 is a map, its egress-forward at the hook forward.
-		ruleset.AddChain{Name: "egress-pods-4"},
-		ruleset.SetRules{Chain: "egress-pods-4", Rules: []ruleset.Rule{
-			{Matches: []ruleset.Match{ruleset.Lookup{Fields: []ruleset.Field{ruleset.DstAddr4}, Set: "pod-ranges-4"}}, Counter: true, Verdict: drop},
-			{Matches: []ruleset.Match{ruleset.Lookup{Fields: []ruleset.Field{ruleset.DstAddr6}, Set: "neighbour-discovery"}}, Verdict: drop},
-			{Matches: []ruleset.Match{ruleset.Lookup{Fields: []ruleset.Field{ruleset.SrcAddr6}, Set: "ingress-pods-6"}}, Verdict: drop},
-			{Verdict: ruleset.Verdict{Action: ruleset.Dispatch, Field: ruleset.SrcAddr4, Map: "pod-ranges-6"}},
+		nft.AddChain{Name: "egress-pods-4"},
+		nft.SetRules{Chain: "egress-pods-4", Rules: []nft.Rule{
+			{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.DstAddr4}, Set: "pod-ranges-4"}}, Counter: true, Verdict: drop},
+			{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.DstAddr6}, Set: "neighbour-discovery"}}, Verdict: drop},
+			{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.SrcAddr6}, Set: "ingress-pods-6"}}, Verdict: drop},
+			{Verdict: nft.Verdict{Action: nft.Dispatch, Field: nft.SrcAddr4, Map: "pod-ranges-6"}},
 		}},
-		ruleset.AddChain{Name: "egress-forward", Hook: &ruleset.Hook{Point: ruleset.Prerouting, Priority: 40}},
-		ruleset.SetRules{Chain: "egress-forward", Rules: []ruleset.Rule{
-			{Matches: []ruleset.Match{ruleset.Established | ruleset.Related}, Verdict: ruleset.Verdict{Action: ruleset.Accept}},
+		nft.AddChain{Name: "egress-forward", Hook: &nft.Hook{Point: nft.Prerouting, Priority: 40}},
+		nft.SetRules{Chain: "egress-forward", Rules: []nft.Rule{
+			{Matches: []nft.Match{nft.Established | nft.Related}, Verdict: nft.Verdict{Action: nft.Accept}},
 			jump("egress-pods-4"),
 		}},
-		ruleset.AddChain{Name: "ingress-forward", Hook: &ruleset.Hook{Point: ruleset.Postrouting, Priority: -200}},
-		ruleset.AddChain{Name: "egress-input"},
+		nft.AddChain{Name: "ingress-forward", Hook: &nft.Hook{Point: nft.Postrouting, Priority: -200}},
+		nft.AddChain{Name: "egress-input"},
 	}}
 }
 

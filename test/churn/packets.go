@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -116,7 +116,7 @@ func probeOf(l *agreement.Cluster, s policy.Snapshot, p policy.Packet) (lab.Prob
 // Listing is a node's table as the kernel lists it, without counters, and without what
 // packets have put into sets.
 func Listing(l *agreement.Cluster, node *lab.Node) (string, error) {
-	listing, err := l.Run(&node.Host, "", "nft", "--stateless", "list", "table", "inet", ruleset.TableName)
+	listing, err := l.Run(&node.Host, "", "nft", "--stateless", "list", "table", "inet", nft.TableName)
 	return dynamic.ReplaceAllString(listing, "$1"), err
 }
 

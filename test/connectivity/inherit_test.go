@@ -23,6 +23,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -37,11 +38,11 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 // unjudged are flows that nobody comes to judge, as while very many others are gone through.
 type unjudged struct{ agent.Flows }
 
-func (unjudged) Revoke(func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (unjudged) Revoke(func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return 0, 0, nil
 }
 
-func (unjudged) RevokeOf([]netip.Addr, func(ruleset.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
+func (unjudged) RevokeOf([]netip.Addr, func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error) {
 	return 0, 0, nil
 }
 

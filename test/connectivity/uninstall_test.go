@@ -17,8 +17,8 @@ import (
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/prebuilt"
 )
@@ -162,7 +162,7 @@ func (c *cluster) markFlows(i int) {
 	c.t.Helper()
 	flows, err := kernel.OpenFlows(kernel.Options{NetNS: c.nodes[i].NetNS()}, theMark)
 	c.must(err)
-	_, _, err = flows.Revoke(func(ruleset.HookPoint, policy.Packet) bool { return false })
+	_, _, err = flows.Revoke(func(nft.HookPoint, policy.Packet) bool { return false })
 	c.must(errors.Join(err, flows.Close()))
 	if c.markedFlows(i) == 0 {
 		c.t.Fatalf("%s has no flow to mark", c.nodes[i].Name)

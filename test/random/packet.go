@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // IP protocols that no policy has a name for.
@@ -118,15 +118,15 @@ const redirect = 137
 // Hook is where Node's kernel sees a packet: forward, or input if it is for
 // the node itself. It does not see what the node sends, and what the cluster
 // does not say is the node's, nobody can tell.
-func Hook(s policy.Snapshot, p policy.Packet) (hook ruleset.HookPoint, seen bool) {
+func Hook(s policy.Snapshot, p policy.Packet) (hook nft.HookPoint, seen bool) {
 	own := slices.Contains(OwnAddrs, p.Dst)
 	switch {
 	case slices.Contains(OwnAddrs, p.Src), own && !Listed(s, p.Dst):
 		return 0, false
 	case own:
-		return ruleset.Input, true
+		return nft.Input, true
 	}
-	return ruleset.Forward, true
+	return nft.Forward, true
 }
 
 // Listed reports whether the cluster says that an address is one of Node's own.

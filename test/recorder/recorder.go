@@ -5,7 +5,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Kernel keeps the plans that it is told to carry out. The zero value takes any. It may be used
@@ -13,22 +13,22 @@ import (
 type Kernel struct {
 	// Next is a kernel that gets the plans as well. Nil: there is none.
 	Next interface {
-		Apply(ruleset.Plan) error
-		Check(ruleset.Plan) error
+		Apply(nft.Plan) error
+		Check(nft.Plan) error
 	}
 	// Before runs before the n-th call of Apply, counted from 1, and may fail it. Nil: it does not.
 	Before func(n int) error
 	// Will says whether the kernel will have a plan. Nil: it will have any.
-	Will func(ruleset.Plan) error
+	Will func(nft.Plan) error
 
 	mu              sync.Mutex
 	applied, checks int
 	fail            error
-	plans           []ruleset.Plan
+	plans           []nft.Plan
 }
 
 // Apply implements enforcer.Kernel.
-func (k *Kernel) Apply(plan ruleset.Plan) error {
+func (k *Kernel) Apply(plan nft.Plan) error {
 	k.mu.Lock()
 	k.applied++
 	n, err := k.applied, k.fail
@@ -52,7 +52,7 @@ func (k *Kernel) Apply(plan ruleset.Plan) error {
 }
 
 // Check implements enforcer.Kernel.
-func (k *Kernel) Check(plan ruleset.Plan) (err error) {
+func (k *Kernel) Check(plan nft.Plan) (err error) {
 	k.mu.Lock()
 	k.checks++
 	k.mu.Unlock()
@@ -73,10 +73,10 @@ func (k *Kernel) Fail(err error) {
 }
 
 // Plans are those carried out so far.
-func (k *Kernel) Plans() []ruleset.Plan {
+func (k *Kernel) Plans() []nft.Plan {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return append([]ruleset.Plan(nil), k.plans...)
+	return append([]nft.Plan(nil), k.plans...)
 }
 
 // Holds reports whether a plan carried out so far has a text in it.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/agreement"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/random"
@@ -77,7 +78,7 @@ func (c *fenced) becomes(text string) {
 	c.set(snapshot(c.t, text))
 }
 
-func (c *fenced) set(s policy.Snapshot) ruleset.Plan {
+func (c *fenced) set(s policy.Snapshot) nft.Plan {
 	c.t.Helper()
 	c.s = s
 	plan, err := c.Set(s)

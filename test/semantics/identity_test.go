@@ -8,6 +8,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -228,9 +229,9 @@ func TestA29_ClosedUntilKnown(t *testing.T) {
 	rules, entries := -1, -1
 	for i, op := range plan.Ops {
 		switch op.(type) {
-		case ruleset.SetRules:
+		case nft.SetRules:
 			rules = i
-		case ruleset.AddVerdicts:
+		case nft.AddVerdicts:
 			if entries < 0 {
 				entries = i
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -186,7 +187,7 @@ func TestA38_NoMasquerading(t *testing.T) {
 		}
 	}
 	for _, chain := range c.Table().Chains {
-		if h := chain.Hook; h != nil && h.Point != ruleset.Forward && h.Point != ruleset.Input && h.Point != ruleset.Output {
+		if h := chain.Hook; h != nil && h.Point != nft.Forward && h.Point != nft.Input && h.Point != nft.Output {
 			t.Errorf("chain %s is at hook %s", chain.Name, h)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -103,8 +104,8 @@ func (c *fenced) judge() (revoked, restored int) {
 		c.t.Fatal(err)
 	}
 	defer flows.Close()
-	revoked, restored, err = flows.Revoke(func(hook ruleset.HookPoint, p policy.Packet) bool {
-		return c.Table().Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
+	revoked, restored, err = flows.Revoke(func(hook nft.HookPoint, p policy.Packet) bool {
+		return c.Table().Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
 	})
 	if err != nil {
 		c.t.Fatal(err)

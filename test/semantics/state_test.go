@@ -16,6 +16,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
 )
 
@@ -83,7 +84,7 @@ func reset(packet []byte) {
 func TestA41_DefaultZone(t *testing.T) {
 	c := cluster(t, base+denyAll+`policy db/in {podSelector: {}, ingress: [{}]}
 		policy shop/out {podSelector: {}, policyTypes: [Egress], egress: [{}]}`)
-	listed, err := c.Run(&c.Node.Host, "", "nft", "list", "table", "inet", ruleset.TableName)
+	listed, err := c.Run(&c.Node.Host, "", "nft", "list", "table", "inet", nft.TableName)
 	if err != nil {
 		t.Fatal(err)
 	}

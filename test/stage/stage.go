@@ -19,7 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
@@ -202,8 +202,8 @@ func (s *Stage) Open() {
 	s.Must(s.Node.Do(func() error {
 		tables, err := exec.Command("nft", "list", "tables").Output()
 		for _, family := range []string{"inet", "bridge"} {
-			if strings.Contains(string(tables), fmt.Sprintf("table %s %s\n", family, ruleset.TableName)) {
-				err = errors.Join(err, Run("nft", "delete", "table", family, ruleset.TableName))
+			if strings.Contains(string(tables), fmt.Sprintf("table %s %s\n", family, nft.TableName)) {
+				err = errors.Join(err, Run("nft", "delete", "table", family, nft.TableName))
 			}
 		}
 		return err

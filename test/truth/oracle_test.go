@@ -12,6 +12,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -101,14 +102,14 @@ func (w *world) checkFenced(t *ruleset.Table, ip netip.Addr, p *corev1.Pod) erro
 }
 
 // isVerdict reports whether a map's entry is what a pod's must be.
-func (w *world) isVerdict(v ruleset.Verdict, d policy.Direction, p *corev1.Pod) bool {
+func (w *world) isVerdict(v nft.Verdict, d policy.Direction, p *corev1.Pod) bool {
 	switch {
 	case len(w.fences(d, p)) > 0:
-		return v.Action == ruleset.Jump && strings.HasPrefix(v.Chain, d.String()+"-") && strings.HasSuffix(v.Chain, "-"+p.Namespace+"/"+p.Name)
+		return v.Action == nft.Jump && strings.HasPrefix(v.Chain, d.String()+"-") && strings.HasSuffix(v.Chain, "-"+p.Namespace+"/"+p.Name)
 	case len(w.fences(d.Opposite(), p)) > 0 && w.ruleset.RevokedMark != 0:
-		return v == ruleset.Verdict{Action: ruleset.Jump, Chain: "beginnings"}
+		return v == nft.Verdict{Action: nft.Jump, Chain: "beginnings"}
 	}
-	return v == ruleset.Verdict{Action: ruleset.Accept}
+	return v == nft.Verdict{Action: nft.Accept}
 }
 
 // checkClosed makes sure that an address is in no map, and what is in none ends.
@@ -122,7 +123,7 @@ func (w *world) checkClosed(t *ruleset.Table, ip netip.Addr) error {
 		return fmt.Errorf("is nobody's that is known, but in a map: ingress %v, egress %v", in, out)
 	case !orphan && !member(t, setOf("pod-ranges", ip), ip):
 		return errors.New("is nobody's that is known, but neither an orphan nor in the ranges")
-	case orphan && passes(t, ruleset.Output, policy.Packet{Src: own(ip), Dst: ip, Protocol: policy.TCP, DstPort: 80}):
+	case orphan && passes(t, nft.Output, policy.Packet{Src: own(ip), Dst: ip, Protocol: policy.TCP, DstPort: 80}):
 		return errors.New("is an orphan, but gets what the node sends")
 	}
 	return nil
@@ -134,7 +135,7 @@ func (w *world) checkMembers(t *ruleset.Table, ip netip.Addr, p *corev1.Pod) err
 	for name, set := range t.Sets {
 		switch {
 		case strings.HasPrefix(name, setOf("peers", ip)):
-			_, in := set.Elements[ruleset.AddrElement(ip)]
+			_, in := set.Elements[nft.AddrElement(ip)]
 			if in != w.meant(set.Comment, p) {
 				return fmt.Errorf("in the peers %q: %t", set.Comment, in)
 			}
@@ -185,18 +186,18 @@ func (w *world) passes(from, to end, packet policy.Packet) bool {
 // checkPackets traces a handful of packets to and from an address.
 func (w *world) checkPackets(t *ruleset.Table, ip netip.Addr, self end) error {
 	for _, packet := range packets(ip, own(ip)) {
-		if want := w.passes(self, end{}, packet) || w.ruleset.AllowToNode && !self.closed; passes(t, ruleset.Input, packet) != want {
+		if want := w.passes(self, end{}, packet) || w.ruleset.AllowToNode && !self.closed; passes(t, nft.Input, packet) != want {
 			return fmt.Errorf("%v, to the node, passes: %t", packet, !want)
 		}
 	}
 	for other, its := range w.others(ip) {
 		for _, packet := range packets(ip, other) {
-			if want := w.passes(self, its, packet); passes(t, ruleset.Forward, packet) != want {
+			if want := w.passes(self, its, packet); passes(t, nft.Forward, packet) != want {
 				return fmt.Errorf("%v passes: %t", packet, !want)
 			}
 		}
 		for _, packet := range packets(other, ip) {
-			if want := w.passes(its, self, packet); passes(t, ruleset.Forward, packet) != want {
+			if want := w.passes(its, self, packet); passes(t, nft.Forward, packet) != want {
 				return fmt.Errorf("%v passes: %t", packet, !want)
 			}
 		}
@@ -232,13 +233,13 @@ func packets(src, dst netip.Addr) []policy.Packet {
 	}
 }
 
-func passes(t *ruleset.Table, hook ruleset.HookPoint, p policy.Packet) bool {
-	return t.Trace(hook, ruleset.TracePacket{Packet: p, State: ruleset.New}).Verdict == ruleset.Accept
+func passes(t *ruleset.Table, hook nft.HookPoint, p policy.Packet) bool {
+	return t.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
 }
 
 // verdict is what the map of a direction has for an address.
-func verdict(t *ruleset.Table, d policy.Direction, ip netip.Addr) (ruleset.Verdict, bool) {
-	v, in := t.Sets[setOf(d.String()+"-pods", ip)].Verdicts[ruleset.AddrElement(ip)]
+func verdict(t *ruleset.Table, d policy.Direction, ip netip.Addr) (nft.Verdict, bool) {
+	v, in := t.Sets[setOf(d.String()+"-pods", ip)].Verdicts[nft.AddrElement(ip)]
 	return v, in
 }
 
@@ -251,7 +252,7 @@ func mapped(t *ruleset.Table, ip netip.Addr) bool {
 
 // member reports whether an address is in a set, of addresses or of ranges.
 func member(t *ruleset.Table, name string, ip netip.Addr) bool {
-	e := ruleset.AddrElement(ip)
+	e := nft.AddrElement(ip)
 	for r := range t.Sets[name].Elements {
 		if r == e || bytes.Compare(r.Addr[:], e.Addr[:]) <= 0 && bytes.Compare(e.Addr[:], r.LastAddr[:]) <= 0 {
 			return true

@@ -21,6 +21,7 @@ import (
 
 	"github.com/podfence/podfence/cni/handshake"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/lab"
@@ -102,7 +103,7 @@ func (a *real) start(listed []random.Event) (err error) {
 		Ruleset: a.ruleset, CNI: &agent.CNI{Socket: a.socket(), State: a.state()},
 		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}
-	if o.LastPodCIDRs, err = a.conn.PodCIDRs(); err != nil {
+	if o.LastPodCIDRs, err = a.conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 		return err
 	}
 	if a.ruleset.RevokedMark != 0 {

@@ -1,9 +1,9 @@
-package ruleset_test
+package nft_test
 
 import (
 	"testing"
 
-	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 func TestTampering(t *testing.T) {
@@ -19,7 +19,7 @@ func TestTampering(t *testing.T) {
 		{[]string{"a", "delete table inet podfence", "b", "delete table bridge podfence", "add table inet podfence"},
 			"delete table inet podfence, delete table bridge podfence, add table inet podfence"},
 	} {
-		var done ruleset.Tampering
+		var done nft.Tampering
 		for _, change := range c.changes {
 			done.Add(change)
 		}
@@ -27,10 +27,10 @@ func TestTampering(t *testing.T) {
 			t.Errorf("%q: %q, want %q", c.changes, got, c.want)
 		}
 	}
-	if got := (ruleset.Tampering{}).Who(); got != "not known" {
+	if got := (nft.Tampering{}).Who(); got != "not known" {
 		t.Errorf("nobody is %q", got)
 	}
-	if got := (ruleset.Tampering{Process: "nft", PID: 7}).Who(); got != "nft (process 7)" {
+	if got := (nft.Tampering{Process: "nft", PID: 7}).Who(); got != "nft (process 7)" {
 		t.Errorf("nft is %q", got)
 	}
 }

@@ -1,18 +1,21 @@
-package ruleset
+package nft
 
-import "github.com/podfence/podfence/policy"
+import "github.com/podfence/podfence/policy/packet"
 
-// Match is one of Loopback, PodPort, PacketType, CtState, Mark, Midstream, ICMPv6,
+// Match is one of Loopback, InGroup, PacketType, CtState, Mark, Midstream, ICMPv6,
 // Authenticated, ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
 // Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted. The set is closed.
-type Match interface{ match() }
+type Match interface {
+	// String is the match as nft writes it.
+	String() string
+	match()
+}
 
 // Loopback matches packets on the loopback device: iifname "lo".
 type Loopback struct{}
 
-// PodPort matches packets that came in by a pod's port of podfence's bridge:
-// iifgroup LinkGroup.
-type PodPort struct{}
+// InGroup matches packets that came in by a link of the group: iifgroup N.
+type InGroup uint32
 
 // PacketType matches packets by where their frame went to: meta pkttype P.
 type PacketType uint8
@@ -42,7 +45,7 @@ type Mark uint32
 // SYN (tcp flags ! syn), SCTP's that have another chunk than INIT first
 // (@th,96,8 != 0x1). Where connection tracking knows the connection no more, it
 // takes them for new all the same (nf_conntrack_tcp_loose; an SCTP HEARTBEAT).
-type Midstream policy.Protocol
+type Midstream packet.Protocol
 
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
@@ -74,7 +77,7 @@ type UpperLayer struct{}
 // NextHeader matches what comes right behind the IPv6 header, or, with Not, anything else:
 // ip6 nexthdr ipv6-icmp.
 type NextHeader struct {
-	Protocol policy.Protocol // hop-by-hop options, or ICMPv6
+	Protocol packet.Protocol // hop-by-hop options, or ICMPv6
 	Not      bool
 }
 
@@ -143,7 +146,7 @@ func (Atomic) match()        {}
 func (UpperLayer) match()    {}
 func (Limit) match()         {}
 func (Loopback) match()      {}
-func (PodPort) match()       {}
+func (InGroup) match()       {}
 func (PacketType) match()    {}
 func (CtState) match()       {}
 func (Mark) match()          {}
@@ -156,33 +159,3 @@ func (MessageType) match()   {}
 func (Elsewhere) match()     {}
 func (DNAT) match()          {}
 func (Lookup) match()        {}
-
-// Field is a field of the packet.
-type Field uint8
-
-// The fields, in nft's words. Those of an IP address match only packets of their
-// own family, ICMPMessageType only ICMP, ICMPv6MessageType only ICMPv6, those of ARP
-// only ARP. Those of the flow match only packets that connection tracking knows a flow
-// of, of their own family. Those of the frame are for the table of family bridge.
-const (
-	SrcAddr4          Field = iota // ip saddr
-	DstAddr4                       // ip daddr
-	SrcAddr6                       // ip6 saddr
-	DstAddr6                       // ip6 daddr
-	L4Protocol                     // meta l4proto
-	DstPort                        // th dport
-	ICMPv6MessageType              // icmpv6 type
-	InPort                         // iifname
-	OutPort                        // oifname
-	SrcMAC                         // ether saddr
-	DstMAC                         // ether daddr
-	FrameType                      // ether type
-	ARPSrcMAC                      // arp saddr ether
-	ARPSrcAddr                     // arp saddr ip
-	ARPDstAddr                     // arp daddr ip
-	ICMPMessageType                // icmp type
-	CtOriginalSrc4                 // ct original ip saddr
-	CtOriginalSrc6                 // ct original ip6 saddr
-	CtReplySrc4                    // ct reply ip saddr
-	CtReplySrc6                    // ct reply ip6 saddr
-)

@@ -1,4 +1,4 @@
-package ruleset
+package nft
 
 import (
 	"fmt"
@@ -25,7 +25,7 @@ func opText(table string, op Op) string {
 		if o.Map {
 			kind, data = "map", " : verdict"
 		}
-		if o.Type.interval() {
+		if o.Type.Interval() {
 			extra = " flags interval;"
 		}
 		if o.Dynamic {
@@ -44,7 +44,7 @@ func opText(table string, op Op) string {
 	case AddVerdicts:
 		texts := make([]string, len(o.Entries))
 		for i, entry := range o.Entries {
-			texts[i] = o.Type.text(entry.Key) + " : " + entry.Verdict.String()
+			texts[i] = o.Type.Text(entry.Key) + " : " + entry.Verdict.String()
 		}
 		return fmt.Sprintf("add element %s %s { %s }\n", table, o.Map, strings.Join(texts, ", "))
 	case AddChain:
@@ -68,7 +68,7 @@ func opText(table string, op Op) string {
 func elementsText(table, verb, set string, t SetType, elements []Element) string {
 	texts := make([]string, len(elements))
 	for i, e := range elements {
-		texts[i] = t.text(e)
+		texts[i] = t.Text(e)
 	}
 	return fmt.Sprintf("%s element %s %s { %s }\n", verb, table, set, strings.Join(texts, ", "))
 }

@@ -1,13 +1,12 @@
-package ruleset
+package nft
 
 import (
 	"fmt"
-	"net/netip"
+	"maps"
+	"slices"
 	"strings"
 
-	"go4.org/netipx"
-
-	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/policy/packet"
 )
 
 // Text is the table as nft reads it: `nft -f` makes it, in place of the one
@@ -15,7 +14,7 @@ import (
 func (t *Table) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table %s %s\ndelete table %s %s\ntable %s %s {\n", t.Family, TableName, t.Family, TableName, t.Family, TableName)
-	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
+	for _, name := range slices.Sorted(maps.Keys(t.Sets)) {
 		t.Sets[name].text(&b)
 		b.WriteString("\n")
 	}
@@ -41,12 +40,12 @@ func (s *Set) text(b *strings.Builder) {
 	var elements []string
 	if s.IsMap() {
 		kind, data = "map", " : verdict"
-		for _, e := range sortedElements(s.Verdicts) {
-			elements = append(elements, s.Type.text(e)+" : "+s.Verdicts[e].String())
+		for _, e := range SortedElements(s.Verdicts) {
+			elements = append(elements, s.Type.Text(e)+" : "+s.Verdicts[e].String())
 		}
 	}
-	for _, e := range sortedElements(s.Elements) {
-		elements = append(elements, s.Type.text(e))
+	for _, e := range SortedElements(s.Elements) {
+		elements = append(elements, s.Type.Text(e))
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
 	if s.Dynamic {
@@ -54,7 +53,7 @@ func (s *Set) text(b *strings.Builder) {
 			fmt.Fprintf(b, "\t\t%s\n", line)
 		}
 	}
-	if s.Type.interval() {
+	if s.Type.Interval() {
 		b.WriteString("\t\tflags interval\n")
 	}
 	if s.Comment != "" {
@@ -88,14 +87,14 @@ func (h *Hook) String() string {
 func (r Rule) String() string {
 	var words []string
 	for _, m := range r.Matches {
-		words = append(words, fmt.Sprint(m))
+		words = append(words, m.String())
 	}
 	if r.Counter {
 		words = append(words, "counter")
 	}
 	words = append(words, r.Verdict.String())
-	if r.Comment != "" {
-		words = append(words, fmt.Sprintf("comment %q", r.Comment))
+	if comment := r.Comment(); comment != "" {
+		words = append(words, fmt.Sprintf("comment %q", comment))
 	}
 	return strings.Join(words, " ")
 }
@@ -119,12 +118,12 @@ func (v Verdict) String() string {
 }
 
 func (Loopback) String() string      { return `iifname "lo"` }
-func (PodPort) String() string       { return fmt.Sprintf("iifgroup %d", LinkGroup) }
+func (g InGroup) String() string     { return fmt.Sprintf("iifgroup %d", uint32(g)) }
 func (ICMPv6) String() string        { return "meta l4proto ipv6-icmp" }
 func (Authenticated) String() string { return "meta l4proto ah" }
 func (n NextHeader) String() string {
 	name, not := "ipv6-icmp", ""
-	if n.Protocol == hopByHop {
+	if n.Protocol == 0 {
 		name = "hopopt"
 	}
 	if n.Not {
@@ -140,7 +139,7 @@ func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }
 
 func (m Midstream) String() string {
-	if policy.Protocol(m) == policy.TCP {
+	if packet.Protocol(m) == packet.TCP {
 		return "tcp flags ! syn"
 	}
 	return "meta l4proto sctp @th,96,8 != 0x1"
@@ -195,7 +194,7 @@ func (c Connections) String() string {
 
 func (n Noted) String() string { return fmt.Sprintf("add @%s { %s }", n.Set, n.Field) }
 
-func (m MessageType) String() string { return "icmpv6 type " + messageTypeTexts[uint8(m)] }
+func (m MessageType) String() string { return "icmpv6 type " + named(icmpv6Types, uint8(m), "%d") }
 
 func (s CtState) String() string {
 	var states []string
@@ -217,110 +216,4 @@ func (l Lookup) String() string {
 		not = "!= "
 	}
 	return fmt.Sprintf("%s %s@%s", strings.Join(fields, " . "), not, l.Set)
-}
-
-func (f Field) String() string {
-	return [...]string{
-		SrcAddr4: "ip saddr", DstAddr4: "ip daddr", SrcAddr6: "ip6 saddr", DstAddr6: "ip6 daddr",
-		L4Protocol: "meta l4proto", DstPort: "th dport", ICMPv6MessageType: "icmpv6 type",
-		InPort: "iifname", OutPort: "oifname", SrcMAC: "ether saddr", DstMAC: "ether daddr", FrameType: "ether type",
-		ICMPMessageType: "icmp type", CtOriginalSrc4: "ct original ip saddr", CtOriginalSrc6: "ct original ip6 saddr",
-		CtReplySrc4: "ct reply ip saddr", CtReplySrc6: "ct reply ip6 saddr",
-		ARPSrcMAC: "arp saddr ether", ARPSrcAddr: "arp saddr ip", ARPDstAddr: "arp daddr ip",
-	}[f]
-}
-
-func (t SetType) String() string {
-	return [...]string{
-		Addr4: "ipv4_addr", Addr6: "ipv6_addr", Range4: "ipv4_addr", Range6: "ipv6_addr",
-		Port: "inet_proto . inet_service", PortRange: "inet_proto . inet_service",
-		Endpoint4: "ipv4_addr . inet_proto . inet_service", Endpoint6: "ipv6_addr . inet_proto . inet_service",
-		ICMPv6Type: "icmpv6_type", EtherAddr: "ether_addr", EtherType: "ether_type",
-		Sender4: "ifname . ether_addr . ipv4_addr", Sender6: "ifname . ether_addr . ipv6_addr", IfName: "ifname",
-		LinkAddr4: "ifname . ipv4_addr", LinkAddr6: "ifname . ipv6_addr",
-		ICMPType: "icmp_type", Pair4: "ipv4_addr . ipv4_addr", Pair6: "ipv6_addr . ipv6_addr",
-	}[t]
-}
-
-func (t SetType) interval() bool { return t == Range4 || t == Range6 || t == PortRange }
-
-// text is an element as nft writes it.
-func (t SetType) text(e Element) string {
-	switch t {
-	case Range4, Range6:
-		first, last := t.addrOf(e), t.addrOf(Element{Addr: e.LastAddr})
-		if prefix, is := netipx.IPRangeFrom(first, last).Prefix(); !is {
-			return fmt.Sprintf("%s-%s", first, last)
-		} else if !prefix.IsSingleIP() {
-			return prefix.String()
-		}
-		return first.String()
-	case Port:
-		return fmt.Sprintf("%s . %d", protocolText(e.Protocol), e.First)
-	case PortRange:
-		if e.First == e.Last {
-			return fmt.Sprintf("%s . %d", protocolText(e.Protocol), e.First)
-		}
-		return fmt.Sprintf("%s . %d-%d", protocolText(e.Protocol), e.First, e.Last)
-	case Endpoint4, Endpoint6:
-		return fmt.Sprintf("%s . %s . %d", t.addrOf(e), protocolText(e.Protocol), e.First)
-	case ICMPv6Type:
-		return messageTypeTexts[e.Protocol]
-	case ICMPType:
-		return errorTexts[e.Protocol]
-	case Pair4, Pair6:
-		return fmt.Sprintf("%s . %s", t.addrOf(e), t.addrOf(Element{Addr: e.LastAddr}))
-	case EtherAddr:
-		return macText(e.MAC)
-	case EtherType:
-		return etherTypeTexts[e.First]
-	case Sender4, Sender6:
-		return fmt.Sprintf("%q . %s . %s", portText(e), macText(e.MAC), t.addrOf(e))
-	case LinkAddr4, LinkAddr6:
-		return fmt.Sprintf("%q . %s", portText(e), t.addrOf(e))
-	case IfName:
-		return fmt.Sprintf("%q", portText(e))
-	}
-	return t.addrOf(e).String()
-}
-
-// portText is the name of an element's link.
-func portText(e Element) string { return strings.TrimRight(string(e.Port[:]), "\x00") }
-
-// addrOf is the address of an element.
-func (t SetType) addrOf(e Element) netip.Addr {
-	if t == Addr4 || t == Range4 || t == Endpoint4 || t == Sender4 || t == LinkAddr4 || t == Pair4 {
-		return netip.AddrFrom4([4]byte(e.Addr[:4]))
-	}
-	return netip.AddrFrom16(e.Addr)
-}
-
-func protocolText(p uint8) string {
-	switch p {
-	case 6:
-		return "tcp"
-	case 17:
-		return "udp"
-	case 132:
-		return "sctp"
-	}
-	return fmt.Sprint(p)
-}
-
-// messageTypeTexts are nft's names of the ICMPv6 types in the table.
-var messageTypeTexts = map[uint8]string{
-	130: "mld-listener-query", 131: "mld-listener-report", 132: "mld-listener-done", 143: "mld2-listener-report",
-	133: "nd-router-solicit", 134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert", 137: "nd-redirect",
-}
-
-// errorTexts are nft's names of ICMP's error messages.
-var errorTexts = map[uint8]string{
-	3: "destination-unreachable", 4: "source-quench", 5: "redirect", 11: "time-exceeded", 12: "parameter-problem",
-}
-
-// etherTypeTexts are nft's names of the EtherTypes in the table.
-var etherTypeTexts = map[uint16]string{TypeIPv4: "ip", TypeARP: "arp", TypeIPv6: "ip6"}
-
-func macText(mac [6]byte) string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5])
 }

@@ -1,4 +1,4 @@
-package ruleset
+package nft
 
 import "fmt"
 
@@ -33,9 +33,6 @@ type AddSet struct {
 
 // DynamicSize is how many elements a dynamic set has at most.
 const DynamicSize = 65535
-
-// ratesTimeout is for how many seconds the rate of what has not come since is kept.
-const ratesTimeout = 60
 
 // dynamicText is what of a dynamic set nft writes, line by line.
 func dynamicText(timeout uint32) []string {

@@ -1,4 +1,4 @@
-package ruleset
+package nft
 
 import (
 	"maps"
@@ -9,15 +9,15 @@ import (
 // kernel has.
 func (t *Table) Replacement() Plan {
 	var sets, chains, rules, entries []Op
-	for _, name := range sortedBy(t.Sets, func(s string) string { return s }) {
+	for _, name := range slices.Sorted(maps.Keys(t.Sets)) {
 		set := t.Sets[name]
 		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment, Dynamic: set.Dynamic, Timeout: set.Timeout})
 		if len(set.Elements) > 0 {
-			sets = append(sets, AddElements{Set: name, Type: set.Type, Elements: sortedElements(set.Elements)})
+			sets = append(sets, AddElements{Set: name, Type: set.Type, Elements: SortedElements(set.Elements)})
 		}
 		if len(set.Verdicts) > 0 {
 			add := AddVerdicts{Map: name, Type: set.Type}
-			for _, e := range sortedElements(set.Verdicts) {
+			for _, e := range SortedElements(set.Verdicts) {
 				add.Entries = append(add.Entries, VerdictEntry{Key: e, Verdict: set.Verdicts[e]})
 			}
 			entries = append(entries, add)
@@ -30,17 +30,4 @@ func (t *Table) Replacement() Plan {
 		}
 	}
 	return Plan{Family: t.Family, Replace: true, Ops: slices.Concat(sets, chains, rules, entries)}
-}
-
-// sortedChains are the base chains, then the others by name.
-func (t *Table) sortedChains() []*Chain {
-	return slices.SortedFunc(maps.Values(t.Chains), func(a, b *Chain) int {
-		if base := a.Hook != nil; base != (b.Hook != nil) {
-			if base {
-				return -1
-			}
-			return 1
-		}
-		return compareString(a.Name, b.Name)
-	})
 }

@@ -1,0 +1,76 @@
+package nft
+
+import "iter"
+
+// Field is a field of the packet.
+type Field uint8
+
+// The fields. Those of an IP address match only packets of their own family,
+// ICMPMessageType only ICMP, ICMPv6MessageType only ICMPv6, those of ARP
+// only ARP. Those of the flow match only packets that connection tracking knows a flow
+// of, of their own family. Those of the frame are for the table of family bridge.
+const (
+	SrcAddr4 Field = iota
+	DstAddr4
+	SrcAddr6
+	DstAddr6
+	L4Protocol
+	DstPort
+	ICMPv6MessageType
+	InPort
+	OutPort
+	SrcMAC
+	DstMAC
+	FrameType
+	ARPSrcMAC
+	ARPSrcAddr
+	ARPDstAddr
+	ICMPMessageType
+	CtOriginalSrc4
+	CtOriginalSrc6
+	CtReplySrc4
+	CtReplySrc6
+)
+
+// fields are all fields: their names in nft, and what they hold.
+var fields = [...]struct {
+	name string
+	of   Datatype
+}{
+	SrcAddr4:          {"ip saddr", IPv4Addr},
+	DstAddr4:          {"ip daddr", IPv4Addr},
+	SrcAddr6:          {"ip6 saddr", IPv6Addr},
+	DstAddr6:          {"ip6 daddr", IPv6Addr},
+	L4Protocol:        {"meta l4proto", InetProto},
+	DstPort:           {"th dport", InetService},
+	ICMPv6MessageType: {"icmpv6 type", ICMPv6Type},
+	InPort:            {"iifname", IfName},
+	OutPort:           {"oifname", IfName},
+	SrcMAC:            {"ether saddr", EtherAddr},
+	DstMAC:            {"ether daddr", EtherAddr},
+	FrameType:         {"ether type", EtherType},
+	ARPSrcMAC:         {"arp saddr ether", EtherAddr},
+	ARPSrcAddr:        {"arp saddr ip", IPv4Addr},
+	ARPDstAddr:        {"arp daddr ip", IPv4Addr},
+	ICMPMessageType:   {"icmp type", ICMPType},
+	CtOriginalSrc4:    {"ct original ip saddr", IPv4Addr},
+	CtOriginalSrc6:    {"ct original ip6 saddr", IPv6Addr},
+	CtReplySrc4:       {"ct reply ip saddr", IPv4Addr},
+	CtReplySrc6:       {"ct reply ip6 saddr", IPv6Addr},
+}
+
+// Fields are all fields.
+func Fields() iter.Seq[Field] {
+	return func(yield func(Field) bool) {
+		for f := range Field(len(fields)) {
+			if !yield(f) {
+				return
+			}
+		}
+	}
+}
+
+func (f Field) String() string { return fields[f].name }
+
+// Datatype is what the field holds.
+func (f Field) Datatype() Datatype { return fields[f].of }

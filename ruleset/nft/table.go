@@ -1,0 +1,105 @@
+package nft
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// TableName is the name of the tables, one of each family at most. Every component should
+// create its own tables and work only within those.
+const TableName = "podfence"
+
+// Family is the family of a table: which packets it sees.
+type Family uint8
+
+// The families.
+const (
+	Inet   Family = iota // IPv4 and IPv6 packets
+	Bridge               // frames that a bridge handles
+)
+
+func (f Family) String() string {
+	if f == Inet {
+		return "inet"
+	}
+	return "bridge"
+}
+
+// Table is what the kernel holds, or must hold.
+type Table struct {
+	Family Family
+	Sets   map[string]*Set
+	Chains map[string]*Chain
+
+	// judging are the base chains that judge, by their hook, as the kernel runs them.
+	judging map[HookPoint][]*Chain
+}
+
+// NewTable is an empty table.
+func NewTable(family Family) Table {
+	return Table{Family: family, Sets: map[string]*Set{}, Chains: map[string]*Chain{}, judging: map[HookPoint][]*Chain{}}
+}
+
+// AddSets adds sets to the table.
+func (t *Table) AddSets(sets ...*Set) {
+	for _, set := range sets {
+		t.Sets[set.Name] = set
+	}
+}
+
+// AddChains adds chains to the table; base chains stay as long as it.
+func (t *Table) AddChains(chains ...*Chain) {
+	for _, chain := range chains {
+		t.Chains[chain.Name] = chain
+		if chain.judges() {
+			t.judging[chain.Hook.Point] = append(t.judging[chain.Hook.Point], chain)
+			t.sort(t.judging[chain.Hook.Point])
+		}
+	}
+}
+
+// judges reports whether it is a base chain that lets packets pass or not. One of type nat
+// gives them another address.
+func (c *Chain) judges() bool { return c.Hook != nil && !c.Hook.NAT }
+
+// sort puts base chains of a hook into the order in which the kernel runs them: by priority.
+// Of those that have the same, the order makes no difference: none of them changes the
+// packet, and what one accepts the next one judges all the same.
+func (t *Table) sort(bases []*Chain) {
+	slices.SortFunc(bases, func(a, b *Chain) int {
+		first, _ := a.Hook.Number(t.Family)
+		second, _ := b.Hook.Number(t.Family)
+		return cmp.Or(cmp.Compare(first, second), strings.Compare(a.Name, b.Name))
+	})
+}
+
+// judgingAt are the base chains of a hook that judge, as the kernel runs them. Those of a
+// table that was not made by NewTable are looked for among all.
+func (t *Table) judgingAt(hook HookPoint) []*Chain {
+	if t.judging != nil {
+		return t.judging[hook]
+	}
+	var bases []*Chain
+	for _, chain := range t.Chains {
+		if chain.judges() && chain.Hook.Point == hook {
+			bases = append(bases, chain)
+		}
+	}
+	t.sort(bases)
+	return bases
+}
+
+// sortedChains are the base chains, then the others by name.
+func (t *Table) sortedChains() []*Chain {
+	return slices.SortedFunc(maps.Values(t.Chains), func(a, b *Chain) int {
+		if base := a.Hook != nil; base != (b.Hook != nil) {
+			if base {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+}

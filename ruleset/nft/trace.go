@@ -1,0 +1,205 @@
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/podfence/podfence/policy/packet"
+)
+
+// Trace is the way of a packet through the base chains of one hook.
+type Trace struct {
+	// Steps are the rules that matched, in order.
+	Steps []Step
+	// Verdict is Accept, Drop or Reject.
+	Verdict Action
+}
+
+// Step is a rule that a packet met.
+type Step struct {
+	Chain string
+	Rule  Rule
+}
+
+func (t Trace) String() string {
+	var b strings.Builder
+	for _, step := range t.Steps {
+		fmt.Fprintf(&b, "%s: %s\n", step.Chain, step.Rule)
+	}
+	b.WriteString(Verdict{Action: t.Verdict}.String())
+	return b.String()
+}
+
+// Trace runs a packet through the table as the kernel would: every base chain
+// of the hook by priority, until one denies. It panics at a match or a field that it does not
+// know: whoever asks must not go by a wrong verdict. What gives a packet another address
+// denies none, and is left out.
+func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
+	tr := tracer{table: t, packet: p}
+	for _, chain := range t.judgingAt(hook) {
+		if verdict, reached := tr.chain(chain); reached && verdict != Accept {
+			return Trace{Steps: tr.steps, Verdict: verdict}
+		}
+	}
+	return Trace{Steps: tr.steps, Verdict: Accept}
+}
+
+type tracer struct {
+	table  *Table
+	packet TracePacket
+	steps  []Step
+}
+
+// chain runs the packet through a chain; it may come to no verdict.
+func (t *tracer) chain(chain *Chain) (Action, bool) {
+	for _, rule := range chain.Rules {
+		if !t.matches(rule) {
+			continue
+		}
+		verdict := rule.Verdict
+		if verdict.Action == Dispatch {
+			var found bool
+			if verdict, found = t.dispatch(verdict); !found {
+				continue
+			}
+		}
+		t.steps = append(t.steps, Step{Chain: chain.Name, Rule: rule})
+		if verdict.Action == Return {
+			return Accept, false
+		}
+		if verdict.Action != Jump {
+			return verdict.Action, true
+		}
+		if verdict, reached := t.chain(t.table.Chains[verdict.Chain]); reached {
+			return verdict, true
+		}
+	}
+	return Accept, false
+}
+
+func (t *tracer) matches(rule Rule) bool {
+	return !slices.ContainsFunc(rule.Matches, func(m Match) bool { return !t.match(m) })
+}
+
+func (t *tracer) match(m Match) bool {
+	switch m := m.(type) {
+	case Loopback:
+		return t.packet.Loopback
+	case InGroup:
+		return t.packet.Frame.Group == uint32(m)
+	case PacketType:
+		return t.packet.Frame.PacketType() == m
+	case MessageType:
+		return t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType == uint8(m)
+	case CtState:
+		return t.packet.State&m != 0
+	case Mark:
+		return t.packet.Mark&uint32(m) == uint32(m)
+	case Elsewhere:
+		return t.packet.Elsewhere
+	case DNAT:
+		return t.packet.DNAT
+	case Midstream:
+		return t.packet.Midstream && t.packet.Protocol == packet.Protocol(m)
+	case ICMPv6Error:
+		return t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType < 128
+	case Redirect:
+		return t.packet.Protocol == packet.ICMP && t.packet.ICMPType == ICMPRedirect
+	case Fragment:
+		part := t.packet.Fragment
+		return t.packet.Src.IsValid() && t.packet.Src.Is4() != m.V6 && (part != Whole && !m.First || m.First && (part == First || part == Headerless || part == Whole && !m.V6))
+	case Atomic: // as good as whole
+		return false
+	case UpperLayer:
+		return t.packet.Fragment == Whole || t.packet.Fragment == First
+	case Limit: // a packet alone is not too many
+		return true
+	case Unconfirmed:
+		return t.packet.State == New
+	case Connections: // and one connection neither
+		return false
+	case Noted:
+		return true
+	case Authenticated:
+		return t.packet.Protocol == packet.AH
+	case ICMPv6:
+		return t.packet.Protocol == packet.ICMPv6
+	case NextHeader:
+		return !t.packet.Src.Is4() && (t.packet.NextHeader() == m.Protocol) != m.Not
+	case HopLimit:
+		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
+	case Lookup:
+		key, ok := t.key(m.Fields)
+		return ok && t.table.Sets[m.Set].contains(key) != m.Not
+	}
+	panic(fmt.Sprintf("the tracer does not know the match %T", m))
+}
+
+func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
+	key, ok := t.key([]Field{v.Field})
+	if !ok {
+		return Verdict{}, false
+	}
+	verdict, found := t.table.Sets[v.Map].Verdicts[key]
+	return verdict, found
+}
+
+// key reads fields out of the packet; it fails if the packet has one of them
+// not.
+func (t *tracer) key(fields []Field) (e Element, ok bool) {
+	addrs := 0
+	addr := func(addr netip.Addr, is4 bool) bool {
+		if addrs++; addrs == 1 {
+			e.Addr = AddrElement(addr).Addr
+		} else {
+			e.LastAddr = AddrElement(addr).Addr
+		}
+		return addr.IsValid() && addr.Is4() == is4
+	}
+	frame, isARP := t.packet.Frame, t.packet.Frame.Type == TypeARP
+	ok = true
+	for _, f := range fields {
+		switch f {
+		case SrcAddr4, SrcAddr6:
+			ok = ok && addr(t.packet.Src, f == SrcAddr4)
+		case DstAddr4, DstAddr6:
+			ok = ok && addr(t.packet.Dst, f == DstAddr4)
+		case L4Protocol:
+			e.Protocol = uint8(t.packet.Protocol)
+		case DstPort:
+			e.First = t.packet.DstPort
+		case CtOriginalSrc4, CtOriginalSrc6:
+			ok = ok && addr(t.packet.Flow.OriginalSrc, f == CtOriginalSrc4)
+		case CtReplySrc4, CtReplySrc6:
+			ok = ok && addr(t.packet.Flow.ReplySrc, f == CtReplySrc4)
+		case ICMPMessageType:
+			ok = ok && t.packet.Protocol == packet.ICMP
+			e.Protocol = t.packet.ICMPType
+		case ICMPv6MessageType:
+			ok = ok && t.packet.Protocol == packet.ICMPv6
+			e.Protocol = t.packet.ICMPType
+		case InPort:
+			copy(e.Port[:], frame.Port)
+		case OutPort:
+			copy(e.Port[:], frame.Out)
+		case SrcMAC:
+			e.MAC = frame.Src
+		case DstMAC:
+			e.MAC = frame.Dst
+		case FrameType:
+			e.First = frame.Type
+		case ARPSrcMAC:
+			ok = ok && isARP
+			e.MAC = frame.ARP.SrcMAC
+		case ARPSrcAddr:
+			ok = ok && isARP && addr(frame.ARP.Src, true)
+		case ARPDstAddr:
+			ok = ok && isARP && addr(frame.ARP.Dst, true)
+		default:
+			panic(fmt.Sprintf("the tracer does not know the field %d", f))
+		}
+	}
+	return e, ok
+}

@@ -1,0 +1,48 @@
+package ruleset
+
+import (
+	"slices"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
+)
+
+// Users are the policies that an operation is for, of those of the intent that its
+// table was built for: those whose chain it makes, or whose rules look its set up.
+// With none, the operation is for all, or for a pod.
+func Users(in policy.Intent, op nft.Op) (users []policy.Key) {
+	var chain, set string
+	switch op := op.(type) {
+	case nft.AddChain:
+		chain = op.Name
+	case nft.SetRules:
+		chain = op.Chain
+	case nft.AddSet:
+		set = op.Name
+	case nft.AddElements:
+		set = op.Set
+	}
+	for _, key := range sortedBy(in.Policies, policy.Key.String) {
+		for _, d := range policy.Directions {
+			p := in.Policies[key]
+			if slices.ContainsFunc(chainsOf(d, &p), func(made *nft.Chain) bool {
+				return made.Name == chain || slices.ContainsFunc(made.Rules, func(r nft.Rule) bool { return set != "" && r.LooksUp(set) })
+			}) {
+				users = append(users, key)
+				break
+			}
+		}
+	}
+	return users
+}
+
+// chainsOf are the chains of a policy for a direction: its own, and its sections'.
+func chainsOf(d policy.Direction, p *policy.Policy) []*nft.Chain {
+	own, _ := policyChainOf(d, p)
+	chains := []*nft.Chain{own}
+	for _, section := range p.Sections[d] {
+		chain, _ := chainOf(sectionChain(policy.SectionKey{Policy: p.Key, Direction: d, Name: section.Name}), p.Key, d, section.Rules)
+		chains = append(chains, chain)
+	}
+	return chains
+}
