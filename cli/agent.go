@@ -113,7 +113,7 @@ GOMEMLIMIT sets another.`,
 				return err
 			}
 			if left != nil {
-				left.committed = a.Enforcer.Sync
+				left.follow(a.Enforcer.Sync)
 				if err := a.Add(left); err != nil {
 					return err
 				}

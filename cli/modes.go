@@ -51,6 +51,9 @@ func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) 
 	return &leaving{mode: c.mode, places: c.places, network: network, ports: ports}, nil
 }
 
+// follow has it wait for an agent's rules by sync before it takes away what held until then.
+func (l *leaving) follow(sync func(context.Context) error) { l.committed = sync }
+
 // Close closes the connection to the kernel.
 func (l *leaving) Close() error {
 	if l == nil {

@@ -61,6 +61,9 @@ func (p *cachedPod) DeepCopyObject() runtime.Object {
 	return &cachedPod{ObjectMeta: *p.ObjectMeta.DeepCopy(), seen: p.seen}
 }
 
+// isSeen reports whether policy sees the pod.
+func (p *cachedPod) isSeen() bool { return p.seen != nil }
+
 // change is the pod as it is now.
 func (p *cachedPod) change() policy.Change {
 	if p.seen == nil {

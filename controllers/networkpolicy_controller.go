@@ -38,7 +38,7 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 		},
 		func() policy.Change {
 			gone = true
-			r.sizes.policies.forget(req.NamespacedName)
+			r.policySizes.forget(req.NamespacedName)
 			return policy.DeletePolicy(req.NamespacedName)
 		})
 	switch {

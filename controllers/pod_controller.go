@@ -26,7 +26,7 @@ func (r *PodReconciler) Reconcile(_ context.Context, req ctrl.Request) (ctrl.Res
 		case err != nil:
 			return nil, fmt.Errorf("reading pod %s: %w", req.NamespacedName, err)
 		case pod == nil:
-			r.sizes.pods.forget(req.NamespacedName)
+			r.podSizes.forget(req.NamespacedName)
 			return []policy.Change{policy.DeletePod(req.NamespacedName)}, nil
 		default:
 			return []policy.Change{policy.SetPod(pod)}, nil

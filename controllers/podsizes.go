@@ -44,6 +44,9 @@ func newPodSizes() *podSizes {
 	return &podSizes{shares: newShares(namespacePodBytes, podBytes), unkept: map[policy.Key]struct{}{}}
 }
 
+// tell has somebody told of pods that are not kept. It must be called before there are any.
+func (s *podSizes) tell(say func(p *corev1.Pod, why string)) { s.say = say }
+
 // memoryOfPod is how many bytes a pod's labels, ports and UID take beyond what is free.
 func memoryOfPod(p *corev1.Pod) (bytes int) {
 	for key, value := range p.Labels {

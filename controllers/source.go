@@ -43,9 +43,11 @@ type Options struct {
 type Source struct {
 	enforcer *enforcer.Enforcer
 	report   *report.Reporter
-	sizes    sizes
-	policies *fedPolicies
-	lists    *policyLists
+	// podSizes and policySizes are how much memory the objects take that the caches keep.
+	podSizes    *podSizes
+	policySizes *policySizes
+	policies    *fedPolicies
+	lists       *policyLists
 	// cache and pods are set up with the manager.
 	cache client.Reader
 	pods  podStore
@@ -58,29 +60,23 @@ type Source struct {
 	nodes *nodes.Known
 }
 
-// sizes are how much of the memory the objects take that the caches keep.
-type sizes struct {
-	pods     *podSizes
-	policies *policySizes
-}
-
 // NewSource returns a source that feeds nothing before SetupWithManager.
 func NewSource() *Source {
-	return &Source{sizes: sizes{newPodSizes(), newPolicySizes()}, policies: newFedPolicies()}
+	return &Source{podSizes: newPodSizes(), policySizes: newPolicySizes(), policies: newFedPolicies()}
 }
 
 // CacheOptions are those that the manager's cache must have.
-func (s *Source) CacheOptions() cache.Options { return cacheOptions(s.sizes.pods, s.sizes.policies) }
+func (s *Source) CacheOptions() cache.Options { return cacheOptions(s.podSizes, s.policySizes) }
 
 // Metrics are the source's own.
-func (s *Source) Metrics() prometheus.Collector { return s.sizes.pods.metric() }
+func (s *Source) Metrics() prometheus.Collector { return s.podSizes.metric() }
 
 // SetupWithManager has the manager feed the enforcer. The manager's cache must have CacheOptions.
 func (s *Source) SetupWithManager(mgr manager.Manager, o Options) error {
 	s.enforcer, s.report = o.Enforcer, o.Report
 	s.nodes = nodes.NewKnown(o.EarlierAddr, o.Log.WithName("nodes"))
 	s.lists = newPolicyLists(o.Direct)
-	s.sizes.pods.say = o.Report.TooLarge
+	s.podSizes.tell(o.Report.TooLarge)
 	s.cache = mgr.GetCache()
 	var err error
 	if s.pods, err = podsOf(context.Background(), mgr.GetCache()); err != nil {
@@ -167,8 +163,8 @@ func (l *firstLoad) Start(ctx context.Context) error {
 			changes = append(changes, policy.ChangeOf(&namespaces.Items[i]))
 		}
 		for _, object := range l.pods.List() {
-			if pod := object.(*cachedPod).seen; pod != nil {
-				changes = append(changes, policy.SetPod(pod))
+			if pod := object.(*cachedPod); pod.isSeen() {
+				changes = append(changes, pod.change())
 			}
 		}
 		for i := range policies.Items {

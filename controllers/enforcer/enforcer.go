@@ -90,7 +90,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-e.inbox.synced:
+	case <-e.inbox.untilSynced():
 	}
 	var beside sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -108,19 +108,19 @@ func (e *Enforcer) Start(ctx context.Context) error {
 
 // Sync waits until everything fed before the call is in the kernel.
 func (e *Enforcer) Sync(ctx context.Context) error {
-	return e.inbox.awaitCommit(ctx, scope{everything: true})
+	return e.inbox.awaitCommit(ctx, everything())
 }
 
 // SyncOf waits until everything fed before the call is in the kernel that packets of a
 // namespace's pods meet, and the addresses are peers only of whom they still are: what takes
 // long of another's policies keeps nobody waiting.
 func (e *Enforcer) SyncOf(ctx context.Context, namespace string, addrs []netip.Addr) error {
-	return e.inbox.awaitCommit(ctx, scope{namespace: namespace, addrs: addrs})
+	return e.inbox.awaitCommit(ctx, ofNamespace(namespace, addrs))
 }
 
 // SyncFirst waits until everything fed before the call is in the kernel, but for what is handed
 // out bit by bit.
-func (e *Enforcer) SyncFirst(ctx context.Context) error { return e.inbox.awaitCommit(ctx, scope{}) }
+func (e *Enforcer) SyncFirst(ctx context.Context) error { return e.inbox.awaitCommit(ctx, nothing()) }
 
 // AwaitPod waits until the pod that an attachment was made for is known, so that its policies
 // hold for the attachment's addresses. It returns the pod's UID, or ErrDetached if the attachment

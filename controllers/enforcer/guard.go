@@ -47,6 +47,10 @@ type guard struct {
 	changed bool
 }
 
+func newGuard(bridge *Bridge, fragments ruleset.FragmentMemory) *guard {
+	return &guard{bridge: bridge, fragments: fragments}
+}
+
 func (g *guard) follow(c Committed) {
 	if c.Intent != nil {
 		g.attachments, g.podCIDRs, g.changed = maps.Clone(c.Intent.Attachments), c.Intent.PodCIDRs, true

@@ -50,6 +50,13 @@ func newInbox(o Options) *inbox {
 	}
 }
 
+// woken has a token while there may be something to commit; wakeUp leaves one.
+func (i *inbox) woken() <-chan struct{} { return i.wake }
+func (i *inbox) wakeUp()                { signal(i.wake) }
+
+// untilSynced is closed when all that there was at the start has been fed.
+func (i *inbox) untilSynced() <-chan struct{} { return i.synced }
+
 // feed takes changes into the model.
 func (i *inbox) feed(changes []policy.Change) {
 	i.mu.Lock()
@@ -76,16 +83,16 @@ func (i *inbox) hasSynced() bool {
 
 // batch is what the loop takes out at once.
 type batch struct {
-	// fed is how many times changes had been fed by then.
-	fed uint64
-	// intent is all that is to be enforced, or else nil, and delta what has changed since the
+	// Fed is how many times changes had been fed by then.
+	Fed uint64
+	// Intent is all that is to be enforced, or else nil, and Delta what has changed since the
 	// last batch.
-	intent *policy.Intent
-	delta  policy.Delta
-	// budget are the policies that a budget has quarantined or released.
-	budget OverBudget
-	// staging: more waits, and is for the next batches.
-	staging bool
+	Intent *policy.Intent
+	Delta  policy.Delta
+	// Budget are the policies that a budget has quarantined or released.
+	Budget OverBudget
+	// Staging: more waits, and is for the next batches.
+	Staging bool
 }
 
 // takeAll takes out all that is to be enforced.
@@ -95,7 +102,7 @@ func (i *inbox) takeAll() batch {
 	intent := i.model.Intent()
 	i.staging, i.staged = false, false
 	i.noteBatch()
-	return batch{fed: i.fed, intent: &intent, budget: i.budget()}
+	return batch{Fed: i.fed, Intent: &intent, Budget: i.budget()}
 }
 
 // takeChanges takes out what has changed, or where that is much, a part of it. What has come in
@@ -108,13 +115,13 @@ func (i *inbox) takeChanges() batch {
 	if alone {
 		take = i.model.TakeReady
 	}
-	b := batch{delta: take(), fed: i.fed}
+	b := batch{Delta: take(), Fed: i.fed}
 	i.noteBatch()
-	b.budget, b.staging = i.budget(), i.model.Staging()
-	if b.staging {
+	b.Budget, b.Staging = i.budget(), i.model.Staging()
+	if b.Staging {
 		i.fed++ // the rest is for the next batches: who waits for it waits for these
 	}
-	i.staging, i.staged = b.staging, b.staging && !alone
+	i.staging, i.staged = b.Staging, b.Staging && !alone
 	return b
 }
 
@@ -141,7 +148,7 @@ func (i *inbox) budget() (o OverBudget) {
 func (i *inbox) settle(b batch) (quarantined, overBudget int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.failure, i.committed = nil, b.fed
+	i.failure, i.committed = nil, b.Fed
 	i.waiters.settled()
 	return i.model.Quarantined(), i.model.OverBudget()
 }
@@ -234,7 +241,7 @@ func (i *inbox) awaitCommit(ctx context.Context, s scope) error {
 	w := i.waiters.forCommit(i.fed, i.planned, s, i.model)
 	i.mu.Unlock()
 	select {
-	case <-w.done:
+	case <-w.Done:
 		return nil
 	case <-ctx.Done():
 		i.mu.Lock()
@@ -264,7 +271,7 @@ func (i *inbox) awaitPod(ctx context.Context, a policy.Attachment) (types.UID, e
 	w := i.waiters.forPod(a)
 	i.mu.Unlock()
 	select {
-	case uid, known := <-w.known:
+	case uid, known := <-w.Known:
 		if !known {
 			return "", ErrDetached
 		}

@@ -134,6 +134,10 @@ type frames struct {
 	table     *ruleset.Frames
 }
 
+func newFrames(l *links, fragments ruleset.FragmentMemory) *frames {
+	return &frames{links: l, fragments: fragments}
+}
+
 func (f *frames) follow(Committed) {}
 
 func (f *frames) plan(anew bool) (nft.Plan, error) {

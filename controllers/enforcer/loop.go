@@ -45,13 +45,12 @@ func newLoop(kernel Kernel, o Options, in *inbox, policies *sharedTable, flows *
 		policies: policies,
 	}
 	if o.Bridge != nil {
-		guard := &guard{bridge: o.Bridge, fragments: o.Ruleset.Fragments}
-		l.beside = append(l.beside, &table{name: "the bridge's table", kernel: o.Bridge.Kernel, content: guard})
+		l.beside = append(l.beside, newTable("the bridge's table", o.Bridge.Kernel, newGuard(o.Bridge, o.Ruleset.Fragments), nil))
 	}
 	if links != nil {
 		l.beside = append(l.beside,
-			&table{name: "the pods' links", kernel: kernel, content: &linksPart{links, policies}, within: &l.trust},
-			&table{name: "the bridges' table", kernel: kernel, content: &frames{links: links, fragments: o.Ruleset.Fragments}})
+			newTable("the pods' links", kernel, &linksPart{links, policies}, &l.trust),
+			newTable("the bridges' table", kernel, newFrames(links, o.Ruleset.Fragments), nil))
 	}
 	return l
 }
@@ -63,7 +62,7 @@ const budgetRetry = 5 * time.Minute
 // run commits until ctx is done.
 func (l *loop) run(ctx context.Context) error {
 	l.report(Started{})
-	signal(l.inbox.wake) // an empty cluster is a commit too
+	l.inbox.wakeUp() // an empty cluster is a commit too
 	backoff := newBackoff()
 	reconsider := time.NewTicker(budgetRetry)
 	defer reconsider.Stop()
@@ -76,7 +75,7 @@ func (l *loop) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-l.inbox.wake:
+		case <-l.inbox.woken():
 		case <-more:
 		case <-l.links.maybeMoved():
 			l.lookForLinks()
@@ -116,7 +115,7 @@ func (l *loop) run(ctx context.Context) error {
 		case <-time.After(delay):
 		case <-l.tampered():
 		}
-		signal(l.inbox.wake)
+		l.inbox.wakeUp()
 	}
 }
 
@@ -131,7 +130,7 @@ func (l *loop) commit() error {
 	if l.trust != known {
 		// The other tables' state may be no better known, and they are small.
 		for _, t := range l.beside {
-			t.trust = min(t.trust, l.trust)
+			t.distrust(l.trust)
 		}
 	}
 	b, err := l.commitPolicies()
@@ -192,7 +191,7 @@ func (l *loop) commitPolicies() (batch, error) {
 // it.
 func (l *loop) committed(b batch, plan nft.Plan, affected map[netip.Addr]bool, took time.Duration) {
 	l.trust = known
-	c := Committed{Intent: b.intent, Delta: b.delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
+	c := Committed{Intent: b.Intent, Delta: b.Delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
 	for _, t := range l.beside {
 		t.follow(c)
 	}
@@ -216,8 +215,8 @@ func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err
 	if l.trust == unknown {
 		b = l.inbox.takeAll()
 		l.took(b)
-		table := ruleset.Build(*b.intent, l.options)
-		if err := l.links.into(table, *b.intent); err != nil {
+		table := ruleset.Build(*b.Intent, l.options)
+		if err := l.links.into(table, *b.Intent); err != nil {
 			return b, plan, nil, err
 		}
 		l.policies.put(table)
@@ -227,9 +226,9 @@ func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err
 	l.took(b)
 	l.policies.change(func(t *ruleset.Table) {
 		if l.flows != nil {
-			affected = t.Affected(b.delta)
+			affected = t.Affected(b.Delta)
 		}
-		if plan = t.Update(b.delta); l.trust == undone {
+		if plan = t.Update(b.Delta); l.trust == undone {
 			plan = t.Replacement()
 		}
 	})
@@ -238,9 +237,9 @@ func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err
 
 // took notes a batch, and reports what has come of it before it is committed.
 func (l *loop) took(b batch) {
-	l.staging = b.staging
-	if len(b.budget.Quarantined)+len(b.budget.Released) > 0 {
-		l.report(b.budget)
+	l.staging = b.Staging
+	if len(b.Budget.Quarantined)+len(b.Budget.Released) > 0 {
+		l.report(b.Budget)
 	}
 }
 

@@ -45,34 +45,34 @@ func (l *loop) searchAmong(suspects func(policy.Intent) []policy.Key) (found boo
 	released := l.untried
 	intent := l.inbox.release(released)
 	l.untried = nil
-	s := &search{intent: intent, options: l.options, check: l.kernel.Check, until: began.Add(searchTime)}
+	s := newSearch(intent, l.options, l.kernel.Check, began.Add(searchTime))
 	f, err := s.among(stillIn(intent, suspects(intent)))
 	switch {
 	case err != nil:
 		err = fmt.Errorf("looking for the policy to blame: %w", err)
-	case f.nobody != nil:
-		err = fmt.Errorf("no policy is to blame, without the rules of any it is refused too: %w", f.nobody)
+	case f.Nobody != nil:
+		err = fmt.Errorf("no policy is to blame, without the rules of any it is refused too: %w", f.Nobody)
 	}
 	if err != nil {
 		l.report(Quarantined{Released: released})
 		return false, err
 	}
-	l.untried = f.left
+	l.untried = f.Untried
 	reasons := map[policy.Key]string{}
-	for key, why := range f.refused {
+	for key, why := range f.Refused {
 		reasons[key] = fmt.Sprintf("the kernel refuses it: %v: the policy allows nothing until it is changed", why)
 	}
-	for _, key := range f.left {
+	for _, key := range f.Untried {
 		reasons[key] = "the kernel refuses this policy or another: it allows nothing until that is known"
 	}
 	l.inbox.quarantine(intent, reasons)
 	out := Quarantined{
-		Refused: slices.SortedFunc(maps.Keys(f.refused), compareKey), Untried: f.left,
+		Refused: slices.SortedFunc(maps.Keys(f.Refused), compareKey), Untried: f.Untried,
 		Released: slices.DeleteFunc(slices.Clone(released), func(key policy.Key) bool { return reasons[key] != "" }),
-		Trials:   s.trials, Took: time.Since(began),
+		Trials:   s.Trials, Took: time.Since(began),
 	}
 	if len(out.Refused) > 0 {
-		out.Err = f.refused[out.Refused[0]]
+		out.Err = f.Refused[out.Refused[0]]
 	}
 	l.report(out)
 	return len(reasons) > 0, nil

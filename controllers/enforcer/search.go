@@ -19,19 +19,25 @@ type search struct {
 	// until is when to stop, as soon as something is found out.
 	until time.Time
 
-	trials int
+	// Trials is how many there were.
+	Trials int
+}
+
+// newSearch returns a search that stops at a time.
+func newSearch(intent policy.Intent, options ruleset.Options, check func(nft.Plan) error, until time.Time) *search {
+	return &search{intent: intent, options: options, check: check, until: until}
 }
 
 // found is what a search has come to. What is in neither list, the kernel takes,
 // all together.
 type found struct {
-	// nobody: no policy is to blame. The kernel says this of the table with all of
+	// Nobody: no policy is to blame. The kernel says this of the table with all of
 	// them closed.
-	nobody error
-	// refused are the policies that are to blame, with what the kernel says.
-	refused map[policy.Key]error
-	// left are those that there was no time for.
-	left []policy.Key
+	Nobody error
+	// Refused are the policies that are to blame, with what the kernel says.
+	Refused map[policy.Key]error
+	// Untried are those that there was no time for.
+	Untried []policy.Key
 }
 
 // among searches the policies that may be to blame; all others are taken to be in
@@ -44,19 +50,19 @@ type found struct {
 // those that are in order already. So if only two together are refused, it is the
 // later one that is blamed.
 func (s *search) among(suspects []policy.Key) (f found, err error) {
-	f.refused = map[policy.Key]error{}
+	f.Refused = map[policy.Key]error{}
 	closed := map[policy.Key]struct{}{}
 	for _, key := range suspects {
 		closed[key] = struct{}{}
 	}
 	if _, refused, err := s.try(closed); refused != nil || err != nil {
-		f.nobody = refused
+		f.Nobody = refused
 		return f, err
 	}
 	groups := [][]policy.Key{suspects}
 	for progress := false; len(groups) > 0; {
 		if progress && time.Now().After(s.until) {
-			f.left = slices.Concat(groups...)
+			f.Untried = slices.Concat(groups...)
 			return f, nil
 		}
 		group := groups[len(groups)-1]
@@ -80,7 +86,7 @@ func (s *search) among(suspects []policy.Key) (f found, err error) {
 			blamed, rest = group, nil
 		}
 		for _, key := range blamed {
-			f.refused[key], progress = refused, true
+			f.Refused[key], progress = refused, true
 		}
 		switch half := len(rest) / 2; {
 		case len(blamed) == 0:
@@ -107,7 +113,7 @@ func split(group, named []policy.Key) (in, out []policy.Key) {
 // try has the kernel check the table with some policies closed. It returns the
 // refusal, if it is one, and the policies that this names; or another error.
 func (s *search) try(closed map[policy.Key]struct{}) (named []policy.Key, refused, err error) {
-	s.trials++
+	s.Trials++
 	in := s.intent.Quarantine(closed)
 	plan := ruleset.Build(in, s.options).Replacement()
 	err = s.check(plan)

@@ -97,16 +97,16 @@ func TestSearch(t *testing.T) {
 				s := kernel.search(time.Minute)
 				f, err := s.among(kernel.in.Allowing())
 				g.Expect(err).NotTo(HaveOccurred())
-				g.Expect(f.nobody).NotTo(HaveOccurred())
-				g.Expect(f.left).To(BeEmpty())
-				g.Expect(f.refused).To(HaveLen(k))
+				g.Expect(f.Nobody).NotTo(HaveOccurred())
+				g.Expect(f.Untried).To(BeEmpty())
+				g.Expect(f.Refused).To(HaveLen(k))
 				for _, key := range kernel.bad {
-					g.Expect(f.refused[key]).To(MatchError(errInvalid))
+					g.Expect(f.Refused[key]).To(MatchError(errInvalid))
 				}
 				if names {
-					g.Expect(s.trials).To(BeNumerically("<=", 2+k))
+					g.Expect(s.Trials).To(BeNumerically("<=", 2+k))
 				} else {
-					g.Expect(s.trials).To(BeNumerically("<=", min(2+2*k*6, 1+2*n))) // 6 halvings of 64
+					g.Expect(s.Trials).To(BeNumerically("<=", min(2+2*k*6, 1+2*n))) // 6 halvings of 64
 				}
 			})
 		}
@@ -119,7 +119,7 @@ func TestSearchTogether(t *testing.T) {
 	kernel := &refusing{in: policies(20), bad: []policy.Key{policyKey(3), policyKey(17)}, together: true}
 	f, err := kernel.search(time.Minute).among(kernel.in.Allowing())
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(f.refused).To(And(HaveLen(1), HaveKey(policyKey(17))))
+	g.Expect(f.Refused).To(And(HaveLen(1), HaveKey(policyKey(17))))
 }
 
 // TestSearchNobody has the kernel refuse whatever it is given.
@@ -129,9 +129,9 @@ func TestSearchNobody(t *testing.T) {
 		s := &search{intent: policies(9), check: func(nft.Plan) error { return &nft.Refusal{Op: op, Err: errInvalid} }, until: time.Now().Add(time.Minute)}
 		f, err := s.among(policies(9).Allowing())
 		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(f.nobody).To(MatchError(errInvalid))
-		g.Expect(f.refused).To(BeEmpty())
-		g.Expect(s.trials).To(Equal(1))
+		g.Expect(f.Nobody).To(MatchError(errInvalid))
+		g.Expect(f.Refused).To(BeEmpty())
+		g.Expect(s.Trials).To(Equal(1))
 	}
 }
 
@@ -151,8 +151,8 @@ func TestSearchOfTheMoment(t *testing.T) {
 		}
 		f, err := s.among(kernel.in.Allowing())
 		g.Expect(err).To(MatchError(memory))
-		g.Expect(f.refused).To(BeEmpty(), "nobody is blamed")
-		g.Expect(f.left).To(BeEmpty())
+		g.Expect(f.Refused).To(BeEmpty(), "nobody is blamed")
+		g.Expect(f.Untried).To(BeEmpty())
 	}
 }
 
@@ -171,13 +171,13 @@ func TestSearchInTime(t *testing.T) {
 		f, err := s.among(suspects)
 		g.Expect(err).NotTo(HaveOccurred())
 		closed := map[policy.Key]struct{}{}
-		for key := range f.refused {
+		for key := range f.Refused {
 			refused = append(refused, key)
 			closed[key] = struct{}{}
 		}
 		in = in.Quarantine(closed)
-		suspects = f.left
-		for _, key := range f.left {
+		suspects = f.Untried
+		for _, key := range f.Untried {
 			closed[key] = struct{}{}
 		}
 		g.Expect(kernel.check(ruleset.Build(in.Quarantine(closed), ruleset.Options{}).Replacement())).To(Succeed())

@@ -44,6 +44,15 @@ type content interface {
 	plan(anew bool) (nft.Plan, error)
 }
 
+// newTable returns a table of which the kernel may hold anything; within is what is known of the
+// table that it is a part of, nil: it is one of its own.
+func newTable(name string, kernel Kernel, c content, within *trust) *table {
+	return &table{name: name, kernel: kernel, content: c, within: within}
+}
+
+// distrust trusts the kernel to hold the table no more than so far.
+func (t *table) distrust(so trust) { t.trust = min(t.trust, so) }
+
 // commit brings the table up to date in one transaction.
 func (t *table) commit() error {
 	plan, err := t.plan(t.trust != known)

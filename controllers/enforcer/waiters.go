@@ -26,7 +26,8 @@ type commitWaiter struct {
 	scope scope
 	// taken: once the last batch is in the kernel, all that is waited for is.
 	taken bool
-	done  chan struct{}
+	// Done is closed when it is.
+	Done chan struct{}
 }
 
 // scope is what somebody waits for of what is handed out bit by bit.
@@ -36,6 +37,13 @@ type scope struct {
 	everything bool
 	namespace  string
 	addrs      []netip.Addr
+}
+
+// The scopes.
+func everything() scope { return scope{everything: true} }
+func nothing() scope    { return scope{} }
+func ofNamespace(name string, addrs []netip.Addr) scope {
+	return scope{namespace: name, addrs: addrs}
 }
 
 // waits reports whether something of the scope is still to be handed out.
@@ -52,7 +60,7 @@ func (s scope) waits(m *policy.Model) bool {
 // forCommit adds one who waits for what was fed so often. The last batch, with what was fed
 // planned times, may be on its way into the kernel.
 func (w *waiters) forCommit(need, planned uint64, s scope, m *policy.Model) *commitWaiter {
-	one := &commitWaiter{need: need, scope: s, done: make(chan struct{})}
+	one := &commitWaiter{need: need, scope: s, Done: make(chan struct{})}
 	one.note(planned, m)
 	w.commits[one] = struct{}{}
 	return one
@@ -75,7 +83,7 @@ func (w *waiters) taken(planned uint64, m *policy.Model) {
 func (w *waiters) settled() {
 	for one := range w.commits {
 		if one.taken {
-			close(one.done)
+			close(one.Done)
 			delete(w.commits, one)
 		}
 	}
@@ -86,13 +94,13 @@ func (w *waiters) forgetCommit(one *commitWaiter) { delete(w.commits, one) }
 // podWaiter waits until the pod of an attachment is known.
 type podWaiter struct {
 	attachment policy.Attachment
-	// known gets the pod's UID, or nothing more if the attachment is gone.
-	known chan types.UID
+	// Known gets the pod's UID, or nothing more if the attachment is gone.
+	Known chan types.UID
 }
 
 // forPod adds one who waits for the pod of an attachment.
 func (w *waiters) forPod(a policy.Attachment) *podWaiter {
-	one := &podWaiter{attachment: a, known: make(chan types.UID, 1)}
+	one := &podWaiter{attachment: a, Known: make(chan types.UID, 1)}
 	if w.pods[a.Key()] == nil {
 		w.pods[a.Key()] = map[*podWaiter]struct{}{}
 	}
@@ -106,10 +114,10 @@ func (w *waiters) fed(m *policy.Model) {
 		for one := range w.pods[key] {
 			uid, known := m.Attached(one.attachment)
 			if known {
-				one.known <- uid
+				one.Known <- uid
 			}
 			if gone := !m.Has(key); known || gone {
-				close(one.known)
+				close(one.Known)
 				w.forgetPod(one)
 			}
 		}

@@ -25,6 +25,9 @@ func newCommitted() committed {
 	return committed{nodesChanged: make(chan struct{}, 1), nodes: map[string]policy.Node{}, attachments: map[policy.AttachmentKey]policy.Attachment{}}
 }
 
+// changed has a token when nodes have changed.
+func (k *committed) changed() <-chan struct{} { return k.nodesChanged }
+
 // take takes in a commit.
 func (k *committed) take(c enforcer.Committed) {
 	k.mu.Lock()

@@ -113,7 +113,7 @@ func (n *Network) Start(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.committed.nodesChanged:
+		case <-n.committed.changed():
 			continue
 		case <-time.After(again):
 			continue
@@ -122,7 +122,7 @@ func (n *Network) Start(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.committed.nodesChanged:
+		case <-n.committed.changed():
 		case <-time.After(max(networkSettle, pause-time.Since(ended))):
 		}
 	}

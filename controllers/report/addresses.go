@@ -8,7 +8,7 @@ import (
 
 // refusedAddrs says if pods of other nodes seem to have addresses of this node or its ranges.
 func (r *Reporter) refusedAddrs(refused []netip.Addr) {
-	r.Metrics.refusedAddrs.Set(float64(len(refused)))
+	r.Metrics.refusedAddresses(len(refused))
 	if len(refused) > 0 {
 		warn(r.log, "Pods of other nodes show addresses of this node or its pod CIDRs, which do not count as theirs. If they are of its pod CIDRs, as the network plugin gives addresses out by other ranges, set --pod-cidrs ignored",
 			"addresses", len(refused), "one", refused[0].String())

@@ -70,7 +70,7 @@ func (s *Events) Create(event *corev1.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, waits := s.waiting[name]; !waits && len(s.waiting) >= maxEvents {
-		s.metrics.events.WithLabelValues("dropped").Inc()
+		s.metrics.event("dropped")
 		return
 	}
 	s.waiting[name] = event
@@ -129,7 +129,7 @@ func (s *Events) try(ctx context.Context, name types.NamespacedName) {
 	case err != nil:
 		result = "error"
 	}
-	s.metrics.events.WithLabelValues(result).Inc()
+	s.metrics.event(result)
 	s.mu.Lock()
 	news := s.failing != (err != nil)
 	s.failing = err != nil

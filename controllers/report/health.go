@@ -87,7 +87,7 @@ func newHealth(o Options, metrics *Metrics, events *Events) *Health {
 	}
 	maps.Copy(h.checks, o.Checks)
 	for _, c := range Conditions() {
-		metrics.unhealthy.WithLabelValues(string(c)).Set(0)
+		metrics.condition(c, false)
 	}
 	return h
 }
@@ -104,11 +104,11 @@ func (h *Health) Set(c Condition, why error) {
 		return
 	case why == nil:
 		delete(h.reasons, c)
-		h.metrics.unhealthy.WithLabelValues(string(c)).Set(0)
+		h.metrics.condition(c, false)
 		h.log.Info("A condition is over", "condition", c, "ready", len(h.reasons) == 0)
 	default:
 		h.reasons[c] = why
-		h.metrics.unhealthy.WithLabelValues(string(c)).Set(1)
+		h.metrics.condition(c, true)
 		warn(h.log, "Not ready", "condition", c, "reason", why.Error())
 	}
 }
@@ -145,6 +145,13 @@ func (h *Health) Watch(c Condition, check func() error) { h.checks[c] = check }
 // Check makes all checks once.
 func (h *Health) Check() {
 	for c, check := range h.checks {
+		h.Set(c, check())
+	}
+}
+
+// CheckOne makes the check of a condition at once, if there is one.
+func (h *Health) CheckOne(c Condition) {
+	if check := h.checks[c]; check != nil {
 		h.Set(c, check())
 	}
 }

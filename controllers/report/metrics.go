@@ -152,3 +152,29 @@ func (m *Metrics) ManifestsValid(valid bool) {
 // Manifests is the metric that ManifestsValid sets, to be registered where manifests are the
 // source.
 func (m *Metrics) Manifests() prometheus.Collector { return m.manifests }
+
+// judged counts established flows that were judged otherwise than before.
+func (m *Metrics) judged(o enforcer.Revoked) {
+	m.flows.WithLabelValues("revoked").Add(float64(o.Revoked))
+	m.flows.WithLabelValues("restored").Add(float64(o.Restored))
+}
+
+func (m *Metrics) mismatched() { m.mismatches.Inc() }
+func (m *Metrics) repaired()   { m.repairs.Inc() }
+
+// event counts what has become of an Event.
+func (m *Metrics) event(result string) { m.events.WithLabelValues(result).Inc() }
+
+// policyProblems is how many parts of policies cannot be enforced as written, and refusedAddresses
+// how many addresses other nodes' pods show wrongly.
+func (m *Metrics) policyProblems(n int)   { m.problems.Set(float64(n)) }
+func (m *Metrics) refusedAddresses(n int) { m.refusedAddrs.Set(float64(n)) }
+
+// condition says whether the node is in a condition.
+func (m *Metrics) condition(c Condition, is bool) {
+	value := 0.
+	if is {
+		value = 1
+	}
+	m.unhealthy.WithLabelValues(string(c)).Set(value)
+}

@@ -129,7 +129,7 @@ func (p *Problems) count() {
 	for _, one := range p.known {
 		total += one.parts
 	}
-	p.metrics.problems.Set(float64(total))
+	p.metrics.policyProblems(total)
 }
 
 func (p *Problems) event(np *networkingv1.NetworkPolicy, identity, message string) *corev1.Event {

@@ -64,7 +64,7 @@ func (r *Reporter) Of(e *enforcer.Enforcer) { r.enforcer = e }
 func (r *Reporter) Report(outcome enforcer.Outcome) {
 	switch o := outcome.(type) {
 	case enforcer.Started:
-		r.Health.Check()
+		r.Health.CheckOne(NodeUnknown)
 	case enforcer.Transacted:
 		r.Metrics.transacted(o)
 	case enforcer.Committed:
@@ -77,7 +77,7 @@ func (r *Reporter) Report(outcome enforcer.Outcome) {
 		r.Health.Set(CommitFailed, o.Err)
 		r.log.Error(o.Err, "Cannot commit; the kernel keeps the rules it has", "retryAfter", o.RetryAfter.String())
 	case enforcer.Mismatched:
-		r.Metrics.mismatches.Inc()
+		r.Metrics.mismatched()
 		r.log.Error(o.Err, "The kernel has refused a change, and taken all of it anew: the table was not as podfence had left it")
 	case enforcer.Quarantined:
 		r.quarantined(o)
@@ -86,7 +86,7 @@ func (r *Reporter) Report(outcome enforcer.Outcome) {
 	case enforcer.Tampered:
 		r.tampered(o)
 	case enforcer.Repaired:
-		r.Metrics.repairs.Inc()
+		r.Metrics.repaired()
 		r.log.Info("Repaired the table", "after", o.After.String())
 	case enforcer.Revoked:
 		r.revoked(o)
@@ -124,8 +124,7 @@ func (r *Reporter) overBudget(o enforcer.OverBudget) {
 
 // revoked says which established flows are cut, and which go on.
 func (r *Reporter) revoked(o enforcer.Revoked) {
-	r.Metrics.flows.WithLabelValues("revoked").Add(float64(o.Revoked))
-	r.Metrics.flows.WithLabelValues("restored").Add(float64(o.Restored))
+	r.Metrics.judged(o)
 	var by []string
 	for _, denial := range o.Denied[:min(len(o.Denied), spelledOut)] {
 		by = append(by, fmt.Sprintf("%s (%d)", denial.By, denial.Flows))

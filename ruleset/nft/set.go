@@ -48,14 +48,14 @@ func (s *Set) IsMap() bool { return s.Verdicts != nil }
 // SetElements makes these the elements of a set.
 func (s *Set) SetElements(elements map[Element]struct{}) {
 	s.Elements = elements
-	if s.Type.interval {
+	if s.Type.Interval() {
 		s.ordered = SortedElements(elements)
 	}
 }
 
 // Ordered are the elements of a set, in order.
 func (s *Set) Ordered() []Element {
-	if s.Type.interval {
+	if s.Type.Interval() {
 		return s.ordered
 	}
 	return SortedElements(s.Elements)
@@ -63,7 +63,7 @@ func (s *Set) Ordered() []Element {
 
 // contains reports whether a set has a key, or an interval that has it.
 func (s *Set) contains(key Element) bool {
-	if s.Type.interval {
+	if s.Type.Interval() {
 		// The last range that begins at the key or before it.
 		after, _ := slices.BinarySearchFunc(s.ordered, key, func(e, key Element) int {
 			if begins(e, key) {
