@@ -50,20 +50,20 @@ func (j *judge) committed(replaced bool, affected map[netip.Addr]bool) {
 // done. It runs beside the commits, and beside judgeAll: what it takes does not depend on
 // how many flows there are of others, so neither does when one is cut. A commit after a quiet
 // time is followed at once; where one follows the other, it takes a tenth of a processor at
-// most, and a flow is cut flowsPause later.
+// most, and a flow is cut judgePause later.
 func (j *judge) judgeAffected(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-j.affected.some:
+		case <-j.affected.pending:
 		}
 		began := time.Now()
 		addrs := j.affected.take(j.cut.mayBeOf)
 		if len(addrs) == 0 {
 			continue
 		}
-		judge, why := j.cut.some(j.table.passes)
+		judge, why := j.cut.partialRound(j.table.passes)
 		revoked, restored, err := j.flows.RevokeOf(addrs, judge)
 		j.judged(revoked, restored, why)
 		if err != nil {
@@ -73,40 +73,40 @@ func (j *judge) judgeAffected(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(min(9*time.Since(began), flowsPause)):
+		case <-time.After(min(9*time.Since(began), judgePause)):
 		}
 	}
 }
 
 // judgeAll has all established flows judged anew, until ctx is done: at once where a commit
 // is about all of them, else for what judgeAffected cannot see, a while after the commit. It
-// takes a tenth of a processor at most, or leaves flowsPause in between, or flowsRest where
+// takes a tenth of a processor at most, or leaves judgePause in between, or maxJudgePause where
 // judgeAffected has been there before.
 //
-// Once more flowsAgain after the last commit: a packet may have been judged by the
+// Once more recheckDelay after the last commit: a packet may have been judged by the
 // rules before it, and its flow entered into connection tracking only after that was
 // listed, as it does so when it leaves the node. In between another CPU may have
 // handled it, or somebody else's queue have kept it (NFQUEUE). The kernel does not
 // say when the last of them is through. See also kernel.Flows.Revoke.
 func (j *judge) judgeAll(ctx context.Context) {
-	var again <-chan time.Time
+	var recheck <-chan time.Time
 	// All are to be judged at wanted or later, and what judgeAffected has seen at rested.
 	var wanted, rested time.Time
-	soon := func() <-chan time.Time { return time.After(max(flowsAgain, time.Until(rested))) }
+	soon := func() <-chan time.Time { return time.After(max(recheckDelay, time.Until(rested))) }
 	for {
 		all := false
 		select {
 		case <-ctx.Done():
 			return
-		case <-j.affected.later:
-			if wanted = time.Now().Add(flowsAgain); again == nil {
-				again = soon()
+		case <-j.affected.committed:
+			if wanted = time.Now().Add(recheckDelay); recheck == nil {
+				recheck = soon()
 			}
 			continue
 		case <-j.all:
 			all = true
-		case <-again:
-			again = nil
+		case <-recheck:
+			recheck = nil
 			select {
 			case <-j.all:
 				all = true
@@ -115,17 +115,17 @@ func (j *judge) judgeAll(ctx context.Context) {
 		}
 		began := time.Now()
 		if all {
-			wanted, again = began.Add(flowsAgain), time.After(flowsAgain)
+			wanted, recheck = began.Add(recheckDelay), time.After(recheckDelay)
 		}
 		revoked, restored, err := j.flows.Revoke(j.cut.round(j.table.passes))
 		took := time.Since(began)
 		j.judged(revoked, restored, j.cut.why)
 		if err != nil {
-			j.report(Troubled{What: "Cannot judge all established flows; trying again", Err: err, RetryAfter: flowsRetry})
-			time.AfterFunc(flowsRetry, func() { signal(j.all) })
+			j.report(Troubled{What: "Cannot judge all established flows; trying again", Err: err, RetryAfter: judgeRetry})
+			time.AfterFunc(judgeRetry, func() { signal(j.all) })
 		}
-		if rested = time.Now().Add(min(9*took, flowsRest)); again == nil && began.Before(wanted) {
-			again = soon()
+		if rested = time.Now().Add(min(9*took, maxJudgePause)); recheck == nil && began.Before(wanted) {
+			recheck = soon()
 		}
 		if !all {
 			continue // what is committed next has no part in it, and is not to wait for it
@@ -133,7 +133,7 @@ func (j *judge) judgeAll(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(min(9*took, flowsPause)):
+		case <-time.After(min(9*took, judgePause)):
 		}
 	}
 }
@@ -150,12 +150,12 @@ func (j *judge) judged(revoked, restored int, why func(denied func(nft.HookPoint
 type affected struct {
 	mu     sync.Mutex
 	closes map[netip.Addr]bool
-	// some holds a token while there are any, and later one when there has been a commit.
-	some, later chan struct{}
+	// pending holds a token while there are any, and committed one when there has been a commit.
+	pending, committed chan struct{}
 }
 
 func newAffected() affected {
-	return affected{closes: map[netip.Addr]bool{}, some: make(chan struct{}, 1), later: make(chan struct{}, 1)}
+	return affected{closes: map[netip.Addr]bool{}, pending: make(chan struct{}, 1), committed: make(chan struct{}, 1)}
 }
 
 // add takes in what a commit was about.
@@ -166,9 +166,9 @@ func (a *affected) add(closes map[netip.Addr]bool) {
 	}
 	a.mu.Unlock()
 	if len(closes) > 0 {
-		signal(a.some)
+		signal(a.pending)
 	}
-	signal(a.later)
+	signal(a.committed)
 }
 
 // take takes out those of which a flow may have to be cut, or may be cut and go on.
@@ -186,9 +186,9 @@ func (a *affected) take(mayBeCut func(netip.Addr) bool) (addrs []netip.Addr) {
 }
 
 const (
-	flowsRetry = time.Second
-	flowsPause = 500 * time.Millisecond
-	flowsAgain = 500 * time.Millisecond
-	// flowsRest is how long all flows are left alone at most, while commits are about some.
-	flowsRest = 10 * time.Second
+	judgeRetry   = time.Second
+	judgePause   = 500 * time.Millisecond
+	recheckDelay = 500 * time.Millisecond
+	// maxJudgePause is how long all flows are left alone at most, while commits are about some.
+	maxJudgePause = 10 * time.Second
 )

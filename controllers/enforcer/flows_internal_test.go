@@ -77,14 +77,14 @@ func TestFlowsAreJudgedAtOnce(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 	})
-	want := []time.Duration{time.Hour, time.Hour + flowsAgain, 2 * time.Hour, 2*time.Hour + flowsAgain}
+	want := []time.Duration{time.Hour, time.Hour + recheckDelay, 2 * time.Hour, 2*time.Hour + recheckDelay}
 	if !slices.Equal(starts, want) {
 		t.Errorf("judged at %v, want %v", starts, want)
 	}
 }
 
 // TestFlowsArePaced: while commits follow each other, judging takes a tenth of a
-// processor, or leaves flowsPause in between; no commit waits longer than that and what is
+// processor, or leaves judgePause in between; no commit waits longer than that and what is
 // under way; and the last is followed by one that began later.
 func TestFlowsArePaced(t *testing.T) {
 	for _, takes := range []time.Duration{time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond} {
@@ -96,7 +96,7 @@ func TestFlowsArePaced(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		})
-		period := takes + min(9*takes, flowsPause)
+		period := takes + min(9*takes, judgePause)
 		for i, start := range starts[1:] {
 			// A commit may come up to every after the judging could begin.
 			if gap := start - starts[i]; start < busy && (gap < period || gap > period+every) {
@@ -104,7 +104,7 @@ func TestFlowsArePaced(t *testing.T) {
 				break
 			}
 		}
-		if last := starts[len(starts)-1]; last < busy || last > busy+3*max(period, flowsAgain) {
+		if last := starts[len(starts)-1]; last < busy || last > busy+3*max(period, recheckDelay) {
 			t.Errorf("of %s each: the last begins at %s, though commits end at %s", takes, last, busy)
 		}
 	}
@@ -149,7 +149,7 @@ func TestAffectedFlowsAreJudgedBeside(t *testing.T) {
 		commit(1)
 		commit(2, 3) // while those of the first are judged
 		commit(3, 4)
-		time.Sleep(flowsAgain + all/2)
+		time.Sleep(recheckDelay + all/2)
 		commit(5) // while all are
 		time.Sleep(time.Hour)
 		commit() // about nobody's flows
@@ -163,13 +163,13 @@ func TestAffectedFlowsAreJudgedBeside(t *testing.T) {
 		synctest.Wait()
 	})
 	const hour = time.Hour
-	third, fourth := 2*hour+flowsAgain+all/2, 3*hour+flowsAgain+all/2
+	third, fourth := 2*hour+recheckDelay+all/2, 3*hour+recheckDelay+all/2
 	wantSome := []string{
 		fmt.Sprint(hour, " [10.0.0.1]"), fmt.Sprint(hour+10*someTake, " [10.0.0.2 10.0.0.3 10.0.0.4]"),
-		fmt.Sprint(hour+flowsAgain+all/2, " [10.0.0.5]"), fmt.Sprint(fourth, " [10.0.0.6]"),
+		fmt.Sprint(hour+recheckDelay+all/2, " [10.0.0.5]"), fmt.Sprint(fourth, " [10.0.0.6]"),
 	}
-	first := hour + flowsAgain
-	wantAll := []time.Duration{first, first + all + flowsRest, third + flowsAgain, fourth + someTake, fourth + someTake + all + flowsPause}
+	first := hour + recheckDelay
+	wantAll := []time.Duration{first, first + all + maxJudgePause, third + recheckDelay, fourth + someTake, fourth + someTake + all + judgePause}
 	if !slices.Equal(flows.some, wantSome) {
 		t.Errorf("some are judged at %v, want %v", flows.some, wantSome)
 	}
@@ -205,7 +205,7 @@ func TestWhatOnlyOpens(t *testing.T) {
 		commit(opened)
 		deny(e.flows.cut.round(none), 2)
 		commit(opened)
-		judge, why := e.flows.cut.some(none)
+		judge, why := e.flows.cut.partialRound(none)
 		deny(judge, 3)
 		why(func(nft.HookPoint, policy.Packet) string { return "" })
 		commit(opened)

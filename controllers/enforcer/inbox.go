@@ -144,13 +144,20 @@ func (i *inbox) budget() (o OverBudget) {
 	return o
 }
 
-// settle notes that all tables are up to date with a batch, and tells who waits for that.
+// settle notes that all tables are up to date with a batch. Who waits for that is told by
+// tellSettled, once it is reported.
 func (i *inbox) settle(b batch) (quarantined, overBudget int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.failure, i.committed = nil, b.Fed
-	i.waiters.settled()
 	return i.model.Quarantined(), i.model.OverBudget()
+}
+
+// tellSettled tells who waits for what was in the last batch.
+func (i *inbox) tellSettled() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.waiters.settled()
 }
 
 // fail notes why a commit has failed.

@@ -152,10 +152,10 @@ func (f *frames) plan(anew bool) (nft.Plan, error) {
 // pods are open.
 func linksOf(locals []policy.LocalAddr, found map[netip.Addr]node.PodLink) ruleset.Links {
 	closed := map[string][2]bool{}
-	told := map[string]bool{}
+	attached := map[string]bool{}
 	for _, local := range locals {
 		if local.HostInterface != "" {
-			told[local.HostInterface] = true
+			attached[local.HostInterface] = true
 		}
 	}
 	note := func(name string, is [2]bool) {
@@ -180,7 +180,7 @@ func linksOf(locals []policy.LocalAddr, found map[netip.Addr]node.PodLink) rules
 			all.SomewhereAddrs = append(all.SomewhereAddrs, local.Addr)
 		}
 		for _, name := range at.Names {
-			if !told[name] {
+			if !attached[name] {
 				somewhere[name] = true
 				note(name, [2]bool{true, true})
 			}

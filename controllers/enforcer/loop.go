@@ -146,6 +146,7 @@ func (l *loop) commit() error {
 	l.repairs.done(l.report)
 	quarantined, overBudget := l.inbox.settle(b)
 	l.report(Settled{Size: l.policies.get().Size(), Quarantined: quarantined, OverBudget: overBudget})
+	l.inbox.tellSettled()
 	return nil
 }
 

@@ -67,8 +67,8 @@ func (r *revocations) round(passes func(nft.HookPoint, policy.Packet) bool) func
 	return r.noting(now, passes)
 }
 
-// some begins a round of some flows beside, and returns its judge, and its why.
-func (r *revocations) some(passes func(nft.HookPoint, policy.Packet) bool) (
+// partialRound begins a round of some flows beside, and returns its judge, and its why.
+func (r *revocations) partialRound(passes func(nft.HookPoint, policy.Packet) bool) (
 	judge func(nft.HookPoint, policy.Packet) bool, why func(denied func(nft.HookPoint, policy.Packet) string) []Denial,
 ) {
 	cut := newDenials()

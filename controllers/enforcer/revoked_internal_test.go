@@ -52,7 +52,7 @@ func TestRevocationsSayWhoseAndWhy(t *testing.T) {
 
 	// Some are judged beside, before the next round of all and during it.
 	some := func(flows ...policy.Packet) []Denial {
-		judge, why := r.some(passes)
+		judge, why := r.partialRound(passes)
 		for _, flow := range flows {
 			judge(nft.Forward, flow)
 		}

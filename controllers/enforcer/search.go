@@ -81,18 +81,18 @@ func (s *search) among(suspects []policy.Key) (f found, err error) {
 		for _, key := range group {
 			closed[key] = struct{}{}
 		}
-		blamed, rest := split(group, named)
+		blamed, remaining := split(group, named)
 		if len(group) == 1 {
-			blamed, rest = group, nil
+			blamed, remaining = group, nil
 		}
 		for _, key := range blamed {
 			f.Refused[key], progress = refused, true
 		}
-		switch half := len(rest) / 2; {
+		switch half := len(remaining) / 2; {
 		case len(blamed) == 0:
-			groups = append(groups, rest[half:], rest[:half])
-		case len(rest) > 0:
-			groups = append(groups, rest)
+			groups = append(groups, remaining[half:], remaining[:half])
+		case len(remaining) > 0:
+			groups = append(groups, remaining)
 		}
 	}
 	return f, nil

@@ -108,14 +108,14 @@ func (n *Network) Start(ctx context.Context) error {
 		changed = n.Routes.Changed()
 	}
 	for {
-		again, pause := n.round(time.Now())
+		next, pause := n.round(time.Now())
 		ended := time.Now()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.committed.changed():
 			continue
-		case <-time.After(again):
+		case <-time.After(next):
 			continue
 		case <-changed:
 		}
@@ -131,7 +131,7 @@ func (n *Network) Start(ctx context.Context) error {
 // round makes the network what it should be, says what it did, and then installs what has
 // pods connected by it. It returns when to look again without news, and how long to wait
 // before a round for the next change.
-func (n *Network) round(now time.Time) (again, pause time.Duration) {
+func (n *Network) round(now time.Time) (next, pause time.Duration) {
 	w := n.world()
 	began := time.Now()
 	changes, repair, err := n.reconcile(w)
@@ -145,22 +145,22 @@ func (n *Network) round(now time.Time) (again, pause time.Duration) {
 	}
 	about, elsewhere := byNode(err)
 	n.Report.Health.Set(report.NetworkFailed, about)
-	again = n.again(err, now)
+	next = n.nextTry(err, now)
 	switch {
 	case elsewhere != nil && elsewhere.Error() != n.unreached:
 		n.unreached = elsewhere.Error()
-		n.Log.Error(elsewhere, "Cannot reach the pods of all other nodes; trying again", "retryAfter", again.String())
+		n.Log.Error(elsewhere, "Cannot reach the pods of all other nodes; trying again", "retryAfter", next.String())
 	case err == nil && (len(changes) > 0 && !repair || n.unreached != ""):
 		n.unreached = ""
 		n.Log.Info("The node's network is what the cluster needs", "changes", len(changes))
 	}
 	if err != nil && partialOnly(err) == nil {
-		return again, pause
+		return next, pause
 	}
 	if err := n.install(w.self, len(changes) > 0, now); err != nil {
-		again = min(again, networkRetry)
+		next = min(next, networkRetry)
 	}
-	return again, pause
+	return next, pause
 }
 
 // fight is how long to leave alone what was repaired just now: no time at all, unless
@@ -174,8 +174,8 @@ func (n *Network) fight(changes []string, now time.Time) time.Duration {
 	return n.repairs.Next(now)
 }
 
-// again says when to try again what has failed.
-func (n *Network) again(err error, now time.Time) time.Duration {
+// nextTry says when to try again what has failed.
+func (n *Network) nextTry(err error, now time.Time) time.Duration {
 	partial := partialOnly(err)
 	switch {
 	case err == nil:

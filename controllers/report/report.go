@@ -115,10 +115,10 @@ func (r *Reporter) quarantined(o enforcer.Quarantined) {
 func (r *Reporter) overBudget(o enforcer.OverBudget) {
 	r.Problems.Recheck(slices.Concat(o.Quarantined, o.Released))
 	if len(o.Quarantined) > 0 {
-		warn(r.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", "networkPolicies", some(names(o.Quarantined)))
+		warn(r.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", "networkPolicies", oneLine(names(o.Quarantined)))
 	}
 	if len(o.Released) > 0 {
-		r.log.Info("There is room again for NetworkPolicies, or they have changed", "networkPolicies", some(names(o.Released)))
+		r.log.Info("There is room again for NetworkPolicies, or they have changed", "networkPolicies", oneLine(names(o.Released)))
 	}
 }
 

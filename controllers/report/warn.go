@@ -29,5 +29,5 @@ func Short(texts []string) []string {
 	return texts
 }
 
-// some is Short in one line.
-func some(texts []string) string { return strings.Join(Short(texts), " ") }
+// oneLine is Short in one line.
+func oneLine(texts []string) string { return strings.Join(Short(texts), " ") }
