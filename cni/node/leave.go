@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/cni/netns"
 )
 
 // Connects returns the ports by which podfence's bridge connects pods, sorted, and whether
@@ -67,7 +69,7 @@ func (n *Network) look(f func(*round) error) error {
 		return ErrClosed
 	}
 	r := &round{Handle: n.handle, options: n.options, self: n.self}
-	return inside(n.options.NetNS, func() error {
+	return netns.Inside(n.options.NetNS, func() error {
 		if err := r.observe(); err != nil {
 			return err
 		}

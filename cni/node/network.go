@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/cni/netns"
 )
 
 // RouteProtocol marks the routes and rules that podfence has made (rtm_protocol
@@ -151,7 +153,7 @@ func Open(options Options) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{options: options}
-	err := inside(options.NetNS, func() (err error) {
+	err := netns.Inside(options.NetNS, func() (err error) {
 		if n.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
@@ -294,7 +296,7 @@ func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []str
 	r := &round{Handle: n.handle, options: n.options, failed: PartialError{
 		Nodes: map[string]error{}, Pods: map[string]error{}, Ranges: map[string]error{},
 	}}
-	err = inside(n.options.NetNS, func() error { return r.run(self, others, pods) })
+	err = netns.Inside(n.options.NetNS, func() error { return r.run(self, others, pods) })
 	n.self = r.self
 	n.tunnel = r.tunnel
 	n.last.Store(nil)

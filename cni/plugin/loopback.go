@@ -10,6 +10,8 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/cni/netns"
 )
 
 // LoopbackType is the type of the plugin that brings up a pod's own lo.
@@ -68,7 +70,7 @@ func withLoopback(args *skel.CmdArgs, f func(*netlink.Handle, netlink.Link) erro
 		return err
 	}
 	defer unix.Close(fd)
-	return inside(fd, func() error {
+	return netns.Inside(fd, func() error {
 		pod, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return fmt.Errorf("netlink: %w", err)

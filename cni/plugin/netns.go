@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
-)
 
-// ownNetNS is the namespace of the calling thread; /proc/self is the main one.
-const ownNetNS = "/proc/thread-self/ns/net"
+	"github.com/podfence/podfence/cni/netns"
+)
 
 // openNetNS opens the pod's network namespace, which is not the node's. Its
 // errors have a CNI code.
@@ -35,7 +33,7 @@ func checkNetNS(fd int, path string) error {
 		return invalidEnvironment("CNI_NETNS", fmt.Errorf("%s is no network namespace", path))
 	}
 	var own, pod unix.Stat_t
-	if err := errors.Join(unix.Stat(ownNetNS, &own), unix.Fstat(fd, &pod)); err != nil {
+	if err := errors.Join(unix.Stat(netns.Own, &own), unix.Fstat(fd, &pod)); err != nil {
 		return fmt.Errorf("network namespace %s: %w", path, err)
 	}
 	if own.Dev == pod.Dev && own.Ino == pod.Ino {
@@ -43,33 +41,6 @@ func checkNetNS(fd int, path string) error {
 		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS: %s is the plugin's own network namespace", path), "")
 	}
 	return nil
-}
-
-// inside runs f on a thread in a network namespace. Sockets that f opens stay in
-// it.
-func inside(fd int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// A thread that can't be brought back is not unlocked: the runtime ends
-		// it with its goroutine.
-		runtime.LockOSThread()
-		home, err := unix.Open(ownNetNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- fmt.Errorf("own network namespace: %w", err)
-			return
-		}
-		defer unix.Close(home)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		err = f()
-		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
 }
 
 // setting is a kernel setting of a network namespace.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/cni/netns"
 )
 
 // podSettings are the kernel settings in the pod's namespace.
@@ -42,7 +44,7 @@ func openPod(path, ifName string) (*podNS, error) {
 		return nil, err
 	}
 	p := &podNS{fd: fd, ifName: ifName}
-	err = inside(fd, func() (err error) {
+	err = netns.Inside(fd, func() (err error) {
 		p.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 		return err
 	})
@@ -68,7 +70,7 @@ func (p *podNS) prepare(v6 bool) (err error) {
 		// A runtime may have switched IPv6 off in the namespaces it makes.
 		settings = append(settings, setting{"net/ipv6/conf/" + p.ifName + "/disable_ipv6", "0"})
 	}
-	return inside(p.fd, func() error { return apply(settings) })
+	return netns.Inside(p.fd, func() error { return apply(settings) })
 }
 
 // addressed gives the pod its addresses, and sets its links up.

@@ -7,11 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/podfence/podfence/cni/netns"
 )
 
 // RESTConfig is for client-go, as cluster admin. Its connections start on the
@@ -22,7 +22,7 @@ func (c *Cluster) RESTConfig() (*rest.Config, error) {
 		return nil, err
 	}
 	config.Dial = func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = Inside(filepath.Join(namesDir, c.netns(controlPlane)), func() error {
+		err = netns.InsidePath(filepath.Join(namesDir, c.netns(controlPlane)), func() error {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 			return err
 		})
@@ -55,31 +55,8 @@ func PodProcess(uid string) (string, error) {
 }
 
 // PodNetNS is the path of the network namespace of a pod on one of the nodes,
-// for Inside.
+// for netns.InsidePath.
 func PodNetNS(uid string) (string, error) {
 	process, err := PodProcess(uid)
 	return filepath.Join(process, "ns", "net"), err
-}
-
-// Inside calls f on a thread in the network namespace at path. Sockets that f
-// opens stay in it.
-func Inside(path string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the runtime ends the thread with the goroutine, so that
-		// nothing else runs on it.
-		runtime.LockOSThread()
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- fmt.Errorf("network namespace %s: %w", path, err)
-			return
-		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }

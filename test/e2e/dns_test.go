@@ -20,8 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
-	"github.com/podfence/podfence/test/cluster"
 )
 
 // TestDNS: pods of both nodes resolve names of Services and of single pods, by
@@ -87,11 +87,11 @@ const dnsAddress = "10.96.0.10:53"
 
 // lookUp asks cluster DNS for a name's addresses, by UDP or TCP, from a network
 // namespace.
-func lookUp(netns, network, name string, limit time.Duration) ([]string, error) {
+func lookUp(podNetNS, network, name string, limit time.Duration) ([]string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
-		err = cluster.Inside(netns, func() error {
+		err = netns.InsidePath(podNetNS, func() error {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, dnsAddress)
 			return err
 		})
@@ -129,8 +129,8 @@ func resolvesNothing(t *testing.T, pods []*corev1.Pod, network, name string) err
 
 // callsByName has a pod's program call a server by name, and fails unless one of
 // the given answers. It is asked to by the pod's own loopback.
-func callsByName(name, netns, host string, port int, answers ...string) error {
-	w := way{name: name, netns: netns, network: "tcp", address: "127.0.0.1:8080"}
+func callsByName(name, podNetNS, host string, port int, answers ...string) error {
+	w := way{name: name, podNetNS: podNetNS, network: "tcp", address: "127.0.0.1:8080"}
 	text, err := w.ask(fmt.Sprintf("dial?protocol=http&request=hostname&host=%s&port=%d", host, port), 2*allowedWithin)
 	if err != nil {
 		return err

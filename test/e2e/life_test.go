@@ -24,8 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/util/retry"
 
+	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
-	"github.com/podfence/podfence/test/cluster"
 )
 
 // What is common to the tests of a node's life: what happens to a node and its agent while
@@ -251,7 +251,7 @@ func expectNoAgent(t *testing.T, nodes ...string) {
 // readyz is what a node's agent says of its readiness.
 func readyz(node string) (status int, text string, err error) {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = cluster.Inside(theCluster.HostNetNS(node), func() error {
+		err = netns.InsidePath(theCluster.HostNetNS(node), func() error {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 			return err
 		})

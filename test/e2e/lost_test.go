@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
@@ -47,10 +48,10 @@ type pulse struct {
 
 // keepPulse opens a connection to an address, where a pod of newPod's answers, and uses
 // it until it breaks, or the test ends.
-func keepPulse(t *testing.T, name, netns, ip string) *pulse {
+func keepPulse(t *testing.T, name, podNetNS, ip string) *pulse {
 	t.Helper()
 	var conn net.Conn
-	err := cluster.Inside(netns, func() (err error) {
+	err := netns.InsidePath(podNetNS, func() (err error) {
 		conn, err = net.DialTimeout("tcp", hostPort(ip, 8080), 10*time.Second)
 		return err
 	})
@@ -382,8 +383,8 @@ func expectOpenNow(t *testing.T, ways []way) {
 // stowaway is a network namespace on a node with an address of its pod range, that
 // podfence was not told of.
 type stowaway struct {
-	netns string
-	ips   []string
+	podNetNS string
+	ips      []string
 }
 
 // newStowaway makes one with the last address of each range, of those listed, that a pod
@@ -392,8 +393,8 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 	t.Helper()
 	const name = "stowaway"
 	command := func(text string) { run(t, node, strings.Fields(text)...) }
-	command("ip netns add " + name)
-	t.Cleanup(func() { command("ip netns del " + name) })
+	command("ip podNetNS add " + name)
+	t.Cleanup(func() { command("ip podNetNS del " + name) })
 	for _, text := range []string{
 		"ip link add stowaway type veth peer name eth0 netns " + name,
 		"ip link set stowaway up",
@@ -434,7 +435,7 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stowaway{netns: host + "/root/run/netns/" + name, ips: ips}
+	s := &stowaway{podNetNS: host + "/root/run/podNetNS/" + name, ips: ips}
 	s.serve(t)
 	for _, w := range s.waysAt(node, theCluster.HostNetNS(node)) {
 		if err := w.opens(); err != nil {
@@ -448,7 +449,7 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 func (s *stowaway) serve(t *testing.T) {
 	t.Helper()
 	var listener net.Listener
-	err := cluster.Inside(s.netns, func() (err error) {
+	err := netns.InsidePath(s.podNetNS, func() (err error) {
 		listener, err = net.Listen("tcp", ":8080")
 		return err
 	})
@@ -460,8 +461,8 @@ func (s *stowaway) serve(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 }
 
-func (s *stowaway) waysAt(name, netns string) []way {
-	return ways(name+" to a stowaway", netns, s.ips, 8080, 0)
+func (s *stowaway) waysAt(name, podNetNS string) []way {
+	return ways(name+" to a stowaway", podNetNS, s.ips, 8080, 0)
 }
 
 // expectClosed fails the test unless the way between a stowaway and a pod of its node is
@@ -469,7 +470,7 @@ func (s *stowaway) waysAt(name, netns string) []way {
 func (s *stowaway) expectClosed(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	before := dropped(t, "node2", "no pod known by this address")
-	for _, w := range append(s.waysAt(pod.Name, netnsOf(t, pod)), waysToPod("a stowaway to "+pod.Name, s.netns, pod)...) {
+	for _, w := range append(s.waysAt(pod.Name, netnsOf(t, pod)), waysToPod("a stowaway to "+pod.Name, s.podNetNS, pod)...) {
 		if err := w.closed(); err != nil {
 			t.Error(err)
 		}

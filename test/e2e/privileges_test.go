@@ -26,8 +26,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
-	"github.com/podfence/podfence/test/cluster"
 )
 
 // What config/default installs.
@@ -156,7 +156,7 @@ func storeBrokenPolicy(t *testing.T, namespace string) {
 		t.Fatal(err)
 	}
 	etcd := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = cluster.Inside(theCluster.HostNetNS("cp"), func() error {
+		err = netns.InsidePath(theCluster.HostNetNS("cp"), func() error {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 			return err
 		})

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
@@ -38,7 +39,7 @@ const (
 // way is one that a packet could take: from a network namespace to an address,
 // behind which a pod of newPod's answers.
 type way struct {
-	name, netns      string
+	name, podNetNS   string
 	network, address string // tcp or udp, and a literal
 	// foreign servers don't speak as newPod's do: to connect is enough.
 	foreign bool
@@ -47,21 +48,21 @@ type way struct {
 func (w way) String() string { return fmt.Sprintf("%s -> %s %s", w.name, w.network, w.address) }
 
 // ways are those by TCP and UDP to ports of addresses; port 0 is none.
-func ways(name, netns string, ips []string, tcp, udp int32) (all []way) {
+func ways(name, podNetNS string, ips []string, tcp, udp int32) (all []way) {
 	for _, ip := range ips {
 		if tcp != 0 {
-			all = append(all, way{name: name, netns: netns, network: "tcp", address: hostPort(ip, uint16(tcp))})
+			all = append(all, way{name: name, podNetNS: podNetNS, network: "tcp", address: hostPort(ip, uint16(tcp))})
 		}
 		if udp != 0 {
-			all = append(all, way{name: name, netns: netns, network: "udp", address: hostPort(ip, uint16(udp))})
+			all = append(all, way{name: name, podNetNS: podNetNS, network: "udp", address: hostPort(ip, uint16(udp))})
 		}
 	}
 	return all
 }
 
 // waysToPod are those to newPod's ports, at each of the pod's addresses.
-func waysToPod(name, netns string, to *corev1.Pod) []way {
-	return ways(name, netns, podIPs(to), 8080, 8081)
+func waysToPod(name, podNetNS string, to *corev1.Pod) []way {
+	return ways(name, podNetNS, podIPs(to), 8080, 8081)
 }
 
 // ask sends what newPod's pods know to answer, hostname or clientip, and
@@ -69,7 +70,7 @@ func waysToPod(name, netns string, to *corev1.Pod) []way {
 func (w way) ask(question string, limit time.Duration) (answer string, err error) {
 	deadline := time.Now().Add(limit)
 	var conn net.Conn
-	err = cluster.Inside(w.netns, func() error {
+	err = netns.InsidePath(w.podNetNS, func() error {
 		conn, err = (&net.Dialer{Deadline: deadline}).Dial(w.network, w.address)
 		return err
 	})
@@ -184,7 +185,7 @@ func nodeIPs(t *testing.T, name string) (ips []string) {
 // to podfence it is the world outside.
 func outsideIPs(t *testing.T) (ips []string) {
 	t.Helper()
-	err := cluster.Inside(theCluster.HostNetNS("cp"), func() error {
+	err := netns.InsidePath(theCluster.HostNetNS("cp"), func() error {
 		eth0, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err
@@ -240,13 +241,13 @@ func nodePort(policy corev1.ServiceExternalTrafficPolicy) func(*corev1.ServiceSp
 }
 
 // waysToService are those to a Service's own addresses.
-func waysToService(name, netns string, to *corev1.Service) []way {
-	return ways(name, netns, to.Spec.ClusterIPs, 80, 80)
+func waysToService(name, podNetNS string, to *corev1.Service) []way {
+	return ways(name, podNetNS, to.Spec.ClusterIPs, 80, 80)
 }
 
 // waysToNodePort are those to a Service's ports at a node's addresses.
-func waysToNodePort(t *testing.T, name, netns, node string, to *corev1.Service) []way {
-	return ways(name+" by "+node, netns, nodeIPs(t, node), to.Spec.Ports[0].NodePort, to.Spec.Ports[1].NodePort)
+func waysToNodePort(t *testing.T, name, podNetNS, node string, to *corev1.Service) []way {
+	return ways(name+" by "+node, podNetNS, nodeIPs(t, node), to.Spec.Ports[0].NodePort, to.Spec.Ports[1].NodePort)
 }
 
 // ingressFrom is a policy that isolates the pods labelled app=APP, but for peers.

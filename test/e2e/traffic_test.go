@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/cluster"
 )
@@ -44,7 +45,7 @@ func spray(t *testing.T, from *corev1.Pod) {
 func sendTo(t *testing.T, from *corev1.Pod, every time.Duration, targets []netip.Addr) {
 	t.Helper()
 	var sockets [2]*net.UDPConn // by family, IPv4 first
-	err := cluster.Inside(netnsOf(t, from), func() (err error) {
+	err := netns.InsidePath(netnsOf(t, from), func() (err error) {
 		for _, ip := range from.Status.PodIPs {
 			addr := netip.MustParseAddr(ip.IP)
 			if sockets[family(addr)], err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0))); err != nil {
@@ -211,9 +212,9 @@ func keepTalking(t *testing.T, from *corev1.Pod, ip string) *steady {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &steady{stop: cancel}
-	netns, address := netnsOf(t, from), hostPort(ip, 8080)
+	podNetNS, address := netnsOf(t, from), hostPort(ip, 8080)
 	connect := func() (conn net.Conn, err error) {
-		err = cluster.Inside(netns, func() error {
+		err = netns.InsidePath(podNetNS, func() error {
 			conn, err = (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", address)
 			return err
 		})

@@ -22,8 +22,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
-	"github.com/podfence/podfence/test/cluster"
 )
 
 // witnessPort is where witnesses listen. Nothing else of a test does.
@@ -43,8 +43,8 @@ const (
 // down whose it hears: what passes between two containers, it passes between their
 // witnesses, whatever the API says of their addresses.
 type witness struct {
-	name, netns string
-	conn        *net.UDPConn
+	name, podNetNS string
+	conn           *net.UDPConn
 	// asks says that it also asks each address which program answers there.
 	asks bool
 	// early says that it is in a sandbox that was there before the watch: one that
@@ -195,9 +195,9 @@ func (w *watch) addressesInRange() []netip.Addr {
 }
 
 // place puts a witness outside of the node.
-func (w *watch) place(t *testing.T, name, netns string, ips []string, ask bool) {
+func (w *watch) place(t *testing.T, name, podNetNS string, ips []string, ask bool) {
 	t.Helper()
-	one, err := newWitness(name, netns, ask)
+	one, err := newWitness(name, podNetNS, ask)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,12 +211,12 @@ func (w *watch) place(t *testing.T, name, netns string, ips []string, ask bool) 
 	}
 }
 
-func newWitness(name, netns string, asks bool) (*witness, error) {
+func newWitness(name, podNetNS string, asks bool) (*witness, error) {
 	one := &witness{
-		name: name, netns: netns, asks: asks, done: make(chan struct{}),
+		name: name, podNetNS: podNetNS, asks: asks, done: make(chan struct{}),
 		heard: map[message]*heard{}, answered: map[answer]*heard{},
 	}
-	return one, cluster.Inside(netns, func() (err error) {
+	return one, netns.InsidePath(podNetNS, func() (err error) {
 		one.conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: witnessPort})
 		return err
 	})
@@ -273,7 +273,7 @@ func (one *witness) hearAnswers(conn *net.UDPConn) {
 // can have but for its own, until it leaves.
 func (w *watch) send(one *witness) {
 	// Inside, as each new flow is another socket's.
-	_ = cluster.Inside(one.netns, func() error {
+	_ = netns.InsidePath(one.podNetNS, func() error {
 		for tick, calls := time.NewTicker(callEvery), 0; ; calls++ {
 			if calls%callsInSweep == 0 {
 				w.sweep(one)
@@ -401,7 +401,7 @@ func (w *watch) sandboxPaths() map[string]string {
 	if err != nil {
 		return nil
 	}
-	found, _ := filepath.Glob(filepath.Join(host, "root/run/netns/cni-*"))
+	found, _ := filepath.Glob(filepath.Join(host, "root/run/podNetNS/cni-*"))
 	for _, path := range found {
 		paths[filepath.Base(path)] = path
 	}
@@ -446,8 +446,8 @@ func (one *witness) know(path string) {
 }
 
 // addressesInside are those of a network namespace's eth0, if it has one yet.
-func addressesInside(netns string) (ips []netip.Addr) {
-	_ = cluster.Inside(netns, func() error {
+func addressesInside(podNetNS string) (ips []netip.Addr) {
+	_ = netns.InsidePath(podNetNS, func() error {
 		eth0, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err

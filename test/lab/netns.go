@@ -5,18 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/cni/netns"
 )
 
 // namesDir is where iproute2 keeps the names of network namespaces.
 const namesDir = "/run/netns"
-
-// ownNamespace is the namespace of the calling thread. (/proc/self would be
-// that of the main thread.)
-const ownNamespace = "/proc/thread-self/ns/net"
 
 // namespace is a network namespace, kept alive by an open file and, if path is
 // not empty, by a name.
@@ -28,11 +25,11 @@ type namespace struct {
 // newNamespace makes a namespace; with a name, one that iproute2 can see.
 func newNamespace(name string) (ns namespace, err error) {
 	ns.fd = -1
-	err = onThread(func() error {
+	err = netns.OnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("new network namespace: %w", err)
 		}
-		if ns.fd, err = openNamespace(ownNamespace); err != nil {
+		if ns.fd, err = netns.Open(netns.Own); err != nil {
 			return err
 		}
 		if name == "" {
@@ -60,7 +57,7 @@ func (ns *namespace) keep(name string) error {
 	if err := file.Close(); err != nil {
 		return fmt.Errorf("name of a network namespace: %w", err)
 	}
-	if err := unix.Mount(ownNamespace, path, "none", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(netns.Own, path, "none", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount network namespace on %s: %w", path, err)
 	}
 	return nil
@@ -124,46 +121,4 @@ func RemoveLeftovers(prefix string) ([]string, error) {
 }
 
 // inside runs f on a thread in the namespace.
-func (ns *namespace) inside(f func() error) error {
-	return onThread(func() error {
-		if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
-		}
-		return f()
-	})
-}
-
-// onThread runs f, which may change its thread's namespace, on a thread of its
-// own. A thread that can't be brought back is not used again: the runtime ends
-// a thread whose goroutine ends while locked to it. Not every thread is left
-// to that fate, because the main thread would not end but keep the namespace.
-func onThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// What is reported when f ends its goroutine and never returns.
-		err := errors.New("function in a network namespace: goroutine exited")
-		defer func() { done <- err }()
-		runtime.LockOSThread()
-		home, openErr := openNamespace(ownNamespace)
-		if openErr != nil {
-			err = openErr
-			return
-		}
-		defer func() {
-			if unix.Setns(home, unix.CLONE_NEWNET) == nil {
-				runtime.UnlockOSThread()
-			}
-			unix.Close(home)
-		}()
-		err = f()
-	}()
-	return <-done
-}
-
-func openNamespace(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open network namespace %s: %w", path, err)
-	}
-	return fd, nil
-}
+func (ns *namespace) inside(f func() error) error { return netns.Inside(ns.fd, f) }
