@@ -13,8 +13,9 @@ import (
 // committed are the nodes and attachments that the enforcer has committed. Its methods may be
 // called concurrently.
 type committed struct {
-	// nodesChanged holds a token when nodes have changed, or all was committed anew.
-	nodesChanged chan struct{}
+	// nodesChanged holds a token when nodes have changed, or all was committed anew, and
+	// podsChanged when attachments have.
+	nodesChanged, podsChanged chan struct{}
 
 	mu          sync.Mutex
 	nodes       map[string]policy.Node
@@ -22,11 +23,15 @@ type committed struct {
 }
 
 func newCommitted() committed {
-	return committed{nodesChanged: make(chan struct{}, 1), nodes: map[string]policy.Node{}, attachments: map[policy.AttachmentKey]policy.Attachment{}}
+	return committed{
+		nodesChanged: make(chan struct{}, 1), podsChanged: make(chan struct{}, 1),
+		nodes: map[string]policy.Node{}, attachments: map[policy.AttachmentKey]policy.Attachment{},
+	}
 }
 
-// changed has a token when nodes have changed.
-func (k *committed) changed() <-chan struct{} { return k.nodesChanged }
+// otherNodes has a token when nodes have changed, and otherPods when attachments have.
+func (k *committed) otherNodes() <-chan struct{} { return k.nodesChanged }
+func (k *committed) otherPods() <-chan struct{}  { return k.podsChanged }
 
 // take takes in a commit.
 func (k *committed) take(c enforcer.Committed) {
@@ -38,10 +43,18 @@ func (k *committed) take(c enforcer.Committed) {
 	replace(k.nodes, c.Delta.Nodes)
 	replace(k.attachments, c.Delta.Attachments)
 	if c.Intent != nil || c.Delta.Cluster != nil {
-		select {
-		case k.nodesChanged <- struct{}{}:
-		default:
-		}
+		signal(k.nodesChanged)
+	}
+	if len(c.Delta.Attachments) > 0 {
+		signal(k.podsChanged)
+	}
+}
+
+// signal leaves one token in a channel.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

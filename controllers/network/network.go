@@ -113,16 +113,17 @@ func (n *Network) Start(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.committed.changed():
+		case <-n.committed.otherNodes():
 			continue
 		case <-time.After(next):
 			continue
 		case <-changed:
+		case <-n.committed.otherPods():
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.committed.changed():
+		case <-n.committed.otherNodes():
 		case <-time.After(max(networkSettle, pause-time.Since(ended))):
 		}
 	}

@@ -59,17 +59,9 @@ func (f *fakeRoutes) Reconcile(_ node.Node, _ []node.Node, pods []node.Pod) ([]s
 	done := f.damage
 	f.damage = nil
 	if len(done) > 0 {
-		token(f.changed) // its own changes are told of as well
+		signal(f.changed) // its own changes are told of as well
 	}
 	return done, f.err
-}
-
-// token leaves one in a channel.
-func token(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 // with is how many lines have a text in them.
@@ -167,7 +159,7 @@ func TestNetworkRepairs(t *testing.T) {
 		logged.take()
 		routes.breaks("set up link podfence0", "add route to 10.244.1.2 for pod shop/web")
 		struck := time.Now()
-		token(routes.changed)
+		signal(routes.changed)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		g.Expect(routes.times()).To(HaveLen(4))
@@ -186,7 +178,7 @@ func TestNetworkRepairs(t *testing.T) {
 		for i := range 20 {
 			routes.breaks(fmt.Sprintf("add route to 10.244.%d.0/24", i))
 			before, struck := len(routes.times()), time.Now()
-			token(routes.changed)
+			signal(routes.changed)
 			time.Sleep(2 * time.Second)
 			synctest.Wait()
 			g.Expect(routes.times()[before].Sub(struck)).To(BeNumerically("<=", 500*time.Millisecond))
@@ -197,7 +189,7 @@ func TestNetworkRepairs(t *testing.T) {
 		before = len(routes.times())
 		for range 600 {
 			routes.breaks("add route to 10.244.2.0/24")
-			token(routes.changed)
+			signal(routes.changed)
 			time.Sleep(100 * time.Millisecond)
 		}
 		synctest.Wait()
@@ -226,7 +218,7 @@ func TestNetworkRepairsAfterPublishing(t *testing.T) {
 				go func() { _ = n.Start(t.Context()) }()
 				time.Sleep(test.round + test.publish)
 				synctest.Wait()
-				token(routes.changed)
+				signal(routes.changed)
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				g.Expect(len(routes.times())).To(BeNumerically(">=", 2))
