@@ -17,5 +17,6 @@
 //	threads.go      how many goroutines run at once at least
 //
 // It may use every room, as it puts them together, but for test and the libraries of netlink.
-// What an agent does once it has started is in controllers.
+// What an agent is put together from is in package agent, and what it does once it has started is
+// in controllers.
 package cli

@@ -1,24 +1,25 @@
-// Package controllers brings the cluster to the kernel.
+// Package controllers feeds what an API server says into the enforcer: each object that its
+// watches show becomes a policy.Change.
 //
-//	agent.go         puts the parts together for one node
-//	*_controller.go  one reconciler a kind: what is in the cache goes into the
-//	                 model; so does what is gone
-//	manifests.go     the other source: a folder of YAML, without a cluster
-//	enforcer.go      the model's changes, one transaction after another
-//	flows.go         established flows, judged anew after each; revoked.go says whose
-//	repairs.go       what others do to the tables
-//	attachments.go   what the CNI plugin says: whose an address of this node is
-//	covered.go       an ADD waits for the policies that its pod's namespace has
-//	lost.go          attachments whose link is gone, or whose boot is over
-//	network.go       links and routes, kept by cni/node; the plugin, by cni/install
-//	guard.go         the bridge's table, where podfence connects the pods
-//	links.go         the pods' links, where another plugin does
-//	modes.go         what is left of another way to connect pods
-//	closed.go        says which addresses are closed
-//	refusals.go      policies that the kernel refuses, found by search.go
-//	problems.go      a Warning Event for what cannot be enforced
-//	events.go        creates Events, beside all else
-//	health.go        in which conditions the node is not as it should be
+//	source.go                    Source: reading a cache and feeding are one step; the first load
+//	node_controller.go           Nodes: their pod ranges and addresses
+//	namespace_controller.go      Namespaces: their labels
+//	pod_controller.go            Pods: this node's as subjects, all as peers
+//	networkpolicy_controller.go  NetworkPolicies, and what of them cannot be enforced
+//	cache.go                     what the caches keep of each object
+//	shares.go                    how much memory objects of a kind have, and each namespace of it
+//	podsizes.go                  pods whose labels and ports there is no room for
+//	policysizes.go               policies whose rules there is no room for
+//	covered.go                   an ADD waits for the policies that its pod's namespace has
 //
-// There is no policy logic here, and no netlink.
+// There is no policy logic here, and no netlink. In rooms of their own are:
+//
+//	enforcer     the model's changes, one transaction after another
+//	report       what has come of that: log, metrics, Events, readiness
+//	attachments  what the CNI plugin says: whose an address of this node is
+//	network      the node's links and routes, and the plugin's files
+//	manifests    the other source: a folder of YAML, without a cluster
+//	nodes        changes of Node objects, for both sources
+//
+// Package agent puts them together.
 package controllers

@@ -14,6 +14,48 @@
 //	           nothing that decides with the two above, so that each can be tested
 //	           against the other
 //
+// What comes in, and what goes out:
+//
+//	change.go    Change, and Apply
+//	objects.go   pods, namespaces and nodes, as far as policy sees them
+//	snapshot.go  a whole cluster at one moment, with what one node knows better
+//	intent.go    all that a node must enforce, and the Delta by which that changes
+//	packet.go    packet.Packet and packet.Protocol, by policy's own names
+//	verdict.go   what becomes of a packet, and why
+//
+// What a policy says:
+//
+//	parse.go     a NetworkPolicy, read: its rules, and what of it is wrong
+//	selector.go  which pods it means, in canonical text
+//	labels.go    labels, each set of them held once
+//	block.go     ipBlocks as ranges of addresses
+//	port.go      ranges of ports, port names
+//	form.go      rules merged to the form that they are enforced in
+//	size.go      how large a policy may be
+//	section.go   large policies, in parts
+//
+// The model:
+//
+//	model.go       Model: takes changes in
+//	selecting.go   policies, and how many of this node's pods each selects
+//	subject.go     this node's pods, and the policies that isolate them
+//	members.go     how the members of peers and named ports differ from what was handed out
+//	meant.go       which pods a selector or a port name means
+//	owners.go      whose an address is
+//	attachment.go  what the CNI plugin has connected
+//	local.go       addresses of this node's containers, for those who look for their links
+//	take.go        hands out what has changed
+//	stage.go       hands it out bit by bit where it is much
+//	budget.go      what the policies of a namespace may take
+//	quarantine.go  policies that isolate their pods and allow nothing
+//	counts.go      how much there is
+//
+// What the model is held against:
+//
+//	compile.go     the intent from scratch
+//	judge.go       the verdict on one packet, straight from the API objects
+//	judge_read.go  what the objects' fields mean to it
+//
 // Words: a subject is a pod of the node that has an address, a peer what a policy's
 // rules name. A subject is isolated for a direction when some policy selects it and lists
 // that direction in its policyTypes; it then gets only what a rule allows.

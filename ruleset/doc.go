@@ -27,11 +27,12 @@
 //
 // What changes in them:
 //
-//	update.go   what a Delta changes
-//	changes.go  operations in the order that they need
-//	shared.go   addresses that several pods have
-//	affected.go, denied.go, users.go
-//	            the questions above
+//	update.go    what a Delta changes
+//	changes.go   operations in the order that they need
+//	shared.go    addresses that several pods have
+//	affected.go  whose flows may be judged otherwise
+//	denied.go    who has denied a packet
+//	users.go     the policies that an operation is for
 //
 // What is in them:
 //

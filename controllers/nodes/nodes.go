@@ -1,5 +1,3 @@
-// Package nodes makes changes of Node objects. The reconciler and the folder of manifests both do
-// so by it.
 package nodes
 
 import (
