@@ -14,8 +14,8 @@ import (
 type Attachment struct {
 	// ContainerID and IfName name the attachment (CNI_CONTAINERID, CNI_IFNAME).
 	ContainerID, IfName string
-	// Pod and UID are whose it is. An empty UID, where the container runtime
-	// does not tell it, is any pod of that name.
+	// Pod and UID say which pod the attachment belongs to. The UID is empty where the
+	// container runtime does not tell it: any pod of that name is then meant.
 	Pod Key
 	UID types.UID
 	// IPs are the addresses that it was given.
@@ -47,9 +47,10 @@ func (a Attachment) madeFor(p *Pod, node string) bool {
 const primaryInterface = "eth0"
 
 // attach returns the pod with the addresses of its attachments, if it has any, in place
-// of those that the API shows: these may be those of an earlier sandbox, which another
-// pod has now. If the attachments are other interfaces' alone, podfence has not been told
-// of the one that the API's addresses are about, and the pod has those as well.
+// of the addresses that the API shows: those may be left from an earlier sandbox, and
+// another pod may have them now. If none of the attachments is the primary interface,
+// podfence does not know the interface whose addresses the API shows, and the pod keeps
+// these addresses as well.
 func (p *Pod) attach(attachments []Attachment, node string) *Pod {
 	var ips []netip.Addr
 	told := false
@@ -117,9 +118,9 @@ func sortedAddrs(ips []netip.Addr) []netip.Addr {
 
 // without takes an attachment out of one of the lists.
 func without[K comparable](lists map[K][]Attachment, at K, key AttachmentKey) {
-	left := slices.DeleteFunc(slices.Clone(lists[at]), func(a Attachment) bool { return a.Key() == key })
-	if len(left) > 0 {
-		lists[at] = left
+	remaining := slices.DeleteFunc(slices.Clone(lists[at]), func(a Attachment) bool { return a.Key() == key })
+	if len(remaining) > 0 {
+		lists[at] = remaining
 	} else {
 		delete(lists, at)
 	}
@@ -142,9 +143,10 @@ func (m *Model) reported(pod *Pod) []netip.Addr {
 	return pod.IPs
 }
 
-// Attached reports whether the pod that an attachment was made for is known, so that its
-// policies hold for the attachment's addresses, and its UID. If the runtime does not tell
-// the UID, a pod that terminates is an earlier one of the name: it gets no new sandbox.
+// Attached returns the UID of the pod that an attachment was made for, and reports whether
+// that pod is known, so that its policies hold for the attachment's addresses. If the
+// runtime does not tell the UID, a terminating pod is taken for an earlier pod of the same
+// name: a terminating pod gets no new sandbox.
 func (m *Model) Attached(a Attachment) (uid types.UID, known bool) {
 	pod := m.pod(a.Pod)
 	if pod == nil || !a.madeFor(pod, m.node) || a.UID == "" && pod.Terminating {
@@ -159,8 +161,8 @@ func (m *Model) Has(key AttachmentKey) bool {
 	return made
 }
 
-// ChangedAttached are the attachments, removed ones among them, of which Attached may say
-// something else than at the last call of ChangedAttached.
+// ChangedAttached are the attachments for which the answer of Attached may have changed since
+// the last call of ChangedAttached. Removed attachments are among them.
 func (m *Model) ChangedAttached() []AttachmentKey {
 	if len(m.changedAttached) == 0 {
 		return nil

@@ -38,9 +38,9 @@ func parseAddr(text string) (netip.Addr, bool) {
 // AddrRange is the addresses First to Last, both included, of one family.
 type AddrRange struct{ First, Last netip.Addr }
 
-// Subtract returns what is in cidr and in none of the excepts, as disjoint
-// ranges in order: at most one more than there are excepts. (As prefixes, what
-// surrounds one address of IPv6 is 128 of them.) Nothing may be left.
+// Subtract returns the addresses that are in cidr and in none of the excepts, as disjoint
+// ranges in order: at most one range more than there are excepts. (Written as prefixes,
+// everything around a single IPv6 address would be 128 of them.) The result may be empty.
 func Subtract(cidr netip.Prefix, excepts []netip.Prefix) []AddrRange {
 	if len(excepts) == 0 {
 		all := netipx.RangeOfPrefix(cidr)

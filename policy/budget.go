@@ -7,12 +7,13 @@ import (
 	"slices"
 )
 
-// Whoever may write policies in one namespace can have them mean all pods of the cluster
-// by a thousand selectors. What a namespace's policies take of a node has a budget,
-// counted in elements: the members of each selector and port name that they use, once, the
-// ranges of addresses and ports, and objectCost for each set and rule. Over it, the largest of its policies are quarantined until
-// the rest fits. So it is for the node as a whole: then it is the namespace that takes
-// most whose policies are quarantined.
+// Whoever may write policies in one namespace can write a thousand selectors that each mean
+// all pods of the cluster. So there is a budget for what the policies of a namespace take of
+// a node. It is counted in elements: the members of each selector and port name that they
+// use, counted once, the ranges of addresses and ports, and objectCost for each set and rule.
+// When a namespace is over its budget, the largest of its policies are quarantined until the
+// others fit. The node as a whole has a budget too: when that is exceeded, policies of the
+// namespace that takes most are quarantined.
 
 const (
 	// DefaultBudget is what the policies of one namespace may take of a node: half a
@@ -23,18 +24,18 @@ const (
 	objectCost = 250
 	// rangeCost is how many elements take as much as a range of addresses or of ports does.
 	rangeCost = 10
-	// nodeBudgets is how many namespaces' budgets a node has of elements, and nodeObjects
-	// of sets and rules: these take little memory, and a node with some hundred pods has
-	// thousands of usual policies.
+	// The node's budget is so many times that of a namespace: nodeBudgets times for elements,
+	// and nodeObjects times for sets and rules. The latter is larger because sets and rules
+	// take little memory, and a node with some hundred pods has thousands of usual policies.
 	nodeBudgets, nodeObjects = 2, 10
 )
 
-// maxWalk is how many rules of policies a packet may meet in one direction of a pod, those
-// for the other family of addresses included. The kernel takes some 0.1 µs for each.
+// maxWalk is how many rules of policies a packet may meet in one direction of a pod. Rules
+// for the other address family count as well. The kernel takes some 0.1 µs for each rule.
 const maxWalk = 1000
 
-// walks are how many rules of the kernel a packet meets of a policy, per Direction, the
-// jump to them included; none where it allows nothing.
+// walks says for each Direction how many of a policy's kernel rules a packet meets,
+// including the jump to them. It is zero where the policy allows nothing.
 func (p *Policy) walks() (w [len(Directions)]int) {
 	for _, d := range Directions {
 		if rules := p.walk(d); rules > 0 {
@@ -44,8 +45,9 @@ func (p *Policy) walks() (w [len(Directions)]int) {
 	return w
 }
 
-// rules are how many rules of the kernel change with a policy, its ranges counted as what
-// takes as long; nil: none. Those of sections are there before.
+// rules is how many kernel rules change with a policy. Its ranges are counted as the number
+// of rules that take the kernel as long. A policy that is nil has none. The rules inside
+// sections do not count, because the sections are handed out before the policy.
 func (p *Policy) rules() (rules int) {
 	if p == nil {
 		return 0
@@ -72,7 +74,7 @@ func (p *Policy) ranges() (n int) {
 	return n
 }
 
-// walk is how many rules of the kernel a direction of a policy takes, or somewhat more.
+// walk is how many kernel rules one direction of a policy takes, or somewhat more.
 func (p *Policy) walk(d Direction) (rules int) {
 	for i := range p.Rules[d] {
 		rules += p.Rules[d][i].walk()
@@ -80,8 +82,8 @@ func (p *Policy) walk(d Direction) (rules int) {
 	return rules
 }
 
-// walk is how many rules of the kernel it takes: one for each way, in each family, that a
-// peer and a port can both match.
+// walk is how many kernel rules the rule takes: in each address family, one for each
+// combination of a way to match the peer and a way to match the port.
 func (r *Rule) walk() int {
 	peers, ports := 2*len(r.Peers), len(r.NamedPorts)
 	if len(r.Blocks) > 0 {
@@ -145,11 +147,11 @@ func (m *Model) News() []Key {
 // cost is what a namespace's policies take, in elements.
 func (ns *namespace) cost() int { return ns.elements + objectCost*ns.objects }
 
-// least is what a policy takes whatever its selectors mean.
+// least is what a policy takes at least, whatever its selectors mean.
 func (s *selecting) least() int { return objectCost*(s.objects+s.jumps()) + rangeCost*s.ranges }
 
-// jumps are the rules of the chains of its pods that lead to a policy, which are more than
-// those of its own where it selects very many.
+// jumps is how many rules in the chains of its pods jump to a policy. For a policy that
+// selects very many pods these are more than the policy's own rules.
 func (s *selecting) jumps() int { return s.jumpsOf(s.subjects) }
 
 func (s *selecting) jumpsOf(subjects int) (jumps int) {
@@ -161,7 +163,8 @@ func (s *selecting) jumpsOf(subjects int) (jumps int) {
 	return jumps
 }
 
-// cost is what a policy takes on its own, as far as it is known. Whole says that it is.
+// cost is what a policy takes on its own, as far as that is known. Whole says that all of it
+// is known.
 func (m *Model) cost(s *selecting) (cost int, whole bool) {
 	peers, names := map[Selector]struct{}{}, map[NamedPort]struct{}{}
 	for _, d := range Directions {
@@ -186,9 +189,9 @@ func (m *Model) cost(s *selecting) (cost int, whole bool) {
 
 // overspent is a policy that the budget has quarantined.
 type overspent struct {
-	// cost is what it took, as far as it was known; least what it takes at least.
+	// cost is what the policy took, as far as that was known; least is what it takes at least.
 	cost, least int
-	// walk: it was quarantined for the rules that a packet would meet.
+	// walk: the policy was quarantined because of the number of rules that a packet would meet.
 	walk bool
 }
 
@@ -202,8 +205,9 @@ func (m *Model) economise(ns *namespace) {
 		m.budget, objectCost))
 }
 
-// economiseNode closes policies of the namespaces that take most until all together keep
-// to the node's budget, if they take more than so many times that.
+// economiseNode does nothing unless all policies together take more than the given number of
+// times the node's budget. Then it closes policies of the namespaces that take most, until
+// all together keep to the node's budget.
 func (m *Model) economiseNode(times int) {
 	if !m.overNode(times) {
 		return
@@ -217,13 +221,14 @@ func (m *Model) economiseNode(times int) {
 	}
 }
 
-// overNode reports whether all policies take more than so many times what the node has.
+// overNode reports whether all policies together take more than the given number of times the
+// node's budget.
 func (m *Model) overNode(times int) bool {
 	return m.total > times*nodeBudgets*m.budget || objectCost*m.objects > times*nodeObjects*m.budget
 }
 
-// closeLargest closes the largest policies of a namespace until that is enough, those
-// first whose members are not all counted yet: they are new, and still grow.
+// closeLargest closes the largest policies of a namespace until that is enough. Policies
+// whose members are not all counted yet come first: they are new, and still grow.
 func (m *Model) closeLargest(ns *namespace, enough func() bool, why string) {
 	type priced struct {
 		*selecting
@@ -256,9 +261,10 @@ func (m *Model) closeLargest(ns *namespace, enough func() bool, why string) {
 	}
 }
 
-// relax releases policies that the budget has quarantined and that have room again: as much as
-// they took when they were quarantined, which may be less than they would have. A tenth of the
-// budget stays free, so that a pod more does not close them at once.
+// relax releases policies that the budget has quarantined, if there is room for them again:
+// for as much as they took when they were quarantined, which may be less than they would take
+// in full. A tenth of the budget stays free, so that one more pod does not close them again
+// at once.
 func (m *Model) relax() {
 	if len(m.over) == 0 {
 		return
@@ -283,7 +289,7 @@ func (m *Model) relax() {
 		ns := m.in(key.Namespace)
 		return price.cost <= most-ns.cost() && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-objectCost*m.objects
 	}
-	var candidates []Key // there may be thousands that are none
+	var candidates []Key // collected before sorting: thousands may have no room
 	for key := range m.over {
 		if hasRoom(key) {
 			candidates = append(candidates, key)
@@ -297,10 +303,10 @@ func (m *Model) relax() {
 	}
 }
 
-// addWalkers adds the policies of a namespace that were quarantined for the rules that a packet
-// would meet, and need not be any more.
+// addWalkers adds those policies of a namespace that were quarantined because of the number of
+// rules that a packet would meet, and that need not be quarantined for this any more.
 func (m *Model) addWalkers(ns *namespace, walkers map[Key]struct{}) {
-	walks := map[Key][len(Directions)]int{} // of those that are quarantined
+	walks := map[Key][len(Directions)]int{} // of the quarantined policies
 	for key, s := range ns.policies {
 		if m.over[key].walk {
 			walks[key], walkers[key] = s.given.walks(), struct{}{}
@@ -324,12 +330,12 @@ func (m *Model) addWalkers(ns *namespace, walkers map[Key]struct{}) {
 	}
 }
 
-// Reconsider has the policies that the budget has quarantined tried again: there may be room
-// where fewer pods are meant.
+// Reconsider has the policies that the budget has quarantined tried again: if their selectors
+// mean fewer pods by now, there may be room for them.
 func (m *Model) Reconsider() {
 	for key, price := range m.over {
 		price.cost = price.least
 		m.over[key] = price
-		m.dirtyPolicies[key] = struct{}{} // what a packet would meet is looked at too
+		m.dirtyPolicies[key] = struct{}{} // so that relax counts anew the rules that a packet would meet
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// drained hands out all there is, and returns how many elements were added.
+// drained takes deltas until none is left, and returns how many elements they added.
 func drained(t *testing.T, m *policy.Model, have *policy.Intent) (added int) {
 	t.Helper()
 	for first := true; first || m.Staging(); first = false {
@@ -37,9 +37,9 @@ func expectOpen(t *testing.T, when string, in policy.Intent, want ...string) {
 	}
 }
 
-// TestBudget: over its budget, a namespace's largest policies are closed, and no more is
-// made of what they name than the budget has room for. All others go on. A policy that is
-// made smaller is open again, and so is one for which others make room.
+// TestBudget: when a namespace is over its budget, its largest policies are closed, and of what
+// they name no more is made than the budget has room for. All other policies go on. A policy
+// that is made smaller is open again, and so is one for which others make room.
 func TestBudget(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(30_000)
@@ -187,8 +187,8 @@ func TestBudgetHistories(t *testing.T) {
 	}
 }
 
-// TestBudgetsOfMany: however many namespaces and policies have no room at the start, what is
-// made at a time is no more than two of the node's budgets and a set.
+// TestBudgetsOfMany: however many namespaces and policies have no room at the start, at no time is
+// more made than two of the node's budgets and one set.
 func TestBudgetsOfMany(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(30_000)
@@ -208,8 +208,8 @@ func TestBudgetsOfMany(t *testing.T) {
 	}
 }
 
-// TestBudgetKeepsWhatIsCounted: it is the policy that has grown over the budget that is
-// closed, not one that is new and small.
+// TestBudgetKeepsWhatIsCounted: the policy that has grown over the budget is closed, not one that
+// is new and small.
 func TestBudgetKeepsWhatIsCounted(t *testing.T) {
 	m := crowd(1000)
 	m.SetBudget(30_000)
@@ -221,8 +221,8 @@ func TestBudgetKeepsWhatIsCounted(t *testing.T) {
 	expectOpen(t, "a new one that is huge", have, "shop/old", "shop/tiny")
 }
 
-// TestAllowing: a packet to a pod is shown to the policies that allow something alone: of
-// others there may be thousands.
+// TestAllowing: a packet to a pod is shown only to the policies that allow something, as there may
+// be thousands of others.
 func TestAllowing(t *testing.T) {
 	m := crowd(10)
 	have := m.Intent()
@@ -243,8 +243,8 @@ func TestAllowing(t *testing.T) {
 	}
 }
 
-// TestBudgetObjects: a namespace has so many sets and rules, however small: each change of a
-// pod may be one of all of them.
+// TestBudgetObjects: a namespace may have only so many sets and rules, however small they are,
+// because one change of a pod may change all of them.
 func TestBudgetObjects(t *testing.T) {
 	m := crowd(10)
 	have := m.Intent()

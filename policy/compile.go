@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// Compile works out what a node must enforce, from scratch, and the problems
-// of all policies. It goes over everything for everything: it is the
-// specification of Model, which does the same by what has changed.
+// Compile works out from scratch what a node must enforce, and the problems of all
+// policies. For each question it goes over all objects. It is the specification of Model,
+// which comes to the same result by looking only at what has changed.
 func Compile(s Snapshot, node string) (Intent, []Problem) {
 	c := compiler{node: node, holders: map[netip.Addr][]*Pod{}, namespaces: map[string]*Namespace{}}
 	in := newIntent()
@@ -61,7 +61,7 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	return in, problems
 }
 
-// own works out whose each address is (see owners.go).
+// own works out which pod each address belongs to (see owners.go).
 func (c *compiler) own(attachments []Attachment, nodes []netip.Addr, in *Intent) {
 	claims := map[netip.Addr][]*Pod{}
 	for _, pod := range c.pods {
@@ -112,7 +112,7 @@ type compiler struct {
 	policies   []Policy
 }
 
-// held are the addresses of a pod that are its own, perhaps together with another's.
+// held are those of a pod's addresses that belong to it; other pods may hold them as well.
 func (c *compiler) held(pod *Pod) (ips []netip.Addr) {
 	for _, ip := range pod.IPs {
 		if slices.Contains(c.holders[ip], pod) {
@@ -139,8 +139,8 @@ func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 	return subject
 }
 
-// members fills in whom and what a rule means: what all the pods are that may have an
-// address.
+// members fills in the addresses and endpoints that a rule means. Where several pods may
+// have an address, the rule means the address only if it means each of these pods.
 func (c *compiler) members(rule Rule, in *Intent) {
 	for _, s := range rule.Peers {
 		matchers := matchersOf(s)

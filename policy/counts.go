@@ -8,14 +8,15 @@ import (
 
 // Counts says how much there is of what a node enforces.
 type Counts struct {
-	// Pods are this node's pods that have addresses here, Isolated those of them that a
-	// policy selects, or whose labels are not known.
+	// Pods is how many of this node's pods have addresses here. Isolated is how many of these
+	// are selected by a policy, or have labels that are not known.
 	Pods, Isolated int
-	// Policies are all of the cluster's, Active those that select one of Pods.
+	// Policies is how many there are in the cluster. Active is how many of these select one of
+	// Pods.
 	Policies, Active int
 }
 
-// Counts counts, in the order of the namespaces, policies and this node's pods.
+// Counts counts. It takes time in proportion to the namespaces, policies and this node's pods.
 func (m *Model) Counts() (c Counts) {
 	for _, ns := range m.namespaces {
 		c.Pods += len(ns.subjects)
@@ -37,7 +38,8 @@ func (m *Model) Counts() (c Counts) {
 // Taken is what the policies of a namespace take of the node.
 type Taken struct {
 	Namespace string
-	// Elements are members of what they name, Objects sets and rules.
+	// Elements is how many members the selectors and port names of the policies have; Objects
+	// is how many sets and rules the policies take.
 	Elements, Objects int
 }
 
@@ -45,7 +47,7 @@ func (t Taken) String() string {
 	return fmt.Sprintf("%s (%d elements, %d sets and rules)", t.Namespace, t.Elements, t.Objects)
 }
 
-// Most are the n namespaces whose policies take most, the first of all first.
+// Most are the n namespaces whose policies take most, the one that takes most first.
 func (m *Model) Most(n int) []Taken {
 	var all []Taken
 	for name, ns := range m.namespaces {

@@ -36,14 +36,14 @@ func TakeMet(m *Model, room int) Delta {
 	return m.take(s)
 }
 
-// PodsByLabel are the pods that those selectors ask for which are to be looked at.
+// PodsByLabel are the pods by the labels that selectors not yet handed out ask for.
 func PodsByLabel(m *Model) map[string][]*Pod { return m.podsByLabel() }
 
 // TakeAll is what Intent takes.
 func TakeAll(m *Model) Delta { return m.take(m.wholeStage()) }
 
-// Recount counts anew what the model counts as it goes, and returns what is not so, and
-// what is over a budget.
+// Recount counts from scratch what the model counts as it goes, and returns where the two differ,
+// and what is over a budget.
 func Recount(m *Model) (wrong []string) {
 	check := func(what string, have, want any) {
 		if have != want {
@@ -144,8 +144,8 @@ func Over(m *Model) map[Key]struct{} {
 	return over
 }
 
-// SameAddr reports whether an address is to Judge what it is to what it judges, and SameRange
-// that of a range.
+// SameAddr reports whether Judge reads an address as the judged code does, and SameRange reports
+// the same for a range.
 func SameAddr(text string) bool {
 	read, ok := readAddr(text)
 	parsed, valid := parseAddr(text)
@@ -158,8 +158,7 @@ func SameRange(text string) bool {
 	return ok == (err == nil) && (!ok || read == parsed)
 }
 
-// SameSelector reports whether a selector means to Judge the pods that it means to what it
-// judges.
+// SameSelector reports whether a selector means the same pods to Judge and to the judged code.
 func SameSelector(s *metav1.LabelSelector, of map[string]string) bool {
 	text, err := canonical(s)
 	return selects(s, of) == (err == nil && parseCanonical(text).Matches(LabelsOf(of)))

@@ -6,8 +6,9 @@ import (
 	"slices"
 )
 
-// form returns rules that allow the same in the form that they are enforced in: merged, with
-// one selector for very many, and none larger than what comes into force at once.
+// form returns rules that allow the same, in the form in which they are enforced: they are
+// merged, very many selectors become a few, and no rule is larger than what comes into force
+// at once.
 func form(rules []Rule) (formed []Rule) {
 	for _, rule := range merge(rules) {
 		rule.Peers = unite(rule.Peers)
@@ -16,10 +17,10 @@ func form(rules []Rule) (formed []Rule) {
 	return formed
 }
 
-// merge returns rules that allow the same, and fewer of them where that can be: the kernel
-// walks them for each new connection. Rules that differ only in whom they mean become one,
-// and so do those that differ only in ports; what allows all takes the place of what
-// allows less of the same. The first one's Index stays.
+// merge returns rules that allow the same, and fewer of them where that is possible, because
+// the kernel walks them for each new connection. Rules that differ only in their peers become
+// one, and so do rules that differ only in their ports. If one of the merged rules allows any
+// peer or any port, the result does so too. It has the Index of the first.
 func merge(rules []Rule) []Rule {
 	for before := 0; before != len(rules); {
 		before = len(rules)
@@ -34,8 +35,8 @@ func merge(rules []Rule) []Rule {
 	return rules
 }
 
-// mergeBy makes one of the rules that are the same but for what join joins. All of them are
-// joined at once: one after another would take time by the square of their number.
+// mergeBy makes one rule of those that differ only in the part that join joins. All of them
+// are joined at once: to join one after another would take time by the square of their number.
 func mergeBy(rules []Rule, same func(Rule) Rule, join func([]Rule) Rule) (merged []Rule) {
 	if len(rules) < 2 {
 		return rules
@@ -44,8 +45,8 @@ func mergeBy(rules []Rule, same func(Rule) Rule, join func([]Rule) Rule) (merged
 	at := map[string]int{}
 	for _, r := range rules {
 		key := same(r).key()
-		i, there := at[key]
-		if !there {
+		i, known := at[key]
+		if !known {
 			i = len(groups)
 			at[key], groups = i, append(groups, nil)
 		}
@@ -61,11 +62,11 @@ func mergeBy(rules []Rule, same func(Rule) Rule, join func([]Rule) Rule) (merged
 	return merged
 }
 
-// key tells rules apart.
+// key is a text that differs between any two rules that differ.
 func (r Rule) key() string { return string(r.appendTo(nil)) }
 
-// appendTo appends all that a rule says to some bytes, so that no other rule is the same. JSON
-// would take most of the time that it takes to read a policy of thousands of rules.
+// appendTo appends all that a rule says to b, in an encoding that no other rule has. Encoding
+// it as JSON would take most of the time that it takes to read a policy of thousands of rules.
 func (r Rule) appendTo(b []byte) []byte {
 	number := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
 	text := func(s string) {
@@ -112,7 +113,8 @@ func (r Rule) appendTo(b []byte) []byte {
 	return b
 }
 
-// ports and peers are one part of a rule.
+// ports returns only the part of a rule that says ports, and peers only the part that says
+// peers.
 func (r Rule) ports() Rule { return Rule{AnyPort: r.AnyPort, Ports: r.Ports, NamedPorts: r.NamedPorts} }
 func (r Rule) peers() Rule { return Rule{AnyPeer: r.AnyPeer, Peers: r.Peers, Blocks: r.Blocks} }
 

@@ -79,7 +79,8 @@ type Policy struct {
 	// Rules are what is allowed, per Direction; a direction that the policy
 	// does not isolate has none.
 	Rules [len(Directions)][]Rule
-	// Sections are the same Rules where they are very many; else there are none.
+	// Sections are the same Rules, divided, where there are very many of them; else there are
+	// no sections.
 	Sections [len(Directions)][]Section
 }
 
@@ -102,7 +103,8 @@ type Rule struct {
 	NamedPorts []NamedPort
 }
 
-// equal reports whether two policies say the same. Sections are what they are by the rules.
+// equal reports whether two policies say the same. Sections need no comparison, as they
+// follow from the rules.
 func (p *Policy) equal(other *Policy) bool {
 	return p.Key == other.Key && p.Isolates == other.Isolates &&
 		(p.Subject == nil) == (other.Subject == nil) && (p.Subject == nil || *p.Subject == *other.Subject) &&
@@ -138,24 +140,26 @@ type Delta struct {
 	// are not nil. Cluster and NodeAddrs come together.
 	PodCIDRs, Cluster *[]netip.Prefix
 	NodeAddrs         *[]netip.Addr
-	// Nodes and Attachments replace by name and by key; nil says gone (or never there).
+	// Nodes and Attachments replace by name and by key; nil means that it was removed (or was
+	// never there).
 	Nodes       map[string]*Node
 	Attachments map[AttachmentKey]*Attachment
-	// Orphans says of addresses whether they are orphans now.
+	// Orphans says for each address that has changed whether it is an orphan now.
 	Orphans map[netip.Addr]bool
-	// Subjects and Policies replace by key; nil says gone (or never there).
+	// Subjects and Policies replace by key; nil means that it was removed (or was never there).
 	Subjects map[Key]*Subject
 	Policies map[Key]*Policy
 	// Peers and NamedPorts change members.
 	Peers      map[Selector]Members[netip.Addr]
 	NamedPorts map[NamedPort]Members[Endpoint]
-	// Sections come before the policies that have them, and never change; nil says gone.
+	// Sections come before the policies that have them, and never change; nil means that the
+	// section was removed.
 	Sections map[SectionKey][]Rule
 }
 
 // Members is a change to a set of members.
 type Members[T comparable] struct {
-	// Gone: no policy uses the set any more; the rest is empty.
+	// Gone: no policy uses the set any more; the other fields are empty.
 	Gone bool
 	// New: the set was not there before, and Add is all that it holds.
 	New         bool

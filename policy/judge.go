@@ -67,8 +67,8 @@ type place struct {
 	// pods have the address: one of them does, and if there are several, nobody can
 	// tell which. None: it is no known pod's.
 	pods []*corev1.Pod
-	// node is the node that the pods are on, that has the address, or whose it is to
-	// give to its pods.
+	// node is the node that the pods run on, or that has the address itself, or that may
+	// give it to its pods because it is in the node's pod range.
 	node string
 	// onNode: it is an address of the node itself.
 	onNode bool
@@ -78,13 +78,13 @@ type place struct {
 
 // place finds out what an address is.
 func (j *judge) place(addr netip.Addr) place {
-	// What a container of the node was given is its pod's, or nobody's.
+	// An address that a container of the node was given belongs to its pod, or to nobody.
 	if pods, given := j.given(addr); given {
 		return place{addr: addr, pods: pods, node: j.Node, orphan: len(pods) == 0}
 	}
 	node, rangeOf := j.nodeAt(addr), j.rangeOf(addr)
 	viewer := cmp.Or(j.Node, rangeOf, node)
-	var here, staying, there []*corev1.Pod // where the viewer's pods come first
+	var here, staying, elsewhere []*corev1.Pod // pods here, on the viewing node, come first
 	for _, pod := range j.Pods {
 		if !live(pod) || j.sandboxed(pod) || !slices.Contains(podAddrs(pod), addr) {
 			continue
@@ -94,12 +94,12 @@ func (j *judge) place(addr netip.Addr) place {
 			here = append(here, pod)
 		case viewer != "" && (rangeOf == viewer || j.reachedAt(viewer, addr)): // no pod of another node has its address, or one of its range
 		default:
-			there = append(there, pod)
+			elsewhere = append(elsewhere, pod)
 		}
 	}
 	pods := here
 	if len(pods) == 0 {
-		pods = there
+		pods = elsewhere
 	}
 	for _, pod := range pods {
 		if pod.DeletionTimestamp == nil {
@@ -163,14 +163,14 @@ func (j *judge) madeFor(a Attachment, pod *corev1.Pod) bool {
 		(a.UID == "" || slices.Contains(podUIDs(pod), a.UID))
 }
 
-// sandboxed reports whether the viewing node knows the addresses that the API shows of the
-// pod, those of its first interface, better than the API does.
+// sandboxed reports whether the viewing node has an attachment of the pod's first interface:
+// it then knows the addresses of that interface better than the API, which shows the same.
 func (j *judge) sandboxed(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return a.IfName == "eth0" && j.madeFor(a, pod) })
 }
 
-// rangeOf returns the node in whose pod ranges an address is. The viewing node knows its
-// own of a family even if its Node object shows none of it any more.
+// rangeOf returns the node in whose pod ranges an address is. The viewing node knows its own
+// range of an address family even if its Node object shows none of that family any more.
 func (j *judge) rangeOf(addr netip.Addr) (name string) {
 	shown := false // the viewing node's object has a range of the address's family
 	for _, node := range j.Nodes {
@@ -203,21 +203,21 @@ func (j *judge) side(d Direction, subject, peer place) Judgement {
 		return out
 	}
 	for i, pod := range subject.pods {
-		one := j.pod(d, pod, subject, peer)
+		judged := j.pod(d, pod, subject, peer)
 		if i == 0 {
-			one.Node = subject.node
-			out = one
+			judged.Node = subject.node
+			out = judged
 			continue
 		}
-		out.Allowed = out.Allowed && one.Allowed
-		out.Isolating, out.By = append(out.Isolating, one.Isolating...), append(out.By, one.By...)
+		out.Allowed = out.Allowed && judged.Allowed
+		out.Isolating, out.By = append(out.Isolating, judged.Isolating...), append(out.By, judged.By...)
 	}
 	byName := func(a, b Key) int { return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) }
 	slices.SortFunc(out.Isolating, byName)
 	out.Isolating = slices.Compact(out.Isolating)
 	slices.SortStableFunc(out.By, func(a, b RuleRef) int { return byName(a.Policy, b.Policy) })
 	if !out.Allowed {
-		out.By = nil // what one of several would let pass
+		out.By = nil // these rules are only of some of the pods
 	}
 	return out
 }

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// TestJudgeStandsAlone: Judge calls nothing that what it judges calls, neither of this
-// package nor of a library: a mistake in that would be in both, and they would agree.
+// TestJudgeStandsAlone: Judge calls nothing that the judged code calls, neither in this package nor
+// in a library. A mistake in shared code would be in both, and they would agree on it.
 func TestJudgeStandsAlone(t *testing.T) {
 	files := sourceFiles(t, ".")
 	for at, called := range foreign(t, files) {
@@ -63,8 +63,8 @@ func source(t *testing.T, name string, text any) *ast.File {
 	return file
 }
 
-// foreign are the functions, methods and variables that Judge's files use and that are
-// neither theirs nor the standard library's, by where.
+// foreign are the functions, methods and variables that Judge's files use and that belong neither
+// to these files nor to the standard library, by the place where they are used.
 func foreign(t *testing.T, files []*ast.File) map[string]string {
 	t.Helper()
 	found := map[string]string{}

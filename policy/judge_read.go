@@ -13,16 +13,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// What the API objects' fields mean to Judge, from the API's documentation and validation
-// (k8s.io/api, and k8s.io/kubernetes/pkg/apis) and the RFCs. It calls nothing that what is
-// judged calls, nor a library of Kubernetes': who changes a meaning changes it here as well,
-// or the two disagree.
+// This file says what the API objects' fields mean to Judge, from the API's documentation and
+// validation (k8s.io/api, and k8s.io/kubernetes/pkg/apis) and the RFCs. It calls nothing that
+// the judged code calls, and no library of Kubernetes: whoever changes a meaning must change
+// it here as well, or the two disagree.
 
-// leadingZeros are those of a number, which API servers have always taken in addresses. They
-// mean nothing: numbers of IPv4 are decimal.
+// leadingZeros matches the leading zeros of a number, which API servers have always accepted
+// in addresses. They mean nothing: the numbers of an IPv4 address are decimal.
 var leadingZeros = regexp.MustCompile(`(^|[.:])0+([0-9A-Fa-f])`)
 
-// readAddr reads an address. One of IPv4 that is written as IPv6 is of IPv4.
+// readAddr reads an address. An IPv4 address that is written as IPv6 is an IPv4 address.
 func readAddr(text string) (addr netip.Addr, ok bool) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
@@ -32,7 +32,7 @@ func readAddr(text string) (addr netip.Addr, ok bool) {
 }
 
 // readRange reads a range of addresses: an address in it, and how many bits of it count. A
-// mapped one is of IPv4 if all that it has is.
+// range that is written with an IPv4-mapped address is one of IPv4 if all its addresses are.
 func readRange(text string) (cidr netip.Prefix, ok bool) {
 	start, length, found := strings.Cut(text, "/")
 	addr, ok := readAddr(start)
@@ -71,8 +71,8 @@ func podAddrs(pod *corev1.Pod) (addrs []netip.Addr) {
 	return addrs
 }
 
-// podUIDs are what a pod goes by. A static pod has a UID of kubelet's, and another one in the
-// API server, as its mirror.
+// podUIDs are the UIDs that name a pod. A static pod has one that kubelet gave it; its mirror
+// in the API server has another.
 func podUIDs(pod *corev1.Pod) []types.UID {
 	uids := []types.UID{pod.UID}
 	if static, mirror := pod.Annotations["kubernetes.io/config.mirror"]; mirror {
@@ -83,7 +83,7 @@ func podUIDs(pod *corev1.Pod) []types.UID {
 
 // namesPort reports whether a pod has a port of this name, protocol and number: of its
 // containers, its init containers and the sidecars among them. Ephemeral containers have none.
-// A port on the host is another one.
+// A host port is not meant.
 func namesPort(spec corev1.PodSpec, name string, protocol corev1.Protocol, number int32) bool {
 	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
 		for _, p := range c.Ports {
@@ -99,9 +99,9 @@ func namesPort(spec corev1.PodSpec, name string, protocol corev1.Protocol, numbe
 	return false
 }
 
-// nodeAddrs are the addresses that a node lists as its own, of some types; of whichever, if
-// none is named. One that every host has, such as a loopback or a link-local address, does not
-// say which host is meant.
+// nodeAddrs are the addresses of the given types that a node lists as its own; of all types, if
+// none is given. An address that every host has, such as a loopback or a link-local address, is
+// left out: it does not say which host is meant.
 func nodeAddrs(node *corev1.Node, types ...corev1.NodeAddressType) (addrs []netip.Addr) {
 	for _, listed := range node.Status.Addresses {
 		if len(types) > 0 && !slices.Contains(types, listed.Type) {
@@ -114,8 +114,8 @@ func nodeAddrs(node *corev1.Node, types ...corev1.NodeAddressType) (addrs []neti
 	return addrs
 }
 
-// podRanges are the ranges that a node gives its pods addresses of: podCIDRs, or, where that
-// is all there is, podCIDR.
+// podRanges are the ranges from which a node gives its pods addresses: podCIDRs, or podCIDR,
+// where that is all there is.
 func podRanges(node *corev1.Node) (ranges []netip.Prefix) {
 	shown := node.Spec.PodCIDRs
 	if len(shown) == 0 {
@@ -144,11 +144,11 @@ func isolates(np *networkingv1.NetworkPolicy, d Direction) bool {
 	})
 }
 
-// selects reports whether a selector that is there selects these labels. One
+// selects reports whether a selector, which must not be nil, selects these labels. A selector
 // that is not valid selects nothing.
 func selects(ls *metav1.LabelSelector, l map[string]string) bool {
 	for key, value := range ls.MatchLabels {
-		if has, there := l[key]; !there || has != value || !isLabel(key, value) {
+		if has, exists := l[key]; !exists || has != value || !isLabel(key, value) {
 			return false
 		}
 	}
@@ -162,16 +162,16 @@ func selects(ls *metav1.LabelSelector, l map[string]string) bool {
 
 // meets reports whether labels meet a requirement. None meets one that is not valid.
 func meets(e metav1.LabelSelectorRequirement, l map[string]string) bool {
-	value, there := l[e.Key]
+	value, exists := l[e.Key]
 	switch e.Operator {
 	case "In":
-		return there && slices.Contains(e.Values, value)
+		return exists && slices.Contains(e.Values, value)
 	case "NotIn":
-		return len(e.Values) > 0 && (!there || !slices.Contains(e.Values, value))
+		return len(e.Values) > 0 && (!exists || !slices.Contains(e.Values, value))
 	case "Exists":
-		return there && len(e.Values) == 0
+		return exists && len(e.Values) == 0
 	case "DoesNotExist":
-		return !there && len(e.Values) == 0
+		return !exists && len(e.Values) == 0
 	}
 	return false
 }
@@ -184,16 +184,16 @@ var (
 // isLabel reports whether a label may have this key and each of these values.
 func isLabel(key string, values ...string) bool {
 	name := key
-	if prefix, rest, prefixed := strings.Cut(key, "/"); prefixed {
-		if name = rest; len(prefix) > 253 || !labelPrefix.MatchString(prefix) {
+	if prefix, unprefixed, found := strings.Cut(key, "/"); found {
+		if name = unprefixed; len(prefix) > 253 || !labelPrefix.MatchString(prefix) {
 			return false
 		}
 	}
 	return labelName.MatchString(name) && !slices.ContainsFunc(values, func(v string) bool { return v != "" && !labelName.MatchString(v) })
 }
 
-// inBlock reports whether an address is in a block and in no except of it. What cannot be
-// read has no address.
+// inBlock reports whether an address is in a block and in no except of it. A block of which the
+// cidr or an except cannot be read has no address in it.
 func inBlock(block *networkingv1.IPBlock, addr netip.Addr) bool {
 	cidr, ok := readRange(block.CIDR)
 	in := ok && cidr.Contains(addr)
@@ -204,9 +204,9 @@ func inBlock(block *networkingv1.IPBlock, addr netip.Addr) bool {
 	return in
 }
 
-// isDiscovery reports whether this is a message without which no IPv6 link works, as its RFC
-// has it: neighbour discovery (RFC 4861 section 4.3, 4.4, 7.1), or listener discovery (RFC
-// 2710 section 3, RFC 3810 section 5).
+// isDiscovery reports whether this is a message without which no IPv6 link works, in the form
+// that its RFC prescribes: neighbour discovery (RFC 4861 section 4.3, 4.4, 7.1), or listener
+// discovery (RFC 2710 section 3, RFC 3810 section 5).
 func isDiscovery(p Packet) bool {
 	if p.Protocol != ICMPv6 || p.Src.IsLoopback() || p.Extended {
 		return false

@@ -13,8 +13,8 @@ import (
 
 var texts = flag.Int("texts", 4000, "odd texts that are read in both ways")
 
-// TestTextsAreReadAlike: what Judge reads by itself it reads as the rest does, whatever is
-// written there.
+// TestTextsAreReadAlike: Judge has its own code to read texts, and it reads every text as the rest
+// of the package does.
 func TestTextsAreReadAlike(t *testing.T) {
 	r := rand.New(rand.NewSource(1))
 	starts := []string{

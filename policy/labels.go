@@ -38,11 +38,11 @@ func (l Labels) All() iter.Seq2[string, string] {
 		if l == (Labels{}) {
 			return
 		}
-		rest := l.encoded.Value()
-		for rest != "" {
+		remaining := l.encoded.Value()
+		for remaining != "" {
 			var key, value string
-			key, rest = cutText(rest)
-			value, rest = cutText(rest)
+			key, remaining = cutText(remaining)
+			value, remaining = cutText(remaining)
 			if !yield(key, value) {
 				return
 			}
@@ -51,8 +51,8 @@ func (l Labels) All() iter.Seq2[string, string] {
 }
 
 // cutText takes the first text off an encoding that LabelsOf has made.
-func cutText(encoded string) (text, rest string) {
-	// Read here, as binary.Uvarint wants bytes: a copy for each label.
+func cutText(encoded string) (text, remaining string) {
+	// The length is read here because binary.Uvarint wants bytes: that would be a copy for each label.
 	var length, shift uint
 	for i := 0; ; i++ {
 		length |= uint(encoded[i]&0x7f) << shift

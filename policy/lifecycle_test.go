@@ -18,10 +18,10 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// TestSharedAddresses goes through the lives of pods that have few names and fewer
-// addresses between them. The news of each name comes in order, as watches have it, but
-// that of one name anywhere in that of the others. After each piece of it the model says
-// what Compile does, and an address is that of the pods that may have it.
+// TestSharedAddresses goes through the lives of pods that have few names and fewer addresses
+// between them. The events of each name come in order, as in a watch, but the events of different
+// names are mixed in any order. After each event the model says what Compile says, and an address
+// belongs to the pods that may have it.
 func TestSharedAddresses(t *testing.T) {
 	shared := 0
 	for seed := range random.Seeds(*seed, *histories) {

@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// meant are the addresses of the pods that a selector means, until the next call. If byLabel
-// has the pods with what it asks for, it looks among them.
+// meant are the addresses of the pods that a selector means. The slice is valid until the next
+// call. If byLabel has the pods with the labels that the selector asks for, only these pods are
+// looked at.
 func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
 	ips = m.found[:0]
 	defer func() { m.found = ips[:0] }()
@@ -24,8 +25,8 @@ func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
 		}
 	}
 	asked := g.asks()
-	if len(asked) > 0 && g.Namespace == "" && !slices.ContainsFunc(asked, func(label string) bool { _, there := byLabel[label]; return !there }) {
-		seen := map[*Pod]struct{}{} // by one of several labels
+	if len(asked) > 0 && g.Namespace == "" && !slices.ContainsFunc(asked, func(label string) bool { _, indexed := byLabel[label]; return !indexed }) {
+		seen := map[*Pod]struct{}{} // a pod may have several of the labels
 		for _, label := range asked {
 			for _, pod := range byLabel[label] {
 				if _, done := seen[pod]; !done {
@@ -78,8 +79,8 @@ func (m *Model) endpoints(name NamedPort) (endpoints []Endpoint) {
 	return endpoints
 }
 
-// podsByLabel are the pods with each label, or label's key, that a selector asks for which
-// is to be looked at for the first time. At the start these are all, and to ask each of
+// podsByLabel are, for each label or key of a label that a selector not yet handed out asks
+// for, the pods that have it. At the start no selector is handed out, and to ask each of
 // them about each pod would take seconds.
 func (m *Model) podsByLabel() map[string][]*Pod {
 	pods := map[string][]*Pod{}
@@ -113,8 +114,8 @@ func (m *Model) podsByLabel() map[string][]*Pod {
 // wanted are labels by key and value; no values: any.
 type wanted map[string]map[string]struct{}
 
-// wanted are labels of which every pod that one of several alternatives means has one; nil:
-// there is one alternative, or there are none to go by.
+// wanted are labels such that every pod that the selector means has one of them. It is nil if
+// the selector has only one alternative, or if no such labels are known.
 func (g *peers) wanted() wanted {
 	asked := g.asks()
 	if len(asked) < 2 {
@@ -136,7 +137,7 @@ func (g *peers) wanted() wanted {
 	return w
 }
 
-// oneOf reports whether one of the labels is among those that are wanted.
+// oneOf reports whether one of the labels is wanted.
 func (w wanted) oneOf(labels Labels) bool {
 	for key, value := range labels.All() {
 		if values, is := w[key]; is {

@@ -10,18 +10,18 @@ import (
 // last handed out, which is little.
 type members struct {
 	peers map[Selector]*peers
-	// byLabel finds the peers that may mean a pod without asking them all. Those that are
-	// not handed out yet are not there: all their members will be.
+	// byLabel finds the peers that may mean a pod without asking them all. Peers that are not
+	// handed out yet are not in it: when they are, all their members are handed out.
 	byLabel map[labelIndex]map[*peers]struct{}
 	named   map[NamedPort]*tracked[Endpoint]
-	// changed are those that Take has to look at.
+	// changedPeers and changedNamed are those that Take has to look at.
 	changedPeers map[*peers]struct{}
 	changedNamed map[NamedPort]*tracked[Endpoint]
 	// sections are those of the active policies, changedSections those that Take has to
 	// look at.
 	sections, changedSections map[SectionKey]*section
-	// total is how many members there are of all that a policy names, with the policies'
-	// ranges of addresses and ports.
+	// total is how many members all selectors and port names have that a policy names, plus what
+	// the policies' ranges of addresses and ports count.
 	total int
 }
 
@@ -32,8 +32,9 @@ type labelIndex struct{ namespace, label string }
 // peers is a selector in use.
 type peers struct {
 	Selector
-	// matchers are those of its alternatives, once it is prepared: to read thousands of
-	// selectors takes long, and one that is not handed out yet is asked about no pod.
+	// matchers are those of its alternatives, once it is prepared. It is not prepared before it
+	// is handed out: to read thousands of selectors takes long, and until then it is asked about
+	// no pod.
 	matchers []*matcher
 	tracked[netip.Addr]
 }
@@ -61,39 +62,39 @@ func (g *peers) sameNamespace(name string, before, after *Namespace) bool {
 	return !slices.ContainsFunc(g.matchers, func(m *matcher) bool { return m.inNamespace(name, before) != m.inNamespace(name, after) })
 }
 
-// asks are labels, or keys of labels, of which every pod that the selector means has one
-// (see matcher.asks); nil: there are none to go by.
+// asks are labels, or keys of labels, such that every pod that the selector means has one of
+// them (see matcher.asks). It is nil if an alternative asks for no label.
 func (g *peers) asks() (asked []string) {
 	for _, m := range g.matchers {
-		one := m.asks()
-		if one == "" {
+		label := m.asks()
+		if label == "" {
 			return nil
 		}
-		asked = append(asked, one)
+		asked = append(asked, label)
 	}
 	return asked
 }
 
 // tracked is a set of members in use.
 type tracked[T comparable] struct {
-	// users are the policies that name it, as they are and as they were handed out;
-	// by counts the former, by namespace.
+	// users counts the policies that name it, both as they are and as they were handed out. by
+	// counts, by namespace, only the policies as they are.
 	users int
 	by    map[*namespace]int
-	// fresh: not handed out yet. All its members will be, so none is noted.
+	// fresh: not handed out yet. When it is, all its members are, so no change is noted before.
 	fresh bool
 	// staged: it is handed out bit by bit, as no policy that was handed out names it.
 	staged bool
-	// size is how many members there are, once it is not fresh. The total has it in if
-	// a policy names it.
+	// size is how many members there are, once it is not fresh. It is counted in *total if a
+	// policy names the set.
 	size  int
 	total *int
-	// rest are members of a staged set that wait to be handed out for the first time, and
+	// waiting are members of a staged set that wait to be handed out for the first time, and
 	// searched is how often one was looked for.
-	rest     []T
+	waiting  []T
 	searched int
-	// changed are other members that differ from what was handed out: now in
-	// (true), or out. leaving is how many are out.
+	// changed are other members that differ from what was handed out: true if the member is in
+	// the set now, false if it is not any more. leaving is how many are false.
 	changed map[T]bool
 	leaving int
 }
@@ -101,7 +102,7 @@ type tracked[T comparable] struct {
 // ready reports whether all its members have been handed out, but for changes.
 func (t *tracked[T]) ready() bool { return !t.fresh && !t.staged }
 
-// grow takes down how many members there are now.
+// grow changes the count of members by a number, which may be negative.
 func (t *tracked[T]) grow(by int) {
 	t.size += by
 	if len(t.by) > 0 {
@@ -148,8 +149,8 @@ func newMembers() members {
 	}
 }
 
-// note takes down that a member came in or went out. What comes and goes
-// between two hand-outs leaves nothing.
+// note notes that a member came in or went out. Of a member that comes and goes between two
+// hand-outs nothing is handed out.
 func (t *tracked[T]) note(member T, in bool) {
 	switch {
 	case t.fresh:
@@ -175,25 +176,25 @@ func (t *tracked[T]) note(member T, in bool) {
 	}
 }
 
-// mostSearches is how often a member is looked for one after another in the rest of a set:
-// all pods of a namespace may leave it at once.
+// mostSearches is how often a member is looked for by going through the waiting members of a
+// set. After that they become a map, as all pods of a namespace may leave the set at once.
 const mostSearches = 16
 
 // forget forgets a member that waits to be handed out, and reports whether it did.
 func (t *tracked[T]) forget(member T) bool {
-	if t.searched++; t.searched > mostSearches && len(t.rest) > 0 {
+	if t.searched++; t.searched > mostSearches && len(t.waiting) > 0 {
 		if t.changed == nil {
-			t.changed = make(map[T]bool, len(t.rest))
+			t.changed = make(map[T]bool, len(t.waiting))
 		}
-		for _, one := range t.rest {
-			t.changed[one] = true
+		for _, member := range t.waiting {
+			t.changed[member] = true
 		}
-		t.rest = nil
+		t.waiting = nil
 	}
-	at := slices.Index(t.rest, member)
+	at := slices.Index(t.waiting, member)
 	if at >= 0 {
-		t.rest[at] = t.rest[len(t.rest)-1]
-		t.rest = t.rest[:len(t.rest)-1]
+		t.waiting[at] = t.waiting[len(t.waiting)-1]
+		t.waiting = t.waiting[:len(t.waiting)-1]
 	}
 	return at >= 0
 }
@@ -206,10 +207,10 @@ func (t *tracked[T]) settle(member T) {
 	delete(t.changed, member)
 }
 
-// use changes by how many policies the members are used that a policy's rules name: by is 1 if
-// the policy begins to use them, and -1 if it ends to. ns is the policy's namespace; nil stands
-// for the policies as they were last handed out. Members that nobody uses any more are dropped by
-// the next Take and not before, because somebody may begin to use them again until then.
+// use counts that a policy begins to use the members that its rules name (by is 1), or ceases
+// to (by is -1). ns is the policy's namespace; nil stands for the policies as they were last
+// handed out. Members that nobody uses any more are dropped by the next Take and not before,
+// because somebody may begin to use them again until then.
 func (ms *members) use(ns *namespace, p *Policy, by int) {
 	ms.useSections(p, by)
 	for _, d := range Directions {
@@ -262,7 +263,7 @@ func (ms *members) ready(p *Policy) bool {
 	return true
 }
 
-// indices are where a pod is looked for that one of the alternatives may mean.
+// indices are the keys of byLabel under which the selector is found: one for each alternative.
 func (g *peers) indices() (at []labelIndex) {
 	for _, m := range g.matchers {
 		at = append(at, labelIndex{namespace: g.Namespace, label: m.required()})
@@ -270,7 +271,7 @@ func (g *peers) indices() (at []labelIndex) {
 	return at
 }
 
-// follow has what changes about pods be noted of a selector that is about to be handed out.
+// follow has changes of pods noted from now on for a selector, which is about to be handed out.
 func (ms *members) follow(g *peers) {
 	for _, at := range g.indices() {
 		if ms.byLabel[at] == nil {
@@ -297,25 +298,25 @@ func (ms *members) toggle(g *peers, ip netip.Addr, in bool) {
 	ms.changedPeers[g] = struct{}{}
 }
 
-// take turns what was noted into a change and forgets it, but for what is more than a
-// stage has room for. It takes either what has left or what has come. What all returns is
-// not kept.
+// take turns what was noted into a change and forgets it, except what is more than a stage has
+// room for. It takes either the members that have left or those that have come. The slice that
+// all returns is not kept.
 func (t *tracked[T]) take(leaving bool, all func() []T, compare func(a, b T) int, room *stage) (change Members[T]) {
 	if t.fresh {
 		change.New = true
 		t.fresh, t.staged = false, true
 		all := all()
 		t.grow(len(all))
-		some := room.take(len(all))
-		change.Add, t.rest = slices.Clone(all[:some]), slices.Clone(all[some:])
+		n := room.take(len(all))
+		change.Add, t.waiting = slices.Clone(all[:n]), slices.Clone(all[n:])
 		slices.SortFunc(change.Add, compare)
 	} else {
 		change = t.takeChanged(leaving, room)
 		slices.SortFunc(change.Add, compare)
 		slices.SortFunc(change.Remove, compare)
 	}
-	if len(t.changed)+len(t.rest) == 0 {
-		t.staged, t.changed, t.rest = false, nil, nil
+	if len(t.changed)+len(t.waiting) == 0 {
+		t.staged, t.changed, t.waiting = false, nil, nil
 	}
 	return change
 }
@@ -331,24 +332,24 @@ func (m Members[T]) empty() bool { return !m.New && len(m.Add)+len(m.Remove) == 
 // settled reports whether all its members have been handed out as they are.
 func (t *tracked[T]) settled() bool { return t.ready() && len(t.changed) == 0 }
 
-// takeChanged takes members that have come, or those that have left, as many as there is
-// room for.
+// takeChanged takes the members that have left, or else those that have come, as many as there
+// is room for.
 func (t *tracked[T]) takeChanged(leaving bool, room *stage) (change Members[T]) {
-	some := len(t.changed) - t.leaving + len(t.rest)
+	n := len(t.changed) - t.leaving + len(t.waiting)
 	if leaving {
-		some = t.leaving
+		n = t.leaving
 	}
 	if t.staged {
-		some = room.take(some)
+		n = room.take(n)
 	} else {
-		some = room.takeMet(some)
+		n = room.takeMet(n)
 	}
 	if !leaving {
-		first := max(len(t.rest)-some, 0)
-		change.Add, t.rest = slices.Clone(t.rest[first:]), t.rest[:first]
+		first := max(len(t.waiting)-n, 0)
+		change.Add, t.waiting = slices.Clone(t.waiting[first:]), t.waiting[:first]
 	}
 	for member, in := range t.changed {
-		if len(change.Add)+len(change.Remove) == some {
+		if len(change.Add)+len(change.Remove) == n {
 			break
 		}
 		switch {

@@ -6,18 +6,18 @@ import (
 	"slices"
 )
 
-// Model is the cluster as one node's agent knows it. Apply takes changes in; each costs
-// what it touches, not what the cluster holds; Take hands out what
-// came of them. The order of calls does not matter, only where they end: the
-// deltas taken add up to what Compile says of the same objects.
+// Model is the cluster as one node's agent knows it. Apply takes changes in; each costs what it
+// touches, not what the cluster holds. Take hands out what follows from them. In which order
+// objects change does not matter, only how they end up: the deltas taken add up to what Compile
+// says of the same objects.
 //
 // A Model is for one goroutine at a time.
 type Model struct {
 	node string
-	// synced: all that there was at the start has been taken in.
+	// synced: all objects that existed at the start have been taken in.
 	synced bool
-	// podCIDRs are this node's ranges, as last known (see keepRanges); none if they are
-	// ignored.
+	// podCIDRs are this node's ranges, as last known (see keepRanges). There are none if
+	// ignored is set (see IgnorePodCIDRs).
 	podCIDRs   []netip.Prefix
 	ignored    bool
 	nodes      map[string]Node
@@ -27,20 +27,20 @@ type Model struct {
 	made        map[AttachmentKey]Attachment
 	attachments map[Key][]Attachment
 	reportedIPs map[Key][]netip.Addr
-	// quarantined says why of each policy that is quarantined; over are those of them that
-	// the budget has.
+	// quarantined has, for each policy that is quarantined, the reason; over are those of them
+	// that the budget has quarantined.
 	quarantined map[Key]string
 	over        map[Key]overspent
 	// news are the policies that the budget has quarantined or released.
 	news []Key
-	// budget is what one namespace's policies may take, objects what the sets and rules
-	// of all are that are active (see budget.go).
+	// budget is what one namespace's policies may take; objects is how many sets and rules all
+	// active policies take (see budget.go).
 	budget, objects int
-	// turn is that of the namespace that was served last (see turns).
+	// turn is the turn of the namespace that was served last (see turns).
 	turn int
-	// left: there was no room for all that nothing names any more.
-	left bool
-	// found is where meant puts what it finds.
+	// removalsPending: a Take had no room to remove all that no policy names any more.
+	removalsPending bool
+	// found is the memory that meant puts the addresses into.
 	found []netip.Addr
 	// handed are the policies as they were handed out, handedSubjects the subjects.
 	handed         map[Key]*Policy
@@ -59,12 +59,13 @@ type namespace struct {
 	policies map[Key]*selecting
 	// subjects are the pods of this node and the policies that select them.
 	subjects map[Key][]*selecting
-	// elements and objects are what the active policies take: members of what they
-	// name with ranges of addresses and ports, and sets and rules.
+	// elements and objects are what the active policies take. elements counts the members of
+	// what they name, and their ranges of addresses and ports; objects counts sets and rules.
 	elements, objects int
 	// looked: relax has looked at it.
 	looked bool
-	// turn is how much it has had of what is handed out bit by bit (see Model.turns).
+	// turn counts how much was handed out for it of what is handed out bit by bit (see
+	// Model.turns).
 	turn int
 }
 
@@ -123,8 +124,9 @@ func (m *Model) setNode(n Node) {
 	}
 }
 
-// IgnorePodCIDRs has the node's ranges not count: pods get their addresses from elsewhere,
-// and one in a range of this node may be another node's pod's. It must be called first.
+// IgnorePodCIDRs makes the model ignore the node's pod ranges. It is for clusters where pods get
+// their addresses from elsewhere, so that an address in this node's range may belong to a pod of
+// another node. It must be called first.
 func (m *Model) IgnorePodCIDRs() { m.ignored = true }
 
 // RememberPodCIDRs takes in this node's ranges as an earlier agent knew them. They count
@@ -141,7 +143,7 @@ func (m *Model) setPodCIDRs(ranges []netip.Prefix) {
 		return
 	}
 	m.dirtyPodCIDRs, m.dirtyCluster = true, true
-	var ips []netip.Addr // of which it matters whether they are in the ranges
+	var ips []netip.Addr // those in the ranges, as they are or as they were
 	for ip := range m.claims {
 		if contains(ranges, ip) || contains(m.podCIDRs, ip) {
 			ips = append(ips, ip)
@@ -152,7 +154,7 @@ func (m *Model) setPodCIDRs(ranges []netip.Prefix) {
 
 // deleteNode forgets a node.
 func (m *Model) deleteNode(name string) {
-	if _, there := m.nodes[name]; there {
+	if _, known := m.nodes[name]; known {
 		m.setNode(Node{Name: name})
 		delete(m.nodes, name)
 		m.dirtyNodes[name] = struct{}{}
@@ -167,7 +169,7 @@ func (m *Model) namespaceChanged(name string, object *Namespace) {
 		if g.fresh || g.sameNamespace(name, before, object) {
 			continue
 		}
-		seen := map[netip.Addr]struct{}{} // that several pods of the namespace have
+		seen := map[netip.Addr]struct{}{} // addresses that several pods of the namespace have
 		for _, pod := range ns.pods {
 			if !g.matches(pod, before) && !g.matches(pod, object) {
 				continue
@@ -181,8 +183,8 @@ func (m *Model) namespaceChanged(name string, object *Namespace) {
 	m.dropIfEmpty(name)
 }
 
-// namespaceMoved takes down whether an address of a pod came into a selector or went
-// out of it as the pod's namespace changed from before to after.
+// namespaceMoved notes whether an address of a pod came into a selector or went out of it
+// because the pod's namespace changed from before to after.
 func (m *Model) namespaceMoved(g *peers, ip netip.Addr, pod *Pod, name string, before, after *Namespace, seen map[netip.Addr]struct{}) {
 	holders := m.holders(ip)
 	if !slices.Contains(holders, pod) {
@@ -254,8 +256,8 @@ func (m *Model) deletePod(key Key) {
 	m.dropIfEmpty(key.Namespace)
 }
 
-// concerned are the addresses whose owner may be another if a pod is: those of both,
-// and those of the attachments that were made for one of the name.
+// concerned are the addresses whose owner may change when a pod changes from old to now: those of
+// old and of now, and those of the attachments that were made for a pod of that name.
 func (m *Model) concerned(key Key, old, now *Pod) (ips []netip.Addr) {
 	for _, pod := range []*Pod{old, now} {
 		if pod != nil {

@@ -22,21 +22,21 @@ type Pod struct {
 	MirrorUID types.UID
 	Node      string
 	Labels    Labels
-	// IPs are those of the pod's attachments, if it has any on this node, else all of
-	// status.podIPs, IPv4-mapped ones as IPv4. There may be none yet.
+	// IPs are the addresses of the pod's attachments, if it has any on this node, else all of
+	// status.podIPs, with IPv4-mapped ones as IPv4. There may be none yet.
 	IPs []netip.Addr
 	// attached: IPs are those of attachments.
 	attached bool
 	// Ports are the named ports of all containers, sorted, each once.
 	Ports []ContainerPort
-	// Terminating: of pods that claim one address, it yields to one that stays.
+	// Terminating: where several pods claim an address, this one yields to those that stay.
 	Terminating bool
-	// Unread: nobody has kept its labels and ports. Only a selector that means all pods
-	// means it, and on its own node it is isolated in both directions.
+	// Unread: its labels and ports were not kept. Only a selector that means all pods means it,
+	// and on its own node it is isolated in both directions.
 	Unread bool
 }
 
-// Unkept is a pod of which the labels and ports are not kept.
+// Unkept returns the pod without its labels and ports, as one that is Unread.
 func (p Pod) Unkept() *Pod {
 	p.Labels, p.Ports, p.Unread = Labels{}, nil, true
 	return &p
@@ -147,13 +147,13 @@ type Node struct {
 	Name string
 	// PodCIDRs are the ranges that this node's pods get their addresses from.
 	PodCIDRs []netip.Prefix
-	// Addrs are the node's own addresses inside the cluster (InternalIP) that can be
-	// used, in the API's order: of two networks, it prefers the first one's.
+	// Addrs are those of the node's own addresses inside the cluster (InternalIP) that can be
+	// used, in the API's order: of addresses in two networks, those in the first are preferred.
 	Addrs []netip.Addr
 }
 
-// keepRanges returns a node's pod ranges as last known: those that it has now, and of an
-// address family that it has none of, those that it had before. A Node object can be
+// keepRanges returns a node's pod ranges as last known: those that it has now and, for an
+// address family that it has none of now, those that it had before. A Node object can be
 // deleted, or come without ranges for a while; the containers with addresses in them
 // stay.
 func keepRanges(now, before []netip.Prefix) []netip.Prefix {
@@ -167,8 +167,8 @@ func keepRanges(now, before []netip.Prefix) []netip.Prefix {
 	return ranges
 }
 
-// clusterOf are the ranges inside the cluster: its nodes' and their pods', and this
-// node's own as last known.
+// clusterOf are the ranges inside the cluster: the nodes' addresses, the pod ranges of all
+// nodes, and this node's own pod ranges as last known.
 func clusterOf(nodes iter.Seq[Node], own []netip.Prefix) []netip.Prefix {
 	prefixes := slices.Clone(own)
 	for n := range nodes {
@@ -189,9 +189,8 @@ func addrsOf(nodes iter.Seq[Node]) (addrs []netip.Addr) {
 	return slices.Compact(addrs)
 }
 
-// NodeOf reads a node. Ranges that do not parse are left out: an unknown
-// address in them is then not dropped, which is also what a node without
-// ranges gets.
+// NodeOf reads a node. Ranges that do not parse are left out. An unknown address in such a range
+// is then not dropped, as on a node that has no ranges.
 func NodeOf(n *corev1.Node) Node {
 	node := Node{Name: n.Name}
 	texts := n.Spec.PodCIDRs
@@ -213,7 +212,7 @@ func NodeOf(n *corev1.Node) Node {
 	return node
 }
 
-// UnusableAddrs are the InternalIPs of a node that NodeOf leaves out: those that are none,
+// UnusableAddrs are the InternalIPs of a node that NodeOf leaves out: those that are no address,
 // and those that do not say which host is meant, such as a link-local address.
 func UnusableAddrs(n *corev1.Node) (texts []string) {
 	for _, text := range internalIPs(n) {

@@ -5,32 +5,34 @@ import (
 	"slices"
 )
 
-// Whose an address is, the node answers by what it knows best:
+// To decide which pod an address belongs to, the node goes by these sources. The first that
+// says something about the address decides:
 //
-//  1. The attachments of its own containers. The address is that of the pod that the
-//     attachment was made for, or, if that pod is not known here, nobody's: an orphan,
-//     to and from which nothing passes. No API object outranks this.
-//  2. The API's word about pods of this node.
-//  3. The API's word about pods of other nodes, but not for addresses that are ours:
+//  1. The attachments of the node's own containers. The address belongs to the pod that the
+//     attachment was made for. If that pod is not known here, it belongs to nobody: it is an
+//     orphan, to and from which nothing passes. No API object outranks this.
+//  2. What the API says about pods of this node.
+//  3. What the API says about pods of other nodes, but not for an address that is ours: one
 //     inside this node's own pod ranges, or the node's own.
 //
-// That another Node shows an address as its own counts for nothing here: a node could
-// take its pods' policies from another that way.
+// That another Node object shows an address as its own counts for nothing here: in that way
+// a node could take the policies from another node's pods.
 //
-// Between pods of one rank, those that stay come before those that terminate. If
-// several are left, nobody can tell which of them has the address: it is fenced by
-// the policies of all of them, and has only the rights, as a peer, that all have.
+// Among pods of one source, those that stay come before those that terminate. If several
+// remain, nobody can tell which of them has the address: the policies of all of them apply
+// to it, and as a peer it has only the rights that all of them have.
 
-// owners are what is said about whose an address is.
+// owners is what the node knows about whom addresses belong to.
 type owners struct {
 	// claims are the pods that have an address by the API or by an attachment, in
 	// no order. The slices are never changed, only replaced.
 	claims map[netip.Addr][]*Pod
-	// attached are the attachments that have an address: mostly one.
+	// attached are the attachments that have an address: usually one.
 	attached map[netip.Addr][]Attachment
-	// changedAttached are the attachments of which Attached may say something else by now.
+	// changedAttached are the attachments for which the answer of Attached may have changed.
 	changedAttached map[AttachmentKey]struct{}
-	// orphans are those that were handed out, changedOrphans those to look at.
+	// orphans are those that were handed out; changedOrphans are the addresses that the next
+	// Take has to look at.
 	orphans, changedOrphans map[netip.Addr]struct{}
 }
 
@@ -41,9 +43,9 @@ func newOwners() owners {
 	}
 }
 
-// rank says what the API's word about a pod's address is worth on a node, the lower
-// the better. An address that is the node's own, or inside its ranges, is no other
-// node's pod's: refused.
+// rank says how far a node trusts what the API says about a pod's address; the lowest rank is
+// the best. An address that is ours, that is the node's own or inside its ranges, is refused
+// for pods of other nodes.
 func (p *Pod) rank(node string, ours bool) int {
 	rank := 0
 	switch {
@@ -118,8 +120,8 @@ func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// Refused are the addresses of this node and its ranges that the API shows for pods of other
-// nodes only, in order.
+// Refused are those of this node's own addresses, and of the addresses in its ranges, that the
+// API shows only for pods of other nodes, in order.
 func (m *Model) Refused() (ips []netip.Addr) {
 	for ip, claims := range m.claims {
 		if m.ours(ip) && len(m.attached[ip]) == 0 && !slices.ContainsFunc(claims, func(p *Pod) bool { return p.Node == m.node }) {
@@ -129,8 +131,8 @@ func (m *Model) Refused() (ips []netip.Addr) {
 	return sortedAddrs(ips)
 }
 
-// change has f change what is known of whose these addresses are, each listed once,
-// and brings up to date all that depends on it.
+// change calls f, which changes what is known of whom these addresses belong to, and brings up
+// to date all that depends on it. Each address must be listed once.
 func (m *Model) change(ips []netip.Addr, f func()) {
 	before := make([][]*Pod, len(ips))
 	for i, ip := range ips {
@@ -189,13 +191,13 @@ func (m *Model) takeOrphans() (changed map[netip.Addr]bool) {
 	return changed
 }
 
-// moved takes down that pods came to have an address together, or ceased to.
+// moved notes that pods came to have an address together, or ceased to have it.
 func (m *Model) moved(ip netip.Addr, pods []*Pod, in bool) {
 	if len(pods) == 0 {
 		return
 	}
-	pod := pods[0]                // what all of them are, it is too
-	seen := map[*peers]struct{}{} // that are there by several labels
+	pod := pods[0]                // a selector that means all of them means this one
+	seen := map[*peers]struct{}{} // peers that may be found by several labels
 	visit := func(at labelIndex) {
 		for g := range m.byLabel[at] {
 			if len(g.matchers) > 1 {
@@ -261,7 +263,7 @@ func (m *Model) here(pod *Pod) (ips []netip.Addr) {
 	return ips
 }
 
-// claim adds a pod to those that say they have an address; disclaim takes it off.
+// claim adds a pod to those that claim an address; disclaim removes it.
 func (m *Model) claim(ip netip.Addr, pod *Pod) {
 	m.claims[ip] = append(slices.Clip(m.claims[ip]), pod)
 }

@@ -50,8 +50,8 @@ func (r *reader) problem(field, format string, args ...any) {
 	r.problems = append(r.problems, Problem{Policy: r.policy, Field: field, Reason: plain(fmt.Sprintf(format, args...))})
 }
 
-// plain makes a line of a text that may quote anything: it goes into logs and
-// Events. Of a long one it keeps the end, which says what follows.
+// plain makes a single line of a text that may quote anything, because it goes into logs and
+// Events. Of a long text it keeps the beginning and the end, which says what follows.
 func plain(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -91,7 +91,7 @@ func (r *reader) isolates(spec *networkingv1.NetworkPolicySpec) (d [len(Directio
 
 func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) Rule {
 	rule := Rule{Index: index, AnyPeer: len(peers) == 0, AnyPort: len(ports) == 0}
-	// To write what a field is called takes longer than to read it, and is for problems only.
+	// To format a field's path takes longer than to read the field, and only problems need it.
 	field, list := fmt.Sprintf("spec.%s[%d]", d, index), "from"
 	if d == Egress {
 		list = "to"
@@ -130,8 +130,8 @@ func (r *reader) rule(d Direction, index int, peers []networkingv1.NetworkPolicy
 	return rule
 }
 
-// fitting brings rules into the form that they are enforced in, less those that there is no
-// room for.
+// fitting brings rules into the form in which they are enforced, without those for which there
+// is no room.
 func (r *reader) fitting(d Direction, rules []Rule) []Rule {
 	if formed := form(rules); r.size.fits(formed) {
 		return formed
@@ -172,8 +172,9 @@ func (r *reader) peer(at func() string, peer *networkingv1.NetworkPolicyPeer) (s
 	return s, ok
 }
 
-// block reads an ipBlock: in cidr and in no except. One except that does not
-// parse voids the whole block, for leaving it out would open what it closes.
+// block reads an ipBlock, which means the addresses in cidr and in no except. If one except does
+// not parse, the whole block matches nothing, because to leave the except out would open what
+// it closes.
 func (r *reader) block(at func() string, block *networkingv1.IPBlock) []AddrRange {
 	cidr, err := ParsePrefix(block.CIDR)
 	if err != nil {

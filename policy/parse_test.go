@@ -30,7 +30,7 @@ func parse(t *testing.T, spec string) (policy.Policy, []policy.Problem) {
 func TestParseProblems(t *testing.T) {
 	for _, c := range []struct {
 		what, spec, field, reason string
-		left                      int // peers, blocks and ports that are still there
+		remaining                 int // peers, blocks and ports that remain
 	}{
 		{"except", `{"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8","except":["10.0.0.0/16","x"]}}]}]}`, "spec.ingress[0].from[0].ipBlock.except[1]", "block matches nothing", 0},
 		{"cidr", `{"egress":[{"to":[{"ipBlock":{"cidr":"10.0.0.0/33"}},{"podSelector":{}}]}]}`, "spec.egress[0].to[0].ipBlock.cidr", "block matches nothing", 1},
@@ -49,17 +49,17 @@ func TestParseProblems(t *testing.T) {
 		if len(problems) != 1 || problems[0].Field != c.field || !strings.Contains(problems[0].Reason, c.reason) {
 			t.Errorf("%s: %v, want %s: …%s…", c.what, problems, c.field, c.reason)
 		}
-		left := 0
+		remaining := 0
 		for _, d := range policy.Directions {
 			for _, rule := range p.Rules[d] {
-				left += len(rule.Peers) + len(rule.Blocks) + len(rule.Ports) + len(rule.NamedPorts)
+				remaining += len(rule.Peers) + len(rule.Blocks) + len(rule.Ports) + len(rule.NamedPorts)
 				if rule.AnyPeer && rule.AnyPort {
 					t.Errorf("%s: the rule allows everything", c.what)
 				}
 			}
 		}
-		if left != c.left {
-			t.Errorf("%s: %d peers, blocks and ports are left, want %d: %+v", c.what, left, c.left, p.Rules)
+		if remaining != c.remaining {
+			t.Errorf("%s: %d peers, blocks and ports are left, want %d: %+v", c.what, remaining, c.remaining, p.Rules)
 		}
 		if !p.Isolates[policy.Ingress] {
 			t.Errorf("%s: the policy does not isolate", c.what)

@@ -71,9 +71,9 @@ func (s Scope) String() string {
 	return "all pods"
 }
 
-// NamedPort is a port name with its protocol. It resolves per pod, so that one
-// name with different numbers on different pods never widens either: its
-// members are Endpoints.
+// NamedPort is a port name with its protocol. Its members are Endpoints, an address each with
+// its own port number: where the name has different numbers on different pods, each number
+// holds only for its own pod.
 type NamedPort struct {
 	Protocol Protocol
 	Name     string

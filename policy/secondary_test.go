@@ -9,9 +9,9 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// TestSecondaryAttachment: the API's address of a pod is its own as long as nobody has
-// told of the interface that it is about. In any order of what is told, what is left is
-// the same, of the model and of Compile.
+// TestSecondaryAttachment: the address that the API shows is the pod's own as long as there is no
+// attachment of the interface that it is about. In whatever order attachments come, the model
+// ends up the same, and the same as Compile.
 func TestSecondaryAttachment(t *testing.T) {
 	addr := netip.MustParseAddr
 	key := policy.Key{Namespace: "shop", Name: "web"}

@@ -9,22 +9,22 @@ import (
 
 // A policy with very many rules, or ranges of addresses or ports, would take the kernel
 // long, and nobody else's change could come into force meanwhile. So its rules are divided
-// into sections. These are handed out bit by bit, as long as no packet meets them; then the
-// policy, which is a list of its sections, changes at once.
+// into sections. These are handed out bit by bit, while no packet meets them yet. Then the
+// policy, which is a list of its sections, changes all at once.
 
 const (
 	// sectionWeight is how much a section has at most, in elements.
 	sectionWeight = 500
 	// rulePeers, ruleNames, ruleBlocks and rulePorts are how many selectors, port names,
-	// ranges of addresses and of ports a rule has of which it has more than fit into a
-	// section. Ranges of ports take the kernel time by the square of their number in a set
-	// (nft_set_pipapo): 10,000 more than a second.
+	// ranges of addresses and ranges of ports go into each part when a rule that is too large
+	// for a section is split. Ranges of ports take the kernel time by the square of their number
+	// in a set (nft_set_pipapo): 10,000 take more than a second.
 	rulePeers, ruleNames, ruleBlocks, rulePorts = 12, 1, 250, 250
 )
 
 // Section is a part of a policy's rules for a direction.
 type Section struct {
-	// Name is of its content: another section of the policy has another.
+	// Name is derived from the content: sections of a policy with other content have other names.
 	Name string
 	// Rules are a part of the policy's.
 	Rules []Rule
@@ -61,7 +61,8 @@ func (s *Section) weight() (weight int) {
 	return weight
 }
 
-// split makes rules of one that is too large for a section. Together they allow the same.
+// split returns several rules for one that is too large for a section. Together they allow the
+// same.
 func (r Rule) split() []Rule {
 	if r.weight() <= sectionWeight && len(r.Blocks) <= ruleBlocks && len(r.Ports) <= rulePorts {
 		return []Rule{r}
@@ -70,20 +71,20 @@ func (r Rule) split() []Rule {
 	if r.AnyPeer {
 		peers = append(peers, Rule{AnyPeer: true})
 	}
-	for some := range slices.Chunk(r.Peers, rulePeers) {
-		peers = append(peers, Rule{Peers: some})
+	for chunk := range slices.Chunk(r.Peers, rulePeers) {
+		peers = append(peers, Rule{Peers: chunk})
 	}
-	for some := range slices.Chunk(r.Blocks, ruleBlocks) {
-		peers = append(peers, Rule{Blocks: some})
+	for chunk := range slices.Chunk(r.Blocks, ruleBlocks) {
+		peers = append(peers, Rule{Blocks: chunk})
 	}
 	if r.AnyPort {
 		ports = append(ports, Rule{AnyPort: true})
 	}
-	for some := range slices.Chunk(r.Ports, rulePorts) {
-		ports = append(ports, Rule{Ports: some})
+	for chunk := range slices.Chunk(r.Ports, rulePorts) {
+		ports = append(ports, Rule{Ports: chunk})
 	}
-	for some := range slices.Chunk(r.NamedPorts, ruleNames) {
-		ports = append(ports, Rule{NamedPorts: some})
+	for chunk := range slices.Chunk(r.NamedPorts, ruleNames) {
+		ports = append(ports, Rule{NamedPorts: chunk})
 	}
 	for _, peer := range peers {
 		for _, port := range ports {
@@ -96,14 +97,14 @@ func (r Rule) split() []Rule {
 	return rules
 }
 
-// divide divides the rules into sections where they are more than come into force at once.
+// divide divides the rules into sections where there are more than can come into force at once.
 func (p *Policy) divide() {
 	for _, d := range Directions {
 		p.Sections[d] = sectionsOf(p.Rules[d])
 	}
 }
 
-// sectionsOf are the sections of rules; nil: they are few.
+// sectionsOf are the sections of rules; nil if all rules fit into one.
 func sectionsOf(rules []Rule) (sections []Section) {
 	first, weight := 0, 0
 	for i := range rules {
@@ -144,7 +145,7 @@ func (p *Policy) sectionKeys() map[SectionKey]*Section {
 // section is a section in use.
 type section struct {
 	rules []Rule
-	// users are the forms of the policy that have it: as it is, and as it was handed out.
+	// users is how many forms of the policy have it: as the policy is, and as it was handed out.
 	users int
 	// weight is how much it takes, in elements.
 	weight int
@@ -166,9 +167,9 @@ func (ms *members) useSections(p *Policy, by int) {
 	}
 }
 
-// takeSection takes a section that has come, or is back. What it names is there: its turn comes
-// after those of its namespace's sets, and where there was no room for one of these there is
-// none for it.
+// takeSection takes a section that is new, or used again. The sets that it names are handed out
+// by then: its turn comes after those of its namespace's sets, and where there was no room for
+// one of these, there is none for the section.
 func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *stage) {
 	if s.users == 0 {
 		return
@@ -180,15 +181,15 @@ func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *stage) {
 	}
 }
 
-// takeGoneSections takes the sections that no policy has any more, as many as there is room
-// for, and reports whether some are left: no packet meets them.
-func (m *Model) takeGoneSections(d *Delta, room *stage) (left bool) {
+// takeGoneSections removes the sections that no policy has any more, as many as there is room
+// for, and reports whether some have to wait. They can wait because no packet meets them.
+func (m *Model) takeGoneSections(d *Delta, room *stage) (pending bool) {
 	for key, s := range m.changedSections {
 		if s.users > 0 {
 			continue
 		}
 		if m.leave(s.fresh, 1+s.weight/setCost, room) {
-			left = true
+			pending = true
 			continue
 		}
 		if !s.fresh {
@@ -197,5 +198,5 @@ func (m *Model) takeGoneSections(d *Delta, room *stage) (left bool) {
 		delete(m.sections, key)
 		delete(m.changedSections, key)
 	}
-	return left
+	return pending
 }

@@ -2,16 +2,16 @@ package policy
 
 import "slices"
 
-// selecting is a policy with the number of this node's pods that it selects.
-// While that is not zero the policy is active: its peers are followed.
+// selecting is a policy with the number of this node's pods that it selects. While that number
+// is not zero the policy is active: the members of its peers and named ports are followed.
 type selecting struct {
 	Policy
-	// given is the policy as SetPolicy had it: another one while this one is quarantined.
+	// given is the policy as SetPolicy got it. It differs from Policy while that is quarantined.
 	given    *Policy
 	matcher  *matcher // nil: selects nothing
 	subjects int
-	// objects are the sets and rules that it takes, walks the rules that a packet meets,
-	// ranges its ranges of addresses and ports.
+	// objects is how many sets and rules it takes, ranges how many ranges of addresses and ports
+	// it has, and walks how many rules a packet meets.
 	objects, ranges int
 	walks           [len(Directions)]int
 }
@@ -37,8 +37,8 @@ func (m *Model) endQuarantine(key Key) {
 	delete(m.over, key)
 }
 
-// putPolicy takes a policy in. While it is quarantined, given is the policy as it was given;
-// else nil.
+// putPolicy takes a policy in. If it is quarantined, given is the policy as SetPolicy got it;
+// else given is nil.
 func (m *Model) putPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
@@ -72,11 +72,11 @@ func (m *Model) deletePolicy(key Key) {
 	m.dropIfEmpty(key.Namespace)
 }
 
-// policyChanged puts a policy in place of what it was, nil if it is new, in all
-// subjects of its namespace. It asks no other policy: there may be thousands.
+// policyChanged replaces a policy in all subjects of its namespace. old is the policy as it was;
+// nil if it is new. It looks at no other policy, as there may be thousands.
 func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
 	m.dirtyPolicies[key] = struct{}{}
-	now := ns.policies[key] // nil: gone
+	now := ns.policies[key] // nil: deleted
 	for subject, by := range ns.subjects {
 		at := -1
 		if old != nil && old.subjects > 0 {
@@ -99,7 +99,7 @@ func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
 	}
 }
 
-// selected counts a subject more that a policy selects, deselect one less.
+// selected counts that a policy selects one subject more, and deselect that it selects one less.
 func (m *Model) selected(s *selecting) {
 	m.chargeObjects(m.in(s.Namespace), s.jumpsOf(1))
 	if s.subjects++; s.subjects == 1 {
@@ -118,13 +118,13 @@ func (m *Model) deselect(s *selecting) {
 	}
 }
 
-// chargeObjects counts sets and rules of a namespace's policies.
+// chargeObjects adds n to the counted sets and rules of a namespace's policies.
 func (m *Model) chargeObjects(ns *namespace, n int) {
 	ns.objects += n
 	m.objects += n
 }
 
-// charge counts the sets, rules and ranges of a policy in, or out.
+// charge counts the sets, rules and ranges of a policy in (by is 1), or out (by is -1).
 func (m *Model) charge(s *selecting, by int) {
 	ns := m.in(s.Namespace)
 	m.chargeObjects(ns, by*s.objects)

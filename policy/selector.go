@@ -22,8 +22,8 @@ type Selector struct {
 	Namespaces string
 	// Pods selects pods by label; empty, it selects all.
 	Pods string
-	// Or are further alternatives in the same Namespace, as "namespaces;pods", separated
-	// by "|": the selector means what any of them means. Mostly there is none (see unite).
+	// Or has further alternatives in the same Namespace, as "namespaces;pods", separated by
+	// "|": the selector means all that any of them means. Usually there is none (see unite).
 	Or string
 }
 
@@ -33,8 +33,8 @@ func (s Selector) String() string {
 		return s.text()
 	}
 	var texts []string
-	for _, one := range s.alternatives() {
-		texts = append(texts, one.text())
+	for _, alternative := range s.alternatives() {
+		texts = append(texts, alternative.text())
 	}
 	return strings.Join(texts, " or ")
 }
@@ -47,10 +47,11 @@ func (s Selector) text() string {
 	return "namespaces{" + s.Namespaces + "} pods{" + s.Pods + "}"
 }
 
-// What separates alternatives, and the parts of one. No label has them.
+// The separators between alternatives, and between the parts of one. No label contains them.
 const orSeparator, partSeparator = "|", ";"
 
-// alternatives are the selectors of which it means what any means; itself, if it has none.
+// alternatives are the selectors without Or that together mean what the selector means. If it
+// has no Or, that is the selector itself.
 func (s Selector) alternatives() []Selector {
 	all := []Selector{{Namespace: s.Namespace, Namespaces: s.Namespaces, Pods: s.Pods}}
 	if s.Or == "" {
@@ -71,19 +72,20 @@ func (s Selector) further() int {
 	return 1 + strings.Count(s.Or, orSeparator)
 }
 
-// maxAlternatives is how many selectors become one. A selector is asked about each pod of
-// the cluster at once when it comes into use, and 20,000 pods times so many take some 20 ms.
+// maxAlternatives is how many selectors become one at most. When a selector comes into use, each
+// of its alternatives is asked about each pod of the cluster at once: for 20,000 pods and this
+// many alternatives that takes some 20 ms.
 const maxAlternatives = 16
 
-// unite makes few selectors of very many: a packet then meets one set instead of one for
-// each. A few stay as they are, and share their sets with other policies. They must be in
-// order, each once.
+// unite makes few selectors of very many, so that a packet meets one set for each of the few
+// instead of one for each of the many. If there are not very many they stay as they are, and
+// share their sets with other policies. The selectors must be in order, each once.
 func unite(selectors []Selector) (united []Selector) {
 	if len(selectors) <= maxAlternatives {
 		return selectors
 	}
-	// Those that ask for a label come first: one that asks for none has the others looked
-	// for among all pods too.
+	// Those that ask for a label come first, so that they are united with each other. If just one
+	// of several united selectors asks for no label, all pods must be looked at for all of them.
 	asks := make(map[Selector]int, len(selectors))
 	for _, s := range selectors {
 		if asks[s] = 1; asksForLabel(s.Pods) {
@@ -95,14 +97,14 @@ func unite(selectors []Selector) (united []Selector) {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(asks[a], asks[b]))
 	})
 	for len(ordered) > 0 {
-		one := ordered[0]
+		first := ordered[0]
 		n := 1
 		var or []string
-		for ; n < min(len(ordered), maxAlternatives) && ordered[n].Namespace == one.Namespace; n++ {
+		for ; n < min(len(ordered), maxAlternatives) && ordered[n].Namespace == first.Namespace; n++ {
 			or = append(or, ordered[n].Namespaces+partSeparator+ordered[n].Pods)
 		}
-		one.Or = strings.Join(or, orSeparator)
-		united, ordered = append(united, one), ordered[n:]
+		first.Or = strings.Join(or, orSeparator)
+		united, ordered = append(united, first), ordered[n:]
 	}
 	slices.SortFunc(united, Selector.Compare)
 	return united
@@ -120,21 +122,21 @@ type matcher struct {
 	namespaces, pods labels.Selector
 }
 
-// matcherOf prepares a selector without alternatives, whose texts canonical has written.
+// matcherOf prepares a selector without alternatives. Its texts must be those of canonical.
 func matcherOf(s Selector) *matcher {
 	return &matcher{Selector: s, namespaces: parseCanonical(s.Namespaces), pods: parseCanonical(s.Pods)}
 }
 
 // matchersOf prepares a selector.
 func matchersOf(s Selector) (matchers []*matcher) {
-	for _, one := range s.alternatives() {
-		matchers = append(matchers, matcherOf(one))
+	for _, alternative := range s.alternatives() {
+		matchers = append(matchers, matcherOf(alternative))
 	}
 	return matchers
 }
 
-// meansAll reports whether one of the matchers means each of the pods. Object returns a
-// pod's namespace.
+// meansAll reports whether there is one matcher that means all of the pods. The function object
+// returns a pod's namespace.
 func meansAll(matchers []*matcher, pods []*Pod, object func(*Pod) *Namespace) bool {
 	return slices.ContainsFunc(matchers, func(m *matcher) bool {
 		return !slices.ContainsFunc(pods, func(pod *Pod) bool { return !m.matches(pod, object(pod)) })
@@ -143,15 +145,15 @@ func meansAll(matchers []*matcher, pods []*Pod, object func(*Pod) *Namespace) bo
 
 func parseCanonical(text string) labels.Selector {
 	selector, err := labels.Parse(text)
-	if err != nil { // not canonical's text: match nothing, never everything
+	if err != nil { // the text is not canonical's: match nothing, never everything
 		return labels.Nothing()
 	}
 	return selector
 }
 
-// inNamespace reports whether the selector looks in that namespace at all. A
-// namespace that is not known, or no more (ns is nil), has no labels to be
-// selected by, not even by the empty selector.
+// inNamespace reports whether the selector looks in that namespace at all. If ns is nil, the
+// namespace is not known, or was deleted: a selector of namespaces, even the empty one, does
+// not select it then.
 func (m *matcher) inNamespace(name string, ns *Namespace) bool {
 	if m.Namespace != "" {
 		return m.Namespace == name
@@ -164,8 +166,8 @@ func (m *matcher) matches(pod *Pod, ns *Namespace) bool {
 	return m.inNamespace(pod.Namespace, ns) && (m.Pods == "" || !pod.Unread && m.pods.Matches(pod.Labels))
 }
 
-// required returns a label that every pod must have for the selector to mean
-// it, as "key=value", or "" where there is none to go by.
+// required returns a label, as "key=value", that every pod that the selector means must have, or
+// "" if there is no such label.
 func (m *matcher) required() string {
 	requirements, _ := m.pods.Requirements()
 	for _, r := range requirements {
@@ -177,8 +179,8 @@ func (m *matcher) required() string {
 	return ""
 }
 
-// asks returns a label, as "key=value", or the key of one, that every pod must have for the
-// selector to mean it; "" where it asks for none.
+// asks returns a label, as "key=value", or the key of a label, that every pod that the selector
+// means must have, or "" if there is none.
 func (m *matcher) asks() string {
 	if label := m.required(); label != "" {
 		return label
@@ -197,15 +199,15 @@ func (m *matcher) asks() string {
 // pods must have (see matcher.asks). To parse the text takes ten times as long.
 func asksForLabel(text string) bool {
 	for text != "" {
-		one, rest, _ := strings.Cut(text, ",")
-		if strings.Contains(one, "(") { // key in (a,b)
-			one, rest, _ = strings.Cut(text, ")")
-			rest = strings.TrimPrefix(rest, ",")
+		requirement, remaining, _ := strings.Cut(text, ",")
+		if strings.Contains(requirement, "(") { // key in (a,b)
+			requirement, remaining, _ = strings.Cut(text, ")")
+			remaining = strings.TrimPrefix(remaining, ",")
 		}
-		if !strings.HasPrefix(one, "!") && !strings.Contains(one, "!=") && !strings.Contains(one, " notin (") {
+		if !strings.HasPrefix(requirement, "!") && !strings.Contains(requirement, "!=") && !strings.Contains(requirement, " notin (") {
 			return true
 		}
-		text = rest
+		text = remaining
 	}
 	return false
 }

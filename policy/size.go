@@ -2,9 +2,9 @@ package policy
 
 import "maps"
 
-// maxSize is how many sets and rules of the kernel one policy may take. What names a set
-// takes the kernel the longer the more sets there are: it asks one after the other for its
-// name (nft_set_lookup in net/netfilter/nf_tables_api.c).
+// maxSize is how many sets and rules of the kernel one policy may take. The more sets there are,
+// the longer the kernel takes for everything that names a set: it asks one set after the other
+// for its name (nft_set_lookup in net/netfilter/nf_tables_api.c).
 const maxSize = 2000
 
 // size follows how much of the kernel a policy's rules take.
@@ -43,8 +43,9 @@ func (s *size) fits(rules []Rule) bool {
 	return true
 }
 
-// add takes a rule in, less what is counted before. It counts a set for each family of what
-// may have both, and each further alternative of a selector: pods are compared with it.
+// add counts a rule, except the selectors and port names that are counted in before. It counts a
+// set for each family for what may have addresses of both. Each further alternative of a selector
+// counts as well, because pods are compared with it.
 func (s *size) add(r *Rule, before *size) {
 	s.taken += r.walk()
 	for _, selector := range r.Peers {

@@ -7,15 +7,15 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 )
 
-// Snapshot is a cluster at one moment, as the API has it, with what one node knows
-// better.
+// Snapshot is a cluster at one moment as the API shows it, together with what one node knows
+// better than the API.
 type Snapshot struct {
 	Nodes      []*corev1.Node
 	Namespaces []*corev1.Namespace
 	Pods       []*corev1.Pod
 	Policies   []*networkingv1.NetworkPolicy
 
-	// Node is the node that knows: its agent's view is taken. Empty: nobody's.
+	// Node is that node: the snapshot is its agent's view. Empty: it is no node's view.
 	Node string
 	// Attachments are what the CNI plugin has made on that node.
 	Attachments []Attachment

@@ -7,78 +7,80 @@ import (
 	"slices"
 )
 
-// A policy may name selectors and port names that nobody else names, with very many
-// members. They are handed out bit by bit, before the policy that names them, so that
-// what takes the kernel long keeps nobody else's changes waiting: as long as no policy in
-// the kernel names a set, no packet meets it. Until all are handed out the policy stays
-// as it was, or closed if it is new.
+// A policy may name selectors and port names that no other policy names, with very many
+// members. These are handed out bit by bit, before the policy that names them, so that what
+// takes the kernel long keeps nobody else's changes waiting. This is safe because no packet
+// meets a set while no policy in the kernel names it. Until all members are handed out, the
+// policy stays as it was, or closed if it is new.
 
 const (
-	// stageSize is how much is handed out at once of what can wait, in elements; the
-	// kernel takes some 1 ms for it. What takes longer than a time slice of a processor that
-	// others want (2.8 ms) takes as many slices of theirs besides: the kernel lets others go
-	// first wherever it validates or inserts (cond_resched).
+	// stageSize is how much is handed out at once of what can wait, in elements. The kernel
+	// takes some 1 ms for it. If it took longer than a time slice (2.8 ms) of a processor that
+	// others want, it would wait for as many slices of theirs besides, because the kernel lets
+	// others go first wherever it validates or inserts (cond_resched).
 	stageSize = 300
-	// setCost is how many elements take as much as a set does.
+	// setCost is how many elements take the kernel as long as a set.
 	setCost = 40
-	// ruleCost is how many elements take as much as a rule does, and contentCost as much as a
-	// set that is named by its content: the kernel finds each set by asking one after the other
-	// for its name, and there may be thousands (nft_set_lookup in net/netfilter/nf_tables_api.c).
+	// ruleCost is how many elements take the kernel as long as a rule, and contentCost how many
+	// take as long as a set that is named by its content: the kernel finds each set by asking one
+	// after the other for its name, and there may be thousands (nft_set_lookup in
+	// net/netfilter/nf_tables_api.c).
 	ruleCost, contentCost = 20, 20
 	// stageMet is how much is handed out at once of changes to sets that packets meet, in
-	// elements, and updateCost how many elements take as much as a set does of which some
+	// elements. updateCost is how many elements take as long as one more set in which members
 	// change.
 	stageMet, updateCost = 500, 10
-	// stageRules and stageGone are how many rules of policies change at once, and how many
-	// sets go.
-	stageRules, stageGone = sectionWeight / ruleCost, 25
+	// stageRules is how many rules of policies change at once, and stageRemovals how many sets
+	// are removed at once.
+	stageRules, stageRemovals = sectionWeight / ruleCost, 25
 	// stageJumps is how many jumps to policies change at once, and jumpCost how many elements
-	// take as much as one does.
+	// take as long as one jump.
 	stageJumps, jumpCost = 100, 3
-	// looksPerElement is how many pods can be asked whether a selector means them while
-	// the kernel takes an element.
+	// looksPerElement is how many pods can be asked whether a selector means them in the time
+	// that the kernel takes for an element.
 	looksPerElement = 20
 )
 
-// stage is what is handed out at once.
+// stage is the room that remains for what is handed out at once.
 type stage struct {
-	// room is how much of it is left, in elements, of what can wait; met the same of
-	// changes to sets that packets meet.
+	// room is for what can wait, in elements; met is for changes to sets that packets meet, in
+	// elements too.
 	room, met int
-	// rules and jumps are how many rules of policies may still change, and jumps to policies;
-	// gone how many sets may go.
-	rules, jumps, gone int
-	// byLabel are pods by what selectors ask for, where very many selectors have to be
-	// looked at (see Model.podsByLabel); nil: they are looked for among all.
+	// rules and jumps are how many rules of policies, and how many jumps to policies, may still
+	// change. removals is how many sets may still be removed.
+	rules, jumps, removals int
+	// byLabel has the pods by the labels that selectors ask for, where very many selectors have
+	// to be looked at (see Model.podsByLabel). If it is nil, pods are looked for among all.
 	byLabel map[string][]*Pod
 }
 
-// unlimited is the room for all there is.
+// unlimited is room for everything.
 const unlimited = math.MaxInt
 
-// newStage has room for so many elements.
+// newStage returns a stage with room for so many elements that can wait, and with the usual room
+// for everything else.
 func newStage(room int) *stage {
-	return &stage{room: room, met: stageMet, rules: stageRules, jumps: stageJumps, gone: stageGone}
+	return &stage{room: room, met: stageMet, rules: stageRules, jumps: stageJumps, removals: stageRemovals}
 }
 
-// wholeStage has room for all there is.
+// wholeStage returns a stage with room for everything.
 func (m *Model) wholeStage() *stage {
-	return &stage{room: unlimited, met: unlimited, rules: unlimited, jumps: unlimited, gone: unlimited, byLabel: m.podsByLabel()}
+	return &stage{room: unlimited, met: unlimited, rules: unlimited, jumps: unlimited, removals: unlimited, byLabel: m.podsByLabel()}
 }
 
 // hasRules reports whether there is room for a policy's rules, which come all at once.
 func (s *stage) hasRules(n int) bool { return n <= max(s.rules, 0) || s.rules >= stageRules }
 
-// take takes up to n elements of the room, and returns how many. The last set may take
-// somewhat more than there was: each stage must come to something.
+// take takes the room of up to n elements, and returns of how many. It takes at least one, even
+// if no room remains, because each stage must hand out something.
 func (s *stage) take(n int) int {
 	n = min(n, max(s.room, 1))
 	s.room -= n
 	return n
 }
 
-// takeMet takes the room of up to n elements that change of a set that packets meet, and
-// returns how many.
+// takeMet takes the room of up to n elements that change in a set that packets meet, and
+// returns of how many.
 func (s *stage) takeMet(n int) int {
 	n = min(n, max(s.met, 1))
 	s.met -= n + updateCost
@@ -88,13 +90,13 @@ func (s *stage) takeMet(n int) int {
 // set takes the room of a set whose members are found among so many pods.
 func (s *stage) set(pods int) { s.room -= setCost + pods/looksPerElement }
 
-// full reports whether there is no room for a set, which packets meet or not.
+// full reports whether there is no room for a set. met says whether packets meet the set.
 func (s *stage) full(met bool) bool { return met && s.met <= 0 || !met && s.room <= 0 }
 
-// left is what is left of both rooms.
-func (s *stage) left() int { return s.room + s.met }
+// remaining is what remains of room and met together.
+func (s *stage) remaining() int { return s.room + s.met }
 
-// limited reports whether there may be more than is handed out at once.
+// limited reports whether there may be more than can be handed out at once.
 func (s *stage) limited() bool { return s.byLabel == nil }
 
 // turn is a set or a section that has changed, to be looked at in turn.
@@ -104,35 +106,37 @@ type turn struct {
 	kind  turnKind
 	by    map[*namespace]int
 	take  func()
-	// at is how much the namespace that it belongs to has had, and others how many sets of
-	// that wait; of several namespaces', what puts it first.
+	// at is the turn of the namespace that it belongs to, and others how many sets of that
+	// namespace wait. If it belongs to several namespaces, these are of the one that puts it
+	// first.
 	at, others int
 }
 
-// turnKind is the order of one namespace's turns. What has left its sets goes first: in
-// between less is allowed, not more. Sections name sets.
+// turnKind is the order of one namespace's turns. Members that have left its sets go first, so
+// that in between less is allowed, not more. Sections go last, because they name sets.
 type turnKind int
 
 const (
-	turnLeft turnKind = iota
-	turnCome
+	turnLeaving turnKind = iota
+	turnComing
 	turnSection
 )
 
-// turns are the sets and sections that have changed, as they are to be looked at: those
-// first of the namespaces that have had the least. One that has not waited counts as having
-// had as much as the last one served, so that nobody can keep others waiting by changing
-// policies over and over (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). Of
-// equals those come first that have the fewest: who has few need not wait for who has many.
+// turns are the sets and sections that have changed, in the order in which they are to be looked
+// at. Those of the namespaces for which the least was handed out come first. A namespace that
+// had nothing waiting counts as if as much was handed out for it as for the one served last, so
+// that nobody can keep others waiting by changing policies over and over (start-time fair
+// queueing; Goyal, Vin and Cheng, SIGCOMM 1996). Of equal namespaces the one with the fewest
+// sets and sections comes first: who has few need not wait for who has many.
 func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 	for g := range m.changedPeers {
 		for _, kind := range g.turns() {
-			turns = append(turns, turn{ready: g.ready(), kind: kind, by: g.by, take: func() { m.takePeers(g, kind == turnLeft, d, room) }})
+			turns = append(turns, turn{ready: g.ready(), kind: kind, by: g.by, take: func() { m.takePeers(g, kind == turnLeaving, d, room) }})
 		}
 	}
 	for name, t := range m.changedNamed {
 		for _, kind := range t.turns() {
-			turns = append(turns, turn{ready: t.ready(), kind: kind, by: t.by, take: func() { m.takeNamed(name, t, kind == turnLeft, d, room) }})
+			turns = append(turns, turn{ready: t.ready(), kind: kind, by: t.by, take: func() { m.takeNamed(name, t, kind == turnLeaving, d, room) }})
 		}
 	}
 	for key, s := range m.changedSections {
@@ -173,18 +177,18 @@ func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 	return turns
 }
 
-// turns are those that a set needs.
+// turns are the kinds of turns that a set needs.
 func (t *tracked[T]) turns() (kinds []turnKind) {
 	if !t.fresh && t.leaving > 0 {
-		kinds = append(kinds, turnLeft)
+		kinds = append(kinds, turnLeaving)
 	}
-	if t.fresh || t.leaving < len(t.changed) || len(t.changed) == 0 || len(t.rest) > 0 {
-		kinds = append(kinds, turnCome)
+	if t.fresh || t.leaving < len(t.changed) || len(t.changed) == 0 || len(t.waiting) > 0 {
+		kinds = append(kinds, turnComing)
 	}
 	return kinds
 }
 
-// wait works out a place.
+// wait works out at and others, the turn's place in the order.
 func (t *turn) wait(pending map[*namespace]int) {
 	t.at, t.others = math.MaxInt, math.MaxInt
 	for ns := range t.by {
@@ -196,12 +200,12 @@ func (t *turn) wait(pending map[*namespace]int) {
 
 // Staging reports whether something waits to be handed out.
 func (m *Model) Staging() bool {
-	return m.left || len(m.dirtySubjects)+len(m.dirtyPolicies)+len(m.changedPeers)+len(m.changedNamed) > 0
+	return m.removalsPending || len(m.dirtySubjects)+len(m.dirtyPolicies)+len(m.changedPeers)+len(m.changedNamed) > 0
 }
 
-// StagingOf reports whether something waits to be handed out that packets of a namespace's
-// pods meet, or that one of the addresses is still a peer or an endpoint that it is not any
-// more.
+// StagingOf reports whether something waits to be handed out that packets of a namespace's pods
+// meet. It also reports true as long as what was handed out has one of the addresses as a peer
+// or an endpoint that it is not any more.
 func (m *Model) StagingOf(name string, addrs []netip.Addr) bool {
 	for key := range m.dirtyPolicies {
 		if key.Namespace == name {

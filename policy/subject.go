@@ -16,8 +16,8 @@ type Subject struct {
 	// Isolated says, per Direction, whether a policy isolates the pod. If none does,
 	// the direction is open.
 	Isolated [len(Directions)]bool
-	// Isolating are the policies that do, per Direction, in order. If there are more than
-	// maxIsolating they are those that have a rule: a packet need not be shown to others.
+	// Isolating are the policies that isolate the pod, per Direction, in order. If there are more
+	// than maxIsolating, it has only those with a rule: packets need not be shown to the others.
 	Isolating [len(Directions)][]Key
 }
 
@@ -27,8 +27,8 @@ func (s *Subject) equal(other *Subject) bool {
 		slices.Equal(s.Isolating[Ingress], other.Isolating[Ingress]) && slices.Equal(s.Isolating[Egress], other.Isolating[Egress])
 }
 
-// closeUnread isolates a pod whose labels are not known: a policy that nobody can tell may
-// select it. What those allow that select all pods, it is allowed.
+// closeUnread isolates a pod whose labels are not known, because any policy might select it. It
+// is still allowed what the policies allow that select all pods.
 func (s *Subject) closeUnread(pod *Pod) {
 	for _, d := range Directions {
 		s.Isolated[d] = s.Isolated[d] || pod.Unread
@@ -41,8 +41,9 @@ type isolator struct {
 	walks [len(Directions)]int
 }
 
-// maxIsolating is how many policies a packet is shown to though they allow nothing: for
-// who looks at the pod's chain, and for the log, which says by what a flow was cut.
+// maxIsolating is up to how many policies a packet is shown also to those that allow nothing.
+// This is for people who look at the pod's chain, and for the log, which names the policies
+// that cut a flow.
 const maxIsolating = 32
 
 // isolate notes the policies that isolate the pod.
@@ -65,7 +66,8 @@ func (s *Subject) isolate(policies []isolator) {
 	}
 }
 
-// subject returns a pod of this node with what isolates it; nil if it is none.
+// subject returns a pod of this node with the policies that isolate it; nil if the pod is no
+// subject.
 func (m *Model) subject(key Key) *Subject {
 	ns := m.namespaces[key.Namespace]
 	if ns == nil {
@@ -85,24 +87,25 @@ func (m *Model) subject(key Key) *Subject {
 	return s
 }
 
-// A pod's chain is made anew with the policies that isolate it, and a policy may come to
-// select all pods of its namespace. So what has changed for pods that are there already
-// comes in turns, too: until then such a pod is isolated as it was, wholly.
+// When the policies that isolate a pod change, all of its chain is written again, and a policy
+// may come to select all pods of its namespace. So pods that were handed out before have to
+// wait their turn as well. Until its turn, such a pod is isolated exactly as it was.
 
 // moving is a subject that is to be handed out.
 type moving struct {
 	Key
-	// had is the subject as it was handed out, now as it is; nil: it is none.
+	// had is the subject as it was handed out, and now is the subject as it is. Each is nil if
+	// the pod was, or is, no subject.
 	had, now *Subject
 }
 
-// urgent reports whether it cannot wait: a pod that is new, that has other addresses, or
-// that has gone.
+// urgent reports whether it cannot wait, which is so for a pod that is new, that has other
+// addresses, or that was deleted.
 func (s moving) urgent() bool {
 	return s.had == nil || s.now == nil || !slices.Equal(s.had.IPs, s.now.IPs)
 }
 
-// jumps are how many rules of the kernel it takes.
+// jumps is how many rules of the kernel, jumps to policies, have to be written or removed for it.
 func (s moving) jumps() (n int) {
 	for _, subject := range []*Subject{s.had, s.now} {
 		if subject != nil {
@@ -112,14 +115,14 @@ func (s moving) jumps() (n int) {
 	return n
 }
 
-// leaves are those of the policies that isolate it as it was handed out, and not as it is;
-// joins those of which it is the other way round.
-func (s moving) leaves(policies map[Key]struct{}) []Key { return gone(s.had, s.now, policies) }
-func (s moving) joins(policies map[Key]struct{}) []Key  { return gone(s.now, s.had, policies) }
+// leaves are those of the policies that isolate the subject as it was handed out, but not as it
+// is now. joins are those that isolate it as it is now, but not as it was handed out.
+func (s moving) leaves(policies map[Key]struct{}) []Key { return isolatingOnly(s.had, s.now, policies) }
+func (s moving) joins(policies map[Key]struct{}) []Key  { return isolatingOnly(s.now, s.had, policies) }
 
-// gone are those of the policies that isolate a subject in a direction in which they do not
-// isolate another.
-func gone(subject, other *Subject, policies map[Key]struct{}) (keys []Key) {
+// isolatingOnly are those of the policies that isolate the subject in a direction in which they
+// do not isolate the other subject.
+func isolatingOnly(subject, other *Subject, policies map[Key]struct{}) (keys []Key) {
 	if subject == nil || len(policies) == 0 {
 		return nil
 	}
@@ -133,9 +136,9 @@ func gone(subject, other *Subject, policies map[Key]struct{}) (keys []Key) {
 	return keys
 }
 
-// takeSubjects takes the subjects that have changed: all that cannot wait, and others as far
-// as there is room. It returns the policies that must stay as they were handed out, since
-// pods that they do not select any more have not had their turn.
+// takeSubjects takes the subjects that have changed: all that cannot wait, and others as far as
+// there is room. It returns the policies that must stay as they were handed out, because there
+// are pods that they do not select any more, but whose turn has not come yet.
 func (m *Model) takeSubjects(d *Delta, room *stage) (held map[Key]struct{}) {
 	reselecting := m.reselecting()
 	held = map[Key]struct{}{}
@@ -159,9 +162,9 @@ func (m *Model) takeSubjects(d *Delta, room *stage) (held map[Key]struct{}) {
 	return held
 }
 
-// takeSubject takes a pod of this node. What a policy says that is held is not for those
-// pods that it has come to select: it isolates them, and allows nothing until they have
-// another turn.
+// takeSubject takes a pod of this node. The rules of a held policy, as they were handed out, are
+// not meant for pods that the policy has only now come to select: it isolates these pods, and
+// allows them nothing until they have another turn.
 func (m *Model) takeSubject(s moving, held map[Key]struct{}, d *Delta) {
 	if early := s.joins(held); len(early) == 0 {
 		delete(m.dirtySubjects, s.Key)
@@ -175,7 +178,7 @@ func (m *Model) takeSubject(s moving, held map[Key]struct{}, d *Delta) {
 	}
 }
 
-// without is the subject without jumps to some of the policies that isolate it.
+// without returns the subject without jumps to the given policies. It stays isolated.
 func (s *Subject) without(policies []Key) *Subject {
 	form := *s
 	for _, d := range Directions {
@@ -184,7 +187,8 @@ func (s *Subject) without(policies []Key) *Subject {
 	return &form
 }
 
-// reselecting are the policies that may isolate other pods than as they were handed out.
+// reselecting are the policies that may isolate other pods now than they did as they were handed
+// out.
 func (m *Model) reselecting() map[Key]struct{} {
 	keys := map[Key]struct{}{}
 	for key := range m.dirtyPolicies {
@@ -196,9 +200,9 @@ func (m *Model) reselecting() map[Key]struct{} {
 	return keys
 }
 
-// subjectsInTurn are the subjects that may have changed, in the order of turns. Of one
-// namespace those come first that a policy does not select any more which selects others
-// now: for these it waits, and so do the others that way.
+// subjectsInTurn are the subjects that may have changed, in the order of turns. Within a
+// namespace those come first that a policy has ceased to select, if it has come to select others
+// instead: the policy has to wait for the former, and the latter wait for the policy.
 func (m *Model) subjectsInTurn(reselecting map[Key]struct{}) (subjects []moving) {
 	type place struct{ turn, others, leaves int }
 	others := map[string]int{}
@@ -222,7 +226,7 @@ func (m *Model) subjectsInTurn(reselecting map[Key]struct{}) (subjects []moving)
 	return subjects
 }
 
-// chargeJumps takes the room of a subject.
+// chargeJumps takes the room that a subject's jumps need.
 func (m *Model) chargeJumps(s moving, room *stage) {
 	room.jumps -= s.jumps()
 	if ns := m.namespaces[s.Namespace]; ns != nil && room.limited() {

@@ -18,7 +18,7 @@ type rulers map[[2]policy.Key]policy.Selector
 func (r rulers) check(t *testing.T, have, want policy.Intent, d policy.Delta) {
 	t.Helper()
 	for _, s := range have.Subjects {
-		_, anew := d.Subjects[s.Key]
+		_, handedOut := d.Subjects[s.Key]
 		for _, direction := range policy.Directions {
 			for _, key := range s.Isolating[direction] {
 				p := have.Policies[key]
@@ -30,7 +30,7 @@ func (r rulers) check(t *testing.T, have, want policy.Intent, d policy.Delta) {
 				if !selected && (!was || by != *p.Subject) {
 					t.Errorf("%s is under the rules of %s, which are for %s and not for it", s.Key, key, p.Subject)
 				}
-				if selected || anew {
+				if selected || handedOut {
 					r[[2]policy.Key{s.Key, key}] = *p.Subject
 				}
 			}
@@ -125,9 +125,9 @@ func TestSubjectsInTurns(t *testing.T) {
 	}
 }
 
-// TestReselects: a policy that comes to select other pods stays as it was until those have
-// left that it selected. A pod that is new by then is closed to what it does not say yet; those
-// that are there are open until it says it.
+// TestReselects: a policy that comes to select other pods stays as it was until the pods that it
+// selected before have left it. A pod that is new in the meantime is closed to what the policy
+// does not say yet; pods that existed before stay open until the policy says it.
 func TestReselects(t *testing.T) {
 	half := func(i int) *policy.Selector {
 		return &policy.Selector{Namespace: "shop", Pods: fmt.Sprintf("half=%d", i)}

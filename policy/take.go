@@ -7,12 +7,12 @@ import (
 	"slices"
 )
 
-// Take returns what has changed since the last Take or Intent, or where that is much a
-// part of it (see stage.go): then something is Staging, and the next Take goes on.
+// Take returns what has changed since the last Take or Intent. If that is much, it returns a part
+// of it (see stage.go): then Staging reports true, and the next Take goes on.
 func (m *Model) Take() Delta { return m.take(newStage(stageSize)) }
 
-// TakeReady is Take without what waits: what has come in since the last Take need not wait
-// until more of that is handed out.
+// TakeReady is Take without the changes that can be handed out bit by bit. By it, what has come in
+// since the last Take need not wait until more of these is handed out.
 func (m *Model) TakeReady() Delta { return m.take(newStage(0)) }
 
 func (m *Model) take(room *stage) Delta {
@@ -72,8 +72,8 @@ func (m *Model) takeAttachments(d *Delta) {
 	clear(m.dirtyAttachments)
 }
 
-// takeMembers takes what has changed of what policies name, as far as there is room, and
-// closes the policies for which a budget has none.
+// takeMembers takes the changed members of what policies name, as far as there is room, and closes
+// the policies for which a budget has no room.
 func (m *Model) takeMembers(d *Delta, room *stage) {
 	m.relax()
 	for _, key := range slices.Collect(maps.Keys(m.dirtySubjects)) {
@@ -86,28 +86,29 @@ func (m *Model) takeMembers(d *Delta, room *stage) {
 			}
 		}
 	}
-	m.economiseNode(2) // while some are counted and others are not, it cannot be fair
+	m.economiseNode(2) // with room to spare: it cannot be fair while some members are not counted yet
 	for _, t := range m.turns(d, room) {
 		if room.full(t.ready) {
 			continue
 		}
-		before, closed := room.left(), len(m.news)
+		before, closed := room.remaining(), len(m.news)
 		t.take()
 		for ns := range t.by {
 			if room.limited() {
-				ns.turn += before - room.left()
+				ns.turn += before - room.remaining()
 			}
 			m.economise(ns)
 		}
 		m.economiseNode(2)
 		if len(m.news) > closed && !room.limited() {
-			m.takeGone(d, room) // at once: what is closed one after another would be far more than a budget
+			m.takeGone(d, room) // at once: policies closed one after another would together take far more than a budget
 		}
 	}
 	m.economiseNode(1)
 }
 
-// takePeers takes what has changed of a selector's members: what has left, or what has come.
+// takePeers takes the changed members of a selector: those that have left, or those that have
+// come.
 func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *stage) {
 	if g.users == 0 {
 		return
@@ -125,7 +126,7 @@ func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *stage) {
 	}
 }
 
-// takeNamed takes what has changed of a port name's members, as takePeers does.
+// takeNamed takes the changed members of a port name, as takePeers does.
 func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], leaving bool, d *Delta, room *stage) {
 	if t.users == 0 {
 		return
@@ -141,7 +142,7 @@ func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], leaving bool, d 
 	}
 }
 
-// amongst is among how many addresses those that a selector means are looked for.
+// amongst is among how many addresses the members of a selector are looked for.
 func (m *Model) amongst(g *peers) int {
 	if g.Namespace == "" {
 		return len(m.claims)
@@ -180,8 +181,8 @@ func (m *Model) takePolicy(key Key, d *Delta, room *stage) {
 	}
 }
 
-// policiesInTurn are the policies that have changed, in the order of turns. Of one
-// namespace, the largest are first: small ones always find room.
+// policiesInTurn are the policies that have changed, in the order of turns. Within a namespace the
+// largest come first, because small ones always find room.
 func (m *Model) policiesInTurn() []Key {
 	keys := slices.Collect(maps.Keys(m.dirtyPolicies))
 	if len(keys) < 2 {
@@ -226,11 +227,11 @@ func (p *Policy) waits(had *Policy) *Policy {
 	return &form
 }
 
-// takeGone takes what no policy names any more, as much as there is room for: no packet
-// meets it.
+// takeGone removes what no policy names any more, as much as there is room for. It can wait, as no
+// packet meets it.
 func (m *Model) takeGone(d *Delta, room *stage) {
-	if m.left = false; m.takeGoneSections(d, room) {
-		return // those that are left name sets
+	if m.removalsPending = false; m.takeGoneSections(d, room) {
+		return // the sections that wait still name sets
 	}
 	for g := range m.changedPeers {
 		if g.users > 0 || m.leave(g.fresh, 1, room) {
@@ -254,21 +255,22 @@ func (m *Model) takeGone(d *Delta, room *stage) {
 	}
 }
 
-// leave reports whether what takes the kernel as long as so many sets, and which nothing names,
-// is left for the next time. What was never handed out takes no room.
+// leave reports whether something that no policy names any more has to wait for the next Take,
+// because there is no room to remove it. sets is how many sets take the kernel as long. What is
+// fresh was never handed out, and takes no room.
 func (m *Model) leave(fresh bool, sets int, room *stage) bool {
 	if fresh {
 		return false
 	}
-	if room.gone <= 0 {
-		m.left = true
+	if room.removals <= 0 {
+		m.removalsPending = true
 		return true
 	}
-	room.gone -= sets
+	room.removals -= sets
 	return false
 }
 
-// Intent returns all that the node must enforce; deltas count from there.
+// Intent returns all that the node must enforce. The next Take returns what has changed since.
 func (m *Model) Intent() Intent {
 	d := m.take(m.wholeStage())
 	in := newIntent()
@@ -307,7 +309,7 @@ func (m *Model) Intent() Intent {
 	return in
 }
 
-// policy returns a policy that selects a pod of this node; nil if it is none.
+// policy returns the policy of that name if it selects a pod of this node; else nil.
 func (m *Model) policy(key Key) *Policy {
 	ns := m.namespaces[key.Namespace]
 	if ns == nil || ns.policies[key] == nil || ns.policies[key].subjects == 0 {

@@ -33,11 +33,11 @@ type Judgement struct {
 	Isolating []Key
 	// By are the rules that allow the packet, in order.
 	By []RuleRef
-	// Reason says why, where no policy does.
+	// Reason says why, where that is not by a policy.
 	Reason string
 }
 
-// Everywhere is no node's name, but all nodes.
+// Everywhere stands for all nodes. No node has this name.
 const Everywhere = "*"
 
 // RuleRef points at what allowed a packet.
@@ -79,6 +79,8 @@ func (j Judgement) String() string {
 	return j.Reason
 }
 
+// compareKey is the one order of keys in this package: by namespace, then by name. That is not
+// the order of the keys' texts. Judge, which shares nothing, says the same for itself.
 func compareKey(a, b Key) int {
 	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
 		return c
@@ -86,13 +88,14 @@ func compareKey(a, b Key) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
+// sortedKeys sorts keys in place, and returns them.
 func sortedKeys(keys []Key) []Key {
 	slices.SortFunc(keys, compareKey)
 	return keys
 }
 
-// At reports whether the part of the verdict that is enforced at a node lets
-// the packet pass there: each side is enforced where its pod is.
+// At reports whether the part of the verdict that is enforced at a node lets the packet pass
+// there. Each side is enforced at its pod's node.
 func (v Verdict) At(node string) bool {
 	passes := func(j Judgement) bool { return j.Allowed || j.Node != node && j.Node != Everywhere }
 	return passes(v.Egress) && passes(v.Ingress)

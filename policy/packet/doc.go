@@ -1,5 +1,5 @@
-// Package packet says what a packet is to those who judge it: the policies' verdict function,
-// the tracer of rules, and what lists the kernel's flows.
+// Package packet says what a packet is, for the code that judges packets: the policies' verdict
+// function, the tracer of rules, and the code that lists the kernel's flows.
 //
 //	packet.go    Packet, the first packet of a connection
 //	protocol.go  Protocol, an IP protocol by its number

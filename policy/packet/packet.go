@@ -15,25 +15,25 @@ type Packet struct {
 	DstPort uint16
 	// ICMPType is the message type, for ICMP and ICMPv6.
 	ICMPType uint8
-	// HopLimit is the IPv6 hop limit; it tells neighbour discovery on the link
-	// from a packet that only looks like it.
+	// HopLimit is the IPv6 hop limit. By it, real neighbour discovery on the link is told from a
+	// packet that only looks like it.
 	HopLimit uint8
 	// HopByHop: it is IPv6, with hop-by-hop options.
 	HopByHop bool
-	// Extended: it is IPv6, with another extension header first.
+	// Extended: it is IPv6, and another extension header comes first.
 	Extended bool
 	// Hairpin says that a pod's packet to its own address went out to a Service
 	// first. One that did not never leaves the pod.
 	Hairpin bool
 }
 
-// NextHeader is what comes right behind the IPv6 header.
+// NextHeader is the number of what comes right after the IPv6 header.
 func (p Packet) NextHeader() Protocol {
 	switch {
 	case p.HopByHop:
 		return 0
 	case p.Extended:
-		return 60 // any will do: nobody looks at which it is
+		return 60 // destination options; nobody looks at which extension header it is
 	}
 	return p.Protocol
 }
