@@ -46,15 +46,15 @@ var fieldExceptions = map[string]string{
 	module + "/ruleset/nft.description": "a description",
 }
 
-// listed is what go list says of a package.
-type listed struct {
+// goPackage is what go list says of a package.
+type goPackage struct {
 	ImportPath, Dir, Export string
 	GoFiles                 []string
 }
 
 // packages lists the module's packages and all that they import, with what the compiler has
 // exported of each.
-func packages(t *testing.T) (all []listed, exports map[string]string) {
+func packages(t *testing.T) (all []goPackage, exports map[string]string) {
 	t.Helper()
 	if err := inputs.Packages(module + "/..."); err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func packages(t *testing.T) (all []listed, exports map[string]string) {
 	}
 	exports = map[string]string{}
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
-		var one listed
+		var one goPackage
 		if err := decoder.Decode(&one); errors.Is(err, io.EOF) {
 			return all, exports
 		} else if err != nil {
@@ -110,7 +110,7 @@ type touch struct{ where, field, of string }
 
 // touches are the uses of private fields that are not their types' own, and how many uses there
 // are at all.
-func touches(t *testing.T, pkg listed, exports map[string]string) (uses int, all []touch) {
+func touches(t *testing.T, pkg goPackage, exports map[string]string) (uses int, all []touch) {
 	t.Helper()
 	fset := token.NewFileSet()
 	var files []*ast.File
