@@ -27,19 +27,10 @@ func TestPlans(t *testing.T) {
 			m.Apply(event.Change())
 		}
 	}
+	feed(random.Events(snapshot)...)
 	pods := map[string]*corev1.Pod{}
-	for _, n := range snapshot.Nodes {
-		feed(random.Event{Object: n})
-	}
-	for _, ns := range snapshot.Namespaces {
-		feed(random.Event{Object: ns})
-	}
 	for _, p := range snapshot.Pods {
 		pods[p.Name] = p
-		feed(random.Event{Object: p})
-	}
-	for _, np := range snapshot.Policies {
-		feed(random.Event{Object: np})
 	}
 	table := ruleset.Build(m.Intent(), ruleset.Options{})
 

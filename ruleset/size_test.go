@@ -125,7 +125,7 @@ func TestPolicyCountsWhatIsRendered(t *testing.T) {
 		t.Helper()
 		s.Policies = []*networkingv1.NetworkPolicy{np}
 		m := policy.NewModel(random.Node)
-		for _, change := range changesOf(s) {
+		for _, change := range random.Changes(random.Events(s)) {
 			m.Apply(change)
 		}
 		in := m.Intent()
@@ -185,22 +185,4 @@ func TestPolicyCountsSections(t *testing.T) {
 	if objects := have.rules + have.jumps + have.sets + have.contentSets; len(in.Sections) == 0 || objects != m.Most(1)[0].Objects {
 		t.Errorf("policy counts %d sets and rules; rendered are %+v, in %d sections", m.Most(1)[0].Objects, have, len(in.Sections))
 	}
-}
-
-// changesOf are the objects of a snapshot, one after another.
-func changesOf(s policy.Snapshot) (changes []policy.Change) {
-	var events []random.Event
-	for _, n := range s.Nodes {
-		events = append(events, random.Event{Object: n})
-	}
-	for _, ns := range s.Namespaces {
-		events = append(events, random.Event{Object: ns})
-	}
-	for _, p := range s.Pods {
-		events = append(events, random.Event{Object: p})
-	}
-	for _, np := range s.Policies {
-		events = append(events, random.Event{Object: np})
-	}
-	return random.Changes(events)
 }

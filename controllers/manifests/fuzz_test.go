@@ -7,13 +7,14 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/random"
 )
 
 // written is a snapshot as one file.
 func written(t *testing.T, s policy.Snapshot) string {
 	t.Helper()
 	var b strings.Builder
-	for _, o := range objects(s) {
+	for _, o := range random.Objects(s) {
 		text, err := yaml.Marshal(o)
 		if err != nil {
 			t.Fatal(err)

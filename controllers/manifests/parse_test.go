@@ -7,7 +7,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 
-	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/random"
 )
 
 // policyWith is a NetworkPolicy whose spec starts on line 4.
@@ -317,26 +317,8 @@ func TestParseEmpty(t *testing.T) {
 		if err != nil {
 			t.Errorf("%q: %v", in, err)
 		}
-		if objects(got) != nil {
+		if random.Objects(got) != nil {
 			t.Errorf("%q: %v", in, got)
 		}
 	}
-}
-
-// objects are all objects of a snapshot.
-func objects(s policy.Snapshot) []any {
-	var all []any
-	for _, o := range s.Nodes {
-		all = append(all, o)
-	}
-	for _, o := range s.Namespaces {
-		all = append(all, o)
-	}
-	for _, o := range s.Pods {
-		all = append(all, o)
-	}
-	for _, o := range s.Policies {
-		all = append(all, o)
-	}
-	return all
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/agreement"
@@ -143,7 +142,7 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 	// cluster has more that may pass.
 	history := random.History(r, 80)
 	if r.Intn(2) == 0 {
-		history = events(random.Cluster(r, 12, 8))
+		history = random.Events(random.Cluster(r, 12, 8))
 	}
 	told := r.Intn(3) > 0 // of attachments: elsewhere the API's word is all there is
 	s := snapshot(history, told)
@@ -160,7 +159,7 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 		how := ""
 		switch r.Intn(8) {
 		case 0: // a whole other cluster, by what differs
-			history, how = events(random.Cluster(r, 12, 8)), "to another cluster "
+			history, how = random.Events(random.Cluster(r, 12, 8)), "to another cluster "
 		case 1: // what an API server without validation would take
 			history, how = append(history, oddPolicies(r)...), "by odd policies "
 		default:
@@ -233,23 +232,6 @@ func snapshot(history []random.Event, told bool) policy.Snapshot {
 		s.Attachments = nil
 	}
 	return s
-}
-
-func events(s policy.Snapshot) (events []random.Event) {
-	add := func(o client.Object) { events = append(events, random.Event{Object: o}) }
-	for _, o := range s.Nodes {
-		add(o)
-	}
-	for _, o := range s.Namespaces {
-		add(o)
-	}
-	for _, o := range s.Pods {
-		add(o)
-	}
-	for _, o := range s.Policies {
-		add(o)
-	}
-	return events
 }
 
 // check sends packets, and reports where the three disagree about them, on the

@@ -213,18 +213,8 @@ func difference(a, b policy.Snapshot) (events []random.Event) {
 
 func objects(s policy.Snapshot) map[string]client.Object {
 	all := map[string]client.Object{}
-	add := func(o client.Object) { all[identity(o)] = o }
-	for _, o := range s.Nodes {
-		add(o)
-	}
-	for _, o := range s.Namespaces {
-		add(o)
-	}
-	for _, o := range s.Pods {
-		add(o)
-	}
-	for _, o := range s.Policies {
-		add(o)
+	for _, o := range random.Objects(s) {
+		all[identity(o)] = o
 	}
 	return all
 }

@@ -221,3 +221,28 @@ func Seeds(first int64, n int) iter.Seq[int64] {
 		}
 	}
 }
+
+// Objects are all objects of a cluster: Nodes, Namespaces, Pods and NetworkPolicies, in this order.
+func Objects(s policy.Snapshot) (all []client.Object) {
+	for _, o := range s.Nodes {
+		all = append(all, o)
+	}
+	for _, o := range s.Namespaces {
+		all = append(all, o)
+	}
+	for _, o := range s.Pods {
+		all = append(all, o)
+	}
+	for _, o := range s.Policies {
+		all = append(all, o)
+	}
+	return all
+}
+
+// Events are those by which a cluster comes to be, an object each.
+func Events(s policy.Snapshot) (events []Event) {
+	for _, o := range Objects(s) {
+		events = append(events, Event{Object: o})
+	}
+	return events
+}
