@@ -13,6 +13,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agreement"
+	"github.com/podfence/podfence/test/random"
 )
 
 // shrink takes away of a cluster what a disagreement does not need, putting each
@@ -48,7 +49,7 @@ func shrink(t *testing.T, c *agreement.Cluster, s policy.Snapshot, o ruleset.Opt
 		return differ(try)
 	})
 	var text strings.Builder
-	for _, event := range events(s) {
+	for _, event := range random.Events(s) {
 		manifest, err := yaml.Marshal(event.Object)
 		if err != nil {
 			t.Fatal(err)

@@ -62,7 +62,7 @@ func unshown(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, 
 	t.Helper()
 	r := rand.New(rand.NewSource(2*seed + int64(attach)))
 	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, RevokedMark: agreement.RevokedMark}
-	history := events(random.Cluster(r, pods, 8))
+	history := random.Events(random.Cluster(r, pods, 8))
 	defer func() {
 		if err := c.Settle(nil); err != nil {
 			t.Error(err)

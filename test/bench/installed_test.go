@@ -21,6 +21,7 @@ import (
 
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/fence"
 	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/prebuilt"
@@ -95,7 +96,7 @@ func newInstalled(b *testing.B) map[string]*wire {
 	for _, n := range nodes {
 		fences[n.Name], err = fence.Start(n, fence.Options{Manifests: manifests, Dir: filepath.Join(folder, n.Name), Plugin: plugin, Mode: node.VXLAN, Log: logr.Discard()})
 		must(b, err)
-		must(b, eventually(func() error { _, err := fences[n.Name].Conflist(); return err }))
+		check.Eventually(b, time.Minute, "pods to be connectable", func() error { _, err := fences[n.Name].Conflist(); return err })
 	}
 	hosts, taken := map[string]*lab.Host{}, map[string]bool{}
 	for _, object := range pods {
@@ -123,7 +124,7 @@ func newInstalled(b *testing.B) map[string]*wire {
 	}
 	for _, w := range ways {
 		w.prepare(b)
-		must(b, eventually(func() error { return w.wrong(false) }))
+		check.Eventually(b, time.Minute, "all that is allowed to pass", func() error { return w.wrong(false) })
 	}
 	for _, n := range nodes {
 		must(b, fences[n.Name].Stop())
@@ -163,15 +164,6 @@ func setMTU(name string, mtu int) error {
 		return err
 	}
 	return netlink.LinkSetMTU(link, mtu)
-}
-
-// eventually waits until something holds, for a minute at most.
-func eventually(holds func() error) error {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		if err := holds(); err == nil || time.Now().After(deadline) {
-			return err
-		}
-	}
 }
 
 // yamlOf is objects as manifests.
