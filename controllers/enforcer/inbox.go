@@ -144,12 +144,12 @@ func (i *inbox) budget() (o OverBudget) {
 	return o
 }
 
-// settle notes that all tables are up to date with a batch. Who waits for that is told by
+// settle notes that all tables are up to date with what was fed so many times. Who waits for that is told by
 // tellSettled, once it is reported.
-func (i *inbox) settle(b batch) (quarantined, overBudget int) {
+func (i *inbox) settle(fed uint64) (quarantined, overBudget int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.failure, i.committed = nil, b.Fed
+	i.failure, i.committed = nil, fed
 	return i.model.Quarantined(), i.model.OverBudget()
 }
 

@@ -34,6 +34,8 @@ type loop struct {
 	// untried are the policies that are quarantined although it is not known yet whether the
 	// kernel refuses them: the last search ran out of time.
 	untried []policy.Key
+	// replaced: the last commit has replaced the policies' table.
+	replaced bool
 	// staging: after the last batch, more waits to be committed.
 	staging bool
 }
@@ -133,7 +135,7 @@ func (l *loop) commit() error {
 			t.distrust(l.trust)
 		}
 	}
-	b, err := l.commitPolicies()
+	fed, err := l.commitPolicies()
 	for _, t := range l.beside {
 		if err == nil {
 			err = t.commit()
@@ -144,23 +146,29 @@ func (l *loop) commit() error {
 		return err
 	}
 	l.repairs.done(l.report)
-	quarantined, overBudget := l.inbox.settle(b)
+	quarantined, overBudget := l.inbox.settle(fed)
 	l.report(Settled{Size: l.policies.get().Size(), Quarantined: quarantined, OverBudget: overBudget})
 	l.inbox.tellSettled()
+	if l.replaced {
+		// To read and to build all of it took far more than it takes to hold. Nothing of the
+		// intent is held any more.
+		go debug.FreeOSMemory()
+	}
 	return nil
 }
 
 // commitPolicies brings the policies' table up to date in one transaction. If the kernel refuses
 // that, it tries the table built anew; if it refuses this too, the same without the rules of the
-// policies that are to blame.
-func (l *loop) commitPolicies() (batch, error) {
+// policies that are to blame. It returns how many times changes had been fed that are in the
+// kernel then.
+func (l *loop) commitPolicies() (fed uint64, err error) {
 	var first error // of a table that was not built anew
 	for {
 		began := time.Now()
 		anew := l.trust == unknown
 		b, plan, affected, err := l.plan()
 		if err != nil {
-			return batch{}, err
+			return 0, err
 		}
 		if !plan.Empty() {
 			err = l.kernel.Apply(plan)
@@ -171,11 +179,11 @@ func (l *loop) commitPolicies() (batch, error) {
 			if first != nil {
 				l.report(Mismatched{Err: first})
 			}
-			return b, nil
+			return b.Fed, nil
 		}
 		l.trust = unknown // but keep the table: flows stay judged by it
 		if !refused(err) {
-			return batch{}, err
+			return 0, err
 		}
 		if !anew {
 			first = err
@@ -183,7 +191,7 @@ func (l *loop) commitPolicies() (batch, error) {
 		}
 		first = nil // it was a policy's fault, or nobody's that is known
 		if excluded, why := l.exclude(); !excluded {
-			return batch{}, errors.Join(err, why)
+			return 0, errors.Join(err, why)
 		}
 	}
 }
@@ -191,7 +199,7 @@ func (l *loop) commitPolicies() (batch, error) {
 // committed notes that the kernel holds the policies' table, and has all follow that depends on
 // it.
 func (l *loop) committed(b batch, plan nft.Plan, affected map[netip.Addr]bool, took time.Duration) {
-	l.trust = known
+	l.trust, l.replaced = known, plan.Replace
 	c := Committed{Intent: b.Intent, Delta: b.Delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
 	for _, t := range l.beside {
 		t.follow(c)
@@ -201,8 +209,6 @@ func (l *loop) committed(b batch, plan nft.Plan, affected map[netip.Addr]bool, t
 	}
 	if plan.Replace {
 		c.Elements, c.RefusedAddrs = l.policies.get().Size().Elements, l.inbox.refusedAddrs()
-		// To read and to build all of it took far more than it takes to hold.
-		go debug.FreeOSMemory()
 	}
 	l.report(c)
 }
