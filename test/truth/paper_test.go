@@ -14,7 +14,7 @@ import (
 )
 
 // paper is the agent without a kernel, a socket and a folder: what decides in it, called
-// as controllers/attachments.go and controllers/enforcer.go call it.
+// as controllers/attachments and controllers/enforcer call it.
 type paper struct {
 	options ruleset.Options
 	model   *policy.Model
