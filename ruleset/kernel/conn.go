@@ -199,8 +199,12 @@ func (c *Conn) table(family nft.Family) *nftables.Table {
 	if c.owns {
 		table.Flags = owned
 	}
-	if family == nft.Bridge {
+	switch family {
+	case nft.Inet:
+	case nft.Bridge:
 		table.Family = nftables.TableFamilyBridge
+	default: // it would be taken for a table of another family, and replace that
+		panic(fmt.Sprintf("the kernel's room knows of no family %d", uint8(family)))
 	}
 	return table
 }

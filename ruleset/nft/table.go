@@ -2,6 +2,7 @@ package nft
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -21,10 +22,13 @@ const (
 )
 
 func (f Family) String() string {
-	if f == Inet {
+	switch f {
+	case Inet:
 		return "inet"
+	case Bridge:
+		return "bridge"
 	}
-	return "bridge"
+	panic(fmt.Sprintf("nft knows of no family %d", uint8(f)))
 }
 
 // Table is what the kernel holds, or must hold.
