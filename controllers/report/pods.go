@@ -20,7 +20,7 @@ const (
 
 // TooLarge says that a pod has too many labels and ports to be kept, and why that is too many.
 func (r *Reporter) TooLarge(p *corev1.Pod, why string) {
-	warn(r.log, "Pod has too many labels and ports to be kept", "pod", policy.Key{Namespace: p.Namespace, Name: p.Name}.String(), "reason", why)
+	warn(r.agent, "Pod has too many labels and ports to be kept", "pod", policy.Key{Namespace: p.Namespace, Name: p.Name}.String(), "reason", why)
 	about := corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
 	}

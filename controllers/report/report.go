@@ -38,7 +38,8 @@ type Reporter struct {
 	Events   *Events
 
 	node string
-	log  logr.Logger
+	// log is for outcomes of the enforcer, and agent for all else.
+	log, agent logr.Logger
 	// enforcer is whose outcomes are reported.
 	enforcer *enforcer.Enforcer
 	// podCIDRs are the node's ranges in the table. Only the enforcer's loop reports commits.
@@ -50,7 +51,7 @@ func New(o Options) *Reporter {
 	metrics := newMetrics(o.Registry)
 	events := newEvents(o.Writer, o.Node, o.Log, metrics)
 	r := &Reporter{
-		Metrics: metrics, Events: events, Health: newHealth(o, metrics, events), node: o.Node, log: o.Log.WithName("enforcer"),
+		Metrics: metrics, Events: events, Health: newHealth(o, metrics, events), node: o.Node, log: o.Log.WithName("enforcer"), agent: o.Log,
 	}
 	r.Problems = newProblems(events, o, metrics, func(key policy.Key) []policy.Problem { return r.enforcer.Problems(key) })
 	r.Health.Set(NotStarted, enforcer.ErrNotStarted)
