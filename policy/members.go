@@ -186,8 +186,8 @@ func (t *tracked[T]) forget(member T) bool {
 		if t.changed == nil {
 			t.changed = make(map[T]bool, len(t.waiting))
 		}
-		for _, member := range t.waiting {
-			t.changed[member] = true
+		for _, waiting := range t.waiting {
+			t.changed[waiting] = true
 		}
 		t.waiting = nil
 	}

@@ -8,10 +8,11 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Affected are the addresses that a delta is about: a flow may be judged otherwise once the
-// table is updated by it only if it is of one of them, at either end. With each goes whether
-// such a flow may be denied then that was not: what a set of peers or of endpoints gains only
-// lets more pass. It must be asked before the update. Nil: it may be any flow.
+// Affected are the addresses that a delta is about. Once the table is updated by the delta, a
+// flow may be judged otherwise only if it has one of them at either end. The value says whether
+// a flow of the address may then be denied that was not before: what a set of peers or of
+// endpoints gains only lets more pass. Affected must be asked before the update. If it is nil,
+// any flow may be judged otherwise.
 func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	if d.PodCIDRs != nil || d.Cluster != nil || d.NodeAddrs != nil {
 		return nil
@@ -34,7 +35,7 @@ func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	for _, key := range t.isolatedBy(d.Policies) {
 		add(true, t.addrs[key]...)
 	}
-	// What is new is used by a policy that is, too.
+	// A new set is used only by a policy that is new or changed as well.
 	for _, m := range d.Peers {
 		if !m.New {
 			add(false, m.Add...)
@@ -55,15 +56,15 @@ func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	return closes
 }
 
-// isolatedBy are the subjects whose chains jump to those of one of the policies.
+// isolatedBy are the subjects whose chains jump to a chain of one of the policies.
 func (t *Table) isolatedBy(policies map[policy.Key]*policy.Policy) (subjects []policy.Key) {
 	if len(policies) == 0 {
 		return nil
 	}
 	leads := func(r nft.Rule) bool {
 		to, is := r.Origin.(IsolatedBy)
-		_, one := policies[to.Policy]
-		return is && one
+		_, asked := policies[to.Policy]
+		return is && asked
 	}
 	for key := range t.addrs {
 		for _, d := range policy.Directions {

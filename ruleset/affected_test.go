@@ -12,8 +12,8 @@ import (
 	"github.com/podfence/podfence/test/random"
 )
 
-// TestAffected: what a delta makes pass that did not has an end of which it is said to be
-// about, and what it denies one for which it is said that it may.
+// TestAffected: a packet that passes only after a delta has an end that Affected names, and a packet
+// that is denied only after it has an end for which Affected says that flows may be denied.
 func TestAffected(t *testing.T) {
 	changed, opening, asked, all := 0, 0, 0, 0
 	for seed := range random.Seeds(*seed, *histories/2) {
@@ -75,7 +75,7 @@ func TestAffected(t *testing.T) {
 	}
 }
 
-// TestAffectedByRules: a policy whose rules alone change is about the pods that it isolates.
+// TestAffectedByRules: if only the rules of a policy change, the pods that it isolates are affected.
 func TestAffectedByRules(t *testing.T) {
 	m := policy.NewModel("node")
 	m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
@@ -100,8 +100,8 @@ func TestAffectedByRules(t *testing.T) {
 	}
 }
 
-// TestWhatSetsGainOnlyOpens: what a set of peers or endpoints loses may deny a flow, also where
-// another gains it.
+// TestWhatSetsGainOnlyOpens: a flow may be denied because a set of peers or endpoints loses a member,
+// even where another set gains it.
 func TestWhatSetsGainOnlyOpens(t *testing.T) {
 	addr := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, 1, last}) }
 	endpoint := func(last byte) policy.Endpoint {

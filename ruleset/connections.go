@@ -6,24 +6,26 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// The table of connection tracking is the node's, and all its pods share it. What a pod
-// begins fills it, whether or not anybody answers: with ports and addresses to choose from,
-// one pod can. So there may be a bound on the connections that a pod has begun and that
-// connection tracking knows (Options.MaxConnections).
+// The table of connection tracking is the node's, and all its pods share it. The connections
+// that a pod begins fill it, whether or not anybody answers them. As a pod can choose ports and
+// addresses, one pod alone can fill it. So there may be a bound on the connections that a pod
+// has begun and that connection tracking knows (Options.MaxConnections).
 //
 // They are counted where they begin (nf_conncount): the first packet of a connection that a
-// pod begins puts it on the pod's list, and takes off the list what has ended. Later packets
-// of it meet none of this, those of one that nobody answers neither. It must be the first
-// packet alone: others would be counted too (nft_connlimit.c, before Linux 6.18).
+// pod begins puts the connection on the pod's list, and takes connections that have ended off
+// the list. Later packets of the connection do not come here, even if nobody answers it. Only
+// the first packet may come here, because others would be counted as well (nft_connlimit.c,
+// before Linux 6.18).
 //
 // A connection that is dropped stays on the list until the next ones take it off, eight at a
 // time. So that a pod that goes on to begin connections over its bound does not make its list
 // long by that, and so slow, it begins none at all for a second.
 //
-// What comes to a pod is not counted. It is counted where it comes from, if that is a pod; and
-// a bound on what anybody can send to a pod would be a way to keep others from it.
+// Connections to a pod are not counted at that pod. They are counted where they come from, if
+// that is a pod. A bound on what anybody can send to a pod would be a way to keep others from
+// reaching it.
 
-// connectionsPause is for how many seconds a pod that has too many connections begins none.
+// connectionsPause is for how many seconds a pod with too many connections can begin none.
 const connectionsPause = 1
 
 // chainConnections is where a packet that begins a connection goes.
@@ -46,7 +48,7 @@ func connectionsSets() (sets []*nft.Set) {
 	return sets
 }
 
-// connectionsChain drops what begins a connection of a pod that has too many.
+// connectionsChain drops packets with which a pod that has too many connections begins another.
 func connectionsChain(limit uint32) *nft.Chain {
 	const comment = "the pod has too many connections"
 	chain := &nft.Chain{Name: chainConnections}
@@ -63,5 +65,5 @@ func connectionsChain(limit uint32) *nft.Chain {
 	return chain
 }
 
-// begun leads the first packet of a connection to where connections are counted.
+// begun leads the first packet of a connection to chainConnections, where connections are counted.
 var begun = nft.Rule{Matches: []nft.Match{nft.Unconfirmed{}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainConnections}}

@@ -9,8 +9,9 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// TestDeniedAtASharedAddress: who reads the log knows no chains. Where several pods may have an
-// address, it names the one whose policies do not let the packet pass, as it does elsewhere.
+// TestDeniedAtASharedAddress: people who read the log do not know the chains. Where several pods may
+// have an address, the log names the pod whose policies do not let the packet pass, as it does for
+// other addresses.
 func TestDeniedAtASharedAddress(t *testing.T) {
 	m := policy.NewModel("node")
 	for addr, names := range map[string][]string{"10.244.1.7": {"web-0", "web-1"}, "fd00:244::7": {"db-0", "db-1"}, "10.244.1.8": {"alone-0"}} {

@@ -17,8 +17,8 @@ import (
 // forward (ip6_forward in net/ipv6/ip6_output.c), so one that was sent with 2 is seen
 // with 1. Only its addresses, which no router forwards, say that it is of the link.
 //
-// Nor does neighbour discovery have extension headers or fragments (RFC 6980), in which
-// anything could be.
+// Neighbour discovery must not have extension headers or fragments either (RFC 6980), as
+// anything could be hidden in them.
 //
 // Router advertisements and redirects are judged like anything else.
 
@@ -39,15 +39,15 @@ const (
 	listenerHopLimit  nft.HopLimit = 1
 )
 
-// unicast6 are all IPv6 addresses that are one host's, and senders6 also the unspecified
-// one, of a host that has none yet.
+// unicast6 are all IPv6 addresses that belong to a single host. senders6 are these and the
+// unspecified address, from which a host sends that has no address yet.
 const (
 	unicast6 = "::2-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 	senders6 = "::-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 )
 
-// ranges is a set of ranges of addresses that never change: prefixes, or from one to
-// another with a dash between them.
+// ranges is a set of ranges of addresses that never change. Each text is a prefix, or two
+// addresses with a dash between them.
 func ranges(name string, of nft.SetType, comment string, texts ...string) *nft.Set {
 	elements := map[nft.Element]struct{}{}
 	for _, text := range texts {
@@ -62,7 +62,8 @@ func ranges(name string, of nft.SetType, comment string, texts ...string) *nft.S
 	return set
 }
 
-// discoverySets are where the messages may go to, and come from.
+// discoverySets are the sets of addresses that the messages may go to and come from, and of
+// their types.
 func discoverySets() []*nft.Set {
 	return []*nft.Set{
 		ranges(setSolicited, nft.RangesOf(nft.IPv6Addr), "where neighbours are asked for (RFC 4861 section 4.3)", unicast6, "ff02::1:ff00:0/104"),
@@ -75,14 +76,15 @@ func discoverySets() []*nft.Set {
 	}
 }
 
-// discoveryChain lets them pass. What is a router's to send, no pod's link lets pass.
+// discoveryChain lets discovery messages pass. It lets no pod's link pass messages that only a
+// router may send.
 func discoveryChain(o Options) *nft.Chain {
 	accept := nft.Verdict{Action: nft.Accept}
 	chain := &nft.Chain{Name: chainDiscovery}
 	if o.Links {
 		chain.Rules = append(chain.Rules, routersOnly)
-		// On a bridge, an isolated pod may say these to the node, from any address. The node
-		// is not to route them on, by which the hop limit is one less.
+		// On a bridge, an isolated pod may send these to the node, from any address. The node
+		// must not route them on; one that is routed is known by its hop limit, which is one less.
 		for _, message := range []nft.MessageType{neighbourSolicitation, neighbourAdvertisement} {
 			chain.Rules = append(chain.Rules, dropped("neighbour discovery, but routed", message, neighbourHopLimit-1))
 		}
@@ -112,7 +114,7 @@ func listenersChain() *nft.Chain {
 	}}}
 }
 
-// discovery leads there.
+// discovery leads ICMPv6 to discoveryChain.
 var discovery = nft.Rule{Matches: []nft.Match{nft.ICMPv6{}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainDiscovery}}
 
 // askNode lets a pod ask its node for routers.

@@ -4,14 +4,14 @@
 // which a Table's text, its Plans and the tracer are.
 //
 //	Build, Update
-//	          the Table for an Intent, whole; what a policy.Delta changes in it: a
-//	          Plan, and the Table after it
+//	          Build makes the whole Table for an Intent; Update changes the Table by a
+//	          policy.Delta, and returns the Plan for that
 //	BuildGuard, UpdateGuard
 //	          the same for the second table, of family bridge, where podfence
 //	          connects the pods too
 //	BuildLinks, UpdateLinks
 //	          the same for the second table where another plugin connects them
-//	Affected  whose flows may be judged otherwise after an Update
+//	Affected  the addresses whose flows may be judged otherwise after an Update
 //	Denied    who has denied a packet, by its trace
 //	Users     the policies that an operation is for
 //
@@ -19,11 +19,11 @@
 //
 //	table.go    Table: family inet, where policies are enforced; its size
 //	guard.go    Guard: family bridge, the ports of podfence's own bridge
-//	links.go    Frames: family bridge, the ports of another plugin's bridges; those links
-//	            in the Table
+//	links.go    Frames: family bridge, the ports of another plugin's bridges; and what
+//	            the Table has about these links
 //	options.go  Options: the choices that change the Table
 //	names.go    the names of chains and sets
-//	origin.go   what rules are there for, as values
+//	origin.go   what rules are for, as values
 //
 // What changes in them:
 //

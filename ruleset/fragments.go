@@ -6,24 +6,23 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// What a node's rules of family inet see has been put together out of fragments, by
-// connection tracking. The table of family bridge sees fragments as they come. A first one
-// that has no upper-layer header tells it nothing: with the next, it could be anything. No
-// host sends such (RFC 7112), but a pod can. Fragments that overlap, by which what the
-// first one has told could be changed, do not survive the putting together (RFC 5722;
+// Connection tracking puts fragments together before a node's rules of family inet see them.
+// The table of family bridge sees fragments as they come. A first fragment without an
+// upper-layer header tells it nothing: with the next fragment, the packet could be anything.
+// No host sends such fragments (RFC 7112), but a pod can. Fragments that overlap could change
+// what the first one said, but the kernel does not put these together (RFC 5722;
 // inet_frag_queue_insert in net/ipv4/inet_fragment.c, for both families).
 //
-// And the memory for fragments is the node's, where one that waits for others in vain stays
-// for half a minute or more. So a pod may send a number of fragments only, before anything
-// has seen them: such that what it can have waiting takes half of that memory. Fragments
-// are counted, as each takes memory for itself, and so are their octets: what a pod says
-// that its card is to cut up comes whole, up to 64 kB of it.
+// The memory for fragments is the node's as well, and a fragment that waits for others in vain
+// stays in it for half a minute or more. So there is a limit on the fragments that a pod may
+// send, applied before anything has looked at them: those that it can have waiting take at most
+// half of that memory. Fragments are counted, as each takes memory for itself, and so are their
+// octets: what a pod leaves to its network card to cut up comes whole, with up to 64 kB.
 
 // FragmentMemory is what a node has for the fragments of each family that wait for others.
 type FragmentMemory struct{ V4, V6 Waiting }
 
-// Waiting is how much may wait, and how long. What is zero is as the kernel has it where
-// nobody has set it.
+// Waiting is how much may wait, and for how long. Zero stands for the kernel's default.
 type Waiting struct {
 	// Octets are net.ipv4.ipfrag_high_thresh, net.netfilter.nf_conntrack_frag6_high_thresh.
 	Octets uint64
@@ -31,8 +30,8 @@ type Waiting struct {
 	Seconds uint32
 }
 
-// of is a family's, with what the kernel has (IP_FRAG_TIME in include/net/ip.h,
-// IPV6_FRAG_TIMEOUT and IPV6_FRAG_HIGH_THRESH in include/net/ipv6.h).
+// of is the memory of a family, with the kernel's defaults for what is zero (IP_FRAG_TIME in
+// include/net/ip.h, IPV6_FRAG_TIMEOUT and IPV6_FRAG_HIGH_THRESH in include/net/ipv6.h).
 func (m FragmentMemory) of(f family) Waiting {
 	w, seconds := m.V4, uint32(30)
 	if f == 6 {
@@ -48,17 +47,18 @@ func (m FragmentMemory) of(f family) Waiting {
 }
 
 const (
-	// fragmentTaken is what the kernel takes for a fragment of 1,500 octets, with its
-	// buffer's rest and what describes it (SKB_TRUESIZE).
+	// fragmentTaken is how much memory the kernel takes for a fragment of 1,500 octets,
+	// including the unused part of its buffer and what describes it (SKB_TRUESIZE).
 	fragmentTaken = 2304
-	// fragmentOctets is one's length, in whole kB of 1,024, by which nft shows rates.
+	// fragmentOctets is the length of a fragment, rounded so that nft can show rates in kB, of
+	// 1,024 octets.
 	fragmentOctets = 1536
 	// mostFragments keeps a limit's octets within 32 bits.
 	mostFragments = 1 << 20
 )
 
-// limit is what a pod may send: half of the memory is its, of which a quarter at once and
-// the rest over the time that a fragment waits.
+// limit is how many fragments a pod may send. Half of the memory is for it: a quarter of that
+// may come at once, and the rest spread over the time that a fragment waits.
 func (w Waiting) limit() (perSecond, burst uint32) {
 	fragments := uint32(min(w.Octets/2/fragmentTaken, mostFragments))
 	burst = max(fragments/4, 1)
@@ -75,7 +75,7 @@ func fragmentsChain(f family) string    { return fmt.Sprintf("fragments-%d", f) 
 func fragmentRatesSet(f family) string  { return fmt.Sprintf("fragment-rates-%d", f) }
 func fragmentOctetsSet(f family) string { return fmt.Sprintf("fragment-octets-%d", f) }
 
-// ofFragments leads fragments that match what else is asked to where they are looked at.
+// ofFragments leads fragments that also meet the other matches to fragmentsChain.
 func ofFragments(f family, matches ...nft.Match) nft.Rule {
 	return nft.Rule{Matches: append([]nft.Match{nft.Fragment{V6: f == 6}}, matches...), Verdict: nft.Verdict{Action: nft.Jump, Chain: fragmentsChain(f)}}
 }
@@ -91,7 +91,7 @@ func fragmentChains(m FragmentMemory) []*nft.Chain {
 		chain := &nft.Chain{Name: fragmentsChain(f), Rules: []nft.Rule{
 			{Matches: []nft.Match{nft.Fragment{First: true, V6: f == 6}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainFirstFragments}},
 		}}
-		if f == 6 { // it waits for nothing
+		if f == 6 { // an atomic fragment waits for no others
 			chain.Rules = append(chain.Rules, nft.Rule{Matches: []nft.Match{nft.Atomic{}}, Verdict: nft.Verdict{Action: nft.Return}})
 		}
 		perSecond, burst := m.of(f).limit()
@@ -107,7 +107,7 @@ func fragmentChains(m FragmentMemory) []*nft.Chain {
 	return chains
 }
 
-// ratesTimeout is for how many seconds the rate of what has not come since is kept.
+// ratesTimeout is after how many seconds without a packet a rate is forgotten.
 const ratesTimeout = 60
 
 func fragmentSets() (sets []*nft.Set) {

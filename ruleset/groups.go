@@ -7,17 +7,18 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// A frame that goes to a group, or to all, though the IP packet in it is for one host, must
+// A frame that is sent to a group, or to all, though the IP packet in it is for one host, must
 // not reach the node. Where br_netfilter is on, connection tracking takes up the packet's
 // flow as soon as the bridge hands the node its copy, before any hook of family inet has
-// judged it (br_nf_local_in in net/bridge/br_netfilter_hooks.c, since Linux 6.8 and what
-// was ported back). What answers it would be established, and so would what follows. No
-// host sends such frames (RFC 1122 section 3.3.6), but a pod can.
+// judged it (br_nf_local_in in net/bridge/br_netfilter_hooks.c, since Linux 6.8, and in
+// earlier kernels to which that was ported back). The answer to it would be established, and
+// so would all that follows. No host sends such frames (RFC 1122 section 3.3.6), but a pod
+// can.
 
 // podAddrsSet holds the addresses of this node's containers.
 func podAddrsSet(f family) string { return fmt.Sprintf("pod-addresses-%d", f) }
 
-// groupSets are what such frames are known by.
+// groupSets are the sets by which such frames are known.
 func groupSets() []*nft.Set {
 	return append(podAddrsSets(),
 		ranges(setGroups4, nft.RangesOf(nft.IPv4Addr), "multicast, and all", "224.0.0.0/4", "255.255.255.255/32"),
@@ -38,13 +39,13 @@ const (
 	chainGroups = "to-groups"
 )
 
-// toGroups lead to groupsChain, in the bridge's prerouting.
+// toGroups are the rules of the bridge's prerouting that lead to groupsChain.
 func toGroups() []nft.Rule {
 	verdict := nft.Verdict{Action: nft.Jump, Chain: chainGroups}
 	return []nft.Rule{{Matches: []nft.Match{nft.Multicast}, Verdict: verdict}, {Matches: []nft.Match{nft.Broadcast}, Verdict: verdict}}
 }
 
-// groupsChain drops those that are for a pod of this node, or from one.
+// groupsChain drops such frames if they are for a pod of this node, or from one.
 func groupsChain() *nft.Chain {
 	chain := &nft.Chain{Name: chainGroups}
 	for _, f := range families {
@@ -61,7 +62,7 @@ func groupsChain() *nft.Chain {
 	return chain
 }
 
-// podAddrElements are the elements of the sets of addresses.
+// podAddrElements adds addresses to the elements of the sets podAddrsSet.
 func podAddrElements(want map[string]map[nft.Element]struct{}, addrs []netip.Addr) {
 	for _, f := range families {
 		if want[podAddrsSet(f)] == nil {

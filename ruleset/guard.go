@@ -9,9 +9,10 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// LinkGroup is the group of every link that podfence's plugin has made at the node's end
-// (ip link show group 28774), and of no other: the guard is closed to what comes in by
-// one of them. A name could be another's, too: ports of network cards are called pf0hpf.
+// LinkGroup is the group of the node's end of every link that podfence's plugin has made, and of
+// no other link (ip link show group 28774). The guard is closed to what comes in by one of
+// these. Names would not do, as others may have similar ones: ports of network cards are called
+// pf0hpf.
 const LinkGroup = 28774
 
 // fromPodPort matches what comes in by a pod's port of podfence's bridge.
@@ -19,9 +20,10 @@ const fromPodPort = nft.InGroup(LinkGroup)
 
 // Gateway is where pods send everything: the bridge itself.
 type Gateway struct {
-	// MAC is the bridge's. Zero: not known, and nothing of the pods passes.
+	// MAC is the bridge's hardware address. Zero means that it is not known; then nothing that
+	// pods send passes.
 	MAC [6]byte
-	// Addrs are its addresses that pods have as their routes' gateway.
+	// Addrs are those of the bridge's addresses that pods have as the gateway of their routes.
 	Addrs []netip.Addr
 }
 
@@ -54,8 +56,8 @@ type Guard struct{ nft.Table }
 
 // BuildGuard returns the table of family bridge that keeps pods from going
 // round the gateway, where policy is judged, and from sending with an address
-// that is not their own. Attachments without a HostInterface are none of its
-// business: another plugin connects them.
+// that is not their own. Attachments without a HostInterface are left out:
+// another plugin connects them.
 func BuildGuard(attachments []policy.Attachment, gateway Gateway, fragments FragmentMemory) *Guard {
 	g := &Guard{nft.NewTable(nft.Bridge)}
 	g.AddSets(guardSets()...)
@@ -64,8 +66,8 @@ func BuildGuard(attachments []policy.Attachment, gateway Gateway, fragments Frag
 	return g
 }
 
-// UpdateGuard makes the table the one for these attachments, which are all
-// there are, and this gateway. It returns what that takes in a kernel that holds
+// UpdateGuard makes the table the one for this gateway and for these attachments, which
+// must be all that exist. It returns the plan that does the same in a kernel which holds
 // the table as it was: one element more or less for each address.
 func (g *Guard) UpdateGuard(attachments []policy.Attachment, gateway Gateway) nft.Plan {
 	var c changes
@@ -76,7 +78,7 @@ func (g *Guard) UpdateGuard(attachments []policy.Attachment, gateway Gateway) nf
 	return c.plan(g.Family)
 }
 
-// guardElements are the elements of all sets that have to do with who there is.
+// guardElements are the elements of all sets that depend on the attachments and the gateway.
 func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]map[nft.Element]struct{} {
 	want := map[string]map[nft.Element]struct{}{}
 	podAddrElements(want, nil)
@@ -84,7 +86,7 @@ func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]
 		want[name] = map[nft.Element]struct{}{}
 	}
 	for _, a := range attachments {
-		// A name that is too long is no link's (IFNAMSIZ).
+		// No link has a name that is too long (IFNAMSIZ).
 		if a.HostInterface == "" || len(a.HostInterface) >= len(nft.Element{}.Port) || a.MAC == [6]byte{} {
 			continue
 		}
@@ -113,8 +115,8 @@ func guardElements(attachments []policy.Attachment, gateway Gateway) map[string]
 
 var broadcast = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-// solicitedNode is the group that is asked for an address's hardware address
-// (RFC 4291 section 2.7.1), and the group's own (RFC 2464 section 7).
+// solicitedNode is the group at which an address's hardware address is asked for (RFC 4291
+// section 2.7.1), and the hardware address of that group (RFC 2464 section 7).
 func solicitedNode(addr netip.Addr) (netip.Addr, [6]byte) {
 	a := addr.As16()
 	group := [16]byte{0: 0xff, 1: 0x02, 11: 0x01, 12: 0xff, 13: a[13], 14: a[14], 15: a[15]}
@@ -128,7 +130,7 @@ func senderElement(port string, mac [6]byte, addr netip.Addr) nft.Element {
 	return e
 }
 
-// sender is what tells who may send.
+// sender is the type of the sets of who may send by which port.
 func sender(f family) nft.SetType { return nft.Of(nft.IfName, nft.EtherAddr, f.datatype()) }
 
 func guardSets() []*nft.Set {
@@ -149,9 +151,9 @@ func guardSets() []*nft.Set {
 	}...)
 }
 
-// routerMessages are those of router discovery, redirects and multicast
-// listeners. The node ignores what a pod could send of them: they need a
-// link-local source. Not to depend on that costs next to nothing.
+// routerMessages are the types of router discovery, redirects and multicast listener discovery.
+// The node would ignore those that a pod could send, as they need a link-local source. To drop
+// them, and not to depend on that, costs next to nothing.
 var routerMessages = []uint8{130, 131, 132, 133, 134, 137, 143}
 
 // guardChains judge frames by the port that they came in by.
@@ -175,7 +177,7 @@ func guardChains(fragments FragmentMemory) []*nft.Chain {
 			// on which the rules of the chains depend, is what is in the tag.
 			{Matches: []nft.Match{fromPodPort}, Verdict: nft.Verdict{Action: nft.Dispatch, Field: nft.FrameType, Map: mapFrames}},
 			{Matches: []nft.Match{fromPodPort}, Counter: true, Verdict: drop, Origin: nft.Sentence("neither IP nor ARP")},
-			// From other bridges' ports, the uplink's perhaps.
+			// These are for frames from the ports of other bridges, perhaps the uplink.
 			toGroups()[0], toGroups()[1],
 		}},
 		groupsChain(),
@@ -212,14 +214,14 @@ func portsChain() *nft.Chain {
 
 var toGateway = nft.Lookup{Fields: []nft.Field{nft.DstMAC}, Set: setGateway}
 
-// senders matches what has the hardware and the IP address of the port's pod.
+// senders matches frames with the hardware and the IP address of the port's pod.
 func senders(f family, mac, addr nft.Field) nft.Lookup {
 	return nft.Lookup{Fields: []nft.Field{nft.InPort, mac, addr}, Set: sendersSet(f)}
 }
 
-// framesARP lets a pod answer the gateway, or ask it, and ask all for the
-// gateway; with its own addresses in the message as well as on the frame. With
-// the neighbour entries that the plugin makes no pod needs to.
+// framesARP lets a pod answer the gateway, ask the gateway, and ask all hosts for the gateway,
+// with the pod's own addresses in the message as well as on the frame. No pod needs that, thanks
+// to the neighbour entries that the plugin makes.
 func framesARP() []nft.Rule {
 	own := []nft.Match{senders(4, nft.SrcMAC, nft.ARPSrcAddr), senders(4, nft.ARPSrcMAC, nft.ARPSrcAddr)}
 	return []nft.Rule{
@@ -234,16 +236,15 @@ func framesARP() []nft.Rule {
 
 // framesIPv6 lets a pod send to the gateway, neighbour discovery included, and
 // ask the group for the gateway's hardware address; from its own address only.
-// A link-local address is none: a pod needs it for nothing but what is not let
-// through. So no duplicate address detection, no multicast listener reports and
-// no router solicitations pass. That harms nobody: pods get their addresses from
-// the plugin, and nothing is multicast between them.
+// A link-local address does not count as its own: a pod needs one only for what does not pass
+// anyway. So no duplicate address detection, no multicast listener reports and no router
+// solicitations pass. That harms nobody: pods get their addresses from the plugin, and
+// nothing is multicast between them.
 //
 // The hardware addresses inside neighbour discovery are not looked at: they are
-// options, which can be anywhere. A pod could forge one for its own address
-// only (or, in an advertisement, for the target that it pleases), and the node's
-// entries for pods are permanent, which no message changes (__neigh_update in
-// net/core/neighbour.c).
+// options, which can be anywhere. A pod could forge one only for its own address (or, in an
+// advertisement, for any target), and the node's entries for pods are permanent, so that no
+// message changes them (__neigh_update in net/core/neighbour.c).
 func framesIPv6() []nft.Rule {
 	accept, drop := nft.Verdict{Action: nft.Accept}, nft.Verdict{Action: nft.Drop}
 	return []nft.Rule{

@@ -103,7 +103,7 @@ func expectClean(t *testing.T, what, text string) {
 	}
 }
 
-// expectNames: names are such as the kernel and nft take, and each its own.
+// expectNames: the kernel and nft accept all names, and each name is used once.
 func expectNames(t *testing.T, table *ruleset.Table, in policy.Intent) {
 	t.Helper()
 	have := 0
@@ -175,9 +175,9 @@ func expectVerdicts(t *testing.T, s policy.Snapshot, table *ruleset.Table, o rul
 	}
 }
 
-// addresses are those whose packets a cluster tells what to think of: of one pod,
-// of one node, or of nobody, in at most one node's range. What several nodes
-// claim, or a node and a pod, nobody can tell. Own are this node's.
+// addresses are the addresses whose meaning in a cluster is clear: those of one pod, of one
+// node, or of nobody, in the range of at most one node. If several nodes claim an address, or a
+// node and a pod do, nobody can tell whose it is. Own are this node's addresses.
 func addresses(s policy.Snapshot) (at []netip.Addr, own map[netip.Addr]bool) {
 	own = map[netip.Addr]bool{}
 	nodes, pods := map[netip.Addr]int{}, map[netip.Addr]int{}

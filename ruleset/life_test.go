@@ -7,9 +7,8 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// TestStaticSetsStay: a set that is as long in the table as the table itself stays when the last
-// rule of policies goes that has looked it up, of whatever type it is. One that is named by its
-// content goes.
+// TestStaticSetsStay: a static set, of whatever type, stays when the last rule of a policy that looks
+// it up is removed. A set that is named by its content is removed then.
 func TestStaticSetsStay(t *testing.T) {
 	table := Build(policy.NewModel("node").Intent(), Options{TunnelPort: 8472})
 	ports := portsSetOf([]policy.PortRange{{Protocol: policy.TCP, First: 80, Last: 80}})

@@ -10,23 +10,23 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Where another plugin connects the pods, they have link-local addresses and can send and
-// get multicast, which no policy's address means. So what an isolated pod sends and gets
-// besides its own addresses is closed by its link: in the table of family inet for links
-// that packets are routed over, in the one of family bridge for ports of a bridge, which
-// that of family inet does not see.
+// Where another plugin connects the pods, they have link-local addresses, and can send and
+// receive multicast, and no address in a policy means these. So for an isolated pod, all that it
+// sends from and receives at other addresses than its own is closed, by its link. For links that
+// packets are routed over this is in the table of family inet, and for ports of a bridge, which
+// that table does not see, in the table of family bridge.
 
-// Links are the node's ends of the pods' links, by name, that another plugin has made.
+// Links are the node's ends of the pods' links that another plugin has made, by name.
 type Links struct {
 	// All are the pods' links.
 	All []string
-	// Closed are those of pods that are isolated for a direction, per policy.Direction,
-	// and those of which nobody can tell that they are not.
+	// Closed are, per policy.Direction, the links of pods that are isolated for the direction,
+	// and those of which nobody can tell that the pod is not.
 	Closed [2][]string
 	// Addrs are the addresses of the pods whose own link is known.
 	Addrs []LinkAddr
-	// Somewhere are ports of bridges that pods are behind of which nobody can tell at
-	// which port they are, SomewhereAddrs these pods' addresses.
+	// Somewhere are ports of bridges behind which there are pods, where nobody can tell which pod
+	// is at which port. SomewhereAddrs are these pods' addresses.
 	Somewhere      []string
 	SomewhereAddrs []netip.Addr
 }
@@ -37,7 +37,7 @@ type LinkAddr struct {
 	Addr netip.Addr
 }
 
-// The sets of links, and what keeps to them in the table of family bridge.
+// The names of the sets of links, and of the chains and maps that use them.
 const (
 	setPodLinks        = "pod-links"
 	setEgressLinks     = "egress-links"
@@ -66,8 +66,8 @@ type Frames struct{ nft.Table }
 
 // BuildLinks returns the table of family bridge that closes the ports of isolated pods on
 // other plugins' bridges to all but IP from and to their own addresses, ARP, and
-// neighbour discovery. No pod sends tagged or otherwise wrapped frames, which the table of
-// family inet would not see, or plays the router.
+// neighbour discovery. It also keeps every pod from sending tagged or otherwise wrapped
+// frames, which the table of family inet would not see, and from playing the router.
 func BuildLinks(links Links, fragments FragmentMemory) *Frames {
 	t := &Frames{nft.NewTable(nft.Bridge)}
 	t.AddSets(slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets(), loopbackSets(), []*nft.Set{errorTypesSet()})...)
@@ -78,8 +78,8 @@ func BuildLinks(links Links, fragments FragmentMemory) *Frames {
 	return t
 }
 
-// UpdateLinks makes these the links in the table, and returns what that takes in a kernel
-// that holds the table as it was.
+// UpdateLinks makes these the links in the table. It returns the plan that does the same in a
+// kernel which holds the table as it was.
 func (t *Frames) UpdateLinks(links Links) nft.Plan { return updateLinks(&t.Table, links) }
 
 // UpdateLinks is the same for the table of family inet, where another plugin connects the
@@ -97,7 +97,7 @@ func updateLinks(t *nft.Table, links Links) nft.Plan {
 	return c.plan(t.Family)
 }
 
-// linkElements are the elements of the sets that have to do with links.
+// linkElements are the elements of the sets that depend on the links.
 func linkElements(links Links) map[string]map[nft.Element]struct{} {
 	want := map[string]map[nft.Element]struct{}{
 		linkAddrsSet(4): {}, linkAddrsSet(6): {}, somewhereSet(4): {}, somewhereSet(6): {},
@@ -133,7 +133,7 @@ func somewhereSet(f family) string { return fmt.Sprintf("somewhere-%d", f) }
 
 func (f family) linkAddr() nft.SetType { return nft.Of(nft.IfName, f.datatype()) }
 
-// linkSets are the links.
+// linkSets are the sets of links that both tables have.
 func linkSets() []*nft.Set {
 	set := func(name, comment string) *nft.Set {
 		return &nft.Set{Name: name, Type: nft.Of(nft.IfName), Elements: map[nft.Element]struct{}{}, Comment: comment}
@@ -155,7 +155,7 @@ func linkSets() []*nft.Set {
 	)
 }
 
-// linkFrameSets are what else the table of family bridge knows frames by.
+// linkFrameSets are the other sets by which the table of family bridge knows frames.
 func linkFrameSets() []*nft.Set {
 	frames := func(name, comment, ipv4, ipv6 string) *nft.Set {
 		return &nft.Set{Name: name, Type: nft.Of(nft.EtherType), Comment: comment, Verdicts: map[nft.Element]nft.Verdict{
@@ -188,17 +188,17 @@ const (
 )
 
 // linkChains judge frames by the port that they came in by, before connection tracking
-// and br_netfilter, and by the one that they go out by. All that is of the pod's own
-// addresses goes on to the table of family inet. A router's listener query may come from
-// what is no pod: a bridge that looks into multicast learns by the answer where neighbours
-// are to be asked for.
+// and br_netfilter, and by the port that they go out by. All that has the pod's own address
+// goes on to the table of family inet. A router's listener query may come from a port that is no
+// pod's: a bridge that looks into multicast learns from the answers where it has to ask for
+// neighbours.
 func linkChains() []*nft.Chain {
 	drop := func(comment string, matches ...nft.Match) nft.Rule {
 		return nft.Rule{Matches: matches, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence(comment)}
 	}
 	from, to := nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setEgressLinks}, nft.Lookup{Fields: []nft.Field{nft.OutPort}, Set: setIngressLinks}
 	of := func(field nft.Field, set string) nft.Match { return nft.Lookup{Fields: []nft.Field{field}, Set: set} }
-	// own accepts what is with one of the pod's own addresses.
+	// own accepts what has one of the pod's own addresses.
 	own := func(link, addr nft.Field, f family) []nft.Rule {
 		return []nft.Rule{
 			{Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{link, addr}, Set: linkAddrsSet(f)}}, Verdict: nft.Verdict{Action: nft.Accept}},
@@ -206,8 +206,8 @@ func linkChains() []*nft.Chain {
 		}
 	}
 	sent, received := "not from the pod's own address", "not to the pod's own address"
-	// A group sends nothing (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7): it would be
-	// the answer to what the pod has sent to the group.
+	// No group sends anything (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7). What came from
+	// one would be taken for the answer to what the pod has sent to the group.
 	toAll := func(groups nft.Match) []nft.Rule {
 		return []nft.Rule{drop(received, nft.Multicast), drop(received, nft.Broadcast), drop("from a group", groups)}
 	}
@@ -244,8 +244,8 @@ func podLinksChain() *nft.Chain {
 	return &nft.Chain{Name: chainPodLinksPrerouting, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.Raw, Priority: -150}, Rules: podLinkRules()}
 }
 
-// podLinkRules are for what any pod sends, isolated or not. What is from a pod's own address,
-// which is nearly all, meets one look-up.
+// podLinkRules are for what any pod sends, isolated or not. Packets from a pod's own address,
+// which are nearly all, meet one look-up.
 func podLinkRules() []nft.Rule {
 	ofPodLink := nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setPodLinks}
 	rules := []nft.Rule{ofFragments(4, ofPodLink), ofFragments(6, ofPodLink)}
@@ -260,12 +260,13 @@ func podLinkRules() []nft.Rule {
 
 const chainOthersNames = "others-names"
 
-// othersNamesChain is for what a pod sends from addresses that are not its own. An open pod
-// may have reasons to; but in the name of another pod of this node it would send what that
-// pod's policies let through, and have the node report errors to that pod, which quote what
-// it pleases. Nor does it report errors itself from where nobody can tell whose they are, or
-// send what one may be in: errorsSentChain judges those from pods' addresses. What goes to a loopback address,
-// loopbackRules drop if it comes from a pod's.
+// othersNamesChain is for what a pod sends from addresses that are not its own. An open pod may
+// have reasons to do that. But in the name of another pod of this node it could send what that
+// pod's policies let through, and make the node report errors to that pod which quote whatever
+// it likes. It must not send ICMP errors from such addresses either, nor anything in which an
+// error may be, because errorsSentChain judges only errors from pods' addresses. The same holds
+// for what goes to a loopback address: loopbackRules drop that only if it comes from a pod's
+// address.
 func othersNamesChain(family nft.Family) *nft.Chain {
 	chain := &nft.Chain{Name: chainOthersNames}
 	for _, f := range families {
@@ -298,9 +299,9 @@ var routersOnly = nft.Rule{
 	Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("not a pod's to send"),
 }
 
-// fromLink and toLink lead what comes by an isolated pod's link, or goes out by it, to
-// where only the pod's own addresses pass. They ask for no state: a flow of other addresses,
-// or in another's name, has no pod's address to be revoked by.
+// fromLink and toLink lead what comes in by an isolated pod's link, or goes out by it, to chains
+// where only the pod's own addresses pass. They do not look at the flow's state: a flow of other
+// addresses, or in another's name, has no address of the pod by which it could be revoked.
 var (
 	fromLink = nft.Rule{
 		Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setEgressLinks}}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainFromLink},
@@ -310,14 +311,14 @@ var (
 	}
 )
 
-// fromLinksChain asks before the node would answer by an ICMP error, which it sends to the
-// packet's source, with the packet in it, before the hook forward. Raw comes when fragments
-// are one.
+// fromLinksChain judges a packet before the node could answer it by an ICMP error. The node
+// sends such an error, with the packet in it, to the packet's source before the hook forward.
+// At the priority raw, fragments have been put together.
 func fromLinksChain() *nft.Chain {
 	return &nft.Chain{Name: chainFromLinks, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.Raw}, Rules: []nft.Rule{fromLink}}
 }
 
-// linkAddrsChains drop what is not of the pod's own addresses, but for discovery.
+// linkAddrsChains drop what does not have the pod's own address, except discovery.
 func linkAddrsChains() []*nft.Chain {
 	from := &nft.Chain{Name: chainFromLink, Rules: []nft.Rule{askNode, discovery}}
 	to := &nft.Chain{Name: chainToLink}

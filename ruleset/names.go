@@ -58,8 +58,8 @@ const (
 // nobody can make a name that collides with another namespace's. A set is
 // named by the hash of its content's key alone, which its comment spells out.
 //
-// That names are what Kubernetes allows is for others to see to; one that is not
-// gets a valid name all the same, of its own.
+// It is for others to see to it that names are what Kubernetes allows. A key that is not still
+// gets a valid name, and one that no other key has.
 const (
 	maxName = 127
 	maxHash = 16
@@ -102,7 +102,7 @@ func sectionChain(key policy.SectionKey) string {
 	return objectName(fmt.Sprintf("section-%s-%s", key.Direction, key.Name), key.Policy)
 }
 
-// family is 4 or 6, for what the kernel keeps apart.
+// family is 4 or 6, for what the kernel keeps separately for IPv4 and IPv6.
 type family int
 
 var families = [...]family{4, 6}
@@ -133,18 +133,18 @@ var DropChains = [...]string{
 // orphansSet holds addresses that containers have, but no known pod.
 func orphansSet(f family) string { return fmt.Sprintf("orphans-%d", f) }
 
-// samePodSet holds the addresses of the node's pods, each twice: two fields of a packet
-// that are in it are one and the same pod's address. One field, asked for twice, is in it
-// if it is a pod's.
+// samePodSet holds the addresses of the node's pods, each twice, as a pair. If two fields of a
+// packet are in it as a pair, they have the same address, and that is a pod's. If one field,
+// looked up twice, is in it, it has a pod's address.
 func samePodSet(f family) string { return fmt.Sprintf("same-pod-%d", f) }
 
 // errorRatesSet holds how fast ICMP errors come to each pod.
 func errorRatesSet(f family) string { return fmt.Sprintf("errors-%d", f) }
 
-// clusterSet holds what pods reach with their own address.
+// clusterSet holds the addresses that pods reach with their own address.
 func clusterSet(f family) string { return fmt.Sprintf("cluster-%d", f) }
 
-// sourcesSet holds the pods' ranges of all nodes.
+// sourcesSet holds the pod ranges of all nodes.
 func sourcesSet(f family) string { return fmt.Sprintf("all-pod-ranges-%d", f) }
 
 // nodesSet holds the nodes' addresses.
@@ -165,8 +165,8 @@ func namedSet(f family, n policy.NamedPort) string {
 	return fmt.Sprintf("named-%d-%s", f, hash(fmt.Sprintf("%d %q %d", n.Protocol, n.Name, n.Scope)))
 }
 
-// blockSet and portsSet hold what never changes under their names: the hash is
-// the content's, whose elements are in order.
+// blockSet and portsSet are sets whose content never changes under their names: the hash in the
+// name is that of the elements, in order.
 func blockSet(f family, elements []nft.Element) string {
 	return fmt.Sprintf("block-%d-%s", f, contentHash(elements))
 }
@@ -175,8 +175,8 @@ func portsSet(elements []nft.Element) string {
 	return fmt.Sprintf("ports-%s", contentHash(elements))
 }
 
-// contentHash is of the elements as text. Fmt would take as long for the text as the kernel
-// takes for the elements.
+// contentHash is the hash of the elements as text. The text is not made by fmt, which would take
+// as long for it as the kernel takes for the elements.
 func contentHash(elements []nft.Element) string {
 	var text []byte
 	for _, e := range elements {

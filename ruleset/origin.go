@@ -6,10 +6,10 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// What the rules of pods' and policies' chains are there for. All other rules are podfence's
-// own, and say it in a sentence (nft.Sentence).
+// The origins say what the rules of pods' and policies' chains are for. All other rules are
+// podfence's own, and say it in a sentence (nft.Sentence).
 
-// PolicyRule is the origin of the rules that a policy's rule has become.
+// PolicyRule is the origin of the kernel rules that a rule of a policy has become.
 type PolicyRule struct {
 	Policy    policy.Key
 	Direction policy.Direction
@@ -27,8 +27,8 @@ type IsolatedBy struct{ Policy policy.Key }
 // Comment is empty: the chain that the rule leads to has the policy's name.
 func (o IsolatedBy) Comment() string { return "" }
 
-// Isolated is the origin of the rules by which an isolated pod is denied what no policy of
-// its has allowed.
+// Isolated is the origin of the rules that deny to an isolated pod what none of its policies has
+// allowed.
 type Isolated struct {
 	Pod       policy.Key
 	Direction policy.Direction

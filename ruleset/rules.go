@@ -9,7 +9,7 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// staticChains are those that do not depend on the cluster.
+// staticChains are the chains that do not depend on the cluster.
 func staticChains(o Options) []*nft.Chain {
 	chains := append(baseChains(o), discoveryChain(o), listenersChain(), orphansChain(), errorsSentChain(), errorsReceivedChain())
 	if o.Links {
@@ -24,13 +24,13 @@ func staticChains(o Options) []*nft.Chain {
 	return chains
 }
 
-// baseChains are where packets enter. Each direction has a base chain of its
-// own, because accept ends only the chain it is said in: "egress allows" and
-// "ingress allows" need no marks to be combined.
+// baseChains are where packets enter. Each direction has a base chain of its own, because an
+// accept ends only the base chain that it is in. So no marks are needed to combine "egress
+// allows" and "ingress allows".
 //
-// They run just before the filter priority, where most firewalls sit, so that
-// what those drop stays dropped, and after destination NAT (-100): a packet to
-// a Service already has its pod's address and port.
+// They run just before the priority filter, where most firewalls are, so that what those drop
+// stays dropped, and after destination NAT (-100), so that a packet to a Service already has
+// its pod's address and port.
 func baseChains(o Options) []*nft.Chain {
 	var tunnel []nft.Rule
 	if o.TunnelPort != 0 {
@@ -44,8 +44,8 @@ func baseChains(o Options) []*nft.Chain {
 		{Name: chainEgressForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -10}, Rules: slices.Concat(from, baseRules(policy.Egress, o, append(tunnel, loopbackRules()...)...))},
 		{Name: chainIngressForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -9}, Rules: slices.Concat(to, baseRules(policy.Ingress, o))},
 	}
-	// The node's own packets to itself may have an address of the pod range
-	// (the bridge's), which no pod has.
+	// The node's packets to itself may have an address of the pod range that no pod has: the
+	// bridge's.
 	input := []nft.Rule{{Matches: []nft.Match{nft.Loopback{}}, Verdict: nft.Verdict{Action: nft.Accept}}}
 	input = append(input, from...)
 	if o.AllowToNode {
@@ -72,22 +72,21 @@ func baseChains(o Options) []*nft.Chain {
 	return chains
 }
 
-// beginningsChain is where the map of a direction leads what is with a pod that
-// is isolated for the other direction only.
+// beginningsChain is where the map of a direction leads packets of a pod that is isolated only for
+// the other direction.
 func beginningsChain() *nft.Chain {
 	rules := append([]nft.Rule{{Matches: []nft.Match{nft.Invalid}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}}}, beginnings()...)
 	return &nft.Chain{Name: chainBeginnings, Rules: append(rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Accept}})}
 }
 
-// beginnings let nothing pass that is new to connection tracking but begins no
-// connection. They are for a direction whose opposite the pod is isolated for: there,
-// such a packet may be the answer to a connection that the pod's policies deny. A
-// revoked flow keeps its mark for as long as connection tracking knows it; when the
-// entry is deleted, or runs out, and the pod then goes on talking, the flow would
-// begin anew, reversed.
+// beginnings drop packets that are new to connection tracking but begin no connection. They are
+// for a direction whose opposite the pod is isolated for. There, such a packet may be the answer
+// to a connection that the pod's policies deny: a revoked flow keeps its mark only for as long as
+// connection tracking knows it. When the entry is deleted, or runs out, and the pod then goes on
+// talking, the flow would begin again, in reverse.
 //
-// What somebody has exempted from connection tracking is not new to it: the rules judge
-// each such packet, both ways.
+// Packets that somebody has exempted from connection tracking are not new to it. The rules judge
+// each of them, in both directions.
 //
 // The price: a connection that connection tracking has lost goes on only if its next
 // packet is judged, and allowed, by the one direction that the pod is isolated for.
@@ -100,8 +99,8 @@ func beginnings() (rules []nft.Rule) {
 	return rules
 }
 
-// baseRules are the rules of a base chain: what needs no judging, what has to be
-// looked at first, then the pod's own chain, then nothing for what is closed.
+// baseRules are the rules of a base chain. They let pass what needs no judging, apply the rules
+// that must come first, lead to the pod's own chain, and then drop what is closed.
 func baseRules(d policy.Direction, o Options, first ...nft.Rule) []nft.Rule {
 	addr4, addr6 := addrFields(d)
 	rules := append(knownFlows(d, o), first...)
@@ -121,9 +120,9 @@ func addrFields(d policy.Direction) (addr4, addr6 nft.Field) {
 	return nft.SrcAddr4, nft.SrcAddr6
 }
 
-// knownFlows are the rules for what belongs to a flow that was judged before. ICMP errors
-// are looked at before what is related passes. What is left begins a connection, which may be
-// one too many.
+// knownFlows are the rules for packets of a flow that was judged before. ICMP errors are looked at
+// before what is related passes. A packet that is left after these rules begins a connection,
+// which may be one too many.
 func knownFlows(d policy.Direction, o Options) (rules []nft.Rule) {
 	if o.RevokedMark != 0 {
 		rules = append(rules, nft.Rule{Matches: []nft.Match{nft.Mark(o.RevokedMark)}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("a policy has changed: no longer allowed")})
@@ -137,9 +136,10 @@ func knownFlows(d policy.Direction, o Options) (rules []nft.Rule) {
 	return rules
 }
 
-// closedRules drop what is of a container whose pod is not known, or of an address of the
-// pod ranges that no known pod has (closed until known). Where pods reach their node
-// whatever the policies say, no map has sorted out the known ones: sort says to do so.
+// closedRules drop packets of a container whose pod is not known, and of an address in the pod
+// ranges that no known pod has (closed until known). Where pods reach their node whatever the
+// policies say, no map has led the packets of known pods elsewhere before: sort says that these
+// rules have to leave them out.
 func closedRules(d policy.Direction, sort bool) (rules []nft.Rule) {
 	addr4, addr6 := addrFields(d)
 	fields := map[family]nft.Field{4: addr4, 6: addr6}
@@ -159,8 +159,8 @@ func closedRules(d policy.Direction, sort bool) (rules []nft.Rule) {
 	return rules
 }
 
-// orphansChain is for what the node itself sends to a container whose pod is not known.
-// It asks for no state: the node's side of a flow ends as well.
+// orphansChain drops what the node itself sends to a container whose pod is not known. It does not
+// look at the flow's state, so that the node's side of an existing flow ends as well.
 func orphansChain() *nft.Chain {
 	chain := &nft.Chain{Name: chainOrphansOutput, Hook: &nft.Hook{Point: nft.Output, Priority: -10}}
 	for _, f := range families {
@@ -172,7 +172,7 @@ func orphansChain() *nft.Chain {
 	return chain
 }
 
-// baseSets are the sets and maps that are always there, empty of pods.
+// baseSets are the sets and maps that always exist, without any pod in them.
 func baseSets(o Options) []*nft.Set {
 	sets := slices.Concat(discoverySets(), errorSets(), loopbackSets())
 	if o.Links {
@@ -219,8 +219,8 @@ func messageTypes(types []uint8) map[nft.Element]struct{} {
 	return elements
 }
 
-// podChainOf is the chain of a pod that is isolated for a direction: each
-// policy in turn may accept; what none does is denied.
+// podChainOf is the chain of a pod that is isolated for a direction. Each policy in turn may
+// accept a packet; what none accepts is denied.
 func podChainOf(d policy.Direction, s *policy.Subject, o Options) *nft.Chain {
 	isolated := nft.Origin(Isolated{Pod: s.Key, Direction: d})
 	chain := &nft.Chain{Name: podChain(d, s.Key), Rules: []nft.Rule{
@@ -240,8 +240,9 @@ func podChainOf(d policy.Direction, s *policy.Subject, o Options) *nft.Chain {
 	return chain
 }
 
-// policyChainOf is the chain of a policy's rules for a direction, with the
-// sets that are named by their content. Very many rules are in its sections.
+// policyChainOf is the chain of a policy's rules for a direction, with the sets that are named by
+// their content. If the policy has sections, the rules and sets are in these, and its chain only
+// jumps to them.
 func policyChainOf(d policy.Direction, p *policy.Policy) (*nft.Chain, []*nft.Set) {
 	name := policyChain(d, p.Key)
 	if len(p.Sections[d]) == 0 {
@@ -267,8 +268,8 @@ func chainOf(name string, of policy.Key, d policy.Direction, rules []policy.Rule
 	return chain, sets
 }
 
-// rulesOf renders one rule of a policy: a kernel rule for each way that its
-// peers and its ports can both match.
+// rulesOf turns one rule of a policy into kernel rules: one for each combination of a way to match
+// the peers and a way to match the ports.
 func rulesOf(of policy.Key, d policy.Direction, r policy.Rule) (rules []nft.Rule, sets []*nft.Set) {
 	peers, sets := peerMatches(d, r)
 	type way struct {
@@ -303,7 +304,7 @@ func rulesOf(of policy.Key, d policy.Direction, r policy.Rule) (rules []nft.Rule
 			})
 		}
 	}
-	if len(rules) == 0 { // no rule, no user of a set
+	if len(rules) == 0 { // without a rule nothing uses the sets
 		return nil, nil
 	}
 	return rules, sets
@@ -314,8 +315,8 @@ type peerMatch struct {
 	family  family // 0: both
 }
 
-// peerMatches are the matches of a rule's peers: none is needed for any peer,
-// else one set each per family.
+// peerMatches are the matches of a rule's peers. If the rule is for any peer, no match is needed;
+// else there is one set for each peer and family.
 func peerMatches(d policy.Direction, r policy.Rule) (matches []peerMatch, sets []*nft.Set) {
 	if r.AnyPeer {
 		return []peerMatch{{}}, nil
@@ -357,8 +358,8 @@ func blockSetOf(f family, blocks []policy.AddrRange) *nft.Set {
 	return set
 }
 
-// portsSetOf is the set of a rule's ports. Single ports are looked up by hash, which costs
-// a new connection half of what ranges do, and to load next to nothing.
+// portsSetOf is the set of a rule's ports. Single ports are looked up by hash: that costs a new
+// connection half of what ranges cost, and such a set takes next to no time to load.
 func portsSetOf(ports []policy.PortRange) *nft.Set {
 	set, elements := &nft.Set{Type: portRanges, Life: nft.ByContent}, map[nft.Element]struct{}{}
 	single := policy.SinglePorts(ports)
@@ -377,7 +378,8 @@ func portsSetOf(ports []policy.PortRange) *nft.Set {
 	return set
 }
 
-// singlePorts are elements that are a port each, portRanges a range of ports.
+// singlePorts is the type of sets whose elements are a port each, portRanges of those whose
+// elements are a range of ports each.
 var singlePorts, portRanges = nft.Of(nft.InetProto, nft.InetService), nft.RangesOf(nft.InetProto, nft.InetService)
 
 func (f family) has(addr netip.Addr) bool { return addr.Is4() == (f == 4) }
@@ -396,8 +398,8 @@ func (f family) dst() nft.Field {
 	return nft.DstAddr6
 }
 
-// datatype is that of the family's addresses; addr are elements that are an address each,
-// ranges a range of them, endpoint an address with a port.
+// datatype is the datatype of the family's addresses. addr, ranges and endpoint are the types of
+// sets whose elements are an address each, a range of addresses, and an address with a port.
 func (f family) datatype() nft.Datatype {
 	if f == 4 {
 		return nft.IPv4Addr

@@ -25,7 +25,7 @@ var sizes = []scale.Size{
 	{Pods: 100_000, Namespaces: 1_000, Policies: 10_000, Local: 230},
 }
 
-// objects are all of a cluster's, as the API server has them.
+// objects are all objects of a cluster, as the API server has them.
 type objects struct {
 	nodes      []*corev1.Node
 	namespaces []*corev1.Namespace
@@ -193,8 +193,8 @@ func podOf(o objects, namespace, name string) *corev1.Pod {
 // wideNamespaces are those whose pods the wide policy means, 50 of each.
 const wideNamespaces = 100
 
-// changedPolicies are a policy like one that is there, and, where there are so many, one with
-// a new selector that means 5,000 pods. Both select the same of the node's pods in all sizes.
+// changedPolicies are a policy like an existing one and, in clusters with so many pods, one with a new
+// selector that means 5,000 pods. In clusters of all sizes, both select the same pods of the node.
 func changedPolicies(s scale.Size) []*networkingv1.NetworkPolicy {
 	known := s.Policy(2 * s.Namespaces)
 	known.Namespace, known.Name = affected, "policy"

@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,31 +11,37 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// An address that several subjects have, of which nobody can tell which has it, is
-// fenced by all of them. An accept ends the base chain, so their chains cannot be gone
-// through one after the other. The address has chains of its own instead: one for each
-// isolated subject, that returns where the subject's would accept and else drops, and
-// one that jumps to each of those, and accepts in the end.
+// If several subjects claim an address, and nobody can tell which of them has it, the policies of
+// all of them apply to it. An accept ends the base chain, so a packet cannot go through their
+// chains one after the other. The address has chains of its own instead: for each isolated
+// subject one that returns where the subject's chain would accept, and otherwise drops, and one
+// that jumps to each of those, and accepts in the end.
 
 // holders returns the subjects that have an address, in order.
 func (t *Table) holders(addr netip.Addr) []policy.Key { return t.subjects[addr] }
 
-// hold adds a subject to those that have an address, release takes it off.
+// hold adds a subject to those that have an address; release removes it.
 func (t *Table) hold(addr netip.Addr, key policy.Key) {
 	at, _ := slices.BinarySearchFunc(t.subjects[addr], key, compareKey)
 	t.subjects[addr] = slices.Insert(t.subjects[addr], at, key)
 }
 
 func (t *Table) release(addr netip.Addr, key policy.Key) {
-	left := slices.DeleteFunc(t.subjects[addr], func(k policy.Key) bool { return k == key })
-	if len(left) == 0 {
+	remaining := slices.DeleteFunc(t.subjects[addr], func(k policy.Key) bool { return k == key })
+	if len(remaining) == 0 {
 		delete(t.subjects, addr)
 	} else {
-		t.subjects[addr] = left
+		t.subjects[addr] = remaining
 	}
 }
 
-func compareKey(a, b policy.Key) int { return compareString(a.String(), b.String()) }
+// compareKey is the one order of keys in this package: that of their texts.
+func compareKey(a, b policy.Key) int { return strings.Compare(a.String(), b.String()) }
+
+// sortedKeys are the keys of a map, in that order.
+func sortedKeys[V any](m map[policy.Key]V) []policy.Key {
+	return slices.SortedFunc(maps.Keys(m), compareKey)
+}
 
 // isolated reports whether a subject has a chain for a direction.
 func (t *Table) isolated(d policy.Direction, key policy.Key) bool {
@@ -42,7 +49,7 @@ func (t *Table) isolated(d policy.Direction, key policy.Key) bool {
 	return has
 }
 
-// verdictOf is where a direction's map leads the address of a subject.
+// verdictOf is where a direction's map leads the packets of a subject's address.
 func (t *Table) verdictOf(d policy.Direction, key policy.Key) nft.Verdict {
 	switch {
 	case t.isolated(d, key):
@@ -69,10 +76,10 @@ func (u *update) share(d policy.Direction, addr netip.Addr, holders []policy.Key
 	all := &nft.Chain{Name: sharedChain(d, addr)}
 	for _, key := range holders {
 		if u.isolated(d, key) {
-			one := u.returning(d, addr, key)
-			u.setChain(one)
-			want[one.Name] = struct{}{}
-			all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: one.Name}})
+			chain := u.returning(d, addr, key)
+			u.setChain(chain)
+			want[chain.Name] = struct{}{}
+			all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: chain.Name}})
 		}
 	}
 	all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Accept}})
@@ -84,8 +91,8 @@ func (u *update) share(d policy.Direction, addr netip.Addr, holders []policy.Key
 	return nft.Verdict{Action: nft.Jump, Chain: all.Name}
 }
 
-// returning is a subject's chain, with the rules of its policies in it, that returns
-// where that accepts.
+// returning is a copy of a subject's chain, with the rules of its policies in it, that returns
+// where the subject's chain accepts.
 func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) *nft.Chain {
 	chain := &nft.Chain{Name: objectName(sharedChain(d, addr), key)}
 	for _, rule := range u.Chains[podChain(d, key)].Rules {
@@ -101,7 +108,8 @@ func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) 
 	return chain
 }
 
-// flat are the rules of a policy's chain, those of its sections instead of the jumps to them.
+// flat are the rules of a policy's chain, with the rules of its sections instead of the jumps to
+// them.
 func (t *Table) flat(chain string) (rules []nft.Rule) {
 	for _, rule := range t.Chains[chain].Rules {
 		if rule.Verdict.Action == nft.Jump {
@@ -113,8 +121,8 @@ func (t *Table) flat(chain string) (rules []nft.Rule) {
 	return rules
 }
 
-// touchShared has the chains of all addresses that several subjects have looked at: they have
-// the rules of policies in them.
+// touchShared marks all addresses that several subjects have as touched, so that their chains are
+// brought up to date: the rules of policies are in them.
 func (u *update) touchShared() {
 	for addr, holders := range u.subjects {
 		if len(holders) > 1 {
@@ -141,7 +149,7 @@ func (u *update) addresses() {
 				u.setVerdict(d, addr, u.share(d, addr, holders, shared))
 			}
 		}
-		// The chain that jumps goes before those that it jumps to.
+		// The chain that jumps is removed before the chains that it jumps to.
 		for _, name := range sortedBy(u.shared[addr], func(s string) string { return s }) {
 			if _, stays := shared[name]; !stays {
 				u.oldChains = u.dropChain(name, u.oldChains)

@@ -20,11 +20,12 @@ import (
 // rangeCost is how many elements a range of addresses or of ports counts as in a budget.
 const rangeCost = 10
 
-// rendered is what a table has of the only policy that there is.
+// rendered is what a table has for its only policy.
 type rendered struct {
 	rules, jumps int
-	// sets are those that are named by what their members have in common, members all of
-	// these; contentSets are those of each of the policy's rules, ranges what is in these.
+	// sets counts the sets that are named by what their members have in common, and members
+	// counts the members of these. contentSets counts the sets of the policy's rules that are
+	// named by their content, and ranges counts what is in these.
 	sets, members, contentSets, ranges int
 }
 
@@ -63,10 +64,10 @@ func renderedIn(table *ruleset.Table) (r rendered) {
 	return r
 }
 
-// countedBesides is by how much policy counts more sets, rules and ranges than there are, as its
-// documentation says: ranges of addresses as if they were of both families, what a selector
-// means besides as if each alternative were a set, what the parts of a large rule share for
-// each part, and all that a rule names which allows nothing.
+// countedBesides is by how much package policy counts more sets, rules and ranges than there are, as
+// its documentation says: it counts ranges of addresses as if they were of both families, each
+// further alternative of a selector as if it were a set, what the parts of a large rule share once
+// for each part, and all that a rule names even if the rule allows nothing.
 func countedBesides(p policy.Policy) (objects, ranges int) {
 	alternatives, seen := map[policy.Selector]int{}, map[string]bool{}
 	again := func(names ...any) bool {
@@ -115,9 +116,9 @@ func countedBesides(p policy.Policy) (objects, ranges int) {
 	return objects, ranges
 }
 
-// TestPolicyCountsWhatIsRendered: by how policy counts a policy's sets, rules and elements, it
-// says how large one may be and what a namespace may take. That is what the kernel gets, but
-// for what countedBesides says.
+// TestPolicyCountsWhatIsRendered: package policy counts a policy's sets, rules and elements to say how
+// large a policy may be and what a namespace may take. The kernel gets as many, except for what
+// countedBesides says.
 func TestPolicyCountsWhatIsRendered(t *testing.T) {
 	var sum rendered
 	more, compared := 0, 0
@@ -161,7 +162,7 @@ func TestPolicyCountsWhatIsRendered(t *testing.T) {
 	}
 }
 
-// TestPolicyCountsSections: so it is where a policy's rules are in sections.
+// TestPolicyCountsSections: it is the same where a policy's rules are in sections.
 func TestPolicyCountsSections(t *testing.T) {
 	pod := policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7")}}
 	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "large"}}

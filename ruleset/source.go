@@ -8,22 +8,23 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Whose packet it is, its source says, and each pod's guard holds the pod to its own. What
-// others on the nodes' links send no guard has seen: a packet with a pod's source is that
-// pod's only if it comes from where the route to the pod leads. That is podfence's bridge
-// for the node's own pods, the tunnel, or the link of the node that has the range. Where
-// the range is another node's and the link is shared, whoever can send on it can send
-// like that node.
+// A packet's source says whose packet it is, and the guard keeps each pod to its own source. But
+// no guard has seen what others on the nodes' links send. A packet with a pod's source is that
+// pod's only if it comes from where the route to the pod leads: from podfence's bridge for the
+// node's own pods, from the tunnel, or from the link to the node that has the range. Where the
+// range is another node's and the link is shared, anyone who can send on the link can send as
+// that node does.
 
-// sourcesChain drops what comes from elsewhere. It asks for no state: a packet that is put
-// into a pod's flow is as bad as one that begins one. Raw is before connection tracking,
-// which would otherwise take up the flow, or have it go on.
+// sourcesChain drops packets with a pod's source that come from elsewhere. It does not look at the
+// flow's state, because a packet that is put into a pod's flow is as bad as one that begins a
+// flow. The priority raw is before connection tracking, which would otherwise take up the flow, or
+// continue it.
 //
-// What comes by podfence's bridge has passed the guard: the kernel need not look for the
-// route of what the node's pods send.
+// What comes by podfence's bridge has passed the guard, so that the kernel need not look up
+// routes for what the node's pods send.
 //
-// The kernel's own answer (rp_filter) is for IPv4 alone, and for all sources: the node's
-// other links may have reasons to be asymmetric.
+// The kernel's own check (rp_filter) is only for IPv4, and is for all sources. There may be
+// reasons why routes of the node's other links are asymmetric.
 func sourcesChain() *nft.Chain {
 	chain := &nft.Chain{Name: chainSources, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.Raw}, Rules: []nft.Rule{{
 		Matches: []nft.Match{nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setGuarded}}, Verdict: nft.Verdict{Action: nft.Accept},
@@ -37,7 +38,7 @@ func sourcesChain() *nft.Chain {
 	return chain
 }
 
-// sourcesSets are the pods' ranges of all nodes, and the bridge.
+// sourcesSets are the sets of the pod ranges of all nodes, and of the bridge.
 func sourcesSets(bridge string) []*nft.Set {
 	guarded := &nft.Set{Name: setGuarded, Type: nft.Of(nft.IfName), Elements: map[nft.Element]struct{}{}, Comment: "by which pods send with their own addresses only"}
 	if e, ok := nft.LinkElement(nft.Element{}, bridge); ok && bridge != "" {
@@ -52,8 +53,8 @@ func sourcesSets(bridge string) []*nft.Set {
 	return sets
 }
 
-// sources has the sets hold what is in the cluster and no node's own address: those may
-// come by any link.
+// sources makes the sets hold the addresses in the cluster that are no node's own. A node's own
+// addresses may come by any link.
 func (u *update) sources(cluster []netip.Prefix, nodes []netip.Addr) {
 	var b netipx.IPSetBuilder
 	for _, prefix := range cluster {
@@ -63,7 +64,7 @@ func (u *update) sources(cluster []netip.Prefix, nodes []netip.Addr) {
 		b.Remove(addr)
 	}
 	set, err := b.IPSet()
-	if err != nil { // a prefix or address that is none, which the model has not let in
+	if err != nil { // a prefix or address is not valid, but the model lets in no such
 		return
 	}
 	for _, f := range families {

@@ -9,9 +9,9 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// TestSourceCheck: what has a source in some node's pod range goes on only by the guarded
-// bridge, or if its route leads where it has come from. Nodes' own addresses, and all
-// others, may come by any link.
+// TestSourceCheck: a packet with a source in some node's pod range passes only if it comes by the
+// guarded bridge, or from where the route to its source leads. Packets from nodes' own addresses,
+// and from all others, may come by any link.
 func TestSourceCheck(t *testing.T) {
 	m := policy.NewModel("node-1")
 	for _, n := range []struct{ name, pods, addr string }{{"node-1", "10.244.1.0/24", "192.0.2.1"}, {"node-2", "fd00:10:244:2::/64", "2001:db8::2"}} {
@@ -139,7 +139,7 @@ func TestOthersNames(t *testing.T) {
 			}
 		}
 	}
-	// Where nobody can tell by which of several ports, each of them may be its.
+	// Where nobody can tell which of several ports is a pod's, each of them may be.
 	p := nft.TracePacket{
 		Packet: policy.Packet{Src: addr("10.244.1.9"), Dst: addr("10.244.1.7"), Protocol: policy.UDP}, State: nft.New,
 		Frame: nft.Frame{Port: "veth3", Type: nft.TypeIPv4},

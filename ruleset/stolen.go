@@ -2,18 +2,19 @@ package ruleset
 
 import "github.com/podfence/podfence/ruleset/nft"
 
-// A bridge sends what is for a hardware address by the port where it has last seen it, and
-// where it has seen none, by all ports. So a pod on another plugin's bridge that uses a
-// neighbour's hardware address, or says by ARP that a neighbour's address is its own, gets
-// what is for that neighbour. Between two ports chainLinksForward looks at it. What the node
-// routes to a pod, or sends, comes from the bridge itself, by the hook output.
+// A bridge sends what is for a hardware address out by the port where it has last seen that
+// address, or by all ports if it has seen it at none. So a pod on another plugin's bridge that
+// uses a neighbour's hardware address, or says by ARP that a neighbour's address is its own, gets
+// what is for that neighbour. chainLinksForward looks at what goes from one port to another. What
+// the node routes to a pod, or sends itself, comes from the bridge itself, by the hook output.
 
 const chainLinksOutput = "links-output"
 
-// outputChain drops what the node sends or routes by a pod's port and is another pod's, and
-// by an isolated pod's port all that is not its own. What is for a group, or link-local, is
-// from the node itself, which always reaches its pods. A port of which nobody can tell whose
-// it is may be no pod's, and lead anywhere.
+// outputChain drops what the node sends or routes out by a pod's port if it is for another pod. At
+// an isolated pod's port it drops all that is not for that pod. It leaves out what is for a group
+// or a link-local address: that is from the node itself, which always reaches its pods. It also
+// leaves out ports of which nobody can tell whose they are: such a port may be no pod's, and lead
+// anywhere.
 func outputChain() *nft.Chain {
 	of := func(field nft.Field, set string) nft.Lookup { return nft.Lookup{Fields: []nft.Field{field}, Set: set} }
 	not := func(field nft.Field, set string) nft.Lookup {

@@ -7,16 +7,16 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Table is podfence's table of family inet, where policies are enforced. Every other table of
-// podfence's is of family bridge: see Guard and Frames.
+// Table is podfence's table of family inet, where policies are enforced. podfence's other tables
+// are of family bridge: see Guard and Frames.
 type Table struct {
 	nft.Table
 
 	options Options
-	// refs counts the rules that look a set up that is named by its content.
+	// refs counts, for each set that is named by its content, the rules that look it up.
 	refs map[string]int
-	// addrs are the addresses that a subject has in the maps, subjects those that have an
-	// address, in order.
+	// addrs are the addresses that each subject has in the maps; subjects are the subjects that
+	// have each address, in order.
 	addrs    map[policy.Key][]netip.Addr
 	subjects map[netip.Addr][]policy.Key
 	// shared are the chains of an address that several subjects have.

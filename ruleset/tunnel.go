@@ -7,19 +7,19 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// What comes out of the tunnel between nodes is taken for what another node's guard
-// has seen to. A pod that could put packets into it would send in any pod's name. So
-// only nodes may, from an address of theirs to one of theirs, and by no destination NAT. No
-// pod has such an address: its guard holds it to its own.
+// What comes out of the tunnel between nodes is trusted, because the guard of another node has
+// checked it. A pod that could put packets into the tunnel could send in any pod's name. So only
+// nodes may do that, from an address of a node to an address of a node, and not by destination
+// NAT. No pod has such an address: the guard keeps it to its own.
 
-// tunnelChains are what is asked of a datagram to the tunnel's port: where it arrives, and
-// where it is forwarded.
+// tunnelChains judge datagrams to the tunnel's port: where they arrive, and where they are
+// forwarded.
 //
-// At its end nothing is asked for state: a flow is only as good as its sender. On the way
-// there a Service may lead to a node's port, of this node or another, and the service proxy
-// give the packet this node's address on its way out. So may the masquerade for what
-// leaves the cluster: it can come back, led by somebody beyond, as if from this node.
-// Between pods the port is one like any other.
+// Where a datagram arrives, the flow's state is not looked at, because a flow is only as good as
+// its sender. Where it is forwarded, a Service may lead to a node's port, of this node or of
+// another, and the service proxy may give the packet this node's address on its way out. The
+// masquerade for what leaves the cluster may do so as well: somebody outside could send the packet
+// back, and it would seem to come from this node. Between pods the port is one like any other.
 func tunnelChains(o Options) []*nft.Chain {
 	drop := func(comment string, matches ...nft.Match) nft.Rule {
 		return nft.Rule{Matches: matches, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence(comment)}
@@ -49,7 +49,7 @@ var towardsTunnel = nft.Rule{Matches: []nft.Match{tunnelPort}, Verdict: nft.Verd
 
 var tunnelPort = nft.Lookup{Fields: []nft.Field{nft.L4Protocol, nft.DstPort}, Set: setTunnel}
 
-// tunnelSets are the port, and the nodes' addresses.
+// tunnelSets are the set of the tunnel's port, and the sets of the nodes' addresses.
 func tunnelSets(port uint16) []*nft.Set {
 	sets := []*nft.Set{{
 		Name: setTunnel, Type: nft.Of(nft.InetProto, nft.InetService), Elements: map[nft.Element]struct{}{nft.PortElement(policy.UDP, port): {}},

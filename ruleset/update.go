@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -18,8 +19,8 @@ func Build(in policy.Intent, o Options) *Table {
 	return t
 }
 
-// Update applies a delta to the table and returns what that takes in a kernel
-// that holds the table as it was. It costs what the delta touches.
+// Update applies a delta to the table. It returns the plan that does the same in a kernel which
+// holds the table as it was. It costs what the delta touches.
 func (t *Table) Update(d policy.Delta) nft.Plan {
 	u := update{Table: t, was: map[string]map[nft.Element]nft.Verdict{}, touched: map[netip.Addr]struct{}{}}
 	if d.PodCIDRs != nil {
@@ -46,7 +47,7 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 			u.rulesIn(chainOf(sectionChain(key), key.Policy, key.Direction, rules))
 		}
 	}
-	for _, key := range sortedBy(d.Policies, policy.Key.String) {
+	for _, key := range sortedKeys(d.Policies) {
 		u.policy(key, d.Policies[key])
 	}
 	for _, key := range sortedBy(d.Sections, policy.SectionKey.String) {
@@ -57,7 +58,7 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 	if len(d.Policies) > 0 {
 		u.touchShared()
 	}
-	for _, key := range sortedBy(d.Subjects, policy.Key.String) {
+	for _, key := range sortedKeys(d.Subjects) {
 		u.clearVerdicts(key)
 		u.subject(key, d.Subjects[key])
 	}
@@ -70,7 +71,7 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 type update struct {
 	*Table
 	changes
-	released []string                               // sets named by their content that lost a rule
+	released []string                               // sets named by their content that lost their last rule
 	was      map[string]map[nft.Element]nft.Verdict // entries of verdict maps before the update
 	touched  map[netip.Addr]struct{}                // addresses of subjects that the update is about
 }
@@ -117,7 +118,7 @@ func (u *update) namedPorts(n policy.NamedPort, m policy.Members[policy.Endpoint
 func (u *update) members(set nft.Set, isNew, gone bool, add, remove []nft.Element) {
 	switch {
 	case gone:
-		if _, there := u.Sets[set.Name]; there {
+		if _, exists := u.Sets[set.Name]; exists {
 			delete(u.Sets, set.Name)
 			u.oldSets = append(u.oldSets, nft.DeleteSet{Name: set.Name})
 		}
@@ -156,11 +157,11 @@ func (u *update) policy(key policy.Key, p *policy.Policy) {
 	}
 }
 
-// rulesIn makes a chain of rules what it must be, with the sets that are named by their
-// content.
+// rulesIn makes a chain of a policy's rules what it must be. It first adds those of the sets named
+// by their content that do not exist yet.
 func (u *update) rulesIn(chain *nft.Chain, sets []*nft.Set) {
 	for _, set := range sets {
-		if _, there := u.Sets[set.Name]; !there {
+		if _, exists := u.Sets[set.Name]; !exists {
 			u.addSet(set)
 			u.newSets = append(u.newSets, nft.AddElements{Set: set.Name, Type: set.Type, Elements: set.Ordered()})
 		}
@@ -170,26 +171,26 @@ func (u *update) rulesIn(chain *nft.Chain, sets []*nft.Set) {
 
 // setChain makes a chain what it must be.
 func (u *update) setChain(want *nft.Chain) {
-	have, there := u.Chains[want.Name]
-	if there && nft.SameRules(have.Rules, want.Rules) {
+	have, exists := u.Chains[want.Name]
+	if exists && nft.SameRules(have.Rules, want.Rules) {
 		return
 	}
-	if !there {
+	if !exists {
 		u.newChains = append(u.newChains, nft.AddChain{Name: want.Name})
 	}
-	if there || len(want.Rules) > 0 {
+	if exists || len(want.Rules) > 0 {
 		u.rules = append(u.rules, nft.SetRules{Chain: want.Name, Rules: want.Rules})
 	}
 	u.Chains[want.Name] = want
 	u.count(want, 1)
-	if there {
+	if exists {
 		u.count(have, -1)
 	}
 }
 
 func (u *update) dropChain(name string, ops []nft.Op) []nft.Op {
-	have, there := u.Chains[name]
-	if !there {
+	have, exists := u.Chains[name]
+	if !exists {
 		return ops
 	}
 	delete(u.Chains, name)
@@ -233,7 +234,7 @@ func (u *update) subject(key policy.Key, s *policy.Subject) {
 	}
 }
 
-// mapOf is the verdict map for an address, remembered as it was.
+// mapOf is the verdict map for an address.
 func (u *update) mapOf(d policy.Direction, addr netip.Addr) *nft.Set {
 	return u.Sets[podMap(d, familyOf(addr))]
 }
@@ -244,7 +245,7 @@ func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v nft.Verdict) 
 	set.Verdicts[nft.AddrElement(addr)] = v
 }
 
-// clearVerdicts takes a pod out of the maps; subject and addresses put it in again.
+// clearVerdicts takes a pod out of the maps. Then subject and addresses put it in again.
 func (u *update) clearVerdicts(key policy.Key) {
 	for _, addr := range u.addrs[key] {
 		u.release(addr, key)
@@ -258,15 +259,15 @@ func (u *update) clearVerdicts(key policy.Key) {
 	delete(u.addrs, key)
 }
 
-// remember keeps the entry that a map had before the update; the zero Verdict
-// with an empty Map field cannot stand for "none", so that is Dispatch.
+// remember keeps the entry that a map had before the update. The zero Verdict cannot stand for
+// "no entry", so noEntry does.
 func (u *update) remember(set *nft.Set, e nft.Element) {
 	if u.was[set.Name] == nil {
 		u.was[set.Name] = map[nft.Element]nft.Verdict{}
 	}
 	if _, done := u.was[set.Name][e]; !done {
-		was, there := set.Verdicts[e]
-		if !there {
+		was, exists := set.Verdicts[e]
+		if !exists {
 			was = noEntry
 		}
 		u.was[set.Name][e] = was
@@ -286,8 +287,8 @@ func (u *update) verdicts() {
 		var in []nft.VerdictEntry
 		for _, e := range nft.SortedElements(u.was[name]) {
 			was := u.was[name][e]
-			is, there := set.Verdicts[e]
-			if !there {
+			is, exists := set.Verdicts[e]
+			if !exists {
 				is = noEntry
 			}
 			if was == is {
@@ -296,7 +297,7 @@ func (u *update) verdicts() {
 			if was != noEntry {
 				out = append(out, e)
 			}
-			if there {
+			if exists {
 				in = append(in, nft.VerdictEntry{Key: e, Verdict: is})
 			}
 		}
@@ -310,7 +311,7 @@ func (u *update) verdicts() {
 	}
 }
 
-// samePod follows whose addresses the maps have, in the set of each of them twice.
+// samePod keeps samePodSet, which has each address of a pod twice, up to date with the maps.
 func (u *update) samePod(changed string, addr nft.SetType, out []nft.Element, in []nft.VerdictEntry) {
 	f := family(4)
 	if addr == family(6).addr() {
@@ -323,7 +324,7 @@ func (u *update) samePod(changed string, addr nft.SetType, out []nft.Element, in
 	var add, remove []nft.Element
 	set, verdicts := u.Sets[samePodSet(f)], u.Sets[changed].Verdicts
 	for _, entry := range in {
-		if _, there := set.Elements[twice(entry.Key)]; !there {
+		if _, has := set.Elements[twice(entry.Key)]; !has {
 			add = append(add, twice(entry.Key))
 		}
 	}
@@ -335,7 +336,8 @@ func (u *update) samePod(changed string, addr nft.SetType, out []nft.Element, in
 	u.members(*set, false, false, add, remove)
 }
 
-// orphans takes in which addresses containers have whose pods are not known.
+// orphans brings the sets of orphans up to date: the addresses of containers whose pods are not
+// known.
 func (u *update) orphans(changed map[netip.Addr]bool) {
 	if len(changed) == 0 {
 		return
@@ -356,16 +358,7 @@ func (u *update) orphans(changed map[netip.Addr]bool) {
 	}
 }
 
-func compareString(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
+// sortedBy are the keys of a map, in the order of their texts. For policy.Key there is sortedKeys.
 func sortedBy[K comparable, V any](m map[K]V, text func(K) string) []K {
-	return slices.SortedFunc(maps.Keys(m), func(a, b K) int { return compareString(text(a), text(b)) })
+	return slices.SortedFunc(maps.Keys(m), func(a, b K) int { return strings.Compare(text(a), text(b)) })
 }

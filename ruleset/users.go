@@ -7,9 +7,9 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Users are the policies that an operation is for, of those of the intent that its
-// table was built for: those whose chain it makes, or whose rules look its set up.
-// With none, the operation is for all, or for a pod.
+// Users are the policies that an operation is for: the policies whose chain it makes, or whose
+// rules look up its set. in is the intent that the table was built for. If there are none, the
+// operation is for all policies, or for a pod.
 func Users(in policy.Intent, op nft.Op) (users []policy.Key) {
 	var chain, set string
 	switch op := op.(type) {
@@ -22,7 +22,7 @@ func Users(in policy.Intent, op nft.Op) (users []policy.Key) {
 	case nft.AddElements:
 		set = op.Set
 	}
-	for _, key := range sortedBy(in.Policies, policy.Key.String) {
+	for _, key := range sortedKeys(in.Policies) {
 		for _, d := range policy.Directions {
 			p := in.Policies[key]
 			if slices.ContainsFunc(chainsOf(d, &p), func(made *nft.Chain) bool {

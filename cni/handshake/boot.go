@@ -14,20 +14,20 @@ type Boot int
 
 // What a Boot may be.
 const (
-	// NeverNoted: there is no such file.
+	// NeverNoted: the file does not exist.
 	NeverNoted Boot = iota
-	// ThisBoot: since the node has started last.
+	// ThisBoot: the file was written since the node's last start.
 	ThisBoot
-	// EarlierBoot: before that. No link, route, rule or network namespace of then is
-	// left.
+	// EarlierBoot: the file was written before that. Of the links, routes, rules and network
+	// namespaces of that time, none is left.
 	EarlierBoot
 )
 
 // bootID names the time from the node's last start to its next; see random(4).
 const bootID = "/proc/sys/kernel/random/boot_id"
 
-// NoteBoot writes a file that says which boot this is, whole or not at all. Files that
-// are to end with the boot have one beside them: not every /run does.
+// NoteBoot writes a file that says which boot this is, whole or not at all. It is put beside files
+// that are not to outlive the boot, because not every /run is emptied by one.
 func NoteBoot(path string) error {
 	id, err := os.ReadFile(bootID)
 	if err != nil {
@@ -59,11 +59,11 @@ func BootOf(path string) (Boot, error) {
 	return EarlierBoot, nil
 }
 
-// committedFile says beside the socket that there are rules in the kernel.
+// committedFile is the file beside the socket that says that there are rules in the kernel.
 func committedFile(socket string) string { return filepath.Join(filepath.Dir(socket), "committed") }
 
-// NoteCommit is the agent's word, for as long as the node is up, that pods can be
-// connected: its first commit is in the kernel, where the rules stay without it.
+// NoteCommit notes, for as long as the node is up, that pods can be connected: the agent's first
+// commit is in the kernel, where the rules stay without the agent.
 func NoteCommit(socket string) error { return NoteBoot(committedFile(socket)) }
 
 // Committed says whether there was a NoteCommit since the node has started.

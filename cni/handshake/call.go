@@ -34,8 +34,8 @@ var (
 func Call(ctx context.Context, socket string, r Request) error {
 	r.Version = Version
 	if deadline, has := ctx.Deadline(); has {
-		left := min(time.Until(deadline), maxTimeout)
-		r.TimeoutMillis = max(1, left.Milliseconds())
+		remaining := min(time.Until(deadline), maxTimeout)
+		r.TimeoutMillis = max(1, remaining.Milliseconds())
 	}
 	if err := r.check(); err != nil {
 		return fmt.Errorf("ask the podfence agent: %w", err)
@@ -83,8 +83,8 @@ func exchange(ctx context.Context, socket string, line []byte) (answer Response,
 	// Closing is how a context that ends interrupts reading and writing.
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	defer conn.Close()
-	// Who refuses a request by its first octets needs not read the others: the
-	// answer says more than the broken pipe.
+	// An agent that refuses a request by its first octets need not read the others. Its answer then
+	// says more than the broken pipe.
 	_, writeErr := conn.Write(line)
 	text, err := readLine(conn)
 	if err != nil {

@@ -5,9 +5,9 @@
 //	Listen   the agent's side: the socket
 //	Serve    answers, by a function that does what is asked
 //	NoteCommit, Committed
-//	         the agent's word that stays when it is away: rules are in the kernel
+//	         say, also while the agent is away, that rules are in the kernel
 //	NoteBoot, BootOf
-//	         for what is on disk and ends with the boot
+//	         say of which boot files on disk are that are not to outlive it
 //
 // A connection carries one Request and one Response, each one line of JSON that
 // ends with a newline, at most MaxSize octets long:
@@ -18,20 +18,20 @@
 //	<- {"version":1}
 //
 // The answer to an add says that the pod's rules are in the kernel. Until then
-// the plugin lets no frame of the pod pass; without it, ADD fails. An error in
-// the answer, a late answer and none at all are one to the plugin; but only an answer
-// says what it is that takes so long, so the plugin tells how long it waits, and the
-// agent answers before that.
+// the plugin lets no frame of the pod pass; without it, ADD fails. To the plugin, an
+// error in the answer, a late answer and no answer are the same. But only an answer
+// says what takes so long. So the plugin tells how long it waits, and the agent
+// answers before that.
 //
 // # Who may speak
 //
-// Who can add a pod can give any address any pod's rights. The socket is root's
-// alone, mode 0600, and Serve asks the kernel who has connected
+// Whoever can add a pod can give any pod's rights to any address. Only root may use
+// the socket, which has mode 0600, and Serve asks the kernel who has connected
 // (SO_PEERCRED, see unix(7)).
 //
 // # Versions
 //
-// Each side says which version it speaks, one that grows when an older side
-// would misunderstand. New fields that may be ignored don't change it. A server
+// Each side says which version it speaks. The version grows when an older side
+// would misunderstand; new fields that may be ignored don't change it. A server
 // answers an unknown version with an error and its own version.
 package handshake

@@ -14,9 +14,9 @@ import (
 var ErrInUse = errors.New("another process listens")
 
 // Listen makes the socket, mode 0600, and the directory that it is in, mode
-// 0700, if it is missing. A socket on which nobody answers is a dead agent's and
-// makes way; one on which somebody does is ErrInUse. What is there and no socket
-// is left alone, an error. Closing the listener removes the socket.
+// 0700, if it is missing. A socket on which nobody answers is a dead agent's and is
+// replaced; if somebody answers, the error is ErrInUse. If there is something else than a
+// socket, it is left alone, and there is an error. Closing the listener removes the socket.
 //
 // It may be called concurrently, by several processes: one of them gets it.
 func Listen(path string) (net.Listener, error) {
@@ -50,7 +50,7 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Who connects before this line is asked for its credentials like all
+	// A client that connects before this line is asked for its credentials like all
 	// others.
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())

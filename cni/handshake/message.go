@@ -32,18 +32,18 @@ const (
 	// OpDel says that the interface is gone. It is no error if the agent has
 	// never heard of it.
 	OpDel = "del"
-	// OpGC lists the interfaces that there still are; all others are gone.
+	// OpGC lists the interfaces that still exist; all others are gone.
 	OpGC = "gc"
 	// OpStatus asks whether an add could succeed now.
 	OpStatus = "status"
 )
 
-// How the plugin that says add connects pods, as its configuration has it. An agent of the
-// other kind refuses: the pod would be connected, and get nothing through.
+// How the plugin that sends an add connects pods, according to its configuration. An agent of
+// the other mode refuses the add, because the pod would be connected but get nothing through.
 const (
-	// ModeBridge: by podfence's bridge.
+	// ModeBridge: podfence's bridge connects the pod.
 	ModeBridge = "bridge"
-	// ModeChained: another plugin has.
+	// ModeChained: another plugin has connected the pod.
 	ModeChained = "chained"
 )
 
@@ -74,37 +74,36 @@ type Request struct {
 	Version int `json:"version"`
 	// Op is OpAdd, OpDel, OpGC or OpStatus.
 	Op string `json:"op"`
-	// TimeoutMillis is how many milliseconds the sender waits for the answer; 0: it
-	// does not say. Call sets it. Serve has the answer be there shortly before, so that
-	// it says why what was asked takes so long.
+	// TimeoutMillis is how many milliseconds the sender waits for the answer; 0 if it
+	// does not say. Call sets it. Serve makes sure that the answer comes shortly before, so
+	// that it can say why the request takes so long.
 	TimeoutMillis int64 `json:"timeoutMillis,omitempty"`
 
 	// ContainerID and IfName are set for add and del.
 	ContainerID string `json:"containerID,omitempty"`
 	IfName      string `json:"ifName,omitempty"`
 
-	// What follows is set for add alone.
+	// The following fields are set only for add.
 
 	Pod Pod `json:"pod,omitzero"`
-	// Mode is ModeBridge or ModeChained. A plugin from before there was this key leaves it
-	// empty.
+	// Mode is ModeBridge or ModeChained. It is empty if the plugin is older than this field.
 	Mode string `json:"mode,omitempty"`
-	// IPs are the pod's addresses, at least one.
+	// IPs are the pod's addresses, of which there is at least one.
 	IPs []netip.Addr `json:"ips,omitempty"`
-	// MAC is that of the pod's interface, or empty: a chained plugin may not
-	// have been told.
+	// MAC is the MAC of the pod's interface. It is empty if a chained plugin was not
+	// told it.
 	MAC string `json:"mac,omitempty"`
-	// HostInterface is the node's end of the pod's link, or empty: a chained
-	// plugin may not have been told. It exists, and is down.
+	// HostInterface is the node's end of the pod's link, which exists, and is down. It is
+	// empty if a chained plugin was not told it.
 	HostInterface string `json:"hostInterface,omitempty"`
 	// NetNS is the path of the pod's network namespace.
 	NetNS string `json:"netNS,omitempty"`
-	// Unserved is what the pod asks of the network that nobody does, each as a
+	// Unserved is what the pod asks of the network and nobody provides, each as a
 	// sentence with the reason.
 	Unserved []string `json:"unserved,omitempty"`
 
-	// Attachments are those that are valid, for gc alone. Empty means that
-	// none is; nil is refused, for it may mean that somebody forgot to say.
+	// Attachments are the valid attachments; they are set only for gc. Empty means that
+	// none is valid; nil is refused, because it may mean that somebody forgot to say.
 	Attachments []Attachment `json:"attachments"`
 }
 

@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// maxConnections are served at once; more wait in the socket's backlog. A
-	// node rarely starts more pods than that at once.
+	// maxConnections is how many connections are served at once; more wait in the socket's
+	// backlog. A node rarely starts more pods than that at once.
 	maxConnections = 256
-	// patience is how long a client may take to say what it wants, and to take
+	// exchangeTimeout is how long a client may take to say what it wants, and to take
 	// the answer. The plugin needs microseconds.
-	patience = 5 * time.Second
-	// maxError is how many octets of an error are answered: more than an Event has
+	exchangeTimeout = 5 * time.Second
+	// maxError is up to how many octets of an error an answer has: more than an Event has
 	// room for.
 	maxError = 8 << 10
 )
@@ -29,9 +29,9 @@ const (
 // handlers that run see the end of their contexts, waits for them, closes the
 // listener and returns nil. It returns an error if the listener fails.
 //
-// Handle gets requests that are complete, of this version and from root alone. Its
-// context ends shortly before the client's patience does, if the client has said how
-// long that is: handle then returns why it is not done.
+// Handle gets only requests that are complete, of this version and from root. Its
+// context ends shortly before the client stops waiting, if the client has said how
+// long it waits: handle then returns why it is not done.
 // The text of its error goes to the plugin, and from there to kubelet and into
 // an Event on the pod. The context also ends when the client hangs up: a plugin
 // that has waited too long asks for a del at once, which may reach the handler
@@ -57,7 +57,7 @@ func Serve(ctx context.Context, listener net.Listener, handle func(context.Conte
 				return nil
 			}
 			if exhausted(err) {
-				// File descriptors come back: those of other connections.
+				// Other connections will give back their file descriptors.
 				<-slots
 				select {
 				case <-time.After(50 * time.Millisecond):
@@ -75,7 +75,7 @@ func Serve(ctx context.Context, listener net.Listener, handle func(context.Conte
 	}
 }
 
-// exhausted says whether accepting failed for what may be better soon; see
+// exhausted says whether accepting failed for a reason that may soon be over; see
 // accept(2).
 func exhausted(err error) bool {
 	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
@@ -86,10 +86,10 @@ func exhausted(err error) bool {
 	return false
 }
 
-// answer serves one connection. A client that can't be answered has gone; its
-// side says so.
+// answer serves one connection. If a client can't be answered, that is not reported: the
+// client has gone, and reports it itself.
 func answer(ctx context.Context, conn net.Conn, handle func(context.Context, Request) error) {
-	if conn.SetDeadline(time.Now().Add(patience)) != nil {
+	if conn.SetDeadline(time.Now().Add(exchangeTimeout)) != nil {
 		return
 	}
 	// A server that stops must not wait for a client that says nothing.
@@ -101,7 +101,7 @@ func answer(ctx context.Context, conn net.Conn, handle func(context.Context, Req
 		response.Error = text[:min(len(text), maxError)]
 	}
 	line, err := json.Marshal(response)
-	if err != nil || conn.SetWriteDeadline(time.Now().Add(patience)) != nil {
+	if err != nil || conn.SetWriteDeadline(time.Now().Add(exchangeTimeout)) != nil {
 		return
 	}
 	_, _ = conn.Write(append(line, '\n'))
@@ -128,10 +128,10 @@ func serve(ctx context.Context, conn net.Conn, handle func(context.Context, Requ
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	gone := make(chan struct{})
+	readerDone := make(chan struct{})
 	go func() {
-		defer close(gone)
-		// The client says no more: what can be read is that it hung up, or
+		defer close(readerDone)
+		// The client has nothing more to say. What can still be read is that it hung up, or
 		// noise, which is read to its end.
 		buffer := make([]byte, 64)
 		for {
@@ -146,12 +146,12 @@ func serve(ctx context.Context, conn net.Conn, handle func(context.Context, Requ
 	if deadlineErr := conn.SetReadDeadline(time.Unix(1, 0)); deadlineErr != nil {
 		conn.Close()
 	}
-	<-gone
+	<-readerDone
 	return err
 }
 
-// handleWithin is how long a request may be handled: a tenth, or half a second, is left
-// to answer in.
+// handleWithin is how long a request may be handled. A tenth of the client's time, or half a
+// second, is left for the answer.
 func handleWithin(r Request) time.Duration {
 	if r.TimeoutMillis == 0 {
 		return maxTimeout

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// CNIVersion is that of the specification that the configuration follows,
+	// CNIVersion is the version of the specification that the configuration follows,
 	// for runtimes that know no later one, such as containerd 1.7. With an old
 	// portmap plugin it is an older one, see HostPorts.
 	CNIVersion = "1.0.0"
-	// LatestCNIVersion is for those that do: with it they call GC and STATUS.
-	// They find it in cniVersions and take the highest that they know.
+	// LatestCNIVersion is for runtimes that know a later one: with it they call GC and STATUS.
+	// They find it in cniVersions, of which they take the highest that they know.
 	LatestCNIVersion = "1.1.0"
 	// Network is the network's name: leases are kept under it.
 	Network = "podfence"
@@ -32,13 +32,13 @@ const (
 	Loopback = "loopback"
 )
 
-// Conf is what the plugin is told. What is zero is left out, and is then the
-// plugin's own default.
+// Conf is what the plugin is told. A field that is zero is left out of the configuration, and the
+// plugin uses its own default.
 type Conf struct {
-	// PodCIDRs are the node's, at most one of each family. Chained, there are
+	// PodCIDRs are the node's pod ranges, at most one of each family. In chained mode there are
 	// none.
 	PodCIDRs []netip.Prefix
-	// MTU is that of the pods' links.
+	// MTU is the MTU of the pods' links.
 	MTU int
 	// Bridge is the name of the pods' bridge.
 	Bridge string
@@ -60,15 +60,15 @@ type plugin struct {
 	Socket   string         `json:"socket,omitempty"`
 	Timeout  int            `json:"timeout,omitempty"`
 	DataDir  string         `json:"dataDir,omitempty"`
-	// Capabilities are what the runtime is to tell of a pod: what podfence does not
-	// serve, and so reports.
+	// Capabilities are what the runtime is to tell about a pod: what podfence does not provide,
+	// and so reports.
 	Capabilities map[string]bool `json:"capabilities,omitempty"`
 	// NoHostPort says why hostPort does nothing.
 	NoHostPort string `json:"noHostPort,omitempty"`
 }
 
-// portMap has a pod reach its own hostPort, too (snat): the packet comes back to
-// it with its own address as source otherwise.
+// portMap is the portmap plugin's part. It lets a pod reach its own hostPort, too (snat): otherwise
+// the packet would come back to the pod with its own address as the source.
 type portMap struct {
 	Type         string          `json:"type"`
 	Capabilities map[string]bool `json:"capabilities"`
@@ -124,10 +124,10 @@ func Conflist(c Conf, ports HostPorts) ([]byte, error) {
 	}{first, slices.Compact([]string{first, last}), Network, plugins})
 }
 
-// Chain is another network's configuration with podfence's plugin, in its
-// chained mode, behind the others; one that is there already is replaced. All
-// else stays as it is, but for the order of the keys. To write it anywhere is up
-// to the caller: the file is another's.
+// Chain is another network's configuration with podfence's plugin, in its chained mode, behind
+// the others. If podfence's plugin is in it already, that is replaced. All else stays as it is,
+// except the order of the keys. It is up to the caller to write the result anywhere, as the file
+// belongs to somebody else.
 func Chain(conflist []byte, c Conf) ([]byte, error) {
 	list := map[string]json.RawMessage{}
 	if err := json.Unmarshal(conflist, &list); err != nil {

@@ -50,7 +50,7 @@ func Binary(from, dir string) (changed bool, err error) {
 	return changed, nil
 }
 
-// removeOwn removes the configurations that podfence has written, but for one name.
+// removeOwn removes the configurations that podfence has written, except the one of the name but.
 func removeOwn(dir, but string) (changed bool, err error) {
 	all, err := Configurations(dir)
 	if err != nil {
@@ -124,8 +124,8 @@ func writeAs(path string, content io.ReadSeeker, size int64, mode fs.FileMode, g
 	return true, syncDir(dir)
 }
 
-// about has an error speak of the file that was to be there: the unfinished one's name is
-// another each time, which would make the same failure news.
+// about makes an error name the file that was to be written. The name of the unfinished file is
+// another one each time, so that the same failure would look new.
 func about(path string, err error) error {
 	var why syscall.Errno
 	if !errors.As(err, &why) {
@@ -134,7 +134,7 @@ func about(path string, err error) error {
 	return &fs.PathError{Op: "write", Path: path, Err: why}
 }
 
-// syncDir makes a change of names last.
+// syncDir makes a change of names durable.
 func syncDir(dir string) error {
 	file, err := os.Open(dir)
 	if err != nil {

@@ -50,12 +50,12 @@ func installLoopback(from, dir string) (changed bool, err error) {
 	}
 	changed, err = writeAs(path, source, info.Size(), 0o755, give)
 	if errors.Is(err, fs.ErrExist) {
-		return false, nil // another's has come just now
+		return false, nil // somebody else has put one there just now
 	}
 	return changed, err
 }
 
-// giveFree gives a file a name that none has.
+// giveFree gives a file a name, if no other file has it.
 func giveFree(file, name string) error {
 	if err := os.Link(file, name); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 
 // Configuration is a file of a folder that a container runtime reads.
 type Configuration struct {
-	// Name is the file's, in its folder.
+	// Name is the name of the file, in its folder.
 	Name string
 	// Own: podfence connects the pods by it, and nobody else has written it.
 	Own bool
@@ -75,7 +75,8 @@ func read(name string, text []byte) reading {
 	return c
 }
 
-// follow has those that refer to another configuration of the folder call what that does.
+// follow notes for each configuration that refers to another one of the folder that it calls what
+// the other calls.
 func follow(all []reading) {
 	for i := range all {
 		c := &all[i]
@@ -168,8 +169,8 @@ func (c *reading) refer(to any) {
 	case string:
 		c.references = append(c.references, to)
 	case []any:
-		for _, one := range to {
-			c.refer(one)
+		for _, entry := range to {
+			c.refer(entry)
 		}
 	}
 }

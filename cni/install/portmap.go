@@ -43,9 +43,9 @@ func (h HostPorts) Note() string {
 // podfence's plugin speaks and that runtimes for Kubernetes of today still do.
 var listVersions = []string{"0.3.1", "0.4.0", CNIVersion, LatestCNIVersion}
 
-// versionPatience is how long the portmap plugin may take to say its versions. It
+// versionTimeout is how long the portmap plugin may take to say its versions. It
 // takes milliseconds.
-const versionPatience = 5 * time.Second
+const versionTimeout = 5 * time.Second
 
 // askPortMap asks the portmap plugin in a folder which versions it knows. It is
 // executed: CNI has no other way. The error may be of the moment, such as of a file that
@@ -61,7 +61,7 @@ func askPortMap(dir string) (HostPorts, error) {
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
 		return HostPorts{Without: path + " is not executable"}, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), versionPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
 	defer cancel()
 	known, err := invoke.GetVersionInfo(ctx, path, &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}})
 	if err != nil {

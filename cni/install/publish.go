@@ -19,9 +19,9 @@ type Places struct {
 	portMap portMapAnswer
 }
 
-// portMapPatience is how many times in a row a portmap plugin is asked in vain before it is
-// left out: what cannot say its version would fail pods' ADDs as well.
-const portMapPatience = 3
+// portMapAttempts is how many times in a row a portmap plugin is asked in vain before it is left
+// out: a plugin that cannot say its version would fail pods' ADDs as well.
+const portMapAttempts = 3
 
 // Publish installs the plugin, and then the configuration that has it called,
 // with the portmap plugin chained as HostPorts says. A loopback plugin is added if
@@ -35,9 +35,9 @@ func (p *Places) Publish(c Conf) error {
 	}
 	name := cmp.Or(p.ConfName, ConflistName)
 	ports, err := p.hostPorts()
-	if err != nil && p.portMap.failures < portMapPatience {
-		// To leave portmap out for a moment would have pods that start now lack their
-		// hostPorts, and leave those of pods that end now in place.
+	if err != nil && p.portMap.failures < portMapAttempts {
+		// If portmap were left out for a moment, pods that start now would lack their hostPorts,
+		// and those of pods that end now would stay in place.
 		if _, is := os.Stat(filepath.Join(p.ConfDir, name)); is == nil {
 			return fmt.Errorf("network configuration %s stays as it is: %s", name, ports.Without)
 		}

@@ -7,12 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LinkGroup is the group of pods' ports, by which the bridge's table knows them. The
-// plugin makes them in it; an older one has not.
+// LinkGroup is the group of pods' ports, by which the bridge's table knows them. The plugin makes
+// ports in this group; older plugins did not.
 const LinkGroup = 28774
 
-// GuardPort puts a pod's port into the group of those. It must be called before the port
-// is set up.
+// GuardPort puts a pod's port into LinkGroup. It must be called before the port is set up.
 func (n *Network) GuardPort(name string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -33,7 +32,7 @@ func (n *Network) GuardPort(name string) error {
 	return nil
 }
 
-// GuardPorts puts all ports that there are into the group, as each Reconcile does.
+// GuardPorts puts all pods' ports into LinkGroup, as each Reconcile does.
 func (n *Network) GuardPorts() error {
 	return n.look(func(r *round) error {
 		r.guardPorts()
@@ -41,8 +40,8 @@ func (n *Network) GuardPorts() error {
 	})
 }
 
-// guardPorts puts all ports back into the group, those of pods that nobody has told of
-// included: it is what closes them.
+// guardPorts puts all ports back into LinkGroup, also those of pods of which the agent has not been
+// told: the group is what closes them.
 func (r *round) guardPorts() {
 	for _, link := range r.podLinks() {
 		if link.Attrs().Group == LinkGroup {

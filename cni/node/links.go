@@ -23,7 +23,7 @@ func (r *round) bridge() netlink.Link {
 		// A MAC that was set stays; another would change with the ports
 		// (br_stp_recalculate_bridge_id).
 		attrs.Name, attrs.HardwareAddr = name, bridgeMAC(name)
-		// Without snooping, multicast is for ports that want flooding: none.
+		// Without snooping, multicast goes to the ports that want flooding, and no port does.
 		snooping := false
 		if link = r.create(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); link == nil {
 			return nil
@@ -41,9 +41,9 @@ func (r *round) bridge() netlink.Link {
 	return link
 }
 
-// bridging turns off what podfence's bridge has not: with VLANs, or with snooping, frames
-// go other ways than those that the pods' ports were made for. A request names one setting
-// alone: a kernel that is built without another refuses to be told that it is off.
+// bridging turns off what podfence's bridge must not have: with VLANs, or with snooping, frames go
+// other ways than those that the pods' ports were made for. Each request names only one setting,
+// because a kernel that is built without a feature refuses to be told that it is off.
 func (r *round) bridging(link netlink.Link) {
 	bridge, is := link.(*netlink.Bridge)
 	if !is {

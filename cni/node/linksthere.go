@@ -20,7 +20,7 @@ func LinksThere(names []string) (map[string]bool, error) {
 }
 
 func linksThere(names []string, list func() ([]netlink.Link, error)) (map[string]bool, error) {
-	// Half a listing is none: what it lacks may be there.
+	// Half a listing does not count: what it lacks may exist.
 	links, err := dump("links", list)
 	if err != nil {
 		return nil, err
@@ -33,11 +33,11 @@ func linksThere(names []string, list func() ([]netlink.Link, error)) (map[string
 			known[other] = true
 		}
 	}
-	there := map[string]bool{}
+	present := map[string]bool{}
 	for _, name := range names {
 		if known[name] || known[portMAC(name).String()] {
-			there[name] = true
+			present[name] = true
 		}
 	}
-	return there, nil
+	return present, nil
 }

@@ -124,7 +124,7 @@ type Network struct {
 
 	mu     sync.Mutex
 	handle *netlink.Handle // nil when closed
-	// self and tunnel are what the last Reconcile had and found necessary.
+	// self is the node of the last Reconcile; tunnel says whether that found the tunnel necessary.
 	self   Node
 	tunnel bool
 }
@@ -207,9 +207,9 @@ func (n *Network) Close() error {
 	return nil
 }
 
-// LastAddr is another node's address as the tunnel has had it since before the Network was
-// opened, or the zero Addr: the Node may have lost it since. Only until the first Reconcile
-// has ended is it known. It does not wait for one: who asks may hold up all else.
+// LastAddr is the address that another node had in the tunnel when the Network was opened, or the
+// zero Addr; the Node may have lost it since. It is known only until the first Reconcile has
+// ended. LastAddr does not wait for a Reconcile, because its caller may hold up everything else.
 func (n *Network) LastAddr(node string) netip.Addr {
 	last := n.last.Load()
 	if last == nil {
@@ -223,17 +223,17 @@ func (n *Network) LastAddr(node string) netip.Addr {
 	return netip.Addr{}
 }
 
-// noticed are the groups that tell of all that a round looks at, but for some settings.
-// A bridge tells of its ports among the links, and of its forwarding database, as the
-// VXLAN device of its own, among the neighbours.
+// noticed are the groups that tell of all that a round looks at, except some settings. Messages
+// about a bridge's ports come with those about links. Messages about the forwarding databases of
+// the bridge and of the VXLAN device come with those about neighbours.
 var noticed = []uint{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF,
 	unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV6_NETCONF,
 }
 
-// Changed has a token when something may not be as the last Reconcile left it, by
-// whomever: its own changes are told of as well.
+// Changed has a token when something may not be as the last Reconcile left it, whoever has changed
+// it. The changes of Reconcile itself count as well.
 func (n *Network) Changed() <-chan struct{} { return n.notices.tokens }
 
 // concerns leaves out the neighbours of other links, which come and go all the time.
@@ -274,16 +274,14 @@ func (e *PartialError) Error() string {
 
 // Reconcile makes bridge, VXLAN device, addresses, neighbours, routes and
 // settings of the kernel what the nodes need, and removes what they no longer
-// need. What has gone of what the CNI plugin made for the pods, it makes again. It
-// returns what it did, one sentence each; with nothing to do, none. Others
-// may contain self.
+// need. It makes again what is gone of what the CNI plugin made for the pods. It
+// returns what it did, one sentence for each change. Others may contain self.
 //
-// A node that can't be reached, or whose data are wrong, is an error that names
-// it, and so is a route to its pods that another has made; all other nodes are
-// seen to, and routes to its pods that were there before stay. So it is with pods, and
-// with another's route in the place of the one to this node's own range. The
-// error joins all that went wrong: calling again later is right for all of them. It is a
-// *PartialError if nothing else did.
+// If a node can't be reached, or its data are wrong, or somebody else has made a route to
+// its pods, the error names that node. All other nodes are still taken care of, and routes to
+// its pods that existed before stay. It is the same with pods, and with somebody else's route in
+// the place of the one to this node's own range. The error joins all that went wrong. To call
+// again later is right for all of these errors. It is a *PartialError if nothing else went wrong.
 func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []string, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -305,11 +303,10 @@ func (n *Network) Reconcile(self Node, others []Node, pods []Pod) (changes []str
 	return r.changes, err
 }
 
-// MTU is what a pod's link must have: that of the link with this node's
-// InternalIP or, before the first Reconcile and where there is none, of the
-// default route's, less the tunnel's headers. In Mode Auto these count from the
-// first Reconcile that had a node behind a router; pods from before then learn
-// by path MTU discovery.
+// MTU is the MTU that a pod's link must have: that of the link with this node's InternalIP or,
+// before the first Reconcile and where there is no such link, of the link of the default route,
+// less the tunnel's headers. In Mode Auto the headers count from the first Reconcile that had a
+// node behind a router; pods from before that learn the smaller MTU by path MTU discovery.
 func (n *Network) MTU() (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

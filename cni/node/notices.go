@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notices are what the kernel tells of changes in a network namespace, as tokens: that
-// something may be another way than it was. What it is, who looks finds out.
+// notices turn what the kernel tells of changes in a network namespace into tokens. A token says
+// that something may have changed. Whoever takes it has to look what.
 type notices struct {
 	socket *nl.NetlinkSocket
-	// concern says whether a message is one to look after; nil: all are.
+	// concern says whether a message counts as a change; if it is nil, all messages do.
 	concern func(syscall.NetlinkMessage) bool
 	tokens  chan struct{}
 	closed  atomic.Bool

@@ -32,13 +32,13 @@ type route struct {
 // plan is what the kernel should have.
 type plan struct {
 	routes map[routeKey]route
-	// neighbours and remotes are those of the VXLAN device: the MACs of the
+	// neighbours and remotes are entries of the VXLAN device: the MACs of the
 	// tunnelled routes' gateways, and the nodes that have the MACs.
 	neighbours map[netip.Addr]net.HardwareAddr
 	remotes    map[string]netip.Addr // by net.HardwareAddr.String
-	// spared are the pod CIDRs, tunnel gateways and MACs of nodes that something
-	// is wrong with: what the kernel has for them stays. The gateways tell routes
-	// to the nodes themselves, whose addresses may be what is missing.
+	// spared are the pod CIDRs, tunnel gateways and MACs of nodes that something is wrong with:
+	// what the kernel has for them stays. By the gateways, the routes to the nodes themselves are
+	// known, as their addresses may be what is missing.
 	spared     map[netip.Prefix]bool
 	sparedVia  map[netip.Addr]bool
 	sparedMACs map[string]bool
@@ -120,8 +120,8 @@ func newPlan(mode Mode, self Node, others []Node, v view) *plan {
 		spared: map[netip.Prefix]bool{}, sparedVia: map[netip.Addr]bool{}, sparedMACs: map[string]bool{},
 		failed: map[string]error{},
 	}
-	// What is sent to a pod that has gone must not follow the default route:
-	// the network might send it back.
+	// What is sent to a pod that is gone must not follow the default route, because the network
+	// might send it back.
 	for _, c := range self.PodCIDRs {
 		p.routes[routeKey{unix.RT_TABLE_MAIN, c}] = route{unreachable: true}
 	}

@@ -32,16 +32,16 @@ type fdbKey struct {
 	mac  string
 }
 
-// pods makes again what has gone of what the CNI plugin made on the node's side of pods'
-// links, in the order in which it does: a port passes nothing before it is what it should
-// be. The addresses' routes and neighbours go with a bridge that is set down, and do not
-// come back with it.
+// pods makes again what is gone of what the CNI plugin made on the node's side of pods' links.
+// It does so in the plugin's order, so that a port passes nothing before it is what it should be.
+// The addresses' routes and neighbours go when a bridge is set down, and do not come back when it
+// is set up.
 //
-// Nothing is done for a pod that the plugin is still connecting: its link must stay down
-// until the agent has answered, and what is missing after that the plugin is about to make.
-// Both show in the link, with which an ADD begins, always a new one: only after the answer
-// does the plugin put it into the bridge, and turn ARP off, and it sets it up last. A pod
-// whose link has gone is one that the plugin is about to remove.
+// Nothing is done for a pod that the plugin is still connecting: its link must stay down until the
+// agent has answered, and the plugin is about to make what is missing after that. The link shows
+// both, because an ADD begins with a link, and always with a new one. Only after the answer does
+// the plugin put it into the bridge, and turn ARP off, and it sets it up last. A pod whose link is
+// gone is one that the plugin is about to remove.
 func (r *round) pods(bridge netlink.Link, pods []Pod) {
 	s, err := r.podState(bridge)
 	if err != nil {
@@ -116,12 +116,12 @@ func connecting(link netlink.Link) (bool, error) {
 	return false, fmt.Errorf("link %s: the kernel does not say how often it has been up", link.Attrs().Name)
 }
 
-// gone says that a link, or what was on it, is no more.
+// gone says whether an error means that a link, or what was on it, does not exist any more.
 func gone(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT)
 }
 
-// podState lists what there is.
+// podState lists what the kernel has for pods.
 func (r *round) podState(bridge netlink.Link) (*podState, error) {
 	s := &podState{bridge: bridge, behind: map[fdbKey]bool{}, neighbours: map[netip.Addr]string{}}
 	var err error
@@ -146,7 +146,7 @@ func (r *round) podState(bridge netlink.Link) (*podState, error) {
 	return s, err
 }
 
-// pod makes again what has gone of one pod's.
+// pod makes again what is gone of what the plugin made for one pod.
 func (r *round) pod(pod Pod, link netlink.Link, s *podState) error {
 	attrs := link.Attrs()
 	steps := []step{
@@ -190,7 +190,7 @@ func (r *round) restore(s step, pod Pod, what any) error {
 	return nil
 }
 
-// podAddr has the node find one of a pod's addresses. A route of somebody else's stays.
+// podAddr makes the node find one of a pod's addresses. A route that somebody else has made stays.
 func (r *round) podAddr(pod Pod, a netip.Addr, link netlink.Link, s *podState) error {
 	there := false
 	for _, have := range s.routes[routeKey{unix.RT_TABLE_MAIN, whole(a)}] {
@@ -207,8 +207,8 @@ func (r *round) podAddr(pod Pod, a netip.Addr, link netlink.Link, s *podState) e
 	err := errors.Join(
 		r.restore(step{!known, "set neighbour %s", func() error { return r.NeighSet(near) }}, pod, a),
 		r.restore(step{!there, "add route to %s", func() error { return r.RouteReplace(route) }}, pod, a))
-	// DEL deletes the link, then these. If it has deleted the link, it may have been
-	// faster, and nobody else would take away what came after it.
+	// DEL deletes the link, and then the route and the neighbour. If it has deleted the link, it may
+	// have been faster than this, and nobody else would remove what was made after it.
 	if _, missing := r.LinkByIndex(link.Attrs().Index); errors.As(missing, &netlink.LinkNotFoundError{}) {
 		for _, undo := range []error{r.RouteDel(route), r.NeighDel(near)} {
 			if undo != nil && !gone(undo) {

@@ -62,7 +62,8 @@ func (r *round) run(self Node, others []Node, pods []Pod) error {
 	return errors.Join(append(r.errs, partial)...)
 }
 
-// did notes a change, or why there is none. It returns whether there is.
+// did notes a change, or the error because of which there is none. It returns whether there is a
+// change.
 func (r *round) did(err error, format string, args ...any) bool {
 	if err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err))
@@ -72,8 +73,8 @@ func (r *round) did(err error, format string, args ...any) bool {
 	return true
 }
 
-// remember has a Node whose InternalIP is missing for a while go on as the tunnel's end
-// that it was: the device has the address.
+// remember keeps a Node whose InternalIP is missing for a while as the tunnel's end that it was: the
+// VXLAN device still has the address.
 func (r *round) remember() {
 	if device, is := r.linkByName(r.options.VXLANDevice).(*netlink.Vxlan); is && len(r.self.Addrs) == 0 {
 		if a := addrOf(device.SrcAddr); a.IsGlobalUnicast() {

@@ -158,9 +158,9 @@ func (r *round) describe(route *netlink.Route) string {
 	return fmt.Sprintf("%s proto %s metric %d", text, route.Protocol, route.Priority)
 }
 
-// setRules leads what pods send to NodesTable, in the families that it has
-// routes of. They name the bridge, not its index: the kernel applies them
-// whenever there is one.
+// setRules makes the rules that lead what pods send to NodesTable, in the families of which that
+// has routes. The rules name the bridge, not its index, so that the kernel applies them whenever
+// the bridge exists.
 func (r *round) setRules(p *plan) {
 	want := map[int]bool{}
 	for key := range p.routes {
@@ -174,13 +174,13 @@ func (r *round) setRules(p *plan) {
 			r.errs = append(r.errs, err)
 			continue
 		}
-		there := false
+		exists := false
 		for _, rule := range rules {
 			if rule.Protocol != RouteProtocol || rule.Table != NodesTable {
 				continue
 			}
-			if want[f] && !there && rule.IifName == r.options.Bridge && rule.Priority == NodesTable {
-				there = true
+			if want[f] && !exists && rule.IifName == r.options.Bridge && rule.Priority == NodesTable {
+				exists = true
 				continue
 			}
 			// There may be a node whose entries are spared.
@@ -188,7 +188,7 @@ func (r *round) setRules(p *plan) {
 				r.did(r.RuleDel(&rule), "remove rule of link %s", rule.IifName)
 			}
 		}
-		if want[f] && !there {
+		if want[f] && !exists {
 			rule := netlink.NewRule()
 			rule.Family, rule.Table, rule.Priority = f, NodesTable, NodesTable
 			rule.IifName, rule.Protocol = r.options.Bridge, RouteProtocol

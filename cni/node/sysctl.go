@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// path is a setting's. What is written there counts for the network namespace
-// of the writing thread, whichever mount of proc it is.
+// path is the path of a setting. What is written there counts for the network namespace of the
+// writing thread, whichever mount of proc it is.
 func (r *round) path(name string) string { return filepath.Join(r.options.ProcSys, name) }
 
 func (r *round) exists(name string) bool {

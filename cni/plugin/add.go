@@ -19,7 +19,7 @@ type addition struct {
 	conf *Config
 	at   attachment
 	pod  handshake.Pod
-	// netns is the path of the pod's namespace, inside what is in it.
+	// netns is the path of the pod's namespace; inside is what is in it.
 	netns  string
 	inside *podNS
 	host   *netlink.Handle
@@ -30,8 +30,8 @@ type addition struct {
 	first  []bool
 	bridge netlink.Link
 	link   netlink.Link
-	// told says that the agent may have heard of the pod.
-	told bool
+	// announced says that the agent may have heard of the pod.
+	announced bool
 }
 
 // addSteps are ADD. Up to the last one, the host's end of the pod's link is
@@ -86,8 +86,8 @@ func (p Plugin) Add(args *skel.CmdArgs) error {
 	done := false
 	defer func() {
 		if !done {
-			// What can't be undone now, the runtime's DEL or GC undoes, for
-			// the leases go last. The error that matters is ADD's.
+			// What can't be undone now is undone by the runtime's DEL or GC, because
+			// the leases are removed last. The error that matters is ADD's.
 			_ = a.undo(p)
 		}
 	}()
@@ -102,17 +102,17 @@ func (p Plugin) Add(args *skel.CmdArgs) error {
 }
 
 func (a *addition) undo(p Plugin) error {
-	return (&removal{conf: a.conf, at: a.at, host: a.host, tell: a.told}).run(p, "undo")
+	return (&removal{conf: a.conf, at: a.at, host: a.host, tell: a.announced}).run(p, "undo")
 }
 
-// takeLeases is the first step: whatever comes after can be found again by what
-// it leaves on disk.
+// takeLeases is the first step, because all that later steps make can be found again by what
+// this one leaves on disk.
 func (a *addition) takeLeases() error {
 	l, err := openLeases(a.conf)
 	if err != nil {
 		return err
 	}
-	// What can't be freed does not matter unless it is missing.
+	// That leases can't be freed matters only if no address is left.
 	lost := l.endLost(a.host, a.conf.Bridge)
 	if a.addrs, err = l.allocate(a.at, a.conf.PodCIDRs); err != nil {
 		err = errors.Join(err, lost)
@@ -152,7 +152,7 @@ func (a *addition) mac() net.HardwareAddr { return PodMAC(a.at.containerID, a.at
 func (a *addition) askAgent() error {
 	ctx, cancel := context.WithTimeout(context.Background(), a.conf.Timeout())
 	defer cancel()
-	a.told = true
+	a.announced = true
 	return agentError(handshake.Call(ctx, a.conf.Socket, handshake.Request{
 		Op: handshake.OpAdd, ContainerID: a.at.containerID, IfName: a.at.ifName, Pod: a.pod, Mode: handshake.ModeBridge,
 		IPs: a.addrs, MAC: a.mac().String(), HostInterface: a.link.Attrs().Name, NetNS: a.netns,

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bridgeSettings are the bridge's kernel settings, its own alone. The IPv4 ones
-// are combined with those of conf/all, which are the agent's: redirects are sent
-// unless both are off.
+// bridgeSettings are the kernel settings of the bridge only. The kernel combines the IPv4
+// settings with those of conf/all, which the agent makes: redirects are sent unless both are
+// off.
 func bridgeSettings(bridge string, ipv6 bool) []setting {
 	v4, v6 := "net/ipv4/conf/"+bridge+"/", "net/ipv6/conf/"+bridge+"/"
 	settings := []setting{
@@ -76,14 +76,14 @@ func ensureBridge(host *netlink.Handle, c *Config) (netlink.Link, error) {
 // hasIPv6 says whether there is an IPv6 address among these.
 func hasIPv6(addrs []netip.Addr) bool { return slices.ContainsFunc(addrs, netip.Addr.Is6) }
 
-// makeBridge makes the bridge, or finds that another process has.
+// makeBridge makes the bridge, or finds the one that another process has made.
 func makeBridge(host *netlink.Handle, name string) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	// With an address that was set, the bridge keeps it as ports come and go
-	// (br_stp_recalculate_bridge_id). The pods have it as their gateway's.
+	// A bridge keeps an address that was set, even when ports come and go
+	// (br_stp_recalculate_bridge_id). To the pods it is their gateway's.
 	attrs.Name, attrs.HardwareAddr = name, BridgeMAC(name)
 	off := false
-	// Without snooping, multicast is for those ports that want flooding: none.
+	// Without snooping, multicast goes to the ports that want flooding, and no port does.
 	// A spanning tree and VLANs are off unless asked for; a kernel that is built
 	// without VLANs refuses to be told that they are off (EOPNOTSUPP).
 	err := host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &off})
@@ -179,14 +179,14 @@ func dump[T any](list func() ([]T, error)) (got []T, err error) {
 	return got, err
 }
 
-// patience is how long the kernel may take to make a link or an address work.
-const patience = 5 * time.Second
+// readyTimeout is how long the kernel may take to make a link or an address work.
+const readyTimeout = 5 * time.Second
 
-// await asks until it is told yes, less and less often: many ADDs may wait at once, and
+// await asks until the answer is yes, less and less often: many ADDs may wait at once, and
 // the kernel needs the time, and the lock of its links, for what they wait for.
 func await(what string, ready func() (bool, error)) error {
 	const often, seldom = 100 * time.Microsecond, 10 * time.Millisecond
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(readyTimeout)
 	for pause := often; ; pause = min(2*pause, seldom) {
 		ok, err := ready()
 		if ok {
@@ -202,10 +202,10 @@ func await(what string, ready func() (bool, error)) error {
 	}
 }
 
-// awaitUp waits until a link passes packets. Of a new pair, an end that was set
-// up first gets its queue, and a bridge its first carrier, only when the kernel
-// has noticed, later, that the other side is up; until then it drops what is
-// sent. Since Linux 6.9 asking is enough.
+// awaitUp waits until a link passes packets. The end of a new pair that was set up first
+// gets its queue, and a bridge gets its first carrier, only when the kernel notices, some time
+// later, that the other side is up. Until then it drops what is sent. Since Linux 6.9, to ask
+// is enough.
 func awaitUp(handle *netlink.Handle, link netlink.Link) error {
 	return await("link "+link.Attrs().Name+" does not come up", func() (bool, error) {
 		now, err := handle.LinkByIndex(link.Attrs().Index)

@@ -38,9 +38,9 @@ func addChained(conf *Config, args *skel.CmdArgs, pod handshake.Pod) error {
 	return types.PrintResult(conf.PrevResult, conf.CNIVersion)
 }
 
-// hostEnd is the node's end of the pod's link, if that is one of a pair. The kernel knows
-// it better than another plugin's result says it. It is empty if it cannot be told: the
-// agent then looks for it, and takes what may be it for an isolated pod's.
+// hostEnd is the node's end of the pod's link, if the link is one of a pair. It is asked of the
+// kernel, which knows it better than another plugin's result. It is empty if the kernel cannot
+// tell: the agent then looks for it, and treats every link that may be it as an isolated pod's.
 func hostEnd(netns, ifName string) string {
 	pod, err := openPod(netns, ifName)
 	if err != nil {

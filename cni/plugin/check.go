@@ -37,7 +37,7 @@ func (p Plugin) Check(args *skel.CmdArgs) error {
 		return invalidConfig(errors.New("there is no prevResult"))
 	}
 	if conf.Chained() {
-		return nil // all there is to see is the other plugin's
+		return nil // all that there is to compare was made by the other plugin
 	}
 	inside, err := openPod(args.Netns, args.IfName)
 	if err != nil {
@@ -60,7 +60,7 @@ func (p Plugin) Check(args *skel.CmdArgs) error {
 	}, i)
 }
 
-// leases compares the addresses noted with those that the runtime was told.
+// leases compares the addresses noted on disk with those that were reported to the runtime.
 func (i *inspection) leases() error {
 	l, err := openLeases(i.conf)
 	if err != nil {
@@ -164,7 +164,7 @@ func (i *inspection) checkPodRoutes() error {
 		if err := checkNeighbour(i.inside.handle, i.inside.link, gateway, i.bridge.Attrs().HardwareAddr); err != nil {
 			return err
 		}
-		if !i.toldDefault(gateway) {
+		if !i.reportedDefault(gateway) {
 			if err := i.checkApart(gateway); err != nil {
 				return err
 			}
@@ -179,9 +179,9 @@ func (i *inspection) checkPodRoutes() error {
 	return nil
 }
 
-// toldDefault says whether the runtime was told that the pod's default route is by this
+// reportedDefault says whether ADD reported to the runtime that the pod's default route is by this
 // interface.
-func (i *inspection) toldDefault(gateway netip.Addr) bool {
+func (i *inspection) reportedDefault(gateway netip.Addr) bool {
 	return slices.ContainsFunc(i.conf.PrevResult.Routes, func(r *types.Route) bool { return r.GW.Equal(gateway.AsSlice()) })
 }
 
@@ -197,13 +197,13 @@ func (i *inspection) checkApart(gateway netip.Addr) error {
 	return nil
 }
 
-// checkMTU compares with what the runtime was told: the configuration may have
-// changed since. Results before CNI 1.1 don't say.
+// checkMTU compares the link's MTU with the one that was reported to the runtime, because the
+// configuration may have changed since. Results before CNI 1.1 don't have it.
 func (i *inspection) checkMTU(link netlink.Link) error {
 	attrs := link.Attrs()
-	for _, told := range i.conf.PrevResult.Interfaces {
-		if told.Name == attrs.Name && told.Mtu != 0 && told.Mtu != attrs.MTU {
-			return drift("link %s: its MTU is %d, not %d", attrs.Name, attrs.MTU, told.Mtu)
+	for _, reported := range i.conf.PrevResult.Interfaces {
+		if reported.Name == attrs.Name && reported.Mtu != 0 && reported.Mtu != attrs.MTU {
+			return drift("link %s: its MTU is %d, not %d", attrs.Name, attrs.MTU, reported.Mtu)
 		}
 	}
 	return nil

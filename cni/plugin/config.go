@@ -33,16 +33,16 @@ const ModeChained = "chained"
 type Config struct {
 	// CNIVersion is the version of the specification that the result is in.
 	CNIVersion string `json:"cniVersion"`
-	// Name is the network's.
+	// Name is the name of the network.
 	Name string `json:"name"`
 	// Mode is empty, or ModeChained: another plugin has connected the pod, and
 	// the agent is told.
 	Mode string `json:"mode"`
 	// Bridge is the bridge's name; empty is DefaultBridge.
 	Bridge string `json:"bridge"`
-	// PodCIDRs are the node's, at most one of each family.
+	// PodCIDRs are the node's pod ranges, at most one of each family.
 	PodCIDRs []netip.Prefix `json:"podCIDRs"`
-	// MTU is that of the pods' links; 0 is that of the link with the default
+	// MTU is the MTU of the pods' links; 0 stands for that of the link with the default
 	// route.
 	MTU int `json:"mtu"`
 	// Socket is where the agent listens; empty is handshake.DefaultSocket.
@@ -57,7 +57,7 @@ type Config struct {
 	// serves it.
 	NoHostPort string `json:"noHostPort"`
 	// RuntimeConfig is what the runtime says of the pod to plugins that declare the
-	// capability, as it came.
+	// capability, unread.
 	RuntimeConfig json.RawMessage `json:"runtimeConfig"`
 
 	// PrevResult is what the plugin before, or for CHECK this plugin, has

@@ -47,6 +47,6 @@
 // itself, called again for the same container, takes over the leases and
 // replaces the rest.
 //
-// What nobody ever calls a DEL or GC for ends with the boot, or when the next ADD of any
-// container finds the link gone (lost.go).
+// If nobody ever calls DEL or GC for a container, what it has ends with the boot, or when the next
+// ADD of any container finds its link gone (lost.go).
 package plugin

@@ -14,8 +14,8 @@ import (
 const (
 	// CodeExhausted says that a pod CIDR has no address left.
 	CodeExhausted uint = 100
-	// CodeDrift says that CHECK has found something that ADD made gone or
-	// changed.
+	// CodeDrift says that CHECK has found that something that ADD made is gone, or
+	// has changed.
 	CodeDrift uint = 101
 )
 
@@ -38,7 +38,7 @@ func agentError(err error) error {
 	return err
 }
 
-// drift is what CHECK finds.
+// drift is the error for a difference that CHECK finds.
 func drift(format string, args ...any) error {
 	return types.NewError(CodeDrift, fmt.Sprintf(format, args...), "")
 }

@@ -52,13 +52,13 @@ func (p Plugin) GC(args *skel.CmdArgs) error {
 	if !conf.Chained() {
 		err = p.collect(conf)
 	}
-	// An agent that can't be told doesn't keep the addresses from being freed,
-	// but the runtime should know that it is not over.
-	if told := tellValid(conf); told != nil {
+	// That the agent can't be told does not keep the addresses from being freed,
+	// but the runtime should know that GC is not complete.
+	if tellErr := tellValid(conf); tellErr != nil {
 		if err == nil {
-			return agentError(told)
+			return agentError(tellErr)
 		}
-		return errors.Join(err, told)
+		return errors.Join(err, tellErr)
 	}
 	return err
 }
@@ -96,7 +96,7 @@ func (p Plugin) collect(conf *Config) error {
 	return errors.Join(append(errs, c.leases.close())...)
 }
 
-// tellValid tells the agent which attachments there still are.
+// tellValid tells the agent which attachments are still valid.
 func tellValid(conf *Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout())
 	defer cancel()
@@ -107,7 +107,7 @@ func tellValid(conf *Config) error {
 	return handshake.Call(ctx, conf.Socket, handshake.Request{Op: handshake.OpGC, Attachments: attachments})
 }
 
-// removeContainers removes all that belongs to leases of others than the valid.
+// removeContainers removes all that belongs to leases of attachments that are not valid.
 func (c *collection) removeContainers() error {
 	stale := map[attachment]bool{}
 	var errs []error
@@ -135,8 +135,8 @@ func (c *collection) keeps(at attachment) (bool, error) {
 	return err == nil, err
 }
 
-// removeLinks removes the bridge's ports that are podfence's and no valid
-// attachment's, nor have leases still: those whose leases were lost.
+// removeLinks removes those of podfence's ports of the bridge that belong to no valid
+// attachment and have no leases any more: their leases were lost.
 func (c *collection) removeLinks() error {
 	if c.bridge == nil {
 		return nil

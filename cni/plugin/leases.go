@@ -24,7 +24,7 @@ type attachment struct{ containerID, ifName string }
 
 func (a attachment) String() string { return a.containerID + "/" + a.ifName }
 
-// lease is an address and whose it is.
+// lease is an address with its owner.
 type lease struct {
 	addr  netip.Addr
 	owner attachment
@@ -71,9 +71,9 @@ func lockLeases(c *Config) (*leases, error) {
 // bootFile says, among the leases, of which boot they are.
 const bootFile = "boot"
 
-// endWithBoot removes the leases of an earlier boot: what had the addresses is gone,
-// whether or not the runtime remembers to say so. Leases without word of a boot are of
-// an older podfence, and may be of this one.
+// endWithBoot removes the leases of an earlier boot: the containers that had the addresses are
+// gone, whether or not the runtime remembers to say so. Leases that do not say of which boot they
+// are were made by an older podfence, and may be of this boot.
 func (l *leases) endWithBoot() error {
 	path := filepath.Join(l.dir, bootFile)
 	boot, err := handshake.BootOf(path)
@@ -280,9 +280,9 @@ func (l *leases) holds(owner attachment, addrs []netip.Addr) (bool, error) {
 	return true, nil
 }
 
-// store is host-local's, for an allocator that runs under a lock which it must
-// not give back, and which needs not look for what the owner has: that would
-// read all files again for each family.
+// store is host-local's store, for an allocator that runs under a lock which it must not give
+// back. The allocator need not look for the addresses that the owner has: to do so, it would read
+// all files again for each family.
 type store struct{ *disk.Store }
 
 func (store) Lock() error                     { return nil }

@@ -15,8 +15,8 @@ import (
 )
 
 // LoopbackType is the type of the plugin that brings up a pod's own lo.
-// Container runtimes call it before the network's plugins and, but for those
-// that are told to do it themselves, start no pod without it.
+// Container runtimes call it before the network's plugins. They start no pod without it, except
+// those that are configured to bring lo up themselves.
 const LoopbackType = "loopback"
 
 // Loopback is that plugin, for nodes that have no other. What it brings up goes

@@ -18,9 +18,9 @@ const leaseSettles = time.Minute
 
 // endLost frees what containers have whose link is gone, and so their network namespace
 // or at least all of the node in it: their DEL was lost, and not every runtime calls GC.
-// Whoever is about to ADD or DEL one of them meanwhile is not disturbed: ADD looks
-// whether it still has its leases when it has made the link, and DEL clears what leads
-// to an address under the lock.
+// An ADD or DEL of such a container that is under way is not disturbed: ADD looks whether it
+// still has its leases when it has made the link, and DEL clears what leads to an address under
+// the lock.
 func (l *leases) endLost(host *netlink.Handle, bridge string) error {
 	links, err := linkNames()
 	if err != nil {
@@ -49,7 +49,8 @@ func (l *leases) endLost(host *netlink.Handle, bridge string) error {
 	return errors.Join(errs...)
 }
 
-// spareRenamed takes those out whose link somebody has renamed: its MAC tells whose it is.
+// spareRenamed takes out of lost the attachments whose link somebody has renamed: its MAC tells whose
+// it is.
 // One that still has its name as an alternative one, deleteLink finds and leaves. There are
 // few to ask about, mostly none.
 func spareRenamed(host *netlink.Handle, lost map[attachment]bool) error {
@@ -60,12 +61,12 @@ func spareRenamed(host *netlink.Handle, lost map[attachment]bool) error {
 	if err != nil {
 		return fmt.Errorf("links: %w", err)
 	}
-	there := map[string]bool{}
+	macs := map[string]bool{}
 	for _, link := range links {
-		there[link.Attrs().HardwareAddr.String()] = true
+		macs[link.Attrs().HardwareAddr.String()] = true
 	}
 	maps.DeleteFunc(lost, func(owner attachment, _ bool) bool {
-		return there[hostMAC(LinkName(owner.containerID, owner.ifName)).String()]
+		return macs[hostMAC(LinkName(owner.containerID, owner.ifName)).String()]
 	})
 	return nil
 }
@@ -83,7 +84,8 @@ func (l *leases) end(host *netlink.Handle, bridge string, owner attachment) erro
 	return l.release(owner, addrs)
 }
 
-// stillHas is an error if the addresses were taken for a lost container's.
+// stillHas returns an error if the addresses were taken away, because the container was taken for a
+// lost one.
 func stillHas(c *Config, at attachment, addrs []netip.Addr) error {
 	l, err := lockLeases(c)
 	if err != nil {

@@ -19,13 +19,12 @@ const LinkGroup = 28774
 
 const (
 	linkPrefix = "pf"
-	// linkDigits fill up what the kernel allows: IFNAMSIZ is 16 with a zero.
+	// linkDigits is how many digits fill up what the kernel allows: IFNAMSIZ is 16, with a zero.
 	linkDigits = 13
 )
 
-// LinkName is the name of the host's end of a pod's link: "pf" and 65 bits of a
-// hash. It is derived so that a link is found again without anything that was
-// noted, and by whoever knows the container.
+// LinkName is the name of the host's end of a pod's link: "pf" and 65 bits of a hash. It is derived,
+// so that anyone who knows the container finds its link again, without anything that was noted.
 func LinkName(containerID, ifName string) string {
 	sum := attachmentHash(containerID, ifName)
 	return linkPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:linkDigits])
@@ -44,8 +43,8 @@ func BridgeMAC(bridge string) net.HardwareAddr {
 	return localMAC(sum[:6])
 }
 
-// hostMAC is the MAC of the host's end with this name. That a link has it says
-// that the plugin has made it: a name alone may be chance.
+// hostMAC is the MAC of the host's end with this name. If a link has it, the plugin has made the
+// link; the name alone may be chance.
 func hostMAC(link string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte("link " + link))
 	return localMAC(sum[:6])

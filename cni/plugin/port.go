@@ -14,10 +14,10 @@ import (
 // stateForwarding is BR_STATE_FORWARDING of linux/if_bridge.h.
 const stateForwarding = 3
 
-// portFlags are a pod's port's. It must not learn addresses from what the pod
-// sends, nor get frames that are not for its own address. In hairpin mode a
-// frame may go back to where it came from: a Service leads a pod back to itself
-// so, where br_netfilter is on.
+// portFlags are the flags of a pod's port. It must not learn addresses from what the pod
+// sends, nor get frames that are not for its own address. In hairpin mode a frame may go back
+// to where it came from. A Service that leads a pod back to itself needs that, where
+// br_netfilter is on.
 var portFlags = []struct {
 	attr int
 	name string
@@ -30,9 +30,9 @@ var portFlags = []struct {
 	{nl.IFLA_BRPORT_MODE, "hairpin mode", 1},
 }
 
-// makeLink makes the pair: the host's end down and in no bridge, the pod's end
-// in the pod's namespace. What a killed ADD of the same container has left makes
-// way; its other end goes with it.
+// makeLink makes the pair: the host's end down and in no bridge, the pod's end in the pod's
+// namespace. A link that a killed ADD of the same container has left is deleted first; its other
+// end goes with it.
 func makeLink(host *netlink.Handle, at attachment, netns, mtu int) (netlink.Link, error) {
 	name := LinkName(at.containerID, at.ifName)
 	if err := deleteLink(host, name); err != nil {
@@ -58,8 +58,8 @@ func ours(link netlink.Link) bool {
 	return link.Type() == "veth" && bytes.Equal(attrs.HardwareAddr, hostMAC(attrs.Name))
 }
 
-// deleteLink deletes the host's end of a pair, and so the pod's. That there is
-// none is no error.
+// deleteLink deletes the host's end of a pair, and so the pod's end. It is no error if the link
+// does not exist.
 func deleteLink(host *netlink.Handle, name string) error {
 	link, err := host.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {

@@ -12,9 +12,9 @@ import (
 	"github.com/podfence/podfence/cni/handshake"
 )
 
-// delPatience is how long DEL waits for the agent, which it doesn't need: an
-// agent that is not there learns from GC, or from the API server.
-const delPatience = time.Second
+// delTimeout is how long DEL waits for the agent. DEL doesn't need it: an agent that is not there
+// learns of the DEL from GC, or from the API server.
+const delTimeout = time.Second
 
 // removal is a DEL under way, or an ADD that is undone.
 type removal struct {
@@ -77,7 +77,7 @@ func (r *removal) tellAgent() error {
 	if !r.tell {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), min(delPatience, r.conf.Timeout()))
+	ctx, cancel := context.WithTimeout(context.Background(), min(delTimeout, r.conf.Timeout()))
 	defer cancel()
 	_ = handshake.Call(ctx, r.conf.Socket, handshake.Request{
 		Op: handshake.OpDel, ContainerID: r.at.containerID, IfName: r.at.ifName,

@@ -8,16 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A pod has one default route of a family. Of a second interface, such as Multus has
-// made, the addresses must work, too: what the pod answers from them has to leave by that
-// interface, whose port alone may send them. So it has a routing table of its own, and
-// two rules for each family lead there what has its address, or is bound to it:
+// A pod has one default route for each family. If it has a second interface, such as Multus
+// makes, the addresses of that must work, too: what the pod answers from them has to leave by that
+// interface, because only its port may send from them. So the interface has a routing table of its
+// own, and two rules for each family lead what has its address, or is bound to it, there:
 //
 //	ip rule add from 10.244.1.9 lookup 28777 priority 28774
 //	ip rule add oif net1 lookup 28777 priority 28774
 //	ip route add default via 10.244.1.1 dev net1 onlink table 28777
 
-// ownTables is the priority of these rules. With a link's index added it is its table.
+// ownTables is the priority of these rules. The number of a link's table is this plus the link's
+// index.
 const ownTables = 28774
 
 func ownTable(link netlink.Link) int { return ownTables + link.Attrs().Index }

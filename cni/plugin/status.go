@@ -24,7 +24,7 @@ func (p Plugin) Status(args *skel.CmdArgs) error {
 	if !conf.Chained() && len(conf.PodCIDRs) == 0 {
 		return notAvailable("the network configuration has no podCIDRs: the node has not been given any yet")
 	}
-	// Not to be able to read it is as if it were not there: the agent knows.
+	// If the note cannot be read, it is as if it did not exist: the agent is asked.
 	if committed, err := handshake.Committed(conf.Socket); err == nil && committed {
 		return nil
 	}

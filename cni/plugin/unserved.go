@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// unserved is what a pod asks of the network by Kubernetes' API that nobody here
-// does, each with the reason. Runtimes tell it to the plugins of a list that declare
-// the capability (CNI conventions, "Dynamic Plugin specific fields"), and podfence's
-// agent has podfence's declare those that no other does. What can't be read is not
-// reported: the pod is none the worse.
+// unserved is what a pod asks of the network by Kubernetes' API and nobody here provides, each
+// with the reason. Runtimes tell it to the plugins of a list that declare the capability (CNI
+// conventions, "Dynamic Plugin specific fields"), and podfence's agent makes podfence's plugin
+// declare the capabilities that no other plugin declares. What can't be read is not reported; the
+// pod is none the worse for that.
 func (c *Config) unserved() (all []string) {
 	var asked struct {
 		PortMappings []struct {

@@ -17,9 +17,9 @@ import (
 var version = "dev"
 
 func main() {
-	// A runtime says what it wants in the environment alone (CNI_COMMAND). Who gives
-	// arguments means the other program of this name: to print what this one is and
-	// succeed, as plugins do by hand, would look as if that had been done.
+	// A runtime says what it wants only in the environment (CNI_COMMAND). Whoever gives arguments
+	// means the other program of this name. If this one printed what it is and succeeded, as
+	// plugins do when they are run by hand, it would look as if it had done what was asked.
 	if len(os.Args) > 1 && os.Getenv("CNI_COMMAND") == "" {
 		fmt.Fprintf(os.Stderr, "%s: this is podfence's CNI plugin %s, which container runtimes execute without arguments; "+
 			"it does nothing of %q: that is for podfence, which is in the image, not on the node\n", os.Args[0], version, os.Args[1])

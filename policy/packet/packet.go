@@ -33,7 +33,7 @@ func (p Packet) NextHeader() Protocol {
 	case p.HopByHop:
 		return 0
 	case p.Extended:
-		return 60 // destination options; nobody looks at which extension header it is
+		return 60 // any extension header will do: nobody looks at which it is
 	}
 	return p.Protocol
 }

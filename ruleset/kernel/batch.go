@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// patience is how long an answer may take. The kernel has written all of them
+	// answerTimeout is how long an answer may take. The kernel has written all answers
 	// when sendmsg(2) returns, so one that does not come has been lost.
-	patience = 5 * time.Second
-	// rest is how long to wait for more answers where there may be none.
-	rest = 100 * time.Millisecond
+	answerTimeout = 5 * time.Second
+	// drainTimeout is how long to wait for more answers where there may be none.
+	drainTimeout = 100 * time.Millisecond
 )
 
-// batchOf has the library make the messages. It hands them to nobody but its
-// socket; this one keeps them, as podfence sends them itself. The library takes
-// silence for success, and has no way to have a batch checked only.
+// batchOf has the library make the messages. The library hands them only to its
+// socket; the socket that it gets here keeps them, because podfence sends them itself.
+// The library takes silence for success, and cannot have a batch only checked.
 func (c *Conn) batchOf(messages []message) (batch []netlink.Message, err error) {
 	if c.library == nil {
 		c.library, err = nftables.New(nftables.AsLasting(), nftables.WithTestDial(func(sent []netlink.Message) ([]netlink.Message, error) {
@@ -39,7 +39,7 @@ func (c *Conn) batchOf(messages []message) (batch []netlink.Message, err error) 
 	for _, m := range messages {
 		m.queue(c.library)
 	}
-	// It forgets the messages, whether it fails or not.
+	// The library forgets the messages, whether this fails or not.
 	if err := c.library.Flush(); err != nil {
 		return nil, err
 	}
@@ -52,13 +52,13 @@ func (c *Conn) batchOf(messages []message) (batch []netlink.Message, err error) 
 		// The kernel would write every rule back.
 		batch[i].Header.Flags &^= netlink.Echo
 	}
-	// The last one's answer tells that all were done, or would be.
+	// The answer to the last message says that all were carried out, or would be.
 	batch[len(batch)-1].Header.Flags |= netlink.Acknowledge
 	return batch, nil
 }
 
-// bracket is the message before a batch, or after it. A batch of a generation is
-// refused (ERESTART) if there is another by now; 0 is any.
+// bracket is the message before a batch, or after it. A batch with a generation is
+// refused (ERESTART) if the ruleset has another generation by then; 0 stands for any.
 func bracket(kind netlink.HeaderType, generation uint32) netlink.Message {
 	data := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}
 	if generation != 0 {
@@ -88,9 +88,9 @@ func (c *Conn) check(batch []netlink.Message) (int, error) {
 // answers. It returns the index of the message that was refused first, or -1.
 func (c *Conn) exchange(all []netlink.Message, messages int) (int, error) {
 	for i := range all {
-		all[i].Header.Sequence, all[i].Header.PID = 0, 0 // the socket's to give
+		all[i].Header.Sequence, all[i].Header.PID = 0, 0 // the socket sets them
 	}
-	if c.unread { // they would leave no room for what comes now
+	if c.unread { // unread answers would leave no room for those that come now
 		drain(c.socket)
 	}
 	sent, err := c.socket.SendMessages(all)
@@ -109,19 +109,19 @@ func (c *Conn) exchange(all []netlink.Message, messages int) (int, error) {
 	return index, err
 }
 
-// answers reads the answers to a batch of so many messages that begins with the
-// number begin: its messages have those that follow. They end with that to the last
-// message, which is always answered, unless the socket is full of refusals or the
-// kernel refuses the batch as a whole. With a refusal, the first one, comes the
-// index of its message; -1 is the batch as a whole. Ended says that none is left to
-// read.
+// answers reads the answers to a batch of so many messages. The message that begins the batch
+// has the number begin, and the batch's messages have the numbers that follow. The answer to
+// the last message comes last; it always comes, unless the socket is full of refusals or the
+// kernel refuses the batch as a whole. The error is the first refusal, and the index is that of
+// the refused message; -1 stands for the batch as a whole. Ended says that no answer is left
+// to read.
 func (c *Conn) answers(begin uint32, messages int) (index int, ended bool, refused error) {
 	index = -1
 	indexOf := func(number uint32) int { return int(int32(number-begin)) - 1 }
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(answerTimeout)
 	for {
 		if refused != nil {
-			deadline = time.Now().Add(rest)
+			deadline = time.Now().Add(drainTimeout)
 		}
 		if err := c.socket.SetReadDeadline(deadline); err != nil {
 			return -1, false, fmt.Errorf("%w: %w", ErrUnknown, err)
@@ -152,35 +152,36 @@ func (c *Conn) answers(begin uint32, messages int) (index int, ended bool, refus
 	}
 }
 
-// refusedBy takes an error of Receive apart: what the kernel says in a message is a
-// bare errno, about the message of that number; what a system call says, the
-// library wraps. For what cannot be read it has a bare EINVAL, without a number.
-func refusedBy(err error) (number uint32, errno syscall.Errno, said bool) {
+// refusedBy takes an error of Receive apart. If the kernel reported it in a message, the library
+// has a bare errno, and the number of the message that it is about. If it is the error of a
+// system call, the library has wrapped the errno. For a message that cannot be read it has a
+// bare EINVAL, but no number.
+func refusedBy(err error) (number uint32, errno syscall.Errno, reported bool) {
 	var op *netlink.OpError
 	if errors.As(err, &op) {
-		errno, said = op.Err.(syscall.Errno)
+		errno, reported = op.Err.(syscall.Errno)
 		number = op.Sequence
 	}
-	return number, errno, said && number != 0
+	return number, errno, reported && number != 0
 }
 
-// ask sends a request, and returns the answers to it, those of a dump all. Answers
-// that an earlier request has left are skipped.
+// ask sends a request, and returns the answers to it: for a dump, all of them. Answers
+// that are left from an earlier request are skipped.
 func ask(socket *netlink.Conn, request netlink.Message) ([]netlink.Message, error) {
 	sent, err := socket.Send(request)
 	if err != nil {
 		return nil, err
 	}
-	if err := socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := socket.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return nil, err
 	}
 	for {
 		all, err := socket.Receive()
-		number, _, said := refusedBy(err)
+		number, _, reported := refusedBy(err)
 		switch {
-		case said && number != sent.Header.Sequence:
+		case reported && number != sent.Header.Sequence:
 			continue
-		case said: // that ends it
+		case reported: // that ends the answers
 			return nil, err
 		case err != nil:
 			drain(socket)
@@ -197,11 +198,11 @@ func ask(socket *netlink.Conn, request netlink.Message) ([]netlink.Message, erro
 	}
 }
 
-// errInterrupted says that what was listed has changed meanwhile
-// (NLM_F_DUMP_INTR): some of it may be missing.
+// errInterrupted says that the objects have changed while they were listed
+// (NLM_F_DUMP_INTR), so that some may be missing.
 var errInterrupted = errors.New("it has changed while it was listed")
 
-// list asks for a dump, again if it was interrupted, up to a limit.
+// list asks for a dump. If that was interrupted it asks again, up to a limit.
 func list(socket *netlink.Conn, request netlink.Message) (answers []netlink.Message, err error) {
 	request.Header.Flags |= netlink.Request | netlink.Dump
 	for range 5 {
@@ -212,10 +213,10 @@ func list(socket *netlink.Conn, request netlink.Message) (answers []netlink.Mess
 	return answers, err
 }
 
-// drain reads what is left of answers that were not read to their end, up to a limit.
+// drain reads the answers that are left of those that were not read to their end, up to a limit.
 func drain(socket *netlink.Conn) {
 	for range receiveBuffer / 64 {
-		if err := socket.SetReadDeadline(time.Now().Add(rest)); err != nil {
+		if err := socket.SetReadDeadline(time.Now().Add(drainTimeout)); err != nil {
 			return
 		}
 		if _, err := socket.Receive(); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.EBADF) {

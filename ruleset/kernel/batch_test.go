@@ -20,7 +20,7 @@ func oneElement(g *WithT) []message {
 }
 
 // TestBatchesAreCheap: to make the messages of a small batch takes less memory than a
-// page. All of an agent's life, most batches are small.
+// page. Throughout an agent's life, most batches are small.
 func TestBatchesAreCheap(t *testing.T) {
 	g := NewWithT(t)
 	c := &Conn{name: "podfence"}
@@ -37,7 +37,7 @@ func TestBatchesAreCheap(t *testing.T) {
 	g.Expect((after.TotalAlloc - before.TotalAlloc) / rounds).To(BeNumerically("<", 4096))
 }
 
-// TestBatchesAreApart: what could not be made into messages leaves nothing to the
+// TestBatchesAreApart: a batch that could not be made into messages leaves nothing behind for the
 // batches after it.
 func TestBatchesAreApart(t *testing.T) {
 	g := NewWithT(t)

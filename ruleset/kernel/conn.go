@@ -12,61 +12,61 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// The limits on what waits in the socket. They are limits: nothing is
-// allocated. A batch is one datagram, so a transaction must fit the send
-// buffer whole (but see slices.go); one IPv4 address takes 16 bytes of it. The receive buffer holds
-// one small answer per refused message; when it is full, later ones are
-// dropped, which NETLINK_NO_ENOBUFS makes silent, so that the first refusal is
-// never hidden behind an ENOBUFS.
+// The limits on what waits in the socket. They are only limits: nothing is allocated for
+// them. A batch is one datagram, so a whole transaction must fit into the send buffer (but
+// see slices.go); one IPv4 address takes 16 bytes of it. The receive buffer holds one small
+// answer per refused message. When it is full, later answers are dropped. NETLINK_NO_ENOBUFS
+// makes that silent, so that the first refusal is never hidden behind an ENOBUFS.
 const (
 	sendBuffer    = 512 << 20
 	receiveBuffer = 16 << 20
 )
 
 // Options say where the tables are, and what Open has to try besides what every
-// table is made of.
+// table needs.
 type Options struct {
 	// NetNS is the descriptor of a network namespace. It is used only while
 	// Open runs. 0: the namespace of the calling thread.
 	NetNS int
 	// Table is the tables' name; empty: nft.TableName.
 	Table string
-	// Guard: there will be the table of family bridge (ruleset.BuildGuard).
+	// Guard: there will be a table of family bridge (ruleset.BuildGuard).
 	Guard bool
-	// Masquerade: that of family inet will (ruleset.Options).
+	// Masquerade: the table of family inet will masquerade (ruleset.Options).
 	Masquerade bool
-	// SourceCheck: so does its check of sources (ruleset.Options).
+	// SourceCheck: the table of family inet will check sources (ruleset.Options).
 	SourceCheck bool
-	// MaxConnections: so does its bound on a pod's connections (ruleset.Options).
+	// MaxConnections: the table of family inet will have a bound on a pod's connections
+	// (ruleset.Options).
 	MaxConnections bool
-	// Own: the tables are to be the connection's own where the kernel can do that
-	// without taking them away when the connection ends. Others are refused then
-	// what would change them, until it ends.
+	// Own: the connection is to own the tables, where the kernel can do that without removing
+	// them when the connection ends. Until it ends, the kernel then refuses to anybody else
+	// what would change them.
 	Own bool
 }
 
 // Conn is a connection to the nf_tables of one network namespace. It may be
 // used from several goroutines; they take turns.
 type Conn struct {
-	// name is the tables'.
+	// name is the name of the tables.
 	name string
-	// owns: new tables are the connection's own.
+	// owns: the connection owns the tables that it makes.
 	owns bool
 
 	mu     sync.Mutex
 	socket *netlink.Conn
-	// library makes messages, and made are those of a batch; see batchOf.
+	// library makes messages, and made are the messages that it made for a batch; see batchOf.
 	library *nftables.Conn
 	made    []netlink.Message
-	// unread: answers of the last transaction may be left in the socket.
+	// unread: the socket may still hold answers of the last transaction.
 	unread bool
 	watch  *Watch // nil: nobody watches
 	closed bool
 }
 
-// Open connects, and tries in one transaction that leaves nothing behind what
-// the table is made of. It fails with ErrPermission, with ErrUnsupported, or
-// with the error of the system call that failed.
+// Open connects, and tries everything that the table needs, in one transaction that leaves
+// nothing behind. It fails with ErrPermission, with ErrUnsupported, or with the error of the
+// system call that failed.
 func Open(options Options) (*Conn, error) {
 	if options.Table == "" {
 		options.Table = nft.TableName
@@ -95,8 +95,8 @@ func Open(options Options) (*Conn, error) {
 
 // prepare sets a new socket's options.
 func prepare(socket *netlink.Conn) error {
-	// SO_SNDBUFFORCE, or SO_SNDBUF without the privilege: then the limit is
-	// net.core.wmem_max and a large transaction fails, saying so.
+	// This sets SO_SNDBUFFORCE, or SO_SNDBUF without the privilege for that: then the limit is
+	// net.core.wmem_max, and a large transaction fails with an error that says so.
 	if err := socket.SetWriteBuffer(sendBuffer); err != nil {
 		return fmt.Errorf("enlarge the send buffer: %w", err)
 	}
@@ -118,12 +118,12 @@ func prepare(socket *netlink.Conn) error {
 // It succeeds only if the kernel says so.
 //
 // An error is an *OpError. Then the table is as it was, unless the error is
-// ErrUnknown, and the Conn can go on. If it is the plan that is at fault, and not
+// ErrUnknown, and the Conn can go on. If the plan is at fault, and not
 // the moment, the error is a *nft.Refusal too. Of several operations that the
 // kernel refuses, it names the first.
 //
-// A plan that is too large for one transaction, or takes base chains from their hooks,
-// takes several, of which packets meet the last alone (see slices.go).
+// A plan that is too large for one transaction, or that takes base chains from their hooks,
+// is carried out in several. Packets meet only the effects of the last (see slices.go).
 func (c *Conn) Apply(plan nft.Plan) error {
 	if plan.Empty() {
 		return nil
@@ -136,8 +136,9 @@ func (c *Conn) Apply(plan nft.Plan) error {
 }
 
 func (c *Conn) apply(plan nft.Plan) error {
-	// Of what others did to the table before, an update would not know.
-	unheard := plan.Replace && objects(plan) >= many || c.owns && objects(plan) >= manyOwned
+	// unheard suits a replacement, whatever others did to the table before, but an update only
+	// where others cannot change the table: it would not know of what they did.
+	unheard := plan.Replace && objects(plan) >= unheardReplacement || c.owns && objects(plan) >= unheardOwned
 	if plan.Replace {
 		if done, err := c.inPlace(plan, unheard); tooLarge(err) || errors.Is(err, errCover) {
 			return c.replaceUnderCover(plan)
@@ -159,9 +160,9 @@ func (c *Conn) apply(plan nft.Plan) error {
 	return refusal(messages, index, err)
 }
 
-// Check has the kernel check the plan as a whole, by the table that there is, and
-// undo it, as `nft --check` does. Nobody ever sees any of it. The errors are those
-// of Apply, but for what can only go wrong as a transaction comes into force.
+// Check has the kernel check the plan as a whole, against the table as it is, and undo
+// it, as `nft --check` does. Nobody ever sees any of it. The errors are those of Apply,
+// except for what can go wrong only when a transaction comes into force.
 func (c *Conn) Check(plan nft.Plan) error {
 	messages, err := encode(c.table(plan.Family), plan)
 	if err != nil || len(messages) == 0 {
@@ -174,7 +175,7 @@ func (c *Conn) Check(plan nft.Plan) error {
 	return refusal(messages, index, err)
 }
 
-// objects are those that a plan makes or deletes one by one.
+// objects is how many objects a plan makes or deletes one by one.
 func objects(plan nft.Plan) (n int) {
 	for _, op := range plan.Ops {
 		switch op := op.(type) {
@@ -212,14 +213,14 @@ func (c *Conn) table(family nft.Family) *nftables.Table {
 // Owns reports whether the tables that the connection makes are its own.
 func (c *Conn) Owns() bool { return c.owns }
 
-// Uninstall removes the tables with all that is in them. That one isn't there is
-// no error, nor that the kernel doesn't know its family.
+// Uninstall removes the tables with all that is in them. It is no error if a table does not
+// exist, or if the kernel does not know its family.
 func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []nft.Family{nft.Inet, nft.Bridge} {
 		for _, suffix := range []string{"", standbySuffix, trialSuffix} {
 			_, err := c.commit([]message{deleteTable(c.aside(family, suffix))}, 0, false)
-			if errors.Is(err, ErrPermission) { // it isn't the capability: Open has tried
+			if errors.Is(err, ErrPermission) { // the capability is not missing: Open has tried
 				return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)
 			}
 			if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
@@ -244,9 +245,9 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// commit carries the messages out as one transaction, of a generation (see bracket);
-// unheard says how to where a Watch listens. With an error comes the index of the
-// message that the kernel refused first, or -1.
+// commit carries the messages out as one transaction with a generation (see bracket). If a Watch
+// listens, unheard says that it is to get no messages about the transaction (see Conn.unheard). With
+// an error comes the index of the message that the kernel refused first, or -1.
 func (c *Conn) commit(messages []message, generation uint32, unheard bool) (int, error) {
 	return c.send(messages, func(c *Conn, batch []netlink.Message) (int, error) {
 		if unheard && c.watch != nil {

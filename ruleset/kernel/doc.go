@@ -1,17 +1,17 @@
 // Package kernel carries a nft.Plan out in the kernel, over netlink.
 //
-//	Open       connects, and finds out early whether the kernel will do
+//	Open       connects, and finds out early whether the kernel has all that is needed
 //	Apply      one Plan, one table, one netlink transaction
-//	Check      the same, undone by the kernel
+//	Check      the same, but the kernel undoes it
 //	Watch      notices what others do to the tables
-//	Uninstall  takes the tables away
-//	Close      hangs up; the tables stay
+//	Uninstall  removes the tables
+//	Close      closes the connection; the tables stay
 //
-// It decides nothing: it is the values of package ruleset/nft in nf_tables' words. What it
-// writes is, expression for expression, what nft writes for their text, so
-// that "nft list ruleset" can always print it; the tests hold it to that. It
-// remembers nothing of the table either, so a Conn can be thrown away and
-// opened again at any time.
+// It decides nothing: it translates the values of package ruleset/nft for nf_tables. What it
+// writes is, expression for expression, what nft writes for the text of these values, so
+// that "nft list ruleset" can always print it; the tests check that. It
+// remembers nothing of the table either, so a Conn can be closed and another
+// opened at any time.
 //
 // # What a crash leaves
 //
@@ -27,18 +27,18 @@
 //     has Replace set, which is right in both cases.
 //
 // The table belongs to the network namespace and not to the process: it goes on
-// judging packets after the process has gone, however it went. One that a Conn
-// owns (Options.Own) has no owner then, and is the next one's to replace.
+// judging packets after the process has gone, however it went. A table that a Conn
+// owned (Options.Own) has no owner then, and the next Conn can replace it.
 //
-// A Plan that replaces a table that is there leaves its base chains where they are,
-// if they are as they must be, and changes their rules alone (inplace.go).
+// A Plan that replaces an existing table leaves its base chains where they are,
+// if they are as they must be, and changes only their rules (inplace.go).
 //
 // # Files
 //
 //	conn.go       Conn: opens, applies, checks, uninstalls
-//	probe.go      what a kernel must have, tried
+//	probe.go      tries whether a kernel has what it must have
 //	encode.go     a plan as messages
-//	sets.go       sets and elements in the library's words
+//	sets.go       sets and elements as values of the library
 //	rules.go      rules as expressions
 //	fields.go     fields as expressions, with what they depend on
 //	batch.go      a batch of messages, and the answers to it
@@ -47,7 +47,7 @@
 //	errors.go     what errors mean
 //	watch.go      Watch: what others do to the tables
 //	ranges.go     what sets of address ranges hold
-//	drops.go      what rules have counted
+//	drops.go      how many packets rules have dropped
 //	flows.go      Flows: connection tracking; marks flows that are no longer allowed
 //	flowentry.go  an entry of connection tracking
 //	forget.go     ends flows by their addresses
@@ -56,8 +56,8 @@
 //
 // # Which kernels
 //
-// 5.7 or later for what is written here: ranges in concatenated keys, by the
-// flag that says that a key is one. Open tries it, asks for no version, and names
-// the kernel option when an expression is missing. docs/KERNELS.md has all that
+// What is written here needs 5.7 or later: ranges in concatenated keys, with the flag
+// that says that a key is a concatenation. Open tries that instead of asking for a version, and
+// names the kernel option when an expression is missing. docs/KERNELS.md has all that
 // podfence uses.
 package kernel

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Drops returns how many packets the rules of these chains, of the table of family inet, have
-// dropped that have a comment, by that. A new table counts from 0. There are none if there is
-// no table.
+// Drops returns how many packets were dropped by those rules of these chains, in the table of
+// family inet, that have a comment, by comment. A new table counts from 0. Without a table the
+// result is empty.
 func (c *Conn) Drops(chains ...string) (map[string]uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -28,7 +28,7 @@ func (c *Conn) Drops(chains ...string) (map[string]uint64, error) {
 	return drops, nil
 }
 
-// readDrops adds what the rules of a chain that have a comment have counted.
+// readDrops adds the counts of those rules of a chain that have a comment.
 func (c *Conn) readDrops(chain string, drops map[string]uint64) error {
 	ae := netlink.NewAttributeEncoder()
 	ae.String(unix.NFTA_RULE_TABLE, c.name)
@@ -73,7 +73,7 @@ func (c *Conn) readDrops(chain string, drops map[string]uint64) error {
 	return nil
 }
 
-// counterOf reads an expression: how many packets, if it is a counter.
+// counterOf reads an expression. If that is a counter, it reads how many packets were counted.
 func counterOf(packets *uint64) func(*netlink.AttributeDecoder) error {
 	return func(ad *netlink.AttributeDecoder) error {
 		name := ""

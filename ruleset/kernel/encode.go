@@ -10,29 +10,28 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// A message is one netlink message to be.
+// A message is a netlink message that is to be made.
 type message struct {
-	// op is the index in the plan of the operation that it is of; -1 for the
-	// table itself.
+	// op is the index in the plan of the operation that the message belongs to; -1 for
+	// messages about the table itself.
 	op int
 	// what says what the message does, for errors.
 	what func() string
-	// queue hands the message to the library: exactly one, which answers are told
-	// by.
+	// queue hands the message to the library. It must be exactly one message, because answers
+	// name messages by their number.
 	queue func(*nftables.Conn)
 }
 
-// encode turns a plan into messages. An operation that cannot be is a
-// *nft.Refusal.
+// encode turns a plan into messages. If an operation cannot be turned into messages, the error is
+// a *nft.Refusal.
 func encode(table *nftables.Table, plan nft.Plan) ([]message, error) {
 	e := encoder{table: table, op: -1}
 	switch {
 	case plan.Replace && table.Flags != 0:
-		// One that is there, whoever made it, may have other flags, which cannot
-		// be changed.
+		// A table that exists, whoever made it, may have other flags, which cannot be changed.
 		e.messages = append(e.messages, destroyTable(table), addTable(table))
 	case plan.Replace:
-		// Deleting a table that isn't there fails; adding one that is does not.
+		// To delete a table that does not exist fails, but to add one that exists does not.
 		e.messages = append(e.messages, addTable(table), deleteTable(table), addTable(table))
 	}
 	if err := e.encodeAll(plan.Ops); err != nil {
@@ -73,12 +72,11 @@ type encoder struct {
 	table    *nftables.Table
 	op       int
 	messages []message
-	// kept are base chains that are there, and stay.
+	// kept are base chains that exist, and stay.
 	kept map[string]bool
 }
 
-// encodeAll adds the messages of a plan's operations. Its error is a
-// *nft.Refusal.
+// encodeAll adds the messages of a plan's operations. An error is a *nft.Refusal.
 func (e *encoder) encodeAll(ops []nft.Op) error {
 	for i, op := range ops {
 		e.op = i
@@ -145,7 +143,7 @@ func (e *encoder) addChain(op nft.AddChain) error {
 	return nil
 }
 
-// chainOf is the library's chain for an AddChain.
+// chainOf is the chain, as a value of the library, for an AddChain.
 func (e *encoder) chainOf(op nft.AddChain) (*nftables.Chain, error) {
 	chain := e.chain(op.Name)
 	if op.Hook == nil {
@@ -207,7 +205,7 @@ func (e *encoder) addSet(op nft.AddSet) error {
 		return &OpError{Op: what(), Err: err}
 	}
 	// add set inet podfence NAME { type TYPE; }
-	// An error of AddSet is also Flush's.
+	// Flush returns an error of AddSet as well.
 	e.add(what, func(c *nftables.Conn) { _ = c.AddSet(set, nil) })
 	return nil
 }
@@ -243,20 +241,20 @@ func (e *encoder) addVerdicts(op nft.AddVerdicts) error {
 	return e.elements(list)
 }
 
-// elements are elements of one set, and what is to be done with them.
+// elements are elements of one set, with what is to be done with them.
 type elements struct {
-	format  string // what is done, for errors; with the elements and the set
+	format  string // of errors: what is done with which elements of which set
 	set     string
 	setType nft.SetType
 	keys    []nft.Element
-	// verdicts are a map's entries, of the same keys; nil for a set.
+	// verdicts are a map's entries, in the order of keys; nil for a set.
 	verdicts []nft.VerdictEntry
 	send     func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
 }
 
-// elements adds as many messages as the elements need: in a message they are
-// one attribute, whose length is a uint16. The library would split them too, but
-// anywhere; an interval's two halves must stay together (see interval).
+// elements adds as many messages as the elements need. In a message they are a single attribute,
+// whose length is a uint16. The library would split them too, but anywhere, and the two halves of
+// an interval must stay together (see interval).
 func (e *encoder) elements(list elements) error {
 	if !list.setType.Known() {
 		return &OpError{Op: fmt.Sprintf(list.format, "elements", list.set), Err: errUnknownType}
@@ -271,7 +269,7 @@ func (e *encoder) elements(list elements) error {
 		// add element inet podfence SET { ... }, or delete element
 		e.add(
 			func() string { return fmt.Sprintf(list.format, list.text(from, to), list.set) },
-			// An error of send is also Flush's.
+			// Flush returns an error of send as well.
 			func(c *nftables.Conn) { _ = list.send(c, target, list.convert(from, to)) },
 		)
 	}
@@ -279,8 +277,8 @@ func (e *encoder) elements(list elements) error {
 }
 
 // maxComment is the length that nft accepts, in sets and in rules
-// (NFTNL_UDATA_COMMENT_MAXLEN). The kernel would store 255 bytes; with more, the
-// library writes a length that the bytes belie, and nft trips over it.
+// (NFTNL_UDATA_COMMENT_MAXLEN). The kernel would store 255 bytes. With more, the
+// library writes a length that is not that of the bytes, and nft fails to read it.
 const maxComment = 128
 
 func checkComment(comment string) error {

@@ -44,26 +44,26 @@ func (e *OpError) Error() string { return fmt.Sprintf("nftables: %s: %v", e.Op, 
 // Unwrap returns Err.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// errEncoding says that the library can't put a plan into messages.
+// errEncoding says that the library cannot put a plan into messages.
 var errEncoding = errors.New("it cannot be put into messages")
 
-// ofTheMoment are the errors that say nothing of the plan: memory was short, another
-// transaction came in between, another process owns the table, what is to be deleted
+// temporary are the errors that say nothing about the plan: memory was short, another
+// transaction came in between, another process owns the table, or what is to be deleted
 // is in use.
-var ofTheMoment = []error{
+var temporary = []error{
 	ErrPermission, ErrUnknown, ErrClosed,
 	unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.ERESTART, unix.EBUSY,
 }
 
-// refusal makes an error a *nft.Refusal if the plan of these messages is at
-// fault. The index is the message that was refused, or -1.
+// refusal makes an error a *nft.Refusal if the plan of these messages is at fault. index is that
+// of the refused message, or -1.
 func refusal(messages []message, index int, err error) error {
 	var errno syscall.Errno
 	if err == nil || !errors.As(err, &errno) && !errors.Is(err, errEncoding) {
 		return err
 	}
-	for _, passing := range ofTheMoment {
-		if errors.Is(err, passing) {
+	for _, target := range temporary {
+		if errors.Is(err, target) {
 			return err
 		}
 	}

@@ -10,13 +10,13 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// load loads fields, one after the other, each into whole words.
+// load loads fields into registers, one after the other. Each takes whole words.
 func (p *assembler) load(fields []nft.Field) error {
 	if len(fields) == 0 {
 		return fmt.Errorf("a lookup of no fields")
 	}
-	// What the fields depend on comes before all of them: it uses the first
-	// register too.
+	// The dependencies of all fields come before the first field is loaded, because they use the
+	// first register too.
 	for _, field := range fields {
 		switch field {
 		case nft.SrcAddr4, nft.DstAddr4:
@@ -31,11 +31,10 @@ func (p *assembler) load(fields []nft.Field) error {
 			p.requireMessage(unix.ETH_P_IPV6, unix.NFPROTO_IPV6, unix.IPPROTO_ICMPV6)
 		}
 	}
-	// nft 1.0.6 turns a protocol's byte order round before it looks it up in
-	// ranges, as if a single byte had one ([ byteorder reg 1 = hton(reg 1, 2, 1) ]).
-	// That never did anything, and newer kernels refuse it with EOPNOTSUPP: of
-	// Linux 6.12, those since 6.12.115 ("nft_byteorder: remove multi-register
-	// support"). It is left out here; nft prints the rule all the same.
+	// Before nft 1.0.6 looks a protocol up in ranges, it changes the protocol's byte order, as if a
+	// single byte had one ([ byteorder reg 1 = hton(reg 1, 2, 1) ]). That never had any effect, and
+	// newer kernels refuse it with EOPNOTSUPP: of Linux 6.12, those since 6.12.115 ("nft_byteorder:
+	// remove multi-register support"). It is left out here. nft prints the rule even so.
 	word := uint32(0)
 	for _, field := range fields {
 		words, err := p.loadField(field, register(word))
@@ -125,8 +124,8 @@ func (p *assembler) requireFamily(family byte) {
 	)
 }
 
-// requireFrameType lets only frames of the type go on. It is nft's way, in family
-// bridge, where what depends on it is not an IP header's own field.
+// requireFrameType lets only frames of the type go on. In family bridge nft writes this dependency,
+// and not that of requireFamily, for fields that are not in an IP header.
 func (p *assembler) requireFrameType(frameType uint16) {
 	if p.frameType == frameType {
 		return

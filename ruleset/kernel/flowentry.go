@@ -17,16 +17,17 @@ type flow struct {
 	family byte
 	packet packet.Packet
 	mark   uint32
-	// tuple and zone name the entry, as the kernel gave them; master is the tuple of
-	// the flow that has announced this one, nil if none has.
+	// tuple and zone name the entry, as the kernel gave them. master is the tuple of the flow
+	// that has announced this one; nil if none has.
 	tuple, zone, master []byte
-	// sender and receiver are the ends as who began the flow sees them, before NAT.
+	// sender and receiver are the ends of the flow before NAT, as the host that began it sees
+	// them.
 	sender, receiver netip.AddrPort
 	// ended: the TCP connection is closed.
 	ended bool
 }
 
-// name are the attributes that name an entry of a tuple in a flow's zone.
+// name returns the attributes that name the entry with a tuple in this flow's zone.
 func (f *flow) name(tuple []byte) ([]byte, error) {
 	ae := netlink.NewAttributeEncoder()
 	ae.Bytes(netlink.Nested|ctaTupleOrig, tuple)
@@ -56,7 +57,7 @@ const (
 
 	ctaProtoInfoTCP      = 1
 	ctaProtoInfoTCPState = 1
-	// The states of a TCP connection that nothing more comes of (enum tcp_conntrack in
+	// The states of a TCP connection from which no more packets are to come (enum tcp_conntrack in
 	// include/uapi/linux/netfilter/nf_conntrack_tcp.h).
 	tcpLastAck, tcpTimeWait, tcpClose = 6, 7, 8
 
@@ -78,10 +79,10 @@ const (
 // nfgenmsg is the header of a netfilter message for a family.
 func nfgenmsg(family byte) []byte { return []byte{family, 0 /* version */, 0, 0 /* resource */} }
 
-// flows has do take each flow that the attributes ask for, all if there are none, and says
-// how many there were, and how many more that cannot be read. It asks for
-// both families at once: the kernel goes through all its buckets, of all network
-// namespaces, each time. What a flow refers to holds as long as the call.
+// flows calls do with each flow that the attributes ask for; without attributes, with all flows.
+// It returns how many flows there were, and how many more could not be read. It asks for both
+// families at once, because the kernel goes through all its buckets, of all network namespaces,
+// each time. What a flow refers to is valid only during the call of do.
 func (l *line) flows(attributes []byte, do func(flow) error) (listed, unreadable int, err error) {
 	return l.flowsOf(unix.AF_UNSPEC, attributes, do)
 }
@@ -104,9 +105,9 @@ func (l *line) flowsOf(family byte, attributes []byte, do func(flow) error) (lis
 	return listed, unreadable, noConntrack(err)
 }
 
-// noConntrack says what EINVAL means to say when connection tracking is asked:
-// there is no such subsystem of nfnetlink, nor a module that has it
-// (nfnetlink_rcv_msg in net/netfilter/nfnetlink.c).
+// noConntrack explains an EINVAL to a request about connection tracking: nfnetlink has no such
+// subsystem, and there is no module that has it (nfnetlink_rcv_msg in
+// net/netfilter/nfnetlink.c).
 func noConntrack(err error) error {
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("it needs CONFIG_NF_CT_NETLINK: %w", err)
@@ -147,8 +148,8 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 	return f, ad.Err() == nil && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
 }
 
-// parseState reads the state of a TCP connection; other protocols have none that says
-// whether more is to come.
+// parseState reads the state of a TCP connection. Other protocols have no state that says whether
+// more packets are to come.
 func (f *flow) parseState(ad *netlink.AttributeDecoder) error {
 	for ad.Next() {
 		if ad.Type() != ctaProtoInfoTCP {

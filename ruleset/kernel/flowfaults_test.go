@@ -39,7 +39,7 @@ func (k *tracked) open() *Flows {
 	lines := func() judging {
 		return judging{listing: lineTo(k.conntrack), marking: lineTo(k.conntrack), route: lineTo(k.route), sockets: lineTo(k.diag)}
 	}
-	return &Flows{bit: 1, judging: lines(), some: lines(), deletions: lineTo(k.conntrack)}
+	return &Flows{bit: 1, judging: lines(), judgingOf: lines(), deletions: lineTo(k.conntrack)}
 }
 
 func (k *tracked) route(sent []netlink.Message) ([]datagram, error) {

@@ -27,26 +27,27 @@ import (
 // that writes back timeout and TCP state as they were when read, replaces the
 // whole mark, which others use too, and cannot name an ICMP flow.
 //
-// A list of flows is taken in as it comes, and each flow judged at once: of a million, one
-// is in memory.
+// A list of flows is read as it comes, and each flow is judged at once: of a million flows, only
+// one is in memory.
 //
-// Revoke, RevokeOf and Forget may be called at the same time, each of the first two by one
-// goroutine.
+// Revoke, RevokeOf and Forget may be called at the same time. Revoke must be called by only one
+// goroutine at a time, and so must RevokeOf.
 type Flows struct {
-	judging         // Revoke's connections
-	some    judging // RevokeOf's
-	bit     uint32
-	// deletions is Forget's connection, which must not wait for a listing of all flows;
-	// forgetting is held by who uses it. asked is what its next user does.
+	judging           // Revoke's connections
+	judgingOf judging // RevokeOf's connections
+	bit       uint32
+	// deletions is Forget's connection, which must not wait for a listing of all flows. Whoever
+	// uses it holds forgetting. joining is the round of Forget that the next user carries out, and
+	// that callers can still join; joiningMu guards it.
 	forgetting sync.Mutex
 	deletions  *line
-	askedMu    sync.Mutex
-	asked      *forgetting
+	joiningMu  sync.Mutex
+	joining    *forgetting
 	netns      int // 0: that of the calling thread
 }
 
-// judging are the connections of one who judges flows: for lists of flows, for what is asked
-// of one meanwhile, and for the node's addresses and sockets.
+// judging are the connections that are needed to judge flows: for lists of flows, for requests
+// about a single flow meanwhile, and for the node's addresses and sockets.
 type judging struct{ listing, marking, route, sockets *line }
 
 func newJudging(netns int) judging {
@@ -58,26 +59,27 @@ func newJudging(netns int) judging {
 
 func (j *judging) lines() []*line { return []*line{j.listing, j.marking, j.route, j.sockets} }
 
-// OpenFlows connects. The bit is the one of the mark that says that a flow has
-// been revoked. It fails with ErrPermission, or with the error of the system
-// call that failed; a kernel that cannot list flows is named as that.
+// OpenFlows connects. bit is the bit of the mark that says that a flow has been revoked. It fails
+// with ErrPermission, or with the error of the system call that failed. If the kernel cannot list
+// flows, the error says so.
 func OpenFlows(options Options, bit uint32) (*Flows, error) {
 	f := &Flows{bit: bit}
 	if options.NetNS != 0 {
-		// For connections that have to be made anew.
+		// The copy is for connections that have to be made again.
 		netns, err := unix.FcntlInt(uintptr(options.NetNS), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, &OpError{Op: "keep the network namespace", Err: err}
 		}
 		f.netns = netns
 	}
-	f.judging, f.some, f.deletions = newJudging(f.netns), newJudging(f.netns), newLine(unix.NETLINK_NETFILTER, f.netns)
+	f.judging, f.judgingOf, f.deletions = newJudging(f.netns), newJudging(f.netns), newLine(unix.NETLINK_NETFILTER, f.netns)
 	for _, l := range []*line{f.listing, f.marking, f.deletions, f.route} {
 		if err := l.connect(); err != nil {
 			return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(err, f.Close())}
 		}
 	}
-	// Its counters, one answer a CPU, are the cheapest to ask for.
+	// Of all that connection tracking can be asked for, its counters, with one answer for each CPU,
+	// are the cheapest.
 	err := f.listing.dump(netlink.Message{Header: netlink.Header{Type: ctMessageGetStats}, Data: nfgenmsg(unix.AF_UNSPEC)}, ignore)
 	if err != nil {
 		return nil, &OpError{Op: "connect to connection tracking", Err: errors.Join(noConntrack(err), f.Close())}
@@ -92,7 +94,7 @@ func (f *Flows) Close() error {
 	f.forgetting.Lock()
 	defer f.forgetting.Unlock()
 	var errs []error
-	for _, l := range slices.Concat(f.lines(), f.some.lines(), []*line{f.deletions}) {
+	for _, l := range slices.Concat(f.lines(), f.judgingOf.lines(), []*line{f.deletions}) {
 		errs = append(errs, l.close())
 	}
 	if f.netns != 0 {
@@ -102,22 +104,21 @@ func (f *Flows) Close() error {
 	return errors.Join(errs...)
 }
 
-// Revoke judges every flow anew, and marks those that are not allowed, or
-// takes the mark off those that are again. It returns how many it changed, but for TCP
-// connections that have ended, which the kernel remembers for a while. The
-// judge says whether the policies let the first packet of a flow pass a hook.
-// With an error, some flows are not judged: one that cannot be read or marked does
-// not keep the others from it.
+// Revoke judges every flow again. It marks flows that are not allowed, and removes the mark from
+// flows that are allowed again. It returns how many flows it changed, not counting TCP
+// connections that have ended, which the kernel remembers for a while. judge says whether the
+// policies let the first packet of a flow pass a hook. An error means that some flows were not
+// judged: if one flow cannot be read or marked, the others still are.
 //
-// A flow is judged by its original source and its real destination, which
-// after destination NAT is the source of the replies; one that another has
-// announced (FTP's data, of its control connection) by the other's.
+// A flow is judged by its original source and its real destination, which after destination NAT
+// is the source of the replies. A flow that another flow has announced (such as FTP's data, by
+// its control connection) is judged by those of the other flow.
 //
-// Three things it cannot see, and sets right when it is called again: a flow whose
-// first packet the rules before a commit have let pass, and that is listed only once
-// it has left the node; a flow that ended since it was listed and began anew with the
-// same ports, by NAT perhaps to another pod; and a mark that somebody else, who had
-// read it before, has written back without the bit.
+// Revoke cannot see three things, which it corrects when it is called again: a flow whose first
+// packet was let pass by the rules before a commit, and which is listed only once that packet has
+// left the node; a flow that ended after it was listed and began again with the same ports,
+// perhaps by NAT to another pod; and a mark that somebody else had read before, and has written
+// back without the bit.
 func (f *Flows) Revoke(judge func(nft.HookPoint, packet.Packet) bool) (revoked, restored int, err error) {
 	return f.revoke(&f.judging, judge, func(do func(flow) error) (listed, unreadable int, err error) {
 		return f.listing.flows(nil, do)
@@ -128,11 +129,12 @@ func (f *Flows) Revoke(judge func(nft.HookPoint, packet.Packet) bool) (revoked, 
 // through a hash table of 262,144 buckets once.
 const judgedInAWalk = 2_500
 
-// RevokeOf is Revoke of the flows that one of the addresses has begun, or that lead to it. What
-// it takes depends little on how many flows others have: the kernel filters, as for Forget.
-// A flow that another has announced is judged if it is of one of the addresses itself.
+// RevokeOf is Revoke for the flows that one of the addresses has begun, or that lead to one. The
+// time that it takes depends little on how many flows others have, because the kernel filters, as
+// it does for Forget. A flow that another flow has announced is judged if one of its own ends is
+// one of the addresses.
 func (f *Flows) RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, packet.Packet) bool) (revoked, restored int, err error) {
-	entries, err := f.some.listing.entries()
+	entries, err := f.judgingOf.listing.entries()
 	if err != nil {
 		return 0, 0, &OpError{Op: "count flows", Err: err}
 	}
@@ -142,7 +144,7 @@ func (f *Flows) RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, packet.Pa
 // revokeOf looks for the flows of addresses one by one, or in a list of all.
 func (f *Flows) revokeOf(addrs []netip.Addr, each bool, judge func(nft.HookPoint, packet.Packet) bool) (revoked, restored int, err error) {
 	of := setOf(addrs)
-	return f.revoke(&f.some, judge, func(do func(flow) error) (listed, unreadable int, err error) {
+	return f.revoke(&f.judgingOf, judge, func(do func(flow) error) (listed, unreadable int, err error) {
 		doOf := func(e flow) error {
 			if !e.endsAt(of) {
 				return nil
@@ -150,9 +152,9 @@ func (f *Flows) revokeOf(addrs []netip.Addr, each bool, judge func(nft.HookPoint
 			return do(e)
 		}
 		if each {
-			return f.some.listing.flowsOfAddrs(addrs, doOf)
+			return f.judgingOf.listing.flowsOfAddrs(addrs, doOf)
 		}
-		return f.some.listing.flows(nil, doOf)
+		return f.judgingOf.listing.flows(nil, doOf)
 	})
 }
 
@@ -186,7 +188,7 @@ type revocation struct {
 
 	revoked, restored, failed int
 	first                     error // of those that failed
-	broken                    error // what ends it
+	broken                    error // the error that ends it
 }
 
 // flow judges one, and marks it if need be.
@@ -207,8 +209,8 @@ func (r *revocation) flow(entry flow) error {
 	if deny == (entry.mark&r.bit != 0) {
 		return nil
 	}
-	// A transparent proxy sends and receives under addresses that are not the node's. Only
-	// its socket tells, and of few flows it has to be asked.
+	// A transparent proxy sends and receives under addresses that are not the node's. Only its
+	// socket tells that, and few flows are denied here, so that the kernel has to be asked seldom.
 	if deny && hook == nft.Forward {
 		if proxied := r.proxied(entry); proxied != hook && r.judge(proxied, entry.packet) {
 			return nil
@@ -216,10 +218,10 @@ func (r *revocation) flow(entry flow) error {
 	}
 	err = r.mark(entry, deny)
 	switch {
-	case errors.Is(err, unix.ENOENT): // it has ended since
+	case errors.Is(err, unix.ENOENT): // it has ended meanwhile
 	case err != nil:
 		return r.failure("mark flow", entry, err)
-	case deny && entry.ended: // it is marked, in case, but nothing was cut
+	case deny && entry.ended: // it is marked, to be safe, but nothing was cut
 	case deny:
 		r.revoked++
 	default:
@@ -228,8 +230,8 @@ func (r *revocation) flow(entry flow) error {
 	return nil
 }
 
-// failure notes that a flow could not be judged. It is an error if the next one would fare
-// no better.
+// failure notes that a flow could not be judged. It returns an error if the next flow could not be
+// judged either.
 func (r *revocation) failure(op string, entry flow, err error) error {
 	failed := &OpError{Op: op + " " + entry.packet.String(), Err: err}
 	if _, _, said := refusedBy(err); !said {
@@ -242,10 +244,11 @@ func (r *revocation) failure(op string, entry flow, err error) error {
 	return nil
 }
 
-// judgedBy is the packet that a flow is judged by: that of the flow that has announced it,
-// or of the one that announced that. They pass as related, whatever the rules say of their
-// own ports. One whose master has ended is left to be judged by itself. What the kernel
-// tells is not of one moment: in it, two flows may each be the other's master.
+// judgedBy is the packet that a flow is judged by. If another flow has announced the flow, or has
+// announced the one that did, that is the other flow's packet: announced flows pass as related,
+// whatever the rules say of their own ports. A flow whose master has ended is judged by itself.
+// What the kernel tells is not of a single moment, so two flows may each seem to be the other's
+// master.
 func (r *revocation) judgedBy(entry flow) (packet.Packet, error) {
 	for range maxMasters {
 		if entry.master == nil {
@@ -263,10 +266,10 @@ func (r *revocation) judgedBy(entry flow) (packet.Packet, error) {
 	return entry.packet, nil
 }
 
-// maxMasters is how many flows in a row, each announced by the next, are followed.
+// maxMasters is how many masters in a row are followed, each of which has announced the one before.
 const maxMasters = 8
 
-// lookUp asks for the flow that has announced one, which may have ended.
+// lookUp asks for the flow that has announced a flow. It is not found if it has ended.
 func (j *judging) lookUp(entry flow) (master flow, found bool, err error) {
 	tuple, err := entry.name(entry.master)
 	if err != nil {

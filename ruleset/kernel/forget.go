@@ -10,40 +10,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Forget ends all flows that one of the addresses has begun, or that lead to it, whatever
-// NAT makes of them. It must be called while nothing gets through to or from the addresses,
-// or once the rules are the next pod's: what is under way could begin them anew. It may be
-// called from any goroutine. Those who call while another's addresses are looked for are
-// served together, by what begins after that.
+// Forget ends all flows that one of the addresses has begun, or that lead to one, whatever NAT
+// does to them. It must be called while nothing gets through to or from the addresses, or once
+// the rules are those of the next pod; otherwise packets that are under way could begin the flows
+// again. It may be called from any goroutine. Callers that come while another caller's addresses
+// are looked for are served together, by one search after that.
 //
-// The kernel filters IPv4 (CTA_FILTER, since Linux 5.8), so only what is to be ended is told of
-// that. But it goes through its whole hash table each time, of all network namespaces: some
-// 10 ms with the default size of large machines, and 50 ms if that is full, twice for each
-// address. Where there are few flows, or many addresses, one listing of all takes less.
+// The kernel filters IPv4 flows (CTA_FILTER, since Linux 5.8), so of these it lists only those
+// that are to be ended. But each time it goes through its whole hash table, of all network
+// namespaces. That takes some 10 ms with the default size of large machines, and 50 ms if the
+// table is full, and is needed twice for each address. Where there are few flows, or many
+// addresses, a single listing of all flows takes less.
 func (f *Flows) Forget(addrs []netip.Addr) error {
-	f.askedMu.Lock()
-	if f.asked == nil {
-		f.asked = &forgetting{}
+	f.joiningMu.Lock()
+	if f.joining == nil {
+		f.joining = &forgetting{}
 	}
-	round := f.asked
+	round := f.joining
 	round.addrs = append(round.addrs, addrs...)
-	f.askedMu.Unlock()
+	f.joiningMu.Unlock()
 
 	f.forgetting.Lock()
 	defer f.forgetting.Unlock()
 	if !round.done {
-		f.askedMu.Lock()
-		f.asked = nil
-		f.askedMu.Unlock()
+		f.joiningMu.Lock()
+		f.joining = nil
+		f.joiningMu.Unlock()
 		round.done, round.err = true, f.forgetAll(round.addrs)
 	}
 	return round.err
 }
 
-// forgetting is the Forget of all who called while another was under way.
+// forgetting is one round of Forget: for all who called while another round was under way.
 type forgetting struct {
-	addrs []netip.Addr // under askedMu until nobody joins any more
-	done  bool         // both under Flows.forgetting
+	addrs []netip.Addr // guarded by joiningMu until nobody can join any more
+	done  bool         // this and err are guarded by Flows.forgetting
 	err   error
 }
 
@@ -51,7 +52,7 @@ type forgetting struct {
 // hash table of 262,144 buckets once.
 const listedInAWalk = 5_000
 
-// forgetAll looks for addresses one by one, or in a list of all flows, by what takes less.
+// forgetAll looks for the addresses one by one, or in a list of all flows, whichever takes less.
 func (f *Flows) forgetAll(addrs []netip.Addr) error {
 	entries, err := f.deletions.entries()
 	switch {
@@ -63,13 +64,13 @@ func (f *Flows) forgetAll(addrs []netip.Addr) error {
 	return f.forgetListed(addrs)
 }
 
-// ends are what of an entry tells its two ends: the source of the original tuple, who has
-// begun it, and of the reply's, where it leads to.
+// ends are the tuples of an entry whose sources are its two ends: the source of the original tuple
+// has begun the flow, and the source of the reply's tuple is where it leads.
 var ends = [...]uint16{ctaTupleOrig, ctaTupleReply}
 
-// oneByOne reports whether it takes less time to look for the ends of addresses in walks of
-// their own, in which the kernel filters, than in one list of all entries, of which so many are
-// gone through in the time of a walk.
+// oneByOne reports whether it takes less time to look for the addresses one by one, in walks in
+// which the kernel filters, than in a list of all entries. inAWalk is how many entries of such a
+// list are handled in the time that a walk takes.
 func oneByOne(addrs []netip.Addr, entries uint32, inAWalk int) bool {
 	walks := 0
 	for _, addr := range addrs {
@@ -78,30 +79,30 @@ func oneByOne(addrs []netip.Addr, entries uint32, inAWalk int) bool {
 		}
 	}
 	if slices.ContainsFunc(addrs, netip.Addr.Is6) {
-		walks++ // for all of them: see flowsOfAddrs
+		walks++ // one for all IPv6 addresses: see flowsOfAddrs
 	}
 	return (walks-1)*inAWalk <= int(entries)
 }
 
-// forgetEach looks for addresses one by one.
+// forgetEach looks for the addresses one by one.
 func (f *Flows) forgetEach(addrs []netip.Addr) error {
 	return f.end(addrs, func(do func(flow) error) (listed, unreadable int, err error) {
 		return f.deletions.flowsOfAddrs(addrs, do)
 	})
 }
 
-// forgetListed looks for all in a list of all flows.
+// forgetListed looks for all addresses in a list of all flows.
 func (f *Flows) forgetListed(addrs []netip.Addr) error {
 	return f.end(addrs, func(do func(flow) error) (listed, unreadable int, err error) { return f.deletions.flows(nil, do) })
 }
 
-// end ends the flows of addresses that are in a list, which may have others. It keeps them
-// until the list has ended, for both need the connection.
+// end ends the flows of the addresses that are in a list, which may also have other flows. It keeps
+// the flows until the list has ended, because to list and to end flows need the same connection.
 func (f *Flows) end(addrs []netip.Addr, list func(do func(flow) error) (listed, unreadable int, err error)) error {
-	gone := setOf(addrs)
+	targets := setOf(addrs)
 	var matched []flow
 	listed, unreadable, err := list(func(e flow) error {
-		if e.endsAt(gone) {
+		if e.endsAt(targets) {
 			e.tuple, e.zone, e.master = slices.Clone(e.tuple), slices.Clone(e.zone), nil
 			matched = append(matched, e)
 		}
@@ -119,11 +120,12 @@ func (f *Flows) end(addrs []netip.Addr, list func(do func(flow) error) (listed, 
 	return nil
 }
 
-// flowsOfAddrs has do take each flow of which an address is an end, and other flows of IPv6.
+// flowsOfAddrs calls do with each flow of which an address is an end, and also with other flows of
+// IPv6.
 //
-// The kernel has its comparison of IPv6 addresses the wrong way round, and tells of those flows
-// that do not match (ctnetlink_filter_match_tuple in net/netfilter/nf_conntrack_netlink.c, up
-// to Linux 6.18 at least). So it is asked for all of that family, once.
+// The kernel compares IPv6 addresses the wrong way round, and lists the flows that do not match
+// (ctnetlink_filter_match_tuple in net/netfilter/nf_conntrack_netlink.c, up to Linux 6.18 at
+// least). So it is asked for all flows of that family, once.
 func (l *line) flowsOfAddrs(addrs []netip.Addr, do func(flow) error) (listed, unreadable int, err error) {
 	by := func(family byte, filter []byte) error {
 		of, not, err := l.flowsOf(family, filter, do)
@@ -201,8 +203,8 @@ func familyOf(addr netip.Addr) byte {
 	return unix.AF_INET6
 }
 
-// sourceFilter are the attributes that ask for the flows with an address of IPv4 as the source
-// of a tuple.
+// sourceFilter returns the attributes that ask for the flows with an IPv4 address as the source of a
+// tuple.
 func sourceFilter(addr netip.Addr, tuple uint16) ([]byte, error) {
 	flags := uint16(ctaFilterOrigFlags)
 	if tuple == ctaTupleReply {
@@ -223,7 +225,7 @@ func sourceFilter(addr netip.Addr, tuple uint16) ([]byte, error) {
 	return ae.Encode()
 }
 
-// delete ends a flow. That it has ended is no error.
+// delete ends a flow. It is no error if the flow has ended already.
 func (f *Flows) delete(entry flow) error {
 	attributes, err := entry.name(entry.tuple)
 	if err != nil {

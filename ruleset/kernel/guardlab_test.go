@@ -311,7 +311,7 @@ func answer(conn net.PacketConn) {
 		if err != nil {
 			return
 		}
-		// A reply that can't be sent is the client's to notice.
+		// If a reply can't be sent, the client notices that.
 		_, _ = conn.WriteTo([]byte(from.(*net.UDPAddr).IP.String()), from)
 	}
 }

@@ -12,14 +12,14 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// A table is replaced in place where that can be: base chains that are as the plan
-// has them stay registered at their hooks, and only their rules change. The kernel
-// chooses between a base chain's old rules and its new ones once a packet
-// (nft_do_chain in net/netfilter/nf_tables_core.c). A base chain that goes, and one
-// that comes in its place, are two to it: a packet may pass the new one before it has
-// rules, and be at the old one, which comes after it, when the maps that it looks up
-// are empty (nft_map_deactivate in nf_tables_api.c), so that neither judges it. So where
-// a base chain goes, the table is replaced under cover (slices.go).
+// A table is replaced in place where that is possible: base chains that are as the plan has
+// them stay registered at their hooks, and only their rules change. For each packet, the kernel
+// chooses once between a base chain's old rules and its new ones (nft_do_chain in
+// net/netfilter/nf_tables_core.c). But a base chain that is removed, and one that is added in its
+// place, are two chains for the kernel. A packet may pass the new one before that has rules, and
+// then come to the old one when the maps that this looks up are empty (nft_map_deactivate in
+// nf_tables_api.c), so that neither judges it. So where a base chain has to be removed, the table
+// is replaced under cover (slices.go).
 
 // base is what a base chain is registered with.
 type base struct {
@@ -31,31 +31,32 @@ type base struct {
 
 // contents are what a table is made of.
 type contents struct {
-	// generation is the ruleset's that they are of.
+	// generation is the generation of the ruleset when they were listed.
 	generation uint32
 	bases      map[string]base
-	// chains are the others.
+	// chains are the chains that are not base chains.
 	chains, sets []string
-	// strange: there is more than podfence makes, or it is asleep.
+	// strange: the table has more than podfence makes, or is dormant.
 	strange bool
 }
 
-// attempts is how often a replacement is tried in place while others change the
-// ruleset meanwhile.
+// attempts is how often a replacement is tried in place, if others change the ruleset
+// meanwhile.
 const attempts = 3
 
-// final are the errors after which it is no use to replace the table in another way.
-var final = []error{
+// noRetry are the errors after which it is no use to replace the table in another way.
+var noRetry = []error{
 	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.EMSGSIZE,
 }
 
 // errCover says that a replacement in place would take base chains from their hooks.
 var errCover = errors.New("base chains are not as they must be")
 
-// inPlace carries a replacement out in place, with the error of Apply; unheard is
-// commit's. It does nothing, and says so, if the table must be replaced whole: it
-// isn't there, it is strange, or the kernel refuses. If the plan is at fault, that
-// tells. With errCover it has done nothing either.
+// inPlace carries a replacement out in place, with the error of Apply. unheard is for
+// commit. If the table must be replaced whole, because it does not exist, is strange, or the
+// kernel refuses the replacement in place, it does nothing, and done is false. If the plan is
+// at fault, to replace the table whole then shows that. With errCover it has done nothing
+// either.
 func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 	table := c.table(plan.Family)
 	for range attempts {
@@ -70,19 +71,19 @@ func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 		case there.strange:
 			return false, nil
 		}
-		messages, goes, err := encodeInPlace(table, plan, there)
+		messages, removesBase, err := encodeInPlace(table, plan, there)
 		if err != nil {
 			return true, err
 		}
-		if goes {
+		if removesBase {
 			return true, errCover
 		}
 		_, err = c.commit(messages, there.generation, unheard)
 		if err == nil {
 			return true, nil
 		}
-		for _, end := range final {
-			if errors.Is(err, end) {
+		for _, target := range noRetry {
+			if errors.Is(err, target) {
 				return true, err
 			}
 		}
@@ -93,34 +94,34 @@ func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 	return false, nil
 }
 
-// encodeInPlace turns a replacement into messages that leave base chains where they
-// are, and says whether one goes. Its error is encode's.
-func encodeInPlace(table *nftables.Table, plan nft.Plan, there contents) (_ []message, goes bool, err error) {
+// encodeInPlace turns a replacement into messages that leave base chains where they are, or says
+// that a base chain would have to be removed. Its errors are those of encode.
+func encodeInPlace(table *nftables.Table, plan nft.Plan, current contents) (_ []message, removesBase bool, err error) {
 	e := encoder{table: table, op: -1, kept: map[string]bool{}}
 	for _, op := range plan.Ops {
 		if op, is := op.(nft.AddChain); is && op.Hook != nil {
 			chain, err := e.chainOf(op)
-			have, is := there.bases[op.Name]
+			have, is := current.bases[op.Name]
 			e.kept[op.Name] = err == nil && is && have == baseOf(chain)
 		}
 	}
-	// One that its owner has left becomes the connection's own by that.
+	// By this the connection comes to own a table that its owner has left.
 	e.messages = append(e.messages, addTable(table))
 	// delete rule inet podfence: those of all chains
 	e.add(func() string { return "flush table " + table.Name }, func(c *nftables.Conn) { c.FlushTable(table) })
-	var gone []nft.Op
-	for _, name := range there.sets { // whose elements jump to chains
-		gone = append(gone, nft.DeleteSet{Name: name})
+	var removals []nft.Op
+	for _, name := range current.sets { // before the chains, as their elements jump to these
+		removals = append(removals, nft.DeleteSet{Name: name})
 	}
-	for _, name := range there.chains {
-		gone = append(gone, nft.DeleteChain{Name: name})
+	for _, name := range current.chains {
+		removals = append(removals, nft.DeleteChain{Name: name})
 	}
-	for name := range there.bases {
+	for name := range current.bases {
 		if !e.kept[name] {
 			return nil, true, nil
 		}
 	}
-	for _, op := range gone {
+	for _, op := range removals {
 		if err := e.encode(op); err != nil {
 			return nil, false, err
 		}
@@ -136,34 +137,35 @@ func baseOf(chain *nftables.Chain) base {
 }
 
 // contents lists a table. It fails with ENOENT if there is none.
-func (c *Conn) contents(table *nftables.Table) (there contents, err error) {
+func (c *Conn) contents(table *nftables.Table) (read contents, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return there, ErrClosed
+		return read, ErrClosed
 	}
-	// What changes after this, the batch is refused for.
-	if there.generation, err = c.generation(); err != nil {
-		return there, err
+	// If anything changes after this, the kernel refuses the batch.
+	if read.generation, err = c.generation(); err != nil {
+		return read, err
 	}
 	flags, use, err := c.readTable(table)
 	if err != nil {
-		return there, err
+		return read, err
 	}
-	if err := c.readChains(table, &there); err != nil {
-		return there, err
+	if err := c.readChains(table, &read); err != nil {
+		return read, err
 	}
-	if err := c.readSets(table, &there); err != nil {
-		return there, err
+	if err := c.readSets(table, &read); err != nil {
+		return read, err
 	}
-	// Stateful objects and flowtables are in use too.
-	if flags&uint32(nftables.TableFlagDormant) != 0 || int(use) != len(there.bases)+len(there.chains)+len(there.sets) {
-		there.strange = true
+	// The kernel counts stateful objects and flowtables in use as well.
+	if flags&uint32(nftables.TableFlagDormant) != 0 || int(use) != len(read.bases)+len(read.chains)+len(read.sets) {
+		read.strange = true
 	}
-	return there, nil
+	return read, nil
 }
 
-// about is a request of a kind about a table. Its name is attribute 1 in all of them.
+// about is a request of a kind about a table. In requests of all kinds, attribute 1 is the table's
+// name.
 func about(table *nftables.Table, kind netlink.HeaderType) (netlink.Message, error) {
 	name, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: nftaTable, Data: append([]byte(table.Name), 0)}})
 	return netlink.Message{
@@ -196,8 +198,8 @@ func (c *Conn) readTable(table *nftables.Table) (flags, use uint32, err error) {
 	return flags, use, err
 }
 
-// listOf lists what is of a table by a kind of request. Of some kinds, the kernel
-// lists what is of a whole family.
+// listOf lists objects of a table by a kind of request. For some kinds, the kernel lists the objects
+// of the table's whole family.
 func (c *Conn) listOf(table *nftables.Table, kind netlink.HeaderType) ([]netlink.Message, error) {
 	question, err := about(table, kind)
 	if err != nil {
@@ -217,12 +219,12 @@ const (
 )
 
 // readChains reads the chains.
-func (c *Conn) readChains(table *nftables.Table, there *contents) error {
+func (c *Conn) readChains(table *nftables.Table, read *contents) error {
 	answers, err := c.listOf(table, unix.NFT_MSG_GETCHAIN)
 	if err != nil {
 		return err
 	}
-	there.bases = map[string]base{}
+	read.bases = map[string]base{}
 	for _, answer := range answers {
 		var (
 			of, name string
@@ -251,11 +253,11 @@ func (c *Conn) readChains(table *nftables.Table, there *contents) error {
 		case of != table.Name:
 			continue
 		case b.kind == "":
-			there.chains = append(there.chains, name)
+			read.chains = append(read.chains, name)
 		default:
-			there.bases[name] = b
+			read.bases[name] = b
 		}
-		there.strange = there.strange || flags&chainBinding != 0
+		read.strange = read.strange || flags&chainBinding != 0
 	}
 	return nil
 }
@@ -275,7 +277,7 @@ func (b *base) readHook(ad *netlink.AttributeDecoder) error {
 }
 
 // readSets reads the sets and the maps.
-func (c *Conn) readSets(table *nftables.Table, there *contents) error {
+func (c *Conn) readSets(table *nftables.Table, read *contents) error {
 	answers, err := c.listOf(table, unix.NFT_MSG_GETSET)
 	if err != nil {
 		return err
@@ -297,14 +299,14 @@ func (c *Conn) readSets(table *nftables.Table, there *contents) error {
 			return err
 		}
 		if of == table.Name {
-			there.sets = append(there.sets, name)
-			there.strange = there.strange || flags&setAnonymous != 0
+			read.sets = append(read.sets, name)
+			read.strange = read.strange || flags&setAnonymous != 0
 		}
 	}
 	return nil
 }
 
-// eachAttribute reads those of a message of nf_tables one by one.
+// eachAttribute calls read with each attribute of a message of nf_tables.
 func eachAttribute(message netlink.Message, read func(*netlink.AttributeDecoder)) error {
 	ad, err := netlink.NewAttributeDecoder(message.Data[min(nfgenmsgLength, len(message.Data)):])
 	if err != nil {

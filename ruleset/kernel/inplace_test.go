@@ -17,8 +17,8 @@ import (
 
 var baseChain = regexp.MustCompile(`chain (\S+) \{ # handle (\d+)\n\t\ttype`)
 
-// shifted is a plan whose table has higher handles than it would have: as they begin
-// anew with a table, those of one replaced whole would be the same.
+// shifted is a plan whose table gets higher handles than usual. Handles begin at the same number for
+// each new table, so that without this a table that is replaced whole would have the same ones.
 func shifted(plan nft.Plan) nft.Plan {
 	var shift []nft.Op
 	for i := range 100 {
@@ -83,8 +83,8 @@ func TestReplaceInPlace(t *testing.T) {
 	}
 }
 
-// TestReplaceOrphanInPlace has the owner of both tables end, and the next take over
-// what it has left.
+// TestReplaceOrphanInPlace lets the owner of both tables end, and the next owner take over what the
+// first has left.
 func TestReplaceOrphanInPlace(t *testing.T) {
 	for _, golden := range []string{"web", "guard"} {
 		t.Run(golden, func(t *testing.T) {

@@ -13,9 +13,8 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// TestReplaceRaced has others change the ruleset after the table was listed, and the
-// listing go wrong: a replacement begins again, and in the end does without what it
-// cannot learn.
+// TestReplaceRaced lets others change the ruleset after the table was listed, and lets the listing
+// fail: a replacement begins again, and in the end goes on without what it cannot learn.
 func TestReplaceRaced(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a network namespace of the test's own needs root: skipped")

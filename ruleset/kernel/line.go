@@ -12,26 +12,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// source is a netlink socket that hands out answers as they come. A netlink.Conn gathers
-// those of a dump: of a million flows, a gigabyte.
+// source is a netlink socket that hands out answers as they come. A netlink.Conn would gather all
+// answers of a dump: for a million flows, a gigabyte.
 type source interface {
 	// Send gives the message its number.
 	Send(netlink.Message) (netlink.Message, error)
-	// Receive returns the messages of one datagram. They hold until the next call.
+	// Receive returns the messages of one datagram. They are valid until the next call.
 	Receive() ([]netlink.Message, error)
 	SetReadDeadline(time.Time) error
 	Close() error
 }
 
-// datagrams is the source of a kernel.
+// datagrams is the source that reads from a kernel.
 type datagrams struct {
 	*netlink.Conn
 	raw    syscall.RawConn
 	buffer []byte
 }
 
-// datagramSize is what the kernel makes at most of a dump's (netlink_dump in
-// net/netlink/af_netlink.c: SKB_WITH_OVERHEAD(32768)), with room.
+// datagramSize is more than the largest datagram that the kernel makes of a dump (netlink_dump in
+// net/netlink/af_netlink.c: SKB_WITH_OVERHEAD(32768)).
 const datagramSize = 64 << 10
 
 func dialSource(family, netns int) (source, error) {
@@ -39,7 +39,7 @@ func dialSource(family, netns int) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The kernel lists no more than what is asked for, if it can: since Linux 4.20.
+	// With this, kernels since Linux 4.20 list no more than what is asked for.
 	_ = conn.SetOption(netlink.GetStrictCheck, true)
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -82,9 +82,10 @@ func (d *datagrams) Receive() ([]netlink.Message, error) {
 	return messages, nil
 }
 
-// line is a connection to the kernel for requests, one after the other. When an answer has
-// not come, or was cut short, it is made anew: a late one would be in the way of the next
-// request's, and what the kernel has not told yet it goes on telling.
+// line is a connection to the kernel for requests, one after the other. When an answer has not
+// come, or was cut short, the connection is closed, and the next request makes another: a late
+// answer would be in the way of the answers to the next request, and the kernel would go on
+// sending what it has not sent yet.
 type line struct {
 	dial func() (source, error)
 	open source // nil: to be dialled
@@ -111,9 +112,9 @@ func (l *line) close() error {
 	return open.Close()
 }
 
-// ask sends a request, and has do take each answer as it comes. What do is given holds as
-// long as the call. An error of do's ends it; what the kernel says in a message is an
-// error as refusedBy takes it.
+// ask sends a request, and calls do with each answer as it comes. The answer is valid only during
+// that call. If do returns an error, that ends the request. An error that the kernel reports in a
+// message is returned in the form that refusedBy understands.
 func (l *line) ask(request netlink.Message, do func(netlink.Message) error) error {
 	if err := l.connect(); err != nil {
 		return err
@@ -125,8 +126,8 @@ func (l *line) ask(request netlink.Message, do func(netlink.Message) error) erro
 	return err
 }
 
-// dump asks for a list, again if that has changed meanwhile, up to a limit: do may be given
-// the same answer more than once.
+// dump asks for a list. If the list has changed meanwhile it asks again, up to a limit, so that do
+// may be called with the same answer more than once.
 func (l *line) dump(request netlink.Message, do func(netlink.Message) error) (err error) {
 	request.Header.Flags |= netlink.Request | netlink.Dump
 	for range 5 {
@@ -137,8 +138,9 @@ func (l *line) dump(request netlink.Message, do func(netlink.Message) error) (er
 	return err
 }
 
-// converse says with an error whether the answers have ended, so that the connection is
-// good for another request. Each datagram has a deadline of its own: a long list takes long.
+// converse sends a request, and calls do with each answer. With an error it says whether the answers
+// have ended all the same, so that the connection can be used for another request. Each datagram
+// has its own deadline, because a long list takes long.
 func converse(s source, request netlink.Message, do func(netlink.Message) error) (ended bool, err error) {
 	sent, err := s.Send(request)
 	if err != nil {
@@ -146,7 +148,7 @@ func converse(s source, request netlink.Message, do func(netlink.Message) error)
 	}
 	interrupted := false
 	for {
-		if err := s.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		if err := s.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
 			return false, err
 		}
 		messages, err := s.Receive()
@@ -178,7 +180,7 @@ func converse(s source, request netlink.Message, do func(netlink.Message) error)
 	}
 }
 
-// resultOf reads the error, negative, that an answer's last message begins with.
+// resultOf reads the error number, which is negative, that an answer's last message begins with.
 func resultOf(m netlink.Message) (syscall.Errno, error) {
 	if len(m.Data) < 4 {
 		return 0, errors.New("an answer cannot be read")

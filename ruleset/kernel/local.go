@@ -15,19 +15,19 @@ import (
 
 const (
 	rtmsgLength = 12
-	// Where they are in rtmsg (rtnetlink(7)).
+	// The places of these fields in rtmsg (rtnetlink(7)).
 	rtmsgDstLength, rtmsgTable, rtmsgType = 1, 4, 7
 
 	rtaDst   = 1
 	rtaTable = 15
 )
 
-// localRanges are the addresses that the namespace takes for its own: those of its links,
-// and what local routes accept besides (AnyIP: ip route add local). The table is that which the
-// kernel looks in before all others, for every packet. In main or default a local route
-// gives way to narrower ones, such as pods'; others, with rules for some packets, are a
-// transparent proxy's, for whom each address of the world may be local, or a VRF's, whose
-// links' addresses the links tell.
+// localRanges are the addresses that the namespace takes for its own: those of its links, and those
+// that local routes accept besides (AnyIP: ip route add local). Only routes of the table local
+// count, in which the kernel looks before all other tables, for every packet. A local route in the
+// tables main or default gives way to narrower routes, such as those to pods. Other tables, which
+// have rules for some packets, are those of a transparent proxy, for which each address of the
+// world may be local, or of a VRF, whose addresses are among those of the links.
 func (j *judging) localRanges() (*netipx.IPSet, error) {
 	var ranges netipx.IPSetBuilder
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -47,7 +47,7 @@ func (j *judging) localRanges() (*netipx.IPSet, error) {
 		if err == nil {
 			err = j.linkAddrs(family, &ranges)
 		}
-		// A kernel without IPv6 has none of its addresses.
+		// A kernel without IPv6 has no IPv6 addresses.
 		if err != nil && !(family == unix.AF_INET6 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT))) {
 			return nil, err
 		}
@@ -69,8 +69,8 @@ func (j *judging) linkAddrs(family byte, ranges *netipx.IPSetBuilder) error {
 	})
 }
 
-// parseLinkAddr reads an address of a link: of a point-to-point link its own, not the
-// peer's.
+// parseLinkAddr reads an address of a link. For a point-to-point link that is the link's own address,
+// not the peer's.
 func parseLinkAddr(data []byte) (addr netip.Addr, ok bool) {
 	if len(data) < unix.SizeofIfAddrmsg {
 		return addr, false
@@ -89,8 +89,8 @@ func parseLinkAddr(data []byte) (addr netip.Addr, ok bool) {
 	return addr, ad.Err() == nil && addr.IsValid()
 }
 
-// parseLocal reads a route, and says whether it makes a range local. Of others it reads no
-// more than that.
+// parseLocal reads a route, and says whether that makes a range local. Of a route that does not, it
+// reads no more than it needs to see that.
 func parseLocal(data []byte) (prefix netip.Prefix, local, ok bool) {
 	if len(data) < rtmsgLength {
 		return prefix, false, false
@@ -125,9 +125,10 @@ func parseLocal(data []byte) (prefix netip.Prefix, local, ok bool) {
 	return prefix, table == unix.RT_TABLE_LOCAL, true
 }
 
-// proxied says where the kernel judges a flow that a socket of the node itself has under
-// somebody else's address: as what the node sends, or gets. Else it is forwarded. A UDP
-// socket that is not connected does not tell of whom its flows are.
+// proxied says at which hook the kernel judges a flow. If a socket of the node itself has the flow
+// under somebody else's address, that is the hook for what the node sends, or for what it
+// receives; otherwise the flow is forwarded. A UDP socket that is not connected does not tell
+// which flows it has.
 func (j *judging) proxied(entry flow) nft.HookPoint {
 	switch {
 	case j.hasSocket(entry.packet.Protocol, entry.sender, entry.receiver):
@@ -138,8 +139,8 @@ func (j *judging) proxied(entry flow) nft.HookPoint {
 	return nft.Forward
 }
 
-// sameEnds reports whether a socket of this family, by its identity, has these ends. A
-// dual-stack listener's IPv4 connections are IPv6 sockets, with mapped addresses.
+// sameEnds reports whether the identity of a socket of this family has these ends. The IPv4
+// connections of a dual-stack listener are IPv6 sockets with mapped addresses.
 func sameEnds(family byte, id []byte, own, peer netip.AddrPort) bool {
 	for i, end := range []netip.AddrPort{own, peer} {
 		octets := id[4+16*i:][:16]
@@ -154,19 +155,19 @@ func sameEnds(family byte, id []byte, own, peer netip.AddrPort) bool {
 	return true
 }
 
-// inet_diag's (include/uapi/linux/inet_diag.h).
+// Numbers of inet_diag (include/uapi/linux/inet_diag.h).
 const (
 	sockDiagByFamily = 20
-	// The identity of a socket: ports, addresses of 16 octets each, in network order, its
-	// link and a cookie. It is behind what is asked for, and what is answered.
+	// The identity of a socket is its ports, its addresses of 16 octets each, in network order,
+	// its link and a cookie. In a request and in an answer it comes after other fields.
 	diagIDLength    = 48
 	diagIDInRequest = 8
 	diagIDInAnswer  = 4
 )
 
-// hasSocket reports whether the namespace has a socket with these very ends. Asked for one,
-// the kernel may tell of another that would do, a listener's. A kernel that cannot be asked
-// tells of none.
+// hasSocket reports whether the namespace has a socket with these very ends. The kernel may answer
+// with another socket that would receive the packets, that of a listener; this does not count. If
+// the kernel cannot be asked, there is no such socket.
 func (j *judging) hasSocket(protocol packet.Protocol, own, peer netip.AddrPort) (has bool) {
 	if protocol != packet.TCP && protocol != packet.UDP {
 		return false

@@ -77,7 +77,7 @@ func overrun(t *testing.T, own bool) {
 		// yields where a socket is half full (netlink_broadcast_filtered).
 		g.Eventually(overrun, "30s", "10ms").Should(Receive())
 		time.Sleep(100 * time.Millisecond) // what else may come
-		g.Expect(w.Take()).To(And(Not(BeEmpty()), HaveEach(nft.Tampering{}), WithTransform(func(all []nft.Tampering) int { return len(all) }, BeNumerically("<=", keep))))
+		g.Expect(w.Take()).To(And(Not(BeEmpty()), HaveEach(nft.Tampering{}), WithTransform(func(all []nft.Tampering) int { return len(all) }, BeNumerically("<=", maxNoticed))))
 	}
 
 	// It goes on noticing.

@@ -10,15 +10,15 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// A requirement is an operation that a kernel can refuse for want of something.
+// A requirement is an operation that a kernel refuses if it lacks something.
 type requirement struct {
 	needs string
 	op    nft.Op
 }
 
-// requirements are one operation for each part of the kernel that the table is
-// made of and that can be missing, alone. The base chain has no rules, and the
-// chain with rules no hook: no packet meets any of it.
+// requirements are one operation for each part of the kernel that the table needs and that
+// can be missing by itself. The base chain has no rules, and the chain with rules has no
+// hook, so that no packet meets any of it.
 func requirements(options Options) []requirement {
 	tcp := nft.Element{Protocol: unix.IPPROTO_TCP, First: 1, Last: 2}
 	rule := func(rule nft.Rule) nft.Op {
@@ -80,8 +80,8 @@ func guardRequirements() []requirement {
 	}
 }
 
-// owned is a table that is one connection's own while that lasts, and stays when it
-// ends. Without the second flag the table, and with it all that fences the pods,
+// owned are the flags of a table that one connection owns as long as it lasts, and that stays when
+// the connection ends. Without the second flag the table, and with it all that fences the pods,
 // would go when the agent does.
 const owned = nftables.TableFlagOwner | nftables.TableFlagPersist
 
@@ -100,7 +100,7 @@ func (c *Conn) probeOwner() error {
 	return nil
 }
 
-// probe tries each table that there will be.
+// probe tries what is needed for each table that there will be.
 func (c *Conn) probe(options Options) error {
 	if options.Own {
 		if err := c.probeOwner(); err != nil {
@@ -115,7 +115,7 @@ func (c *Conn) probe(options Options) error {
 }
 
 // try makes a table with everything that can be missing, and deletes it, in one
-// transaction. Nobody can see the table; the generation of the namespace's
+// transaction. Nobody can see the table, but the generation of the namespace's
 // ruleset goes up by one.
 func (c *Conn) try(family nft.Family, missing string, needs []requirement) error {
 	table := c.table(family)
@@ -142,9 +142,9 @@ func (c *Conn) try(family nft.Family, missing string, needs []requirement) error
 	return unsupported(err, missing)
 }
 
-// unsupported makes a refusal that means that something is missing an
-// ErrUnsupported; any other error it returns as it is. ENOENT is the kernel's
-// word for an expression that it doesn't know and finds no module for.
+// unsupported turns an errno that means that something is missing into an ErrUnsupported, and
+// returns any other error as it is. ENOENT is the kernel's answer to an expression that it does
+// not know and for which it finds no module.
 func unsupported(err error, missing string) error {
 	for _, errno := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EINVAL} {
 		if errors.Is(err, errno) {

@@ -60,7 +60,7 @@ func randomFlows(t *testing.T, seed int64) (wrong string) {
 	lines := func() judging {
 		return judging{listing: lineTo(k.conntrack), marking: lineTo(k.conntrack), route: lineTo(k.routes), sockets: lineTo(k.diag)}
 	}
-	flows := &Flows{bit: 1 << 29, judging: lines(), some: lines(), deletions: lineTo(k.conntrack)}
+	flows := &Flows{bit: 1 << 29, judging: lines(), judgingOf: lines(), deletions: lineTo(k.conntrack)}
 	denied := map[netip.Addr]bool{}
 	passes := func(hook nft.HookPoint, p policy.Packet) bool { return hook == nft.Output || !denied[p.Src] }
 	some := func() (some []netip.Addr) {

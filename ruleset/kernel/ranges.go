@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Ranges returns the address ranges that sets of the table of family inet have in the kernel,
-// as who wrote it knew them. There are none if there is no table.
+// Ranges returns the address ranges that sets of the table of family inet have in the kernel: those
+// that the agent which wrote the table knew. There are none if there is no table.
 func (c *Conn) Ranges(sets ...string) (ranges []netip.Prefix, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,7 +42,8 @@ const (
 	setElemIntervalEnd      = 1 // NFT_SET_ELEM_INTERVAL_END
 )
 
-// bound is where a range of an interval set begins, or the first address after it.
+// bound is an element of an interval set: where a range begins, or, with end, the first address after
+// the range.
 type bound struct {
 	addr netip.Addr
 	end  bool
@@ -116,7 +117,7 @@ func prefixesOf(bounds []bound) (prefixes []netip.Prefix, err error) {
 		}
 		if a.end == b.end {
 			return 0
-		} else if a.end { // one range ends where the next begins
+		} else if a.end { // the end of a range comes before the beginning of the next at that address
 			return -1
 		}
 		return 1

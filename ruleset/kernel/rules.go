@@ -11,9 +11,9 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// program returns the expressions of a rule. They are those of nft for a table
-// of the same family, dependencies and register numbers included: nft recognises
-// its own way of saying a thing, and prints anything else in pieces or wrongly.
+// program returns the expressions of a rule. They are those that nft makes for a table of the same
+// family, including dependencies and register numbers: nft recognises what it has made itself, and
+// prints anything else in pieces or wrongly.
 func program(rule nft.Rule, bridge bool) ([]expr.Any, error) {
 	p := assembler{bridge: bridge}
 	for _, match := range rule.Matches {
@@ -36,22 +36,22 @@ type assembler struct {
 	exprs []expr.Any
 	// bridge: the table is of family bridge.
 	bridge bool
-	// frameType and protocol are what the rule has established about the packet,
-	// the first as an EtherType, in a table of family inet too: a dependency
-	// comes once, before its first use. Zero: nothing.
+	// frameType and protocol are what the rule has already established about the packet, because
+	// a dependency comes only once, before its first use. Zero means nothing. frameType is an
+	// EtherType in a table of family inet too.
 	frameType uint16
 	protocol  byte
 }
 
 func (p *assembler) emit(exprs ...expr.Any) { p.exprs = append(p.exprs, exprs...) }
 
-// firstRegister is the register that a value is loaded into, and the first of
-// those of a concatenation.
+// firstRegister is the register that a value is loaded into, or the first value of a
+// concatenation.
 const firstRegister = unix.NFT_REG_1
 
-// register is the register at a distance of so many words of 4 bytes from the
-// first. Those on a boundary of 16 bytes have a number of their own, which the
-// kernel prefers (nft_dump_register in net/netfilter/nf_tables_api.c).
+// register is the register at a distance of so many words of 4 bytes from the first. A register at
+// a boundary of 16 bytes also has another number, which the kernel prefers (nft_dump_register in
+// net/netfilter/nf_tables_api.c).
 func register(word uint32) uint32 {
 	if word%4 == 0 {
 		return firstRegister + word/4
@@ -251,7 +251,7 @@ func (p *assembler) fragment(m nft.Fragment) {
 	p.emit(header, &expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{1}})
 }
 
-// midstream matches what begins no connection, by the octet of the header that says so.
+// midstream matches packets that begin no connection, by the octet of the header that says so.
 func (p *assembler) midstream(protocol packet.Protocol) error {
 	p.requireProtocol(byte(protocol))
 	octet := func(offset uint32) {

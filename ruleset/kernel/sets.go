@@ -12,7 +12,8 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// libraryTypes are the library's, for each datatype. All else of a datatype is nft's to say.
+// libraryTypes are the library's types for the datatypes. Package nft says everything else about
+// a datatype.
 var libraryTypes = map[nft.Datatype]nftables.SetDatatype{
 	nft.IPv4Addr: nftables.TypeIPAddr, nft.IPv6Addr: nftables.TypeIP6Addr,
 	nft.InetProto: nftables.TypeInetProto, nft.InetService: nftables.TypeInetService,
@@ -21,11 +22,11 @@ var libraryTypes = map[nft.Datatype]nftables.SetDatatype{
 	nft.IfName: nftables.TypeIFName,
 }
 
-// setKey makes a type the library's, as that of a set's keys.
+// setKey sets the type of a set's keys to the library's type for t.
 //
-// The byte order that goes along is for nft alone, which reads elements by it.
-// A concatenation has none: its fields have their own. (The library claims big
-// endian for one with ranges; nft takes no notice.)
+// The byte order that goes with it is only for nft, which reads elements by it.
+// A concatenation has no byte order, because its fields have their own. (The library
+// claims big endian for one with ranges; nft takes no notice.)
 func setKey(set *nftables.Set, t nft.SetType) error {
 	var parts []nftables.SetDatatype
 	for datatype := range t.Datatypes() {
@@ -52,9 +53,9 @@ func setKey(set *nftables.Set, t nft.SetType) error {
 }
 
 var (
-	// errUnknownType refuses the type of no set.
+	// errUnknownType refuses the zero SetType, which no set has.
 	errUnknownType = errors.New("unknown set type")
-	// errRangeMap refuses what ruleset has no use for.
+	// errRangeMap refuses maps that package ruleset has no use for.
 	errRangeMap = errors.New("a verdict map of ranges is not supported")
 )
 
@@ -77,12 +78,12 @@ func newSet(table *nftables.Table, op nft.AddSet) (*nftables.Set, error) {
 	return set, nil
 }
 
-// split reports whether the elements of a set are ranges that the kernel has as two elements
-// each: where the range starts, and the one after its last. Of concatenations it has both ends
-// in one.
+// split reports whether the elements of a set are ranges that are two elements each in the kernel:
+// the start of the range, and the one after its last. A range of concatenations has both ends in one
+// element.
 func split(t nft.SetType) bool { return t.Interval() && !t.Concatenated() }
 
-// setElement appends an element of a set, as it is added or deleted.
+// setElement appends an element of a set in the form in which it is added or deleted.
 func setElement(to []nftables.SetElement, t nft.SetType, e *nft.Element) []nftables.SetElement {
 	key := t.AppendKey(make([]byte, 0, t.KeyLen()), e)
 	switch {
@@ -107,16 +108,14 @@ func mapVerdict(v nft.Verdict) (*expr.Verdict, error) {
 	return nil, fmt.Errorf("verdict %d can't be in a map", v.Action)
 }
 
-// interval appends a range: the element at which it starts, and the one after
-// its last, which says that it has ended. A range that ends with the address
-// space has no address after its last; nft then marks the start as open, for
-// its own use.
+// interval appends a range: the element at which it starts, and the one after its last, which says
+// that the range has ended. A range that ends with the address space has no address after its
+// last. nft then marks the start as open, for its own use.
 //
-// Start and end go one right after the other, in order of address, and in one
-// message: newer kernels judge overlaps by that. An end must follow its start
-// (commits 782f2688128e "nft_set_rbtree: validate element belonging to interval"), and a
-// start that is the last of its message is an open one (648946966a08
-// "nft_set_rbtree: validate open interval overlap").
+// The end comes right after the start, ranges are in order of address, and both are in one message,
+// because newer kernels judge overlaps by that. An end must follow its start (commit 782f2688128e
+// "nft_set_rbtree: validate element belonging to interval"), and a start that is the last element
+// of its message is an open one (648946966a08 "nft_set_rbtree: validate open interval overlap").
 //
 // nft also puts an end at address 0 into a new set, "for historical reasons";
 // no kernel needs it, and it gets in the way of later additions.
@@ -127,7 +126,7 @@ func interval(to []nftables.SetElement, first, last []byte) []nftables.SetElemen
 	return append(to, nftables.SetElement{Key: first}, nftables.SetElement{Key: last, IntervalEnd: true})
 }
 
-// increment makes an address the one after it, and reports whether there is none.
+// increment turns an address into the next one, and reports whether there is no next one.
 func increment(addr []byte) (wrapped bool) {
 	for i := len(addr) - 1; i >= 0; i-- {
 		if addr[i]++; addr[i] != 0 {
@@ -141,7 +140,7 @@ func increment(addr []byte) (wrapped bool) {
 // splits them at 64,511; below that, its own splitting never sets in.
 const maxElements = 60_000
 
-// fill returns up to where the elements from there on fit one message. One
+// fill returns up to which element those from the given one on fit into one message. One element
 // always does.
 func (l elements) fill(from int) (to int) {
 	size, each := 0, elementBytes(l.setType)
@@ -157,8 +156,8 @@ func (l elements) fill(from int) (to int) {
 	return to
 }
 
-// convert returns some of the elements as the library's. Only now, message by
-// message: its elements are ten times the size.
+// convert returns some of the elements as the library's. This is done as late as possible, for one
+// message at a time, because the library's elements are ten times as large.
 func (l elements) convert(from, to int) []nftables.SetElement {
 	halves := 1
 	if split(l.setType) {
@@ -168,7 +167,7 @@ func (l elements) convert(from, to int) []nftables.SetElement {
 	for i := from; i < to; i++ {
 		converted = setElement(converted, l.setType, &l.keys[i])
 		if l.verdicts != nil {
-			// Checked by addVerdicts.
+			// addVerdicts has checked that there is no error.
 			converted[len(converted)-1].VerdictData, _ = mapVerdict(l.verdicts[i].Verdict)
 		}
 	}
@@ -185,8 +184,8 @@ func (l elements) text(from, to int) string {
 		first, l.setType.Text(l.keys[to-1]), from+1, to, len(l.keys))
 }
 
-// attribute is how many bytes an attribute takes whose content has so many: a
-// header, and padding to a multiple of 4.
+// attribute is how many bytes an attribute takes whose content has so many bytes. It adds a header,
+// and padding to a multiple of 4.
 func attribute(content int) int { return 4 + (content+3)&^3 }
 
 // elementBytes is how many bytes of a message an element of a set takes, or a
@@ -197,14 +196,14 @@ func elementBytes(t nft.SetType) int {
 	case !t.Interval():
 		return attribute(key)
 	case split(t):
-		// Two elements, the second with flags; or one with 6 bytes of user data.
+		// There are two elements, the second with flags, or there is one with 6 bytes of user data.
 		return attribute(key) + attribute(attribute(4)+key)
 	}
 	return attribute(2 * key)
 }
 
-// verdictBytes is how many more an entry of a map takes whose verdict jumps to a
-// chain with a name of that length, or none.
+// verdictBytes is how many more bytes an entry of a map takes, whose verdict jumps to a chain with a
+// name of that length, or, for 0, to none.
 func verdictBytes(chain int) int {
 	return attribute(attribute(attribute(4) + attribute(chain+1))) // data { verdict { code, chain } }
 }

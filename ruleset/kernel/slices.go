@@ -10,31 +10,32 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// A transaction is one message to the kernel, and must fit the socket's send buffer
+// A transaction is one datagram to the kernel, and must fit into the socket's send buffer
 // (netlink_sendmsg in net/netlink/af_netlink.c). With CAP_NET_ADMIN in the initial user
-// namespace that has a gigabyte, some fifty million addresses; without, no more than
-// net.core.wmem_max allows. What is larger is carried out in slices: first what no
-// packet meets, in as many transactions as that takes, and then in one what has it met.
+// namespace the buffer has a gigabyte, which is enough for some fifty million addresses. Without
+// that, it is no larger than net.core.wmem_max allows. What is larger is carried out in slices:
+// first what no packet meets, in as many transactions as are needed, and then, in a single one,
+// what makes packets meet it.
 //
-// A table in force is replaced under cover of another, where it is too large for one
-// transaction and where it has base chains at other hooks, as another version of podfence
-// may have made it: a packet that is between those hooks when the transaction comes into
-// force would be judged by neither table.
+// A table in force is replaced under cover of another one in two cases: if it is too large for
+// one transaction, and if it has base chains at other hooks, because another version of podfence
+// has made it. In the latter case, a packet that is between those hooks when the transaction comes
+// into force would otherwise be judged by neither table.
 
 const (
-	// standbySuffix is of the table that is in force while a larger one is replaced.
+	// standbySuffix ends the name of the table that is in force while the table is replaced.
 	standbySuffix = "-standby"
-	// trialSuffix is of the table that is checked in slices: it is never in force.
+	// trialSuffix ends the name of the table that is checked in slices. It is never in force.
 	trialSuffix = "-trial"
 )
 
-// tooLarge reports whether an error is of a transaction that does not fit.
+// tooLarge reports whether an error is that of a transaction that does not fit.
 func tooLarge(err error) bool { return errors.Is(err, unix.EMSGSIZE) }
 
-// unmet are the operations of a plan that no packet meets until others are carried
-// out: new sets with what they hold, and new chains with their rules that are at no hook.
+// unmet are the operations of a plan whose effects no packet meets until others are carried out:
+// those for new sets with what they hold, and for new chains at no hook with their rules.
 func unmet(ops []nft.Op) map[int]bool {
-	unmet, made := map[int]bool{}, map[string]bool{} // chains and sets have names of their own kind
+	unmet, made := map[int]bool{}, map[string]bool{} // a chain and a set may have the same name
 	for i, op := range ops {
 		switch op := op.(type) {
 		case nft.AddSet:
@@ -52,8 +53,8 @@ func unmet(ops []nft.Op) map[int]bool {
 	return unmet
 }
 
-// apart takes the messages of what no packet meets out of a plan's, those of the table
-// itself with them.
+// apart divides the messages of a plan. first are the messages of what no packet meets, and those
+// about the table itself; last are the others.
 func apart(messages []message, ops []nft.Op) (first, last []message) {
 	unmet := unmet(ops)
 	for _, m := range messages {
@@ -66,8 +67,8 @@ func apart(messages []message, ops []nft.Op) (first, last []message) {
 	return first, last
 }
 
-// slices carries messages out in as few transactions of halves, quarters and so on as
-// the socket takes. Begun says that one has been carried out.
+// slices carries messages out in as few transactions as the socket takes: all in one, or in halves,
+// quarters and so on. Begun says that at least one transaction has been carried out.
 func (c *Conn) slices(messages []message) (begun bool, err error) {
 	if len(messages) == 0 {
 		return false, nil
@@ -84,8 +85,8 @@ func (c *Conn) slices(messages []message) (begun bool, err error) {
 	return true, err
 }
 
-// updateInSlices carries out an update that is too large for one transaction. What it
-// has begun and cannot end is ErrUnknown: sets and chains are left that nothing uses.
+// updateInSlices carries out an update that is too large for one transaction. If it has begun and
+// cannot go on, the error is ErrUnknown: there are then sets and chains that nothing uses.
 func (c *Conn) updateInSlices(messages []message, ops []nft.Op) error {
 	first, last := apart(messages, ops)
 	begun, err := c.slices(first)
@@ -101,9 +102,9 @@ func (c *Conn) updateInSlices(messages []message, ops []nft.Op) error {
 	return err
 }
 
-// build makes a table by a plan. Its base chains come last, in the transaction that last
-// carries out: until then no packet meets any of it. With an error the table is gone, or
-// not in force.
+// build makes a table by a plan. Its base chains come last, in the transaction that the function
+// last carries out. Until then no packet meets any of the table. If there is an error, the table
+// was deleted, or is not in force.
 func (c *Conn) build(table *nftables.Table, plan nft.Plan, last func([]message) (int, error)) error {
 	messages, err := encode(table, plan)
 	if err != nil {
@@ -119,13 +120,13 @@ func (c *Conn) build(table *nftables.Table, plan nft.Plan, last func([]message) 
 	if err == nil {
 		return nil
 	}
-	if left := c.drop(table); left != nil {
-		return errors.Join(err, left)
+	if dropErr := c.drop(table); dropErr != nil {
+		return errors.Join(err, dropErr)
 	}
 	return err
 }
 
-// drop deletes a table if it is there.
+// drop deletes a table if it exists.
 func (c *Conn) drop(table *nftables.Table) error {
 	_, err := c.commit([]message{deleteTable(table)}, 0, false)
 	if errors.Is(err, unix.ENOENT) {
@@ -134,29 +135,29 @@ func (c *Conn) drop(table *nftables.Table) error {
 	return err
 }
 
-// aside is the table of a family beside that which is in force.
+// aside is another table of a family, beside the one that is in force.
 func (c *Conn) aside(family nft.Family, suffix string) *nftables.Table {
 	table := c.table(family)
 	table.Name += suffix
 	return table
 }
 
-// replaceUnderCover carries out a replacement that is too large for one transaction, or
-// that takes base chains from their hooks. While the table goes and comes again, another
-// that is the same is in force in its place; for a moment both are, which is as closed as
-// the stricter of them. What it leaves if it is killed is what the next replacement begins
-// with: a table without base chains is none.
+// replaceUnderCover carries out a replacement that is too large for one transaction, or that takes
+// base chains from their hooks. While the table is deleted and made again, another table with the
+// same content is in force in its place. For a moment both are in force, which is as closed as
+// the stricter of them. If it is killed, the next replacement begins with what it leaves: a table
+// without base chains counts as no table.
 func (c *Conn) replaceUnderCover(plan nft.Plan) error {
 	commit := func(messages []message) (int, error) { return c.commit(messages, 0, false) }
 	table, standby := c.table(plan.Family), c.aside(plan.Family, standbySuffix)
-	there, err := c.contents(table)
+	current, err := c.contents(table)
 	switch {
-	case errors.Is(err, unix.ENOENT) || err == nil && len(there.bases) == 0:
-		// Nothing is in force, or what an earlier replacement has left on standby.
+	case errors.Is(err, unix.ENOENT) || err == nil && len(current.bases) == 0:
+		// Nothing is in force, or only the standby that an earlier replacement has left.
 	case err != nil:
 		return &OpError{Op: fmt.Sprintf("list table %s %s", plan.Family, table.Name), Err: err}
 	default:
-		// One that somebody else owns cannot be replaced: nothing is begun then.
+		// A table that somebody else owns cannot be replaced. Then nothing is begun.
 		if _, err := c.send([]message{deleteTable(table)}, (*Conn).check); err != nil {
 			return err
 		}
@@ -165,7 +166,7 @@ func (c *Conn) replaceUnderCover(plan nft.Plan) error {
 		}
 	}
 	if err := c.build(table, plan, commit); err != nil {
-		if there.bases != nil { // the standby has all of it
+		if current.bases != nil { // the standby has all that the plan makes
 			return fmt.Errorf("%w: the table is on standby: %w", ErrUnknown, err)
 		}
 		return err
@@ -173,12 +174,12 @@ func (c *Conn) replaceUnderCover(plan nft.Plan) error {
 	return nil
 }
 
-// tidy deletes the tables that slices have been in, once the table is in force.
+// tidy deletes the tables for standby and trial, once the table itself is in force.
 func (c *Conn) tidy(family nft.Family) error {
 	for _, suffix := range []string{standbySuffix, trialSuffix} {
 		table := c.aside(family, suffix)
-		there, err := c.there(table)
-		if err == nil && there {
+		exists, err := c.exists(table)
+		if err == nil && exists {
 			err = c.drop(table)
 		}
 		if err != nil {
@@ -188,8 +189,8 @@ func (c *Conn) tidy(family nft.Family) error {
 	return nil
 }
 
-// there reports whether there is a table.
-func (c *Conn) there(table *nftables.Table) (bool, error) {
+// exists reports whether a table exists.
+func (c *Conn) exists(table *nftables.Table) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {

@@ -37,12 +37,12 @@ func TestForgetTogether(t *testing.T) {
 		forget(byte(2 + i))
 	}
 	g.Eventually(func() int {
-		f.askedMu.Lock()
-		defer f.askedMu.Unlock()
-		if f.asked == nil {
+		f.joiningMu.Lock()
+		defer f.joiningMu.Unlock()
+		if f.joining == nil {
 			return 0
 		}
-		return len(f.asked.addrs)
+		return len(f.joining.addrs)
 	}, time.Minute).Should(Equal(more))
 	close(goOn)
 	all.Wait()

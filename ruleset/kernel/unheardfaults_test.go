@@ -90,7 +90,7 @@ func TestUnheardFaults(t *testing.T) {
 			c := relayed(k.kernel)
 			c.watch = w
 			plan := nft.Plan{Replace: true}
-			for range many {
+			for range unheardReplacement {
 				plan.Ops = append(plan.Ops, nft.DeleteChain{Name: "c"})
 			}
 			g.Expect(c.Apply(plan)).To(Succeed())

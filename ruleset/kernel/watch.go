@@ -17,26 +17,26 @@ import (
 )
 
 const (
-	// watchBuffer is a limit: nothing is allocated. Every transaction of the
-	// namespace passes through it, kube-proxy's too.
+	// watchBuffer is only a limit: nothing is allocated for it. The messages of every transaction
+	// of the namespace pass through the buffer, also those of kube-proxy's.
 	watchBuffer = 32 << 20
-	// signature is how long to wait for the message that says who it was. It comes
-	// from the same system call as those before it; the wait is in case it doesn't.
-	signature = time.Second
-	// keep is how many transactions of others wait to be taken one by one.
-	keep = 16
+	// authorTimeout is how long to wait for the message that says who made a transaction. It
+	// comes from the same system call as those before it; the wait is in case it does not come.
+	authorTimeout = time.Second
+	// maxNoticed is how many transactions of others are kept one by one until they are taken.
+	maxNoticed = 16
 )
 
 // A Watch notices what others do to the tables of a Conn.
 //
-// The kernel tells a multicast group of each change, and at the end of each
-// transaction who made it. What the Conn itself does is recognised by its socket's
-// port id, which is in every message: not by its process id, which podfence does
-// not know as the kernel tells it.
+// The kernel tells a multicast group of each change, and at the end of each transaction who made
+// it. What the Conn itself does is recognised by its socket's port id, which is in every message. It
+// cannot be recognised by the process id, because podfence does not know its own as the kernel
+// tells it.
 type Watch struct {
 	tables map[byte]string // by family, as text
 	name   string
-	// owned: the tables are the connection's own.
+	// owned: the connection owns the tables.
 	owned  bool
 	socket *netlink.Conn
 	// tampered holds a token while there may be something to take.
@@ -76,13 +76,13 @@ func (c *Conn) Watch(options Options) (*Watch, error) {
 	return w, nil
 }
 
-// listen joins the group, for all but the messages of a port.
+// listen joins the group, and filters out the messages about what the port own has done.
 func (w *Watch) listen(own uint32) error {
 	if err := w.socket.SetReadBuffer(watchBuffer); err != nil {
 		return fmt.Errorf("enlarge the receive buffer: %w", err)
 	}
-	// The kernel packs messages of one transaction together, never of two.
-	// nlmsg_pid is in the host's byte order, and the filter loads network order.
+	// The kernel packs messages of one transaction together, but never those of two. nlmsg_pid is in
+	// the host's byte order, and the filter loads it in network order.
 	filter, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: 12, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, own)), SkipFalse: 1},
@@ -103,8 +103,8 @@ func (w *Watch) join() error { return w.socket.JoinGroup(unix.NFNLGRP_NFTABLES) 
 // Tampered gets a token when there is something to Take.
 func (w *Watch) Tampered() <-chan struct{} { return w.tampered }
 
-// Take hands out what others have done since the last call, one transaction
-// each. With an error the watch has ended, and nothing is noticed any more.
+// Take hands out what others have done since the last call, one Tampering for each transaction. If
+// there is an error, the watch has ended, and nothing is noticed any more.
 func (w *Watch) Take() ([]nft.Tampering, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,14 +126,15 @@ func (w *Watch) Close() error {
 // read reads until the socket is closed.
 func (w *Watch) read() {
 	defer close(w.ended)
-	var touched nft.Tampering // by the transaction that is being told of
+	var touched nft.Tampering // by the transaction whose messages are coming
 	for {
 		messages, err := w.socket.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			// The buffer was full or memory short. What was lost is not known: perhaps the
-			// end of what has begun. But nobody else can have changed a table that is owned:
-			// it was another table's, such as a large one of kube-proxy's.
+			// The buffer was full, or memory was short. What was lost is not known: perhaps the end
+			// of a transaction that has begun. But if the tables are owned, nobody else can have
+			// changed them: the messages were about another table, such as a large one of
+			// kube-proxy's.
 			if !w.owned {
 				w.lose()
 			}
@@ -141,7 +142,7 @@ func (w *Watch) read() {
 			_ = w.socket.SetReadDeadline(time.Time{})
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			w.notice(touched) // by nobody knows whom
+			w.notice(touched) // nobody knows who made it
 			touched = nft.Tampering{}
 			_ = w.socket.SetReadDeadline(time.Time{})
 			continue
@@ -164,16 +165,16 @@ func (w *Watch) read() {
 			}
 		}
 		if len(touched.Changes) > 0 {
-			_ = w.socket.SetReadDeadline(time.Now().Add(signature))
+			_ = w.socket.SetReadDeadline(time.Now().Add(authorTimeout))
 		}
 	}
 }
 
-// notice keeps a transaction to be taken. There is never more than a few: many
-// are one another's repetition.
+// notice keeps a transaction until it is taken. No more than maxNoticed are kept one by one: if there
+// are many, they repeat each other.
 func (w *Watch) notice(t nft.Tampering) {
 	w.mu.Lock()
-	if last := len(w.noticed) - 1; last+1 < keep {
+	if last := len(w.noticed) - 1; last+1 < maxNoticed {
 		w.noticed = append(w.noticed, t)
 	} else {
 		w.noticed[last].More += len(t.Changes) + t.More
@@ -204,7 +205,7 @@ func (w *Watch) signal() {
 // newGeneration is the type of the message that ends a transaction.
 const newGeneration = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN)
 
-// author reads who has ended a transaction.
+// author reads which process has made a transaction, from the message that ends it.
 func author(message netlink.Message) (pid uint32, process string) {
 	ad, err := netlink.NewAttributeDecoder(message.Data[min(nfgenmsgLength, len(message.Data)):])
 	if err != nil {
@@ -222,10 +223,10 @@ func author(message netlink.Message) (pid uint32, process string) {
 	return pid, process
 }
 
-// told are the messages of changes, and which attribute names what is changed. The
-// name of the table is attribute 1 in all of them (enum nft_*_attributes in
-// include/uapi/linux/netfilter/nf_tables.h).
-var told = map[netlink.HeaderType]struct {
+// changeKinds are the types of messages about changes: what each says was done, and which attribute
+// names the changed object. The name of the table is attribute 1 in all of them (enum
+// nft_*_attributes in include/uapi/linux/netfilter/nf_tables.h).
+var changeKinds = map[netlink.HeaderType]struct {
 	what string
 	name uint16
 }{
@@ -250,8 +251,8 @@ const (
 	flowtableName = 2 // NFTA_FLOWTABLE_NAME
 )
 
-// change says what a message tells of, if that is of the tables; else nothing.
-// What it cannot read, it takes for such a change.
+// change says which change a message tells of, if that is a change of the tables; else it is empty. A
+// message that it cannot read it takes for such a change.
 func (w *Watch) change(message netlink.Message) string {
 	if message.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES {
 		return ""
@@ -263,7 +264,7 @@ func (w *Watch) change(message netlink.Message) string {
 	if !ours {
 		return ""
 	}
-	kind, known := told[message.Header.Type&0xff]
+	kind, known := changeKinds[message.Header.Type&0xff]
 	if !known {
 		kind.what = fmt.Sprintf("message %d about", message.Header.Type&0xff)
 	}
@@ -291,18 +292,19 @@ func (w *Watch) change(message netlink.Message) string {
 	return kind.what + " " + name + " of " + table
 }
 
-// many is from how many objects on a replacement is carried out unheard, and manyOwned from
-// how many on any change of a table that nobody else can change. For each object the kernel
-// would write a message of its own, of a page, before it sends any: a thousand elements take
-// two thirds as long again. Where others can change the tables, a replacement of fewer objects
-// is heard: what they do to the other table in that moment would be missed.
-const many, manyOwned = 2000, 100
+// A transaction with many objects is carried out unheard, so that the watch gets no messages about it.
+// For a replacement, many are unheardReplacement or more; for any change of a table that nobody else
+// can change, unheardOwned or more. If the watch listened, the kernel would write a message, of a page,
+// for each object before it sends any: that makes a thousand elements take two thirds longer. Where
+// others can change the tables, a replacement of fewer objects is heard, because what others do to
+// the other table in that moment would be missed.
+const unheardReplacement, unheardOwned = 2000, 100
 
-// unheard has flush carry a transaction out while the watch is out of the group,
-// so that the kernel writes nobody of it, and finds out by the generation, which
-// each transaction counts up, whether somebody else came in between. What others
-// did to the table before a replacement does not matter, and to one that is owned
-// they can do nothing. A batch of a generation is refused if there is another by now.
+// unheard has flush carry a transaction out while the watch is out of the group, so that the kernel
+// writes no messages about it. By the generation, which each transaction counts up, it finds out
+// whether somebody else's transaction came in between. What others did to the table before a
+// replacement does not matter, and to a table that is owned they can do nothing. A batch with a
+// generation is refused if the ruleset has another by then.
 func (c *Conn) unheard(batch []netlink.Message, generation uint32) (int, error) {
 	if err := c.watch.socket.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		return c.flush(batch, generation)
@@ -316,7 +318,8 @@ func (c *Conn) unheard(batch []netlink.Message, generation uint32) (int, error) 
 	if generation != 0 {
 		index, err = c.flush(batch, generation)
 	}
-	// The kernel refuses it if another transaction was faster since we asked.
+	// The kernel refuses the batch if another transaction was faster since the generation was asked
+	// for.
 	for attempt := 0; generation == 0 && attempt < 3 && errors.Is(err, unix.ERESTART); attempt++ {
 		if before, askErr = c.generation(); askErr != nil {
 			break
@@ -333,7 +336,7 @@ func (c *Conn) unheard(batch []netlink.Message, generation uint32) (int, error) 
 		return index, err
 	}
 	if c.owns {
-		return -1, nil // whoever it was, kube-proxy perhaps, it was not at this table
+		return -1, nil // whoever came in between, perhaps kube-proxy, did not change this table
 	}
 	if after, err := c.generation(); err != nil || after != next(before) {
 		c.watch.lose()
@@ -341,7 +344,7 @@ func (c *Conn) unheard(batch []netlink.Message, generation uint32) (int, error) 
 	return -1, nil
 }
 
-// generation is the ruleset's.
+// generation asks for the generation of the ruleset.
 func (c *Conn) generation() (generation uint32, err error) {
 	answers, err := ask(c.socket, netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
@@ -371,5 +374,5 @@ func (c *Conn) generation() (generation uint32, err error) {
 	return generation, nil
 }
 
-// next is the generation after another; 0 is none.
+// next is the generation after another. No generation is 0.
 func next(generation uint32) uint32 { return max(generation+1, 1) }

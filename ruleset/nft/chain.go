@@ -3,8 +3,8 @@ package nft
 // Chain is a chain with its rules.
 type Chain struct {
 	Name string
-	// Hook makes it a base chain; nil otherwise. Its policy is accept: what no rule of it
-	// is for is no business of the table's.
+	// Hook makes it a base chain; it is nil for other chains. The policy of a base chain is
+	// accept: packets that no rule is for are not the table's business.
 	Hook  *Hook
 	Rules []Rule
 }
@@ -35,15 +35,15 @@ func (b Base) String() string {
 	return [...]string{Filter: "filter", DstNAT: "dstnat", SrcNAT: "srcnat", Raw: "raw"}[b]
 }
 
-// numbers are the named priorities: enum nf_ip_hook_priorities of
+// numbers are the numbers of the named priorities: enum nf_ip_hook_priorities of
 // include/uapi/linux/netfilter_ipv4.h, nf_br_hook_priorities of netfilter_bridge.h.
 var numbers = map[Family]map[Base]int{
 	Inet:   {Filter: 0, Raw: -300, DstNAT: -100, SrcNAT: 100},
 	Bridge: {Filter: -200, DstNAT: -300, SrcNAT: 300},
 }
 
-// Number is the priority as the kernel has it in a table of a family: the lower, the
-// earlier. It is not known if the family has no such base.
+// Number is the priority as a number, as the kernel has it in a table of the family. Chains with
+// lower numbers run earlier. It is not known if the family has no such base.
 func (h *Hook) Number(f Family) (number int, known bool) {
 	number, known = numbers[f][h.Base]
 	return number + h.Priority, known

@@ -2,12 +2,12 @@ package nft
 
 import "strings"
 
-// MaxComment is what nft shows of a comment: NFTNL_UDATA_COMMENT_MAXLEN with
-// its final NUL.
+// MaxComment is how many bytes of a comment nft shows: NFTNL_UDATA_COMMENT_MAXLEN counts a final
+// NUL as well.
 const MaxComment = 127
 
-// Comment makes a text fit, and safe between double quotes: nft knows no way to
-// write a quote inside, and takes a backslash for one.
+// Comment makes a text short enough, and safe between double quotes: nft has no way to write a
+// double quote in a comment, and takes a backslash for an attempt at that.
 func Comment(text string) string {
 	text = strings.Map(func(r rune) rune {
 		switch {

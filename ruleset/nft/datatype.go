@@ -9,8 +9,8 @@ import (
 	"go4.org/netipx"
 )
 
-// Datatype is one of nft's types of a value: what a field of a packet has, and what a part of
-// a set's element is.
+// Datatype is one of nft's types of values. Fields of packets have one, and so have the parts of
+// a set's elements.
 type Datatype uint8
 
 // The datatypes, by nft's names.
@@ -27,20 +27,20 @@ const (
 	IfName               // ifname
 )
 
-// description is all that anybody needs to know of a datatype. What an element has of it is
-// in one of two places, where it has two: the first and the last of a range, or the two of a
-// pair.
+// description is all that anybody needs to know of a datatype. An element may have two values of a
+// datatype: the first and the last of a range, or the two of a pair. The parameter second says
+// which is meant.
 type description struct {
 	name string
-	// width is how many bytes the kernel has of it.
+	// width is how many bytes a value has in the kernel.
 	width int
-	// host: nft takes the bytes to be in the order of the machine; else they are big-endian.
+	// host: nft takes a value's bytes to be in the order of the machine; else big-endian.
 	host bool
 	// text is an element's part as nft writes it, quoted where nft quotes it.
 	text func(e Element, second bool) string
-	// rangeText is a range as nft writes it. Nil: from one value to another, see fromTo.
+	// rangeText is a range as nft writes it. If it is nil, fromTo writes the range.
 	rangeText func(e Element) string
-	// appendTo appends an element's part as the kernel has it, as many bytes as the width.
+	// appendTo appends an element's part as the kernel has it, with as many bytes as the width.
 	appendTo func(key []byte, e *Element, second bool) []byte
 }
 
@@ -99,14 +99,14 @@ var descriptions = [...]description{
 
 func (d Datatype) String() string { return descriptions[d].name }
 
-// Width is how many bytes the kernel has of a value.
+// Width is how many bytes a value has in the kernel.
 func (d Datatype) Width() int { return descriptions[d].width }
 
 // HostOrder reports whether nft takes a value's bytes to be in the order of the machine; else
 // they are big-endian.
 func (d Datatype) HostOrder() bool { return descriptions[d].host }
 
-// addr is an element's first or second address, number its first or last number.
+// addr is an element's first or second address, and number its first or last number.
 func (e *Element) addr(second bool) *[16]byte {
 	if second {
 		return &e.LastAddr
@@ -123,7 +123,7 @@ func (e *Element) number(second bool) uint16 {
 
 func addr4(addr *[16]byte) netip.Addr { return netip.AddrFrom4([4]byte(addr[:4])) }
 
-// addrsText is a range of addresses: as a prefix, where it is one.
+// addrsText is the text of a range of addresses: a prefix, where the range is one.
 func addrsText(first, last netip.Addr) string {
 	prefix, is := netipx.IPRangeFrom(first, last).Prefix()
 	switch {
@@ -135,7 +135,7 @@ func addrsText(first, last netip.Addr) string {
 	return prefix.String()
 }
 
-// fromTo is a range of values, or the one value that it has.
+// fromTo is the text of a range of values: if it has only one value, that value.
 func (d *description) fromTo(e Element) string {
 	first, last := d.text(e, false), d.text(e, true)
 	if first == last {
@@ -158,7 +158,7 @@ func protocolText(p uint8) string {
 	return fmt.Sprint(p)
 }
 
-// named is nft's name of a value, or the value itself where this package knows none.
+// named is nft's name for a value, or the value itself where this package knows no name.
 func named[V uint8 | uint16](names map[V]string, value V, format string) string {
 	if name, known := names[value]; known {
 		return name

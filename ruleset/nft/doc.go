@@ -7,20 +7,20 @@
 //	table.go        Table; the order in which its base chains run
 //	chain.go        Chain, Hook and the priorities
 //	rule.go         Rule, Origin and Verdict
-//	match.go        Match: what a rule asks of a packet
+//	match.go        Match: a condition that a rule has for packets
 //	examples.go     a match of every type, for tests
-//	field.go        Field: what of a packet is looked up, and its datatype
+//	field.go        Field: a part of a packet that can be looked up, and its datatype
 //	datatype.go     Datatype: a kind of value, its width, its text, its bytes in the kernel
 //	settype.go      SetType: what the elements of a set are made of
 //	element.go      Element, and the order of elements
 //	set.go          Set and verdict map; how long a set lives
 //	comment.go      a text as a comment
 //	plan.go         Plan and Op: operations of one transaction
-//	replacement.go  the plan that puts a whole table in the place of what there is
+//	replacement.go  the plan that replaces whatever the kernel has by a whole table
 //	text.go         a table as nft reads it
 //	plantext.go     a plan as nft reads it
 //	packet.go       TracePacket: a packet with all that a rule can ask of it
-//	trace.go        Trace: the way of a packet through a table
-//	refusal.go      Refusal: the error of a plan that the kernel will not have
+//	trace.go        Trace: the way that a packet takes through a table
+//	refusal.go      Refusal: the error of a plan that the kernel refuses
 //	tampering.go    Tampering: what somebody else has done to a table
 package nft

@@ -11,12 +11,13 @@ import (
 	"github.com/podfence/podfence/policy/packet"
 )
 
-// Element is one element of a set, or the key of one of a map. It is
-// comparable, and holds no pointer: there are many. Which fields count is the
-// set's type's to say; the others are zero.
+// Element is one element of a set, or the key of an entry of a map. It is comparable, and holds no
+// pointers because there are many elements. The type of the set says which fields count; the
+// others are zero.
 type Element struct {
-	// Addr is the address, or the first of a range or of a pair: 16 bytes, an IPv4
-	// one in the first 4. LastAddr is the last of the range, or the second of the pair.
+	// Addr is the address, or the first address of a range or of a pair. It has 16 bytes; an IPv4
+	// address is in the first 4. LastAddr is the last address of the range, or the second of the
+	// pair.
 	Addr, LastAddr [16]byte
 	// Protocol is the IP protocol, or the message type.
 	Protocol uint8
@@ -58,14 +59,14 @@ func PortsElement(protocol packet.Protocol, first, last uint16) Element {
 	return Element{Protocol: uint8(protocol), First: first, Last: last}
 }
 
-// LinkElement adds the name of a link to an element. A name that is too long is no link's
-// (IFNAMSIZ).
+// LinkElement adds the name of a link to an element. It reports false if the name is too long to
+// be that of a link (IFNAMSIZ).
 func LinkElement(e Element, link string) (Element, bool) {
 	copy(e.Port[:], link)
 	return e, len(link) < len(e.Port)
 }
 
-// SortedElements are those of a set or a map, in order.
+// SortedElements are the elements of a set, or the keys of a map, in order.
 func SortedElements[V any](elements map[Element]V) []Element {
 	sorted := make([]Element, 0, len(elements))
 	for e := range elements {
@@ -77,7 +78,7 @@ func SortedElements[V any](elements map[Element]V) []Element {
 
 // CompareElements puts elements into order.
 func CompareElements(a, b Element) int {
-	// Mostly the addresses tell, and cmp.Or would work all of it out.
+	// Usually the addresses differ. cmp.Or would work out all comparisons even then.
 	if c := bytes.Compare(a.Addr[:], b.Addr[:]); c != 0 {
 		return c
 	}

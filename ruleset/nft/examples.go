@@ -2,8 +2,8 @@ package nft
 
 import "github.com/podfence/podfence/policy/packet"
 
-// Examples are matches of every type that there is, for tests of those who tell them apart:
-// none may be unknown to them.
+// Examples are matches of every type. They are for tests of code that tells the types apart: it
+// must know all of them.
 func Examples() []Match {
 	return []Match{
 		Loopback{}, InGroup(1), Broadcast, Multicast, Established, New | Invalid, Mark(1),

@@ -5,10 +5,10 @@ import "iter"
 // Field is a field of the packet.
 type Field uint8
 
-// The fields. Those of an IP address match only packets of their own family,
-// ICMPMessageType only ICMP, ICMPv6MessageType only ICMPv6, those of ARP
-// only ARP. Those of the flow match only packets that connection tracking knows a flow
-// of, of their own family. Those of the frame are for the table of family bridge.
+// The fields. Each matches only packets that have it: fields with an IP address match packets of
+// their own family, ICMPMessageType matches ICMP, ICMPv6MessageType ICMPv6, and the fields of ARP
+// match ARP. The fields of the flow (Ct...) match only packets of their own family of whose flow
+// connection tracking knows. The fields of the frame are for the table of family bridge.
 const (
 	SrcAddr4 Field = iota
 	DstAddr4
@@ -32,7 +32,7 @@ const (
 	CtReplySrc6
 )
 
-// fields are all fields: their names in nft, and what they hold.
+// fields are all fields: their names in nft, and their datatypes.
 var fields = [...]struct {
 	name string
 	of   Datatype
@@ -72,5 +72,5 @@ func Fields() iter.Seq[Field] {
 
 func (f Field) String() string { return fields[f].name }
 
-// Datatype is what the field holds.
+// Datatype is the datatype of what the field holds.
 func (f Field) Datatype() Datatype { return fields[f].of }

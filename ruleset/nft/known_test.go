@@ -13,7 +13,7 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// TestExamplesAreAll: there is an example of every type that is a Match.
+// TestExamplesAreAll: Examples has an example of every type of match.
 func TestExamplesAreAll(t *testing.T) {
 	paths, err := filepath.Glob("*.go")
 	if err != nil {
@@ -56,7 +56,7 @@ func table(m nft.Match) nft.Table {
 	return t
 }
 
-// TestEveryMatchIsKnown: to the tracer, and by a text of its own.
+// TestEveryMatchIsKnown: the tracer knows every match, and each has a text of its own.
 func TestEveryMatchIsKnown(t *testing.T) {
 	texts := map[string]nft.Match{}
 	for _, m := range nft.Examples() {
@@ -70,7 +70,7 @@ func TestEveryMatchIsKnown(t *testing.T) {
 	}
 }
 
-// TestEveryFieldIsKnown: to the tracer, and by a text and a datatype of its own.
+// TestEveryFieldIsKnown: the tracer knows every field, and each has a text of its own, and a datatype.
 func TestEveryFieldIsKnown(t *testing.T) {
 	texts := map[string]nft.Field{}
 	for f := range nft.Fields() {
@@ -92,7 +92,7 @@ func TestEveryFieldIsKnown(t *testing.T) {
 // odd is a match that nobody knows.
 type odd struct{ nft.Match }
 
-// TestTracerRefusesTheUnknown: it would have to guess.
+// TestTracerRefusesTheUnknown: the tracer panics at what it does not know, as it would have to guess.
 func TestTracerRefusesTheUnknown(t *testing.T) {
 	for want, m := range map[string]nft.Match{
 		"match nft_test.odd": odd{nft.ICMPv6{}},

@@ -17,7 +17,7 @@ type Loopback struct{}
 // InGroup matches packets that came in by a link of the group: iifgroup N.
 type InGroup uint32
 
-// PacketType matches packets by where their frame went to: meta pkttype P.
+// PacketType matches packets by the kind of address that their frame was sent to: meta pkttype P.
 type PacketType uint8
 
 // The packet types, as the kernel numbers them (include/uapi/linux/if_packet.h).
@@ -35,23 +35,23 @@ const (
 	Related
 	Invalid
 	New
-	Untracked // by a rule of somebody's that exempts it (NOTRACK)
+	Untracked // somebody's rule exempts it from connection tracking (NOTRACK)
 )
 
 // Mark matches flows whose conntrack mark has all of these bits: ct mark & M == M.
 type Mark uint32
 
-// Midstream matches packets of a protocol that begin no connection: TCP's without
-// SYN (tcp flags ! syn), SCTP's that have another chunk than INIT first
-// (@th,96,8 != 0x1). Where connection tracking knows the connection no more, it
-// takes them for new all the same (nf_conntrack_tcp_loose; an SCTP HEARTBEAT).
+// Midstream matches packets of a protocol that begin no connection: TCP packets without SYN (tcp
+// flags ! syn), and SCTP packets whose first chunk is not INIT (@th,96,8 != 0x1). If connection
+// tracking does not know their connection any more, it still takes such packets for new
+// (nf_conntrack_tcp_loose; an SCTP HEARTBEAT).
 type Midstream packet.Protocol
 
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
 
-// Authenticated matches packets with an authentication header (RFC 4302), which the kernel
-// takes for their upper layer, whatever is behind it: meta l4proto ah.
+// Authenticated matches packets with an authentication header (RFC 4302). Whatever comes after that
+// header, the kernel takes it for the packet's upper layer: meta l4proto ah.
 type Authenticated struct{}
 
 // ICMPv6Error matches ICMPv6 that reports an error (RFC 4443 section 2.1):
@@ -61,21 +61,21 @@ type ICMPv6Error struct{}
 // Redirect matches ICMP's redirect: icmp type redirect.
 type Redirect struct{}
 
-// Fragment matches fragments of a family, or only such as begin a datagram: ip frag-off &
-// 16383 != 0, exthdr frag exists; ip frag-off & 8191 == 0, frag frag-off 0. IPv4's First
-// also matches a datagram that is whole.
+// Fragment matches fragments of a family (ip frag-off & 16383 != 0; exthdr frag exists), or, with
+// First, only those that begin a datagram (ip frag-off & 8191 == 0; frag frag-off 0). For IPv4,
+// First also matches a datagram that is whole.
 type Fragment struct{ V6, First bool }
 
 // Atomic matches IPv6 that is whole in one fragment (RFC 6946): frag frag-off 0 frag
 // more-fragments 0.
 type Atomic struct{}
 
-// UpperLayer matches what has 8 octets of an upper-layer header, the least of all
-// protocols' that have ports or types: @th,56,8 >= 0x0.
+// UpperLayer matches packets that have 8 octets of an upper-layer header, which is the shortest
+// header of all protocols that have ports or types: @th,56,8 >= 0x0.
 type UpperLayer struct{}
 
-// NextHeader matches what comes right behind the IPv6 header, or, with Not, anything else:
-// ip6 nexthdr ipv6-icmp.
+// NextHeader matches packets in which Protocol comes right after the IPv6 header, or, with Not,
+// those in which anything else does: ip6 nexthdr ipv6-icmp.
 type NextHeader struct {
 	Protocol packet.Protocol // hop-by-hop options, or ICMPv6
 	Not      bool
@@ -87,11 +87,11 @@ type HopLimit uint8
 // MessageType matches the type of an ICMPv6 message: icmpv6 type T.
 type MessageType uint8
 
-// Elsewhere matches packets that came in by another link than the one that the route to
-// their source leads to, or that there is no such route for: fib saddr . iif oif missing.
+// Elsewhere matches packets that came in by another link than the one that the route to their
+// source leads to, and packets for which there is no such route: fib saddr . iif oif missing.
 type Elsewhere struct{}
 
-// DNAT matches packets of flows that destination NAT has led elsewhere, whoever did it: ct
+// DNAT matches packets of flows that destination NAT has led elsewhere, whoever made it do so: ct
 // status dnat.
 type DNAT struct{}
 
@@ -99,38 +99,40 @@ type DNAT struct{}
 type Lookup struct {
 	Fields []Field
 	Set    string
-	// Not matches when they are not in it: ip saddr != @set. The packet must
-	// have the fields all the same.
+	// Not makes it match when they are not in the set: ip saddr != @set. The packet must have the
+	// fields even so.
 	Not bool
 }
 
-// Limit matches as long as what the field holds comes at no more than a rate, of which
-// the set, a dynamic one, keeps account for each:
-// update @set { ip daddr limit rate N/second burst N packets }. It does not match either
-// where the set is full.
+// Limit matches as long as packets with the same value of the field come at no more than a rate.
+// The set, a dynamic one, keeps account of the rate of each value:
+// update @set { ip daddr limit rate N/second burst N packets }. If the set is full, Limit does
+// not match.
 type Limit struct {
 	Field Field
 	Set   string
-	// PerSecond and Burst are packets, or octets; so many may come at once.
+	// PerSecond is the rate, and Burst is how many may come at once. They are numbers of packets
+	// or, with Octets, of octets.
 	PerSecond, Burst uint32
 	Octets           bool
 }
 
-// Unconfirmed matches the first packet of a connection, before it has passed: ct status !
-// confirmed.
+// Unconfirmed matches the first packet of a connection, as long as that has not passed the node: ct
+// status ! confirmed.
 type Unconfirmed struct{}
 
-// Connections matches when what the field holds has more connections than the bound, this
-// one included, of which the set, a dynamic one, keeps account for each:
-// add @set { ip saddr ct count over N }. It does not match either where the set is full.
+// Connections matches when there are more connections with the same value of the field than the
+// bound, including the packet's own. The set, a dynamic one, keeps account of the connections of
+// each value: add @set { ip saddr ct count over N }. If the set is full, Connections does not
+// match.
 type Connections struct {
 	Field Field
 	Set   string
 	Over  uint32
 }
 
-// Noted puts what the field holds into the set, a dynamic one: add @set { ip saddr }. It
-// matches unless the set is full.
+// Noted puts the value of the field into the set, a dynamic one: add @set { ip saddr }. It matches
+// unless the set is full.
 type Noted struct {
 	Field Field
 	Set   string

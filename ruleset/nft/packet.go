@@ -19,14 +19,14 @@ type TracePacket struct {
 	DNAT bool
 	// Elsewhere: it came in by another link than the one that leads to its source.
 	Elsewhere bool
-	// Fragment says what part of a datagram it is, where it is not whole.
+	// Fragment says which part of a datagram it is, or that it is whole.
 	Fragment FragmentPart
-	// Flow is the flow that State is about, if there is one: of an ICMP error, that of
-	// the packet that it quotes.
+	// Flow is the flow that State is about, if there is one. For an ICMP error, that is the flow
+	// of the packet that it quotes.
 	Flow Flow
 	// Loopback: it came in on the loopback device.
 	Loopback bool
-	// Frame is what it came in, for the table of family bridge.
+	// Frame is the frame that it came in, for the table of family bridge.
 	Frame Frame
 }
 
@@ -41,26 +41,26 @@ const (
 	Later
 )
 
-// Flow are the sources of a flow's packets, as connection tracking has them: of those that
-// are sent as the first was, and of those the other way, as they are before NAT. No
-// addresses: there is no flow.
+// Flow is the sources of a flow's packets, as connection tracking has them before NAT: that of
+// packets in the direction of the first packet, and that of packets in the other direction. If
+// they are no addresses, there is no flow.
 type Flow struct{ OriginalSrc, ReplySrc netip.Addr }
 
 // Frame is what a bridge sees around a packet.
 type Frame struct {
-	// Port is the name of the bridge's port that it came in by, Out of the one that it goes
-	// out by; outside of a bridge, of the links.
+	// Port is the name of the bridge's port that the frame came in by, and Out the name of the port
+	// that it goes out by. Outside of a bridge these are the names of the links.
 	Port, Out string
 	// Group is the group of the link that it came in by.
 	Group    uint32
 	Src, Dst [6]byte
-	// Type is the EtherType as it is on the wire: a VLAN tag's, if it has one.
-	// If it is ARP's, there is no packet, but ARP.
+	// Type is the EtherType as it is on the wire: if the frame has a VLAN tag, the tag's. If it is
+	// the type of ARP, there is no packet; ARP has the message then.
 	Type uint16
 	ARP  ARP
 }
 
-// PacketType is where the frame went to; 0: to one hardware address.
+// PacketType is the kind of address that the frame was sent to; 0 if that is a single host's.
 func (f Frame) PacketType() PacketType {
 	switch {
 	case f.Dst == [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}:

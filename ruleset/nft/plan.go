@@ -5,10 +5,10 @@ import "fmt"
 // Plan is a list of operations, to be carried out in order in one transaction:
 // all of them or none.
 type Plan struct {
-	// Family is that of the table.
+	// Family is the family of the table.
 	Family Family
-	// Replace says that the kernel's table, if there is one, goes first: the
-	// operations then make the whole table.
+	// Replace says that the kernel's table, if there is one, is removed first. The operations then
+	// make the whole table.
 	Replace bool
 	Ops     []Op
 }
@@ -34,7 +34,7 @@ type AddSet struct {
 // DynamicSize is how many elements a dynamic set has at most.
 const DynamicSize = 65535
 
-// dynamicText is what of a dynamic set nft writes, line by line.
+// dynamicText is what nft writes for a dynamic set, line by line.
 func dynamicText(timeout uint32) []string {
 	lines := []string{fmt.Sprintf("size %d", DynamicSize), "flags dynamic"}
 	if timeout != 0 {

@@ -2,21 +2,22 @@ package nft
 
 import "slices"
 
-// Rule is one rule: every match must hold, then the packet is counted and the
-// verdict reached. The nft text has the same order.
+// Rule is one rule: if every match holds, the packet is counted and the verdict is reached. The nft
+// text has the same order.
 type Rule struct {
 	Matches []Match
 	// Counter counts packets and bytes that reach the verdict.
 	Counter bool
 	Verdict Verdict
-	// Origin is what the rule is there for; nil: nobody asks.
+	// Origin is what the rule is for. It is nil where nobody asks for that.
 	Origin Origin
 }
 
-// Origin is what a rule is there for, as a value: metrics, the log and explanations read it,
-// and nft shows its comment. Its type is comparable: rules are compared by it, too.
+// Origin is what a rule is for, as a value. Metrics, the log and explanations read it, and nft shows
+// its comment. Its type must be comparable, because rules are compared by it, too.
 type Origin interface {
-	// Comment is what nft shows of it, of at most MaxComment bytes. Empty: nothing.
+	// Comment is what nft shows of it, with at most MaxComment bytes. If it is empty, nft shows
+	// nothing.
 	Comment() string
 }
 
@@ -34,23 +35,23 @@ func (r Rule) Comment() string {
 	return r.Origin.Comment()
 }
 
-// SameRules reports whether rules are the same, with their origins. It does what reflection
-// would, without its memory.
+// SameRules reports whether rules are the same, including their origins. It compares what reflection
+// would compare, without the memory that reflection takes.
 func SameRules(a, b []Rule) bool {
 	return slices.EqualFunc(a, b, func(a, b Rule) bool {
 		return a.Verdict == b.Verdict && a.Counter == b.Counter && a.Origin == b.Origin && slices.EqualFunc(a.Matches, b.Matches, sameMatch)
 	})
 }
 
-// sameMatch reports whether two matches are the same. Of all types, Lookup alone cannot be
-// compared as it is.
+// sameMatch reports whether two matches are the same. Lookup is the only type of match that ==
+// cannot compare.
 func sameMatch(a, b Match) bool {
-	one, is := a.(Lookup)
+	lookup, is := a.(Lookup)
 	if !is {
 		return a == b
 	}
 	other, is := b.(Lookup)
-	return is && one.Set == other.Set && one.Not == other.Not && slices.Equal(one.Fields, other.Fields)
+	return is && lookup.Set == other.Set && lookup.Not == other.Not && slices.Equal(lookup.Fields, other.Fields)
 }
 
 // LooksUp reports whether a match of the rule is a lookup in the set.
@@ -78,11 +79,11 @@ type Action uint8
 
 // The actions.
 const (
-	Accept     Action = iota // ends this base chain, not the others of the hook
-	Drop                     // final
+	Accept     Action = iota // ends this base chain, but not the others of the hook
+	Drop                     // final: no other chain sees the packet
 	Reject                   // final, with an ICMP error: icmpx admin-prohibited
-	Jump                     // to Chain, and on here if that comes to no verdict
-	Dispatch                 // to the verdict that Map has for Field; on if it has none
+	Jump                     // to Chain; goes on here if that comes to no verdict
+	Dispatch                 // to the verdict that Map has for Field; goes on if it has none
 	Return                   // back to the rule after the jump
 	Masquerade               // accept, with the outgoing link's address as the source
 )

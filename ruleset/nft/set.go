@@ -12,18 +12,19 @@ type Set struct {
 	Comment string
 	// Life is how long it is in the table.
 	Life Life
-	// Elements are the set's. Nil for a map.
+	// Elements are the elements of a set. It is nil for a map.
 	Elements map[Element]struct{}
-	// ordered are the elements in order, where they are ranges: to find the one
-	// that has a key without asking all.
+	// ordered are the elements in order, if they are ranges. By it the range that has a key is
+	// found without looking at all.
 	ordered []Element
-	// Verdicts are the map's. Nil for a set.
+	// Verdicts are the entries of a map. It is nil for a set.
 	Verdicts map[Element]Verdict
-	// Dynamic: the kernel puts the elements in, for a Limit, Connections or Noted. Elements
-	// are not known.
+	// Dynamic: the kernel puts the elements in, for a Limit, Connections or Noted. Elements does
+	// not have them.
 	Dynamic bool
-	// Timeout is after how many seconds the kernel takes one out of a dynamic set that no
-	// packet has put in again. Zero: when it has no connections any more.
+	// Timeout is after how many seconds the kernel removes an element of a dynamic set that no
+	// packet has put in again. If it is zero, the kernel removes an element when that has no
+	// connections any more.
 	Timeout uint32
 }
 
@@ -32,13 +33,13 @@ type Life uint8
 
 // The lives.
 const (
-	// Static is as long as the table.
+	// Static: the set is there as long as the table.
 	Static Life = iota
-	// ByContent is of a set that is named by its content, which never changes: it goes with
-	// the last rule that looks it up.
+	// ByContent: the set is named by its content, which never changes. It is removed with the last
+	// rule that looks it up.
 	ByContent
-	// ByMeaning is of a set that is named by what its members have in common: it goes when
-	// who knows the members says so.
+	// ByMeaning: the set is named by what its members have in common. It is removed when the code
+	// that knows the members says so.
 	ByMeaning
 )
 
@@ -61,7 +62,7 @@ func (s *Set) Ordered() []Element {
 	return SortedElements(s.Elements)
 }
 
-// contains reports whether a set has a key, or an interval that has it.
+// contains reports whether a set has a key, or an interval with the key in it.
 func (s *Set) contains(key Element) bool {
 	if s.Type.Interval() {
 		// The last range that begins at the key or before it.
@@ -77,8 +78,8 @@ func (s *Set) contains(key Element) bool {
 	return in
 }
 
-// begins reports whether a range begins at the key or before it, ends whether it
-// ends at the key or after it, of the same protocol.
+// begins reports whether a range begins at the key or before it. ends reports whether the range is
+// of the key's protocol and ends at the key or after it.
 func begins(e, key Element) bool {
 	return cmp.Or(slices.Compare(e.Addr[:], key.Addr[:]), cmp.Compare(e.Protocol, key.Protocol), cmp.Compare(e.First, key.First)) <= 0
 }

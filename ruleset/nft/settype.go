@@ -5,12 +5,13 @@ import (
 	"strings"
 )
 
-// SetType is the type of a set's elements: the datatypes that each is a concatenation of, and
-// whether each is a range. It is a value, and comparable. The zero SetType is none.
+// SetType is the type of a set's elements: the datatypes of the parts that each element is a
+// concatenation of, and whether each is a range. It is a value, and comparable. The zero SetType is
+// not the type of any set.
 type SetType struct {
-	// parts are the datatypes; the first that is zero ends them.
+	// parts are the datatypes, up to the first that is zero.
 	parts [maxParts]Datatype
-	// seconds has a bit for each part that is of the same datatype as one before it.
+	// seconds has a bit for each part that has the same datatype as a part before it.
 	seconds  uint8
 	interval bool
 	// keyLen is the length of a key in the kernel, in bytes.
@@ -20,8 +21,8 @@ type SetType struct {
 // maxParts is how many datatypes an element has at most.
 const maxParts = 3
 
-// Of is the type of sets whose elements are concatenations of these datatypes, or of one.
-// Where the same comes twice, the second is an element's second.
+// Of is the type of sets whose elements are concatenations of these datatypes, or of a single
+// datatype. Where the same datatype comes twice, the second part is the element's second value.
 func Of(parts ...Datatype) SetType {
 	var t SetType
 	if len(parts) > maxParts {
@@ -30,7 +31,7 @@ func Of(parts ...Datatype) SetType {
 	for i, part := range parts {
 		width := part.Width()
 		if len(parts) > 1 {
-			width = (width + 3) &^ 3 // in a concatenation each takes whole registers of 4 bytes
+			width = (width + 3) &^ 3 // in a concatenation each part takes whole registers of 4 bytes
 		}
 		for _, before := range parts[:i] {
 			if before == part {
@@ -43,7 +44,7 @@ func Of(parts ...Datatype) SetType {
 	return t
 }
 
-// RangesOf is the type of sets whose elements are ranges of what those of Of are.
+// RangesOf is the type of sets whose elements are ranges of the elements that Of describes.
 func RangesOf(parts ...Datatype) SetType {
 	t := Of(parts...)
 	t.interval = true
@@ -82,15 +83,16 @@ func (t SetType) String() string {
 	return strings.Join(names, " . ")
 }
 
-// AppendKey appends an element's key as the kernel has it; of a range, where it begins.
+// AppendKey appends an element's key as the kernel has it. For a range, that is where it begins.
 func (t SetType) AppendKey(key []byte, e *Element) []byte { return t.appendParts(key, e, t.seconds) }
 
-// AppendLast appends where a range ends, which is in it.
+// AppendLast appends the last key of a range, as the kernel has it.
 func (t SetType) AppendLast(key []byte, e *Element) []byte {
 	return t.appendParts(key, e, 1<<maxParts-1)
 }
 
-// appendParts appends an element's parts, those that have a bit set by their second value.
+// appendParts appends an element's parts: the second value of those that have a bit in seconds, and
+// the first value of the others.
 func (t SetType) appendParts(key []byte, e *Element, seconds uint8) []byte {
 	for i, part := range t.parts {
 		if part == 0 {

@@ -15,7 +15,8 @@ func whole() Element {
 	return e
 }
 
-// TestDatatypesAreDescribed: each of them, whole. What it appends is as long as it says.
+// TestDatatypesAreDescribed: the description of each datatype is complete, and what it appends is as
+// long as it says.
 func TestDatatypesAreDescribed(t *testing.T) {
 	names, e := map[string]bool{}, whole()
 	for d := Datatype(1); int(d) < len(descriptions); d++ {

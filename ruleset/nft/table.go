@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// TableName is the name of the tables, one of each family at most. Every component should
-// create its own tables and work only within those.
+// TableName is the name of podfence's tables, of which there is at most one in each family. Every
+// component should create its own tables and work only within those.
 const TableName = "podfence"
 
 // Family is the family of a table: which packets it sees.
@@ -37,7 +37,8 @@ type Table struct {
 	Sets   map[string]*Set
 	Chains map[string]*Chain
 
-	// judging are the base chains that judge, by their hook, as the kernel runs them.
+	// judging are the base chains that judge packets, by their hook, in the order in which the
+	// kernel runs them.
 	judging map[HookPoint][]*Chain
 }
 
@@ -53,7 +54,7 @@ func (t *Table) AddSets(sets ...*Set) {
 	}
 }
 
-// AddChains adds chains to the table; base chains stay as long as it.
+// AddChains adds chains to the table. Base chains stay as long as the table.
 func (t *Table) AddChains(chains ...*Chain) {
 	for _, chain := range chains {
 		t.Chains[chain.Name] = chain
@@ -64,13 +65,13 @@ func (t *Table) AddChains(chains ...*Chain) {
 	}
 }
 
-// judges reports whether it is a base chain that lets packets pass or not. One of type nat
-// gives them another address.
+// judges reports whether it is a base chain that decides whether packets pass. A base chain of type
+// nat does not: it gives packets another address.
 func (c *Chain) judges() bool { return c.Hook != nil && !c.Hook.NAT }
 
-// sort puts base chains of a hook into the order in which the kernel runs them: by priority.
-// Of those that have the same, the order makes no difference: none of them changes the
-// packet, and what one accepts the next one judges all the same.
+// sort puts base chains of a hook into the order in which the kernel runs them: by priority. Among
+// chains of the same priority, the order makes no difference: none of them changes the packet, and
+// what one accepts, the next one judges as well.
 func (t *Table) sort(bases []*Chain) {
 	slices.SortFunc(bases, func(a, b *Chain) int {
 		first, _ := a.Hook.Number(t.Family)
@@ -79,8 +80,8 @@ func (t *Table) sort(bases []*Chain) {
 	})
 }
 
-// judgingAt are the base chains of a hook that judge, as the kernel runs them. Those of a
-// table that was not made by NewTable are looked for among all.
+// judgingAt are the base chains of a hook that judge packets, in the order in which the kernel runs
+// them. In a table that was not made by NewTable, they are looked for among all chains.
 func (t *Table) judgingAt(hook HookPoint) []*Chain {
 	if t.judging != nil {
 		return t.judging[hook]

@@ -7,8 +7,8 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// TestBaseChainsRunByPriority: as the kernel runs them, not by their names or as they were
-// added. What a chain of type nat does is not asked.
+// TestBaseChainsRunByPriority: base chains run by priority, as in the kernel, not by their names or in
+// the order in which they were added. Chains of type nat are left out.
 func TestBaseChainsRunByPriority(t *testing.T) {
 	base := func(name string, hook nft.Hook, action nft.Action) *nft.Chain {
 		return &nft.Chain{Name: name, Hook: &hook, Rules: []nft.Rule{{Verdict: nft.Verdict{Action: action}}}}

@@ -14,17 +14,17 @@ type Tampering struct {
 	Changes []string
 	// More is how many changes there were besides.
 	More int
-	// Process is the name of who did it and PID its id, as the kernel tells them: in
-	// the initial PID namespace. Empty and 0: not known.
+	// Process is the name of the process that did it, and PID its id in the initial PID
+	// namespace, as the kernel tells them. If they are not known, they are empty and 0.
 	Process string
 	PID     uint32
 }
 
-// maxChanges are spelled out.
+// maxChanges is how many changes are spelled out.
 const maxChanges = 4
 
-// Add notes a change, once however often it comes in a row. What was in a table is
-// not worth telling once the table is deleted.
+// Add notes a change. The same change several times in a row is noted once. When a table is deleted,
+// the changes to what was in it are dropped, as they are not worth telling any more.
 func (t *Tampering) Add(change string) {
 	if deletesTable(change) {
 		t.Changes = slices.DeleteFunc(t.Changes, func(other string) bool { return !deletesTable(other) })

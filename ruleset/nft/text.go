@@ -176,8 +176,8 @@ func (l Limit) String() string {
 	return fmt.Sprintf("update @%s { %s limit rate %d/second burst %d packets }", l.Set, l.Field, l.PerSecond, l.Burst)
 }
 
-// octetsText is a number of octets in the unit that nft chooses: the largest that it is a
-// multiple of.
+// octetsText is a number of octets in the unit that nft chooses: the largest unit of which the
+// number is a multiple.
 func octetsText(n uint32) string {
 	unit := 0
 	for ; unit < 2 && n > 0 && n%1024 == 0; unit++ {

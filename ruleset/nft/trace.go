@@ -9,7 +9,7 @@ import (
 	"github.com/podfence/podfence/policy/packet"
 )
 
-// Trace is the way of a packet through the base chains of one hook.
+// Trace is the way that a packet takes through the base chains of one hook.
 type Trace struct {
 	// Steps are the rules that matched, in order.
 	Steps []Step
@@ -32,10 +32,10 @@ func (t Trace) String() string {
 	return b.String()
 }
 
-// Trace runs a packet through the table as the kernel would: every base chain
-// of the hook by priority, until one denies. It panics at a match or a field that it does not
-// know: whoever asks must not go by a wrong verdict. What gives a packet another address
-// denies none, and is left out.
+// Trace runs a packet through the table as the kernel would: through every base chain of the hook by
+// priority, until one denies it. It panics at a match or a field that it does not know, because
+// nobody must go by a wrong verdict. Chains that give packets another address are left out, as
+// they deny none.
 func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	tr := tracer{table: t, packet: p}
 	for _, chain := range t.judgingAt(hook) {
@@ -114,11 +114,11 @@ func (t *tracer) match(m Match) bool {
 		return false
 	case UpperLayer:
 		return t.packet.Fragment == Whole || t.packet.Fragment == First
-	case Limit: // a packet alone is not too many
+	case Limit: // a single packet is not too many
 		return true
 	case Unconfirmed:
 		return t.packet.State == New
-	case Connections: // and one connection neither
+	case Connections: // and a single connection is not too many either
 		return false
 	case Noted:
 		return true
@@ -146,8 +146,7 @@ func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
 	return verdict, found
 }
 
-// key reads fields out of the packet; it fails if the packet has one of them
-// not.
+// key reads fields out of the packet. It fails if the packet lacks one of them.
 func (t *tracer) key(fields []Field) (e Element, ok bool) {
 	addrs := 0
 	addr := func(addr netip.Addr, is4 bool) bool {
