@@ -38,8 +38,8 @@ type Options struct {
 	Log         logr.Logger
 }
 
-// Source feeds an enforcer from an API server. All of its reconcilers read a cache and feed what
-// they have read in one step, so that the model never goes back in time.
+// Source feeds an enforcer from an API server. Each of its reconcilers reads a cache and feeds what
+// it has read in one step, so that the model never goes back in time.
 type Source struct {
 	enforcer *enforcer.Enforcer
 	report   *report.Reporter
@@ -51,8 +51,8 @@ type Source struct {
 	// cache and pods are set up with the manager.
 	cache client.Reader
 	pods  podStore
-	// loading: the first load has begun. What is in the cache before that is no news, as the
-	// first load reads the cache.
+	// loading says that the first load has begun. A pod that is in the cache before that is no
+	// news, because the first load reads the cache.
 	loading atomic.Bool
 
 	// mu makes one step of reading and feeding, and guards nodes.
@@ -131,7 +131,8 @@ func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request
 }
 
 // firstLoad feeds all that the caches hold once they have synced, and says that this is all there
-// was: a commit of half a cluster would cut allowed traffic, or let denied traffic through.
+// was at the start. A commit of half a cluster would cut allowed traffic, or let denied traffic
+// through.
 type firstLoad struct {
 	*Source
 	informers cache.Cache

@@ -17,7 +17,7 @@ type Metrics struct {
 	objects    *prometheus.GaugeVec
 	elements   prometheus.Gauge
 	orphans    prometheus.Gauge
-	// refusedAddrs are those of other nodes' pods in this node's ranges.
+	// refusedAddrs is how many addresses of this node and its ranges other nodes' pods show.
 	refusedAddrs prometheus.Gauge
 	problems     prometheus.Gauge
 	refused      prometheus.Gauge

@@ -57,18 +57,18 @@ func newProblems(events *Events, o Options, m *Metrics, quarantined func(policy.
 }
 
 // Report says what is wrong with a policy, if that is news: in the log, in the
-// podfence_policy_problems metric, and in a Warning Event. Unread is what of it cannot be read;
-// why it is quarantined, Problems asks itself. It never waits. Every node's agent finds the same,
-// so the Event's name is made from what it says: one of them creates it, and the others find it
-// there.
+// podfence_policy_problems metric, and in a Warning Event. unread is what of the policy cannot be
+// read; Report itself asks why the policy is quarantined. It never waits. Every node's agent finds
+// the same, so the Event's name is made from what it says: one of the agents creates it, and the
+// others find that it exists.
 func (p *Problems) Report(np *networkingv1.NetworkPolicy, unread []policy.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.report(np, unread)
 }
 
-// Recheck reports policies that were quarantined or released, and are as they were else. Without
-// an API server there is nobody to tell.
+// Recheck reports policies again that were quarantined or released, and have not changed otherwise.
+// Without an API server it does nothing, as there is nobody to tell.
 func (p *Problems) Recheck(keys []policy.Key) {
 	if p.policy == nil {
 		return
@@ -82,14 +82,14 @@ func (p *Problems) Recheck(keys []policy.Key) {
 	}
 }
 
-// Gone says that a policy is gone: what was wrong with it is no more.
+// Gone says that a policy is gone, so that nothing is wrong with it any more.
 func (p *Problems) Gone(key policy.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forget(key)
 }
 
-// forget takes back what was said of a policy. The caller holds mu.
+// forget takes back what was reported of a policy. The caller holds mu.
 func (p *Problems) forget(key policy.Key) {
 	if was, is := p.known[key]; is {
 		p.events.Drop(was.event)
@@ -126,8 +126,8 @@ func (p *Problems) report(np *networkingv1.NetworkPolicy, unread []policy.Proble
 
 func (p *Problems) count() {
 	total := 0
-	for _, one := range p.known {
-		total += one.parts
+	for _, known := range p.known {
+		total += known.parts
 	}
 	p.metrics.policyProblems(total)
 }
