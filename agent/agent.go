@@ -168,7 +168,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")))
 
 	if o.API != nil {
-		err = errors.Join(mgr.Add(a.report.Events), cluster.SetupWithManager(mgr, controllers.Options{
+		err = errors.Join(mgr.Add(a.report.Events), mgr.Add(a.report.Problems), cluster.SetupWithManager(mgr, controllers.Options{
 			Enforcer: a.Enforcer, Report: a.report, Direct: direct, EarlierAddr: o.CNI.lastAddr(), Log: o.Log,
 		}))
 	} else {
@@ -206,8 +206,8 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 func newManager(o Options, cluster *controllers.Source) (manager.Manager, error) {
 	api, caches := o.API, cluster.CacheOptions()
 	if api == nil {
-		// The manager still runs the servers and the parts; it asks no API
-		// server anything, as nothing asks it to.
+		// The manager still runs the servers and the parts. It asks no API server anything, because
+		// no part has it ask.
 		api, caches = &rest.Config{Host: "http://no-api-server.invalid"}, cache.Options{}
 	}
 	skipNameValidation := true // two agents in one process have controllers of the same names
@@ -243,9 +243,9 @@ func (a *Agent) serveCNI(cluster *controllers.Source) (*attachments.Server, erro
 	return server, a.Add(server)
 }
 
-// Start runs the agent until ctx is done. Before its caches have synced, which an API
-// server that is away puts off, the manager looks at no context, and there is nothing
-// yet to stop in order: then it is left behind.
+// Start runs the agent until ctx is done. As long as its caches have not synced, because the API
+// server is away, the manager does not look at the context. There is nothing yet to stop in order
+// either, so Start then returns without waiting for the manager.
 func (a *Agent) Start(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- a.Manager.Start(ctx) }()
@@ -260,8 +260,8 @@ func (a *Agent) Start(ctx context.Context) error {
 	return nil
 }
 
-// ownClient is a client for one purpose, without a cache, that may ask the API server so
-// often per second, and so often at once: what it waits for, nothing else waits for.
+// ownClient is a client for one purpose, without a cache. It may ask the API server rate times per
+// second, and burst times at once. Nothing else has to wait while it waits for its turn.
 func ownClient(api *rest.Config, o client.Options, rate float32, burst int) (client.Client, error) {
 	own := rest.CopyConfig(api)
 	own.QPS, own.Burst, own.RateLimiter = rate, burst, nil

@@ -11,8 +11,8 @@ import (
 	"github.com/podfence/podfence/controllers/report"
 )
 
-// checkHealth has the conditions looked for that nobody else tells of, once before anybody can find
-// the agent ready. plugin is nil if no plugin is served.
+// checkHealth adds the checks for conditions that nobody sets, and makes all checks once, before
+// anybody can find the agent ready. plugin is nil if no plugin is served.
 func (a *Agent) checkHealth(plugin *attachments.Server) {
 	health := a.report.Health
 	health.Watch(report.CommitFailed, a.Enforcer.CommitFailure)

@@ -11,10 +11,10 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// kinds are the few that the agent reads and writes. They never change, so the API
-// server need not be asked for them: an agent that starts while it is away, as after
-// a power cut, waits for it. One that ended instead would be started again less and
-// less often, up to five minutes after the API server is back.
+// kinds are the few kinds that the agent reads and writes. They never change, so the API server need
+// not be asked for them. That lets an agent wait that starts while the API server is away, as after
+// a power cut. If it ended instead, it would be started again less and less often, up to five
+// minutes after the API server is back.
 func kinds(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
@@ -25,6 +25,6 @@ func kinds(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	return mapper, nil
 }
 
-// noTimeout is how long the controllers wait for their first list: as long as it takes,
-// for the same reason. Meanwhile the agent is not ready.
+// noTimeout is how long the controllers wait for their first list: as long as it takes, for the same
+// reason. Meanwhile the agent is not ready.
 const noTimeout = time.Duration(math.MaxInt64)

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// nodeKnown fails if no Node has the name that the agent was given: it would fence no pod
-// then. Manifests need no Nodes, but if there are some, this one must be among them. It
-// knows nothing before all there is has been fed.
+// nodeKnown fails if no Node has the name that the agent was given, because the agent would then
+// fence no pod. Manifests need no Nodes, but if there are some, this one must be among them. Until
+// all that there was at the start has been fed, it does not fail.
 func (a *Agent) nodeKnown() error {
 	if !a.Enforcer.HasSynced() {
 		return nil

@@ -148,7 +148,8 @@ func (h *Host) connect(nodeName string, n *Node) (*CNI, error) {
 		return nil, err
 	}
 	n.add(routes.Close)
-	// Before anything depends on it: ports of pods that an older plugin has connected.
+	// The ports of pods that an older plugin has connected are guarded before anything depends on
+	// that.
 	if err := routes.GuardPorts(); err != nil {
 		return nil, err
 	}

@@ -8,9 +8,9 @@ import (
 	"github.com/podfence/podfence/ruleset"
 )
 
-// fragmentMemory reads what the node has for fragments that wait for others. What cannot be
-// read, as connection tracking of IPv6 is not loaded yet, is as the kernel has it by default.
-// What settings names is where sysctls are.
+// fragmentMemory reads how much memory and time the node has for fragments that wait for others. A
+// setting that cannot be read, for instance because connection tracking of IPv6 is not loaded yet,
+// is taken to be the kernel's default. settings is where sysctls are.
 func fragmentMemory(settings fs.FS) ruleset.FragmentMemory {
 	read := func(name string) uint64 {
 		text, err := fs.ReadFile(settings, name)

@@ -36,8 +36,8 @@ func logger(level, format string) (logr.Logger, error) {
 	return log, nil
 }
 
-// quieter is a log in which info is debug: controller-runtime's, whose each server,
-// source and controller says that it starts.
+// quieter is a log in which info is debug. It is for controller-runtime, where each server, source
+// and controller says that it starts.
 type quieter struct{ logr.LogSink }
 
 // Enabled implements logr.LogSink.

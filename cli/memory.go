@@ -10,11 +10,11 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// limitMemory has Go keep to five eighths of what the process's cgroup may take: it then
-// collects garbage more and more often, rather than be killed. The rest is for what the
-// kernel's table takes, which counts as the process's since Linux 5.18 (GFP_KERNEL_ACCOUNT
-// in net/netfilter/nf_tables_api.c), and for transactions. It does nothing without a limit,
-// or if GOMEMLIMIT is set. What cgroup names is where cgroups are mounted.
+// limitMemory has Go keep to five eighths of what the process's cgroup may take, so that the process
+// collects garbage more and more often rather than being killed. The remaining three eighths are for
+// transactions and for the kernel's table, which counts as the process's memory since Linux 5.18
+// (GFP_KERNEL_ACCOUNT in net/netfilter/nf_tables_api.c). limitMemory does nothing without a limit, or
+// if GOMEMLIMIT is set. cgroup is where cgroups are mounted.
 func limitMemory(log logr.Logger, cgroup fs.FS) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return

@@ -25,10 +25,10 @@ type leaving struct {
 	committed func(context.Context) error
 }
 
-// leave looks what there is to leave. As long as the bridge connects pods they need what
-// they have: masquerading, the check of sources, the tunnel's rules, and the bridge's table, which this agent
-// therefore leaves as it is, and closes nothing by links, for which it would take its
-// place.
+// leave finds out what there is to leave. As long as the bridge connects pods, they need what they
+// have: masquerading, the check of sources, the tunnel's rules, and the bridge's table. So this
+// agent leaves that table as it is. It closes nothing by links either, because the table for that
+// would take the place of the bridge's.
 func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) {
 	if c.mode == "bridge" {
 		return nil, nil
@@ -51,7 +51,8 @@ func (c *cniFlags) leave(nodeName string, o *ruleset.Options) (*leaving, error) 
 	return &leaving{mode: c.mode, places: c.places, network: network, ports: ports}, nil
 }
 
-// follow has it wait for an agent's rules by sync before it takes away what held until then.
+// follow gives it sync, by which it waits for an agent's rules before it takes away what held until
+// then.
 func (l *leaving) follow(sync func(context.Context) error) { l.committed = sync }
 
 // Close closes the connection to the kernel.
@@ -77,8 +78,8 @@ func (l *leaving) check() error {
 	return errors.New(strings.Join(why, "; "))
 }
 
-// refuses is why no pod can be attached yet; nil: pods can. Another plugin may give out the
-// very addresses that the bridge's pods have.
+// refuses says why no pod can be attached yet; nil: pods can. The reason is that another plugin may
+// give out the very addresses that the bridge's pods have.
 func (l *leaving) refuses() error {
 	if l == nil || len(l.ports) == 0 {
 		return nil
@@ -86,9 +87,10 @@ func (l *leaving) refuses() error {
 	return fmt.Errorf("pods of this node are still connected by podfence's bridge %s, and the other plugin may give their addresses out again: drain the node, and pods can start (docs/MODES.md)", node.DefaultBridge)
 }
 
-// configuration looks for a network configuration by which the container runtime calls
-// the plugin in a way that no agent answers. Podfence's own goes once another plugin's
-// calls podfence, until when a node would be without any, and the bridge connects no pods.
+// configuration looks for a network configuration by which the container runtime calls the plugin in
+// a way that no agent answers. It removes podfence's own configuration once another plugin's calls
+// podfence, because before that the node would be without any, and once the bridge connects no
+// pods.
 func (l *leaving) configuration() error {
 	all, err := install.Configurations(l.places.ConfDir)
 	if err != nil {
@@ -118,13 +120,14 @@ func (l *leaving) configuration() error {
 	return nil
 }
 
-const leaveAgain = 5 * time.Second
+// leavePeriod is how often to look whether the bridge still connects pods.
+const leavePeriod = 5 * time.Second
 
 var errLeft = errors.New("the last pod of podfence's bridge is gone: the agent ends, so that the next one takes the bridge away and has the rules of its own --cni")
 
-// Start removes what is of no use to any pod, once the agent has the node's rules: before,
-// another agent may have them. If the bridge connects pods, it ends the agent when it
-// connects none any more. It implements manager.Runnable.
+// Start removes what is of no use to any pod, once this agent's rules are in the kernel: before that,
+// another agent may still have the rules. If the bridge connects pods, Start ends the agent as soon
+// as it connects none any more. It implements manager.Runnable.
 func (l *leaving) Start(ctx context.Context) error {
 	if l.committed(ctx) != nil {
 		return nil
@@ -139,7 +142,7 @@ func (l *leaving) Start(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(leaveAgain):
+		case <-time.After(leavePeriod):
 		}
 		if ports, _, err := l.network.Connects(); err == nil && len(ports) == 0 {
 			return errLeft

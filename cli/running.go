@@ -9,12 +9,12 @@ import (
 	"os"
 )
 
-// runningName is what the abstract socket of each agent is named by (unix(7)). Such a name
-// is of a network namespace, as the tables are, needs no folder that agent and uninstaller
-// share, and goes with the process, however that ends.
+// runningName is what the name of each agent's abstract socket begins with (unix(7)). Such a name
+// belongs to a network namespace, as the tables do. It needs no folder that agent and uninstaller
+// share, and it is gone with the process, however that ends.
 const runningName = "@podfence-agent-"
 
-// announceRunning has uninstall know that an agent runs, until it is closed. Two agents
+// announceRunning lets uninstall know that an agent runs, until what it returns is closed. Two agents
 // may run for a moment, so each has a name of its own.
 func announceRunning() (io.Closer, error) {
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: runningName + rand.Text(), Net: "unixgram"})

@@ -92,8 +92,8 @@ so in a pod on each node that is labelled for it. Settings in /proc/sys stay.`,
 	return cmd
 }
 
-// run takes the steps in an order in which a pod is at any moment connected and fenced, or
-// not connected. The first that fails is the last.
+// run takes the steps in an order in which each pod is at any moment either connected and fenced, or
+// not connected. After a step that fails it takes no more.
 func (u *uninstaller) run() error {
 	network, err := node.Open(node.Options{})
 	if err != nil {
@@ -102,12 +102,12 @@ func (u *uninstaller) run() error {
 	err = u.refuse(network)
 	if err == nil {
 		for _, step := range []func() error{
-			// No more pods of podfence's network.
+			// From here on no more pods get into podfence's network.
 			u.removeConfigurations,
-			// Those that there are lose all of their network, and then their rules.
+			// The pods that are in it lose all of their network, and then their rules.
 			func() error { return u.removeNetwork(network) },
 			u.removeTables,
-			// What it kept closed passes only now, so what it marked may be forgotten.
+			// What the tables kept closed passes by now, so the flows that they marked need no mark.
 			u.removeMarks,
 			u.removeFiles,
 		} {
@@ -125,7 +125,7 @@ func (u *uninstaller) run() error {
 
 func (u *uninstaller) say(format string, args ...any) { fmt.Fprintf(u.out, format+"\n", args...) }
 
-// refuse says what is to be done first.
+// refuse returns a refusedError if something has to be done before the uninstall.
 func (u *uninstaller) refuse(network *node.Network) error {
 	running, err := u.agentRuns()
 	if err != nil {
@@ -158,7 +158,7 @@ func (u *uninstaller) refuse(network *node.Network) error {
 // config/uninstall there.
 const uninstallLabel = "podfence.io/uninstall"
 
-// agentRuns also asks the socket: an agent of an older version announces nothing.
+// agentRuns also asks the socket, because an agent of an older version does not announce itself.
 func (u *uninstaller) agentRuns() (bool, error) {
 	if conn, err := net.Dial("unix", u.socket); err == nil {
 		return true, conn.Close()
@@ -208,7 +208,8 @@ func (u *uninstaller) removeTables() error {
 	return nil
 }
 
-// removeMarks has what the rules revoked look to others like any flow.
+// removeMarks takes the marks off the flows that the rules revoked, so that they look to others like
+// any flow.
 func (u *uninstaller) removeMarks() error {
 	if u.revokedMark == 0 {
 		return nil

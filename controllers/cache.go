@@ -17,9 +17,9 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// cacheOptions have the cache keep of each object what podfence reads. Of pods,
-// which are the many, that is a cachedPod. Policies are read as the cache has them: a copy of
-// twenty thousand blocks takes milliseconds, in which nothing could be committed.
+// cacheOptions have the cache keep of each object only what podfence reads. Of pods, which are the
+// most numerous, that is a cachedPod. Policies are read as the cache has them, without a copy: to
+// copy twenty thousand blocks takes milliseconds, in which nothing could be committed.
 func cacheOptions(pods *podSizes, policies *policySizes) cache.Options {
 	return cache.Options{ByObject: map[client.Object]cache.ByObject{
 		&corev1.Pod{}:                 {Transform: pods.cache},
@@ -41,7 +41,7 @@ type cachedPod struct {
 // cache is the cache's transform of pods.
 func (s *podSizes) cache(object any) (any, error) {
 	p, is := object.(*corev1.Pod)
-	if !is { // a tombstone, or one that has been here
+	if !is { // a tombstone, or a pod that was transformed already
 		return object, nil
 	}
 	cached := &cachedPod{ObjectMeta: metav1.ObjectMeta{
@@ -90,8 +90,8 @@ func podsOf(ctx context.Context, c cache.Cache) (podStore, error) {
 
 // pod returns what policy sees of a pod; nil: it is gone, or policy does not see it.
 func (s podStore) pod(key types.NamespacedName) (*policy.Pod, error) {
-	object, there, err := s.GetByKey(key.String())
-	if err != nil || !there {
+	object, exists, err := s.GetByKey(key.String())
+	if err != nil || !exists {
 		return nil, err
 	}
 	return object.(*cachedPod).seen, nil

@@ -15,9 +15,9 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// Pods and policies are watched apart from each other, and the one watch may be behind
-// the other: a policy that was there before its pod may come after it. So an ADD asks the
-// API server which policies the pod's namespace has, and waits until they have been fed.
+// Pods and policies are watched separately, and one watch may be behind the other: a policy that
+// existed before a pod may arrive after it. So an ADD asks the API server which policies the pod's
+// namespace has, and waits until they have been fed.
 
 const (
 	// listTimeout is how long the API server may take to list a namespace's policies.
@@ -27,8 +27,8 @@ const (
 	listsAtOnce = 4
 	// ListRate and ListBurst bound how often an agent lists, per second and at once.
 	ListRate, ListBurst = 50, 100
-	// listRetry is after how long the API server is asked again. What it listed may be
-	// gone since, without the watch ever having shown it.
+	// listRetry is after how long the API server is asked again. A policy that it listed may be
+	// gone since then without the watch ever having shown it.
 	listRetry = time.Second
 )
 
@@ -52,8 +52,8 @@ func (v policyVersions) delete(key policy.Key) {
 	}
 }
 
-// lacks says what of a list the model does not have yet; empty: it has all of it, or
-// what came later.
+// lacks says what of a list the model does not have yet. It is empty if the model has all of it, or
+// newer versions.
 func (v policyVersions) lacks(list listedPolicies) string {
 	has := v[list.namespace]
 	for name, version := range list.versions {
@@ -73,9 +73,9 @@ func (v policyVersions) lacks(list listedPolicies) string {
 	return ""
 }
 
-// later reports whether a resourceVersion is known to be later than another. They can be
-// compared since Kubernetes 1.35 says so (KEP-5504), and could in all releases before.
-// From a server where they can't, only the very version is good enough.
+// later reports whether a resourceVersion is known to be later than another. Kubernetes says since
+// 1.35 that they can be compared (KEP-5504), and they could be in all releases before. With a server
+// where they cannot be compared, only the very version that was listed is good enough.
 func later(a, b string) bool {
 	order, err := resourceversion.CompareResourceVersion(a, b)
 	return err == nil && order > 0
@@ -88,16 +88,15 @@ type listedPolicies struct {
 	versions  map[string]string // by name
 }
 
-// policyLists lists the policies of namespaces, and shares a list among all that ask for
-// it before it begins.
+// policyLists lists the policies of namespaces. All that ask for a list before it begins share it.
 type policyLists struct {
 	// list asks the API server.
 	list func(ctx context.Context, namespace string) (listedPolicies, error)
-	// begun bounds how many are under way.
-	begun chan struct{}
+	// slots has an element for each list that is under way, and so bounds how many there are.
+	slots chan struct{}
 
 	mu   sync.Mutex
-	next map[string]*sharedList // by namespace: those that have not begun
+	next map[string]*sharedList // by namespace: the lists that have not begun
 }
 
 // sharedList is a list that several wait for, until done is closed.
@@ -107,13 +106,13 @@ type sharedList struct {
 	err    error
 }
 
-// newPolicyLists returns what lists by a reader that has no cache.
+// newPolicyLists returns policyLists that list by a reader, which must have no cache.
 func newPolicyLists(reader client.Reader) *policyLists {
 	return &policyLists{
 		list: func(ctx context.Context, namespace string) (listedPolicies, error) {
 			return listPolicies(ctx, reader, namespace)
 		},
-		begun: make(chan struct{}, listsAtOnce),
+		slots: make(chan struct{}, listsAtOnce),
 		next:  map[string]*sharedList{},
 	}
 }
@@ -138,30 +137,31 @@ func listPolicies(ctx context.Context, reader client.Reader, namespace string) (
 // get returns a list that has begun after the call.
 func (l *policyLists) get(ctx context.Context, namespace string) (listedPolicies, error) {
 	l.mu.Lock()
-	one := l.next[namespace]
-	if one == nil {
-		one = &sharedList{done: make(chan struct{})}
-		l.next[namespace] = one
-		go l.run(namespace, one)
+	shared := l.next[namespace]
+	if shared == nil {
+		shared = &sharedList{done: make(chan struct{})}
+		l.next[namespace] = shared
+		go l.run(namespace, shared)
 	}
 	l.mu.Unlock()
 	select {
-	case <-one.done:
-		return one.listed, one.err
+	case <-shared.done:
+		return shared.listed, shared.err
 	case <-ctx.Done():
 		return listedPolicies{}, fmt.Errorf("the API server has not said in time which NetworkPolicies namespace %s has: %w", namespace, context.Cause(ctx))
 	}
 }
 
-// run lists for all who have asked. It is nobody's context that ends it: others wait too.
-func (l *policyLists) run(namespace string, one *sharedList) {
-	l.begun <- struct{}{}
-	defer func() { <-l.begun }()
+// run lists for all who have asked. It has no context of those who wait, so that none of them ends
+// it for the others.
+func (l *policyLists) run(namespace string, shared *sharedList) {
+	l.slots <- struct{}{}
+	defer func() { <-l.slots }()
 	l.mu.Lock()
-	delete(l.next, namespace) // who asks from now on may have a newer pod
+	delete(l.next, namespace) // whoever asks from now on may have a newer pod
 	l.mu.Unlock()
-	defer close(one.done)
-	one.listed, one.err = l.list(context.Background(), namespace)
+	defer close(shared.done)
+	shared.listed, shared.err = l.list(context.Background(), namespace)
 }
 
 // Covered waits until the policies have been fed that the API server has for a namespace at the
@@ -170,11 +170,11 @@ func (l *policyLists) run(namespace string, one *sharedList) {
 func (s *Source) Covered(ctx context.Context, namespace string) error {
 	for {
 		list, err := s.lists.get(ctx, namespace)
-		again, cancel := context.WithTimeout(ctx, listRetry)
+		untilRetry, cancel := context.WithTimeout(ctx, listRetry)
 		if err == nil {
-			err = s.policies.await(again, list)
+			err = s.policies.await(untilRetry, list)
 		} else {
-			<-again.Done()
+			<-untilRetry.Done()
 		}
 		cancel()
 		if err == nil || ctx.Err() != nil {
@@ -188,7 +188,7 @@ func (s *Source) Covered(ctx context.Context, namespace string) error {
 type fedPolicies struct {
 	mu       sync.Mutex
 	versions policyVersions
-	// waiting are those who wait, by namespace, for another of its policies to be fed.
+	// waiting has, by namespace, a channel for each who waits until another policy of it is fed.
 	waiting map[string]map[chan struct{}]struct{}
 }
 
@@ -236,8 +236,8 @@ func (f *fedPolicies) await(ctx context.Context, list listedPolicies) error {
 	}
 }
 
-// lacks says what of a list has not been fed, with a channel that is closed when that may be
-// otherwise.
+// lacks says what of a list has not been fed, and returns a channel that is closed when this may have
+// changed.
 func (f *fedPolicies) lacks(list listedPolicies) (lacks string, changed chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -252,7 +252,7 @@ func (f *fedPolicies) lacks(list listedPolicies) (lacks string, changed chan str
 	return lacks, changed
 }
 
-// leave forgets one that waits no more.
+// leave forgets a channel that nobody waits for any more.
 func (f *fedPolicies) leave(namespace string, changed chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -14,7 +14,9 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/test/recorder"
 )
 
 func stored(name, version string) *networkingv1.NetworkPolicy {
@@ -158,4 +160,26 @@ func TestCoveredAsksForPolicies(t *testing.T) {
 	set(func() { away = nil })
 	g.Expect(within(time.Minute)).To(Succeed())
 	g.Expect(s.policies.waiting).To(BeEmpty(), "nobody waits")
+}
+
+// TestNotesAreOfTheStep: what was fed is noted in the step that feeds it, and only if it was fed. A
+// note after that could be of an older policy than the one that is noted already, and nobody would
+// ever correct it: all ADDs of the namespace would wait.
+func TestNotesAreOfTheStep(t *testing.T) {
+	s := NewSource()
+	s.enforcer = enforcer.New(&recorder.Kernel{}, enforcer.Options{Node: "node"})
+	noted := false
+	note := func() {
+		noted = true
+		if s.mu.TryLock() {
+			t.Error("another step could come between")
+		}
+	}
+	failed := errors.New("the cache says no")
+	if err := s.feed(func() ([]policy.Change, error) { return nil, failed }, note); !errors.Is(err, failed) || noted {
+		t.Errorf("it failed with %v, and noted is %v", err, noted)
+	}
+	if err := s.feed(func() ([]policy.Change, error) { return nil, nil }, note); err != nil || !noted {
+		t.Errorf("it failed with %v, and noted is %v", err, noted)
+	}
 }

@@ -18,7 +18,7 @@ type NamespaceReconciler struct{ *Source }
 func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	return reconcile(ctx, r.Source, req, &corev1.Namespace{},
 		func(ns *corev1.Namespace) policy.Change { return policy.ChangeOf(ns) },
-		func() policy.Change { return policy.DeleteNamespace(req.Name) })
+		func() policy.Change { return policy.DeleteNamespace(req.Name) }, nil)
 }
 
 // SetupWithManager has the manager call Reconcile.

@@ -15,11 +15,11 @@ type NetworkPolicyReconciler struct{ *Source }
 
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=list;watch
 
-// Reconcile implements reconcile.Reconciler. It waits for nobody: the next policy is
-// enforced by the same worker.
+// Reconcile implements reconcile.Reconciler. It waits for nobody, because the same worker has to
+// feed the next policy.
 func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	// To parse a large policy takes tens of milliseconds, in which no other object could be
-	// fed: so it is done before, and again only if the policy has changed since.
+	// To parse a large policy takes tens of milliseconds, in which no other object could be fed. So
+	// it is parsed before the step that feeds it, and again only if it has changed since.
 	before, np := &networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicy{}
 	var (
 		parsed   policy.Policy
@@ -40,14 +40,19 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 			gone = true
 			r.policySizes.forget(req.NamespacedName)
 			return policy.DeletePolicy(req.NamespacedName)
+		},
+		func() {
+			if gone {
+				r.policies.delete(req.NamespacedName)
+			} else {
+				r.policies.set(np)
+			}
 		})
 	switch {
 	case err != nil:
 	case gone:
-		r.policies.delete(req.NamespacedName)
 		r.report.Problems.Gone(req.NamespacedName)
 	default:
-		r.policies.set(np)
 		r.report.Problems.Report(np, problems)
 	}
 	return result, err

@@ -16,7 +16,7 @@ type NodeReconciler struct{ *Source }
 
 // Reconcile implements reconcile.Reconciler.
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcile(ctx, r.Source, req, &corev1.Node{}, r.nodes.Set, func() policy.Change { return r.nodes.Gone(req.Name) })
+	return reconcile(ctx, r.Source, req, &corev1.Node{}, r.nodes.Set, func() policy.Change { return r.nodes.Gone(req.Name) }, nil)
 }
 
 // SetupWithManager has the manager call Reconcile.

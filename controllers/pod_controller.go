@@ -31,12 +31,12 @@ func (r *PodReconciler) Reconcile(_ context.Context, req ctrl.Request) (ctrl.Res
 		default:
 			return []policy.Change{policy.SetPod(pod)}, nil
 		}
-	})
+	}, nil)
 	return ctrl.Result{}, err
 }
 
-// SetupWithManager has the manager call Reconcile for what is new. The pods that there are at
-// the start are not: firstLoad feeds them.
+// SetupWithManager has the manager call Reconcile for what is new. The pods that exist at the start
+// are not new: firstLoad feeds them.
 func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	news := predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return r.isNew(e.Object.(*cachedPod)) }}
 	// A logger for each call would be most of what a call costs; errors name the pod.

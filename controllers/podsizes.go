@@ -12,20 +12,20 @@ import (
 
 // Each agent keeps all of the cluster's pods with their labels and the names of their
 // ports. Nothing but the size of an object, a megabyte and a half, bounds how many of these
-// a pod has, so whoever may create pods in one namespace could have all agents run out of
-// memory. What usual pods have is free; what a namespace's pods have beyond that has a
-// limit.
+// a pod has, so whoever may create pods in one namespace could make all agents run out of
+// memory. What usual pods have is free. What a namespace's pods have beyond that has a limit.
 
 const (
-	// podFreeBytes is what each pod's labels and ports may take for nothing: usual pods
-	// have some hundred bytes of them.
+	// podFreeBytes is what each pod's labels and ports may take without being counted: usual
+	// pods have some hundred bytes of them.
 	podFreeBytes = 2 << 10
-	// namespacePodBytes is what one namespace's pods may take besides, podBytes what all
-	// namespaces' may.
+	// namespacePodBytes is what one namespace's pods may take beyond that, and podBytes what
+	// the pods of all namespaces may.
 	namespacePodBytes, podBytes = 8 << 20, 32 << 20
 	// labelBytes and portBytes are what a label and a port take besides their texts.
 	labelBytes, portBytes = 2, 40
-	// maxUID is how long the UID of a pod is that is not kept: longer ones are none.
+	// maxUID is how many bytes of its UID are kept of a pod that is not kept: a longer text is no
+	// UID.
 	maxUID = 64
 )
 
@@ -33,8 +33,8 @@ const (
 // concurrently.
 type podSizes struct {
 	shares
-	// say tells of a pod that is not kept, once, and why; nil: nobody.
-	say func(p *corev1.Pod, why string)
+	// onUnkept is called once for a pod that is not kept, with the reason; nil: nobody is told.
+	onUnkept func(p *corev1.Pod, why string)
 
 	unkeptMu sync.Mutex
 	unkept   map[policy.Key]struct{}
@@ -44,8 +44,8 @@ func newPodSizes() *podSizes {
 	return &podSizes{shares: newShares(namespacePodBytes, podBytes), unkept: map[policy.Key]struct{}{}}
 }
 
-// tell has somebody told of pods that are not kept. It must be called before there are any.
-func (s *podSizes) tell(say func(p *corev1.Pod, why string)) { s.say = say }
+// tell has onUnkept called for pods that are not kept. It must be called before there are pods.
+func (s *podSizes) tell(onUnkept func(p *corev1.Pod, why string)) { s.onUnkept = onUnkept }
 
 // memoryOfPod is how many bytes a pod's labels, ports and UID take beyond what is free.
 func memoryOfPod(p *corev1.Pod) (bytes int) {
@@ -78,13 +78,13 @@ func (s *podSizes) keep(p *corev1.Pod) (pod *policy.Pod, seen bool) {
 	s.set(key, 0)
 	pod = pod.Unkept()
 	pod.UID = pod.UID[:min(len(pod.UID), maxUID)]
-	if s.note(key, true) && s.say != nil {
-		s.say(p, tooLarge)
+	if s.note(key, true) && s.onUnkept != nil {
+		s.onUnkept(p, tooLarge)
 	}
 	return pod, true
 }
 
-// note notes whether a pod is not kept, and says whether that is news.
+// note notes whether a pod is not kept, and reports whether that has changed.
 func (s *podSizes) note(key policy.Key, unkept bool) bool {
 	s.unkeptMu.Lock()
 	defer s.unkeptMu.Unlock()

@@ -38,7 +38,7 @@ func TestPodSizes(t *testing.T) {
 	s := newPodSizes()
 	s.namespace, s.all = 100_000, 250_000
 	var said []string
-	s.say = func(p *corev1.Pod, _ string) { said = append(said, p.Name) }
+	s.onUnkept = func(p *corev1.Pod, _ string) { said = append(said, p.Name) }
 	kept := func(p *corev1.Pod) bool {
 		t.Helper()
 		object, err := s.cache(p)
@@ -115,7 +115,7 @@ func TestPodSizes(t *testing.T) {
 	for key := range s.unkept {
 		s.forget(key)
 	}
-	if s.total != 0 || len(s.of)+len(s.sizes)+len(s.unkept) != 0 {
-		t.Errorf("left are %d bytes, %v, %v", s.total, s.of, s.unkept)
+	if s.total != 0 || len(s.taken)+len(s.sizes)+len(s.unkept) != 0 {
+		t.Errorf("left are %d bytes, %v, %v", s.total, s.taken, s.unkept)
 	}
 }

@@ -10,9 +10,9 @@ import (
 )
 
 // Each agent keeps all of the cluster's policies, whether they select a pod of its node or
-// not: it does not know which pods it will get. Whoever may write policies in one namespace
-// could have all agents run out of memory by that, and again at each start, before a single
-// policy is in force. So what a namespace's policies may take has a limit.
+// not, because it does not know which pods the node will get. So whoever may write policies in one
+// namespace could make all agents run out of memory, and again at each start, before a single
+// policy is in force. That is why what a namespace's policies may take has a limit.
 
 const (
 	// namespacePolicyBytes is how much memory the agent has for one namespace's policies.
@@ -28,8 +28,8 @@ const (
 	subjectBytes = 4 << 10
 )
 
-// notKept is the annotation of a policy of which the rules are not kept, in the cache
-// alone: that keeps no annotations that others have given.
+// notKept is the annotation of a policy whose rules are not kept. Only policies in the cache have it,
+// and the cache keeps no annotations that others have given.
 const notKept = "podfence.io/not-kept"
 
 // policySizes are how large the policies are that the cache keeps. Its methods may be

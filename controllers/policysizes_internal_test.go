@@ -112,7 +112,7 @@ func TestPolicySizes(t *testing.T) {
 			s.forget(policy.Key{Namespace: namespace, Name: name})
 		}
 	}
-	if s.total != 0 || len(s.of)+len(s.sizes) != 0 {
-		t.Errorf("left are %d bytes, %v", s.total, s.of)
+	if s.total != 0 || len(s.taken)+len(s.sizes) != 0 {
+		t.Errorf("left are %d bytes, %v", s.total, s.taken)
 	}
 }

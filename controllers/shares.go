@@ -8,34 +8,34 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// shares are how much memory there is for objects of a kind, in bytes, and what takes it:
-// of one namespace, and of all together, beyond which only namespaces go on that have less
-// than their share. Its methods may be called concurrently.
+// shares are how much memory there is for objects of a kind, in bytes, and which objects take it.
+// There is a limit for one namespace and one for all together. Beyond the latter, only namespaces
+// that have less than their share may take more. Its methods may be called concurrently.
 type shares struct {
 	// namespace is what one namespace's objects may take, all what all may.
 	namespace, all int
 
 	mu    sync.Mutex
 	sizes map[string]map[string]int // by namespace and name
-	of    map[string]int            // by namespace
+	taken map[string]int            // by namespace
 	total int
 }
 
 func newShares(namespace, all int) shares {
-	return shares{namespace: namespace, all: all, sizes: map[string]map[string]int{}, of: map[string]int{}}
+	return shares{namespace: namespace, all: all, sizes: map[string]map[string]int{}, taken: map[string]int{}}
 }
 
 func keyOf(o metav1.Object) policy.Key {
 	return policy.Key{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
-// count takes an object in if there is room for it. One of no size always has.
+// count takes an object in if there is room for it. For an object of size 0 there always is.
 func (s *shares) count(key policy.Key, size int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	more := size - s.sizes[key.Namespace][key.Name]
-	of, total := s.of[key.Namespace]+more, s.total+more
-	if size > 0 && (of > s.namespace || total > s.all && of > s.all/max(len(s.sizes), 1)) {
+	taken, total := s.taken[key.Namespace]+more, s.total+more
+	if size > 0 && (taken > s.namespace || total > s.all && taken > s.all/max(len(s.sizes), 1)) {
 		return false
 	}
 	s.put(key, size)
@@ -60,16 +60,16 @@ func (s *shares) put(key policy.Key, size int) {
 			s.sizes[key.Namespace] = names
 		}
 		names[key.Name] = size
-		s.of[key.Namespace] += more
+		s.taken[key.Namespace] += more
 		return
 	}
 	if names == nil {
 		return
 	}
-	s.of[key.Namespace] += more
+	s.taken[key.Namespace] += more
 	if delete(names, key.Name); len(names) == 0 {
 		delete(s.sizes, key.Namespace)
-		delete(s.of, key.Namespace)
+		delete(s.taken, key.Namespace)
 	}
 }
 

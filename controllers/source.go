@@ -38,8 +38,8 @@ type Options struct {
 	Log         logr.Logger
 }
 
-// Source feeds an enforcer from an API server. All of its reconcilers read a cache and feed what
-// they have read in one step, so that the model never goes back in time.
+// Source feeds an enforcer from an API server. Each of its reconcilers reads a cache and feeds what
+// it has read in one step, so that the model never goes back in time.
 type Source struct {
 	enforcer *enforcer.Enforcer
 	report   *report.Reporter
@@ -51,8 +51,8 @@ type Source struct {
 	// cache and pods are set up with the manager.
 	cache client.Reader
 	pods  podStore
-	// loading: the first load has begun. What is in the cache before that is no news, as the
-	// first load reads the cache.
+	// loading says that the first load has begun. A pod that is in the cache before that is no
+	// news, because the first load reads the cache.
 	loading atomic.Bool
 
 	// mu makes one step of reading and feeding, and guards nodes.
@@ -104,20 +104,26 @@ func (s *Source) Policy(key policy.Key) *networkingv1.NetworkPolicy {
 	return np
 }
 
-// feed reads a cache and feeds what it has read, or nothing if that fails.
-func (s *Source) feed(read func() ([]policy.Change, error)) error {
+// feed reads a cache and feeds what it has read, or nothing if that fails. Then it notes what was
+// fed, in the same step: a note that comes late must not be taken for what was fed since.
+func (s *Source) feed(read func() ([]policy.Change, error), note func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changes, err := read()
-	if err == nil {
-		s.enforcer.Feed(changes...)
+	if err != nil {
+		return err
 	}
-	return err
+	s.enforcer.Feed(changes...)
+	if note != nil {
+		note()
+	}
+	return nil
 }
 
 // reconcile is what the reconcilers have in common: the object as the cache has it is fed as the
-// change that set makes of it; if it is gone, as that of gone. Both are called under mu.
-func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request, object T, set func(T) policy.Change, gone func() policy.Change) (ctrl.Result, error) {
+// change that set makes of it; if it is gone, as that of gone. Then note is called, unless it is nil.
+// All are called under mu.
+func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request, object T, set func(T) policy.Change, gone func() policy.Change, note func()) (ctrl.Result, error) {
 	err := s.feed(func() ([]policy.Change, error) {
 		switch err := s.cache.Get(ctx, req.NamespacedName, object); {
 		case apierrors.IsNotFound(err):
@@ -126,12 +132,13 @@ func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request
 			return nil, fmt.Errorf("reading %T %s: %w", object, req.NamespacedName, err)
 		}
 		return []policy.Change{set(object)}, nil
-	})
+	}, note)
 	return ctrl.Result{}, err
 }
 
 // firstLoad feeds all that the caches hold once they have synced, and says that this is all there
-// was: a commit of half a cluster would cut allowed traffic, or let denied traffic through.
+// was at the start. A commit of half a cluster would cut allowed traffic, or let denied traffic
+// through.
 type firstLoad struct {
 	*Source
 	informers cache.Cache
@@ -150,7 +157,7 @@ func (l *firstLoad) Start(ctx context.Context) error {
 		}
 	}
 	l.loading.Store(true)
-	err := l.feed(func() (changes []policy.Change, err error) {
+	return l.feed(func() (changes []policy.Change, err error) {
 		for _, list := range []client.ObjectList{&nodes, &namespaces, &policies} {
 			if err := l.informers.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 				return nil, fmt.Errorf("listing %T: %w", list, err)
@@ -171,14 +178,11 @@ func (l *firstLoad) Start(ctx context.Context) error {
 			changes = append(changes, policy.ChangeOf(&policies.Items[i]))
 		}
 		return append(changes, policy.Synced()), nil
+	}, func() {
+		for i := range policies.Items {
+			l.policies.set(&policies.Items[i])
+		}
 	})
-	if err != nil {
-		return err
-	}
-	for i := range policies.Items {
-		l.policies.set(&policies.Items[i])
-	}
-	return nil
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every node's

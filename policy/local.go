@@ -80,7 +80,11 @@ func NewLocals(in Intent) *Locals {
 		subjects: map[Key]Subject{}, orphans: map[netip.Addr]bool{},
 		interfaces: map[netip.Addr]map[AttachmentKey]string{}, attachments: map[AttachmentKey]Attachment{},
 	}
-	l.Apply(in.Delta())
+	orphans := map[netip.Addr]bool{}
+	for ip := range in.Orphans {
+		orphans[ip] = true
+	}
+	l.Apply(Delta{Subjects: pointersTo(in.Subjects), Orphans: orphans, Attachments: pointersTo(in.Attachments)})
 	return l
 }
 

@@ -53,20 +53,20 @@ type Flows interface {
 }
 
 // Server takes what the CNI plugin says into the model, and answers when the rules are in the
-// kernel. What it has been told is kept in a folder, so that a pod whose address the API does not
-// show yet stays connected and fenced when the agent starts anew.
+// kernel. It keeps what the plugin has said in a folder, so that a pod whose address the API does
+// not show yet stays connected and fenced when the agent starts anew.
 type Server struct {
 	Options
 	store store
 
-	// mu keeps what is said of attachments in order.
+	// mu keeps what the plugin says of attachments in order: it guards the fields below.
 	mu    sync.Mutex
 	known map[handshake.Attachment]policy.Attachment
-	// adds counts the adds; by has which of them told of an attachment.
+	// adds counts the adds. by has, for each attachment, the number of the add that made it known.
 	adds uint64
 	by   map[handshake.Attachment]uint64
-	// covered are the pods for which the model is known to have the policies that there
-	// were when they were made.
+	// covered are the pods for which the model is known to have the policies that existed when
+	// the pods were made.
 	covered map[policy.Key]types.UID
 	// pending are the pods whose adds have failed.
 	pending map[pendingPod]*pending
@@ -77,17 +77,17 @@ type pendingPod struct {
 	uid types.UID
 }
 
-// pending is since when a pod's adds have failed.
+// pending says since when a pod's adds have failed.
 type pending struct {
 	since, last time.Time
-	said        *corev1.Event // nil: not yet
+	event       *corev1.Event // which says so; nil: there is none yet
 }
 
 const (
-	// pendingLong is after how long of failing a pod's Event is created: until
-	// then kubelet's own retries may well do.
+	// pendingLong is after how long of failing a pod's Event is created. Until then, kubelet's own
+	// retries may well succeed.
 	pendingLong = 30 * time.Second
-	// pendingForgotten is after how long without an add nobody waits any more.
+	// pendingForgotten is after how long without an add nobody is thought to wait any more.
 	pendingForgotten = 10 * time.Minute
 )
 
@@ -206,15 +206,15 @@ func (s *Server) add(ctx context.Context, r handshake.Request) error {
 	return nil
 }
 
-// report says on the pod when it has not been connected for long.
+// report creates an Event on a pod that could not be connected for long.
 func (s *Server) report(attachment policy.Attachment, failed error) {
 	key := pendingPod{attachment.Pod, attachment.UID}
 	now := time.Now()
 	s.mu.Lock()
 	for pod, p := range s.pending {
 		if pod == key && failed == nil || now.Sub(p.last) > pendingForgotten {
-			if p.said != nil {
-				s.Report.Events.Drop(p.said)
+			if p.event != nil {
+				s.Report.Events.Drop(p.event)
 			}
 			delete(s.pending, pod)
 		}
@@ -229,21 +229,21 @@ func (s *Server) report(attachment policy.Attachment, failed error) {
 		s.pending[key] = p
 	}
 	p.last = now
-	say := p.said == nil && now.Sub(p.since) >= pendingLong
-	if say {
+	overdue := p.event == nil && now.Sub(p.since) >= pendingLong
+	if overdue {
 		pod := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: key.uid}
-		p.said = s.Report.Events.Warning(pod, report.ReasonNotFenced, string(key.uid)+" "+p.since.String(), failed.Error())
-		s.Report.Events.Create(p.said)
+		p.event = s.Report.Events.Warning(pod, report.ReasonNotFenced, string(key.uid)+" "+p.since.String(), failed.Error())
+		s.Report.Events.Create(p.event)
 	}
 	s.mu.Unlock()
-	if say {
+	if overdue {
 		s.Log.Error(failed, "A pod is not connected, as its rules are not in the kernel", "pod", key.String(), "since", p.since)
 	}
 }
 
-// keep stores an attachment and feeds it. It is stored first: what was told
-// must not be forgotten, and what is stored but not fed was never confirmed. It returns
-// the number of this add.
+// keep stores an attachment and then feeds it. It does so in this order because what the plugin has
+// said must not be forgotten, and what is stored but not fed was never confirmed. It returns the
+// number of this add.
 func (s *Server) keep(at handshake.Attachment, attachment policy.Attachment) (add uint64, err error) {
 	// Whoever had one of the addresses before is gone, though nobody said so:
 	// the plugin gives none out twice.
@@ -273,9 +273,9 @@ func (s *Server) set(at handshake.Attachment, attachment policy.Attachment) erro
 	return nil
 }
 
-// confirm has an attachment be this very pod's, and not the next one's of its name. It
-// fails if the attachment is that of this add no more: what was told since is newer, and
-// its address may be another's.
+// confirm has an attachment belong to this very pod, and not to the next pod of its name. It fails
+// if the attachment is no longer the one of this add: what the plugin has said since is newer, and
+// the address may be another pod's.
 func (s *Server) confirm(at handshake.Attachment, add uint64, uid types.UID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -290,8 +290,8 @@ func (s *Server) confirm(at handshake.Attachment, add uint64, uid types.UID) err
 	return s.set(at, attachment)
 }
 
-// committed waits until the pod is known with the policies that it has, and what was fed
-// up to then is in the kernel. It returns the pod's UID.
+// committed waits until the pod and its policies are known, and then until what was fed up to that
+// moment is in the kernel. It returns the pod's UID.
 func (s *Server) committed(ctx context.Context, attachment policy.Attachment) (types.UID, error) {
 	uid, err := s.Enforcer.AwaitPod(ctx, attachment)
 	switch {
@@ -311,9 +311,9 @@ func (s *Server) committed(ctx context.Context, attachment policy.Attachment) (t
 	return uid, nil
 }
 
-// cover waits until the model has the policies that the API server has for a pod's namespace.
-// For a pod that was covered before it need not wait: the model never goes back, and nobody waits
-// for what came after the pod.
+// cover waits until the model has the policies that the API server has for a pod's namespace. It
+// need not wait for a pod that was covered before, because the model never goes back in time, and
+// nobody waits for policies that came after the pod.
 func (s *Server) cover(ctx context.Context, pod policy.Key, uid types.UID) error {
 	if s.Covered == nil || s.wasCovered(pod, uid) {
 		return nil
@@ -331,7 +331,7 @@ func (s *Server) wasCovered(pod policy.Key, uid types.UID) bool {
 	return s.covered[pod] == uid
 }
 
-// noteCovered notes that the model covers a pod, and forgets those that are gone.
+// noteCovered notes that the model covers a pod, and forgets pods that are gone.
 func (s *Server) noteCovered(pod policy.Key, uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -341,8 +341,8 @@ func (s *Server) noteCovered(pod policy.Key, uid types.UID) {
 	})
 }
 
-// endFlows ends the flows of addresses, so that their next pod does not inherit them:
-// established ones pass unjudged.
+// endFlows ends the flows of addresses, so that the next pod with one of them does not inherit
+// flows: established ones pass without being judged.
 func (s *Server) endFlows(addrs []netip.Addr) error {
 	if s.Flows == nil || len(addrs) == 0 {
 		return nil
@@ -353,8 +353,8 @@ func (s *Server) endFlows(addrs []netip.Addr) error {
 	return nil
 }
 
-// endFlowsOf ends the flows of attachments that are gone. It takes a while, so it holds
-// nobody up.
+// endFlowsOf ends the flows of attachments that are gone. As this takes a while, it does so without
+// holding mu, so that nobody has to wait for it.
 func (s *Server) endFlowsOf(gone func(handshake.Attachment, policy.Attachment) bool) error {
 	var addrs []netip.Addr
 	s.mu.Lock()
@@ -386,8 +386,9 @@ func (s *Server) detach(gone func(handshake.Attachment) bool) error {
 	return nil
 }
 
-// remove forgets attachments, their flows first: what is still known when the agent
-// crashes here has its flows ended later, at the latest when somebody gets its address.
+// remove ends the flows of attachments and then forgets the attachments. If the agent crashes in
+// between, they are still known, and their flows are ended later, at the latest when another pod
+// gets the address.
 func (s *Server) remove(gone func(handshake.Attachment) bool) error {
 	if err := s.endFlowsOf(func(at handshake.Attachment, _ policy.Attachment) bool { return gone(at) }); err != nil {
 		return err

@@ -8,31 +8,31 @@ import (
 	"github.com/podfence/podfence/cni/handshake"
 )
 
-// lostAgain is how often attachments are looked for whose link is gone.
-const lostAgain = time.Minute
+// lostPeriod is how often to look for attachments whose link is gone.
+const lostPeriod = time.Minute
 
-// endLostUntil ends attachments whose DEL was lost, now and then, until ctx is done.
+// endLostUntil ends attachments whose DEL was lost, every lostPeriod, until ctx is done.
 func (s *Server) endLostUntil(ctx context.Context) {
 	if s.Links == nil {
 		return
 	}
 	for {
 		if err := s.endLost(); err != nil && ctx.Err() == nil {
-			s.Log.Error(err, "Cannot end the attachments of containers that are gone; trying again", "retryAfter", lostAgain.String())
+			s.Log.Error(err, "Cannot end the attachments of containers that are gone; trying again", "retryAfter", lostPeriod.String())
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(lostAgain):
+		case <-time.After(lostPeriod):
 		}
 	}
 }
 
-// endLost ends the attachments whose link the node does not have any more, as their DELs
-// would. The link of an attachment is there before the plugin tells of it, so one that
-// was told of before the listing, and is not in it, has gone. An attachment of which
-// nobody told the link stays: its address is closed to all but its pod, and ends with
-// GC, or when another container gets it.
+// endLost ends the attachments whose link the node does not have any more, as their DELs would
+// have. The plugin makes a link before it tells the agent of the attachment. So a link that the
+// agent was told of before links were listed, and that is not in the list, is gone. An attachment
+// whose link the agent was not told stays: its address is closed to all but its pod. It ends with
+// GC, or when another container gets the address.
 func (s *Server) endLost() error {
 	told := map[handshake.Attachment]uint64{}
 	var names []string

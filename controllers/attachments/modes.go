@@ -14,8 +14,8 @@ import (
 // runtime still calls the plugin, whose pods would be connected in one way and fenced in
 // the other; and pods that were connected in the other way.
 
-// fits fails if the plugin connects pods in another way than the agent takes care of, or
-// if there are none to be connected yet.
+// fits fails if the plugin connects pods in another way than the one that the agent takes care of,
+// or if no pods may be connected yet.
 func (s *Server) fits(mode string) error {
 	switch {
 	case s.Refuse != nil:

@@ -6,8 +6,8 @@ import (
 	"github.com/podfence/podfence/cni/handshake"
 )
 
-// noteCommit leaves word of the first commit, by which the CNI plugin answers for the
-// node's network while no agent does. Without it the plugin asks each time.
+// noteCommit leaves a note of the first commit. By this note the CNI plugin answers for the node's
+// network while there is no agent to answer. Without the note, the plugin asks each time.
 func (s *Server) noteCommit(ctx context.Context) {
 	if s.Enforcer.SyncFirst(ctx) != nil {
 		return

@@ -13,8 +13,8 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// store is a folder with a file for each attachment. It belongs in /run: what
-// it tells of does not outlive the machine's uptime either.
+// store is a folder with a file for each attachment. It belongs in /run, because attachments do not
+// outlive a reboot either.
 type store string
 
 func (s store) path(at handshake.Attachment) string {
@@ -42,8 +42,8 @@ func (s store) remove(at handshake.Attachment) error {
 	return err
 }
 
-// load reads all files. One that cannot be understood is removed, and no reason to
-// forget the others: its pod is closed until its container is made anew.
+// load reads all files. A file that cannot be understood is removed, but the others are still
+// loaded. The pod of such a file is closed until its container is made anew.
 func (s store) load() (map[handshake.Attachment]policy.Attachment, error) {
 	paths, err := filepath.Glob(filepath.Join(string(s), "*.json"))
 	if err != nil {
@@ -79,8 +79,8 @@ func parseAttachment(data []byte) (a policy.Attachment, ok bool) {
 	})
 }
 
-// endWithBoot forgets what was kept before the node was started last, where the folder
-// outlives that. It must be called before anything is loaded.
+// endWithBoot forgets what was kept before the node last booted, if the folder has outlived that. It
+// must be called before anything is loaded.
 func (s store) endWithBoot() error {
 	path := string(s) + ".boot" // not in it: all files there are attachments
 	boot, err := handshake.BootOf(path)

@@ -9,8 +9,9 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// reportUnserved says on a pod that was connected what else it asked for in vain: it runs,
-// and nothing else would tell. It returns at once: the pod's ADD waits for its answer.
+// reportUnserved creates an Event on a pod that was connected but did not get all that it asked
+// for: the pod runs, and nothing else would tell. It returns at once, because the pod's ADD waits
+// for its answer.
 func (s *Server) reportUnserved(attachment policy.Attachment, unserved []string) {
 	if len(unserved) == 0 {
 		return
@@ -23,7 +24,7 @@ func (s *Server) reportUnserved(attachment policy.Attachment, unserved []string)
 	pod := corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Pod", Namespace: attachment.Pod.Namespace, Name: attachment.Pod.Name, UID: attachment.UID,
 	}
-	// The same of a later sandbox of the pod is the same Event.
+	// If a later sandbox of the pod does not get the same, that is the same Event.
 	event := s.Report.Events.Warning(pod, report.ReasonNotServed, string(attachment.UID)+" "+message, message)
 	s.Report.Events.Create(event)
 }

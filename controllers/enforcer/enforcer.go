@@ -46,8 +46,8 @@ type Options struct {
 	// PodLinks finds the pods' links where another plugin makes them; it needs
 	// Ruleset.Links. Nil: podfence connects the pods.
 	PodLinks PodLinks
-	// Report gets every outcome, in order of what has happened within one goroutine. It may be
-	// called by several at once, and must not wait. Nil: nobody hears.
+	// Report gets every outcome. It may be called by several goroutines at once, by each in the
+	// order in which things have happened, and must not wait. Nil: nobody hears.
 	Report func(Outcome)
 }
 
@@ -111,14 +111,14 @@ func (e *Enforcer) Sync(ctx context.Context) error {
 	return e.inbox.awaitCommit(ctx, everything())
 }
 
-// SyncOf waits until everything fed before the call is in the kernel that packets of a
-// namespace's pods meet, and the addresses are peers only of whom they still are: what takes
-// long of another's policies keeps nobody waiting.
+// SyncOf waits until the kernel has everything fed before the call that packets of a namespace's
+// pods meet, and until the addresses are peers nowhere that they are not peers any more. It does
+// not wait for what takes long of the policies of other namespaces.
 func (e *Enforcer) SyncOf(ctx context.Context, namespace string, addrs []netip.Addr) error {
 	return e.inbox.awaitCommit(ctx, ofNamespace(namespace, addrs))
 }
 
-// SyncFirst waits until everything fed before the call is in the kernel, but for what is handed
+// SyncFirst waits until everything fed before the call is in the kernel, except for what is handed
 // out bit by bit.
 func (e *Enforcer) SyncFirst(ctx context.Context) error { return e.inbox.awaitCommit(ctx, nothing()) }
 
@@ -129,11 +129,10 @@ func (e *Enforcer) AwaitPod(ctx context.Context, a policy.Attachment) (types.UID
 	return e.inbox.awaitPod(ctx, a)
 }
 
-// Ready fails while what was fed is not in the kernel: before the first commit, and after
-// one that failed until the next has not. By that the plugin's STATUS is answered; /readyz
-// tells of more.
+// Ready fails while what was fed is not in the kernel: before the first commit, and after one that
+// failed, until one succeeds. It answers the plugin's STATUS; /readyz tells of more conditions.
 func (e *Enforcer) Ready() error { return e.inbox.ready() }
 
-// CommitFailure is why what was fed is not in the kernel for good: the last commit has failed, or
-// somebody keeps undoing what is committed.
+// CommitFailure says why what was fed is not in the kernel, or does not stay there: the last commit
+// has failed, or somebody keeps undoing what is committed.
 func (e *Enforcer) CommitFailure() error { return e.inbox.commitFailure() }

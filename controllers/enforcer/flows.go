@@ -11,21 +11,21 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Flows judges established flows anew: those that the judge does not let pass
-// are cut, those that it does again go on.
+// Flows judges established flows again. Those that the judge does not let pass are cut. Those
+// that were cut, and that it lets pass again, go on.
 type Flows interface {
 	Revoke(judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
 	// RevokeOf judges those of the addresses only, and may be called beside Revoke.
 	RevokeOf(addrs []netip.Addr, judge func(nft.HookPoint, policy.Packet) bool) (revoked, restored int, err error)
 }
 
-// judge has established flows judged anew after each commit. It runs beside the commits.
+// judge has established flows judged again after each commit. It runs beside the commits.
 type judge struct {
 	flows  Flows
 	table  *sharedTable
 	report func(Outcome)
-	// all holds one token while all established flows may have to be judged again, and affected
-	// are the addresses whose flows have to be.
+	// all holds one token while all established flows may have to be judged again. affected are
+	// the addresses whose flows have to be judged again.
 	all      chan struct{}
 	affected affected
 	// cut are the flows that judging has revoked.
@@ -36,8 +36,8 @@ func newJudge(flows Flows, table *sharedTable, report func(Outcome)) *judge {
 	return &judge{flows: flows, table: table, report: report, all: make(chan struct{}, 1), affected: newAffected(), cut: newRevocations()}
 }
 
-// committed has the flows judged that a commit is about: those of the affected addresses, or all
-// if these are nil or the table was replaced.
+// committed has the flows judged that a commit may concern: those of the affected addresses, or all
+// flows if affected is nil or the table was replaced.
 func (j *judge) committed(replaced bool, affected map[netip.Addr]bool) {
 	if replaced || affected == nil {
 		signal(j.all)
@@ -46,11 +46,11 @@ func (j *judge) committed(replaced bool, affected map[netip.Addr]bool) {
 	}
 }
 
-// judgeAffected has the flows judged anew that a commit is about, after each, until ctx is
-// done. It runs beside the commits, and beside judgeAll: what it takes does not depend on
-// how many flows there are of others, so neither does when one is cut. A commit after a quiet
-// time is followed at once; where one follows the other, it takes a tenth of a processor at
-// most, and a flow is cut judgePause later.
+// judgeAffected judges, after each commit, the flows that the commit may concern, until ctx is
+// done. It runs beside the commits, and beside judgeAll. What it takes does not depend on how many
+// flows others have, so when a flow is cut does not depend on that either. After a quiet time it
+// follows a commit at once. While commits follow each other, it takes a tenth of a processor at
+// most, and cuts a flow up to judgePause later.
 func (j *judge) judgeAffected(ctx context.Context) {
 	for {
 		select {
@@ -67,7 +67,7 @@ func (j *judge) judgeAffected(ctx context.Context) {
 		revoked, restored, err := j.flows.RevokeOf(addrs, judge)
 		j.judged(revoked, restored, why)
 		if err != nil {
-			j.report(Troubled{What: "Cannot judge the established flows of what has changed; judging all", Err: err})
+			j.report(Troubled{What: "Cannot judge the established flows of what has changed; judging all", Err: err, Addresses: len(addrs)})
 			signal(j.all)
 		}
 		select {
@@ -78,19 +78,20 @@ func (j *judge) judgeAffected(ctx context.Context) {
 	}
 }
 
-// judgeAll has all established flows judged anew, until ctx is done: at once where a commit
-// is about all of them, else for what judgeAffected cannot see, a while after the commit. It
-// takes a tenth of a processor at most, or leaves judgePause in between, or maxJudgePause where
-// judgeAffected has been there before.
+// judgeAll judges all established flows, until ctx is done. It does so at once if a commit may
+// concern all of them. Otherwise it does so a while after the commit, for the flows that
+// judgeAffected cannot see. It takes a tenth of a processor at most, or leaves judgePause between
+// two rounds, or maxJudgePause if judgeAffected has seen the flows already.
 //
-// Once more recheckDelay after the last commit: a packet may have been judged by the
-// rules before it, and its flow entered into connection tracking only after that was
-// listed, as it does so when it leaves the node. In between another CPU may have
-// handled it, or somebody else's queue have kept it (NFQUEUE). The kernel does not
-// say when the last of them is through. See also kernel.Flows.Revoke.
+// It judges them once more recheckDelay after the last commit. A packet may have been judged by the
+// rules from before the commit, and its flow may have entered connection tracking only after that
+// was listed, because a flow enters it when the packet leaves the node. In between another CPU may
+// have been handling the packet, or somebody else's queue may have kept it (NFQUEUE). The kernel
+// does not say when the last such packet is through. See also kernel.Flows.Revoke.
 func (j *judge) judgeAll(ctx context.Context) {
 	var recheck <-chan time.Time
-	// All are to be judged at wanted or later, and what judgeAffected has seen at rested.
+	// All flows have to be judged at wanted or later. While only judgeAffected's commits call for
+	// that, they are left alone until rested.
 	var wanted, rested time.Time
 	soon := func() <-chan time.Time { return time.After(max(recheckDelay, time.Until(rested))) }
 	for {
@@ -128,7 +129,7 @@ func (j *judge) judgeAll(ctx context.Context) {
 			recheck = soon()
 		}
 		if !all {
-			continue // what is committed next has no part in it, and is not to wait for it
+			continue // the next commit did not cause this round, and shall not wait for it
 		}
 		select {
 		case <-ctx.Done():
@@ -138,19 +139,19 @@ func (j *judge) judgeAll(ctx context.Context) {
 	}
 }
 
-// judged says what has become of flows.
+// judged reports what has become of flows, if any were cut or go on again.
 func (j *judge) judged(revoked, restored int, why func(denied func(nft.HookPoint, policy.Packet) string) []Denial) {
 	if revoked+restored > 0 {
 		j.report(Revoked{Revoked: revoked, Restored: restored, Denied: why(j.table.denied)})
 	}
 }
 
-// affected are the addresses that commits were about whose flows are not judged yet, with
-// whether such a flow may have to be cut.
+// affected are the addresses that commits were about and whose flows are not judged yet. For each
+// it says whether one of its flows may have to be cut.
 type affected struct {
 	mu     sync.Mutex
 	closes map[netip.Addr]bool
-	// pending holds a token while there are any, and committed one when there has been a commit.
+	// pending holds a token while there are such addresses. committed holds one after a commit.
 	pending, committed chan struct{}
 }
 
@@ -171,7 +172,8 @@ func (a *affected) add(closes map[netip.Addr]bool) {
 	signal(a.committed)
 }
 
-// take takes out those of which a flow may have to be cut, or may be cut and go on.
+// take takes all addresses out. It returns those with a flow that may have to be cut, or that may
+// be cut and may have to go on.
 func (a *affected) take(mayBeCut func(netip.Addr) bool) (addrs []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -189,6 +191,6 @@ const (
 	judgeRetry   = time.Second
 	judgePause   = 500 * time.Millisecond
 	recheckDelay = 500 * time.Millisecond
-	// maxJudgePause is how long all flows are left alone at most, while commits are about some.
+	// maxJudgePause is how long all flows are left alone at most while commits concern only some.
 	maxJudgePause = 10 * time.Second
 )

@@ -24,13 +24,13 @@ type Bridge struct {
 	GuardPort func(port string) error
 	// Port is the name of the port of an attachment that the plugin has made.
 	Port func(containerID, ifName string) string
-	// Find returns where addresses are that are behind no such port.
+	// Find returns where those addresses are that are not behind such a port.
 	Find func(ctx context.Context, addrs []netip.Addr) (map[netip.Addr]node.PodLink, error)
 }
 
-// Connects reports whether an attachment is behind a port that the plugin has made; one of when
-// another plugin connected the pods has a link of that plugin's, or none. A nil Bridge connects
-// none.
+// Connects reports whether an attachment is behind a port that the plugin has made. An attachment
+// from a time when another plugin connected the pods has a link of that plugin, or none. A nil
+// Bridge connects none.
 func (b *Bridge) Connects(a policy.Attachment) bool {
 	return b != nil && a.HostInterface != "" && a.HostInterface == b.Port(a.ContainerID, a.IfName)
 }
@@ -43,7 +43,7 @@ type guard struct {
 
 	attachments map[policy.AttachmentKey]policy.Attachment
 	podCIDRs    []netip.Prefix
-	// changed: something of these has, since the last plan.
+	// changed says that attachments or podCIDRs have changed since the last plan.
 	changed bool
 }
 

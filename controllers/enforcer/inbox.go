@@ -13,8 +13,8 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// inbox is where changes come in, and where the loop takes out what has come of them. It has the
-// model, and is what makes it safe to use from many goroutines.
+// inbox takes in changes, and the loop takes out of it what they change in what is to be enforced.
+// It has the model, and its mutex makes it safe to use the model from many goroutines.
 type inbox struct {
 	// wake holds one token while there may be something to commit.
 	wake chan struct{}
@@ -23,14 +23,15 @@ type inbox struct {
 
 	mu    sync.Mutex
 	model *policy.Model
-	// fed is how many times changes have been fed. Of these, the changes of planned times were
-	// in the last batch, and those of committed times are in the kernel.
+	// fed counts how many times changes have been fed, and each batch that leaves more for the
+	// next. planned is what fed was when the last batch was taken. committed is what fed was when
+	// the batch was taken that is in the kernel.
 	fed, planned, committed uint64
 	// staging says that after the last batch parts of large policies still wait to be handed
 	// out, and staged that the last batch had such a part.
 	staging, staged bool
-	// failure is why the last commit has failed; nil if it has not. fought says who undoes what
-	// is committed again and again; it counts until foughtUntil.
+	// failure is why the last commit has failed; nil if it has not. fought says who keeps undoing
+	// what is committed; it counts until foughtUntil.
 	failure, fought error
 	foughtUntil     time.Time
 	waiters         waiters
@@ -85,13 +86,13 @@ func (i *inbox) hasSynced() bool {
 type batch struct {
 	// Fed is how many times changes had been fed by then.
 	Fed uint64
-	// Intent is all that is to be enforced, or else nil, and Delta what has changed since the
+	// Intent is all that is to be enforced. If it is nil, Delta is what has changed since the
 	// last batch.
 	Intent *policy.Intent
 	Delta  policy.Delta
 	// Budget are the policies that a budget has quarantined or released.
 	Budget OverBudget
-	// Staging: more waits, and is for the next batches.
+	// Staging says that more waits, which is for the next batches.
 	Staging bool
 }
 
@@ -105,23 +106,23 @@ func (i *inbox) takeAll() batch {
 	return batch{Fed: i.fed, Intent: &intent, Budget: i.budget()}
 }
 
-// takeChanges takes out what has changed, or where that is much, a part of it. What has come in
-// while such a part was committed is taken before the rest of it.
+// takeChanges takes out what has changed or, if that is much, a part of it. Changes that came in
+// while such a part was committed are taken before the next part.
 func (i *inbox) takeChanges() batch {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	alone := i.staged && i.fed > i.planned+1 // one of them stands for the rest of the part
+	newerFirst := i.staged && i.fed > i.planned+1 // planned+1 counts what the last batch has left
 	take := i.model.Take
-	if alone {
+	if newerFirst {
 		take = i.model.TakeReady
 	}
 	b := batch{Delta: take(), Fed: i.fed}
 	i.noteBatch()
 	b.Budget, b.Staging = i.budget(), i.model.Staging()
 	if b.Staging {
-		i.fed++ // the rest is for the next batches: who waits for it waits for these
+		i.fed++ // whoever waits for what is left has to wait for the next batches
 	}
-	i.staging, i.staged = b.Staging, b.Staging && !alone
+	i.staging, i.staged = b.Staging, b.Staging && !newerFirst
 	return b
 }
 
@@ -144,8 +145,8 @@ func (i *inbox) budget() (o OverBudget) {
 	return o
 }
 
-// settle notes that all tables are up to date with what was fed so many times. Who waits for that is told by
-// tellSettled, once it is reported.
+// settle notes that all tables are up to date with what was fed so many times. It tells nobody who
+// waits for that: tellSettled does, once it is reported.
 func (i *inbox) settle(fed uint64) (quarantined, overBudget int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -153,7 +154,7 @@ func (i *inbox) settle(fed uint64) (quarantined, overBudget int) {
 	return i.model.Quarantined(), i.model.OverBudget()
 }
 
-// tellSettled tells who waits for what was in the last batch.
+// tellSettled tells everybody who waits for what was in the last batch.
 func (i *inbox) tellSettled() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -167,8 +168,8 @@ func (i *inbox) fail(err error) {
 	i.failure = err
 }
 
-// fight notes who undoes again and again what is committed. The fight is over when nobody does so
-// until then.
+// fight notes who keeps undoing what is committed. The fight is over if nobody has done so again by
+// the time until.
 func (i *inbox) fight(err error, until time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -182,7 +183,7 @@ func (i *inbox) reconsider() {
 	i.model.Reconsider()
 }
 
-// release has quarantined policies hold again, and returns all that is to be enforced then.
+// release ends the quarantine of policies, and returns all that is then to be enforced.
 func (i *inbox) release(keys []policy.Key) policy.Intent {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -209,12 +210,12 @@ func (i *inbox) refusedAddrs() []netip.Addr {
 	return i.model.Refused()
 }
 
-// ErrNotStarted is why an agent is not ready at first. What keeps it is in the log: an API
+// ErrNotStarted is why an agent is not ready at first. The log says what it waits for: an API
 // server that does not answer, a folder that is not valid, or the kernel.
 var ErrNotStarted = errors.New("nothing committed yet: this agent waits for its source to be read whole")
 
-// ready fails while what was fed is not in the kernel: before the first commit, and after one
-// that has failed until the next has not.
+// ready fails while what was fed is not in the kernel: before the first commit, and after one that
+// has failed, until one succeeds.
 func (i *inbox) ready() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -227,8 +228,8 @@ func (i *inbox) ready() error {
 	return nil
 }
 
-// commitFailure is why what was fed is not in the kernel for good: the last commit has failed, or
-// a fight over the tables is not over.
+// commitFailure says why what was fed is not in the kernel, or does not stay there: the last commit
+// has failed, or a fight over the tables is not over.
 func (i *inbox) commitFailure() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -238,7 +239,8 @@ func (i *inbox) commitFailure() error {
 	return i.failure
 }
 
-// awaitCommit waits until what was fed before the call is in the kernel, as far as the scope goes.
+// awaitCommit waits until what was fed before the call is in the kernel. Of what is handed out bit
+// by bit, it waits for what is in the scope.
 func (i *inbox) awaitCommit(ctx context.Context, s scope) error {
 	i.mu.Lock()
 	if i.committed >= i.fed && i.committed > 0 && !s.waits(i.model) {
@@ -261,7 +263,7 @@ func (i *inbox) awaitCommit(ctx context.Context, s scope) error {
 	}
 }
 
-// ErrDetached is why nobody waits any more for the pod of an attachment.
+// ErrDetached is why waiting for the pod of an attachment has ended before the pod was known.
 var ErrDetached = errors.New("the attachment is gone")
 
 // awaitPod waits until the pod of an attachment is known, and returns its UID.
@@ -291,7 +293,7 @@ func (i *inbox) awaitPod(ctx context.Context, a policy.Attachment) (types.UID, e
 	}
 }
 
-// ask asks the model something, which must change nothing.
+// ask asks the model a question, which must not change it.
 func ask[T any](i *inbox, question func(*policy.Model) T) T {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -22,16 +22,17 @@ type PodLinks interface {
 	Changed() <-chan struct{}
 }
 
-// links are the pods' links where another plugin connects the pods. By them is closed what
-// isolated pods send and get besides their own addresses (ruleset.Links): in the policies' table,
-// and in one of family bridge.
+// links are the pods' links where another plugin connects the pods. What isolated pods send and get
+// by other addresses than their own is closed by their links (ruleset.Links), in the policies' table
+// and in a table of family bridge.
 type links struct {
 	finder PodLinks
 	// moved holds a token when the links may have changed.
 	moved chan struct{}
 
-	// What follows is for the loop's goroutine alone. locals are the node's addresses, and found
-	// where they are; one that was not found is there too, as nowhere. now is what comes of both.
+	// What follows is for the loop's goroutine alone. locals are the addresses of the node's
+	// containers. found says where they are; for an address that was looked for and not found it
+	// has an empty entry. now follows from both.
 	locals *policy.Locals
 	found  map[netip.Addr]node.PodLink
 	now    ruleset.Links
@@ -52,7 +53,7 @@ func (l *links) maybeMoved() <-chan struct{} {
 	return l.moved
 }
 
-// into puts the links into a table that was built anew from an intent, so that none of what they
+// into puts the links into a table that was built anew from an intent, so that nothing that they
 // close is open in between.
 func (l *links) into(table *ruleset.Table, in policy.Intent) error {
 	if l == nil {
@@ -66,7 +67,7 @@ func (l *links) into(table *ruleset.Table, in policy.Intent) error {
 	return nil
 }
 
-// follow takes in what was committed. What was built anew, into has had already.
+// follow takes in what was committed. If the table was built anew, into has done so already.
 func (l *links) follow(c Committed) {
 	if c.Intent == nil {
 		l.locals.Apply(c.Delta)
@@ -107,8 +108,8 @@ func (l *links) find(addrs []netip.Addr) error {
 	return nil
 }
 
-// findAgain looks anew where all addresses are, for the commit that follows.
-func (l *links) findAgain() error { return l.find(slices.Collect(maps.Keys(l.found))) }
+// findAll looks where all addresses are, also those found before, for the commit that follows.
+func (l *links) findAll() error { return l.find(slices.Collect(maps.Keys(l.found))) }
 
 // linksPart is the part of the policies' table that is about the links.
 type linksPart struct {
@@ -126,8 +127,8 @@ func (p *linksPart) plan(bool) (plan nft.Plan, err error) {
 	return plan, nil
 }
 
-// frames is the content of the table of family bridge that is about the links. It comes after
-// linksPart, which has looked where they are.
+// frames is the content of the table of family bridge that is about the links. It is planned after
+// linksPart, which has looked where the links are.
 type frames struct {
 	links     *links
 	fragments ruleset.FragmentMemory
@@ -148,7 +149,7 @@ func (f *frames) plan(anew bool) (nft.Plan, error) {
 	return f.table.UpdateLinks(f.links.now), nil
 }
 
-// linksOf says which links are to be closed: those of which it is not known that all their
+// linksOf says which links are to be closed: all but those of which it is known that all their
 // pods are open.
 func linksOf(locals []policy.LocalAddr, found map[netip.Addr]node.PodLink) ruleset.Links {
 	closed := map[string][2]bool{}
@@ -201,12 +202,12 @@ func linksOf(locals []policy.LocalAddr, found map[netip.Addr]node.PodLink) rules
 const (
 	// linksRetry is how often the links are looked for without news.
 	linksRetry = time.Minute
-	// linksPause is how long news are waited for that follow each other.
+	// linksPause is how long to wait after news, as more may follow.
 	linksPause = 200 * time.Millisecond
 )
 
-// watch has the links looked for again when they may have changed, until ctx is done: by
-// a commit, whose goroutine has what was found.
+// watch has the links looked for again when they may have changed, until ctx is done. It only
+// leaves a token in moved: the loop looks, as what was found is for its goroutine alone.
 func (l *links) watch(ctx context.Context) {
 	for {
 		select {

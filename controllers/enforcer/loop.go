@@ -27,20 +27,20 @@ type loop struct {
 	// policies is the table that judges packets, and trust what is known of it in the kernel.
 	policies *sharedTable
 	trust    trust
-	// beside are the tables that follow it, in order.
+	// beside are the tables that are committed after it, in this order.
 	beside []*table
 
 	repairs repairs
 	// untried are the policies that are quarantined although it is not known yet whether the
 	// kernel refuses them: the last search ran out of time.
 	untried []policy.Key
-	// replaced: the last commit has replaced the policies' table.
+	// replaced says that the last commit has replaced the policies' table.
 	replaced bool
-	// staging: after the last batch, more waits to be committed.
+	// staging says that after the last batch more waits to be committed.
 	staging bool
 }
 
-// newLoop returns a loop. A third table beside the policies' is one entry more in its list.
+// newLoop returns a loop. Another table beside the policies' table needs one more entry in beside.
 func newLoop(kernel Kernel, o Options, in *inbox, policies *sharedTable, flows *judge, links *links) *loop {
 	l := &loop{
 		kernel: kernel, options: o.Ruleset, inbox: in, watch: o.Watch, flows: flows, links: links, report: o.Report,
@@ -57,8 +57,8 @@ func newLoop(kernel Kernel, o Options, in *inbox, policies *sharedTable, flows *
 	return l
 }
 
-// budgetRetry is how often it is tried whether there is room for policies for which a budget
-// has none.
+// budgetRetry is how often policies for which a budget had no room are tried again, as there may
+// be room by now.
 const budgetRetry = 5 * time.Minute
 
 // run commits until ctx is done.
@@ -101,14 +101,14 @@ func (l *loop) run(ctx context.Context) error {
 		if more = nil; err == nil {
 			backoff = newBackoff()
 			if l.staging {
-				// Twice as long as this has taken is left to others, and the processor: what
-				// waits is somebody's who has written very much.
+				// For twice as long as this commit has taken, the commits and the processor are
+				// left to others: what waits belongs to somebody who has written very much.
 				more = time.After(2 * time.Since(began))
 			}
 			continue
 		}
-		// What changes meanwhile does not shorten the wait: it would be refused
-		// along with the rest. But who has changed the table may be why.
+		// Changes that are fed meanwhile do not shorten the wait: they would be refused along
+		// with the rest. Tampering does, as it may be why the commit has failed.
 		delay := backoff.Step()
 		l.report(Failed{Err: err, RetryAfter: delay})
 		select {
@@ -121,8 +121,8 @@ func (l *loop) run(ctx context.Context) error {
 	}
 }
 
-// newBackoff waits 50 ms after a first failed commit, and up to 5 s after more:
-// a pod that starts waits as long.
+// newBackoff waits 50 ms after a first failed commit, and up to 5 s after further ones. A pod that
+// starts has to wait as long.
 func newBackoff() wait.Backoff {
 	return wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 8, Cap: 5 * time.Second}
 }
@@ -162,13 +162,13 @@ func (l *loop) commit() error {
 // policies that are to blame. It returns how many times changes had been fed that are in the
 // kernel then.
 func (l *loop) commitPolicies() (fed uint64, err error) {
-	var first error // of a table that was not built anew
+	var first error // the refusal of a plan for a table that was not built anew
 	for {
 		began := time.Now()
 		anew := l.trust == unknown
 		b, plan, affected, err := l.plan()
 		if err != nil {
-			return 0, err
+			return 0, errors.Join(err, first)
 		}
 		if !plan.Empty() {
 			err = l.kernel.Apply(plan)
@@ -196,8 +196,8 @@ func (l *loop) commitPolicies() (fed uint64, err error) {
 	}
 }
 
-// committed notes that the kernel holds the policies' table, and has all follow that depends on
-// it.
+// committed notes that the kernel holds the policies' table, and tells all that depends on this
+// table.
 func (l *loop) committed(b batch, plan nft.Plan, affected map[netip.Addr]bool, took time.Duration) {
 	l.trust, l.replaced = known, plan.Replace
 	c := Committed{Intent: b.Intent, Delta: b.Delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
@@ -213,11 +213,11 @@ func (l *loop) committed(b batch, plan nft.Plan, affected map[netip.Addr]bool, t
 	l.report(c)
 }
 
-// plan takes a batch out of the inbox, and works out what it takes in the kernel: all of the
-// table if what the kernel holds is not known. What somebody else has undone is done again from
-// the table as it should be; after a failure the table is built anew too, which takes as long
-// again. It also returns the addresses whose flows the plan may concern, nil for all (see
-// ruleset.Table.Affected).
+// plan takes a batch out of the inbox, and works out what has to change in the kernel for it. If it
+// is not known what the kernel holds, as after a failure, the table is built anew and replaces the
+// kernel's. If somebody else has changed the kernel's table, the table as it should be replaces it,
+// without being built anew, which would take as long again. plan also returns the addresses whose
+// flows the change may concern, nil for all (see ruleset.Table.Affected).
 func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err error) {
 	if l.trust == unknown {
 		b = l.inbox.takeAll()
@@ -250,9 +250,9 @@ func (l *loop) took(b batch) {
 	}
 }
 
-// lookForLinks looks anew where the pods' links are, for the commit that follows.
+// lookForLinks finds out again where the pods' links are, for the commit that follows.
 func (l *loop) lookForLinks() {
-	if err := l.links.findAgain(); err != nil {
+	if err := l.links.findAll(); err != nil {
 		l.report(Troubled{What: "Cannot look after the pods' links; what was found before stays closed", Err: err, RetryAfter: linksRetry})
 	}
 }

@@ -29,10 +29,11 @@ type Transacted struct {
 }
 
 // Committed says that the policies' table in the kernel is as the model was at one moment. Each
-// follows the one before: by the deltas, or anew from the intent, one knows what is in force.
+// follows the one before. So whoever applies the deltas, and begins anew with each intent, knows
+// what is in force.
 type Committed struct {
-	// Intent is all that is enforced, where the table was built anew; else nil, and Delta is
-	// what has changed.
+	// Intent is all that is enforced, if the table was built anew. Otherwise it is nil, and Delta
+	// is what has changed.
 	Intent *policy.Intent
 	Delta  policy.Delta
 	// Operations is how many changes the kernel has made; 0 where none were necessary.
@@ -40,8 +41,9 @@ type Committed struct {
 	// Replaced: the table was replaced, because it was built anew, or because somebody else had
 	// changed it.
 	Replaced bool
-	// Elements are the table's in all sets and maps, and RefusedAddrs the addresses of this node
-	// and its ranges that other nodes' pods show; both only where the table was replaced.
+	// Elements is how many elements all sets and maps of the table have. RefusedAddrs are the
+	// addresses of this node and its ranges that other nodes' pods show. Both are set only if the
+	// table was replaced.
 	Elements     int
 	RefusedAddrs []netip.Addr
 	Took         time.Duration
@@ -63,8 +65,8 @@ type Failed struct {
 	RetryAfter time.Duration
 }
 
-// Mismatched says that the kernel has refused a change with Err, but taken the whole table: it
-// was not as podfence had left it.
+// Mismatched says that the kernel has refused a change with Err, but then has taken the whole table
+// anew: the table was not as podfence had left it.
 type Mismatched struct{ Err error }
 
 // Quarantined says of which policies the kernel refuses the rules. They allow nothing until they
@@ -73,8 +75,8 @@ type Quarantined struct {
 	// Refused are those policies, in order, and Err what the kernel says of the first.
 	Refused []policy.Key
 	Err     error
-	// Untried are policies that are quarantined until there was time to try them, and Released
-	// those that no longer are.
+	// Untried are policies that are quarantined until there is time to try them. Released are
+	// those that are quarantined no longer.
 	Untried, Released []policy.Key
 	// Trials is how many transactions it took to find out.
 	Trials int
@@ -85,8 +87,8 @@ type Quarantined struct {
 // changed since.
 type OverBudget struct{ Quarantined, Released []policy.Key }
 
-// Tampered says that somebody else has changed a table, which is repaired after a pause: at once
-// at first, later less and less often (see repairs.go).
+// Tampered says that somebody else has changed a table. It is repaired after Pause, which is zero
+// at first, and longer and longer in a fight (see repairs.go).
 type Tampered struct {
 	nft.Tampering
 	// InARow is how many times that has happened without a quiet time between.
@@ -97,11 +99,11 @@ type Tampered struct {
 // Repaired says that the tables are again as they should be, After the tampering was noticed.
 type Repaired struct{ After time.Duration }
 
-// Revoked says what has become of established flows that were judged anew.
+// Revoked says what has become of established flows that were judged again.
 type Revoked struct {
 	// Revoked flows are cut, Restored ones go on again.
 	Revoked, Restored int
-	// Denied says by whom flows are denied that were not so before, the most frequent first.
+	// Denied says by whom flows are denied that were not denied before, the most frequent first.
 	Denied []Denial
 }
 
@@ -116,6 +118,8 @@ type Troubled struct {
 	// What was to be done, as in "Cannot judge all established flows; trying again".
 	What string
 	Err  error
+	// Addresses is how many addresses it is about; zero: that does not count.
+	Addresses int
 	// RetryAfter is when it is tried again; zero: soon.
 	RetryAfter time.Duration
 }

@@ -15,7 +15,7 @@ import (
 const (
 	// searchTime is how long a search may keep all else waiting.
 	searchTime = 5 * time.Second
-	// searchPause is how long after a search that was not finished it goes on.
+	// searchPause is how long after an unfinished search the next one goes on with it.
 	searchPause = 5 * time.Second
 )
 
@@ -41,7 +41,7 @@ func (l *loop) resumeSearch() error {
 // builds the table anew.
 func (l *loop) searchAmong(suspects func(policy.Intent) []policy.Key) (found bool, err error) {
 	began := time.Now()
-	l.trust = unknown // the intent takes the changes along
+	l.trust = unknown // the intent takes the changes out of the model: no delta will have them
 	released := l.untried
 	intent := l.inbox.release(released)
 	l.untried = nil
@@ -78,8 +78,8 @@ func (l *loop) searchAmong(suspects func(policy.Intent) []policy.Key) (found boo
 	return len(reasons) > 0, nil
 }
 
-// stillIn returns those of the keys whose policies the intent still has: others may have been
-// deleted since the search before.
+// stillIn returns the keys whose policies the intent still has. Other policies may have been deleted
+// since the last search.
 func stillIn(in policy.Intent, keys []policy.Key) []policy.Key {
 	return slices.DeleteFunc(slices.Clone(keys), func(key policy.Key) bool {
 		_, has := in.Policies[key]
@@ -89,7 +89,8 @@ func stillIn(in policy.Intent, keys []policy.Key) []policy.Key {
 
 func compareKey(a, b policy.Key) int { return strings.Compare(a.String(), b.String()) }
 
-// refused reports whether an error is of a table that the kernel will not have.
+// refused reports whether an error says that the kernel refuses the table, and not that something
+// else has failed.
 func refused(err error) bool {
 	var refusal *nft.Refusal
 	return errors.As(err, &refusal)

@@ -32,12 +32,12 @@ const (
 // and less often. Two programs that each undo the other as fast as they can would take all of the
 // node, and neither would win. The zero value has seen nothing yet.
 type Repairs struct {
-	inARow int       // without a quiet time between
-	last   time.Time // tampering
+	inARow int       // how many times there was tampering without a quiet time between
+	last   time.Time // when there was tampering last
 	pause  wait.Backoff
 }
 
-// Next is how long to wait before the repair of what was noticed now.
+// Next returns how long to wait before repairing what was noticed now.
 func (r *Repairs) Next(now time.Time) time.Duration {
 	if now.Sub(r.last) >= quietTime {
 		r.inARow, r.pause = 0, newBackoff()
@@ -52,11 +52,11 @@ func (r *Repairs) Next(now time.Time) time.Duration {
 // repairs are those of the tables.
 type repairs struct {
 	Repairs
-	// noticed is since when there is something to repair; zero: there is nothing.
+	// noticed is when what is to be repaired was noticed first; zero: there is nothing to repair.
 	noticed time.Time
 }
 
-// begin notes that there is something to repair, and returns how long to wait before.
+// begin notes that there is something to repair, and returns how long to wait before repairing it.
 func (r *repairs) begin(now time.Time) time.Duration {
 	if r.noticed.IsZero() {
 		r.noticed = now
@@ -72,7 +72,7 @@ func (r *repairs) done(report func(Outcome)) {
 	}
 }
 
-// tampered is the watch's channel; without a watch it says nothing.
+// tampered is the watch's channel. Without a watch it is one that never has a token.
 func (l *loop) tampered() <-chan struct{} {
 	if l.watch == nil {
 		return nil
@@ -80,13 +80,13 @@ func (l *loop) tampered() <-chan struct{} {
 	return l.watch.Tampered()
 }
 
-// notice looks whether somebody else has changed the tables. Then the next commit replaces
-// them; in a fight it waits before. What others change meanwhile is repaired along with it, and
-// what the sources change waits too: it would be undone with the rest.
+// notice looks whether somebody else has changed the tables. If so, the next commit replaces them,
+// and in a fight notice first waits. What others change during that wait is repaired by the same
+// commit. What the sources change waits as well, because it would be undone with the rest.
 func (l *loop) notice(ctx context.Context) error {
 	noticed, err := l.takeTampering()
 	if err != nil || noticed == nil || l.policies.get() == nil {
-		return err // before the first commit, the table is no business of this agent's
+		return err // before the first commit, the tables are not this agent's to repair
 	}
 	now := time.Now()
 	pause := l.repairs.begin(now)
@@ -106,8 +106,8 @@ func (l *loop) notice(ctx context.Context) error {
 	return err
 }
 
-// takeTampering trusts the kernel's tables no more if somebody else has changed them, and returns
-// the last change.
+// takeTampering notes if somebody else has changed the kernel's tables, which are no longer trusted
+// then, and returns the last such change; nil: there was none.
 func (l *loop) takeTampering() (*nft.Tampering, error) {
 	if l.watch == nil {
 		return nil, nil

@@ -11,13 +11,14 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// judged is what a flow is judged by; flows between the same two, to the same port, are one.
+// judged is what a flow is judged by. Flows between the same two addresses to the same port count
+// as one.
 type judged struct {
 	hook   nft.HookPoint
 	packet policy.Packet
 }
 
-// denials are flows that were found denied, as many as are remembered, and the addresses at
+// denials are flows that were found denied, at most as many as remembered, and the addresses at
 // their ends.
 type denials struct {
 	flows map[judged]struct{}
@@ -40,17 +41,18 @@ func (d *denials) add(more *denials) {
 	maps.Copy(d.ends, more.ends)
 }
 
-// mayBeOf reports whether one of them may have an address at an end.
+// mayBeOf reports whether a denied flow may have the address at one of its ends.
 func (d *denials) mayBeOf(addr netip.Addr) bool {
 	_, is := d.ends[addr]
 	return is || len(d.flows) >= remembered
 }
 
-// revocations tell what a round of judging has cut from what was cut before.
+// revocations tell apart what a round of judging has cut and what was cut before.
 type revocations struct {
 	mu sync.Mutex
-	// before and now are what the last round of all flows and this one have found denied,
-	// and what rounds of some did meanwhile. rounds is how many rounds of all have begun.
+	// before is what the last round of all flows has found denied, and now what this one has. Both
+	// also have what partial rounds have found meanwhile. rounds is how many rounds of all flows
+	// have begun.
 	before, now *denials
 	rounds      int
 }
@@ -67,7 +69,8 @@ func (r *revocations) round(passes func(nft.HookPoint, policy.Packet) bool) func
 	return r.noting(now, passes)
 }
 
-// partialRound begins a round of some flows beside, and returns its judge, and its why.
+// partialRound begins a round of some flows beside those of all. It returns the round's judge, and
+// its why.
 func (r *revocations) partialRound(passes func(nft.HookPoint, policy.Packet) bool) (
 	judge func(nft.HookPoint, policy.Packet) bool, why func(denied func(nft.HookPoint, policy.Packet) string) []Denial,
 ) {
@@ -95,34 +98,34 @@ func (r *revocations) noting(cut *denials, passes func(nft.HookPoint, policy.Pac
 	}
 }
 
-// mayBeOf reports whether a flow that is cut may have an address at an end. Who asks while
-// some are judged hears nothing of those. Of what an earlier agent has cut, the first round of
-// all flows knows when it has ended.
+// mayBeOf reports whether a flow that is cut may have the address at one of its ends. It does not
+// know yet what a partial round under way has found denied. It knows what an earlier agent has cut
+// only when the first round of all flows has ended, and reports true until then.
 func (r *revocations) mayBeOf(addr netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.rounds < 2 || r.before.mayBeOf(addr) || r.now.mayBeOf(addr)
 }
 
-// remembered is how many flows of a round are: one pod may have hundreds of thousands cut,
-// and the log names ten reasons.
+// remembered is how many denied flows of a round are remembered at most. A pod may have hundreds of
+// thousands of flows cut, and the log names ten reasons.
 const remembered = 10_000
 
-// why says which pods and policies have cut the flows of the round that were not cut in the
-// one before, most frequent first.
+// why says which pods and policies have cut those flows of the round that were not cut in the round
+// before, the most frequent first.
 func (r *revocations) why(denied func(nft.HookPoint, policy.Packet) string) []Denial {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return denialsOf(r.now, denied, r.before)
 }
 
-// denialsOf says why flows are cut that were not so before.
+// denialsOf says why flows are cut that were not cut before.
 func denialsOf(cut *denials, denied func(nft.HookPoint, policy.Packet) string, before ...*denials) (all []Denial) {
 	flows := map[string]int{}
 	for flow := range cut.flows {
 		was := slices.ContainsFunc(before, func(known *denials) bool { _, is := known.flows[flow]; return is })
 		if !was {
-			// It is told from the table as it is by now, which may let the flow pass again.
+			// The reason is read from the table as it is by now, which may let the flow pass again.
 			flows[cmp.Or(denied(flow.hook, flow.packet), "by what has changed since")]++
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// search finds the policies for which the kernel refuses a table, by trials that
-// come to nothing: tables in which some of the policies are closed.
+// search finds the policies for which the kernel refuses a table. It does so by trials, which change
+// nothing in the kernel: tables in which some of the policies are closed.
 type search struct {
 	intent  policy.Intent
 	options ruleset.Options
@@ -28,27 +28,25 @@ func newSearch(intent policy.Intent, options ruleset.Options, check func(nft.Pla
 	return &search{intent: intent, options: options, check: check, until: until}
 }
 
-// found is what a search has come to. What is in neither list, the kernel takes,
-// all together.
+// found is the result of a search. The kernel takes all policies together that are in neither list.
 type found struct {
-	// Nobody: no policy is to blame. The kernel says this of the table with all of
-	// them closed.
+	// Nobody is what the kernel says of the table with all suspects closed, if it refuses that too:
+	// then no policy is to blame.
 	Nobody error
 	// Refused are the policies that are to blame, with what the kernel says.
 	Refused map[policy.Key]error
-	// Untried are those that there was no time for.
+	// Untried are the policies that there was no time to try.
 	Untried []policy.Key
 }
 
-// among searches the policies that may be to blame; all others are taken to be in
-// order. With an error, a trial has failed for another reason than a refusal, and
+// among searches the suspects, which are the policies that may be to blame. It takes all others to
+// be in order. If it returns an error, a trial has failed for another reason than a refusal, and
 // nothing is known.
 //
-// What the kernel says often names the policy, and one trial shows that the rest is
-// in order. Else the group that it refuses is halved, and each half tried: of n
-// policies, k are found in the order of k log n trials. A group is tried beside
-// those that are in order already. So if only two together are refused, it is the
-// later one that is blamed.
+// What the kernel says often names the policy, and then one trial shows that the others are in
+// order. Otherwise the group that it refuses is halved, and each half is tried: of n policies, k are
+// found in the order of k log n trials. A group is tried together with the policies that are in
+// order already. So if two policies are refused only together, the later one is blamed.
 func (s *search) among(suspects []policy.Key) (f found, err error) {
 	f.Refused = map[policy.Key]error{}
 	closed := map[policy.Key]struct{}{}
@@ -98,7 +96,7 @@ func (s *search) among(suspects []policy.Key) (f found, err error) {
 	return f, nil
 }
 
-// split takes those that are named out of a group.
+// split divides a group into those that are named and the others.
 func split(group, named []policy.Key) (in, out []policy.Key) {
 	for _, key := range group {
 		if slices.Contains(named, key) {
@@ -110,8 +108,9 @@ func split(group, named []policy.Key) (in, out []policy.Key) {
 	return in, out
 }
 
-// try has the kernel check the table with some policies closed. It returns the
-// refusal, if it is one, and the policies that this names; or another error.
+// try has the kernel check the table with some policies closed. If the kernel refuses it, try
+// returns the refusal and the policies that it names. If the check fails otherwise, it returns an
+// error.
 func (s *search) try(closed map[policy.Key]struct{}) (named []policy.Key, refused, err error) {
 	s.Trials++
 	in := s.intent.Quarantine(closed)

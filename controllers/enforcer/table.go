@@ -14,7 +14,7 @@ type trust uint8
 
 const (
 	// unknown: the kernel may hold anything, as before the first commit and after one that has
-	// failed. The table is built anew, from all that is to be enforced.
+	// failed. The table is built anew from all that is to be enforced.
 	unknown trust = iota
 	// undone: somebody else has changed the kernel's table. What it should hold is known, and
 	// replaces it.
@@ -23,15 +23,15 @@ const (
 	known
 )
 
-// table is a table, or a part of one, that follows the policies' table: the loop commits it right
-// after that.
+// table is a table, or a part of one, that the loop commits right after the policies' table and
+// that follows from what was committed there.
 type table struct {
-	// name says in errors which it is.
+	// name is what errors call it.
 	name   string
 	kernel Kernel
 	content
 	trust trust
-	// within is the table that it is a part of; nil: it is one of its own.
+	// within is what is known of the table that this is a part of; nil: it is a table of its own.
 	within *trust
 }
 
@@ -39,19 +39,19 @@ type table struct {
 type content interface {
 	// follow takes in what was committed to the policies' table.
 	follow(Committed)
-	// plan returns what it takes in a kernel that holds what the last plan has made: all of the
-	// table if anew, or else what has changed since.
+	// plan returns all of the table if anew, for a kernel that may hold anything. Otherwise it
+	// returns what has changed since the last plan, for a kernel that holds what that one made.
 	plan(anew bool) (nft.Plan, error)
 }
 
-// newTable returns a table of which the kernel may hold anything; within is what is known of the
-// table that it is a part of, nil: it is one of its own.
+// newTable returns a table of which the kernel may hold anything. within is what is known of the
+// table that it is a part of; nil: it is a table of its own.
 func newTable(name string, kernel Kernel, c content, within *trust) *table {
 	return &table{name: name, kernel: kernel, content: c, within: within}
 }
 
-// distrust trusts the kernel to hold the table no more than so far.
-func (t *table) distrust(so trust) { t.trust = min(t.trust, so) }
+// distrust lowers what is known of the table in the kernel, if more was known.
+func (t *table) distrust(to trust) { t.trust = min(t.trust, to) }
 
 // commit brings the table up to date in one transaction.
 func (t *table) commit() error {
@@ -73,14 +73,14 @@ func (t *table) commit() error {
 	return nil
 }
 
-// sharedTable is the policies' table as the kernel holds it, or will once it takes it. The loop
-// changes it; who judges flows asks it.
+// sharedTable is the policies' table as the kernel holds it, or will hold it once it takes the plan
+// under way. The loop changes it, and those who judge flows ask it.
 type sharedTable struct {
 	mu    sync.RWMutex
 	table *ruleset.Table // nil before the first commit
 }
 
-// put has another table in its place.
+// put replaces the table by another.
 func (s *sharedTable) put(t *ruleset.Table) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,11 +94,12 @@ func (s *sharedTable) change(f func(*ruleset.Table)) {
 	f(s.table)
 }
 
-// get returns the table for the loop, which alone changes it.
+// get returns the table. It is for the loop, which alone changes the table and so needs no lock to
+// read it.
 func (s *sharedTable) get() *ruleset.Table { return s.table }
 
-// passes reports whether the table lets a new connection pass. Without a table
-// nothing is known, and nothing is cut.
+// passes reports whether the table lets a new connection pass. While there is no table, nothing
+// is known, and nothing is cut.
 func (s *sharedTable) passes(hook nft.HookPoint, p policy.Packet) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -33,8 +33,8 @@ func (e *Enforcer) Contested(a policy.Attachment) []netip.Addr {
 }
 
 // NotBehind are the addresses of this node's pods that are not at an interface of which attached
-// says that the CNI plugin has connected it, and those that another container may have as well,
-// in order.
+// says that the CNI plugin has connected it, and those that another container may have as well.
+// They are in order.
 func (e *Enforcer) NotBehind(attached func(policy.Attachment) bool) []netip.Addr {
 	return ask(e.inbox, func(m *policy.Model) []netip.Addr { return m.NotBehind(attached) })
 }
@@ -42,7 +42,7 @@ func (e *Enforcer) NotBehind(attached func(policy.Attachment) bool) []netip.Addr
 // Nodes are all nodes that are known, in no order.
 func (e *Enforcer) Nodes() []policy.Node { return ask(e.inbox, (*policy.Model).Nodes) }
 
-// Problems say why a policy is quarantined; none if it is not.
+// Problems say why a policy is quarantined; there are none if it is not.
 func (e *Enforcer) Problems(key policy.Key) []policy.Problem {
 	return ask(e.inbox, func(m *policy.Model) []policy.Problem { return m.Problems(key) })
 }
@@ -50,7 +50,7 @@ func (e *Enforcer) Problems(key policy.Key) []policy.Problem {
 // Counts counts what the node enforces.
 func (e *Enforcer) Counts() policy.Counts { return ask(e.inbox, (*policy.Model).Counts) }
 
-// Most are the n namespaces whose policies take most of the node, the first of all first.
+// Most are the n namespaces whose policies take most of the node, the one that takes most first.
 func (e *Enforcer) Most(n int) []policy.Taken {
 	return ask(e.inbox, func(m *policy.Model) []policy.Taken { return m.Most(n) })
 }

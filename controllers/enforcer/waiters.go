@@ -20,20 +20,21 @@ func newWaiters() waiters {
 
 // commitWaiter waits until what was fed is in the kernel.
 type commitWaiter struct {
-	// need is how many times changes were fed, and scope what of them is waited for where it is
-	// handed out bit by bit.
+	// need is what inbox.fed was when it began to wait. scope says for what it waits of that which
+	// is handed out bit by bit.
 	need  uint64
 	scope scope
-	// taken: once the last batch is in the kernel, all that is waited for is.
+	// taken says that all that it waits for is in the kernel as soon as the last batch is.
 	taken bool
-	// Done is closed when it is.
+	// Done is closed when all of it is in the kernel.
 	Done chan struct{}
 }
 
-// scope is what somebody waits for of what is handed out bit by bit.
+// scope says for which part somebody waits of what is handed out bit by bit.
 type scope struct {
-	// everything, or else what packets of a namespace's pods meet, and whether the addresses
-	// are still peers of whom they are no more. Without a namespace it is nothing.
+	// everything is all of it. Otherwise, with a namespace, it is what packets of the namespace's
+	// pods meet, and that the addresses cease to be peers where they are none any more. Without a
+	// namespace it is nothing.
 	everything bool
 	namespace  string
 	addrs      []netip.Addr
@@ -57,13 +58,13 @@ func (s scope) waits(m *policy.Model) bool {
 	return false
 }
 
-// forCommit adds one who waits for what was fed so often. The last batch, with what was fed
-// planned times, may be on its way into the kernel.
+// forCommit adds a waiter for what had been fed when inbox.fed was need. planned is inbox.planned:
+// the last batch may be on its way into the kernel.
 func (w *waiters) forCommit(need, planned uint64, s scope, m *policy.Model) *commitWaiter {
-	one := &commitWaiter{need: need, scope: s, Done: make(chan struct{})}
-	one.note(planned, m)
-	w.commits[one] = struct{}{}
-	return one
+	waiter := &commitWaiter{need: need, scope: s, Done: make(chan struct{})}
+	waiter.note(planned, m)
+	w.commits[waiter] = struct{}{}
+	return waiter
 }
 
 // note notes whether what a waiter waits for is all in the last batch. The model must be as that
@@ -74,59 +75,60 @@ func (c *commitWaiter) note(planned uint64, m *policy.Model) {
 
 // taken notes a batch, before more is fed.
 func (w *waiters) taken(planned uint64, m *policy.Model) {
-	for one := range w.commits {
-		one.note(planned, m)
+	for waiter := range w.commits {
+		waiter.note(planned, m)
 	}
 }
 
-// settled tells those who wait for what the last batch had, which is in the kernel now.
+// settled tells those who waited for no more than what the last batch had, which is in the kernel
+// now.
 func (w *waiters) settled() {
-	for one := range w.commits {
-		if one.taken {
-			close(one.Done)
-			delete(w.commits, one)
+	for waiter := range w.commits {
+		if waiter.taken {
+			close(waiter.Done)
+			delete(w.commits, waiter)
 		}
 	}
 }
 
-func (w *waiters) forgetCommit(one *commitWaiter) { delete(w.commits, one) }
+func (w *waiters) forgetCommit(waiter *commitWaiter) { delete(w.commits, waiter) }
 
 // podWaiter waits until the pod of an attachment is known.
 type podWaiter struct {
 	attachment policy.Attachment
-	// Known gets the pod's UID, or nothing more if the attachment is gone.
+	// Known gets the pod's UID, and is closed. If the attachment is gone, it is closed without one.
 	Known chan types.UID
 }
 
-// forPod adds one who waits for the pod of an attachment.
+// forPod adds a waiter for the pod of an attachment.
 func (w *waiters) forPod(a policy.Attachment) *podWaiter {
-	one := &podWaiter{attachment: a, Known: make(chan types.UID, 1)}
+	waiter := &podWaiter{attachment: a, Known: make(chan types.UID, 1)}
 	if w.pods[a.Key()] == nil {
 		w.pods[a.Key()] = map[*podWaiter]struct{}{}
 	}
-	w.pods[a.Key()][one] = struct{}{}
-	return one
+	w.pods[a.Key()][waiter] = struct{}{}
+	return waiter
 }
 
 // fed tells those whose pod has become known by what was fed, or whose attachment has gone.
 func (w *waiters) fed(m *policy.Model) {
 	for _, key := range m.ChangedAttached() {
-		for one := range w.pods[key] {
-			uid, known := m.Attached(one.attachment)
+		for waiter := range w.pods[key] {
+			uid, known := m.Attached(waiter.attachment)
 			if known {
-				one.Known <- uid
+				waiter.Known <- uid
 			}
 			if gone := !m.Has(key); known || gone {
-				close(one.Known)
-				w.forgetPod(one)
+				close(waiter.Known)
+				w.forgetPod(waiter)
 			}
 		}
 	}
 }
 
-func (w *waiters) forgetPod(one *podWaiter) {
-	key := one.attachment.Key()
-	if delete(w.pods[key], one); len(w.pods[key]) == 0 {
+func (w *waiters) forgetPod(waiter *podWaiter) {
+	key := waiter.attachment.Key()
+	if delete(w.pods[key], waiter); len(w.pods[key]) == 0 {
 		delete(w.pods, key)
 	}
 }

@@ -94,7 +94,7 @@ func emptyItem(path *field.Path) *field.Error { return field.Required(path, "the
 func (c *checker) members(n *node, path *field.Path, found finding, each func(member)) {
 	first := make(map[string]int, len(n.members))
 	for _, m := range n.members {
-		if line, again := first[m.name]; again {
+		if line, duplicate := first[m.name]; duplicate {
 			found(m.line, path.Child(m.name), fmt.Errorf("duplicate field, first on line %d", line))
 		} else {
 			first[m.name] = m.line

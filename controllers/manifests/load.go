@@ -36,8 +36,8 @@ func Load(path string) (policy.Snapshot, error) {
 	return policy.Snapshot{}, &Error{File: path, Err: errors.New("changes while it is read, again and again")}
 }
 
-// attempts is how often Load reads a mount that changes meanwhile. Once is
-// rare: the kubelet updates mounts about once a minute.
+// attempts is how often Load reads a mount that changes while it is read. That is rare even once: the
+// kubelet updates mounts about once a minute.
 const attempts = 5
 
 // mounted returns which version of a ConfigMap a folder has, or "".
@@ -135,10 +135,10 @@ func (r *reader) part(file string, p part) *syntaxError {
 // maxTree bounds what is read whole after it could not be read in parts, for its memory.
 const maxTree = 64 << 20
 
-// splitList reads a list whose items were taken out of it. With an error, it is to be
-// read whole, and what was read of it to be forgotten.
+// splitList reads a list whose items were taken out of it. If it returns an error, what was read of
+// the list has to be forgotten, and the list has to be read whole.
 func (r *reader) splitList(file string, l splitList) *syntaxError {
-	docs, err := documents(l.rest)
+	docs, err := documents(l.emptied)
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (r *reader) add(file string, n *node, kind string, obj metav1.Object) {
 	}
 	key := id{kind, obj.GetNamespace(), obj.GetName()}
 	here := place{file, n.lineOf("metadata.name")}
-	if first, again := r.places[key]; again {
+	if first, duplicate := r.places[key]; duplicate {
 		dup := field.Duplicate(field.NewPath("metadata", "name"), obj.GetName())
 		dup.Detail = fmt.Sprintf("the same object is at %s:%d", first.file, first.line)
 		r.found = append(r.found, &Error{File: file, Line: here.line, Object: describe(n, kind), Field: dup.Field, Err: dup})

@@ -59,8 +59,8 @@ type anyList struct {
 	Items           []json.RawMessage `json:"items"`
 }
 
-// document reads one document: an object or a list of them. The error is of an item that
-// is read later than the rest.
+// document reads one document: an object or a list of them. An error is about an item that was not
+// read with the document, but later.
 func (r *reader) document(file string, n *node) *syntaxError { return r.read(file, n, "") }
 
 // read reads an object or a list. An item of a PodList is a Pod though it does
@@ -119,15 +119,15 @@ func (r *reader) list(file string, n *node, kind, item string) *syntaxError {
 		return nil
 	}
 	for i, p := range items.later.items {
-		one, err := items.later.item(p)
+		node, err := items.later.item(p)
 		switch {
 		case err != nil:
 			return err
-		case one.kind == null:
+		case node.kind == null:
 			empty := emptyItem(field.NewPath("items").Index(i))
-			r.finds(file, kind)(one.line, field.NewPath("items").Index(i), empty)
+			r.finds(file, kind)(node.line, field.NewPath("items").Index(i), empty)
 		default:
-			if err := r.read(file, one, item); err != nil {
+			if err := r.read(file, node, item); err != nil {
 				return err
 			}
 		}

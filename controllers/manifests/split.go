@@ -8,18 +8,18 @@ import (
 	"iter"
 )
 
-// A tree takes some thirty times the memory of its text, and a dump of a cluster is one
-// document. So a file is read in parts, each gone before the next: its documents, and of
-// a list its items. Parts are found by looking at the beginnings of lines, which is enough
-// for what tools write; where it is not, the parts do not read, and the document is read
-// whole.
+// A tree takes some thirty times the memory of its text, and a dump of a cluster is one document. So
+// a file is read in parts, and the memory of each is free before the next is read: parts are the
+// documents of a file and the items of a list. Parts are found by looking at the beginnings of
+// lines, which is enough for what tools write. Where it is not enough, the parts cannot be read, and
+// the document is read whole.
 
 // part is a stretch of a file, with where its lines are.
 type part struct {
 	data []byte
 	// before is how many lines the file has before it.
 	before int
-	// After so many lines, if not zero, others were taken out.
+	// If cut is not zero, out lines were taken out of the part after its line cut.
 	cut, out int
 }
 
@@ -47,27 +47,27 @@ func documentParts(data []byte) iter.Seq[part] {
 		var (
 			begin  int  // of the part
 			before int  // lines before it
-			some   bool // it has more than comments and directives
+			filled bool // it has more than comments and directives
 		)
 		cut := func(end int) bool {
 			p := part{data: data[begin:end], before: before}
 			before += lineCount(p.data)
-			begin, some = end, false
+			begin, filled = end, false
 			return yield(p)
 		}
 		for at, line := range lines(data) {
 			switch {
 			case marks(line, "---"):
-				if some && !cut(at) {
+				if filled && !cut(at) {
 					return
 				}
-				some = true
+				filled = true
 			case marks(line, "..."):
 				if !cut(at + len(line)) {
 					return
 				}
 			case len(bytes.TrimSpace(line)) > 0 && line[0] != '#' && line[0] != '%':
-				some = true
+				filled = true
 			}
 		}
 		if begin < len(data) {
@@ -94,8 +94,8 @@ func lines(data []byte) iter.Seq2[int, []byte] {
 
 // marks reports whether a line is a document's marker.
 func marks(line []byte, marker string) bool {
-	rest, is := bytes.CutPrefix(line, []byte(marker))
-	return is && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
+	after, is := bytes.CutPrefix(line, []byte(marker))
+	return is && (len(after) == 0 || bytes.IndexByte([]byte(" \t\r\n"), after[0]) >= 0)
 }
 
 // jsonValues splits a file of JSON values, however many.
@@ -126,9 +126,9 @@ func jsonValues(data []byte) (iter.Seq[part], bool) {
 
 // splitList is a list whose items were taken out of it.
 type splitList struct {
-	// rest is the list with no items, and line where it has its empty brackets.
-	rest part
-	line int
+	// emptied is the list without items, and line is where it has its empty brackets.
+	emptied part
+	line    int
 	// items are the items; of YAML, each is a list of one.
 	items []part
 	yaml  bool
@@ -201,7 +201,7 @@ func splitYAMLItems(p part) (l splitList, ok bool) {
 	}
 	const none = "items: []\n"
 	head := append(bytes.Clone(p.data[:name]), none...)
-	l.rest = part{
+	l.emptied = part{
 		data: append(head, p.data[end:]...), before: p.before,
 		cut: lineCount(head), out: lineCount(p.data[name:end]) - 1,
 	}
@@ -254,7 +254,7 @@ func splitJSONItems(p part) (l splitList, ok bool) {
 		}
 		tail := bytes.TrimLeft(p.data[decoder.InputOffset():], " \t\r\n")
 		head := bytes.Clone(p.data[:begin])
-		l.rest = part{
+		l.emptied = part{
 			data: append(head, tail...), before: p.before,
 			cut: lineCount(head) + 1, out: lineCount(p.data[begin : len(p.data)-len(tail)]),
 		}

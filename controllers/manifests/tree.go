@@ -22,9 +22,8 @@ func (k kind) String() string {
 	return [...]string{"null", "a boolean", "a number", "a string", "a list", "an object"}[k]
 }
 
-// node is a JSON value that knows where it was written. Aliases and merge keys
-// are already replaced by what they stand for, which keeps its own lines: that
-// is where to mend it.
+// node is a JSON value that knows where it was written. Aliases and merge keys are already replaced
+// by what they stand for. That keeps its own lines, because there it has to be mended.
 type node struct {
 	kind kind
 	line int
@@ -115,11 +114,11 @@ func (n *node) lineOf(path string) int {
 // name that fits is tried.
 func (n *node) find(path string, line int) (int, int) {
 	best, left := line, len(path)
-	try := func(value *node, line int, rest string) {
+	try := func(value *node, line int, remaining string) {
 		if value.kind < list {
 			line = value.line // a scalar may be on a line after its name
 		}
-		if l, r := value.find(rest, line); r < left {
+		if l, r := value.find(remaining, line); r < left {
 			best, left = l, r
 		}
 	}
@@ -127,17 +126,17 @@ func (n *node) find(path string, line int) (int, int) {
 	case object:
 		for _, m := range n.members {
 			for _, step := range []string{"." + m.name, "[" + m.name + "]"} {
-				rest, ok := strings.CutPrefix(path, step)
-				if ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
-					try(m.value, m.line, rest)
+				remaining, ok := strings.CutPrefix(path, step)
+				if ok && (remaining == "" || remaining[0] == '.' || remaining[0] == '[') {
+					try(m.value, m.line, remaining)
 				}
 			}
 		}
 	case list:
-		digits, rest, ok := strings.Cut(strings.TrimPrefix(path, "["), "]")
+		digits, remaining, ok := strings.Cut(strings.TrimPrefix(path, "["), "]")
 		i, err := strconv.Atoi(digits)
 		if ok && err == nil && i >= 0 && i < len(n.items) {
-			try(n.items[i], n.items[i].line, rest)
+			try(n.items[i], n.items[i].line, remaining)
 		}
 	}
 	return best, left

@@ -26,10 +26,10 @@ import (
 // does better to write another file and rename it over.
 func Watch(ctx context.Context, path string, onChange func()) error {
 	w := watch{
-		path:  path,
-		quiet: 50 * time.Millisecond,
-		most:  time.Second,
-		again: 30 * time.Second,
+		path:   path,
+		quiet:  50 * time.Millisecond,
+		most:   time.Second,
+		period: 30 * time.Second,
 	}
 	return w.run(ctx, onChange)
 }
@@ -37,13 +37,13 @@ func Watch(ctx context.Context, path string, onChange func()) error {
 // watch is a Watch with its times.
 type watch struct {
 	path string
-	// quiet is how long nothing more must happen before a call: editors and
-	// ConfigMap mounts change a folder in several steps. most bounds the wait
-	// where something always happens.
+	// quiet is how long nothing more must happen before onChange is called, because editors and
+	// ConfigMap mounts change a folder in several steps. most bounds that wait where something
+	// happens all the time.
 	quiet, most time.Duration
-	// again is how often to look without having been told: folders on a
-	// network tell nothing, and a folder may come back that was gone.
-	again time.Duration
+	// period is how often to look without an event: there are none of folders on a network, and a
+	// folder that was gone may come back.
+	period time.Duration
 
 	notify *fsnotify.Watcher
 	// folders are the real paths of those that Load walks; watched has also
@@ -55,9 +55,9 @@ type watch struct {
 	seen map[string]stamp
 }
 
-// stamp is a file's, or has only the error that came instead. It differs when
-// the file has changed, unless that left its size and came within one tick of
-// the clock. It is for where no event says so.
+// stamp is what identifies a version of a file, or only the error that came instead. It differs when
+// the file has changed, unless the size is the same and the change came within one tick of the
+// clock. It is for changes of which there is no event.
 type stamp struct {
 	err      string
 	real     string
@@ -91,20 +91,20 @@ func (w *watch) run(ctx context.Context, onChange func()) (err error) {
 }
 
 func (w *watch) loop(ctx context.Context, onChange func()) {
-	again := time.NewTicker(w.again)
-	defer again.Stop()
+	periodic := time.NewTicker(w.period)
+	defer periodic.Stop()
 	due := time.NewTimer(w.most)
 	due.Stop()
 	defer due.Stop()
-	// since is when the first event came that nothing followed from yet; sure
-	// says that one of them is about a file or folder of ours.
+	// since is when the first of the events came that have led to nothing yet. concerned says that
+	// one of them is about a file or folder of ours.
 	var since time.Time
-	var sure bool
-	heard := func(ours bool) {
+	var concerned bool
+	note := func(ours bool) {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		sure = sure || ours
+		concerned = concerned || ours
 		due.Reset(min(w.quiet, w.most-time.Since(since)))
 	}
 	for {
@@ -112,16 +112,16 @@ func (w *watch) loop(ctx context.Context, onChange func()) {
 		case <-ctx.Done():
 			return
 		case event := <-w.notify.Events:
-			heard(w.concerns(event.Name))
+			note(w.concerns(event.Name))
 		case <-w.notify.Errors: // most likely that events were lost
-			heard(true)
-		case <-again.C:
-			heard(false)
+			note(true)
+		case <-periodic.C:
+			note(false)
 		case <-due.C:
-			before, tell := w.seen, sure
-			since, sure = time.Time{}, false
-			// Look before telling: Load then sees what came before the new
-			// watches. What cannot be watched is looked at again and again.
+			before, tell := w.seen, concerned
+			since, concerned = time.Time{}, false
+			// Look before calling onChange, so that Load sees what came before the new watches.
+			// What cannot be watched is looked at every period.
 			_ = w.look()
 			if tell || !maps.Equal(before, w.seen) {
 				onChange()
@@ -170,8 +170,8 @@ func (w *watch) look() error {
 	}
 	w.watched = watched
 	if len(w.folders) > 0 {
-		// What is around folders only tells sooner that one was replaced, and
-		// may be closed to us. A file has no other watch.
+		// The watch of what is around a folder only tells sooner that the folder was replaced, and
+		// it may not be permitted. A file has no other watch.
 		errs = errs[:inside]
 	}
 	return errors.Join(errs...)

@@ -44,7 +44,7 @@ func start(t *testing.T, w watch) *told {
 }
 
 func quick(path string) watch {
-	return watch{path: path, quiet: 20 * time.Millisecond, most: 200 * time.Millisecond, again: time.Hour}
+	return watch{path: path, quiet: 20 * time.Millisecond, most: 200 * time.Millisecond, period: time.Hour}
 }
 
 // nodesOf are the names of a folder's nodes, or "error".
@@ -245,7 +245,7 @@ func TestWatchLooksAgain(t *testing.T) {
 	dir := t.TempDir()
 	symlink(t, filepath.Join(now, "a.yaml"), filepath.Join(dir, "a.yaml"))
 	w := quick(dir)
-	w.again = 100 * time.Millisecond
+	w.period = 100 * time.Millisecond
 	seen := start(t, w)
 	symlink(t, "v2", now+".new")
 	rename(t, now+".new", now)

@@ -13,8 +13,8 @@ import (
 // committed are the nodes and attachments that the enforcer has committed. Its methods may be
 // called concurrently.
 type committed struct {
-	// nodesChanged holds a token when nodes have changed, or all was committed anew, and
-	// podsChanged when attachments have.
+	// nodesChanged holds a token when nodes have changed, or when everything was committed anew.
+	// podsChanged holds one when attachments have changed.
 	nodesChanged, podsChanged chan struct{}
 
 	mu          sync.Mutex
@@ -29,7 +29,7 @@ func newCommitted() committed {
 	}
 }
 
-// otherNodes has a token when nodes have changed, and otherPods when attachments have.
+// otherNodes has a token when nodes have changed, and otherPods when attachments have changed.
 func (k *committed) otherNodes() <-chan struct{} { return k.nodesChanged }
 func (k *committed) otherPods() <-chan struct{}  { return k.podsChanged }
 
@@ -58,7 +58,7 @@ func signal(c chan struct{}) {
 	}
 }
 
-// replace puts in, or takes out, what has changed.
+// replace puts in what has changed, and takes out what is gone.
 func replace[K comparable, V any](in map[K]V, changed map[K]*V) {
 	for key, value := range changed {
 		if delete(in, key); value != nil {

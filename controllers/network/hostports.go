@@ -1,7 +1,7 @@
 package network
 
 // reportHostPorts logs what operators should know of hostPort on this node, at the start and
-// whenever it is something else.
+// whenever that changes.
 func (n *Network) reportHostPorts() {
 	if n.HostPorts == nil {
 		return

@@ -33,8 +33,8 @@ type Options struct {
 	Node string
 	// Routes makes the routes to the other nodes' pods; nil: another plugin does.
 	Routes NodeNetwork
-	// Connects reports whether the CNI plugin has connected an attachment. What another plugin has
-	// connected is that one's.
+	// Connects reports whether the CNI plugin has connected an attachment. Links that another
+	// plugin has made are left to that plugin.
 	Connects func(policy.Attachment) bool
 	// Publish writes the CNI configuration for this node, and installs the plugin, where that has
 	// changed.
@@ -57,14 +57,14 @@ type Network struct {
 	// committed is what the enforcer has committed of nodes and pods.
 	committed committed
 
-	// last is what the last round was for; published is for which node, and when, publish
-	// last did its part. Only Start's goroutine touches them, and those that follow.
+	// last is what the last round was for. published and publishedAt are for which node, and when,
+	// Publish last succeeded. Only Start's goroutine uses these and the fields below.
 	last        world
 	published   node.Node
 	publishedAt time.Time
 	retries     retries
 	repairs     enforcer.Repairs
-	repaired    []string // by the last repair
+	repaired    []string // what the last repair has changed
 	// unreached is the error about other Nodes as last logged, and hostPortsNote what was logged
 	// of hostPorts.
 	unreached, hostPortsNote string
@@ -87,17 +87,17 @@ type world struct {
 }
 
 const (
-	// networkPeriod is how often the network is looked after without news: not all that
-	// others change is told of.
+	// networkPeriod is how often the network is looked after without news, because not everything
+	// that others change makes news.
 	networkPeriod = time.Minute
 	// networkRetry is how long to wait after a failure; about one Node, pod or range, longer
 	// and longer, up to networkPeriod.
 	networkRetry = 2 * time.Second
-	// networkSettle is how long changes are waited for that follow a first one.
+	// networkSettle is how long to wait after a first change, as others may follow.
 	networkSettle = 200 * time.Millisecond
 )
 
-// Start keeps the network until ctx is done. It stays when it stops. It
+// Start looks after the network until ctx is done. When Start ends, the network stays as it is. It
 // implements manager.Runnable.
 func (n *Network) Start(ctx context.Context) error {
 	if n.Fenced(ctx) != nil {
@@ -129,23 +129,23 @@ func (n *Network) Start(ctx context.Context) error {
 	}
 }
 
-// round makes the network what it should be, says what it did, and then installs what has
-// pods connected by it. It returns when to look again without news, and how long to wait
-// before a round for the next change.
+// round makes the network what it should be and says what it did. Then it publishes the CNI
+// configuration and the plugin, so that pods are connected. It returns after how long to have the
+// next round without news, and how long to wait before the next round if something changes.
 func (n *Network) round(now time.Time) (next, pause time.Duration) {
 	w := n.world()
 	began := time.Now()
 	changes, repair, err := n.reconcile(w)
-	// Where others change things all the time, it takes a tenth of a processor at most. What
-	// publishing takes, which may wait for other programs, puts off no repair.
+	// Where others change things all the time, rounds take a tenth of a processor at most. The
+	// time for publishing, which may wait for other programs, does not count: it puts off no repair.
 	pause = 9 * time.Since(began)
 	if repair {
 		n.Report.Metrics.NetworkRepaired(len(changes))
 		pause = max(pause, n.fight(changes, now))
 		n.Log.Info("Somebody else has changed the node's network; what was missing is there again", "changes", strings.Join(report.Short(changes), "; "))
 	}
-	about, elsewhere := byNode(err)
-	n.Report.Health.Set(report.NetworkFailed, about)
+	here, elsewhere := byNode(err)
+	n.Report.Health.Set(report.NetworkFailed, here)
 	next = n.nextTry(err, now)
 	switch {
 	case elsewhere != nil && elsewhere.Error() != n.unreached:
@@ -164,8 +164,8 @@ func (n *Network) round(now time.Time) (next, pause time.Duration) {
 	return next, pause
 }
 
-// fight is how long to leave alone what was repaired just now: no time at all, unless
-// somebody undoes the same over and over. Other things that break meanwhile are no fight.
+// fight returns how long to leave alone what was repaired just now: no time at all, unless somebody
+// undoes the same thing over and over. Other things that break meanwhile do not count as a fight.
 func (n *Network) fight(changes []string, now time.Time) time.Duration {
 	same := slices.ContainsFunc(changes, func(change string) bool { return slices.Contains(n.repaired, change) })
 	n.repaired = changes
@@ -187,25 +187,26 @@ func (n *Network) nextTry(err error, now time.Time) time.Duration {
 	return n.retries.next(partial, now)
 }
 
-// byNode divides what has failed into what is about this node, its ranges and its pods, and
-// what is about other Nodes. That one of them cannot be reached makes no node unhealthy: it would
-// be all of them at once.
-func byNode(err error) (about, elsewhere error) {
+// byNode divides what has failed into what concerns this node, its ranges and its pods, and what
+// concerns other Nodes. A Node that cannot be reached makes no other node unhealthy, because all of
+// them would be so at once.
+func byNode(err error) (here, elsewhere error) {
 	partial := partialOnly(err)
 	if partial == nil {
 		return err, nil
 	}
 	if len(partial.Pods)+len(partial.Ranges) > 0 {
-		about = &node.PartialError{Pods: partial.Pods, Ranges: partial.Ranges}
+		here = &node.PartialError{Pods: partial.Pods, Ranges: partial.Ranges}
 	}
 	if len(partial.Nodes) > 0 {
 		elsewhere = &node.PartialError{Nodes: partial.Nodes}
 	}
-	return about, elsewhere
+	return here, elsewhere
 }
 
-// partialOnly returns the error if all is there that pods are connected by, but some routes
-// or links of Nodes, pods or ranges; else nil: one that is joined with others is about more.
+// partialOnly returns the error if nothing is missing but routes or links of some Nodes, pods or
+// ranges, so that pods can be connected. Otherwise it returns nil, also for a PartialError that is
+// joined with other errors: there is more missing then.
 func partialOnly(err error) *node.PartialError {
 	partial, _ := err.(*node.PartialError)
 	return partial
@@ -214,11 +215,12 @@ func partialOnly(err error) *node.PartialError {
 // ErrNoRound is why a node is not ready before the first round.
 var ErrNoRound = errors.New("the node's links and routes have not been looked after yet")
 
-// errNoPodCIDR is what a node has to wait for: the controller manager gives it
-// its range (--allocate-node-cidrs).
+// errNoPodCIDR says that the node has to wait until the controller manager gives it its range
+// (--allocate-node-cidrs).
 var errNoPodCIDR = errors.New("this Node has no spec.podCIDRs yet: pods cannot get addresses")
 
-// reconcile makes links and routes. It repairs if there was nothing new to do.
+// reconcile makes links and routes. What it changes is a repair if the world is the same as in the
+// last round.
 func (n *Network) reconcile(w world) (changes []string, repair bool, err error) {
 	if n.Routes == nil {
 		return nil, false, nil
@@ -232,8 +234,8 @@ func (n *Network) reconcile(w world) (changes []string, repair bool, err error) 
 	return changes, repair, err
 }
 
-// install publishes what this node's pods are connected by. While nothing that it depends
-// on has changed it does so once a minute, as others touch the files rarely.
+// install publishes what this node's pods are connected by. While nothing has changed that this
+// depends on, it does so once a minute only, because others rarely touch the files.
 func (n *Network) install(self node.Node, changed bool, now time.Time) error {
 	if !changed && now.Sub(n.publishedAt) < networkPeriod && reflect.DeepEqual(self, n.published) {
 		return nil
@@ -248,16 +250,16 @@ func (n *Network) install(self node.Node, changed bool, now time.Time) error {
 	return err
 }
 
-// world is this node, the others and this node's pods, in order, as they were committed. Pods
-// that another plugin has connected are none of them: their links are its own.
+// world is this node, the others and this node's pods, in order, as they were committed. Pods that
+// another plugin has connected are left out, because their links are that plugin's.
 func (n *Network) world() (w world) {
 	nodes, attachments := n.committed.get()
-	for _, one := range nodes {
-		as := node.Node{Name: one.Name, Addrs: one.Addrs, PodCIDRs: one.PodCIDRs}
-		if one.Name == n.Node {
-			w.self = as
+	for _, known := range nodes {
+		member := node.Node{Name: known.Name, Addrs: known.Addrs, PodCIDRs: known.PodCIDRs}
+		if known.Name == n.Node {
+			w.self = member
 		} else {
-			w.others = append(w.others, as)
+			w.others = append(w.others, member)
 		}
 	}
 	for _, a := range attachments {
@@ -269,9 +271,9 @@ func (n *Network) world() (w world) {
 	return w
 }
 
-// retries say when to try again what has failed for one Node, pod or range: each by itself, less
-// and less often. One that can never be reached costs a round a minute, which there is
-// anyway, and puts off no other.
+// retries say when to try again what has failed for one Node, pod or range. Each has its own times,
+// less and less often. One that can never be reached costs one round a minute, which there is
+// anyway, and does not put off the others.
 type retries map[string]*retry
 
 type retry struct {
@@ -279,23 +281,24 @@ type retry struct {
 	due time.Time
 }
 
-// next is how long to wait from now for the first that is due, or for the next look at all.
+// next returns how long to wait from now until the first retry is due, but no longer than until the
+// next round that there is anyway. It forgets the retries of what has not failed this time.
 func (r *retries) next(partial *node.PartialError, now time.Time) time.Duration {
-	left := retries{}
+	pending := retries{}
 	first := networkPeriod
 	for kind, failed := range map[string]map[string]error{"node ": partial.Nodes, "pod ": partial.Pods, "range ": partial.Ranges} {
 		for name := range failed {
-			one := (*r)[kind+name]
-			if one == nil {
-				one = &retry{Backoff: wait.Backoff{Duration: networkRetry, Factor: 2, Steps: 8, Cap: networkPeriod}}
+			entry := (*r)[kind+name]
+			if entry == nil {
+				entry = &retry{Backoff: wait.Backoff{Duration: networkRetry, Factor: 2, Steps: 8, Cap: networkPeriod}}
 			}
-			if !one.due.After(now) {
-				one.due = now.Add(one.Step())
+			if !entry.due.After(now) {
+				entry.due = now.Add(entry.Step())
 			}
-			left[kind+name] = one
-			first = min(first, one.due.Sub(now))
+			pending[kind+name] = entry
+			first = min(first, entry.due.Sub(now))
 		}
 	}
-	*r = left
+	*r = pending
 	return first
 }

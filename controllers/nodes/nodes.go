@@ -29,8 +29,8 @@ func NewKnown(earlier func(node string) netip.Addr, log logr.Logger) *Known {
 	return &Known{earlier: earlier, log: log, addrs: map[string][]netip.Addr{}, unusable: map[string]string{}}
 }
 
-// Set is a Node as it is now, with the addresses that it had. What cannot be used of a Node is
-// left out, and named in the log once.
+// Set is a Node as it is now, with the addresses that it had before (see keepAddrs). Addresses that
+// cannot be used are left out, and named in the log once.
 func (k *Known) Set(n *corev1.Node) policy.Change {
 	node := policy.NodeOf(n)
 	last, known := k.addrs[n.Name]
@@ -61,12 +61,12 @@ func (k *Known) Gone(name string) policy.Change {
 	return policy.DeleteNode(name)
 }
 
-// keepAddrs returns a Node's addresses as last known: those that it has now and, of an
-// address family that it has none of, those that it had before. Cloud providers take them
-// away for a while. Routes to the Node stay meanwhile, so what comes back must be let in by
-// the tunnel's rules, and this node's own tunnel must not change. The family that was the
-// preferred one stays it. An address that is given up for good is forgotten with the Node,
-// or when it has another one of the family.
+// keepAddrs returns a Node's addresses as last known: those that it has now and, of an address
+// family of which it has none now, those that it had before. Cloud providers take addresses away
+// for a while. Routes to the Node stay meanwhile. So the tunnel's rules must let in what comes back,
+// and this node's own tunnel must not change. The family that was preferred stays preferred. An
+// address that is given up for good is forgotten when the Node is gone, or when the Node has another
+// one of the family.
 func keepAddrs(now, before []netip.Addr) []netip.Addr {
 	var kept []netip.Addr
 	for _, old := range before {

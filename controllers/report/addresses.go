@@ -15,8 +15,8 @@ func (r *Reporter) refusedAddrs(refused []netip.Addr) {
 	}
 }
 
-// orphans says which addresses of containers are closed, as their pod is not known, and
-// which are open again. While a pod starts, its address is one for a moment.
+// orphans says which addresses of containers are closed because their pod is not known, and
+// which are open again. While a pod starts, its address is an orphan for a moment.
 func (r *Reporter) orphans(changed map[netip.Addr]bool) {
 	for _, addr := range slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare) {
 		if changed[addr] {

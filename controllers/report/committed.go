@@ -8,7 +8,7 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// committed says what a commit was of.
+// committed reports what a commit has changed.
 func (r *Reporter) committed(c enforcer.Committed) {
 	switch {
 	case c.Intent != nil:

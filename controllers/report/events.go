@@ -21,17 +21,17 @@ const (
 	// eventTimeout is how long the API server may take to create an Event: a webhook
 	// may keep it for up to 30 s.
 	eventTimeout = 10 * time.Second
-	// maxEvents are those that wait at once; any more are dropped, and counted.
+	// maxEvents is how many Events may wait at once. More are dropped, and counted.
 	maxEvents = 1000
-	// EventRate and EventBurst bound how many Events an agent creates, per second and at
-	// once: every agent of the cluster has the same to say.
+	// EventRate and EventBurst bound how many Events an agent creates, per second and at once,
+	// because every agent of the cluster has the same to say.
 	EventRate, EventBurst = 5, 25
 )
 
-// Events creates Events beside all else: whoever has something to say leaves it here
-// and goes on, for the API server may take long to take it, or refuse it for long.
+// Events creates Events beside everything else. Whoever has something to say leaves it here and
+// goes on, because the API server may take long to accept it, or refuse it for long.
 //
-// A nil *Events is one where there is no API server to tell: it drops everything.
+// A nil *Events is for agents without an API server: it drops everything.
 type Events struct {
 	writer  client.Writer
 	node    string
@@ -60,8 +60,7 @@ func newEvents(writer client.Writer, node string, log logr.Logger, m *Metrics) *
 	}
 }
 
-// Create has an Event created some time, unless one of its name is already there. It
-// never waits.
+// Create has an Event created later, unless there is one of its name already. It never waits.
 func (s *Events) Create(event *corev1.Event) {
 	if s == nil {
 		return
@@ -77,7 +76,7 @@ func (s *Events) Create(event *corev1.Event) {
 	s.queue.Add(name)
 }
 
-// Drop takes an Event back that is not created yet: what it says holds no more.
+// Drop takes back an Event whose text holds no longer, if it has not been created yet.
 func (s *Events) Drop(event *corev1.Event) {
 	if s == nil {
 		return

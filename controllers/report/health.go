@@ -60,13 +60,13 @@ type Health struct {
 	events  *Events
 	log     logr.Logger
 	metrics *Metrics
-	// checks look for conditions that nobody else tells of.
+	// checks look for conditions that nobody sets.
 	checks map[Condition]func() error
 
 	mu sync.Mutex
 	// reasons are why conditions are there.
 	reasons map[Condition]error
-	// notices are the Events about them.
+	// notices are the Events that say so.
 	notices map[Condition]notice
 }
 
@@ -76,8 +76,8 @@ type notice struct {
 	event *corev1.Event
 }
 
-// healthPeriod is how often the checks are made, and Events created: what comes and goes
-// in between is in the log.
+// healthPeriod is how often the checks are made and Events are created. A condition that comes and
+// goes in between is in the log only.
 const healthPeriod = 5 * time.Second
 
 func newHealth(o Options, metrics *Metrics, events *Events) *Health {
@@ -138,8 +138,7 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// Watch has a condition looked for, by a check that nobody else makes. It must be called before
-// Start.
+// Watch adds a check that looks for a condition. It must be called before Start.
 func (h *Health) Watch(c Condition, check func() error) { h.checks[c] = check }
 
 // Check makes all checks once.
@@ -170,9 +169,9 @@ func (h *Health) Start(ctx context.Context) error {
 	}
 }
 
-// tell has an Event created for each condition with a reason that none has said yet,
-// and takes those back that are not created yet and hold no more. The same reason is one
-// Event, until the API server forgets that.
+// tell has an Event created for each condition whose reason no Event has said yet. It takes back
+// the Events that hold no longer, if they have not been created yet. The same reason is the same
+// Event, until the API server forgets it.
 func (h *Health) tell() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

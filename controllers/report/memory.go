@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	// memoryPeriod is how often it is looked at how much memory is in use.
+	// memoryPeriod is how often the memory in use is looked at.
 	memoryPeriod = 10 * time.Second
-	// memoryShort is which part of its limit is so much that somebody should know. From
-	// there on the agent collects garbage most of the time, and is killed at last.
+	// memoryShort is the part of the limit above which somebody should know. From there on the
+	// agent collects garbage most of the time, and in the end it is killed.
 	memoryShort = 0.75
-	// mostNamed is how many namespaces are named then.
+	// mostNamed is how many namespaces the log names when memory is short.
 	mostNamed = 5
 )
 
@@ -42,7 +42,7 @@ func newMemory(log logr.Logger, most func() []policy.Taken) *memory {
 	return &memory{log: log, most: most, live: liveHeap, limit: func() int64 { return debug.SetMemoryLimit(-1) }}
 }
 
-// liveHeap is what the last collection of garbage has left.
+// liveHeap is how many bytes the last collection of garbage has left.
 func liveHeap() int64 {
 	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	runtimemetrics.Read(sample)
@@ -61,7 +61,7 @@ func (m *memory) follow(ctx context.Context) {
 	}
 }
 
-// look says so when memory has become short, and when it is no more.
+// look logs when memory has become short, and when it is short no longer.
 func (m *memory) look() {
 	live, limit := m.live(), m.limit()
 	short := limit < math.MaxInt64 && float64(live) > memoryShort*float64(limit)

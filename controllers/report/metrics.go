@@ -17,7 +17,7 @@ type Metrics struct {
 	objects    *prometheus.GaugeVec
 	elements   prometheus.Gauge
 	orphans    prometheus.Gauge
-	// refusedAddrs are those of other nodes' pods in this node's ranges.
+	// refusedAddrs is how many addresses of this node and its ranges other nodes' pods show.
 	refusedAddrs prometheus.Gauge
 	problems     prometheus.Gauge
 	refused      prometheus.Gauge
@@ -100,6 +100,9 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 	for _, result := range []string{"success", "error"} { // so that the first one is an increase
 		m.commits.WithLabelValues(result)
 		m.adds.WithLabelValues(result)
+	}
+	for _, change := range []string{"revoked", "restored"} {
+		m.flows.WithLabelValues(change)
 	}
 	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration)
 	return m

@@ -1,7 +1,9 @@
 package report
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,8 +28,18 @@ type Problems struct {
 	policy      func(policy.Key) *networkingv1.NetworkPolicy
 	quarantined func(policy.Key) []policy.Problem
 
+	// wake holds a token while rechecks is not empty.
+	wake chan struct{}
+
 	mu    sync.Mutex
 	known map[policy.Key]problem
+	// parts is how many parts of the known ones cannot be enforced.
+	parts int
+	// versions are the resourceVersions of the policies as last reported, whether something was
+	// wrong with them or not.
+	versions map[policy.Key]string
+	// rechecks are the policies to look at again.
+	rechecks map[policy.Key]struct{}
 }
 
 // problem is what is wrong with a policy, as last reported.
@@ -52,55 +64,93 @@ func messageOf(problems []policy.Problem) string {
 
 func newProblems(events *Events, o Options, m *Metrics, quarantined func(policy.Key) []policy.Problem) *Problems {
 	return &Problems{
-		events: events, log: o.Log, metrics: m, policy: o.Policy, quarantined: quarantined, known: map[policy.Key]problem{},
+		events: events, log: o.Log, metrics: m, policy: o.Policy, quarantined: quarantined,
+		wake: make(chan struct{}, 1), known: map[policy.Key]problem{}, versions: map[policy.Key]string{}, rechecks: map[policy.Key]struct{}{},
 	}
 }
 
 // Report says what is wrong with a policy, if that is news: in the log, in the
-// podfence_policy_problems metric, and in a Warning Event. Unread is what of it cannot be read;
-// why it is quarantined, Problems asks itself. It never waits. Every node's agent finds the same,
-// so the Event's name is made from what it says: one of them creates it, and the others find it
-// there.
+// podfence_policy_problems metric, and in a Warning Event. unread is what of the policy cannot be
+// read; Report itself asks why the policy is quarantined. It never waits. Every node's agent finds
+// the same, so the Event's name is made from what it says: one of the agents creates it, and the
+// others find that it exists.
 func (p *Problems) Report(np *networkingv1.NetworkPolicy, unread []policy.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.report(np, unread)
 }
 
-// Recheck reports policies that were quarantined or released, and are as they were else. Without
-// an API server there is nobody to tell.
+// Recheck has policies reported again that were quarantined or released, and have not changed
+// otherwise. It never waits: Start does it. Without an API server it does nothing, as there is
+// nobody to tell.
 func (p *Problems) Recheck(keys []policy.Key) {
-	if p.policy == nil {
+	if p.policy == nil || len(keys) == 0 {
 		return
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, key := range keys {
-		if np := p.policy(key); np != nil {
-			p.report(np, p.known[key].unread)
+		p.rechecks[key] = struct{}{}
+	}
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Start rechecks policies until ctx is done. It implements manager.Runnable.
+func (p *Problems) Start(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+			p.recheck()
 		}
 	}
 }
 
-// Gone says that a policy is gone: what was wrong with it is no more.
+// NeedLeaderElection implements manager.LeaderElectionRunnable: every node's agent reports.
+func (*Problems) NeedLeaderElection() bool { return false }
+
+// recheck reports the policies again that are to be looked at. One of which the API has another
+// version by now is reported when that comes.
+func (p *Problems) recheck() {
+	p.mu.Lock()
+	keys := slices.Collect(maps.Keys(p.rechecks))
+	clear(p.rechecks)
+	p.mu.Unlock()
+	for _, key := range keys {
+		np := p.policy(key)
+		p.mu.Lock()
+		if np != nil && p.versions[key] == np.ResourceVersion {
+			p.report(np, p.known[key].unread)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// Gone says that a policy is gone, so that nothing is wrong with it any more.
 func (p *Problems) Gone(key policy.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.versions, key)
 	p.forget(key)
 }
 
-// forget takes back what was said of a policy. The caller holds mu.
+// forget takes back what was reported of a policy. The caller holds mu.
 func (p *Problems) forget(key policy.Key) {
 	if was, is := p.known[key]; is {
 		p.events.Drop(was.event)
 		delete(p.known, key)
-		p.count()
+		p.count(-was.parts)
 	}
 }
 
 // report is Report for who holds mu.
 func (p *Problems) report(np *networkingv1.NetworkPolicy, unread []policy.Problem) {
 	key := policy.Key{Namespace: np.Namespace, Name: np.Name}
+	p.versions[key] = np.ResourceVersion
 	problems := slices.Concat(unread, p.quarantined(key))
 	if len(problems) == 0 {
 		p.forget(key)
@@ -120,16 +170,14 @@ func (p *Problems) report(np *networkingv1.NetworkPolicy, unread []policy.Proble
 	warn(p.log, "NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
 	now.event = p.event(np, now.identity, message)
 	p.known[key] = now
-	p.count()
+	p.count(now.parts - was.parts)
 	p.events.Create(now.event)
 }
 
-func (p *Problems) count() {
-	total := 0
-	for _, one := range p.known {
-		total += one.parts
-	}
-	p.metrics.policyProblems(total)
+// count notes that so many parts more cannot be enforced. The caller holds mu.
+func (p *Problems) count(more int) {
+	p.parts += more
+	p.metrics.policyProblems(p.parts)
 }
 
 func (p *Problems) event(np *networkingv1.NetworkPolicy, identity, message string) *corev1.Event {

@@ -93,6 +93,9 @@ func (r *Reporter) Report(outcome enforcer.Outcome) {
 		r.revoked(o)
 	case enforcer.Troubled:
 		keysAndValues := []any{}
+		if o.Addresses > 0 {
+			keysAndValues = append(keysAndValues, "addresses", o.Addresses)
+		}
 		if o.RetryAfter > 0 {
 			keysAndValues = append(keysAndValues, "retryAfter", o.RetryAfter.String())
 		}

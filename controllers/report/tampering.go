@@ -13,10 +13,10 @@ import (
 // somebody else has changed.
 const ReasonTamperedWith = "TamperedWith"
 
-// tampered says that somebody else has changed the table, and who. The first time in a row, and
-// the first time that a fight has the repair wait, an Event on the Node says so too, whose UID in
-// Events is its name, as kubelet has it. The same program's doing is one Event, until the API
-// server forgets that.
+// tampered says that somebody else has changed the table, and who. An Event on the Node says so too,
+// the first time in a row, and the first time that the repair has to wait because of a fight. In
+// Events the UID of a Node is its name, as kubelet has it. What the same program does is the same
+// Event, until the API server forgets it.
 func (r *Reporter) tampered(o enforcer.Tampered) {
 	about := []any{"changes", o.What(), "process", o.Process, "pid", o.PID}
 	message := fmt.Sprintf("podfence's table was changed, and replaced: %s; by %s", o.What(), o.Who())
