@@ -227,6 +227,9 @@ func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err
 			return b, plan, nil, err
 		}
 		l.policies.put(table)
+		// The members of peers and named ports are most of it, and are in the table now: to hold
+		// them twice while the kernel takes the table would be the agent's peak of memory.
+		b.Intent.Peers, b.Intent.NamedPorts = nil, nil
 		return b, table.Replacement(), nil, nil
 	}
 	b = l.inbox.takeChanges()

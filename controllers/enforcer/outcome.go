@@ -32,8 +32,8 @@ type Transacted struct {
 // follows the one before. So whoever applies the deltas, and begins anew with each intent, knows
 // what is in force.
 type Committed struct {
-	// Intent is all that is enforced, if the table was built anew. Otherwise it is nil, and Delta
-	// is what has changed.
+	// Intent is all that is enforced, but for the members of peers and named ports, if the table
+	// was built anew. Otherwise it is nil, and Delta is what has changed.
 	Intent *policy.Intent
 	Delta  policy.Delta
 	// Operations is how many changes the kernel has made; 0 where none were necessary.
