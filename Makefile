@@ -74,7 +74,7 @@ golden: ## Write the golden rulesets anew; read the difference before you commit
 
 .PHONY: test
 test: packages ## Every test, with the race detector (root)
-	@echo "first the pure rooms, which need no API server"
+	@echo "first the pure rooms, which need no API server; cold they compile for some minutes"
 	go test -json -count 1 -race -timeout 20m $(PURE) | go run ./test/results test
 	@$(MAKE) --no-print-directory envtest-assets
 	go test -json -count 1 -race -timeout 20m $$(go list ./... | grep -vxF "$$(go list $(PURE))") | go run ./test/results test
