@@ -207,3 +207,12 @@ func pointersTo[K comparable, V any](values map[K]V) map[K]*V {
 	}
 	return pointers
 }
+
+// Replace puts into values what a delta replaces by key, and takes out what it says is gone.
+func Replace[K comparable, V any](values map[K]V, by map[K]*V) {
+	for key, value := range by {
+		if delete(values, key); value != nil {
+			values[key] = *value
+		}
+	}
+}

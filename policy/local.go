@@ -90,11 +90,7 @@ func NewLocals(in Intent) *Locals {
 
 // Apply takes in what has changed.
 func (l *Locals) Apply(d Delta) {
-	for key, s := range d.Subjects {
-		if delete(l.subjects, key); s != nil {
-			l.subjects[key] = *s
-		}
-	}
+	Replace(l.subjects, d.Subjects)
 	for ip, is := range d.Orphans {
 		if delete(l.orphans, ip); is {
 			l.orphans[ip] = true

@@ -17,13 +17,11 @@ func (m *Model) TakeReady() Delta { return m.take(newStage(0)) }
 
 func (m *Model) take(room *stage) Delta {
 	d := Delta{
-		Nodes:       map[string]*Node{},
-		Attachments: map[AttachmentKey]*Attachment{},
-		Subjects:    map[Key]*Subject{},
-		Policies:    map[Key]*Policy{},
-		Peers:       map[Selector]Members[netip.Addr]{},
-		NamedPorts:  map[NamedPort]Members[Endpoint]{},
-		Sections:    map[SectionKey][]Rule{},
+		Subjects:   map[Key]*Subject{},
+		Policies:   map[Key]*Policy{},
+		Peers:      map[Selector]Members[netip.Addr]{},
+		NamedPorts: map[NamedPort]Members[Endpoint]{},
+		Sections:   map[SectionKey][]Rule{},
 	}
 	if m.dirtyPodCIDRs {
 		podCIDRs := slices.Clone(m.podCIDRs)
@@ -34,8 +32,7 @@ func (m *Model) take(room *stage) Delta {
 		cluster, nodes := clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
 		d.Cluster, d.NodeAddrs = &cluster, &nodes
 	}
-	m.takeNodes(&d)
-	m.takeAttachments(&d)
+	d.Nodes, d.Attachments = takeChanged(m.dirtyNodes, m.nodes), takeChanged(m.dirtyAttachments, m.made)
 	m.takeMembers(&d, room)
 	held := m.takeSubjects(&d, room)
 	for _, key := range m.policiesInTurn() {
@@ -48,28 +45,18 @@ func (m *Model) take(room *stage) Delta {
 	return d
 }
 
-// takeNodes takes the nodes that have changed, as they are now.
-func (m *Model) takeNodes(d *Delta) {
-	for name := range m.dirtyNodes {
-		if n, known := m.nodes[name]; known {
-			d.Nodes[name] = &n
+// takeChanged takes what has changed of some values, as they are now; nil says gone.
+func takeChanged[K comparable, V any](dirty map[K]struct{}, now map[K]V) map[K]*V {
+	changed := make(map[K]*V, len(dirty))
+	for key := range dirty {
+		if value, known := now[key]; known {
+			changed[key] = &value
 		} else {
-			d.Nodes[name] = nil
+			changed[key] = nil
 		}
 	}
-	clear(m.dirtyNodes)
-}
-
-// takeAttachments takes the attachments that have changed, as they are now.
-func (m *Model) takeAttachments(d *Delta) {
-	for key := range m.dirtyAttachments {
-		if a, made := m.made[key]; made {
-			d.Attachments[key] = &a
-		} else {
-			d.Attachments[key] = nil
-		}
-	}
-	clear(m.dirtyAttachments)
+	clear(dirty)
+	return changed
 }
 
 // takeMembers takes the changed members of what policies name, as far as there is room, and closes

@@ -56,12 +56,8 @@ func (g *guard) follow(c Committed) {
 		g.attachments, g.podCIDRs, g.changed = maps.Clone(c.Intent.Attachments), c.Intent.PodCIDRs, true
 		return
 	}
-	for key, a := range c.Delta.Attachments {
-		if delete(g.attachments, key); a != nil {
-			g.attachments[key] = *a
-		}
-		g.changed = true
-	}
+	policy.Replace(g.attachments, c.Delta.Attachments)
+	g.changed = g.changed || len(c.Delta.Attachments) > 0
 	if c.Delta.PodCIDRs != nil {
 		g.podCIDRs, g.changed = *c.Delta.PodCIDRs, true
 	}

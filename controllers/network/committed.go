@@ -40,8 +40,8 @@ func (k *committed) take(c enforcer.Committed) {
 	if c.Intent != nil {
 		k.nodes, k.attachments = maps.Clone(c.Intent.Nodes), maps.Clone(c.Intent.Attachments)
 	}
-	replace(k.nodes, c.Delta.Nodes)
-	replace(k.attachments, c.Delta.Attachments)
+	policy.Replace(k.nodes, c.Delta.Nodes)
+	policy.Replace(k.attachments, c.Delta.Attachments)
 	if c.Intent != nil || c.Delta.Cluster != nil {
 		signal(k.nodesChanged)
 	}
@@ -55,15 +55,6 @@ func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-// replace puts in what has changed, and takes out what is gone.
-func replace[K comparable, V any](in map[K]V, changed map[K]*V) {
-	for key, value := range changed {
-		if delete(in, key); value != nil {
-			in[key] = *value
-		}
 	}
 }
 

@@ -145,11 +145,7 @@ func (m *Metrics) NetworkRepaired(changes int) { m.networkRepairs.Add(float64(ch
 
 // ManifestsValid says whether the folder of manifests was valid when it was last read.
 func (m *Metrics) ManifestsValid(valid bool) {
-	value := 0.
-	if valid {
-		value = 1
-	}
-	m.manifests.Set(value)
+	m.manifests.Set(oneIf(valid))
 }
 
 // Manifests is the metric that ManifestsValid sets, to be registered where manifests are the
@@ -175,9 +171,12 @@ func (m *Metrics) refusedAddresses(n int) { m.refusedAddrs.Set(float64(n)) }
 
 // condition says whether the node is in a condition.
 func (m *Metrics) condition(c Condition, is bool) {
-	value := 0.
+	m.unhealthy.WithLabelValues(string(c)).Set(oneIf(is))
+}
+
+func oneIf(is bool) float64 {
 	if is {
-		value = 1
+		return 1
 	}
-	m.unhealthy.WithLabelValues(string(c)).Set(value)
+	return 0
 }
