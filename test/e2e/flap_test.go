@@ -78,6 +78,15 @@ func TestNetworkTakenAway(t *testing.T) {
 func noneEnding(t *testing.T, node string) {
 	t.Helper()
 	check.Eventually(t, time.Minute, "pods that are deleted to be gone", func() error {
+		namespaces, err := client.CoreV1().Namespaces().List(context.Background(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, ns := range namespaces.Items {
+			if ns.DeletionTimestamp != nil { // its pods may not be ending yet
+				return fmt.Errorf("namespace %s is ending", ns.Name)
+			}
+		}
 		pods, err := client.CoreV1().Pods("").List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		if err != nil {
 			return err

@@ -393,8 +393,8 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 	t.Helper()
 	const name = "stowaway"
 	command := func(text string) { run(t, node, strings.Fields(text)...) }
-	command("ip podNetNS add " + name)
-	t.Cleanup(func() { command("ip podNetNS del " + name) })
+	command("ip netns add " + name)
+	t.Cleanup(func() { command("ip netns del " + name) })
 	for _, text := range []string{
 		"ip link add stowaway type veth peer name eth0 netns " + name,
 		"ip link set stowaway up",
@@ -435,7 +435,7 @@ func newStowaway(t *testing.T, node string, all []netip.Addr) *stowaway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stowaway{podNetNS: host + "/root/run/podNetNS/" + name, ips: ips}
+	s := &stowaway{podNetNS: host + "/root/run/netns/" + name, ips: ips}
 	s.serve(t)
 	for _, w := range s.waysAt(node, theCluster.HostNetNS(node)) {
 		if err := w.opens(); err != nil {

@@ -401,7 +401,7 @@ func (w *watch) sandboxPaths() map[string]string {
 	if err != nil {
 		return nil
 	}
-	found, _ := filepath.Glob(filepath.Join(host, "root/run/podNetNS/cni-*"))
+	found, _ := filepath.Glob(filepath.Join(host, "root/run/netns/cni-*"))
 	for _, path := range found {
 		paths[filepath.Base(path)] = path
 	}
