@@ -31,6 +31,8 @@ FAMILIES ?= ipv4 dual
 PROXIES ?= nftables iptables
 RUNS ?= 1
 FOCUS ?= Netpol
+# How many pods of each kind `make first-packets` starts.
+PODS ?= 1000
 # Build tags that some files need: vet and staticcheck read those files too.
 TAGS ?= e2e
 
@@ -65,6 +67,13 @@ demo: build ## Show podfence at work in network namespaces (root); KEEP=1 leaves
 .PHONY: fmt
 fmt: ## Format the Go code
 	gofmt -w .
+
+# The chart's template cannot reach out of the chart, so that has a file of its own.
+.PHONY: generate
+generate: $(TOOLS)/controller-gen ## What is made of the types in api/: deep copies, CRDs
+	$(TOOLS)/controller-gen object paths=./api/...
+	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd
+	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=charts/podfence/files
 
 .PHONY: golden
 golden: ## Write the golden rulesets anew; read the difference before you commit
@@ -190,6 +199,10 @@ cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
 e2e: ## podfence's own tests on the cluster that is up
 	go test -count 1 -timeout 90m -tags e2e -v ./test/e2e
 
+.PHONY: first-packets
+first-packets: ## First packets of PODS=1000 new pods that are let in, and of as many that are not, on that cluster
+	go test -count 1 -timeout 90m -tags e2e -v ./test/e2e -run '^TestFirstPacket$$' -first-packets $(PODS)
+
 .PHONY: conformance
 conformance: cluster-assets ## Kubernetes' NetworkPolicy suite: FAMILIES, PROXIES, RUNS=1, FOCUS=Netpol
 	FAMILIES="$(FAMILIES)" PROXIES="$(PROXIES)" RUNS="$(RUNS)" FOCUS="$(FOCUS)" test/conformance/run.sh
@@ -250,7 +263,7 @@ undeploy: manifest ## Remove the agents; what they have put on the nodes stays
 	kubectl delete --ignore-not-found -f dist/install.yaml
 	@echo 'The rules stay in force. To clear the nodes: docs/CNI.md, "Removing it", with dist/uninstall.yaml.'
 
-# Kubebuilder's names. There are no CRDs, so installing is deploying.
+# Kubebuilder's names. The CRD goes with all the rest, so installing is deploying.
 .PHONY: install uninstall
 install: deploy ## The same as deploy
 uninstall: undeploy ## The same as undeploy

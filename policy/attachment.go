@@ -39,12 +39,12 @@ func (a Attachment) Key() AttachmentKey { return AttachmentKey{a.ContainerID, a.
 // for an earlier one of its name, nor one of that name elsewhere. A static pod goes by
 // either of its UIDs.
 func (a Attachment) madeFor(p *Pod, node string) bool {
-	return a.Pod == p.Key && p.Node == node && (a.UID == "" || a.UID == p.UID || a.UID == p.MirrorUID)
+	return a.Pod == p.Key && p.Node == node && (a.UID == "" || p.IsOf(a.UID))
 }
 
-// primaryInterface is the name of the interface whose addresses kubelet reports: that of
+// PrimaryInterface is the name of the interface whose addresses kubelet reports: that of
 // all container runtimes for Kubernetes. Others, such as Multus' net1, are not reported.
-const primaryInterface = "eth0"
+const PrimaryInterface = "eth0"
 
 // attach returns the pod with the addresses of its attachments, if it has any, in place
 // of the addresses that the API shows: those may be left from an earlier sandbox, and
@@ -57,7 +57,7 @@ func (p *Pod) attach(attachments []Attachment, node string) *Pod {
 	for _, a := range attachments {
 		if a.madeFor(p, node) {
 			ips = append(ips, a.IPs...)
-			told = told || a.IfName == primaryInterface
+			told = told || a.IfName == PrimaryInterface
 		}
 	}
 	if len(ips) == 0 {
@@ -67,7 +67,7 @@ func (p *Pod) attach(attachments []Attachment, node string) *Pod {
 		ips = append(ips, p.IPs...)
 	}
 	attached := *p
-	attached.attached = true
+	attached.located = true
 	slices.SortFunc(ips, netip.Addr.Compare)
 	attached.IPs = slices.Compact(ips)
 	return &attached
@@ -88,7 +88,7 @@ func (m *Model) setAttachment(a Attachment) {
 			m.attached[ip] = append(slices.Clip(m.attached[ip]), a)
 		}
 	})
-	m.reattach(a.Pod)
+	m.relocate(a.Pod)
 }
 
 // deleteAttachment forgets what the CNI plugin has removed.
@@ -106,7 +106,7 @@ func (m *Model) deleteAttachment(key AttachmentKey) {
 			without(m.attached, ip, key)
 		}
 	})
-	m.reattach(a.Pod)
+	m.relocate(a.Pod)
 }
 
 // sortedAddrs are the addresses in order, each once.
@@ -126,19 +126,21 @@ func without[K comparable](lists map[K][]Attachment, at K, key AttachmentKey) {
 	}
 }
 
-// reattach works out a pod's addresses anew.
-func (m *Model) reattach(key Key) {
+// relocate works out a pod's addresses anew.
+func (m *Model) relocate(key Key) {
 	if pod := m.pod(key); pod != nil {
 		object := *pod
-		object.IPs, object.attached = m.reported(pod), false
-		m.setPod(&object)
+		object.IPs, object.located = m.shown(pod), false
+		if !m.locate(&object).equal(pod) {
+			m.setPod(&object)
+		}
 	}
 }
 
-// reported are the addresses that the API shows of a pod.
-func (m *Model) reported(pod *Pod) []netip.Addr {
-	if pod.attached {
-		return m.reportedIPs[pod.Key]
+// shown are the addresses that the API shows of a pod.
+func (m *Model) shown(pod *Pod) []netip.Addr {
+	if pod.located {
+		return m.shownIPs[pod.Key]
 	}
 	return pod.IPs
 }

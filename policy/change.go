@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/api/v1alpha1"
 )
 
 // Change is one change of what the Model knows: an object has come or is another one, or it is
@@ -39,7 +41,7 @@ func (m *Model) HasSynced() bool { return m.synced }
 // as HasSynced of an informer does: what the model has had before is a part of the cluster.
 func Synced() Change { return syncedChange{} }
 
-// ChangeOf is a Pod, Namespace, Node or NetworkPolicy of the API as it is now.
+// ChangeOf is a Pod, Namespace, Node, NetworkPolicy or PodAddresses of the API as it is now.
 func ChangeOf(object metav1.Object) Change {
 	switch o := object.(type) {
 	case *corev1.Pod:
@@ -54,11 +56,13 @@ func ChangeOf(object metav1.Object) Change {
 	case *networkingv1.NetworkPolicy:
 		parsed, _ := Parse(o)
 		return SetPolicy(parsed)
+	case *v1alpha1.PodAddresses:
+		return announcementsChange{o.Name, announcementsOf(o)}
 	}
 	panic(fmt.Sprintf("policy knows of no %T", object))
 }
 
-// Gone is a Pod, Namespace, Node or NetworkPolicy of the API that is gone.
+// Gone is a Pod, Namespace, Node, NetworkPolicy or PodAddresses of the API that is gone.
 func Gone(object metav1.Object) Change {
 	key := Key{Namespace: object.GetNamespace(), Name: object.GetName()}
 	switch object.(type) {
@@ -70,6 +74,8 @@ func Gone(object metav1.Object) Change {
 		return DeleteNode(key.Name)
 	case *networkingv1.NetworkPolicy:
 		return DeletePolicy(key)
+	case *v1alpha1.PodAddresses:
+		return announcementsChange{node: key.Name}
 	}
 	panic(fmt.Sprintf("policy knows of no %T", object))
 }
@@ -131,6 +137,12 @@ type (
 		at         AttachmentKey
 		attachment *Attachment
 	}
+	// announcementsChange is all that the agent of a node announces of its pods, in place of what it
+	// has announced before.
+	announcementsChange struct {
+		node string
+		all  []announcement
+	}
 	syncedChange struct{}
 )
 
@@ -168,6 +180,8 @@ func (c attachmentChange) apply(m *Model) {
 	}
 }
 
+func (c announcementsChange) apply(m *Model) { m.setAnnouncements(c.node, c.all) }
+
 func (syncedChange) apply(m *Model) { m.synced = true }
 
 func (c podChange) String() string        { return what("pod", c.key, c.pod == nil) }
@@ -175,6 +189,10 @@ func (c namespaceChange) String() string  { return what("namespace", c.name, c.n
 func (c nodeChange) String() string       { return what("node", c.name, c.node == nil) }
 func (c policyChange) String() string     { return what("policy", c.key, c.policy == nil) }
 func (c attachmentChange) String() string { return what("attachment", c.at, c.attachment == nil) }
+
+func (c announcementsChange) String() string {
+	return fmt.Sprintf("%d pods announced by node %s", len(c.all), c.node)
+}
 
 func (syncedChange) String() string { return "all that there was at the start" }
 

@@ -11,6 +11,10 @@ import (
 // which comes to the same result by looking only at what has changed.
 func Compile(s Snapshot, node string) (Intent, []Problem) {
 	c := compiler{node: node, holders: map[netip.Addr][]*Pod{}, namespaces: map[string]*Namespace{}}
+	announced := map[string][]announcement{}
+	for _, o := range s.PodAddresses {
+		announced[o.Name] = announcementsOf(o)
+	}
 	in := newIntent()
 	var own []netip.Addr
 	for _, n := range s.Nodes {
@@ -31,7 +35,12 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	}
 	for _, p := range s.Pods {
 		if pod, live := PodOf(p); live {
-			c.pods = append(c.pods, pod.attach(s.Attachments, node))
+			if pod.Node == node {
+				pod = pod.attach(s.Attachments, node)
+			} else if home, known := in.Nodes[pod.Node]; known {
+				pod = pod.announce(announced[pod.Node], &home, false)
+			}
+			c.pods = append(c.pods, pod)
 		}
 	}
 	c.own(s.Attachments, own, &in)

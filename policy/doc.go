@@ -43,6 +43,7 @@
 //	meant.go       which pods a selector or a port name means
 //	owners.go      whose an address is
 //	attachment.go  what the CNI plugin has connected
+//	announced.go   what the agents of other nodes have announced of their pods
 //	local.go       addresses of this node's containers, for those who look for their links
 //	take.go        hands out what has changed
 //	stage.go       hands it out bit by bit where it is much

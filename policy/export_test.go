@@ -10,7 +10,7 @@ import (
 
 // Held counts what a model holds.
 func Held(m *Model) int {
-	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.made) + len(m.changedAttached) + len(m.attachments) + len(m.reportedIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
+	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.made) + len(m.changedAttached) + len(m.attachments) + len(m.announced) + len(m.shownIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
 		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtyNodes) + len(m.dirtyAttachments) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.quarantined) + len(m.over) + len(m.handed) + len(m.handedSubjects) + m.total + m.objects
 }
 

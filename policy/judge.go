@@ -86,7 +86,7 @@ func (j *judge) place(addr netip.Addr) place {
 	viewer := cmp.Or(j.Node, rangeOf, node)
 	var here, staying, elsewhere []*corev1.Pod // pods here, on the viewing node, come first
 	for _, pod := range j.Pods {
-		if !live(pod) || j.sandboxed(pod) || !slices.Contains(podAddrs(pod), addr) {
+		if !live(pod) || j.sandboxed(pod) || !slices.Contains(j.addrs(pod), addr) {
 			continue
 		}
 		switch {
@@ -167,6 +167,45 @@ func (j *judge) madeFor(a Attachment, pod *corev1.Pod) bool {
 // it then knows the addresses of that interface better than the API, which shows the same.
 func (j *judge) sandboxed(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(j.Attachments, func(a Attachment) bool { return a.IfName == "eth0" && j.madeFor(a, pod) })
+}
+
+// addrs are the addresses of a pod by what the API shows and what its node's agent has announced. On
+// another node than the pod's, what was announced counts while the status shows nothing else.
+func (j *judge) addrs(pod *corev1.Pod) []netip.Addr {
+	shown := podAddrs(pod)
+	at := slices.IndexFunc(j.Nodes, func(n *corev1.Node) bool { return n.Name == pod.Spec.NodeName })
+	if at < 0 || pod.Spec.NodeName == j.Node {
+		return shown
+	}
+	var said [][]netip.Addr // by each announcement for the pod, its addresses
+	outdated := false       // the status shows what was not there at the announcement
+	for _, of := range j.PodAddresses {
+		if of.Name != pod.Spec.NodeName {
+			continue
+		}
+		for _, a := range of.Pods {
+			if a.Namespace != pod.Namespace || a.Name != pod.Name || a.UID == "" || !slices.Contains(podUIDs(pod), a.UID) {
+				continue
+			}
+			ips, ok := readAddrs(a.IPs)
+			before, alsoOK := readAddrs(a.Supersedes)
+			if !ok || !alsoOK || len(ips) == 0 {
+				continue
+			}
+			said = append(said, ips)
+			outdated = len(shown) > 0 && !sameAddrs(shown, before)
+		}
+	}
+	if len(said) != 1 || outdated {
+		return shown
+	}
+	ranges := podRanges(j.Nodes[at])
+	for _, ip := range said[0] {
+		if len(ranges) > 0 && !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(ip) }) {
+			return shown
+		}
+	}
+	return said[0]
 }
 
 // rangeOf returns the node in whose pod ranges an address is. The viewing node knows its own

@@ -31,6 +31,26 @@ func readAddr(text string) (addr netip.Addr, ok bool) {
 	return addr.Unmap(), err == nil && addr.Zone() == ""
 }
 
+// readAddrs reads addresses. If one of them is none, none is read.
+func readAddrs(texts []string) (addrs []netip.Addr, ok bool) {
+	for _, text := range texts {
+		addr, ok := readAddr(text)
+		if !ok {
+			return nil, false
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, true
+}
+
+// sameAddrs reports whether two lists have the same addresses.
+func sameAddrs(a, b []netip.Addr) bool {
+	within := func(a, b []netip.Addr) bool {
+		return !slices.ContainsFunc(a, func(addr netip.Addr) bool { return !slices.Contains(b, addr) })
+	}
+	return within(a, b) && within(b, a)
+}
+
 // readRange reads a range of addresses: an address in it, and how many bits of it count. A
 // range that is written with an IPv4-mapped address is one of IPv4 if all its addresses are.
 func readRange(text string) (cidr netip.Prefix, ok bool) {

@@ -23,10 +23,12 @@ type Model struct {
 	nodes      map[string]Node
 	namespaces map[string]*namespace
 	// made are the attachments that the CNI plugin has made, and attachments the same by
-	// pod. reportedIPs is what the API shows of the pods that have any.
+	// pod. announced is what the agents of other nodes have announced, by node and pod.
 	made        map[AttachmentKey]Attachment
 	attachments map[Key][]Attachment
-	reportedIPs map[Key][]netip.Addr
+	announced   map[string]map[Key][]announcement
+	// shownIPs is what the API shows of the pods that have other addresses by these.
+	shownIPs map[Key][]netip.Addr
 	// quarantined has, for each policy that is quarantined, the reason; over are those of them
 	// that the budget has quarantined.
 	quarantined map[Key]string
@@ -87,7 +89,8 @@ func NewModel(node string) *Model {
 		namespaces:  map[string]*namespace{},
 		made:        map[AttachmentKey]Attachment{},
 		attachments: map[Key][]Attachment{},
-		reportedIPs: map[Key][]netip.Addr{},
+		announced:   map[string]map[Key][]announcement{},
+		shownIPs:    map[Key][]netip.Addr{},
 		quarantined: map[Key]string{},
 		over:        map[Key]overspent{},
 		budget:      DefaultBudget,
@@ -115,6 +118,7 @@ func (m *Model) setNode(n Node) {
 	m.dirtyNodes[n.Name] = struct{}{}
 	if n.Name != m.node {
 		m.nodes[n.Name] = n
+		m.relocateAnnounced(n.Name)
 		return
 	}
 	both := addrsOf(slices.Values([]Node{before, n}))
@@ -157,6 +161,7 @@ func (m *Model) deleteNode(name string) {
 	if _, known := m.nodes[name]; known {
 		m.setNode(Node{Name: name})
 		delete(m.nodes, name)
+		m.relocateAnnounced(name)
 		m.dirtyNodes[name] = struct{}{}
 	}
 }
@@ -213,11 +218,10 @@ func (m *Model) namespaceMoved(g *peers, ip netip.Addr, pod *Pod, name string, b
 // setPod takes a pod in as it is now, in place of the one of that name. The
 // model keeps p, which must not change any more.
 func (m *Model) setPod(p *Pod) {
-	delete(m.reportedIPs, p.Key)
-	if reported := p.IPs; len(m.attachments[p.Key]) > 0 {
-		if p = p.attach(m.attachments[p.Key], m.node); p.attached {
-			m.reportedIPs[p.Key] = reported
-		}
+	delete(m.shownIPs, p.Key)
+	shown := p.IPs
+	if p = m.locate(p); p.located {
+		m.shownIPs[p.Key] = shown
 	}
 	old := m.pod(p.Key)
 	ns := m.in(p.Namespace)
@@ -249,7 +253,7 @@ func (m *Model) deletePod(key Key) {
 	}
 	m.change(m.concerned(key, old, nil), func() {
 		m.disclaimAll(old)
-		delete(m.reportedIPs, key)
+		delete(m.shownIPs, key)
 		delete(m.in(key.Namespace).pods, key.Name)
 	})
 	m.refreshSubject(key)

@@ -22,11 +22,12 @@ type Pod struct {
 	MirrorUID types.UID
 	Node      string
 	Labels    Labels
-	// IPs are the addresses of the pod's attachments, if it has any on this node, else all of
-	// status.podIPs, with IPv4-mapped ones as IPv4. There may be none yet.
+	// IPs are the addresses of the pod's attachments, if it has any on this node, or those that its
+	// node's agent has announced, else all of status.podIPs, with IPv4-mapped ones as IPv4. There
+	// may be none yet.
 	IPs []netip.Addr
-	// attached: IPs are those of attachments.
-	attached bool
+	// located says that IPs are not what the API shows, but those of attachments or announced ones.
+	located bool
 	// Ports are the named ports of all containers, sorted, each once.
 	Ports []ContainerPort
 	// Terminating: where several pods claim an address, this one yields to those that stay.
@@ -48,6 +49,9 @@ type ContainerPort struct {
 	Protocol Protocol
 	Number   uint16
 }
+
+// IsOf reports whether a UID is the pod's. A static pod goes by either of its UIDs.
+func (p *Pod) IsOf(uid types.UID) bool { return uid != "" && (uid == p.UID || uid == p.MirrorUID) }
 
 // PodOf reads a pod. It reports false for one that policy does not see: on the
 // host's network (that is node traffic), or Succeeded or Failed (its address
@@ -127,7 +131,7 @@ func podIPs(p *corev1.Pod) []netip.Addr {
 // equal reports whether nothing that policy looks at differs: most pod updates
 // are status changes that do not.
 func (p *Pod) equal(q *Pod) bool {
-	return p.Key == q.Key && p.UID == q.UID && p.MirrorUID == q.MirrorUID && p.attached == q.attached && p.Node == q.Node && p.Terminating == q.Terminating && p.Unread == q.Unread &&
+	return p.Key == q.Key && p.UID == q.UID && p.MirrorUID == q.MirrorUID && p.located == q.located && p.Node == q.Node && p.Terminating == q.Terminating && p.Unread == q.Unread &&
 		slices.Equal(p.IPs, q.IPs) && slices.Equal(p.Ports, q.Ports) && p.Labels == q.Labels
 }
 

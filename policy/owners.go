@@ -12,8 +12,9 @@ import (
 //     attachment was made for. If that pod is not known here, it belongs to nobody: it is an
 //     orphan, to and from which nothing passes. No API object outranks this.
 //  2. What the API says about pods of this node.
-//  3. What the API says about pods of other nodes, but not for an address that is ours: one
-//     inside this node's own pod ranges, or the node's own.
+//  3. What the API says about pods of other nodes, or what their nodes' agents have announced
+//     (announced.go), but not for an address that is ours: one inside this node's own pod
+//     ranges, or the node's own.
 //
 // That another Node object shows an address as its own counts for nothing here: in that way
 // a node could take the policies from another node's pods.

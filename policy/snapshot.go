@@ -5,6 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/podfence/podfence/api/v1alpha1"
 )
 
 // Snapshot is a cluster at one moment as the API shows it, together with what one node knows
@@ -14,6 +16,8 @@ type Snapshot struct {
 	Namespaces []*corev1.Namespace
 	Pods       []*corev1.Pod
 	Policies   []*networkingv1.NetworkPolicy
+	// PodAddresses are what the nodes' agents have announced, an object for each node.
+	PodAddresses []*v1alpha1.PodAddresses
 
 	// Node is that node: the snapshot is its agent's view. Empty: it is no node's view.
 	Node string

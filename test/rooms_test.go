@@ -23,8 +23,10 @@ var rules = []struct {
 	// along that is for tests.
 	{module, []string{module, "!" + module + "/cli"}},
 	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/agent", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
+	// podfence's own API objects: what the API server knows of them, and nothing of podfence.
+	{module + "/api", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "!k8s.io/apimachinery", "sigs.k8s.io"}},
 	// Pure: objects and tables as values. No client, logger, kernel or files.
-	{module + "/policy", []string{module, "!" + module + "/policy", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
+	{module + "/policy", []string{module, "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
 	{module + "/policy/packet", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
 	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
@@ -37,13 +39,14 @@ var rules = []struct {
 	}},
 	// Changes in, outcomes out: the enforcer neither watches an API nor says what has come of it.
 	{module + "/controllers/enforcer", []string{
-		module + "/controllers", "!" + module + "/controllers/enforcer", "github.com/go-logr", "github.com/prometheus",
+		module + "/controllers", "!" + module + "/controllers/enforcer", module + "/api", "github.com/go-logr", "github.com/prometheus",
 		"k8s.io/api", "k8s.io/client-go", "sigs.k8s.io",
 	}},
 	// Whoever reports reads outcomes, and feeds nothing.
 	{module + "/controllers/report", []string{module + "/controllers", "!" + module + "/controllers/report", "!" + module + "/controllers/enforcer"}},
 	// The others have the enforcer and the reports, and not each other.
 	{module + "/controllers/attachments", besides("attachments")},
+	{module + "/controllers/announcements", besides("announcements")},
 	{module + "/controllers/network", besides("network")},
 	{module + "/controllers/manifests", append(besides("manifests"), "!"+module+"/controllers/nodes")},
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
@@ -123,6 +126,13 @@ func TestRooms(t *testing.T) {
 		{module + "/ruleset/kernel", module + "/cli"},
 		{module + "/controllers", module + "/cli"},
 		{module + "/cni/node", module + "/cli"},
+		{module + "/api/v1alpha1", module + "/policy"},
+		{module + "/api/v1alpha1", "k8s.io/api/core/v1"},
+		{module + "/api/v1alpha1", "sigs.k8s.io/controller-runtime/pkg/scheme"},
+		{module + "/cli", module + "/api/v1alpha1"},
+		{module + "/policy/packet", module + "/api/v1alpha1"},
+		{module + "/ruleset", module + "/api/v1alpha1"},
+		{module + "/cni/handshake", module + "/api/v1alpha1"},
 		{module + "/policy", module + "/ruleset"},
 		{module + "/ruleset", module + "/controllers/manifests"},
 		{module + "/policy/packet", module + "/policy"},
@@ -143,9 +153,13 @@ func TestRooms(t *testing.T) {
 		{module + "/controllers/enforcer", "github.com/go-logr/logr"},
 		{module + "/controllers/enforcer", "github.com/prometheus/client_golang/prometheus"},
 		{module + "/controllers/enforcer", "k8s.io/api/core/v1"},
+		{module + "/controllers/enforcer", module + "/api/v1alpha1"},
 		{module + "/controllers/report", module + "/controllers"},
 		{module + "/controllers/report", module + "/controllers/network"},
 		{module + "/controllers/attachments", module + "/controllers"},
+		{module + "/controllers/announcements", module + "/controllers"},
+		{module + "/controllers/announcements", module + "/controllers/attachments"},
+		{module + "/controllers/attachments", module + "/controllers/announcements"},
 		{module + "/controllers/network", module + "/controllers/attachments"},
 		{module + "/controllers/manifests", module + "/controllers"},
 		{module + "/controllers/nodes", module + "/controllers/enforcer"},

@@ -23,7 +23,7 @@ import (
 type Homes map[string][]netip.Addr
 
 // homes are those of a snapshot that is true: each address of an attachment is at its pod's
-// host, and each other one of a pod at the first pod's that claims it.
+// host, and each other one of a pod, shown or announced, at the first pod's that claims it.
 func homes(s policy.Snapshot) Homes {
 	want, claimed := Homes{}, map[netip.Addr]bool{}
 	give := func(name string, addrs []netip.Addr) {
@@ -38,6 +38,11 @@ func homes(s policy.Snapshot) Homes {
 	}
 	for _, pod := range s.Pods {
 		give(pod.Namespace+"/"+pod.Name, random.PodAddrsOf(pod))
+	}
+	for _, o := range s.PodAddresses {
+		for _, said := range o.Pods {
+			give(said.Namespace+"/"+said.Name, random.Readable(said.IPs))
+		}
 	}
 	return want
 }
@@ -213,8 +218,8 @@ func difference(a, b policy.Snapshot) (events []random.Event) {
 
 func objects(s policy.Snapshot) map[string]client.Object {
 	all := map[string]client.Object{}
-	for _, o := range random.Objects(s) {
-		all[identity(o)] = o
+	for _, event := range random.Events(s) {
+		all[identity(event.Object)] = event.Object
 	}
 	return all
 }

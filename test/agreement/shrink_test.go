@@ -10,6 +10,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/test/agreement"
@@ -46,6 +47,11 @@ func shrink(t *testing.T, c *agreement.Cluster, s policy.Snapshot, o ruleset.Opt
 	s.Namespaces = least(s.Namespaces, func(left []*corev1.Namespace) bool {
 		try := s
 		try.Namespaces = left
+		return differ(try)
+	})
+	s.PodAddresses = least(s.PodAddresses, func(left []*v1alpha1.PodAddresses) bool {
+		try := s
+		try.PodAddresses = left
 		return differ(try)
 	})
 	var text strings.Builder

@@ -49,6 +49,9 @@ func Main(m *testing.M, folder *string) (code int) {
 // Podfence builds podfence, as it is released, to path.
 func Podfence(path string) error { return build("", path) }
 
+// FirstPacket builds the program of test/e2e's pods that send at once, to path.
+func FirstPacket(path string) error { return build("test/e2e/firstpacket", path) }
+
 // Reference builds plugins of containernetworking, such as main/bridge, of the version in
 // go.mod, into a folder. It takes their dependencies, which podfence alone does not need.
 func Reference(dir string, plugins ...string) error {

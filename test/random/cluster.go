@@ -197,7 +197,7 @@ func Namespace(r *rand.Rand, i int) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: l}}
 }
 
-// Cluster is a whole cluster: nodes, namespaces, so many pods and policies.
+// Cluster is a whole cluster: nodes, namespaces, so many pods and policies, and what agents announce.
 func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
 	s.Node = Node
 	for _, name := range nodeNames {
@@ -212,6 +212,7 @@ func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
 	for i := range policies {
 		s.Policies = append(s.Policies, Policy(r, i))
 	}
+	s.PodAddresses = announced(r, s.Pods)
 	return s
 }
 
@@ -268,13 +269,16 @@ func spellings(addr netip.Addr) []string {
 }
 
 // Addresses are the addresses that a cluster is about, each once and in order: those that its
-// pods and attachments have, the nodes' and the outside's, and some that nobody has.
+// pods and attachments have, and those announced, the nodes' and the outside's, and some that nobody has.
 func Addresses(s policy.Snapshot) (pods, others []netip.Addr) {
 	for _, pod := range s.Pods {
 		pods = append(pods, PodAddrsOf(pod)...)
 	}
 	for _, a := range s.Attachments {
 		pods = append(pods, a.IPs...)
+	}
+	for _, o := range s.PodAddresses {
+		pods = append(pods, announcedAddrs(o)...)
 	}
 	others = slices.Concat(Outside, OwnAddrs, Strangers)
 	for _, addrs := range Remote() {

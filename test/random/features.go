@@ -15,6 +15,7 @@ import (
 func Features(s policy.Snapshot) map[string]bool {
 	features := map[string]bool{}
 	attachmentFeatures(s, features)
+	announcedFeatures(s, features)
 	podFeatures(s, features)
 	nodeFeatures(s, features)
 	for _, name := range namespaces {

@@ -13,6 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -57,13 +58,20 @@ func (e Event) identity() string {
 func History(r *rand.Rand, n int) []Event {
 	const pods, policies = 12, 8
 	var events []Event
+	if maybe(r, 2) { // else most nodes are not known
+		for _, name := range nodeNames {
+			events = append(events, Event{Object: plainNode(name)})
+		}
+	}
 	last := map[string]Event{} // of each object, and in which order they first came
 	var order []string
 	for range n {
 		event := Event{Delete: maybe(r, 4)}
-		switch r.Intn(11) {
+		switch r.Intn(13) {
 		case 8, 9:
 			event.Attachment = Attachment(r, r.Intn(pods), pods)
+		case 11, 12:
+			event.Object = PodAddresses(r, podsIn(last))
 		case 0:
 			event.Object = Namespace(r, r.Intn(len(namespaces)))
 		case 1, 2, 3, 10:
@@ -87,6 +95,16 @@ func History(r *rand.Rand, n int) []Event {
 	return events
 }
 
+// podsIn are the pods that are there, in order.
+func podsIn(last map[string]Event) (pods []*corev1.Pod) {
+	for _, id := range slices.Sorted(maps.Keys(last)) {
+		if p, is := last[id].Object.(*corev1.Pod); is && !last[id].Delete {
+			pods = append(pods, p)
+		}
+	}
+	return pods
+}
+
 // next is what may become of an object or an attachment: it comes back as it was, goes, or
 // changes a little.
 func next(r *rand.Rand, e Event, pods int) Event {
@@ -104,6 +122,12 @@ func next(r *rand.Rand, e Event, pods int) Event {
 		pick(r, []func(*rand.Rand, *corev1.Node){setRanges, setAddresses})(r, o)
 	case *networkingv1.NetworkPolicy:
 		changePolicy(r, &o.Spec)
+	case *v1alpha1.PodAddresses:
+		if n := len(o.Pods); maybe(r, 2) && n > 1 {
+			o.Pods = o.Pods[:n-1]
+		} else {
+			o.Pods = append(o.Pods, podAddress(r, o.Name, Pod(r, r.Intn(pods)), []*corev1.Pod{Pod(r, r.Intn(pods))}))
+		}
 	}
 	return e
 }
@@ -202,6 +226,8 @@ func Snapshot(history []Event) (s policy.Snapshot) {
 			s.Nodes = append(s.Nodes, o)
 		case *networkingv1.NetworkPolicy:
 			s.Policies = append(s.Policies, o)
+		case *v1alpha1.PodAddresses:
+			s.PodAddresses = append(s.PodAddresses, o)
 		}
 	}
 	return s
@@ -222,7 +248,8 @@ func Seeds(first int64, n int) iter.Seq[int64] {
 	}
 }
 
-// Objects are all objects of a cluster: Nodes, Namespaces, Pods and NetworkPolicies, in this order.
+// Objects are a cluster's objects that are Kubernetes' own: Nodes, Namespaces, Pods and
+// NetworkPolicies, in this order.
 func Objects(s policy.Snapshot) (all []client.Object) {
 	for _, o := range s.Nodes {
 		all = append(all, o)
@@ -242,6 +269,9 @@ func Objects(s policy.Snapshot) (all []client.Object) {
 // Events are those by which a cluster comes to be, an object each.
 func Events(s policy.Snapshot) (events []Event) {
 	for _, o := range Objects(s) {
+		events = append(events, Event{Object: o})
+	}
+	for _, o := range s.PodAddresses {
 		events = append(events, Event{Object: o})
 	}
 	return events

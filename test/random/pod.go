@@ -135,7 +135,7 @@ func OddPod(r *rand.Rand, i, pods int) *corev1.Pod {
 
 // makeOdd changes a pod: what it is, or only what the API shows of it.
 func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
-	switch r.Intn(15) {
+	switch r.Intn(17) {
 	case 0:
 		p.Spec.HostNetwork = true
 		if !maybe(r, 3) {
@@ -145,7 +145,7 @@ func makeOdd(r *rand.Rand, p *corev1.Pod, i, pods int) {
 		p.Status.Phase = pick(r, []corev1.PodPhase{corev1.PodSucceeded, corev1.PodFailed})
 	case 2:
 		p.Status.Phase = pick(r, []corev1.PodPhase{corev1.PodPending, corev1.PodUnknown, ""})
-	case 3:
+	case 3, 15, 16:
 		p.Status.PodIPs, p.Status.PodIP = nil, ""
 	case 4:
 		show(r, p, PodAddrs(i, p.Spec.NodeName)[:1])

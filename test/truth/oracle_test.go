@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -57,8 +58,14 @@ func (w *world) checkFree(t *ruleset.Table) error {
 		for _, v4 := range w.families {
 			ip := w.address(v4, false, i)
 			had := func(x *iface) bool { return (x.noted || x.state != over) && slices.Contains(x.ips, ip) }
-			shown := func(t *thing) bool { return podKnown(t) != nil && shows(podKnown(t), ip) && !w.noted(t) }
-			if slices.ContainsFunc(w.ifaces, had) || slices.ContainsFunc(w.pods, shown) {
+			prefix, ranged := w.ranges[ip.Is4()]
+			ours := ranged && prefix.Contains(ip) // whatever others say of it
+			shown := func(t *thing) bool {
+				p := podKnown(t)
+				return p != nil && shows(p, ip) && !w.noted(t) && (p.Spec.NodeName == random.Node || !ours)
+			}
+			announced := func(t *thing) bool { return !ours && announces(t, ip) }
+			if slices.ContainsFunc(w.ifaces, had) || slices.ContainsFunc(w.pods, shown) || slices.ContainsFunc(w.things, announced) {
 				continue
 			}
 			if mapped(t, ip) || member(t, setOf("orphans", ip), ip) {
@@ -70,6 +77,12 @@ func (w *world) checkFree(t *ruleset.Table) error {
 		}
 	}
 	return nil
+}
+
+// announces reports whether a thing is what an agent announces, with an address in it.
+func announces(t *thing, ip netip.Addr) bool {
+	o, is := t.known().(*v1alpha1.PodAddresses)
+	return is && slices.ContainsFunc(o.Pods, func(said v1alpha1.PodAddress) bool { return slices.Contains(said.IPs, ip.String()) })
 }
 
 // unpromised reports whether nothing is promised of a container that the agent has lost

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/test/random"
 )
 
@@ -37,6 +38,7 @@ var kinds = []kind{
 	{"a pod's labels or ports change", 4, (*world).relabel},
 	{"kubelet reports", 24, (*world).report},
 	{"another node's pod reports", 5, (*world).reportForeign},
+	{"a node's agent announces", 6, (*world).announce},
 	{"the agent hears", 50, (*world).hear},
 	{"the agent hears again what it knows", 2, (*world).hearAgain},
 	{"a sandbox is made", 30, (*world).makeSandbox},
@@ -271,6 +273,46 @@ func (w *world) reportForeign(s step) (string, bool, error) {
 	}
 	w.change(t, func(p *corev1.Pod) { p.Status.Phase, p.Status.PodIPs = corev1.PodRunning, podIPs(ips) })
 	return fmt.Sprintf("%s's kubelet reports pod %s Running at %v", others, t.name, ips), true, nil
+}
+
+// announce is the word of a node's agent, true or not: of pods of its node and of other ones, at
+// addresses of its own, or at ones that are in this node's ranges or in use here.
+func (w *world) announce(s step) (string, bool, error) {
+	node := []string{others, others, random.Node, "no-node"}[s.a%4]
+	object := &v1alpha1.PodAddresses{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	var text []string
+	for i, t := range w.pods {
+		p := podNow(t)
+		if p == nil || (s.b>>i)&1 == 0 {
+			continue
+		}
+		said := v1alpha1.PodAddress{Namespace: p.Namespace, Name: p.Name, UID: uidOf(p)}
+		for j, v4 := range w.families {
+			ip := random.PodAddrs(s.c%4, others)[map[bool]int{true: 0, false: 1}[v4]]
+			if (s.c>>i)&3 > 0 {
+				ip = w.address(v4, s.c%16 == 1, 2+(s.c>>4+i+j)%5)
+				w.count("an agent announces an address that is in use here", w.taken(ip))
+			}
+			said.IPs = append(said.IPs, ip.String())
+		}
+		if s.c%2 == 0 { // it is of a new sandbox
+			for _, ip := range p.Status.PodIPs {
+				said.Supersedes = append(said.Supersedes, ip.IP)
+			}
+		}
+		object.Pods = append(object.Pods, said)
+		text = append(text, fmt.Sprintf("%s at %v in place of %v", t.name, said.IPs, said.Supersedes))
+	}
+	t := w.named("PodAddresses " + node)
+	if len(object.Pods) == 0 {
+		if t.now() == nil {
+			return nothing()
+		}
+		w.remove(t)
+		return "the agent of " + node + " announces nothing any more", true, nil
+	}
+	w.put(t, object)
+	return "the agent of " + node + " announces pods " + strings.Join(text, ", "), true, nil
 }
 
 // hear brings the agent news of one thing: the next, or several at once.

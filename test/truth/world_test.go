@@ -176,6 +176,9 @@ func newWorld(s setting, a keeper) (*world, error) {
 	for _, f := range fences {
 		w.put(w.thing("NetworkPolicy "+f.key.String()), f.object())
 	}
+	for _, node := range []string{random.Node, others, "no-node"} {
+		w.thing("PodAddresses " + node)
+	}
 	return w, w.startAgent(0)
 }
 
