@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,8 +16,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/controllers"
+	"github.com/podfence/podfence/controllers/announcements"
 	"github.com/podfence/podfence/controllers/attachments"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/manifests"
@@ -60,6 +63,9 @@ type Options struct {
 	NamespaceBudget int
 	// IgnorePodCIDRs: the node's pods do not get their addresses from its ranges.
 	IgnorePodCIDRs bool
+	// PeersFirst says whether a new pod starts only when other nodes have been told its address.
+	// Empty: PeersOff.
+	PeersFirst PeersFirst
 	// Checks look, every few seconds, whether the node is in a condition: an error is
 	// why it is.
 	Checks map[report.Condition]func() error
@@ -72,6 +78,16 @@ type Options struct {
 	Registry prometheus.Registerer
 	Log      logr.Logger
 }
+
+// PeersFirst says whether a new pod starts only when other nodes have been told its address.
+type PeersFirst string
+
+// What --peers-first can be.
+const (
+	PeersOff     PeersFirst = "off"     // they are not told, and learn it from the pod's status
+	PeersPrefer  PeersFirst = "prefer"  // they are told before it starts or, after a while, later
+	PeersRequire PeersFirst = "require" // they are told before it starts, or it does not start
+)
 
 // CNI is the agent's part of connecting pods.
 type CNI struct {
@@ -181,8 +197,9 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	}
 	var plugin *attachments.Server
 	if o.CNI != nil {
-		var also error
-		if plugin, also = a.serveCNI(cluster); also != nil {
+		announcer, also := a.announcePods(cluster)
+		err = errors.Join(err, also)
+		if plugin, also = a.serveCNI(cluster, announcer); also != nil {
 			return nil, errors.Join(err, also)
 		}
 		if o.CNI.Publish != nil {
@@ -212,6 +229,7 @@ func newManager(o Options, cluster *controllers.Source) (manager.Manager, error)
 	}
 	skipNameValidation := true // two agents in one process have controllers of the same names
 	mgr, err := manager.New(api, manager.Options{
+		Scheme:                 scheme,
 		Logger:                 o.Log.V(1), // what starts and stops in it is for developers
 		Cache:                  caches,
 		MapperProvider:         kinds,
@@ -226,12 +244,39 @@ func newManager(o Options, cluster *controllers.Source) (manager.Manager, error)
 	return mgr, nil
 }
 
-// serveCNI has the manager answer the CNI plugin.
-func (a *Agent) serveCNI(cluster *controllers.Source) (*attachments.Server, error) {
+// announcePods has the manager announce new pods' addresses to other nodes, and take in what those
+// announce; nil: it is not to.
+func (a *Agent) announcePods(cluster *controllers.Source) (attachments.Announcer, error) {
+	o := a.options
+	if o.API == nil || o.PeersFirst == PeersOff || o.PeersFirst == "" {
+		return nil, nil
+	}
+	log := o.Log.WithName("announcements")
+	own, err := ownClient(o.API, client.Options{Scheme: a.GetScheme(), Mapper: a.GetRESTMapper()}, announcements.Rate, announcements.Burst)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the client for PodAddresses: %w", err)
+	}
+	var announcer *announcements.Announcer
+	reader := controllers.NewPodAddressesReconciler(cluster, a.Manager, o.Node, func(o *v1alpha1.PodAddresses) { announcer.Seen(o) })
+	trust := announcements.NewTrust(o.Node, own, func(ctx context.Context, on bool) error {
+		a.report.Metrics.Announcing(on)
+		return reader.TrustAnnouncements(ctx, on)
+	}, log)
+	announcer = announcements.New(announcements.Options{
+		Node: o.Node, Client: own, Require: o.PeersFirst == PeersRequire, Pod: cluster.Pod,
+		NodeUID: func() types.UID { return cluster.NodeUID(o.Node) }, Attachments: a.Enforcer.Attachments, Synced: a.Enforcer.SyncFirst,
+		Trust: trust, Report: a.report.Metrics, Log: log,
+	})
+	return announcer, errors.Join(a.Add(trust), a.Add(announcer))
+}
+
+// serveCNI has the manager answer the CNI plugin. announcer is nil if nobody is told of addresses.
+func (a *Agent) serveCNI(cluster *controllers.Source, announcer attachments.Announcer) (*attachments.Server, error) {
 	o := attachments.Options{
 		Node: a.options.Node, Socket: a.options.CNI.Socket, State: a.options.CNI.State,
 		Bridge: a.options.CNI.Bridge, Refuse: a.options.CNI.Refuse, Links: a.options.CNI.Links, Flows: a.options.Flows,
-		Enforcer: a.Enforcer, Report: a.report, Log: a.options.Log.WithName("cni"),
+		Announcer: announcer,
+		Enforcer:  a.Enforcer, Report: a.report, Log: a.options.Log.WithName("cni"),
 	}
 	if a.options.API != nil {
 		o.Covered = cluster.Covered

@@ -8,8 +8,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+
+	"github.com/podfence/podfence/api/v1alpha1"
 )
+
+// scheme has Kubernetes' own objects and podfence's.
+var scheme = func() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(s))
+	utilruntime.Must(v1alpha1.AddToScheme(s))
+	return s
+}()
 
 // kinds are the few kinds that the agent reads and writes. They never change, so the API server need
 // not be asked for them. That lets an agent wait that starts while the API server is away, as after
@@ -21,6 +34,9 @@ func kinds(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
+	// Its plural is its singular, which the mapper would not guess.
+	addresses := v1alpha1.GroupVersion.WithResource("podaddresses")
+	mapper.AddSpecific(v1alpha1.GroupVersion.WithKind("PodAddresses"), addresses, addresses, meta.RESTScopeRoot)
 	mapper.Add(networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), meta.RESTScopeNamespace)
 	return mapper, nil
 }

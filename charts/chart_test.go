@@ -54,6 +54,75 @@ func TestChartEqualsOverlays(t *testing.T) {
 	})
 }
 
+// announcements are what only agents need that announce addresses.
+var announcements = []string{
+	"CustomResourceDefinition/podaddresses.podfence.io",
+	"ValidatingAdmissionPolicy/podfence-podaddresses",
+	"ValidatingAdmissionPolicyBinding/podfence-podaddresses",
+}
+
+// TestAnnouncements: where nobody announces addresses, there is nothing of what that takes, and
+// all else is the same.
+func TestAnnouncements(t *testing.T) {
+	without := func(t *testing.T, got map[string]any) {
+		t.Helper()
+		for key, object := range got {
+			if text := fmt.Sprint(object); strings.Contains(key, "podaddresses") || strings.Contains(text, "podaddresses") {
+				t.Errorf("%s is about podaddresses: %s", key, text)
+			}
+		}
+	}
+	t.Run("overlays", func(t *testing.T) {
+		for _, name := range []string{"default", "chained"} {
+			got := overlay(t, name, false)
+			for _, key := range announcements {
+				if got[key] == nil {
+					t.Errorf("config/%s has no %s", name, key)
+				}
+			}
+			if binding := flat(t, got)[announcements[2]+".spec.policyName"]; binding != `"podfence-podaddresses"` {
+				t.Errorf("config/%s binds the policy %s", name, binding)
+			}
+		}
+		without(t, overlay(t, "policy-only", false))
+	})
+	off := func(t *testing.T, mode string, args ...string) {
+		t.Helper()
+		args = append([]string{"template", release, "podfence", "-n", namespace, "--set-json", `cni.mode="` + mode + `"`}, args...)
+		out, err := helm(t, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := parse(t, out), render(t, `cni.mode="`+mode+`"`)
+		without(t, got)
+		for _, key := range announcements {
+			delete(want, key)
+		}
+		role := want["ClusterRole/podfence-agent"].(map[string]any)
+		rules := role["rules"].([]any)
+		role["rules"] = slices.DeleteFunc(rules, func(rule any) bool { return strings.Contains(fmt.Sprint(rule), "podaddresses") })
+		if len(role["rules"].([]any)) != len(rules)-1 {
+			t.Errorf("with announcements, the rules are %v", rules)
+		}
+		delete(got, "DaemonSet/podfence-agent") // TestValues has its arguments
+		delete(want, "DaemonSet/podfence-agent")
+		compare(t, got, want)
+	}
+	for _, mode := range []string{"bridge", "chained"} {
+		t.Run(mode+", off", func(t *testing.T) { off(t, mode, "--set-json", `cni.peersFirst="off"`) })
+		t.Run(mode+", on an API server that has no such policies", func(t *testing.T) { off(t, mode, "--kube-version", "1.29.9") })
+	}
+	t.Run("required of such a one", func(t *testing.T) {
+		args := []string{"template", release, "podfence", "--set-json", `cni.peersFirst="require"`, "--kube-version"}
+		if out, err := helm(t, append(args, "1.29.9")...); err == nil || !strings.Contains(err.Error(), "must be 1.30 or newer") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		if _, err := helm(t, append(args, "1.30.0")...); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 const (
 	ds    = "DaemonSet/podfence-agent.spec."
 	pod   = ds + "template.spec."
@@ -95,11 +164,12 @@ var settings = []setting{
 		`+ ` + pod + `imagePullSecrets[0].name: "a"`,
 		`+ ` + pod + `imagePullSecrets[1].name: "b"`,
 	}},
-	// What the modes are TestChartEqualsOverlays tells.
-	{"cni.mode", []string{`cni.mode="chained"`}, []string{`cni.mode="none"`}, []string{
+	// What the modes are TestChartEqualsOverlays tells, and TestAnnouncements what is not here.
+	{"cni.mode", []string{`cni.mode="chained"`, `cni.peersFirst="off"`}, []string{`cni.mode="none"`}, []string{
 		`+ ` + agent + `volumeMounts[0].readOnly: true`,
 		`- ` + agent + `args[1]: "--proc-sys=/host/proc/sys"`,
 		`- ` + agent + `args[2]: "--cni=chained"`,
+		`- ` + agent + `args[3]: "--peers-first=off"`,
 		`- ` + agent + `volumeMounts[1].mountPath: "/run/podfence"`,
 		`- ` + agent + `volumeMounts[1].name: "run"`,
 		`- ` + agent + `volumeMounts[2].mountPath: "/opt/cni/bin"`,
@@ -120,6 +190,9 @@ var settings = []setting{
 		`+ ` + agent + `args[3]: "--routing=vxlan"`,
 		`- ` + agent + `args[3]: "--routing=auto"`,
 	}},
+	{"cni.peersFirst", nil, []string{`cni.peersFirst="require"`}, []string{`+ ` + agent + `args[4]: "--peers-first=require"`}},
+	{"cni.peersFirst", []string{`cni.mode="none"`}, []string{`cni.peersFirst="require"`}, nil},
+	{"cni.peersFirst", nil, []string{`cni.peersFirst=null`}, nil}, // as after an upgrade with --reuse-values
 	{"cni.confDir", nil, []string{`cni.confDir="/etc/other/net.d"`}, []string{
 		`+ ` + pod + `volumes[0].hostPath.path: "/etc/other/net.d"`,
 		`- ` + pod + `volumes[0].hostPath.path: "/etc/cni/net.d"`,
@@ -342,7 +415,7 @@ func TestNames(t *testing.T) {
 			if len(c.want) > 63 {
 				t.Errorf("%s has %d characters", c.want, len(c.want))
 			}
-			want := strings.NewReplacer("podfence-agent", c.want, namespace, c.namespace).Replace(standard)
+			want := strings.NewReplacer("podfence-agent", c.want, "podfence-podaddresses", strings.TrimSuffix(c.want, "agent")+"podaddresses", namespace, c.namespace).Replace(standard)
 			got := parse(t, template(t, c.release, c.namespace, `fullnameOverride="`+c.override+`"`))
 			compare(t, got, parse(t, want))
 			account, _ := got["ServiceAccount/"+c.want].(map[string]any)
@@ -368,6 +441,7 @@ func TestSchemaRefuses(t *testing.T) {
 	refused(`iamge={"tag":"v1"}`, "additional properties 'iamge' not allowed")
 	refused(`cni.mode="brigde"`, "'/cni/mode': value must be one of 'bridge', 'chained', 'none'")
 	refused(`cni.routing="bgp"`, "'/cni/routing': value must be one of 'auto', 'host-gw', 'vxlan'")
+	refused(`cni.peersFirst=false`, "'/cni/peersFirst': value must be one of '', 'prefer', 'require', 'off'") // off without quotes
 	refused(`cni.mode=null`, "missing property 'mode'")
 	refused(`cni.binDir="opt/cni/bin"`, "'/cni/binDir'")
 	refused(`deny="refuse"`, "'/deny': value must be one of '', 'drop', 'reject'")

@@ -80,7 +80,7 @@ GOMEMLIMIT sets another.`,
 			if o.API, err = apiServer(kubeconfig, o.Manifests); err != nil {
 				return err
 			}
-			o.KeepIfEmpty = !allowEmpty
+			o.KeepIfEmpty, o.PeersFirst = !allowEmpty, agent.PeersFirst(c.peersFirst)
 			running, err := announceRunning()
 			if err != nil {
 				return err

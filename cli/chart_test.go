@@ -21,9 +21,9 @@ func TestAgentTakesChart(t *testing.T) {
 	outside(t)
 	for _, mode := range []string{"bridge", "chained", "none"} {
 		for _, values := range []string{
-			"deny=drop,podToNode=police,log.level=info,log.format=text,cni.routing=host-gw",
-			"deny=reject,podToNode=allow,log.level=debug,log.format=json,cni.routing=vxlan",
-			"log.level=error,metrics.prometheus.enabled=true",
+			"deny=drop,podToNode=police,log.level=info,log.format=text,cni.routing=host-gw,cni.peersFirst=prefer",
+			"deny=reject,podToNode=allow,log.level=debug,log.format=json,cni.routing=vxlan,cni.peersFirst=require",
+			"log.level=error,metrics.prometheus.enabled=true,cni.peersFirst=off",
 		} {
 			t.Run(mode+","+values, func(t *testing.T) {
 				container := chartDaemonSet(t, "cni.mode="+mode+","+values).Spec.Template.Spec.Containers[0]

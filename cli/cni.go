@@ -75,6 +75,7 @@ type cniFlags struct {
 	leases        string
 	places        install.Places
 	procSys       string
+	peersFirst    string
 }
 
 func (c *cniFlags) flags(f *pflag.FlagSet) {
@@ -86,6 +87,7 @@ func (c *cniFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.places.BinDir, "cni-bin-dir", install.DefaultBinDir, "where the container runtime looks for CNI plugins")
 	f.StringVar(&c.leases, "cni-data-dir", plugin.DefaultDataDir, "folder where podfence-cni keeps which addresses are taken")
 	f.StringVar(&c.places.Plugin, "cni-plugin", "", "podfence-cni to install; empty: the one beside this program")
+	f.StringVar(&c.peersFirst, "peers-first", "prefer", "with --cni bridge or chained, whether a new pod starts only when the API server has its address for other nodes: prefer (it waits for that, 5 s at most), require (its ADD fails until then) or off (other nodes learn it from its status)")
 	f.StringVar(&c.procSys, "proc-sys", "/proc/sys", "where sysctls can be written: in a container, a mount of the host's")
 }
 
@@ -108,6 +110,11 @@ func (c *cniFlags) check() error {
 	}
 	if name := c.places.ConfName; name != filepath.Base(name) || strings.HasPrefix(name, ".") || filepath.Ext(name) != ".conflist" {
 		return fmt.Errorf("--cni-conf-name is %q: it must be a file's name that ends in .conflist, such as %s", name, install.ConflistName)
+	}
+	switch agent.PeersFirst(c.peersFirst) {
+	case agent.PeersOff, agent.PeersPrefer, agent.PeersRequire:
+	default:
+		return fmt.Errorf("--peers-first is %q: it must be prefer, require or off", c.peersFirst)
 	}
 	if len(c.socket) > maxSocket {
 		return fmt.Errorf("--cni-socket has %d bytes, of at most %d: %q", len(c.socket), maxSocket, c.socket)

@@ -66,6 +66,9 @@ func starting(o *agent.Options, e *enforcement, c *cniFlags, owns bool) []any {
 	if c.mode == "bridge" {
 		about = append(about, "routing", c.routing)
 	}
+	if c.mode != "none" && o.API != nil {
+		about = append(about, "peersFirst", c.peersFirst)
+	}
 	if len(o.LastPodCIDRs) > 0 {
 		about = append(about, "lastPodCIDRs", o.LastPodCIDRs)
 	}

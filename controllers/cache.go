@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -26,6 +27,7 @@ func cacheOptions(pods *podSizes, policies *policySizes) cache.Options {
 		&corev1.Namespace{}:           {Transform: strip(stripNamespace)},
 		&corev1.Node{}:                {Transform: strip(stripNode)},
 		&networkingv1.NetworkPolicy{}: {Transform: strip(policies.keep), UnsafeDisableDeepCopy: new(true)},
+		&v1alpha1.PodAddresses{}:      {Transform: strip(stripPodAddresses), UnsafeDisableDeepCopy: new(true)},
 	}}
 }
 
@@ -127,6 +129,10 @@ func stripNode(n *corev1.Node) *corev1.Node {
 		Spec:       corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs},
 		Status:     corev1.NodeStatus{Addresses: n.Status.Addresses},
 	}
+}
+
+func stripPodAddresses(o *v1alpha1.PodAddresses) *v1alpha1.PodAddresses {
+	return &v1alpha1.PodAddresses{ObjectMeta: stripMeta(o.ObjectMeta), Pods: o.Pods}
 }
 
 func stripPolicy(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {

@@ -13,6 +13,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/random"
 )
@@ -52,6 +53,7 @@ func TestCacheKeepsWhatIsRead(t *testing.T) {
 		samePod(t, random.OddPod(r, r.Intn(12), 12))
 		same(t, policy.NamespaceOf, random.Namespace(r, r.Intn(3)))
 		same(t, parsed, random.Policy(r, r.Intn(8)))
+		same(t, func(o *v1alpha1.PodAddresses) policy.Change { return policy.ChangeOf(o) }, random.PodAddresses(r, []*corev1.Pod{random.Pod(r, 1), random.Pod(r, 2)}))
 	}
 	for _, node := range random.Nodes() {
 		same(t, policy.NodeOf, node)
@@ -160,11 +162,11 @@ func TestCachePassesTombstones(t *testing.T) {
 
 // What one agent watches of the cluster, and all of it, goes through a transform.
 func TestCacheKnowsAllKinds(t *testing.T) {
-	for _, object := range []client.Object{&corev1.Pod{}, &corev1.Namespace{}, &corev1.Node{}, &networkingv1.NetworkPolicy{}} {
+	for _, object := range []client.Object{&corev1.Pod{}, &corev1.Namespace{}, &corev1.Node{}, &networkingv1.NetworkPolicy{}, &v1alpha1.PodAddresses{}} {
 		kept(t, object)
 	}
-	if kinds := len(cacheOptions(newPodSizes(), newPolicySizes()).ByObject); kinds != 4 {
-		t.Errorf("%d kinds, of which 4 are known here", kinds)
+	if kinds := len(cacheOptions(newPodSizes(), newPolicySizes()).ByObject); kinds != 5 {
+		t.Errorf("%d kinds, of which 5 are known here", kinds)
 	}
 }
 

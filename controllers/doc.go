@@ -6,6 +6,7 @@
 //	namespace_controller.go      Namespaces: their labels
 //	pod_controller.go            Pods: this node's as subjects, all as peers
 //	networkpolicy_controller.go  NetworkPolicies, and what of them cannot be enforced
+//	podaddresses_controller.go   addresses that other nodes' agents announce
 //	cache.go                     what the caches keep of each object
 //	shares.go                    how much memory objects of a kind have, and each namespace of it
 //	podsizes.go                  pods whose labels and ports there is no room for
@@ -14,12 +15,13 @@
 //
 // There is no policy logic here, and no netlink. In rooms of their own are:
 //
-//	enforcer     the model's changes, one transaction after another
-//	report       what has come of that: log, metrics, Events, readiness
-//	attachments  what the CNI plugin says: whose an address of this node is
-//	network      the node's links and routes, and the plugin's files
-//	manifests    the other source: a folder of YAML, without a cluster
-//	nodes        changes of Node objects, for both sources
+//	enforcer       the model's changes, one transaction after another
+//	report         what has come of that: log, metrics, Events, readiness
+//	attachments    what the CNI plugin says: whose an address of this node is
+//	announcements  what other nodes are told of this node's new pods
+//	network        the node's links and routes, and the plugin's files
+//	manifests      the other source: a folder of YAML, without a cluster
+//	nodes          changes of Node objects, for both sources
 //
 // Package agent puts them together.
 package controllers

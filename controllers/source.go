@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -93,6 +94,24 @@ func (s *Source) SetupWithManager(mgr manager.Manager, o Options) error {
 		}
 	}
 	return mgr.Add(&firstLoad{s, mgr.GetCache()})
+}
+
+// Pod is what the API shows of a pod; nil: it is not known, or policy does not see it.
+func (s *Source) Pod(key policy.Key) *policy.Pod {
+	pod, err := s.pods.pod(key)
+	if err != nil {
+		return nil
+	}
+	return pod
+}
+
+// NodeUID is the UID of a Node as the cache has it; empty: there is none.
+func (s *Source) NodeUID(name string) types.UID {
+	node := &corev1.Node{}
+	if s.cache.Get(context.Background(), client.ObjectKey{Name: name}, node) != nil {
+		return ""
+	}
+	return node.UID
 }
 
 // Policy returns a NetworkPolicy as the cache has it; nil: there is none.

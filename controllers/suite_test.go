@@ -46,11 +46,11 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	ctrl.SetLogger(GinkgoLogr)
 	assets, err := apiserver.Assets()
 	Expect(err).NotTo(HaveOccurred())
-	environment = &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute}
+	environment = &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute, CRDDirectoryPaths: []string{filepath.Join("..", "config", "crd")}}
 	config, err := environment.Start()
 	DeferCleanup(func() error { return environment.Stop() })
 	Expect(err).NotTo(HaveOccurred())
-	admin, err = client.New(config, client.Options{})
+	admin, err = client.New(config, client.Options{Scheme: schemeWithOwn()})
 	Expect(err).NotTo(HaveOccurred())
 	agentUser = addAgentUser(ctx)
 })

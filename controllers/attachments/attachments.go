@@ -38,6 +38,8 @@ type Options struct {
 	// Covered waits until the policies have been fed that the API server has for a namespace
 	// at the time of the call. Nil: there is no API server to ask.
 	Covered func(ctx context.Context, namespace string) error
+	// Announcer tells other nodes of addresses that are given out. Nil: they are not told.
+	Announcer Announcer
 	// Flows ends the flows of addresses that are given out anew. Nil: they are left alone.
 	Flows Flows
 
@@ -50,6 +52,15 @@ type Options struct {
 type Flows interface {
 	// Forget ends all flows of the addresses. It may be called at any time.
 	Forget(addrs []netip.Addr) error
+}
+
+// Announcer tells other nodes whose an address is.
+type Announcer interface {
+	// Announce has an attachment's addresses announced; it must have its pod's UID. The function
+	// that it returns waits until they are, and fails if the ADD has to.
+	Announce(policy.Attachment) (wait func(context.Context) error)
+	// Withdraw says that an attachment is gone, whether or not it was announced.
+	Withdraw(policy.AttachmentKey)
 }
 
 // Server takes what the CNI plugin says into the model, and answers when the rules are in the
@@ -175,13 +186,21 @@ func (s *Server) add(ctx context.Context, r handshake.Request) error {
 	if err := s.vacant(ctx, attachment); err != nil {
 		return err
 	}
-	add, err := s.keep(at, attachment)
+	add, announced, err := s.keep(at, attachment)
 	if err != nil {
 		return err
 	}
 	uid, err := s.committed(ctx, attachment)
 	if err == nil {
-		err = s.confirm(at, add, uid)
+		announced, err = s.confirm(at, add, uid, announced)
+	}
+	if err == nil {
+		err = announced(ctx)
+	}
+	if err == nil { // that may have taken a while
+		s.mu.Lock()
+		err = s.isCurrent(at, add)
+		s.mu.Unlock()
 	}
 	if err == nil {
 		// Whatever has begun flows of the address before its rules were the pod's, and
@@ -243,51 +262,70 @@ func (s *Server) report(attachment policy.Attachment, failed error) {
 
 // keep stores an attachment and then feeds it. It does so in this order because what the plugin has
 // said must not be forgotten, and what is stored but not fed was never confirmed. It returns the
-// number of this add.
-func (s *Server) keep(at handshake.Attachment, attachment policy.Attachment) (add uint64, err error) {
+// number of this add, and what waits until other nodes are told of it.
+func (s *Server) keep(at handshake.Attachment, attachment policy.Attachment) (add uint64, announced waiting, err error) {
 	// Whoever had one of the addresses before is gone, though nobody said so:
 	// the plugin gives none out twice.
 	had := func(other handshake.Attachment, was policy.Attachment) bool {
 		return other != at && slices.ContainsFunc(was.IPs, func(ip netip.Addr) bool { return slices.Contains(attachment.IPs, ip) })
 	}
 	if err := s.endFlowsOf(had); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err = s.forget(func(other handshake.Attachment) bool { return had(other, s.known[other]) })
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	s.adds++
 	s.by[at] = s.adds
-	return s.adds, s.set(at, attachment)
+	announced, err = s.set(at, attachment)
+	return s.adds, announced, err
 }
 
-func (s *Server) set(at handshake.Attachment, attachment policy.Attachment) error {
+// waiting waits until something has happened, and fails if the ADD has to.
+type waiting func(context.Context) error
+
+// set stores an attachment and feeds it. If its pod's UID is known, it has other nodes told, which goes
+// on beside what comes next: announced waits for it. The caller holds mu, so that a DEL, which takes
+// it back, comes before or after all of this.
+func (s *Server) set(at handshake.Attachment, attachment policy.Attachment) (announced waiting, err error) {
 	if err := s.store.save(at, attachment); err != nil {
-		return fmt.Errorf("keeping attachment %s %s: %w", at.ContainerID, at.IfName, err)
+		return nil, fmt.Errorf("keeping attachment %s %s: %w", at.ContainerID, at.IfName, err)
 	}
 	s.known[at] = attachment
 	s.Enforcer.Feed(policy.SetAttachment(attachment))
-	return nil
+	if s.Announcer == nil || attachment.UID == "" {
+		return func(context.Context) error { return nil }, nil
+	}
+	return s.Announcer.Announce(attachment), nil
 }
 
 // confirm has an attachment belong to this very pod, and not to the next pod of its name. It fails
 // if the attachment is no longer the one of this add: what the plugin has said since is newer, and
-// the address may be another pod's.
-func (s *Server) confirm(at handshake.Attachment, add uint64, uid types.UID) error {
+// the address may be another pod's. announced is what waits until other nodes are told; it is
+// returned, or another one if only now it is known of which pod they are told.
+func (s *Server) confirm(at handshake.Attachment, add uint64, uid types.UID, announced waiting) (waiting, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.isCurrent(at, add); err != nil {
+		return nil, err
+	}
 	attachment := s.known[at]
-	switch {
-	case s.by[at] != add:
-		return fmt.Errorf("attachment %s %s is gone, or another add's", at.ContainerID, at.IfName)
-	case attachment.UID == uid:
-		return nil
+	if attachment.UID == uid {
+		return announced, nil
 	}
 	attachment.UID = uid
 	return s.set(at, attachment)
+}
+
+// isCurrent fails if an attachment is no longer the one of an add. The caller holds mu.
+func (s *Server) isCurrent(at handshake.Attachment, add uint64) error {
+	if s.by[at] != add {
+		return fmt.Errorf("attachment %s %s is gone, or another add's", at.ContainerID, at.IfName)
+	}
+	return nil
 }
 
 // committed waits until the pod and its policies are known, and then until what was fed up to that
@@ -410,6 +448,9 @@ func (s *Server) forget(gone func(handshake.Attachment) bool) error {
 		delete(s.known, at)
 		delete(s.by, at)
 		s.Enforcer.Feed(policy.DeleteAttachment(at.ContainerID, at.IfName))
+		if s.Announcer != nil {
+			s.Announcer.Withdraw(policy.AttachmentKey{ContainerID: at.ContainerID, IfName: at.IfName})
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -32,6 +32,9 @@ type Metrics struct {
 	adds           *prometheus.CounterVec
 	addDuration    prometheus.Histogram
 	events         *prometheus.CounterVec
+	announced      *prometheus.CounterVec
+	announcing     prometheus.Gauge
+	peerAddress    prometheus.Histogram
 }
 
 // newMetrics registers the agent's metrics.
@@ -87,6 +90,16 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "podfence_events_total", Help: "Events for the API server, by result: created, exists (another agent has created it), error (it is tried again) or dropped (too many waited, or its namespace is going).",
 		}, []string{"result"}),
+		announced: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "podfence_announcements_total", Help: "ADDs whose addresses were to be announced to other nodes, by result: success (the API server had them before the pod started) or error (it had them late, or, with --peers-first=require, the ADD has failed).",
+		}, []string{"result"}),
+		announcing: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_announcing", Help: "1 while new pods' addresses are announced to other nodes, and what those announce is believed. 0: not; with --peers-first=off or --cni none it always is, and else the log says what the cluster lacks to refuse false announcements.",
+		}),
+		peerAddress: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "podfence_peer_address_seconds", Help: "Time from when a pod of another node was given its address until the rules here know it, by announcements. It spans two nodes' clocks: one that is behind the other node's by more than that takes counts only what it took here.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}),
 		networkRepairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_network_repairs_total", Help: "Links, addresses, routes, neighbours, rules and settings of the pods' network that podfence has made again because somebody else had changed them; the log names them.",
 		}),
@@ -100,11 +113,12 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 	for _, result := range []string{"success", "error"} { // so that the first one is an increase
 		m.commits.WithLabelValues(result)
 		m.adds.WithLabelValues(result)
+		m.announced.WithLabelValues(result)
 	}
 	for _, change := range []string{"revoked", "restored"} {
 		m.flows.WithLabelValues(change)
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration, m.announced, m.announcing, m.peerAddress)
 	return m
 }
 
@@ -138,6 +152,21 @@ func (m *Metrics) Added(err error, took time.Duration) {
 	m.adds.WithLabelValues("success").Inc()
 	m.addDuration.Observe(took.Seconds())
 }
+
+// Announced counts an ADD whose addresses were announced to other nodes, or not in time.
+func (m *Metrics) Announced(err error) {
+	if err != nil {
+		m.announced.WithLabelValues("error").Inc()
+		return
+	}
+	m.announced.WithLabelValues("success").Inc()
+}
+
+// Announcing says whether announcements are made and believed.
+func (m *Metrics) Announcing(is bool) { m.announcing.Set(oneIf(is)) }
+
+// PeerKnown counts an announced address that the rules know now, after what time.
+func (m *Metrics) PeerKnown(after time.Duration) { m.peerAddress.Observe(after.Seconds()) }
 
 // NetworkRepaired counts what of the pods' network was made again because somebody else had
 // changed it.

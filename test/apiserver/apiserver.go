@@ -115,6 +115,9 @@ func (s *Server) pid() (int, error) {
 // answers.
 func (s *Server) Resume() error { return s.environment.ControlPlane.GetAPIServer().Start() }
 
+// Etcd is where its etcd answers, over HTTP.
+func (s *Server) Etcd() string { return s.environment.ControlPlane.Etcd.URL.String() }
+
 // Close ends both, with all that there was.
 func (s *Server) Close() error { return errors.Join(s.environment.Stop(), os.RemoveAll(s.folder)) }
 

@@ -15,6 +15,26 @@
 {{- include "podfence.name" . | trunc 53 | trimSuffix "-" -}}-uninstall
 {{- end -}}
 
+{{/* Not in a DNS label: nothing is cut off. */}}
+{{- define "podfence.podaddresses" -}}
+{{- include "podfence.name" . -}}-podaddresses
+{{- end -}}
+
+{{/* Whether agents may announce new pods' addresses to those of other nodes: if so, not
+empty. Before Kubernetes 1.30 the API server knows no ValidatingAdmissionPolicy, and would
+refuse the release; the agents there find that announcements are not safe, and leave them.
+Values that are kept from a chart of before have no peersFirst. */}}
+{{- define "podfence.announces" -}}
+{{- $when := .Values.cni.peersFirst | default "" -}}
+{{- if and (ne .Values.cni.mode "none") (ne $when "off") -}}
+{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version -}}
+true
+{{- else if eq $when "require" -}}
+{{- fail (printf "cni.peersFirst is require, for which Kubernetes must be 1.30 or newer, and it is %s: no pod would start" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What both containers of the uninstaller have. */}}
 {{- define "podfence.uninstaller" -}}
 image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
