@@ -45,9 +45,11 @@ func PodProcess(uid string) (string, error) {
 	}
 	for _, file := range found {
 		dir := filepath.Dir(file)
-		cgroup, _ := os.ReadFile(file) // the process may have ended
-		command, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if bytes.Contains(cgroup, []byte("pod"+uid)) && string(command) == pauseCommand {
+		command, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // the process may have ended
+		if string(command) != pauseCommand {
+			continue
+		}
+		if cgroup, _ := os.ReadFile(file); bytes.Contains(cgroup, []byte("pod"+uid)) {
 			return dir, nil
 		}
 	}

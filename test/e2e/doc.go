@@ -17,4 +17,13 @@
 //	flap           links, routes, neighbours and settings are taken away
 //	modes          agents of another mode find pods that were connected by the one before
 //	otherplugin    podfence is removed, another plugin comes, and podfence on top of it
+//
+// Another is what agents announce of new pods:
+//
+//	firstpacket    the first packets of new pods reach whom policies let them reach on other
+//	               nodes, and nobody else; sniffer sees what arrives, and firstpacket/ is the
+//	               program that sends
+//	announcements  who may say where pods are, lies, and what becomes of a pod while the API
+//	               server takes no announcements
+//	addcost        what a pod's start takes longer by it; only if -add-cost says how many pods
 package e2e

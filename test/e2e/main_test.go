@@ -9,8 +9,10 @@ import (
 	"os"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/podfence/podfence/test/cluster"
 )
@@ -31,6 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 func connect() (err error) {
+	log.SetLogger(logr.Discard()) // that of a client, which has nothing to say
 	if theCluster, err = cluster.Open(cmp.Or(os.Getenv("CLUSTER"), "fence")); err != nil {
 		return err
 	}

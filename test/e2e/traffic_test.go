@@ -168,19 +168,21 @@ func sprayed(t *testing.T, pod *corev1.Pod) {
 	}
 }
 
-// counters reads net/snmp, whose lines are names and then values, and
+// counters reads net/snmp and net/netstat, whose lines are names and then values, and
 // net/snmp6, of name and value.
 func counters(process string) (map[string]int, error) {
 	counts := map[string]int{}
-	old, err := os.ReadFile(filepath.Join(process, "net", "snmp"))
-	if err != nil {
-		return nil, err
-	}
-	lines := strings.Split(strings.TrimSpace(string(old)), "\n")
-	for i := 0; i+1 < len(lines); i += 2 {
-		names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
-		for j := 1; j < len(names) && j < len(values); j++ {
-			counts[strings.TrimSuffix(names[0], ":")+names[j]], _ = strconv.Atoi(values[j])
+	for _, name := range []string{"snmp", "netstat"} {
+		old, err := os.ReadFile(filepath.Join(process, "net", name))
+		if err != nil {
+			return nil, err
+		}
+		lines := strings.Split(strings.TrimSpace(string(old)), "\n")
+		for i := 0; i+1 < len(lines); i += 2 {
+			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+			for j := 1; j < len(names) && j < len(values); j++ {
+				counts[strings.TrimSuffix(names[0], ":")+names[j]], _ = strconv.Atoi(values[j])
+			}
 		}
 	}
 	file, err := os.Open(filepath.Join(process, "net", "snmp6"))
