@@ -295,14 +295,16 @@ var _ = Describe("Announcements", Ordered, func() {
 		for who, liar := range liars {
 			changed := own.DeepCopy()
 			changed.Pods = []v1alpha1.PodAddress{lie}
+			applied, err := yaml.Marshal(&v1alpha1.PodAddresses{
+				TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "PodAddresses"},
+				ObjectMeta: metav1.ObjectMeta{Name: home.node}, Pods: changed.Pods,
+			})
+			Expect(err).NotTo(HaveOccurred())
 			for how, err := range map[string]error{
 				"create": liar.Create(ctx, announcement(home.node+"-not-yet", lie)),
 				"update": liar.Update(ctx, changed.DeepCopy()),
 				"patch":  liar.Patch(ctx, changed.DeepCopy(), client.MergeFrom(own)),
-				"apply": liar.Patch(ctx, &v1alpha1.PodAddresses{
-					TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "PodAddresses"},
-					ObjectMeta: metav1.ObjectMeta{Name: home.node}, Pods: changed.Pods,
-				}, client.Apply, client.FieldOwner("liar"), client.ForceOwnership), //nolint:staticcheck // the kind has no apply configuration
+				"apply":  liar.Patch(ctx, announcement(home.node), client.RawPatch(types.ApplyPatchType, applied), client.FieldOwner("liar"), client.ForceOwnership),
 				"status": liar.Status().Update(ctx, changed.DeepCopy()),
 				"scale":  liar.SubResource("scale").Patch(ctx, changed.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":1}}`))),
 			} {

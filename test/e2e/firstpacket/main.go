@@ -10,6 +10,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -50,7 +51,7 @@ func main() {
 
 func run(begin time.Time, args []string) error {
 	if len(args) < 4 {
-		return fmt.Errorf("usage: firstpacket RESULT PORT PATIENCE ADDRESS...")
+		return errors.New("usage: firstpacket RESULT PORT PATIENCE ADDRESS [ADDRESS ...]")
 	}
 	port, err := strconv.ParseUint(args[1], 10, 16)
 	if err != nil {
