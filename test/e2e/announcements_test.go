@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ import (
 	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
+	"github.com/podfence/podfence/test/cluster"
 )
 
 // testAgent is the name by which these tests go in the API server's record, where they use what is
@@ -240,12 +242,13 @@ func lie(pod *corev1.Pod, ips ...string) v1alpha1.PodAddress {
 	}
 }
 
-// TestLies has node2's agent, by its real token, say of pods what is not so. The API server takes
-// it, as it is said of node2's own pods, and it opens nothing: neither what it says of a pod that is
+// TestLies has one with the rights of node2's agent, by a real token, say of pods what is not so. The
+// API server takes it, as it is said of node2's own pods, and it opens nothing: neither what it says of a pod that is
 // on node1, nor of an address of node1's pods or of another pod of node2, nor of one in no node's
 // range. Each lie comes together with one that counts, whose effect shows that the other has been
 // read as well: of a friend on node2 it is said that it has an address that no pod has, so that its
-// real one is nobody's to node1.
+// real one is nobody's to node1. Meanwhile node2 has no agent of its own, which would put it right;
+// in the end it has one again, and that does.
 func TestLies(t *testing.T) {
 	expectAnnouncing(t)
 	noneEnding(t, "node2") // its agent would write what is so
@@ -267,7 +270,9 @@ func TestLies(t *testing.T) {
 	unfenced := slices.Concat(waysToPod("cp", theCluster.HostNetNS("cp"), stranger1), waysToPod("node2", theCluster.HostNetNS("node2"), stranger1), waysToPod("stranger-node2", netnsOf(t, stranger2), stranger1))
 	expectWays(t, "friends alone to reach the server", slices.Concat(friends, to(moved[0]), to(moved[1]), unfenced), strangers)
 
-	agent := as(t, agentToken(t, "node2"))
+	token := liarToken(t, "node2")
+	bringBack := takeAgent(t, "node2")
+	agent := as(t, token)
 	say := func(pods ...v1alpha1.PodAddress) {
 		t.Helper()
 		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
@@ -320,9 +325,63 @@ func TestLies(t *testing.T) {
 	say(lie(friend2, podIPs(stranger2)...), lie(moved[0], free...))
 	expectWays(t, "node2 to say that a pod of its own has another's address", to(moved[1]), slices.Concat(strangers, to(moved[0]), to(friend2)))
 
-	// The agent itself says what is so with the next pod that it connects.
+	bringBack()
+	expectAnnouncing(t)
+	allFriends := slices.Concat(friends, to(moved[0]), to(moved[1]))
+	expectWays(t, "the agent to say what is so", allFriends, strangers)
+	say(lie(friend2, podIPs(stranger2)...), lie(moved[0], free...))
+	expectWays(t, "the agent to say it again", allFriends, strangers)
 	late := start(t, newPod(ns, "late", on("node2"), friend))[0]
-	expectWays(t, "what is so to be said again", slices.Concat(friends, to(moved[0]), to(moved[1]), to(late)), strangers)
+	expectWays(t, "a new friend to reach the server as well", slices.Concat(allFriends, to(late)), strangers)
+}
+
+// liarToken is the token of a pod on a node that has the agents' account, as kubelet has given it.
+func liarToken(t *testing.T, node string) string {
+	t.Helper()
+	pod := newPod(agentNamespace, "liar", on(node))
+	yes := true
+	pod.Spec.ServiceAccountName, pod.Spec.AutomountServiceAccountToken = agentName, &yes
+	t.Cleanup(func() {
+		now := int64(0)
+		if err := client.CoreV1().Pods(agentNamespace).Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+			t.Error(err)
+		}
+	})
+	pod = start(t, pod)[0]
+	process, err := cluster.PodProcess(string(pod.UID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := os.Stat(filepath.Join(process, "ns", "net"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, process := range processesIn(target.Sys().(*syscall.Stat_t).Ino) {
+		token, err := os.ReadFile(filepath.Join(process, "root/var/run/secrets/kubernetes.io/serviceaccount/token"))
+		if err == nil { // the one that holds the pod's namespaces has none
+			return strings.TrimSpace(string(token))
+		}
+	}
+	t.Fatal("no process of the liar has a token")
+	return ""
+}
+
+// takeAgent takes the agent from a node, whose rules stay, until the function that it returns is
+// called, or the end of the test.
+func takeAgent(t *testing.T, node string) (bringBack func()) {
+	t.Helper()
+	kubectl(t, "label", "node", node, "podfence.io/uninstall=true")
+	bringBack = sync.OnceFunc(func() {
+		kubectl(t, "label", "node", node, "podfence.io/uninstall-")
+		check.Eventually(t, time.Minute, "the agent of "+node+" to be back", func() error {
+			_, _, err := readyz(node)
+			return err
+		})
+		agentsReady(t)
+	})
+	t.Cleanup(bringBack)
+	expectNoAgent(t, node)
+	return bringBack
 }
 
 // freeAddresses are addresses in a node's ranges, one of each, that are the last to be given to pods.
