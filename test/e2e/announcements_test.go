@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ import (
 	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/cni/netns"
 	"github.com/podfence/podfence/test/check"
+	"github.com/podfence/podfence/test/cluster"
 )
 
 // testAgent is the name by which these tests go in the API server's record, where they use what is
@@ -240,12 +242,13 @@ func lie(pod *corev1.Pod, ips ...string) v1alpha1.PodAddress {
 	}
 }
 
-// TestLies has node2's agent, by its real token, say of pods what is not so. The API server takes
-// it, as it is said of node2's own pods, and it opens nothing: neither what it says of a pod that is
+// TestLies has one with the rights of node2's agent, by a real token, say of pods what is not so. The
+// API server takes it, as it is said of node2's own pods, and it opens nothing: neither what it says of a pod that is
 // on node1, nor of an address of node1's pods or of another pod of node2, nor of one in no node's
 // range. Each lie comes together with one that counts, whose effect shows that the other has been
 // read as well: of a friend on node2 it is said that it has an address that no pod has, so that its
-// real one is nobody's to node1.
+// real one is nobody's to node1. Meanwhile node2 has no agent of its own, which would put it right;
+// in the end it has one again, and that does.
 func TestLies(t *testing.T) {
 	expectAnnouncing(t)
 	noneEnding(t, "node2") // its agent would write what is so
@@ -267,7 +270,9 @@ func TestLies(t *testing.T) {
 	unfenced := slices.Concat(waysToPod("cp", theCluster.HostNetNS("cp"), stranger1), waysToPod("node2", theCluster.HostNetNS("node2"), stranger1), waysToPod("stranger-node2", netnsOf(t, stranger2), stranger1))
 	expectWays(t, "friends alone to reach the server", slices.Concat(friends, to(moved[0]), to(moved[1]), unfenced), strangers)
 
-	agent := as(t, agentToken(t, "node2"))
+	token := liarToken(t, "node2")
+	bringBack := takeAgent(t, "node2")
+	agent := as(t, token)
 	say := func(pods ...v1alpha1.PodAddress) {
 		t.Helper()
 		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
@@ -284,11 +289,7 @@ func TestLies(t *testing.T) {
 	// What lies can do: a node has its pods' ranges, and may say whose their addresses are. With
 	// one of these for its own it reaches what that pod may.
 	t.Run("the node's own range", func(t *testing.T) {
-		for i, ip := range free {
-			run(t, "node2", "ip", "addr", "add", ip, "dev", "lo")
-			t.Cleanup(func() { run(t, "node2", "ip", "addr", "del", ip, "dev", "lo") })
-			routeTo(t, "node2", "node1", podIPs(server)[i:i+1], "src", ip)
-		}
+		pose(t, "node2", "node1", server, free)
 		expectWays(t, "the node not to reach the server by an address of its range", nil, host)
 		say(lie(moved[0], free...))
 		expectWays(t, "what node2 says of its own pods and range to count", host, slices.Concat(to(moved[0]), to(stranger2)))
@@ -320,9 +321,116 @@ func TestLies(t *testing.T) {
 	say(lie(friend2, podIPs(stranger2)...), lie(moved[0], free...))
 	expectWays(t, "node2 to say that a pod of its own has another's address", to(moved[1]), slices.Concat(strangers, to(moved[0]), to(friend2)))
 
-	// The agent itself says what is so with the next pod that it connects.
+	// Nor does it count what node2 says of a pod that is on neither node, even if it has the address.
+	t.Run("a third node's pod", func(t *testing.T) {
+		var ips []string
+		for _, cidr := range paperNode(t, "third") {
+			ips = append(ips, nthAddress(cidr, 7))
+		}
+		third, err := client.CoreV1().Pods(ns).Create(context.Background(), newPod(ns, "third", on("third"), friend), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			now := int64(0)
+			if err := client.CoreV1().Pods(ns).Delete(context.Background(), third.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+				t.Error(err)
+			}
+		})
+		pose(t, "node2", "node1", server, ips)
+		routeTo(t, "node1", "node2", ips) // for the answers
+		say(lie(third, ips...), lie(moved[1], free...))
+		expectWays(t, "node2 to say where a pod of a third node is", slices.Concat(friends, to(moved[0])), slices.Concat(strangers, to(moved[1])))
+		third.Status.PodIP = ips[0]
+		for _, ip := range ips {
+			third.Status.PodIPs = append(third.Status.PodIPs, corev1.PodIP{IP: ip})
+		}
+		if _, err := client.CoreV1().Pods(ns).UpdateStatus(context.Background(), third, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		expectWays(t, "that pod's status to say where it is", host, to(moved[1]))
+	})
+
+	bringBack()
+	expectAnnouncing(t)
+	allFriends := slices.Concat(friends, to(moved[0]), to(moved[1]))
+	expectWays(t, "the agent to say what is so", allFriends, strangers)
+	lies := []v1alpha1.PodAddress{lie(friend2, podIPs(stranger2)...), lie(moved[0], free...)}
+	say(lies...)
+	check.Eventually(t, seenWithin, "the agent to put right what is said in its place", check.Holds(func() bool {
+		return !reflect.DeepEqual(announcedOf(t, "node2").Pods, lies)
+	}))
+	expectWays(t, "the agent to say it again", allFriends, strangers)
 	late := start(t, newPod(ns, "late", on("node2"), friend))[0]
-	expectWays(t, "what is so to be said again", slices.Concat(friends, to(moved[0]), to(moved[1]), to(late)), strangers)
+	expectWays(t, "a new friend to reach the server as well", slices.Concat(allFriends, to(late)), strangers)
+}
+
+// pose has a node send to a pod of another node by addresses that are none of its own, one of each
+// family, until the end of the test.
+func pose(t *testing.T, node, other string, to *corev1.Pod, ips []string) {
+	t.Helper()
+	for _, ip := range ips {
+		add := []string{"ip", "addr", "add", ip, "dev", "lo"}
+		if netip.MustParseAddr(ip).Is6() {
+			add = append(add, "nodad") // so that it can be sent from at once
+		}
+		run(t, node, add...)
+		t.Cleanup(func() { run(t, node, "ip", "addr", "del", ip, "dev", "lo") })
+		for _, target := range podIPs(to) {
+			if family(netip.MustParseAddr(target)) == family(netip.MustParseAddr(ip)) {
+				routeTo(t, node, other, []string{target}, "src", ip)
+			}
+		}
+	}
+}
+
+// liarToken is the token of a pod on a node that has the agents' account, as kubelet has given it.
+func liarToken(t *testing.T, node string) string {
+	t.Helper()
+	pod := newPod(agentNamespace, "liar", on(node))
+	yes := true
+	pod.Spec.ServiceAccountName, pod.Spec.AutomountServiceAccountToken = agentName, &yes
+	t.Cleanup(func() {
+		now := int64(0)
+		if err := client.CoreV1().Pods(agentNamespace).Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+			t.Error(err)
+		}
+	})
+	pod = start(t, pod)[0]
+	process, err := cluster.PodProcess(string(pod.UID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := os.Stat(filepath.Join(process, "ns", "net"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, process := range processesIn(target.Sys().(*syscall.Stat_t).Ino) {
+		token, err := os.ReadFile(filepath.Join(process, "root/var/run/secrets/kubernetes.io/serviceaccount/token"))
+		if err == nil { // the one that holds the pod's namespaces has none
+			return strings.TrimSpace(string(token))
+		}
+	}
+	t.Fatal("no process of the liar has a token")
+	return ""
+}
+
+// takeAgent takes the agent from a node, whose rules stay, until the function that it returns is
+// called, or the end of the test.
+func takeAgent(t *testing.T, node string) (bringBack func()) {
+	t.Helper()
+	kubectl(t, "label", "node", node, "podfence.io/uninstall=true")
+	bringBack = sync.OnceFunc(func() {
+		kubectl(t, "label", "node", node, "podfence.io/uninstall-")
+		check.Eventually(t, time.Minute, "the agent of "+node+" to be back", func() error {
+			_, _, err := readyz(node)
+			return err
+		})
+		agentsReady(t)
+	})
+	t.Cleanup(bringBack)
+	expectNoAgent(t, node)
+	return bringBack
 }
 
 // freeAddresses are addresses in a node's ranges, one of each, that are the last to be given to pods.
@@ -352,10 +460,10 @@ func freeAddresses(t *testing.T, node string) (ips []string) {
 	return ips
 }
 
-// routeTo has a host reach addresses of a node's pods by way of that node, until the end of the test.
-func routeTo(t *testing.T, host, node string, podIPs []string, options ...string) {
+// routeTo has a host reach addresses by way of a node, until the end of the test.
+func routeTo(t *testing.T, host, node string, ips []string, options ...string) {
 	t.Helper()
-	for _, ip := range podIPs {
+	for _, ip := range ips {
 		for _, via := range nodeIPs(t, node) {
 			if family(netip.MustParseAddr(ip)) == family(netip.MustParseAddr(via)) {
 				run(t, host, append([]string{"ip", "route", "replace", ip, "via", via}, options...)...)

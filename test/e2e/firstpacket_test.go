@@ -368,36 +368,13 @@ func comeAndGo(t *testing.T, namespace string) *passers {
 	}
 
 	const paper = "paper-node"
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: paper, Labels: map[string]string{"podfence.io/uninstall": "true"}}}
-	if _, err := client.CoreV1().Nodes().Create(context.Background(), node, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		p.wait.Wait()
-		if err := client.CoreV1().Nodes().Delete(context.Background(), paper, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
-	var ranges []string
-	check.Eventually(t, time.Minute, paper+" to have ranges for its pods", func() error {
-		node, err := client.CoreV1().Nodes().Get(context.Background(), paper, metav1.GetOptions{})
-		if err == nil && len(node.Spec.PodCIDRs) == 0 {
-			err = errors.New("it has none")
-		}
-		if err == nil {
-			ranges = node.Spec.PodCIDRs
-		}
-		return err
-	})
-	var addresses [][]corev1.PodIP // for one pod each
+	ranges := paperNode(t, paper)
+	t.Cleanup(func() { cancel(); p.wait.Wait() }) // before the Node is deleted, and its pods with it
+	var addresses [][]corev1.PodIP                // for one pod each
 	for i := range 200 {
 		var ips []corev1.PodIP
-		for _, text := range ranges {
-			bytes := netip.MustParsePrefix(text).Addr().AsSlice()
-			bytes[len(bytes)-1] += byte(2 + i)
-			ip, _ := netip.AddrFromSlice(bytes)
-			ips = append(ips, corev1.PodIP{IP: ip.String()})
+		for _, cidr := range ranges {
+			ips = append(ips, corev1.PodIP{IP: nthAddress(cidr, 2+i)})
 		}
 		addresses = append(addresses, ips)
 	}
@@ -431,6 +408,41 @@ func comeAndGo(t *testing.T, namespace string) *passers {
 		}
 	})
 	return p
+}
+
+// paperNode makes a Node that is no more than an object until the end of the test, and returns the
+// ranges that it has for pods.
+func paperNode(t *testing.T, name string) (ranges []string) {
+	t.Helper()
+	// The label keeps the agents' DaemonSet off it.
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"podfence.io/uninstall": "true"}}}
+	if _, err := client.CoreV1().Nodes().Create(context.Background(), node, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	check.Eventually(t, time.Minute, name+" to have ranges for its pods", func() error {
+		node, err := client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
+		if err == nil && len(node.Spec.PodCIDRs) == 0 {
+			err = errors.New("it has none")
+		}
+		if err == nil {
+			ranges = node.Spec.PodCIDRs
+		}
+		return err
+	})
+	return ranges
+}
+
+// nthAddress is one of a range, counted from its beginning, of at most 255.
+func nthAddress(cidr string, n int) string {
+	bytes := netip.MustParsePrefix(cidr).Addr().AsSlice()
+	bytes[len(bytes)-1] += byte(n)
+	ip, _ := netip.AddrFromSlice(bytes)
+	return ip.String()
 }
 
 // end ends it, and says how many there were.
