@@ -31,10 +31,9 @@ func twoNodes(web *corev1.Pod, announced *v1alpha1.PodAddresses) policy.Snapshot
 			}}}},
 		},
 	}}}
-	for name, cidr := range map[string]string{random.Node: "10.244.1.0/24", random.OtherNode: "10.244.2.0/24"} {
-		s.Nodes = append(s.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: []string{cidr}}})
+	for _, n := range [][2]string{{random.Node, "10.244.1.0/24"}, {random.OtherNode, "10.244.2.0/24"}} {
+		s.Nodes = append(s.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n[0]}, Spec: corev1.NodeSpec{PodCIDRs: []string{n[1]}}})
 	}
-	slices.SortFunc(s.Nodes, func(a, b *corev1.Node) int { return len(a.Name) - len(b.Name) })
 	if web != nil {
 		s.Pods = append(s.Pods, web)
 	}
