@@ -30,6 +30,8 @@ type PodAddressesReconciler struct {
 	trusted bool
 	// measuring has a token for each measurement under way. More are not measured.
 	measuring chan struct{}
+	// began is when announcements began to be fed. Source.mu guards it.
+	began time.Time
 	// watching says that the watch has begun. It belongs to the goroutine that calls
 	// TrustAnnouncements.
 	watching bool
@@ -48,7 +50,7 @@ func NewPodAddressesReconciler(s *Source, mgr manager.Manager, node string, seen
 // then the API server may not know the kind. It is for one goroutine at a time.
 func (r *PodAddressesReconciler) TrustAnnouncements(ctx context.Context, is bool) error {
 	r.mu.Lock()
-	r.trusted = is
+	r.trusted, r.began = is, time.Now()
 	r.mu.Unlock()
 	switch {
 	case is && !r.watching:
@@ -93,7 +95,7 @@ func (r *PodAddressesReconciler) Reconcile(ctx context.Context, req ctrl.Request
 			return policy.ChangeOf(o)
 		}, gone,
 		func() {
-			fresh = newOf(r.fed[req.Name], now)
+			fresh = newOf(r.fed[req.Name], now, r.began)
 			if delete(r.fed, req.Name); len(now) > 0 {
 				r.fed[req.Name] = now
 			}
@@ -114,14 +116,15 @@ func (r *PodAddressesReconciler) Reconcile(ctx context.Context, req ctrl.Request
 	return result, err
 }
 
-// newOf are since when those pods have their addresses that were not announced before.
-func newOf(before, now []v1alpha1.PodAddress) (since []time.Time) {
+// newOf are since when those pods have their addresses that were not announced before. What is older
+// than began was announced while nobody read it here, and is no measure of how fast that goes.
+func newOf(before, now []v1alpha1.PodAddress, began time.Time) (since []time.Time) {
 	known := map[v1alpha1.PodAddressKey]bool{}
 	for _, pod := range before {
 		known[pod.Key()] = true
 	}
 	for _, pod := range now {
-		if t, ok := pod.SinceTime(); ok && !known[pod.Key()] {
+		if t, ok := pod.SinceTime(); ok && !t.Before(began) && !known[pod.Key()] {
 			since = append(since, t)
 		}
 	}
@@ -129,7 +132,7 @@ func newOf(before, now []v1alpha1.PodAddress) (since []time.Time) {
 }
 
 // staleAfter is after how long an announcement is no measure of how fast announcements come: it was
-// made while this agent, or its watch, was away.
+// made while this agent's watch was away.
 const staleAfter = time.Minute
 
 // measure reports how long it took from when the addresses were given out until the kernel has what
