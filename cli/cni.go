@@ -97,6 +97,11 @@ const maxSocket = 107
 
 // check refuses places that can't be meant, before anything is asked of the kernel.
 func (c *cniFlags) check() error {
+	switch agent.PeersFirst(c.peersFirst) {
+	case agent.PeersOff, agent.PeersPrefer, agent.PeersRequire:
+	default:
+		return fmt.Errorf("--peers-first is %q: it must be prefer, require or off", c.peersFirst)
+	}
 	if c.mode == "none" {
 		return nil
 	}
@@ -110,11 +115,6 @@ func (c *cniFlags) check() error {
 	}
 	if name := c.places.ConfName; name != filepath.Base(name) || strings.HasPrefix(name, ".") || filepath.Ext(name) != ".conflist" {
 		return fmt.Errorf("--cni-conf-name is %q: it must be a file's name that ends in .conflist, such as %s", name, install.ConflistName)
-	}
-	switch agent.PeersFirst(c.peersFirst) {
-	case agent.PeersOff, agent.PeersPrefer, agent.PeersRequire:
-	default:
-		return fmt.Errorf("--peers-first is %q: it must be prefer, require or off", c.peersFirst)
 	}
 	if len(c.socket) > maxSocket {
 		return fmt.Errorf("--cni-socket has %d bytes, of at most %d: %q", len(c.socket), maxSocket, c.socket)

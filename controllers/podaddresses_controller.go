@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -119,12 +120,16 @@ func (r *PodAddressesReconciler) Reconcile(ctx context.Context, req ctrl.Request
 // newOf are since when those pods have their addresses that were not announced before. What is older
 // than began was announced while nobody read it here, and is no measure of how fast that goes.
 func newOf(before, now []v1alpha1.PodAddress, began time.Time) (since []time.Time) {
-	known := map[v1alpha1.PodAddressKey]bool{}
+	type sandbox struct { // of a pod, each of which was connected at a time of its own
+		uid   types.UID
+		since string
+	}
+	known := map[sandbox]bool{}
 	for _, pod := range before {
-		known[pod.Key()] = true
+		known[sandbox{pod.UID, pod.Since}] = true
 	}
 	for _, pod := range now {
-		if t, ok := pod.SinceTime(); ok && !t.Before(began) && !known[pod.Key()] {
+		if t, ok := pod.SinceTime(); ok && !t.Before(began) && !known[sandbox{pod.UID, pod.Since}] {
 			since = append(since, t)
 		}
 	}

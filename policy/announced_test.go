@@ -168,15 +168,11 @@ func TestAnnouncedHistories(t *testing.T) {
 		r := rand.New(rand.NewSource(seed))
 		m := policy.NewModel(random.Node)
 		have := m.Intent()
-		objects := map[string]client.Object{}
-		apply := func(o client.Object) {
-			objects[fmt.Sprintf("%T %s", o, o.GetName())] = o
+		var history []random.Event
+		for _, o := range random.Objects(twoNodes(nil, nil)) {
+			history = append(history, random.Event{Object: o})
 			m.Apply(policy.ChangeOf(o))
 		}
-		for _, o := range random.Objects(twoNodes(nil, nil)) {
-			apply(o)
-		}
-		var story []string
 		for range 20 {
 			name := fmt.Sprintf("web-%d", r.Intn(2))
 			ip := func() string { return fmt.Sprintf("10.244.%d.%d", 2+r.Intn(2), 3+r.Intn(2)) }
@@ -206,32 +202,13 @@ func TestAnnouncedHistories(t *testing.T) {
 				n.Spec.PodCIDRs = [][]string{nil, {"10.244.2.0/24"}, {"10.244.3.0/24"}, {"10.244.2.0/23"}}[r.Intn(4)]
 				o = n
 			}
-			id := fmt.Sprintf("%T %s", o, o.GetName())
-			if _, is := objects[id]; is && r.Intn(4) == 0 {
-				delete(objects, id)
-				m.Apply(policy.Gone(o))
-				story = append(story, id+" goes")
-			} else {
-				apply(o)
-				story = append(story, fmt.Sprintf("%+v", o))
-			}
+			event := random.Event{Object: o, Delete: r.Intn(5) == 0}
+			history = append(history, event)
+			m.Apply(event.Change())
 			drained(t, m, &have)
-			s := policy.Snapshot{Node: random.Node, LastPodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}
-			for _, o := range objects {
-				switch o := o.(type) {
-				case *corev1.Node:
-					s.Nodes = append(s.Nodes, o)
-				case *corev1.Pod:
-					s.Pods = append(s.Pods, o)
-				case *networkingv1.NetworkPolicy:
-					s.Policies = append(s.Policies, o)
-				case *v1alpha1.PodAddresses:
-					s.PodAddresses = append(s.PodAddresses, o)
-				}
-			}
-			want, _ := policy.Compile(s, random.Node)
+			want, _ := policy.Compile(random.Snapshot(history), random.Node)
 			if diff := differ(want, have); diff != "" || t.Failed() {
-				t.Fatalf("seed %d: the model differs from Compile:\n%s\nafter %v", seed, diff, story)
+				t.Fatalf("seed %d: the model differs from Compile:\n%s\nafter %+v", seed, diff, history)
 			}
 		}
 	}

@@ -74,20 +74,6 @@ type PodAddress struct {
 	Since string `json:"since"`
 }
 
-// PodAddressKey tells announcements apart: each sandbox of a pod has one of its own.
-//
-// +kubebuilder:object:generate=false
-type PodAddressKey struct {
-	Namespace, Name string
-	UID             types.UID
-	Since           string
-}
-
-// Key tells an announcement from others of the same node.
-func (p *PodAddress) Key() PodAddressKey {
-	return PodAddressKey{p.Namespace, p.Name, p.UID, p.Since}
-}
-
 // SinceTime is since as a time; it reports false if it is none.
 func (p *PodAddress) SinceTime() (t time.Time, ok bool) {
 	t, err := time.Parse(time.RFC3339Nano, p.Since)

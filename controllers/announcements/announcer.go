@@ -85,8 +85,8 @@ type Announcer struct {
 	mu sync.Mutex
 	// pods are the pods whose primary interface was made last by which attachment.
 	pods map[policy.Key]announced
-	// next is what those wait for whose announcement the next write has.
-	next *written
+	// next is closed when the API server has what the next write has.
+	next chan struct{}
 	// failure is why the last write has failed; nil: it has not.
 	failure error
 	// sent is what was written last, and seen what the watch has shown last, if it has.
@@ -104,15 +104,10 @@ type announced struct {
 	said v1alpha1.PodAddress
 }
 
-// written is closed when the API server has what it is about.
-type written chan struct{}
-
 // New returns an Announcer. Start has it work.
 func New(o Options) *Announcer {
-	return &Announcer{Options: o, wake: make(chan struct{}, 1), timeout: addTimeout, pods: map[policy.Key]announced{}, next: newWritten()}
+	return &Announcer{Options: o, wake: make(chan struct{}, 1), timeout: addTimeout, pods: map[policy.Key]announced{}, next: make(chan struct{})}
 }
-
-func newWritten() *written { w := make(written); return &w }
 
 // Announce has the addresses of an attachment announced as its pod's, which needs its UID. The
 // function that it returns waits until the API server has them, as long as Options say, and fails
@@ -137,7 +132,7 @@ func (a *Announcer) Announce(at policy.Attachment) (wait func(context.Context) e
 	return func(ctx context.Context) error { return a.await(ctx, next) }
 }
 
-func (a *Announcer) await(ctx context.Context, w *written) error {
+func (a *Announcer) await(ctx context.Context, written <-chan struct{}) error {
 	if !a.Require {
 		timeout := a.timeout
 		if deadline, is := ctx.Deadline(); is { // the ADD must still be answered in time
@@ -147,7 +142,7 @@ func (a *Announcer) await(ctx context.Context, w *written) error {
 		defer cancel()
 		ctx = short
 	}
-	err := a.awaitWritten(ctx, w)
+	err := a.awaitWritten(ctx, written)
 	if errors.Is(err, ErrOff) && !a.Require {
 		return nil
 	}
@@ -159,14 +154,14 @@ func (a *Announcer) await(ctx context.Context, w *written) error {
 }
 
 // awaitWritten waits until something is written, or announcements are off.
-func (a *Announcer) awaitWritten(ctx context.Context, w *written) error {
+func (a *Announcer) awaitWritten(ctx context.Context, written <-chan struct{}) error {
 	for {
 		changed := a.Trust.changed()
 		if err := a.Trust.Await(ctx); err != nil {
 			return err
 		}
 		select {
-		case <-*w:
+		case <-written:
 			return nil
 		case <-changed:
 		case <-ctx.Done():
@@ -242,7 +237,7 @@ func (a *Announcer) Start(ctx context.Context) error {
 	if a.Synced(ctx) != nil {
 		return nil
 	}
-	var waiting []*written
+	var waiting []chan struct{}
 	retry := time.Duration(0) // after a failure
 	// read says that the object must be read before it is written: at the start, and when somebody
 	// else may have written it.
@@ -265,7 +260,7 @@ func (a *Announcer) Start(ctx context.Context) error {
 		if err == nil {
 			var pods []v1alpha1.PodAddress
 			a.mu.Lock()
-			waiting, a.next = append(waiting, a.next), newWritten()
+			waiting, a.next = append(waiting, a.next), make(chan struct{})
 			pods = a.wanted()
 			a.sent = pods
 			a.mu.Unlock()
@@ -277,8 +272,8 @@ func (a *Announcer) Start(ctx context.Context) error {
 		if errors.Is(err, ErrOff) {
 			err = nil // Trust says so
 		} else if err == nil {
-			for _, w := range waiting {
-				close(*w)
+			for _, written := range waiting {
+				close(written)
 			}
 			waiting = nil
 		}
