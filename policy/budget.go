@@ -195,10 +195,11 @@ type overspent struct {
 	walk bool
 }
 
-// economise quarantines policies until a namespace keeps to its budget.
+// economise quarantines policies until a namespace keeps to its budget. ClusterNetworkPolicies have no
+// budget: who may write them may deny everything in any case.
 func (m *Model) economise(ns *namespace) {
 	fits := func() bool { return ns.cost() <= m.budget }
-	if fits() {
+	if fits() || ns == m.namespaces[""] {
 		return
 	}
 	m.closeLargest(ns, fits, fmt.Sprintf("the policies of a namespace may take %d elements of a node, a set or a rule counted as %d, and with this one they would take more",
@@ -215,7 +216,11 @@ func (m *Model) economiseNode(times int) {
 	why := fmt.Sprintf("the policies of all namespaces may take %d elements of a node and %d sets and rules, and those of this one take most", nodeBudgets*m.budget, nodeObjects*m.budget/objectCost)
 	for before := -1; m.overNode(1) && m.total+m.objects != before; {
 		before = m.total + m.objects
-		most := slices.MaxFunc(slices.Collect(maps.Values(m.namespaces)), func(a, b *namespace) int { return cmp.Compare(a.cost(), b.cost()) })
+		budgeted := slices.DeleteFunc(slices.Collect(maps.Values(m.namespaces)), func(ns *namespace) bool { return ns == m.namespaces[""] })
+		if len(budgeted) == 0 {
+			return
+		}
+		most := slices.MaxFunc(budgeted, func(a, b *namespace) int { return cmp.Compare(a.cost(), b.cost()) })
 		cost := most.cost()
 		m.closeLargest(most, func() bool { return most.cost() < cost }, why)
 	}
@@ -224,7 +229,18 @@ func (m *Model) economiseNode(times int) {
 // overNode reports whether all policies together take more than the given number of times the
 // node's budget.
 func (m *Model) overNode(times int) bool {
-	return m.total > times*nodeBudgets*m.budget || objectCost*m.objects > times*nodeObjects*m.budget
+	elements, objects := m.budgeted()
+	return elements > times*nodeBudgets*m.budget || objectCost*objects > times*nodeObjects*m.budget
+}
+
+// budgeted are the elements, and the sets and rules, that count for the node's budget: all but those
+// of ClusterNetworkPolicies.
+func (m *Model) budgeted() (elements, objects int) {
+	elements, objects = m.total, m.objects
+	if ns := m.namespaces[""]; ns != nil {
+		elements, objects = elements-ns.elements, objects-ns.objects
+	}
+	return elements, objects
 }
 
 // closeLargest closes the largest policies of a namespace until that is enough. Policies
@@ -237,7 +253,7 @@ func (m *Model) closeLargest(ns *namespace, enough func() bool, why string) {
 	}
 	var open []priced
 	for _, s := range ns.policies {
-		if s.subjects > 0 && s.allows() {
+		if s.subjects > 0 && s.hasRules() {
 			cost, whole := m.cost(s)
 			open = append(open, priced{s, cost, whole})
 		}
@@ -287,7 +303,8 @@ func (m *Model) relax() {
 			return false
 		}
 		ns := m.in(key.Namespace)
-		return price.cost <= most-ns.cost() && price.cost <= nodeBudgets*most-m.total && price.cost <= nodeObjects*most-objectCost*m.objects
+		elements, objects := m.budgeted()
+		return price.cost <= most-ns.cost() && price.cost <= nodeBudgets*most-elements && price.cost <= nodeObjects*most-objectCost*objects
 	}
 	var candidates []Key // collected before sorting: thousands may have no room
 	for key := range m.over {

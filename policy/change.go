@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/api/v1alpha1"
 )
@@ -41,7 +42,8 @@ func (m *Model) HasSynced() bool { return m.synced }
 // as HasSynced of an informer does: what the model has had before is a part of the cluster.
 func Synced() Change { return syncedChange{} }
 
-// ChangeOf is a Pod, Namespace, Node, NetworkPolicy or PodAddresses of the API as it is now.
+// ChangeOf is a Pod, Namespace, Node, NetworkPolicy, ClusterNetworkPolicy or PodAddresses of the API
+// as it is now.
 func ChangeOf(object metav1.Object) Change {
 	switch o := object.(type) {
 	case *corev1.Pod:
@@ -56,13 +58,17 @@ func ChangeOf(object metav1.Object) Change {
 	case *networkingv1.NetworkPolicy:
 		parsed, _ := Parse(o)
 		return SetPolicy(parsed)
+	case *clusterv1beta1.ClusterNetworkPolicy:
+		parsed, _ := ParseCluster(o)
+		return SetPolicy(parsed)
 	case *v1alpha1.PodAddresses:
 		return announcementsChange{o.Name, announcementsOf(o)}
 	}
 	panic(fmt.Sprintf("policy knows of no %T", object))
 }
 
-// Gone is a Pod, Namespace, Node, NetworkPolicy or PodAddresses of the API that is gone.
+// Gone is a Pod, Namespace, Node, NetworkPolicy, ClusterNetworkPolicy or PodAddresses of the API that
+// is gone.
 func Gone(object metav1.Object) Change {
 	key := Key{Namespace: object.GetNamespace(), Name: object.GetName()}
 	switch object.(type) {
@@ -72,7 +78,7 @@ func Gone(object metav1.Object) Change {
 		return DeleteNamespace(key.Name)
 	case *corev1.Node:
 		return DeleteNode(key.Name)
-	case *networkingv1.NetworkPolicy:
+	case *networkingv1.NetworkPolicy, *clusterv1beta1.ClusterNetworkPolicy:
 		return DeletePolicy(key)
 	case *v1alpha1.PodAddresses:
 		return announcementsChange{node: key.Name}
@@ -184,10 +190,16 @@ func (c announcementsChange) apply(m *Model) { m.setAnnouncements(c.node, c.all)
 
 func (syncedChange) apply(m *Model) { m.synced = true }
 
-func (c podChange) String() string        { return what("pod", c.key, c.pod == nil) }
-func (c namespaceChange) String() string  { return what("namespace", c.name, c.namespace == nil) }
-func (c nodeChange) String() string       { return what("node", c.name, c.node == nil) }
-func (c policyChange) String() string     { return what("policy", c.key, c.policy == nil) }
+func (c podChange) String() string       { return what("pod", c.key, c.pod == nil) }
+func (c namespaceChange) String() string { return what("namespace", c.name, c.namespace == nil) }
+func (c nodeChange) String() string      { return what("node", c.name, c.node == nil) }
+func (c policyChange) String() string {
+	if c.key.Namespace == "" {
+		return what("ClusterNetworkPolicy", c.key.Name, c.policy == nil)
+	}
+	return what("policy", c.key, c.policy == nil)
+}
+
 func (c attachmentChange) String() string { return what("attachment", c.at, c.attachment == nil) }
 
 func (c announcementsChange) String() string {

@@ -17,6 +17,7 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 	}
 	in := newIntent()
 	var own []netip.Addr
+	c.nodes = in.Nodes
 	for _, n := range s.Nodes {
 		read := NodeOf(n)
 		in.Nodes[read.Name] = read
@@ -50,11 +51,21 @@ func Compile(s Snapshot, node string) (Intent, []Problem) {
 		problems = append(problems, found...)
 		c.policies = append(c.policies, policy)
 	}
+	for _, cnp := range s.ClusterPolicies {
+		policy, found := ParseCluster(cnp)
+		problems = append(problems, found...)
+		c.policies = append(c.policies, policy)
+	}
 	slices.SortFunc(c.policies, func(a, b Policy) int { return compareKey(a.Key, b.Key) })
 
 	for _, pod := range c.pods {
 		if ips := c.held(pod); pod.Node == node && len(ips) > 0 {
 			in.Subjects[pod.Key] = c.subject(pod, ips, &in)
+		}
+	}
+	for ip, pods := range c.holders {
+		if doubtful(pods, len(c.listing(ip)) > 0, func(pod *Pod) *Namespace { return c.namespaces[pod.Namespace] }) {
+			in.Doubtful[ip] = struct{}{}
 		}
 	}
 	for _, policy := range in.Policies {
@@ -105,6 +116,7 @@ func newIntent() Intent {
 		Nodes:       map[string]Node{},
 		Attachments: map[AttachmentKey]Attachment{},
 		Orphans:     map[netip.Addr]struct{}{},
+		Doubtful:    map[netip.Addr]struct{}{},
 		Subjects:    map[Key]Subject{},
 		Policies:    map[Key]Policy{},
 		Peers:       map[Selector]map[netip.Addr]struct{}{},
@@ -119,6 +131,7 @@ type compiler struct {
 	holders    map[netip.Addr][]*Pod
 	namespaces map[string]*Namespace
 	policies   []Policy
+	nodes      map[string]Node
 }
 
 // held are those of a pod's addresses that belong to it; other pods may hold them as well.
@@ -134,17 +147,31 @@ func (c *compiler) held(pod *Pod) (ips []netip.Addr) {
 func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 	subject := Subject{Key: pod.Key, IPs: ips}
 	var isolators []isolator
+	var stacked, undecided []*Policy
+	ns := c.namespaces[pod.Namespace]
 	for _, policy := range c.policies {
 		if policy.Subject == nil {
 			continue
 		}
-		if m := matcherOf(*policy.Subject); !m.matches(pod, nil) {
+		m := matcherOf(*policy.Subject)
+		if policy.Tier != NetworkPolicyTier && m.mayMatch(pod, ns) {
+			undecided = append(undecided, &policy)
+		}
+		if !m.matches(pod, ns) {
 			continue
 		}
 		in.Policies[policy.Key] = policy
-		isolators = append(isolators, isolator{&policy, policy.walks()})
+		if policy.Tier == NetworkPolicyTier {
+			isolators = append(isolators, isolator{&policy, policy.walks()})
+		} else {
+			stacked = append(stacked, &policy)
+		}
 	}
 	subject.isolate(isolators)
+	subject.stack(stacked)
+	if pod.undecided(ns) {
+		subject.closeUndecided(undecided)
+	}
 	return subject
 }
 
@@ -154,6 +181,10 @@ func (c *compiler) members(rule Rule, in *Intent) {
 	for _, s := range rule.Peers {
 		matchers := matchersOf(s)
 		in.Peers[s] = map[netip.Addr]struct{}{}
+		if s.OfNodes {
+			c.nodesMembers(s, in)
+			continue
+		}
 		for ip, pods := range c.holders {
 			if len(pods) > 0 && meansAll(matchers, pods, func(pod *Pod) *Namespace { return c.namespaces[pod.Namespace] }) {
 				in.Peers[s][ip] = struct{}{}
@@ -173,4 +204,26 @@ func (c *compiler) members(rule Rule, in *Intent) {
 			}
 		}
 	}
+}
+
+// nodesMembers fills in the addresses that a selector of nodes means.
+func (c *compiler) nodesMembers(s Selector, in *Intent) {
+	selector := parseCanonical(s.Nodes)
+	for _, node := range c.nodes {
+		for _, ip := range node.listed() {
+			if len(c.holders[ip]) == 0 && selector.Matches(node.Labels) {
+				in.Peers[s][ip] = struct{}{}
+			}
+		}
+	}
+}
+
+// listing are the nodes that show an address as their own.
+func (c *compiler) listing(ip netip.Addr) (names []string) {
+	for name, node := range c.nodes {
+		if slices.Contains(node.listed(), ip) {
+			names = append(names, name)
+		}
+	}
+	return names
 }

@@ -37,6 +37,7 @@ func (m *Model) Counts() (c Counts) {
 
 // Taken is what the policies of a namespace take of the node.
 type Taken struct {
+	// Namespace is empty for all ClusterNetworkPolicies together.
 	Namespace string
 	// Elements is how many members the selectors and port names of the policies have; Objects
 	// is how many sets and rules the policies take.
@@ -44,6 +45,9 @@ type Taken struct {
 }
 
 func (t Taken) String() string {
+	if t.Namespace == "" {
+		t.Namespace = "ClusterNetworkPolicies"
+	}
 	return fmt.Sprintf("%s (%d elements, %d sets and rules)", t.Namespace, t.Elements, t.Objects)
 }
 

@@ -10,7 +10,7 @@ import (
 
 // Held counts what a model holds.
 func Held(m *Model) int {
-	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.made) + len(m.changedAttached) + len(m.attachments) + len(m.announced) + len(m.shownIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
+	return len(m.namespaces) + len(m.claims) + len(m.attached) + len(m.orphans) + len(m.changedOrphans) + len(m.doubtful) + len(m.changedDoubtful) + len(m.listers) + len(m.followed) + len(m.closedMeanwhile) + len(m.made) + len(m.changedAttached) + len(m.attachments) + len(m.announced) + len(m.shownIPs) + len(m.peers) + len(m.byLabel) + len(m.named) +
 		len(m.changedPeers) + len(m.changedNamed) + len(m.dirtyNodes) + len(m.dirtyAttachments) + len(m.dirtySubjects) + len(m.dirtyPolicies) + len(m.nodes) + len(m.quarantined) + len(m.over) + len(m.handed) + len(m.handedSubjects) + m.total + m.objects
 }
 
@@ -77,9 +77,11 @@ func Recount(m *Model) (wrong []string) {
 		of := 0
 		for key, s := range ns.policies {
 			selects := 0
-			for _, selecting := range ns.subjects {
-				if slices.Contains(selecting, s) {
-					selects++
+			for _, of := range m.namespaces {
+				for _, selecting := range of.subjects {
+					if slices.Contains(selecting, s) {
+						selects++
+					}
 				}
 			}
 			check(key.String()+"'s subjects", s.subjects, selects)
@@ -125,7 +127,9 @@ func Recount(m *Model) (wrong []string) {
 	check("members of all", m.total, total)
 	for name, ns := range m.namespaces {
 		check("members of "+name, ns.elements, elements[ns])
-		check(name+" over its budget", max(ns.cost(), m.budget), m.budget)
+		if name != "" { // ClusterNetworkPolicies have no budget
+			check(name+" over its budget", max(ns.cost(), m.budget), m.budget)
+		}
 	}
 	check("the node over its budget", m.overNode(1), false)
 	for key := range m.over {
@@ -158,8 +162,9 @@ func SameRange(text string) bool {
 	return ok == (err == nil) && (!ok || read == parsed)
 }
 
-// SameSelector reports whether a selector means the same pods to Judge and to the judged code.
+// SameSelector reports whether a selector means the same pods to Judge and to the judged code, and is
+// valid to both or to none.
 func SameSelector(s *metav1.LabelSelector, of map[string]string) bool {
 	text, err := canonical(s)
-	return selects(s, of) == (err == nil && parseCanonical(text).Matches(LabelsOf(of)))
+	return readableSelector(s) == (err == nil) && selects(s, of) == (err == nil && parseCanonical(text).Matches(LabelsOf(of)))
 }

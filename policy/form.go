@@ -80,7 +80,9 @@ func (r Rule) appendTo(b []byte) []byte {
 			number(0)
 		}
 	}
-	number(r.Index)
+	number(r.Index + 1) // of the whole policy it is -1
+	text(r.Name)
+	number(int(r.Action))
 	flag(r.AnyPeer)
 	flag(r.AnyPort)
 	number(len(r.Peers))
@@ -89,6 +91,8 @@ func (r Rule) appendTo(b []byte) []byte {
 		text(s.Namespaces)
 		text(s.Pods)
 		text(s.Or)
+		flag(s.OfNodes)
+		text(s.Nodes)
 	}
 	number(len(r.Blocks))
 	for _, block := range r.Blocks {

@@ -48,6 +48,8 @@ type Intent struct {
 	// Orphans are addresses that containers of this node have, by their
 	// attachments, and no known pod of it: nothing passes to or from them.
 	Orphans map[netip.Addr]struct{}
+	// Doubtful are addresses of pods of which nobody can tell what denies to them (see doubt.go).
+	Doubtful map[netip.Addr]struct{}
 	// Subjects are the node's live pods, isolated or not.
 	Subjects map[Key]Subject
 	// Policies are those that select a subject.
@@ -68,27 +70,83 @@ type Endpoint struct {
 	Port     uint16
 }
 
-// Policy is a NetworkPolicy, read.
+// Tier is where a policy stands in the order in which a pod's policies are asked (ClusterNetworkPolicy
+// spec.tier).
+type Tier uint8
+
+// The tiers. A packet meets AdminTier first, then NetworkPolicyTier, then BaselineTier.
+const (
+	// NetworkPolicyTier has the NetworkPolicies. They are all asked at once: what one of them allows
+	// is allowed.
+	NetworkPolicyTier Tier = iota
+	// AdminTier and BaselineTier have ClusterNetworkPolicies, which are asked one after the other, by
+	// priority. The first rule that matches decides.
+	AdminTier
+	BaselineTier
+)
+
+// Tiers are all, in the order in which a packet meets them, and ClusterTiers those of
+// ClusterNetworkPolicies.
+var (
+	Tiers        = [...]Tier{AdminTier, NetworkPolicyTier, BaselineTier}
+	ClusterTiers = [...]Tier{AdminTier, BaselineTier}
+)
+
+func (t Tier) String() string {
+	switch t {
+	case AdminTier:
+		return "admin"
+	case BaselineTier:
+		return "baseline"
+	}
+	return "policies"
+}
+
+// Action is what a rule does with what it matches.
+type Action uint8
+
+// The actions. A rule of a NetworkPolicy accepts.
+const (
+	Accept Action = iota
+	Deny
+	// Pass leaves the decision to the tiers behind the rule's own.
+	Pass
+)
+
+func (a Action) String() string { return [...]string{"accept", "deny", "pass"}[a] }
+
+// Policy is a NetworkPolicy or a ClusterNetworkPolicy, read.
 type Policy struct {
+	// Key has no namespace if the policy is a ClusterNetworkPolicy.
 	Key
-	// Subject selects the pods that the policy isolates. It is in the policy's
+	// Tier and Priority say when a packet meets the policy. In a tier of ClusterNetworkPolicies, the
+	// lower priority comes first, and of equal ones the name that comes first. NetworkPolicies
+	// have no priority.
+	Tier     Tier
+	Priority int32
+	// Subject selects the pods that the policy is about. That of a NetworkPolicy is in the policy's
 	// own namespace. Nil if the selector does not parse: it then selects none.
 	Subject *Selector
-	// Isolates says for which directions (policyTypes, defaulted).
+	// Isolates says for which directions a NetworkPolicy isolates its pods (policyTypes,
+	// defaulted). A ClusterNetworkPolicy isolates none.
 	Isolates [len(Directions)]bool
-	// Rules are what is allowed, per Direction; a direction that the policy
-	// does not isolate has none.
+	// Rules are what is allowed, per Direction; a direction that a NetworkPolicy does not isolate
+	// has none. Those of a ClusterNetworkPolicy are in the order in which they are asked.
 	Rules [len(Directions)][]Rule
 	// Sections are the same Rules, divided, where there are very many of them; else there are
 	// no sections.
 	Sections [len(Directions)][]Section
 }
 
-// Rule is one rule of a policy: it allows traffic that is with its peers AND
+// Rule is one rule of a policy: it is about traffic that is with its peers AND
 // on its ports.
 type Rule struct {
 	// Index is the rule's place in the API object's list.
 	Index int
+	// Name is what the API object calls it. Rules of NetworkPolicies have none.
+	Name string
+	// Action is what becomes of the traffic.
+	Action Action
 	// AnyPeer: every address of both families. Else only Peers and Blocks; a
 	// rule with neither allows nothing.
 	AnyPeer bool
@@ -106,14 +164,15 @@ type Rule struct {
 // equal reports whether two policies say the same. Sections need no comparison, as they
 // follow from the rules.
 func (p *Policy) equal(other *Policy) bool {
-	return p.Key == other.Key && p.Isolates == other.Isolates &&
+	return p.Key == other.Key && p.Tier == other.Tier && p.Priority == other.Priority && p.Isolates == other.Isolates &&
 		(p.Subject == nil) == (other.Subject == nil) && (p.Subject == nil || *p.Subject == *other.Subject) &&
-		slices.EqualFunc(p.Rules[Ingress], other.Rules[Ingress], Rule.equal) &&
-		slices.EqualFunc(p.Rules[Egress], other.Rules[Egress], Rule.equal)
+		slices.EqualFunc(p.Rules[Ingress], other.Rules[Ingress], Rule.Equal) &&
+		slices.EqualFunc(p.Rules[Egress], other.Rules[Egress], Rule.Equal)
 }
 
-func (r Rule) equal(other Rule) bool {
-	return r.Index == other.Index && r.AnyPeer == other.AnyPeer && r.AnyPort == other.AnyPort &&
+// Equal reports whether two rules say the same.
+func (r Rule) Equal(other Rule) bool {
+	return r.Index == other.Index && r.Name == other.Name && r.Action == other.Action && r.AnyPeer == other.AnyPeer && r.AnyPort == other.AnyPort &&
 		slices.Equal(r.Peers, other.Peers) && slices.Equal(r.Blocks, other.Blocks) &&
 		slices.Equal(r.Ports, other.Ports) && slices.Equal(r.NamedPorts, other.NamedPorts)
 }
@@ -130,7 +189,7 @@ type Problem struct {
 }
 
 func (p Problem) String() string {
-	return fmt.Sprintf("NetworkPolicy %s: %s: %s", p.Policy, p.Field, p.Reason)
+	return fmt.Sprintf("%s: %s: %s", PolicyName(p.Policy), p.Field, p.Reason)
 }
 
 // Delta is what has changed in an Intent. Applying deltas in order to the
@@ -144,8 +203,9 @@ type Delta struct {
 	// never there).
 	Nodes       map[string]*Node
 	Attachments map[AttachmentKey]*Attachment
-	// Orphans says for each address that has changed whether it is an orphan now.
-	Orphans map[netip.Addr]bool
+	// Orphans says for each address that has changed whether it is an orphan now, and Doubtful
+	// whether it is in doubt now.
+	Orphans, Doubtful map[netip.Addr]bool
 	// Subjects and Policies replace by key; nil means that it was removed (or was never there).
 	Subjects map[Key]*Subject
 	Policies map[Key]*Policy
@@ -168,7 +228,7 @@ type Members[T comparable] struct {
 
 // Empty reports whether the delta changes nothing.
 func (d *Delta) Empty() bool {
-	return d.PodCIDRs == nil && d.Cluster == nil && d.NodeAddrs == nil && len(d.Nodes)+len(d.Attachments)+len(d.Orphans) == 0 &&
+	return d.PodCIDRs == nil && d.Cluster == nil && d.NodeAddrs == nil && len(d.Nodes)+len(d.Attachments)+len(d.Orphans)+len(d.Doubtful) == 0 &&
 		len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts)+len(d.Sections) == 0
 }
 
@@ -180,15 +240,13 @@ func (in *Intent) Delta() Delta {
 		NodeAddrs:   &in.NodeAddrs,
 		Nodes:       pointersTo(in.Nodes),
 		Attachments: pointersTo(in.Attachments),
-		Orphans:     map[netip.Addr]bool{},
+		Orphans:     allTrue(in.Orphans),
+		Doubtful:    allTrue(in.Doubtful),
 		Subjects:    pointersTo(in.Subjects),
 		Policies:    pointersTo(in.Policies),
 		Peers:       map[Selector]Members[netip.Addr]{},
 		NamedPorts:  map[NamedPort]Members[Endpoint]{},
 		Sections:    in.Sections,
-	}
-	for addr := range in.Orphans {
-		d.Orphans[addr] = true
 	}
 	for s, members := range in.Peers {
 		d.Peers[s] = Members[netip.Addr]{New: true, Add: slices.Collect(maps.Keys(members))}
@@ -197,6 +255,15 @@ func (in *Intent) Delta() Delta {
 		d.NamedPorts[n] = Members[Endpoint]{New: true, Add: slices.Collect(maps.Keys(members))}
 	}
 	return d
+}
+
+// allTrue says true of each member.
+func allTrue[K comparable](set map[K]struct{}) map[K]bool {
+	all := make(map[K]bool, len(set))
+	for member := range set {
+		all[member] = true
+	}
+	return all
 }
 
 // pointersTo has a pointer to a copy of each value.

@@ -248,21 +248,53 @@ func (j *judge) side(d Direction, subject, peer place) Judgement {
 			out = judged
 			continue
 		}
-		out.Allowed = out.Allowed && judged.Allowed
-		out.Isolating, out.By = append(out.Isolating, judged.Isolating...), append(out.By, judged.By...)
+		if out.Allowed && !judged.Allowed {
+			out.Allowed, out.Reason = false, judged.Reason
+		}
+		out.Isolating, out.Selecting = append(out.Isolating, judged.Isolating...), append(out.Selecting, judged.Selecting...)
+		out.By, out.DeniedBy = append(out.By, judged.By...), append(out.DeniedBy, judged.DeniedBy...)
 	}
 	byName := func(a, b Key) int { return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) }
-	slices.SortFunc(out.Isolating, byName)
-	out.Isolating = slices.Compact(out.Isolating)
-	slices.SortStableFunc(out.By, func(a, b RuleRef) int { return byName(a.Policy, b.Policy) })
+	for _, policies := range []*[]Key{&out.Isolating, &out.Selecting} {
+		slices.SortFunc(*policies, byName)
+		*policies = slices.Compact(*policies)
+	}
+	for _, rules := range []*[]RuleRef{&out.By, &out.DeniedBy} {
+		slices.SortStableFunc(*rules, func(a, b RuleRef) int { return cmp.Or(byName(a.Policy, b.Policy), cmp.Compare(a.Rule, b.Rule)) })
+		*rules = slices.Compact(*rules)
+	}
 	if !out.Allowed {
 		out.By = nil // these rules are only of some of the pods
 	}
 	return out
 }
 
-// pod judges what the policies of one pod of the subject say of the peer.
+// pod judges what the policies of one pod of the subject say of the peer. Its NetworkPolicies are
+// asked only if no ClusterNetworkPolicy before them decides. Those behind them are asked only if no
+// NetworkPolicy isolates the pod.
 func (j *judge) pod(d Direction, pod *corev1.Pod, subject, peer place) Judgement {
+	out := j.networkPolicies(d, pod, subject, peer)
+	admin, baseline := j.clusterPolicies(d, pod)
+	for _, p := range slices.Concat(admin, baseline) {
+		out.Selecting = append(out.Selecting, Key{Name: p.Name})
+	}
+	made := j.decide(admin, subject, peer)
+	if made.action == toPass && len(out.Isolating) == 0 {
+		made = j.decide(baseline, subject, peer)
+	}
+	switch {
+	case made.action == toAccept:
+		out.Allowed, out.By, out.Reason = true, []RuleRef{made.ref}, ""
+	case made.action == toDeny:
+		out.Allowed, out.By, out.DeniedBy, out.Reason = false, nil, []RuleRef{made.ref}, made.reason
+	case len(out.Isolating) == 0 && len(out.Selecting) > 0:
+		out.Reason = "not isolated, and no ClusterNetworkPolicy decides"
+	}
+	return out
+}
+
+// networkPolicies judges what the NetworkPolicies of one pod of the subject say of the peer.
+func (j *judge) networkPolicies(d Direction, pod *corev1.Pod, subject, peer place) Judgement {
 	out := Judgement{Pod: Key{Namespace: pod.Namespace, Name: pod.Name}, Reason: "not isolated"}
 	for _, np := range j.Policies {
 		if np.Namespace != pod.Namespace || !isolates(np, d) || !selects(&np.Spec.PodSelector, pod.Labels) {

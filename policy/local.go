@@ -124,7 +124,7 @@ func (l *Locals) Addrs() (addrs []LocalAddr) {
 		for _, ip := range s.IPs {
 			is := closed[ip]
 			for _, d := range Directions {
-				is[d] = is[d] || s.Isolated[d]
+				is[d] = is[d] || s.Fenced(d)
 			}
 			closed[ip] = is
 		}

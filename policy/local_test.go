@@ -56,7 +56,7 @@ func localsOf(in policy.Intent) (all []policy.LocalAddr) {
 	for _, s := range in.Subjects {
 		for _, ip := range s.IPs {
 			was := at[ip].Closed
-			at[ip] = policy.LocalAddr{Addr: ip, Closed: [2]bool{was[0] || s.Isolated[0], was[1] || s.Isolated[1]}}
+			at[ip] = policy.LocalAddr{Addr: ip, Closed: [2]bool{was[0] || s.Fenced(0), was[1] || s.Fenced(1)}}
 		}
 	}
 	for ip := range in.Orphans {

@@ -12,6 +12,9 @@ import (
 func (m *Model) meant(g *peers, byLabel map[string][]*Pod) (ips []netip.Addr) {
 	ips = m.found[:0]
 	defer func() { m.found = ips[:0] }()
+	if g.OfNodes {
+		return append(ips, m.nodesMeant(g)...)
+	}
 	look := func(pod *Pod, object *Namespace) {
 		if !g.matches(pod, object) {
 			return
@@ -85,7 +88,7 @@ func (m *Model) endpoints(name NamedPort) (endpoints []Endpoint) {
 func (m *Model) podsByLabel() map[string][]*Pod {
 	pods := map[string][]*Pod{}
 	for g := range m.changedPeers {
-		if g.fresh && g.Namespace == "" {
+		if g.fresh && g.Namespace == "" && !g.OfNodes {
 			g.prepare()
 			for _, asked := range g.asks() {
 				pods[asked] = nil

@@ -13,7 +13,8 @@ type members struct {
 	// byLabel finds the peers that may mean a pod without asking them all. Peers that are not
 	// handed out yet are not in it: when they are, all their members are handed out.
 	byLabel map[labelIndex]map[*peers]struct{}
-	named   map[NamedPort]*tracked[Endpoint]
+	nodePeers
+	named map[NamedPort]*tracked[Endpoint]
 	// changedPeers and changedNamed are those that Take has to look at.
 	changedPeers map[*peers]struct{}
 	changedNamed map[NamedPort]*tracked[Endpoint]
@@ -81,6 +82,8 @@ type tracked[T comparable] struct {
 	// counts, by namespace, only the policies as they are.
 	users int
 	by    map[*namespace]int
+	// closing counts those of the users whose rules deny or pass the members, in some place.
+	closing int
 	// fresh: not handed out yet. When it is, all its members are, so no change is noted before.
 	fresh bool
 	// staged: it is handed out bit by bit, as no policy that was handed out names it.
@@ -113,10 +116,13 @@ func (t *tracked[T]) grow(by int) {
 	}
 }
 
-// use adds by to the number of users, and to that of the namespace's. A nil namespace stands for
-// what was last handed out.
-func (t *tracked[T]) use(ns *namespace, by int) {
+// use adds by to the number of users, and to that of the namespace's, for a rule with this action. A
+// nil namespace stands for what was last handed out.
+func (t *tracked[T]) use(ns *namespace, by int, action Action) {
 	t.users += by
+	if action != Accept {
+		t.closing += by
+	}
 	if ns == nil {
 		return
 	}
@@ -142,6 +148,7 @@ func newMembers() members {
 	return members{
 		peers:        map[Selector]*peers{},
 		byLabel:      map[labelIndex]map[*peers]struct{}{},
+		nodePeers:    newNodePeers(),
 		named:        map[NamedPort]*tracked[Endpoint]{},
 		changedPeers: map[*peers]struct{}{},
 		changedNamed: map[NamedPort]*tracked[Endpoint]{},
@@ -221,7 +228,7 @@ func (ms *members) use(ns *namespace, p *Policy, by int) {
 					g = &peers{Selector: s, tracked: tracked[netip.Addr]{fresh: true, total: &ms.total}}
 					ms.peers[s] = g
 				}
-				if g.use(ns, by); g.fresh || g.users == 0 {
+				if g.use(ns, by, rule.Action); g.fresh || g.users == 0 {
 					ms.changedPeers[g] = struct{}{}
 				}
 			}
@@ -231,7 +238,7 @@ func (ms *members) use(ns *namespace, p *Policy, by int) {
 					t = &tracked[Endpoint]{fresh: true, total: &ms.total}
 					ms.named[name] = t
 				}
-				if t.use(ns, by); t.fresh || t.users == 0 {
+				if t.use(ns, by, rule.Action); t.fresh || t.users == 0 {
 					ms.changedNamed[name] = t
 				}
 			}
@@ -273,6 +280,10 @@ func (g *peers) indices() (at []labelIndex) {
 
 // follow has changes of pods noted from now on for a selector, which is about to be handed out.
 func (ms *members) follow(g *peers) {
+	if g.OfNodes {
+		ms.followed[g] = parseCanonical(g.Nodes)
+		return
+	}
 	for _, at := range g.indices() {
 		if ms.byLabel[at] == nil {
 			ms.byLabel[at] = map[*peers]struct{}{}
@@ -283,6 +294,7 @@ func (ms *members) follow(g *peers) {
 
 func (ms *members) drop(g *peers) {
 	delete(ms.peers, g.Selector)
+	delete(ms.followed, g)
 	if g.fresh {
 		return
 	}

@@ -47,8 +47,12 @@ type Model struct {
 	// handed are the policies as they were handed out, handedSubjects the subjects.
 	handed         map[Key]*Policy
 	handedSubjects map[Key]*Subject
+	// closedMeanwhile are the subjects that were new, and handed out closed, while a
+	// ClusterNetworkPolicy that is about them waits.
+	closedMeanwhile map[Key]struct{}
 
 	owners
+	doubts
 	members
 	dirty
 }
@@ -94,8 +98,9 @@ func NewModel(node string) *Model {
 		quarantined: map[Key]string{},
 		over:        map[Key]overspent{},
 		budget:      DefaultBudget,
-		handed:      map[Key]*Policy{}, handedSubjects: map[Key]*Subject{},
+		handed:      map[Key]*Policy{}, handedSubjects: map[Key]*Subject{}, closedMeanwhile: map[Key]struct{}{},
 		owners:  newOwners(),
+		doubts:  newDoubts(),
 		members: newMembers(),
 		dirty:   newDirty(),
 	}
@@ -116,13 +121,15 @@ func (m *Model) setNode(n Node) {
 	}
 	m.dirtyCluster = true
 	m.dirtyNodes[n.Name] = struct{}{}
-	if n.Name != m.node {
+	was, is := before.listed(), n.listed()
+	m.change(united(was, is), func() {
 		m.nodes[n.Name] = n
+		m.listing(n.Name, was, is)
+	})
+	if n.Name != m.node {
 		m.relocateAnnounced(n.Name)
 		return
 	}
-	both := addrsOf(slices.Values([]Node{before, n}))
-	m.change(both, func() { m.nodes[n.Name] = n })
 	if !m.ignored {
 		m.setPodCIDRs(keepRanges(n.PodCIDRs, m.podCIDRs))
 	}
@@ -185,6 +192,14 @@ func (m *Model) namespaceChanged(name string, object *Namespace) {
 		}
 	}
 	ns.object = object
+	m.restack(ns, name, before)
+	if (before == nil) != (object == nil) {
+		for _, pod := range ns.pods {
+			for _, ip := range pod.IPs {
+				m.noteDoubt(ip, m.holders(ip))
+			}
+		}
+	}
 	m.dropIfEmpty(name)
 }
 

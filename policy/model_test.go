@@ -31,7 +31,8 @@ func differ(want, have any) string {
 	return cmp.Diff(want, have, exact)
 }
 
-var exact = cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+var exact = cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b policy.Labels) bool { return a == b })}
 
 // apply applies a delta to an intent, in the plainest way, and fails on one
 // that is not exact: what is added must not be there, what is removed must.
@@ -48,14 +49,8 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 	}
 	replace(in.Nodes, d.Nodes)
 	replace(in.Attachments, d.Attachments)
-	for ip, is := range d.Orphans {
-		if _, was := in.Orphans[ip]; was == is {
-			t.Errorf("orphan %v: %v, as before", ip, is)
-		}
-		if delete(in.Orphans, ip); is {
-			in.Orphans[ip] = struct{}{}
-		}
-	}
+	flip(t, in.Orphans, d.Orphans)
+	flip(t, in.Doubtful, d.Doubtful)
 	replace(in.Subjects, d.Subjects)
 	replace(in.Policies, d.Policies)
 	applyMembers(t, in.Peers, d.Peers)
@@ -66,6 +61,19 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 		}
 		if delete(in.Sections, key); rules != nil {
 			in.Sections[key] = rules
+		}
+	}
+}
+
+// flip puts addresses in, or takes them out.
+func flip(t *testing.T, in map[netip.Addr]struct{}, changed map[netip.Addr]bool) {
+	t.Helper()
+	for ip, is := range changed {
+		if _, was := in[ip]; was == is {
+			t.Errorf("%v is an orphan, or in doubt: %v, as before", ip, is)
+		}
+		if delete(in, ip); is {
+			in[ip] = struct{}{}
 		}
 	}
 }

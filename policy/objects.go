@@ -10,8 +10,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Key names a namespaced object: "namespace/name".
+// Key names a namespaced object: "namespace/name". That of a ClusterNetworkPolicy has no namespace.
 type Key = types.NamespacedName
+
+// PolicyName says which policy a key names: "NetworkPolicy namespace/name", or "ClusterNetworkPolicy
+// name".
+func PolicyName(key Key) string {
+	if key.Namespace == "" {
+		return "ClusterNetworkPolicy " + key.Name
+	}
+	return "NetworkPolicy " + key.String()
+}
 
 // Pod is what policy needs of a pod: a live one, on the pod network.
 type Pod struct {
@@ -154,7 +163,15 @@ type Node struct {
 	// Addrs are those of the node's own addresses inside the cluster (InternalIP) that can be
 	// used, in the API's order: of addresses in two networks, those in the first are preferred.
 	Addrs []netip.Addr
+	// Labels and Listed are for policies that name nodes. Listed are the addresses of every kind that
+	// status.addresses shows, in order, if they can be used.
+	Labels Labels
+	Listed []netip.Addr
 }
+
+// listed are all addresses that are known to be the node's, in order: also those of Addrs that the
+// API does not show any more.
+func (n *Node) listed() []netip.Addr { return united(n.Listed, sortedAddrs(n.Addrs)) }
 
 // keepRanges returns a node's pod ranges as last known: those that it has now and, for an
 // address family that it has none of now, those that it had before. A Node object can be
@@ -196,7 +213,7 @@ func addrsOf(nodes iter.Seq[Node]) (addrs []netip.Addr) {
 // NodeOf reads a node. Ranges that do not parse are left out. An unknown address in such a range
 // is then not dropped, as on a node that has no ranges.
 func NodeOf(n *corev1.Node) Node {
-	node := Node{Name: n.Name}
+	node := Node{Name: n.Name, Labels: LabelsOf(n.Labels)}
 	texts := n.Spec.PodCIDRs
 	if len(texts) == 0 && n.Spec.PodCIDR != "" {
 		texts = []string{n.Spec.PodCIDR}
@@ -213,6 +230,12 @@ func NodeOf(n *corev1.Node) Node {
 			node.Addrs = append(node.Addrs, addr)
 		}
 	}
+	for _, address := range n.Status.Addresses {
+		if addr, usable := nodeAddr(address.Address); usable {
+			node.Listed = append(node.Listed, addr)
+		}
+	}
+	node.Listed = sortedAddrs(node.Listed)
 	return node
 }
 

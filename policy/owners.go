@@ -135,9 +135,9 @@ func (m *Model) Refused() (ips []netip.Addr) {
 // change calls f, which changes what is known of whom these addresses belong to, and brings up
 // to date all that depends on it. Each address must be listed once.
 func (m *Model) change(ips []netip.Addr, f func()) {
-	before := make([][]*Pod, len(ips))
+	before, nodes := make([][]*Pod, len(ips)), make([][]*peers, len(ips))
 	for i, ip := range ips {
-		before[i] = m.holders(ip)
+		before[i], nodes[i] = m.holders(ip), m.nodesMeaning(ip)
 	}
 	f()
 	for i, ip := range ips {
@@ -145,7 +145,9 @@ func (m *Model) change(ips []netip.Addr, f func()) {
 			m.changedAttached[a.Key()] = struct{}{}
 		}
 		m.changedOrphan(ip)
+		m.nodeMoved(ip, nodes[i], m.nodesMeaning(ip))
 		after := m.holders(ip)
+		m.noteDoubt(ip, after)
 		if slices.Equal(before[i], after) {
 			continue
 		}
@@ -220,14 +222,23 @@ func (m *Model) moved(ip netip.Addr, pods []*Pod, in bool) {
 		visit(labelIndex{namespace: pod.Namespace, label: label})
 	}
 	for _, port := range pod.Ports {
-		for _, scope := range []Scope{Local, Cluster} {
-			name := NamedPort{Protocol: port.Protocol, Name: port.Name, Scope: scope}
+		for _, name := range namesOf(port) {
 			if t := m.named[name]; t != nil && name.meansAll(pods, port, m.node) {
 				t.note(Endpoint{Addr: ip, Protocol: port.Protocol, Port: port.Number}, in)
 				m.changedNamed[name] = t
 			}
 		}
 	}
+}
+
+// namesOf are the names that a port of a pod may go by.
+func namesOf(port ContainerPort) (names []NamedPort) {
+	for _, scope := range [...]Scope{Local, Cluster} {
+		for _, protocol := range [...]Protocol{port.Protocol, 0} {
+			names = append(names, NamedPort{Protocol: protocol, Name: port.Name, Scope: scope})
+		}
+	}
+	return names
 }
 
 // allMatch reports whether a selector means each of these pods.
@@ -238,7 +249,7 @@ func (m *Model) allMatch(g *peers, pods []*Pod) bool {
 // means reports whether a port of a pod goes by this name, meansAll whether each of
 // these pods has a port of this name, protocol and number.
 func (n NamedPort) means(pod *Pod, port ContainerPort, node string) bool {
-	return n.Name == port.Name && n.Protocol == port.Protocol && (n.Scope == Cluster || pod.Node == node)
+	return n.Name == port.Name && (n.Protocol == 0 || n.Protocol == port.Protocol) && (n.Scope == Cluster || pod.Node == node)
 }
 
 func (n NamedPort) meansAll(pods []*Pod, port ContainerPort, node string) bool {

@@ -75,12 +75,16 @@ func (s Scope) String() string {
 // its own port number: where the name has different numbers on different pods, each number
 // holds only for its own pod.
 type NamedPort struct {
+	// Protocol is zero where the name is meant with whatever protocol a pod has for it.
 	Protocol Protocol
 	Name     string
 	Scope    Scope
 }
 
 func (n NamedPort) String() string {
+	if n.Protocol == 0 {
+		return fmt.Sprintf("port %s of %s", n.Name, n.Scope)
+	}
 	return fmt.Sprintf("port %s/%s of %s", n.Name, n.Protocol, n.Scope)
 }
 

@@ -1,25 +1,51 @@
 package policy
 
-// A policy can be quarantined: it isolates the same pods as before, and allows nothing. That
+import "slices"
+
+// A policy can be quarantined: it is about the same pods as before, and allows nothing. That
 // happens to policies whose rules the kernel refuses, and to those for which a budget has no
 // room. All other policies hold meanwhile.
 
-// WithoutRules is the policy as it is while quarantined: it isolates the same pods for the same
-// directions, and allows nothing.
+// WithoutRules is the policy as it is while quarantined. A NetworkPolicy isolates the same pods for
+// the same directions, and allows nothing. A ClusterNetworkPolicy denies everything in each
+// direction in which it denies or passes anything: without the rules that do, what comes behind it
+// might allow what they deny.
 func (p Policy) WithoutRules() Policy {
+	rules := p.Rules
 	p.Rules, p.Sections = [len(Directions)][]Rule{}, [len(Directions)][]Section{}
+	for _, d := range Directions {
+		if closes(rules[d]) {
+			p.Rules[d] = []Rule{denyAll(wholePolicy, "")}
+		}
+	}
 	return p
 }
 
-// allows reports whether the policy has a rule.
-func (p *Policy) allows() bool { return len(p.Rules[Ingress])+len(p.Rules[Egress]) > 0 }
+// closes reports whether one of the rules does something else than to accept. Those of a
+// NetworkPolicy never do.
+func closes(rules []Rule) bool {
+	return slices.ContainsFunc(rules, func(r Rule) bool { return r.Action != Accept })
+}
+
+// wholePolicy is the Index of a rule that stands for all rules of a policy.
+const wholePolicy = -1
+
+// hasRules reports whether the policy has a rule of its own.
+func (p *Policy) hasRules() bool {
+	for _, d := range Directions {
+		if slices.ContainsFunc(p.Rules[d], func(r Rule) bool { return r.Index != wholePolicy }) {
+			return true
+		}
+	}
+	return false
+}
 
 // Quarantine returns the intent with these policies quarantined, and without the peers and named
 // ports that no other policy uses. The intent itself stays as it is; what is returned shares
 // most of it.
 func (in Intent) Quarantine(policies map[Key]struct{}) Intent {
 	out, none := in, newIntent()
-	out.Policies, out.Peers, out.NamedPorts, out.Sections = none.Policies, none.Peers, none.NamedPorts, none.Sections
+	out.Policies, out.Peers, out.NamedPorts, out.Sections, out.Subjects = none.Policies, none.Peers, none.NamedPorts, none.Sections, none.Subjects
 	for key, p := range in.Policies {
 		if _, quarantined := policies[key]; quarantined {
 			p = p.WithoutRules()
@@ -39,13 +65,21 @@ func (in Intent) Quarantine(policies map[Key]struct{}) Intent {
 			}
 		}
 	}
+	for key, s := range in.Subjects {
+		for _, d := range Directions {
+			hasNoRules := func(policy Key) bool { return len(out.Policies[policy].Rules[d]) == 0 }
+			s.Admin[d] = slices.DeleteFunc(slices.Clone(s.Admin[d]), hasNoRules)
+			s.Baseline[d] = slices.DeleteFunc(slices.Clone(s.Baseline[d]), hasNoRules)
+		}
+		out.Subjects[key] = s
+	}
 	return out
 }
 
-// Allowing are the policies that have a rule, in order.
-func (in Intent) Allowing() (keys []Key) {
+// WithRules are the policies that have a rule of their own, in order.
+func (in Intent) WithRules() (keys []Key) {
 	for key, p := range in.Policies {
-		if p.allows() {
+		if p.hasRules() {
 			keys = append(keys, key)
 		}
 	}

@@ -25,6 +25,8 @@ const (
 // Section is a part of a policy's rules for a direction.
 type Section struct {
 	// Name is derived from the content: sections of a policy with other content have other names.
+	// A section that is not handed out on its own has none: its rules pass, so that they must be in
+	// the chain of the whole tier, whose other rules they skip.
 	Name string
 	// Rules are a part of the policy's.
 	Rules []Rule
@@ -89,7 +91,7 @@ func (r Rule) split() []Rule {
 	for _, peer := range peers {
 		for _, port := range ports {
 			rules = append(rules, Rule{
-				Index: r.Index, AnyPeer: peer.AnyPeer, Peers: peer.Peers, Blocks: peer.Blocks,
+				Index: r.Index, Name: r.Name, Action: r.Action, AnyPeer: peer.AnyPeer, Peers: peer.Peers, Blocks: peer.Blocks,
 				AnyPort: port.AnyPort, Ports: port.Ports, NamedPorts: port.NamedPorts,
 			})
 		}
@@ -97,11 +99,45 @@ func (r Rule) split() []Rule {
 	return rules
 }
 
+// Divided is the policy with its rules divided into sections, as Parse and ParseCluster return it.
+func (p Policy) Divided() Policy {
+	p.divide()
+	return p
+}
+
 // divide divides the rules into sections where there are more than can come into force at once.
 func (p *Policy) divide() {
 	for _, d := range Directions {
 		p.Sections[d] = sectionsOf(p.Rules[d])
+		passing := func(r Rule) bool { return r.Action == Pass }
+		if !slices.ContainsFunc(p.Rules[d], passing) {
+			continue
+		}
+		p.Sections[d] = nil
+		for rules := p.Rules[d]; len(rules) > 0; {
+			n := slices.IndexFunc(rules, func(r Rule) bool { return passing(r) != passing(rules[0]) })
+			if n < 0 {
+				n = len(rules)
+			}
+			run := rules[:n]
+			switch rules = rules[n:]; {
+			case passing(run[0]):
+				p.Sections[d] = append(p.Sections[d], Section{Rules: run})
+			default:
+				sections := sectionsOf(run)
+				if sections == nil {
+					sections = []Section{newSection(run)}
+				}
+				p.Sections[d] = append(p.Sections[d], sections...)
+			}
+		}
 	}
+}
+
+// Passes reports whether the policy has a rule that passes in a direction. The policy then has no
+// chain of its own, but sections.
+func (p *Policy) Passes(d Direction) bool {
+	return slices.ContainsFunc(p.Rules[d], func(r Rule) bool { return r.Action == Pass })
 }
 
 // sectionsOf are the sections of rules; nil if all rules fit into one.
@@ -136,6 +172,9 @@ func (p *Policy) sectionKeys() map[SectionKey]*Section {
 	for _, d := range Directions {
 		for i := range p.Sections[d] {
 			s := &p.Sections[d][i]
+			if s.Name == "" {
+				continue
+			}
 			keys[SectionKey{p.Key, d, s.Name}] = s
 		}
 	}

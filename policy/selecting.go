@@ -1,6 +1,9 @@
 package policy
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // selecting is a policy with the number of this node's pods that it selects. While that number
 // is not zero the policy is active: the members of its peers and named ports are followed.
@@ -11,14 +14,15 @@ type selecting struct {
 	matcher  *matcher // nil: selects nothing
 	subjects int
 	// objects is how many sets and rules it takes, ranges how many ranges of addresses and ports
-	// it has, and walks how many rules a packet meets.
+	// it has, and walks how many rules a packet meets. The latter is not counted for a
+	// ClusterNetworkPolicy, which is not bounded by it.
 	objects, ranges int
 	walks           [len(Directions)]int
 }
 
-// selects reports whether a policy of a pod's namespace selects the pod, on a node.
-func (s *selecting) selects(pod *Pod, node string) bool {
-	return pod.Node == node && s.matcher != nil && s.matcher.matches(pod, nil)
+// selects reports whether a policy selects a pod, which must be of this node.
+func (m *Model) selects(s *selecting, pod *Pod) bool {
+	return pod.Node == m.node && s.matcher != nil && s.matcher.matches(pod, m.in(pod.Namespace).object)
 }
 
 // setPolicy takes a policy in as it is now. One that is quarantined stays so
@@ -42,7 +46,10 @@ func (m *Model) endQuarantine(key Key) {
 func (m *Model) putPolicy(p Policy, given *Policy) {
 	ns := m.in(p.Namespace)
 	old := ns.policies[p.Key]
-	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), ranges: p.ranges(), walks: p.walks()}
+	s := &selecting{Policy: p, given: given, objects: sizeOf(&p), ranges: p.ranges()}
+	if p.Tier == NetworkPolicyTier {
+		s.walks = p.walks()
+	}
 	if given == nil {
 		s.given = &s.Policy
 	}
@@ -61,6 +68,14 @@ func (m *Model) selecting(key Key) *selecting {
 	return nil
 }
 
+// clusterPolicies are the ClusterNetworkPolicies.
+func (m *Model) clusterPolicies() map[Key]*selecting {
+	if ns := m.namespaces[""]; ns != nil {
+		return ns.policies
+	}
+	return nil
+}
+
 // deletePolicy forgets a policy.
 func (m *Model) deletePolicy(key Key) {
 	ns := m.in(key.Namespace)
@@ -72,17 +87,34 @@ func (m *Model) deletePolicy(key Key) {
 	m.dropIfEmpty(key.Namespace)
 }
 
-// policyChanged replaces a policy in all subjects of its namespace. old is the policy as it was;
-// nil if it is new. It looks at no other policy, as there may be thousands.
+// policyChanged replaces a policy in all subjects that it may select: those of its namespace, or if it
+// is a ClusterNetworkPolicy, of all. old is the policy as it was; nil if it is new. It looks at no other
+// policy, as there may be thousands.
 func (m *Model) policyChanged(ns *namespace, key Key, old *selecting) {
 	m.dirtyPolicies[key] = struct{}{}
 	now := ns.policies[key] // nil: deleted
+	if key.Namespace != "" {
+		m.policyChangedIn(ns, old, now)
+		return
+	}
+	for _, of := range m.namespaces {
+		m.policyChangedIn(of, old, now)
+		for subject := range of.subjects {
+			if m.pod(subject).undecided(of.object) {
+				m.dirtySubjects[subject] = struct{}{}
+			}
+		}
+	}
+}
+
+// policyChangedIn replaces a policy in the subjects of a namespace.
+func (m *Model) policyChangedIn(ns *namespace, old, now *selecting) {
 	for subject, by := range ns.subjects {
 		at := -1
 		if old != nil && old.subjects > 0 {
 			at = slices.Index(by, old)
 		}
-		selects := now != nil && now.selects(m.pod(subject), m.node)
+		selects := now != nil && m.selects(now, m.pod(subject))
 		if at < 0 && !selects {
 			continue
 		}
@@ -132,6 +164,21 @@ func (m *Model) charge(s *selecting, by int) {
 	m.total += by * rangeCost * s.ranges
 }
 
+// restack works out anew which policies select this node's pods of a namespace, if another object of
+// the namespace may change that.
+func (m *Model) restack(ns *namespace, name string, before *Namespace) {
+	changes := (before == nil) != (ns.object == nil)
+	for _, s := range m.clusterPolicies() {
+		changes = changes || s.matcher != nil && s.matcher.inNamespace(name, before) != s.matcher.inNamespace(name, ns.object)
+	}
+	if !changes {
+		return
+	}
+	for _, key := range slices.Collect(maps.Keys(ns.subjects)) {
+		m.refreshSubject(key)
+	}
+}
+
 // refreshSubject works out anew which policies select a pod of this node.
 func (m *Model) refreshSubject(key Key) {
 	ns := m.in(key.Namespace)
@@ -144,9 +191,11 @@ func (m *Model) refreshSubject(key Key) {
 	m.dirtySubjects[key] = struct{}{}
 	var now []*selecting
 	if is {
-		for _, s := range ns.policies {
-			if s.selects(pod, m.node) {
-				now = append(now, s)
+		for _, policies := range []map[Key]*selecting{ns.policies, m.clusterPolicies()} {
+			for _, s := range policies {
+				if m.selects(s, pod) {
+					now = append(now, s)
+				}
 			}
 		}
 		ns.subjects[key] = now

@@ -22,6 +22,10 @@ type Selector struct {
 	Namespaces string
 	// Pods selects pods by label; empty, it selects all.
 	Pods string
+	// OfNodes says that no pods are meant, but the addresses of nodes: of those whose labels Nodes
+	// selects, or if that is empty, of all. The other fields are empty then.
+	OfNodes bool
+	Nodes   string
 	// Or has further alternatives in the same Namespace, as "namespaces;pods", separated by
 	// "|": the selector means all that any of them means. Usually there is none (see unite).
 	Or string
@@ -41,6 +45,9 @@ func (s Selector) String() string {
 
 // text is how a selector without alternatives reads.
 func (s Selector) text() string {
+	if s.OfNodes {
+		return "nodes{" + s.Nodes + "}"
+	}
 	if s.Namespace != "" {
 		return "namespace " + s.Namespace + " pods{" + s.Pods + "}"
 	}
@@ -81,6 +88,10 @@ const maxAlternatives = 16
 // instead of one for each of the many. If there are not very many they stay as they are, and
 // share their sets with other policies. The selectors must be in order, each once.
 func unite(selectors []Selector) (united []Selector) {
+	// Those of nodes come last, and are not united with others.
+	if first := slices.IndexFunc(selectors, func(s Selector) bool { return s.OfNodes }); first >= 0 {
+		return slices.Concat(unite(selectors[:first]), selectors[first:])
+	}
 	if len(selectors) <= maxAlternatives {
 		return selectors
 	}
@@ -112,7 +123,13 @@ func unite(selectors []Selector) (united []Selector) {
 
 // Compare is the order of selectors.
 func (s Selector) Compare(other Selector) int {
-	return cmp.Or(strings.Compare(s.Namespace, other.Namespace), strings.Compare(s.Namespaces, other.Namespaces),
+	if s.OfNodes != other.OfNodes {
+		if s.OfNodes {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(strings.Compare(s.Nodes, other.Nodes), strings.Compare(s.Namespace, other.Namespace), strings.Compare(s.Namespaces, other.Namespaces),
 		strings.Compare(s.Pods, other.Pods), strings.Compare(s.Or, other.Or))
 }
 
@@ -127,8 +144,11 @@ func matcherOf(s Selector) *matcher {
 	return &matcher{Selector: s, namespaces: parseCanonical(s.Namespaces), pods: parseCanonical(s.Pods)}
 }
 
-// matchersOf prepares a selector.
+// matchersOf prepares a selector of pods. One of nodes means no pods.
 func matchersOf(s Selector) (matchers []*matcher) {
+	if s.OfNodes {
+		return nil
+	}
 	for _, alternative := range s.alternatives() {
 		matchers = append(matchers, matcherOf(alternative))
 	}

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/api/v1alpha1"
 )
@@ -16,6 +17,9 @@ type Snapshot struct {
 	Namespaces []*corev1.Namespace
 	Pods       []*corev1.Pod
 	Policies   []*networkingv1.NetworkPolicy
+	// ClusterPolicies are the ClusterNetworkPolicies. There are none where the cluster does not
+	// have that kind.
+	ClusterPolicies []*clusterv1beta1.ClusterNetworkPolicy
 	// PodAddresses are what the nodes' agents have announced, an object for each node.
 	PodAddresses []*v1alpha1.PodAddresses
 

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -112,13 +113,14 @@ type turn struct {
 	at, others int
 }
 
-// turnKind is the order of one namespace's turns. Members that have left its sets go first, so
-// that in between less is allowed, not more. Sections go last, because they name sets.
+// turnKind is the order of one namespace's turns. What allows less goes first, so that in between
+// less is allowed, not more: that members have left its sets, or for sets by which something is denied
+// that members have come. Sections go last, because they name sets.
 type turnKind int
 
 const (
-	turnLeaving turnKind = iota
-	turnComing
+	turnClosing turnKind = iota
+	turnOpening
 	turnSection
 )
 
@@ -130,13 +132,13 @@ const (
 // sets and sections comes first: who has few need not wait for who has many.
 func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 	for g := range m.changedPeers {
-		for _, kind := range g.turns() {
-			turns = append(turns, turn{ready: g.ready(), kind: kind, by: g.by, take: func() { m.takePeers(g, kind == turnLeaving, d, room) }})
+		for leaving, kind := range g.turns() {
+			turns = append(turns, turn{ready: g.ready(), kind: kind, by: g.by, take: func() { m.takePeers(g, leaving, d, room) }})
 		}
 	}
 	for name, t := range m.changedNamed {
-		for _, kind := range t.turns() {
-			turns = append(turns, turn{ready: t.ready(), kind: kind, by: t.by, take: func() { m.takeNamed(name, t, kind == turnLeaving, d, room) }})
+		for leaving, kind := range t.turns() {
+			turns = append(turns, turn{ready: t.ready(), kind: kind, by: t.by, take: func() { m.takeNamed(name, t, leaving, d, room) }})
 		}
 	}
 	for key, s := range m.changedSections {
@@ -177,15 +179,21 @@ func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
 	return turns
 }
 
-// turns are the kinds of turns that a set needs.
-func (t *tracked[T]) turns() (kinds []turnKind) {
-	if !t.fresh && t.leaving > 0 {
-		kinds = append(kinds, turnLeaving)
+// turns are the turns that a set needs: whether it is one for members that have left, or for those
+// that have come, and its kind.
+func (t *tracked[T]) turns() iter.Seq2[bool, turnKind] {
+	leaving, coming := turnClosing, turnOpening
+	if t.closing > 0 {
+		leaving, coming = turnOpening, turnClosing
 	}
-	if t.fresh || t.leaving < len(t.changed) || len(t.changed) == 0 || len(t.waiting) > 0 {
-		kinds = append(kinds, turnComing)
+	return func(yield func(bool, turnKind) bool) {
+		if !t.fresh && t.leaving > 0 && !yield(true, leaving) {
+			return
+		}
+		if t.fresh || t.leaving < len(t.changed) || len(t.changed) == 0 || len(t.waiting) > 0 {
+			yield(false, coming)
+		}
 	}
-	return kinds
 }
 
 // wait works out at and others, the turn's place in the order.
@@ -208,7 +216,7 @@ func (m *Model) Staging() bool {
 // or an endpoint that it is not any more.
 func (m *Model) StagingOf(name string, addrs []netip.Addr) bool {
 	for key := range m.dirtyPolicies {
-		if key.Namespace == name {
+		if key.Namespace == name || key.Namespace == "" {
 			return true
 		}
 	}
@@ -219,7 +227,7 @@ func (m *Model) StagingOf(name string, addrs []netip.Addr) bool {
 	}
 	ns := m.namespaces[name]
 	for g := range m.changedPeers {
-		if g.by[ns] > 0 {
+		if g.by[ns] > 0 || g.by[m.namespaces[""]] > 0 {
 			return true
 		}
 		for _, addr := range addrs {
@@ -229,7 +237,7 @@ func (m *Model) StagingOf(name string, addrs []netip.Addr) bool {
 		}
 	}
 	for _, t := range m.changedNamed {
-		if t.by[ns] > 0 {
+		if t.by[ns] > 0 || t.by[m.namespaces[""]] > 0 {
 			return true
 		}
 		for endpoint, in := range t.changed {

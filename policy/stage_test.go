@@ -28,6 +28,17 @@ func whole(t *testing.T, have, want policy.Intent) {
 			}
 		}
 	}
+	for _, s := range have.Subjects {
+		for _, d := range policy.Directions {
+			for _, tier := range policy.ClusterTiers {
+				for _, key := range s.Stack(tier, d) {
+					if p, there := have.Policies[key]; !there || p.Tier != tier || len(p.Rules[d]) == 0 {
+						t.Errorf("%s has %s in its tier %s for %s, of which nothing is there", s.Key, key, tier, d)
+					}
+				}
+			}
+		}
+	}
 	for key, rules := range have.Sections {
 		for _, rule := range rules {
 			for _, s := range rule.Peers {
@@ -45,6 +56,9 @@ func whole(t *testing.T, have, want policy.Intent) {
 	for key, p := range have.Policies {
 		for _, d := range policy.Directions {
 			for _, section := range p.Sections[d] {
+				if section.Name == "" {
+					continue // not handed out on its own
+				}
 				at := policy.SectionKey{Policy: key, Direction: d, Name: section.Name}
 				if rules := have.Sections[at]; differ(section.Rules, rules) != "" {
 					t.Errorf("%s is in force without %s", key, at)
@@ -115,7 +129,8 @@ func TestStages(t *testing.T) {
 
 // TestStagesMet goes through random histories by deltas with next to no room for changes of
 // sets that packets meet: in none of them does somebody come into a set before all have left
-// that should, and in the end all is what Compile says.
+// that should, or for sets by which something is denied, leave before all have come. In the end all
+// is what Compile says.
 func TestStagesMet(t *testing.T) {
 	waited := 0
 	for seed := range random.Seeds(*seed, *histories/5) {
@@ -127,27 +142,21 @@ func TestStagesMet(t *testing.T) {
 			m.Apply(history[done].Change())
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
 			for first := true; first || m.Staging() && (done == len(history)-1 || r.Intn(2) == 0); first = false {
-				met := map[policy.Selector]bool{}
-				for _, p := range have.Policies {
-					for _, d := range policy.Directions {
-						for _, rule := range p.Rules[d] {
-							for _, s := range rule.Peers {
-								met[s] = true
-							}
-						}
-					}
-				}
+				met, closing := peersOf(have)
+				_, toClose := peersOf(want)
 				d := policy.TakeMet(m, 1+r.Intn(3))
 				apply(t, &have, d)
 				for s, change := range d.Peers {
 					wanted, named := want.Peers[s]
-					if !met[s] || !named || len(change.Add) == 0 {
+					if !met[s] || !named {
 						continue
 					}
-					for member := range have.Peers[s] {
-						if _, is := wanted[member]; !is {
-							t.Errorf("%v come into %s before %s has left", change.Add, s, member)
+					if closing[s] || toClose[s] {
+						if member, is := other(wanted, have.Peers[s]); is && len(change.Remove) > 0 {
+							t.Errorf("%v leave %s before %s has come", change.Remove, s, member)
 						}
+					} else if member, is := other(have.Peers[s], wanted); is && len(change.Add) > 0 {
+						t.Errorf("%v come into %s before %s has left", change.Add, s, member)
 					}
 				}
 				waited += min(1, len(d.Peers))
@@ -158,6 +167,33 @@ func TestStagesMet(t *testing.T) {
 	if waited < *histories/5 {
 		t.Errorf("%d stages are too few to tell", waited)
 	}
+}
+
+// peersOf are the selectors that the rules of an intent's policies name, and those of them that rules
+// name which do not accept.
+func peersOf(in policy.Intent) (named, closing map[policy.Selector]bool) {
+	named, closing = map[policy.Selector]bool{}, map[policy.Selector]bool{}
+	for _, p := range in.Policies {
+		for _, d := range policy.Directions {
+			for _, rule := range p.Rules[d] {
+				for _, s := range rule.Peers {
+					named[s] = true
+					closing[s] = closing[s] || rule.Action != policy.Accept
+				}
+			}
+		}
+	}
+	return named, closing
+}
+
+// other is a member of the one set that is not in the other.
+func other(of, than map[netip.Addr]struct{}) (member netip.Addr, is bool) {
+	for member := range of {
+		if _, in := than[member]; !in {
+			return member, true
+		}
+	}
+	return member, false
 }
 
 // crowd is a model of so many pods, of which the first of each of two namespaces is on the

@@ -19,11 +19,15 @@ type Subject struct {
 	// Isolating are the policies that isolate the pod, per Direction, in order. If there are more
 	// than maxIsolating, it has only those with a rule: packets need not be shown to the others.
 	Isolating [len(Directions)][]Key
+	// Admin and Baseline are the ClusterNetworkPolicies of these tiers that are about the pod, per
+	// Direction, in the order in which a packet meets them. The NetworkPolicies that isolate the pod
+	// are between them: if any does, Baseline is never met.
+	Admin, Baseline [len(Directions)][]Key
 }
 
 // equal reports whether two say the same of one pod.
 func (s *Subject) equal(other *Subject) bool {
-	return slices.Equal(s.IPs, other.IPs) && s.Isolated == other.Isolated &&
+	return slices.Equal(s.IPs, other.IPs) && s.Isolated == other.Isolated && s.sameStacks(other) &&
 		slices.Equal(s.Isolating[Ingress], other.Isolating[Ingress]) && slices.Equal(s.Isolating[Egress], other.Isolating[Egress])
 }
 
@@ -35,7 +39,7 @@ func (s *Subject) closeUnread(pod *Pod) {
 	}
 }
 
-// isolator is a policy that isolates a pod.
+// isolator is a NetworkPolicy that isolates a pod.
 type isolator struct {
 	*Policy
 	walks [len(Directions)]int
@@ -78,13 +82,32 @@ func (m *Model) subject(key Key) *Subject {
 		return nil
 	}
 	s := &Subject{Key: key, IPs: m.here(m.pod(key))}
-	isolators := make([]isolator, len(selecting))
-	for i, policy := range selecting {
-		isolators[i] = isolator{&policy.Policy, policy.walks}
+	var isolators []isolator
+	var stacked []*Policy
+	for _, policy := range selecting {
+		if policy.Tier == NetworkPolicyTier {
+			isolators = append(isolators, isolator{&policy.Policy, policy.walks})
+		} else {
+			stacked = append(stacked, &policy.Policy)
+		}
 	}
 	s.isolate(isolators)
 	s.closeUnread(m.pod(key))
+	s.stack(stacked)
+	if pod := m.pod(key); pod.undecided(ns.object) {
+		s.closeUndecided(m.undecidedOf(pod, ns.object))
+	}
 	return s
+}
+
+// undecidedOf are the ClusterNetworkPolicies that may be about a pod that is undecided.
+func (m *Model) undecidedOf(pod *Pod, ns *Namespace) (policies []*Policy) {
+	for _, s := range m.clusterPolicies() {
+		if s.matcher != nil && s.matcher.mayMatch(pod, ns) {
+			policies = append(policies, &s.Policy)
+		}
+	}
+	return policies
 }
 
 // When the policies that isolate a pod change, all of its chain is written again, and a policy
@@ -97,19 +120,29 @@ type moving struct {
 	// had is the subject as it was handed out, and now is the subject as it is. Each is nil if
 	// the pod was, or is, no subject.
 	had, now *Subject
+	// waits: some ClusterNetworkPolicies that it will have, or had, are not as they are yet, so that
+	// now is not how it will be.
+	waits bool
 }
 
 // urgent reports whether it cannot wait, which is so for a pod that is new, that has other
-// addresses, or that was deleted.
+// addresses, that was deleted, or that is closed now: while it waited, policies that it was under
+// before might come to allow it more.
 func (s moving) urgent() bool {
-	return s.had == nil || s.now == nil || !slices.Equal(s.had.IPs, s.now.IPs)
+	return s.had == nil || s.now == nil || !slices.Equal(s.had.IPs, s.now.IPs) ||
+		slices.ContainsFunc(Directions[:], func(d Direction) bool { return s.now.closed(d) && !s.had.closed(d) })
 }
 
-// jumps is how many rules of the kernel, jumps to policies, have to be written or removed for it.
+// jumps is how many rules of the kernel, jumps to policies and stacks, have to be written or removed for it.
 func (s moving) jumps() (n int) {
 	for _, subject := range []*Subject{s.had, s.now} {
 		if subject != nil {
 			n += len(subject.Isolating[Ingress]) + len(subject.Isolating[Egress])
+			for _, d := range Directions {
+				for _, tier := range ClusterTiers {
+					n += min(len(subject.Stack(tier, d)), 1)
+				}
+			}
 		}
 	}
 	return n
@@ -139,15 +172,21 @@ func isolatingOnly(subject, other *Subject, policies map[Key]struct{}) (keys []K
 // takeSubjects takes the subjects that have changed: all that cannot wait, and others as far as
 // there is room. It returns the policies that must stay as they were handed out, because there
 // are pods that they do not select any more, but whose turn has not come yet.
+//
+// ClusterNetworkPolicies are taken before. Where that changes the stacks of pods, these cannot wait
+// either.
 func (m *Model) takeSubjects(d *Delta, room *stage) (held map[Key]struct{}) {
+	restacking, waiting := m.takeClusterPolicies(d)
 	reselecting := m.reselecting()
 	held = map[Key]struct{}{}
 	var taken []moving
-	for _, s := range m.subjectsInTurn(reselecting) {
+	for _, s := range m.subjectsInTurn(reselecting, waiting) {
 		switch {
 		case !s.urgent() && s.had.equal(s.now):
-			delete(m.dirtySubjects, s.Key)
-		case s.urgent() || room.jumps > 0:
+			if !s.waits {
+				delete(m.dirtySubjects, s.Key)
+			}
+		case s.urgent() || room.jumps > 0 || restacking && !s.had.sameStacks(s.now):
 			m.chargeJumps(s, room)
 			taken = append(taken, s)
 		default:
@@ -166,10 +205,11 @@ func (m *Model) takeSubjects(d *Delta, room *stage) (held map[Key]struct{}) {
 // not meant for pods that the policy has only now come to select: it isolates these pods, and
 // allows them nothing until they have another turn.
 func (m *Model) takeSubject(s moving, held map[Key]struct{}, d *Delta) {
-	if early := s.joins(held); len(early) == 0 {
-		delete(m.dirtySubjects, s.Key)
-	} else {
+	early := s.joins(held)
+	if len(early) > 0 {
 		s.now = s.now.without(early)
+	} else if !s.waits {
+		delete(m.dirtySubjects, s.Key)
 	}
 	if d.Subjects[s.Key] = s.now; s.now == nil {
 		delete(m.handedSubjects, s.Key)
@@ -193,7 +233,7 @@ func (m *Model) reselecting() map[Key]struct{} {
 	keys := map[Key]struct{}{}
 	for key := range m.dirtyPolicies {
 		had, now := m.handed[key], m.policy(key)
-		if had != nil && (now == nil || *had.Subject != *now.Subject || had.Isolates != now.Isolates) {
+		if key.Namespace != "" && had != nil && (now == nil || *had.Subject != *now.Subject || had.Isolates != now.Isolates) {
 			keys[key] = struct{}{}
 		}
 	}
@@ -203,12 +243,16 @@ func (m *Model) reselecting() map[Key]struct{} {
 // subjectsInTurn are the subjects that may have changed, in the order of turns. Within a
 // namespace those come first that a policy has ceased to select, if it has come to select others
 // instead: the policy has to wait for the former, and the latter wait for the policy.
-func (m *Model) subjectsInTurn(reselecting map[Key]struct{}) (subjects []moving) {
+func (m *Model) subjectsInTurn(reselecting, waiting map[Key]struct{}) (subjects []moving) {
 	type place struct{ turn, others, leaves int }
 	others := map[string]int{}
 	for key := range m.dirtySubjects {
 		others[key.Namespace]++
-		subjects = append(subjects, moving{Key: key, had: m.handedSubjects[key], now: m.subject(key)})
+		s := moving{Key: key, had: m.handedSubjects[key]}
+		final := m.subject(key)
+		s.now = m.staged(key, final, s.had, waiting)
+		s.waits = final != nil && !s.now.equal(final)
+		subjects = append(subjects, s)
 	}
 	places := make(map[Key]place, len(subjects))
 	for _, s := range subjects {

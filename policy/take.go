@@ -27,7 +27,7 @@ func (m *Model) take(room *stage) Delta {
 		podCIDRs := slices.Clone(m.podCIDRs)
 		d.PodCIDRs = &podCIDRs
 	}
-	d.Orphans = m.takeOrphans()
+	d.Orphans, d.Doubtful = m.takeOrphans(), m.takeDoubtful()
 	if m.dirtyCluster {
 		cluster, nodes := clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))
 		d.Cluster, d.NodeAddrs = &cluster, &nodes
@@ -131,6 +131,9 @@ func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], leaving bool, d 
 
 // amongst is among how many addresses the members of a selector are looked for.
 func (m *Model) amongst(g *peers) int {
+	if g.OfNodes {
+		return len(m.listers)
+	}
 	if g.Namespace == "" {
 		return len(m.claims)
 	}
@@ -156,6 +159,11 @@ func (m *Model) takePolicy(key Key, d *Delta, room *stage) {
 			ns.turn += rules * ruleCost
 		}
 	}
+	m.hand(key, now, had, d)
+}
+
+// hand hands out a policy as it is now, in place of how it was handed out before.
+func (m *Model) hand(key Key, now, had *Policy, d *Delta) {
 	d.Policies[key] = now
 	if now != nil {
 		m.use(nil, now, 1)
@@ -168,10 +176,10 @@ func (m *Model) takePolicy(key Key, d *Delta, room *stage) {
 	}
 }
 
-// policiesInTurn are the policies that have changed, in the order of turns. Within a namespace the
-// largest come first, because small ones always find room.
+// policiesInTurn are the NetworkPolicies that have changed, in the order of turns. Within a namespace
+// the largest come first, because small ones always find room.
 func (m *Model) policiesInTurn() []Key {
-	keys := slices.Collect(maps.Keys(m.dirtyPolicies))
+	keys := slices.DeleteFunc(slices.Collect(maps.Keys(m.dirtyPolicies)), func(key Key) bool { return key.Namespace == "" })
 	if len(keys) < 2 {
 		return keys
 	}
@@ -196,7 +204,7 @@ func (m *Model) policiesInTurn() []Key {
 func (p *Policy) waits(had *Policy) *Policy {
 	if had == nil || had.Subject == nil || *had.Subject != *p.Subject {
 		closed := p.WithoutRules()
-		if had != nil && !had.allows() && had.Isolates == p.Isolates {
+		if had != nil && !had.hasRules() && had.Isolates == p.Isolates {
 			return nil
 		}
 		return &closed
@@ -266,6 +274,7 @@ func (m *Model) Intent() Intent {
 	maps.Copy(in.Nodes, m.nodes)
 	maps.Copy(in.Attachments, m.made)
 	maps.Copy(in.Orphans, m.orphans)
+	maps.Copy(in.Doubtful, m.doubtful)
 	for _, ns := range m.namespaces {
 		for key := range ns.subjects {
 			in.Subjects[key] = *m.subject(key)

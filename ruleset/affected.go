@@ -11,7 +11,7 @@ import (
 // Affected are the addresses that a delta is about. Once the table is updated by the delta, a
 // flow may be judged otherwise only if it has one of them at either end. The value says whether
 // a flow of the address may then be denied that was not before: what a set of peers or of
-// endpoints gains only lets more pass. Affected must be asked before the update. If it is nil,
+// endpoints gains only lets more pass, unless a rule denies or passes what is in it. Affected must be asked before the update. If it is nil,
 // any flow may be judged otherwise.
 func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	if d.PodCIDRs != nil || d.Cluster != nil || d.NodeAddrs != nil {
@@ -26,6 +26,11 @@ func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	for addr := range d.Orphans {
 		add(true, addr)
 	}
+	for addr := range d.Doubtful {
+		if len(t.stacks) > 0 { // else nobody asks
+			add(true, addr)
+		}
+	}
 	for key, s := range d.Subjects {
 		add(true, t.addrs[key]...)
 		if s != nil {
@@ -36,18 +41,19 @@ func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 		add(true, t.addrs[key]...)
 	}
 	// A new set is used only by a policy that is new or changed as well.
-	for _, m := range d.Peers {
+	for s, m := range d.Peers {
 		if !m.New {
-			add(false, m.Add...)
+			add(t.closesPeers(s), m.Add...)
 			add(true, m.Remove...)
 		}
 	}
-	for _, m := range d.NamedPorts {
+	for n, m := range d.NamedPorts {
 		if m.New {
 			continue
 		}
+		closes := t.closes(namedSet(4, n), namedSet(6, n))
 		for _, endpoint := range m.Add {
-			add(false, endpoint.Addr)
+			add(closes, endpoint.Addr)
 		}
 		for _, endpoint := range m.Remove {
 			add(true, endpoint.Addr)
@@ -56,7 +62,22 @@ func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	return closes
 }
 
-// isolatedBy are the subjects whose chains jump to a chain of one of the policies.
+// closes reports whether a rule denies or passes what is in one of the sets.
+func (t *Table) closes(sets ...string) bool {
+	return slices.ContainsFunc(sets, func(set string) bool { return t.closing[set] > 0 })
+}
+
+// closesPeers reports whether a rule denies or passes what a selector means.
+func (t *Table) closesPeers(s policy.Selector) bool {
+	for _, x := range t.indexes {
+		if _, closes := x.closing[s]; closes {
+			return true
+		}
+	}
+	return t.closes(peersSet(4, s), peersSet(6, s))
+}
+
+// isolatedBy are the subjects whose chains lead to a chain of one of the policies.
 func (t *Table) isolatedBy(policies map[policy.Key]*policy.Policy) (subjects []policy.Key) {
 	if len(policies) == 0 {
 		return nil
@@ -66,7 +87,14 @@ func (t *Table) isolatedBy(policies map[policy.Key]*policy.Policy) (subjects []p
 		_, asked := policies[to.Policy]
 		return is && asked
 	}
+	inOne := func(stack string) bool {
+		return slices.ContainsFunc(t.stacks[stack].policies, func(key policy.Key) bool { _, asked := policies[key]; return asked })
+	}
 	for key := range t.addrs {
+		if slices.ContainsFunc(t.stacksOf[key], inOne) {
+			subjects = append(subjects, key)
+			continue
+		}
 		for _, d := range policy.Directions {
 			if chain := t.Chains[podChain(d, key)]; chain != nil && slices.ContainsFunc(chain.Rules, leads) {
 				subjects = append(subjects, key)

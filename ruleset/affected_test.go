@@ -18,7 +18,7 @@ func TestAffected(t *testing.T) {
 	changed, opening, asked, all := 0, 0, 0, 0
 	for seed := range random.Seeds(*seed, *histories/2) {
 		r := rand.New(rand.NewSource(seed))
-		o := ruleset.Options{AllowToNode: seed%3 == 0, RevokedMark: uint32(seed % 2)}
+		o := ruleset.Options{AllowToNode: seed%3 == 0, RevokedMark: uint32(seed % 2), LongRun: int(seed % 4)}
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)
 		table := ruleset.Build(m.Intent(), o)

@@ -9,13 +9,14 @@ import (
 // changes gathers operations in the order that they need: what is added comes before what uses
 // it, and what is removed comes after what used it.
 type changes struct {
-	newSets, newChains, rules, entries     []nft.Op
-	oldChains, oldPolicyChains, oldMembers []nft.Op
-	oldSets                                []nft.Op
+	newSets, newChains, rules, entries    []nft.Op
+	oldChains, oldStacks, oldPolicyChains []nft.Op
+	oldMembers                            []nft.Op
+	oldSets                               []nft.Op
 }
 
 func (c *changes) plan(family nft.Family) nft.Plan {
-	return nft.Plan{Family: family, Ops: slices.Concat(c.newSets, c.newChains, c.rules, c.entries, c.oldChains, c.oldPolicyChains, c.oldMembers, c.oldSets)}
+	return nft.Plan{Family: family, Ops: slices.Concat(c.newSets, c.newChains, c.rules, c.entries, c.oldChains, c.oldStacks, c.oldPolicyChains, c.oldMembers, c.oldSets)}
 }
 
 // content makes the wanted elements those of a set.

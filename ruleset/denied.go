@@ -3,19 +3,25 @@ package ruleset
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Denied says who has denied a packet. If that was a pod's chain, it names the direction and the
-// pod, and the policies that isolate the pod and did not allow the packet. Else it is what the
-// rule says of itself. It is empty for a packet that passes.
+// pod, and the policies that isolate the pod and did not allow the packet. If it was a rule of a
+// ClusterNetworkPolicy, it names the rule as well. Else it is what the rule says of itself. It is empty for a packet that passes.
 func (t *Table) Denied(tr nft.Trace) string {
 	if tr.Verdict == nft.Accept || len(tr.Steps) == 0 {
 		return ""
 	}
 	last := tr.Steps[len(tr.Steps)-1]
+	if by, is := last.Rule.Origin.(PolicyRule); is {
+		return fmt.Sprintf("%s of %s, by ClusterNetworkPolicy %s", by.Direction, t.subjectOf(tr, by.Direction), by.Comment())
+	}
 	by, isolated := last.Rule.Origin.(Isolated)
 	if !isolated {
 		return cmp.Or(last.Rule.Comment(), last.Chain)
@@ -24,9 +30,29 @@ func (t *Table) Denied(tr nft.Trace) string {
 	// several pods have leads to no policy: see returning.
 	var policies []string
 	for _, rule := range t.Chains[podChain(by.Direction, by.Pod)].Rules {
-		if jump, is := rule.Origin.(IsolatedBy); is {
-			policies = append(policies, jump.Policy.String())
+		switch origin := rule.Origin.(type) {
+		case IsolatedBy:
+			policies = append(policies, origin.Policy.String())
+		case InTier:
+			if origin.Tier == policy.NetworkPolicyTier {
+				for _, key := range t.stacks[rule.Verdict.Chain].policies {
+					policies = append(policies, key.String())
+				}
+			}
 		}
 	}
 	return fmt.Sprintf("%s of %s, by %s", by.Direction, by.Pod, strings.Join(policies, " "))
+}
+
+// subjectOf is the pod whose chain for a direction a packet has come to.
+func (t *Table) subjectOf(tr nft.Trace, d policy.Direction) policy.Key {
+	for _, step := range tr.Steps {
+		for key, addrs := range t.addrs {
+			ofAddr := func(addr netip.Addr) bool { return step.Chain == objectName(sharedChain(d, addr), key) }
+			if step.Chain == podChain(d, key) || slices.ContainsFunc(addrs, ofAddr) {
+				return key
+			}
+		}
+	}
+	return policy.Key{}
 }

@@ -49,7 +49,7 @@ func TestHostile(t *testing.T) {
 // verdict function says.
 func expectTable(t *testing.T, tape, encoded []byte, options uint8) {
 	t.Helper()
-	o := ruleset.Options{Reject: options&1 != 0, AllowToNode: options&2 != 0, Guard: options&4 != 0, Masquerade: options&8 != 0}
+	o := ruleset.Options{Reject: options&1 != 0, AllowToNode: options&2 != 0, Guard: options&4 != 0, Masquerade: options&8 != 0, LongRun: int(options & 3)}
 	history := random.Hostile(tape, encoded)
 	m := policy.NewModel(random.Node)
 	table := ruleset.Build(m.Intent(), o)
@@ -111,7 +111,8 @@ func expectNames(t *testing.T, table *ruleset.Table, in policy.Intent) {
 		if !word.MatchString(name) {
 			t.Errorf("chain %q", name)
 		}
-		if chain.Hook == nil && !strings.HasPrefix(name, "discovery") && !strings.HasPrefix(name, "errors-") && !strings.HasPrefix(name, "shared-") {
+		of := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+		if chain.Hook == nil && !slices.ContainsFunc([]string{"discovery", "errors-", "shared-", "then-", "admin-", "policies-", "baseline-", "section-"}, of) {
 			have++
 		}
 	}
@@ -123,12 +124,12 @@ func expectNames(t *testing.T, table *ruleset.Table, in policy.Intent) {
 	want := 0
 	for _, d := range policy.Directions {
 		for _, p := range in.Policies {
-			if p.Isolates[d] {
+			if p.Isolates[d] || p.Tier != policy.NetworkPolicyTier && len(p.Rules[d]) > 0 && !p.Passes(d) && !table.Indexes(d, p.Key) {
 				want++
 			}
 		}
 		for _, s := range in.Subjects {
-			if s.Isolated[d] {
+			if s.Fenced(d) {
 				want++
 			}
 		}

@@ -50,6 +50,8 @@ const (
 // they are:
 //
 //	policy-ingress-HASH-NAMESPACE/NAME         15 + 16 + 1 + 63 + 1 + 31 of 253
+//	cluster-policy-ingress-HASH-NAME           23 + 16 + 1 + 87 of 253
+//	admin-ingress-HASH, policies-ingress-HASH  17 + 16
 //	section-ingress-HASH-HASH-NAMESPACE/NAME   16 + 16 + 1 + 16 + 1 + 63 + 1 + 13 of 253
 //	peers-4-HASH                                8 + 16
 //
@@ -73,6 +75,9 @@ func hash(text string) string {
 func objectName(prefix string, key policy.Key) string {
 	text := key.String()
 	id := text
+	if key.Namespace == "" {
+		text = key.Name
+	}
 	if strings.Count(text, "/") != 1 { // "c" in "a/b" is not "b/c" in "a"
 		id = fmt.Sprintf("%q %q", key.Namespace, key.Name)
 	}
@@ -92,14 +97,26 @@ func readable(r rune) rune {
 // podChain is the chain of an isolated pod.
 func podChain(d policy.Direction, key policy.Key) string { return objectName(d.String(), key) }
 
-// policyChain is the chain of a policy's rules.
+// policyChain is the chain of a policy's rules. A ClusterNetworkPolicy has no namespace.
 func policyChain(d policy.Direction, key policy.Key) string {
+	if key.Namespace == "" {
+		return objectName("cluster-policy-"+d.String(), key)
+	}
 	return objectName("policy-"+d.String(), key)
 }
 
 // sectionChain is the chain of a part of a policy's rules.
 func sectionChain(key policy.SectionKey) string {
 	return objectName(fmt.Sprintf("section-%s-%s", key.Direction, key.Name), key.Policy)
+}
+
+// stackChain is the chain of the policies of a tier, in order.
+func stackChain(tier policy.Tier, d policy.Direction, stack []policy.Key) string {
+	var keys strings.Builder
+	for _, key := range stack {
+		fmt.Fprintf(&keys, "%q %q ", key.Namespace, key.Name)
+	}
+	return fmt.Sprintf("%s-%s-%s", tier, d, hash(keys.String()))
 }
 
 // family is 4 or 6, for what the kernel keeps separately for IPv4 and IPv6.
@@ -133,6 +150,9 @@ var DropChains = [...]string{
 // orphansSet holds addresses that containers have, but no known pod.
 func orphansSet(f family) string { return fmt.Sprintf("orphans-%d", f) }
 
+// doubtfulSet holds addresses of pods of which nobody can tell what is denied to them.
+func doubtfulSet(f family) string { return fmt.Sprintf("doubtful-%d", f) }
+
 // samePodSet holds the addresses of the node's pods, each twice, as a pair. If two fields of a
 // packet are in it as a pair, they have the same address, and that is a pod's. If one field,
 // looked up twice, is in it, it has a pod's address.
@@ -156,6 +176,9 @@ func peersSet(f family, s policy.Selector) string {
 	id := fmt.Sprintf("%q %q %q", s.Namespace, s.Namespaces, s.Pods)
 	if s.Or != "" {
 		id += fmt.Sprintf(" %q", s.Or)
+	}
+	if s.OfNodes {
+		id = fmt.Sprintf("nodes %q", s.Nodes)
 	}
 	return fmt.Sprintf("peers-%d-%s", f, hash(id))
 }

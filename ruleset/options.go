@@ -29,6 +29,9 @@ type Options struct {
 	// MaxConnections is how many connections of each family that connection tracking knows a pod
 	// may have begun. Zero: as many as it likes. See connectionsChain.
 	MaxConnections uint32
+	// LongRun is how many rules of ClusterNetworkPolicies in a row are found by the peer's address, see
+	// index. Zero: as many as DefaultLongRun.
+	LongRun int
 	// RevokedMark is the bit of the conntrack mark that says that a flow has been revoked. Zero:
 	// no rule looks for such a mark.
 	RevokedMark uint32

@@ -20,7 +20,7 @@ func TestOrigins(t *testing.T) {
 	for seed := range random.Seeds(*seed, *histories/4) {
 		s := random.Cluster(rand.New(rand.NewSource(seed)), 12, 8)
 		in, _ := policy.Compile(s, random.Node)
-		for name, chain := range ruleset.Build(in, ruleset.Options{RevokedMark: 1}).Chains {
+		for name, chain := range ruleset.Build(in, ruleset.Options{RevokedMark: 1, LongRun: int(seed % 3)}).Chains {
 			for _, rule := range chain.Rules {
 				switch origin := rule.Origin.(type) {
 				case ruleset.PolicyRule:
@@ -38,8 +38,17 @@ func TestOrigins(t *testing.T) {
 					if p, there := in.Policies[origin.Policy]; !there || rule.Verdict.Action != nft.Jump {
 						t.Errorf("seed %d: chain %s: %s leads to policy %s", seed, name, rule, p.Key)
 					}
+				case ruleset.InStack:
+					if p, there := in.Policies[origin.Policy]; !there || rule.Verdict.Action != nft.Jump || p.Tier == policy.NetworkPolicyTier {
+						t.Errorf("seed %d: chain %s: %s leads to ClusterNetworkPolicy %s", seed, name, rule, p.Key)
+					}
+				case ruleset.InTier:
+					if rule.Verdict.Action != nft.Jump || !strings.HasPrefix(rule.Verdict.Chain, origin.Tier.String()+"-"+origin.Direction.String()) {
+						t.Errorf("seed %d: chain %s: %s leads to the tier %s", seed, name, rule, origin.Tier)
+					}
 				case nil:
-					if rule.Verdict.Action == nft.Drop && name != "beginnings" {
+					invalid := slices.Equal(rule.Matches, []nft.Match{nft.Invalid})
+					if rule.Verdict.Action == nft.Drop && !invalid {
 						t.Errorf("seed %d: chain %s: %s has no origin", seed, name, rule)
 					}
 				}

@@ -198,6 +198,9 @@ func baseSets(o Options) []*nft.Set {
 			Name: podRangeSet(f), Type: f.ranges(), Elements: map[nft.Element]struct{}{},
 			Comment: "this node's pod ranges: closed but for known pods",
 		}, &nft.Set{
+			Name: doubtfulSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{},
+			Comment: "pods that cannot be told to be denied: denied by all who ask",
+		}, &nft.Set{
 			Name: orphansSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{},
 			Comment: "this node's containers whose pod is not known: closed",
 		})
@@ -219,34 +222,57 @@ func messageTypes(types []uint8) map[nft.Element]struct{} {
 	return elements
 }
 
-// podChainOf is the chain of a pod that is isolated for a direction. Each policy in turn may
-// accept a packet; what none accepts is denied.
+// podChainOf is the chain of a pod that policies are about in a direction. First come those
+// ClusterNetworkPolicies that are before all others. Then, if the pod is isolated, each of its
+// NetworkPolicies in turn may accept a packet; what none accepts is denied. If it is not isolated, the
+// other ClusterNetworkPolicies come last; what they don't deny is accepted.
 func podChainOf(d policy.Direction, s *policy.Subject, o Options) *nft.Chain {
-	isolated := nft.Origin(Isolated{Pod: s.Key, Direction: d})
+	var isolated nft.Origin
+	if s.Isolated[d] {
+		isolated = Isolated{Pod: s.Key, Direction: d}
+	}
 	chain := &nft.Chain{Name: podChain(d, s.Key), Rules: []nft.Rule{
 		{Matches: []nft.Match{nft.Invalid}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: isolated},
 	}}
-	if o.RevokedMark != 0 && s.Isolated[d.Opposite()] {
+	if o.RevokedMark != 0 && s.Fenced(d.Opposite()) {
 		chain.Rules = append(chain.Rules, beginnings()...)
 	}
-	for _, key := range s.Isolating[d] {
-		chain.Rules = append(chain.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: policyChain(d, key)}, Origin: IsolatedBy{key}})
+	for _, tier := range tiersOf(d, s) {
+		switch stack := s.Stack(tier, d); {
+		case isShared(tier, stack):
+			chain.Rules = append(chain.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: stackChain(tier, d, stack)}, Origin: InTier{tier, d}})
+		case len(stack) == 1:
+			chain.Rules = append(chain.Rules, isolatedBy(d, stack[0]))
+		}
 	}
-	deny := nft.Verdict{Action: nft.Drop}
-	if o.Reject {
-		deny = nft.Verdict{Action: nft.Reject}
+	if !s.Isolated[d] {
+		chain.Rules = append(chain.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Accept}})
+		return chain
 	}
-	chain.Rules = append(chain.Rules, nft.Rule{Counter: true, Verdict: deny, Origin: isolated})
+	chain.Rules = append(chain.Rules, nft.Rule{Counter: true, Verdict: o.deny(), Origin: isolated})
 	return chain
+}
+
+// isolatedBy leads to a NetworkPolicy.
+func isolatedBy(d policy.Direction, key policy.Key) nft.Rule {
+	return nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: policyChain(d, key)}, Origin: IsolatedBy{key}}
+}
+
+// deny is the verdict on what a policy denies.
+func (o Options) deny() nft.Verdict {
+	if o.Reject {
+		return nft.Verdict{Action: nft.Reject}
+	}
+	return nft.Verdict{Action: nft.Drop}
 }
 
 // policyChainOf is the chain of a policy's rules for a direction, with the sets that are named by
 // their content. If the policy has sections, the rules and sets are in these, and its chain only
 // jumps to them.
-func policyChainOf(d policy.Direction, p *policy.Policy) (*nft.Chain, []*nft.Set) {
+func policyChainOf(d policy.Direction, p *policy.Policy, o Options) (*nft.Chain, []*nft.Set) {
 	name := policyChain(d, p.Key)
 	if len(p.Sections[d]) == 0 {
-		return chainOf(name, p.Key, d, p.Rules[d])
+		return chainOf(name, p.Key, d, p.Rules[d], o)
 	}
 	chain := &nft.Chain{Name: name}
 	for _, section := range p.Sections[d] {
@@ -257,20 +283,23 @@ func policyChainOf(d policy.Direction, p *policy.Policy) (*nft.Chain, []*nft.Set
 }
 
 // chainOf is a chain of a policy's rules, with the sets that are named by their content.
-func chainOf(name string, of policy.Key, d policy.Direction, rules []policy.Rule) (*nft.Chain, []*nft.Set) {
-	chain := &nft.Chain{Name: name}
-	var sets []*nft.Set
+func chainOf(name string, of policy.Key, d policy.Direction, rules []policy.Rule, o Options) (*nft.Chain, []*nft.Set) {
+	made, sets := allRulesOf(of, d, rules, o)
+	return &nft.Chain{Name: name, Rules: made}, sets
+}
+
+// allRulesOf turns rules of a policy into kernel rules.
+func allRulesOf(of policy.Key, d policy.Direction, rules []policy.Rule, o Options) (all []nft.Rule, sets []*nft.Set) {
 	for _, rule := range rules {
-		made, used := rulesOf(of, d, rule)
-		chain.Rules = append(chain.Rules, made...)
-		sets = append(sets, used...)
+		made, used := rulesOf(of, d, rule, o)
+		all, sets = append(all, made...), append(sets, used...)
 	}
-	return chain, sets
+	return all, sets
 }
 
 // rulesOf turns one rule of a policy into kernel rules: one for each combination of a way to match
 // the peers and a way to match the ports.
-func rulesOf(of policy.Key, d policy.Direction, r policy.Rule) (rules []nft.Rule, sets []*nft.Set) {
+func rulesOf(of policy.Key, d policy.Direction, r policy.Rule, o Options) (rules []nft.Rule, sets []*nft.Set) {
 	peers, sets := peerMatches(d, r)
 	type way struct {
 		matches []nft.Match
@@ -290,7 +319,9 @@ func rulesOf(of policy.Key, d policy.Direction, r policy.Rule) (rules []nft.Rule
 			ports = append(ports, way{[]nft.Match{nft.Lookup{Fields: []nft.Field{f.dst(), nft.L4Protocol, nft.DstPort}, Set: namedSet(f, name)}}, f})
 		}
 	}
-	origin := nft.Origin(PolicyRule{Policy: of, Direction: d, Index: r.Index})
+	origin := nft.Origin(PolicyRule{Policy: of, Direction: d, Index: r.Index, Name: r.Name})
+	// A rule that passes is in the chain of its tier, and leads back to the pod's chain.
+	verdict := map[policy.Action]nft.Verdict{policy.Accept: {Action: nft.Accept}, policy.Deny: o.deny(), policy.Pass: {Action: nft.Return}}[r.Action]
 	for _, peer := range peers {
 		for _, port := range ports {
 			if peer.family != 0 && port.family != 0 && peer.family != port.family {
@@ -299,7 +330,7 @@ func rulesOf(of policy.Key, d policy.Direction, r policy.Rule) (rules []nft.Rule
 			rules = append(rules, nft.Rule{
 				Matches: append(append([]nft.Match{}, peer.matches...), port.matches...),
 				Counter: true,
-				Verdict: nft.Verdict{Action: nft.Accept},
+				Verdict: verdict,
 				Origin:  origin,
 			})
 		}

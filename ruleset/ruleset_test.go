@@ -35,7 +35,7 @@ func differ(want, have *nft.Table) string {
 func TestUpdateEqualsBuild(t *testing.T) {
 	for seed := range random.Seeds(*seed, *histories) {
 		r := rand.New(rand.NewSource(seed))
-		o := ruleset.Options{Reject: seed%2 == 0, AllowToNode: seed%3 == 0, Guard: seed%7 == 0, Masquerade: seed%5 < 2, RevokedMark: uint32(seed % 2)}
+		o := ruleset.Options{Reject: seed%2 == 0, AllowToNode: seed%3 == 0, Guard: seed%7 == 0, Masquerade: seed%5 < 2, RevokedMark: uint32(seed % 2), LongRun: int(seed % 4)}
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)
 		table := ruleset.Build(m.Intent(), o)
@@ -97,7 +97,7 @@ func TestTraceEqualsJudge(t *testing.T) {
 		if seed%2 == 0 {
 			s = random.Cluster(r, 12, 8)
 		}
-		o := ruleset.Options{AllowToNode: seed%3 == 0}
+		o := ruleset.Options{AllowToNode: seed%3 == 0, LongRun: int(seed % 4)}
 		intent, _ := policy.Compile(s, random.Node)
 		table := ruleset.Build(intent, o)
 		for range 300 {

@@ -118,6 +118,83 @@ func (o *objects) addAffected(s scale.Size) {
 	}
 }
 
+// underCluster is the cluster of 20,000 pods whose changes are measured with so many
+// ClusterNetworkPolicies as well.
+var underCluster = scale.Size{Pods: 20_000, Namespaces: 1_000, Policies: 2_000, Local: 230}
+
+// loadCluster reads so many ClusterNetworkPolicies into a model.
+func loadCluster(tb testing.TB, m *policy.Model, n int) {
+	for i := range n {
+		parsed, problems := policy.ParseCluster(scale.ClusterPolicy(i))
+		if len(problems) > 0 {
+			tb.Fatal(problems)
+		}
+		m.Apply(policy.SetPolicy(parsed))
+	}
+}
+
+// BenchmarkClusterPolicies is what 100 ClusterNetworkPolicies of 25 rules cost a node: how long a change
+// of one pod takes from the API's object to the plan, without them and with them, and what the model
+// and the table take of memory.
+func BenchmarkClusterPolicies(b *testing.B) {
+	all := objectsOf(underCluster)
+	all.addAffected(underCluster)
+	for _, n := range []int{0, 100} {
+		heap := func() float64 {
+			var stats runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&stats)
+			return float64(stats.HeapAlloc) / 1e6
+		}
+		before := heap()
+		m := load(all)
+		loadCluster(b, m, n)
+		table := ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1})
+		live, size := heap()-before, table.Size()
+		settle := func() {
+			for first := true; first || m.Staging(); first = false {
+				table.Update(m.Take())
+			}
+		}
+		pod := podOf(all, affected, "pod-13")
+		relabelled := pod.DeepCopy()
+		relabelled.Labels["app"] = "app-5"
+		namespace := scale.Namespace(1)
+		renamed := namespace.DeepCopy()
+		renamed.Labels["team"] = "team-07"
+		key := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+		setNamespace := func(ns *corev1.Namespace) func() {
+			return func() { m.Apply(policy.SetNamespace(policy.NamespaceOf(ns))) }
+		}
+		for _, c := range []struct {
+			name     string
+			do, undo func()
+		}{
+			{"pod-relabelled", func() { setPod(m, relabelled) }, func() { setPod(m, pod) }},
+			{"pod-deleted", func() { m.Apply(policy.DeletePod(key)) }, func() { setPod(m, pod) }},
+			{"namespace-of-20-relabelled", setNamespace(renamed), setNamespace(namespace)},
+		} {
+			b.Run(fmt.Sprintf("%s/cluster-policies=%d", c.name, n), func(b *testing.B) {
+				var took []time.Duration
+				for b.Loop() {
+					began := time.Now()
+					c.do()
+					settle()
+					took = append(took, time.Since(began))
+					c.undo()
+					settle()
+				}
+				quantiles.Report(b, "", time.Microsecond, took, 50, 99)
+				b.ReportMetric(live, "MB-live")
+				b.ReportMetric(float64(size.Elements), "elements")
+				b.ReportMetric(float64(size.Rules), "rules")
+				b.ReportMetric(float64(size.Chains), "chains")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
 // BenchmarkChange is one event, from the API's object to the plan for the
 // kernel, in clusters of several sizes. What it affects is as much in all.
 func BenchmarkChange(b *testing.B) {

@@ -76,10 +76,12 @@ func (u *update) share(d policy.Direction, addr netip.Addr, holders []policy.Key
 	all := &nft.Chain{Name: sharedChain(d, addr)}
 	for _, key := range holders {
 		if u.isolated(d, key) {
-			chain := u.returning(d, addr, key)
-			u.setChain(chain)
-			want[chain.Name] = struct{}{}
-			all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: chain.Name}})
+			chains, sets := u.returning(d, addr, key)
+			for _, chain := range slices.Backward(chains) { // what is jumped to comes first
+				u.rulesIn(chain, sets)
+				want[chain.Name] = struct{}{}
+			}
+			all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: chains[0].Name}})
 		}
 	}
 	all.Rules = append(all.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Accept}})
@@ -92,20 +94,50 @@ func (u *update) share(d policy.Direction, addr netip.Addr, holders []policy.Key
 }
 
 // returning is a copy of a subject's chain, with the rules of its policies in it, that returns
-// where the subject's chain accepts.
-func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) *nft.Chain {
+// where the subject's chain accepts. If the subject is in the admin tier of ClusterNetworkPolicies, what
+// comes behind that tier is a chain of its own: a rule that passes jumps there, and returns if the
+// packet comes back.
+func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) (chains []*nft.Chain, sets []*nft.Set) {
 	chain := &nft.Chain{Name: objectName(sharedChain(d, addr), key)}
+	chains = []*nft.Chain{chain}
 	for _, rule := range u.Chains[podChain(d, key)].Rules {
 		if rule.Verdict.Action != nft.Jump {
-			chain.Rules = append(chain.Rules, rule)
+			chain.Rules = append(chain.Rules, returningRule(rule))
 			continue
 		}
-		for _, allows := range u.flat(rule.Verdict.Chain) {
-			allows.Verdict = nft.Verdict{Action: nft.Return}
-			chain.Rules = append(chain.Rules, allows)
+		rest := &nft.Chain{Name: objectName("then-"+sharedChain(d, addr), key)}
+		tier, is := rule.Origin.(InTier)
+		admin := is && tier.Tier == policy.AdminTier
+		var flattened []nft.Rule
+		if is {
+			var used []*nft.Set
+			flattened, used = u.flatStack(rule.Verdict.Chain)
+			sets = append(sets, used...)
+		} else {
+			flattened = u.flat(rule.Verdict.Chain)
+		}
+		for _, flat := range flattened {
+			if admin && flat.Verdict.Action == nft.Return {
+				onward := flat
+				onward.Verdict = nft.Verdict{Action: nft.Jump, Chain: rest.Name}
+				chain.Rules, flat.Counter = append(chain.Rules, onward), false
+			}
+			chain.Rules = append(chain.Rules, returningRule(flat))
+		}
+		if admin {
+			chain.Rules = append(chain.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Jump, Chain: rest.Name}})
+			chain, chains = rest, append(chains, rest)
 		}
 	}
-	return chain
+	return chains, sets
+}
+
+// returningRule is a rule that returns where the given one accepts.
+func returningRule(rule nft.Rule) nft.Rule {
+	if rule.Verdict.Action == nft.Accept {
+		rule.Verdict = nft.Verdict{Action: nft.Return}
+	}
+	return rule
 }
 
 // flat are the rules of a policy's chain, with the rules of its sections instead of the jumps to
@@ -149,7 +181,8 @@ func (u *update) addresses() {
 				u.setVerdict(d, addr, u.share(d, addr, holders, shared))
 			}
 		}
-		// The chain that jumps is removed before the chains that it jumps to.
+		// The chain that jumps is removed before the chains that it jumps to: their names are in that
+		// order.
 		for _, name := range sortedBy(u.shared[addr], func(s string) string { return s }) {
 			if _, stays := shared[name]; !stays {
 				u.oldChains = u.dropChain(name, u.oldChains)

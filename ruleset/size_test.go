@@ -124,7 +124,7 @@ func TestPolicyCountsWhatIsRendered(t *testing.T) {
 	more, compared := 0, 0
 	compare := func(what string, s policy.Snapshot, np *networkingv1.NetworkPolicy) {
 		t.Helper()
-		s.Policies = []*networkingv1.NetworkPolicy{np}
+		s.Policies, s.ClusterPolicies = []*networkingv1.NetworkPolicy{np}, nil
 		m := policy.NewModel(random.Node)
 		for _, change := range random.Changes(random.Events(s)) {
 			m.Apply(change)

@@ -19,6 +19,16 @@ type Table struct {
 	// have each address, in order.
 	addrs    map[policy.Key][]netip.Addr
 	subjects map[netip.Addr][]policy.Key
+	// clusterPolicies are the ClusterNetworkPolicies. stacks are the chains of the tiers, by name, and
+	// stacksOf the names of those that each subject has.
+	clusterPolicies map[policy.Key]*policy.Policy
+	stacks          map[string]*stack
+	stacksOf        map[policy.Key][]string
+	// indexes are by name; parts say, per Direction, where the rules of policies are that are in one.
+	indexes map[string]*index
+	parts   [len(policy.Directions)]map[policy.Key][]part
+	// closing counts, for each set, the rules of policies that deny or pass what is in it.
+	closing map[string]int
 	// shared are the chains of an address that several subjects have.
 	shared map[netip.Addr]map[string]struct{}
 }
@@ -27,6 +37,7 @@ func newTable(o Options) *Table {
 	return &Table{
 		Table: nft.NewTable(nft.Inet), options: o,
 		refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{},
+		clusterPolicies: map[policy.Key]*policy.Policy{}, stacks: map[string]*stack{}, stacksOf: map[policy.Key][]string{}, closing: map[string]int{}, indexes: map[string]*index{},
 		subjects: map[netip.Addr][]policy.Key{}, shared: map[netip.Addr]map[string]struct{}{},
 	}
 }

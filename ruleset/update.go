@@ -22,7 +22,7 @@ func Build(in policy.Intent, o Options) *Table {
 // Update applies a delta to the table. It returns the plan that does the same in a kernel which
 // holds the table as it was. It costs what the delta touches.
 func (t *Table) Update(d policy.Delta) nft.Plan {
-	u := update{Table: t, was: map[string]map[nft.Element]nft.Verdict{}, touched: map[netip.Addr]struct{}{}}
+	u := update{Table: t, was: map[string]map[nft.Element]nft.Verdict{}, touched: map[netip.Addr]struct{}{}, emptied: map[string]*index{}}
 	if d.PodCIDRs != nil {
 		u.podRanges(policy.Union(*d.PodCIDRs))
 	}
@@ -35,7 +35,8 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 	if d.Cluster != nil && d.NodeAddrs != nil && t.options.SourceCheck {
 		u.sources(*d.Cluster, *d.NodeAddrs)
 	}
-	u.orphans(d.Orphans)
+	u.flip(orphansSet, d.Orphans)
+	u.flip(doubtfulSet, d.Doubtful)
 	for _, s := range slices.SortedFunc(maps.Keys(d.Peers), policy.Selector.Compare) {
 		u.peers(s, d.Peers[s])
 	}
@@ -44,9 +45,10 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 	}
 	for _, key := range sortedBy(d.Sections, policy.SectionKey.String) {
 		if rules := d.Sections[key]; rules != nil {
-			u.rulesIn(chainOf(sectionChain(key), key.Policy, key.Direction, rules))
+			u.rulesIn(chainOf(sectionChain(key), key.Policy, key.Direction, rules, u.options))
 		}
 	}
+	u.clusterPoliciesChanged(d.Policies)
 	for _, key := range sortedKeys(d.Policies) {
 		u.policy(key, d.Policies[key])
 	}
@@ -60,9 +62,14 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 	}
 	for _, key := range sortedKeys(d.Subjects) {
 		u.clearVerdicts(key)
+		u.stack(key, d.Subjects[key])
 		u.subject(key, d.Subjects[key])
 	}
+	if len(d.Policies)+len(d.Subjects) > 0 {
+		u.restack(d.Policies)
+	}
 	u.addresses()
+	u.dropEmptied()
 	u.verdicts()
 	return u.plan()
 }
@@ -74,6 +81,9 @@ type update struct {
 	released []string                               // sets named by their content that lost their last rule
 	was      map[string]map[nft.Element]nft.Verdict // entries of verdict maps before the update
 	touched  map[netip.Addr]struct{}                // addresses of subjects that the update is about
+	emptied  map[string]*index                      // chains of classes that an address has left
+	// droppedMaps are maps without entries that nothing looks up any more.
+	droppedMaps []string
 }
 
 func (u *update) plan() nft.Plan {
@@ -83,6 +93,10 @@ func (u *update) plan() nft.Plan {
 			delete(u.refs, name)
 			u.oldSets = append(u.oldSets, nft.DeleteSet{Name: name})
 		}
+	}
+	for _, name := range u.droppedMaps {
+		delete(u.Sets, name)
+		u.oldSets = append(u.oldSets, nft.DeleteSet{Name: name})
 	}
 	return u.changes.plan(u.Family)
 }
@@ -97,7 +111,10 @@ func (u *update) peers(s policy.Selector, m policy.Members[netip.Addr]) {
 			}
 			return elements
 		}
-		u.members(nft.Set{Name: peersSet(f, s), Type: f.addr(), Comment: nft.Comment(s.String()), Life: nft.ByMeaning}, m.New, m.Gone, in(m.Add), in(m.Remove))
+		add, remove := in(m.Add), in(m.Remove)
+		u.members(nft.Set{Name: peersSet(f, s), Type: f.addr(), Comment: nft.Comment(s.String()), Life: nft.ByMeaning}, m.New, m.Gone, add, remove)
+		u.reclass(s, f, add, true)
+		u.reclass(s, f, remove, false)
 	}
 }
 
@@ -144,16 +161,40 @@ func (u *update) members(set nft.Set, isNew, gone bool, add, remove []nft.Elemen
 
 func (u *update) addSet(set *nft.Set) {
 	u.Sets[set.Name] = set
-	u.newSets = append(u.newSets, nft.AddSet{Name: set.Name, Type: set.Type, Comment: set.Comment})
+	u.newSets = append(u.newSets, nft.AddSet{Name: set.Name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment})
 }
 
 func (u *update) policy(key policy.Key, p *policy.Policy) {
 	for _, d := range policy.Directions {
-		if p == nil || !p.Isolates[d] {
+		_, indexed := u.parts[d][key]
+		has := p != nil && (p.Isolates[d] || p.Tier != policy.NetworkPolicyTier && len(p.Rules[d]) > 0 && !p.Passes(d))
+		if !has || indexed {
 			u.oldPolicyChains = u.dropChain(policyChain(d, key), u.oldPolicyChains)
 			continue
 		}
-		u.rulesIn(policyChainOf(d, p))
+		u.rulesIn(policyChainOf(d, p, u.options))
+	}
+}
+
+// clusterPoliciesChanged brings up to date what follows from all ClusterNetworkPolicies together: their
+// indexes, and which of them have chains of their own.
+func (u *update) clusterPoliciesChanged(changed map[policy.Key]*policy.Policy) {
+	any := false
+	for key, p := range changed {
+		_, was := u.clusterPolicies[key]
+		delete(u.clusterPolicies, key)
+		is := p != nil && p.Tier != policy.NetworkPolicyTier
+		if is {
+			u.clusterPolicies[key] = p
+		}
+		any = any || was || is
+	}
+	if !any {
+		return
+	}
+	u.reindex()
+	for _, key := range sortedKeys(u.clusterPolicies) {
+		u.policy(key, u.clusterPolicies[key])
 	}
 }
 
@@ -198,13 +239,21 @@ func (u *update) dropChain(name string, ops []nft.Op) []nft.Op {
 	return append(ops, nft.DeleteChain{Name: name})
 }
 
-// count follows how many rules use a set that is named by its content.
+// count follows how many rules use a set that is named by its content, and how many deny or pass what
+// is in a set.
 func (u *update) count(chain *nft.Chain, by int) {
 	for _, rule := range chain.Rules {
+		_, ofPolicy := rule.Origin.(PolicyRule)
+		closes := ofPolicy && rule.Verdict.Action != nft.Accept
 		for _, match := range rule.Matches {
 			lookup, is := match.(nft.Lookup)
 			if !is {
 				continue
+			}
+			if closes {
+				if u.closing[lookup.Set] += by; u.closing[lookup.Set] == 0 {
+					delete(u.closing, lookup.Set)
+				}
 			}
 			set := u.Sets[lookup.Set]
 			if set == nil || set.Life != nft.ByContent {
@@ -219,7 +268,7 @@ func (u *update) count(chain *nft.Chain, by int) {
 
 func (u *update) subject(key policy.Key, s *policy.Subject) {
 	for _, d := range policy.Directions {
-		if s != nil && s.Isolated[d] {
+		if s != nil && s.Fenced(d) {
 			u.setChain(podChainOf(d, s, u.options))
 		} else {
 			u.oldChains = u.dropChain(podChain(d, key), u.oldChains)
@@ -336,14 +385,13 @@ func (u *update) samePod(changed string, addr nft.SetType, out []nft.Element, in
 	u.members(*set, false, false, add, remove)
 }
 
-// orphans brings the sets of orphans up to date: the addresses of containers whose pods are not
-// known.
-func (u *update) orphans(changed map[netip.Addr]bool) {
+// flip puts addresses into the sets of a kind, or takes them out.
+func (u *update) flip(setOf func(family) string, changed map[netip.Addr]bool) {
 	if len(changed) == 0 {
 		return
 	}
 	for _, f := range families {
-		set := u.Sets[orphansSet(f)]
+		set := u.Sets[setOf(f)]
 		want := maps.Clone(set.Elements)
 		for addr, is := range changed {
 			switch {

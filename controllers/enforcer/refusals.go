@@ -22,7 +22,7 @@ const (
 // exclude finds the policies because of which the kernel refuses the table, quarantines them, and
 // reports whether there are any. If it returns an error, it has quarantined nothing.
 func (l *loop) exclude() (found bool, err error) {
-	return l.searchAmong(policy.Intent.Allowing)
+	return l.searchAmong(policy.Intent.WithRules)
 }
 
 // resumeSearch continues a search that ran out of time.

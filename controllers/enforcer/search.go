@@ -121,7 +121,7 @@ func (s *search) try(closed map[policy.Key]struct{}) (named []policy.Key, refuse
 		return nil, nil, err
 	}
 	if refusal.Op >= 0 {
-		named = ruleset.Users(in, plan.Ops[refusal.Op])
+		named = ruleset.Users(in, plan.Ops[refusal.Op], s.options)
 	}
 	return named, refusal, nil
 }

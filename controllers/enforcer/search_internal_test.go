@@ -50,7 +50,7 @@ func (k *refusing) check(plan nft.Plan) error {
 		k.chains = map[string]policy.Key{}
 		for _, op := range ruleset.Build(k.in, ruleset.Options{}).Replacement().Ops {
 			if rules, is := op.(nft.SetRules); is {
-				for _, user := range ruleset.Users(k.in, op) {
+				for _, user := range ruleset.Users(k.in, op, ruleset.Options{}) {
 					k.chains[rules.Chain] = user
 				}
 			}
@@ -95,7 +95,7 @@ func TestSearch(t *testing.T) {
 					kernel.bad = append(kernel.bad, policyKey(i))
 				}
 				s := kernel.search(time.Minute)
-				f, err := s.among(kernel.in.Allowing())
+				f, err := s.among(kernel.in.WithRules())
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(f.Nobody).NotTo(HaveOccurred())
 				g.Expect(f.Untried).To(BeEmpty())
@@ -117,7 +117,7 @@ func TestSearch(t *testing.T) {
 func TestSearchTogether(t *testing.T) {
 	g := NewWithT(t)
 	kernel := &refusing{in: policies(20), bad: []policy.Key{policyKey(3), policyKey(17)}, together: true}
-	f, err := kernel.search(time.Minute).among(kernel.in.Allowing())
+	f, err := kernel.search(time.Minute).among(kernel.in.WithRules())
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(f.Refused).To(And(HaveLen(1), HaveKey(policyKey(17))))
 }
@@ -127,7 +127,7 @@ func TestSearchNobody(t *testing.T) {
 	for _, op := range []int{-1, 0} {
 		g := NewWithT(t)
 		s := &search{intent: policies(9), check: func(nft.Plan) error { return &nft.Refusal{Op: op, Err: errInvalid} }, until: time.Now().Add(time.Minute)}
-		f, err := s.among(policies(9).Allowing())
+		f, err := s.among(policies(9).WithRules())
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(f.Nobody).To(MatchError(errInvalid))
 		g.Expect(f.Refused).To(BeEmpty())
@@ -149,7 +149,7 @@ func TestSearchOfTheMoment(t *testing.T) {
 			}
 			return kernel.check(plan)
 		}
-		f, err := s.among(kernel.in.Allowing())
+		f, err := s.among(kernel.in.WithRules())
 		g.Expect(err).To(MatchError(memory))
 		g.Expect(f.Refused).To(BeEmpty(), "nobody is blamed")
 		g.Expect(f.Untried).To(BeEmpty())
@@ -163,7 +163,7 @@ func TestSearchInTime(t *testing.T) {
 	g := NewWithT(t)
 	kernel := &refusing{in: policies(40), bad: []policy.Key{policyKey(0), policyKey(11), policyKey(12), policyKey(39)}}
 	var refused []policy.Key
-	in, suspects, rounds := kernel.in, kernel.in.Allowing(), 0
+	in, suspects, rounds := kernel.in, kernel.in.WithRules(), 0
 	for len(suspects) > 0 {
 		rounds++
 		s := kernel.search(0)

@@ -194,7 +194,7 @@ func TestRefusedPolicy(t *testing.T) {
 	var refusal *nft.Refusal
 	g.Expect(errors.As(c.Check(plan), &refusal)).To(BeTrue())
 	g.Expect(refusal).To(MatchError(unix.EEXIST))
-	g.Expect(ruleset.Users(in, plan.Ops[refusal.Op])).To(Equal([]policy.Key{bad}))
+	g.Expect(ruleset.Users(in, plan.Ops[refusal.Op], ruleset.Options{})).To(Equal([]policy.Key{bad}))
 	g.Expect(c.Apply(ruleset.Build(in.Quarantine(map[policy.Key]struct{}{bad: {}}), ruleset.Options{}).Replacement())).To(Succeed())
 }
 

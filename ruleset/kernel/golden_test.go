@@ -51,6 +51,8 @@ func tableOf(t *testing.T, input string) *nft.Table {
 		return &ruleset.BuildLinks(links, ruleset.FragmentMemory{}).Table
 	case name == "masquerade":
 		options = ruleset.Options{Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: 8472}
+	case strings.HasSuffix(name, "-by-peer"):
+		input, options = strings.TrimSuffix(input, "-by-peer"), ruleset.Options{LongRun: 1}
 	case strings.HasSuffix(name, "-links"):
 		input, options = strings.TrimSuffix(input, "-links"), ruleset.Options{Links: true}
 	case strings.HasSuffix(name, "-options"):

@@ -27,7 +27,7 @@ func expectHeld(t *testing.T, seed int64) {
 	have, want := newNamespace(t), newNamespace(t)
 	c := have.open()
 	m := policy.NewModel(random.Node)
-	table := ruleset.Build(m.Intent(), ruleset.Options{Reject: seed%2 == 0, Guard: seed%4 == 0, Masquerade: seed%4 == 0})
+	table := ruleset.Build(m.Intent(), ruleset.Options{Reject: seed%2 == 0, Guard: seed%4 == 0, Masquerade: seed%4 == 0, LongRun: int(seed % 3)})
 	if err := c.Apply(table.Replacement()); err != nil {
 		t.Fatal(err)
 	}

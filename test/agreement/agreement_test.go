@@ -12,6 +12,7 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/agreement"
@@ -221,6 +222,9 @@ func oddPolicies(r *rand.Rand) (policies []random.Event) {
 			}
 			policies = append(policies, event)
 		}
+		if _, is := event.Object.(*clusterv1beta1.ClusterNetworkPolicy); is {
+			policies = append(policies, event)
+		}
 	}
 	return policies
 }
@@ -268,11 +272,23 @@ func check(t *testing.T, c *agreement.Cluster, r *rand.Rand, s policy.Snapshot, 
 // edges are the ports where a policy's ranges begin and end, and those next to
 // them.
 func edges(s policy.Snapshot) (near []uint16) {
+	around := func(first, last int32) {
+		near = append(near, uint16(first-1), uint16(first), uint16(last), uint16(last+1))
+	}
 	add := func(ports []networkingv1.NetworkPolicyPort) {
 		for _, port := range ports {
 			if port.EndPort != nil && port.Port != nil {
-				first, last := uint16(port.Port.IntVal), uint16(*port.EndPort)
-				near = append(near, first-1, first, last, last+1)
+				around(port.Port.IntVal, *port.EndPort)
+			}
+		}
+	}
+	addCluster := func(protocols []clusterv1beta1.ClusterNetworkPolicyProtocol) {
+		for _, entry := range protocols {
+			if entry.TCP != nil && entry.TCP.DestinationPort != nil && entry.TCP.DestinationPort.Range != nil {
+				around(entry.TCP.DestinationPort.Range.Start, entry.TCP.DestinationPort.Range.End)
+			}
+			if entry.UDP != nil && entry.UDP.DestinationPort != nil && entry.UDP.DestinationPort.Range != nil {
+				around(entry.UDP.DestinationPort.Range.Start, entry.UDP.DestinationPort.Range.End)
 			}
 		}
 	}
@@ -282,6 +298,14 @@ func edges(s policy.Snapshot) (near []uint16) {
 		}
 		for _, rule := range np.Spec.Egress {
 			add(rule.Ports)
+		}
+	}
+	for _, cnp := range s.ClusterPolicies {
+		for _, rule := range cnp.Spec.Ingress {
+			addCluster(rule.Protocols)
+		}
+		for _, rule := range cnp.Spec.Egress {
+			addCluster(rule.Protocols)
 		}
 	}
 	return near

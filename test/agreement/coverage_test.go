@@ -62,6 +62,13 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 		"ICMP: discovery, but not as its RFC has it": six && p.Protocol == policy.ICMPv6 && p.ICMPType >= 133 && p.ICMPType <= 136 && p.HopLimit == 254,
 		"ICMP: listener discovery":                   p.Protocol == policy.ICMPv6 && slices.Contains(random.MulticastListener, p.ICMPType) && p.HopLimit == 1,
 	}
+	cluster := func(rules []policy.RuleRef) bool { return len(rules) > 0 && rules[0].Policy.Namespace == "" }
+	sides := func(is func(policy.Judgement) bool) bool { return is(r.Verdict.Egress) || is(r.Verdict.Ingress) }
+	f["verdict: a ClusterNetworkPolicy accepts"] = sides(func(j policy.Judgement) bool { return cluster(j.By) })
+	f["verdict: a ClusterNetworkPolicy denies"] = sides(func(j policy.Judgement) bool { return cluster(j.DeniedBy) })
+	f["verdict: ClusterNetworkPolicies leave it to NetworkPolicies"] = sides(func(j policy.Judgement) bool {
+		return len(j.Selecting) > 0 && len(j.Isolating) > 0 && !cluster(j.By) && !cluster(j.DeniedBy)
+	})
 	for number, name := range map[policy.Protocol]string{
 		policy.TCP: "TCP", policy.UDP: "UDP", policy.SCTP: "SCTP", policy.ICMP: "ICMP", policy.ICMPv6: "ICMPv6",
 		random.GRE: "GRE", random.ESP: "ESP", random.DCCP: "DCCP", random.UDPLite: "UDP-Lite",

@@ -45,9 +45,9 @@ func (c *Cluster) judge(s policy.Snapshot, r *Result) {
 		r.Judged, r.Why = true, "its flow has begun, and has been answered"
 	case r.State == nft.Related:
 		r.Judged, r.Why = c.mayReport(s, r)
-	case r.State == nft.Invalid && c.ofIsolated(s, r, true):
-		r.Judged, r.Why = false, "invalid, and to or from an isolated pod"
-	case r.State == nft.New && r.Midstream && c.ofIsolated(s, r, false):
+	case r.State == nft.Invalid && c.ofFenced(s, r, true):
+		r.Judged, r.Why = false, "invalid, and to or from a pod that policies decide about"
+	case r.State == nft.New && r.Midstream && c.ofFenced(s, r, false):
 		r.Judged, r.Why = false, "from the middle of a connection, by a direction that says nothing of it"
 	}
 }
@@ -87,11 +87,11 @@ func outside(like netip.Addr) netip.Addr {
 	return random.Outside[2]
 }
 
-// ofIsolated says whether a packet that begins no connection is to or from a pod that is
-// isolated. Where flows are revoked, what may be an answer is asked for at the other
-// direction as well. With own, one that is isolated for the direction itself counts too:
+// ofFenced says whether a packet that begins no connection is to or from a pod that policies
+// decide about. Where flows are revoked, what may be an answer is asked for at the other
+// direction as well. With own, one that they decide about in the direction itself counts too:
 // invalid packets are not let through to where policies are asked.
-func (c *Cluster) ofIsolated(s policy.Snapshot, r *Result, own bool) bool {
+func (c *Cluster) ofFenced(s policy.Snapshot, r *Result, own bool) bool {
 	type side struct {
 		addr netip.Addr
 		d    policy.Direction
@@ -104,13 +104,13 @@ func (c *Cluster) ofIsolated(s policy.Snapshot, r *Result, own bool) bool {
 		sides = append(sides, side{r.Seen.Dst, policy.Ingress})
 	}
 	return slices.ContainsFunc(sides, func(at side) bool {
-		return own && isolated(s, at.addr, at.d) || c.options.RevokedMark != 0 && isolated(s, at.addr, at.d.Opposite())
+		return own && fenced(s, at.addr, at.d) || c.options.RevokedMark != 0 && fenced(s, at.addr, at.d.Opposite())
 	})
 }
 
-// isolated says whether a pod of this node that may have an address is isolated for a
-// direction.
-func isolated(s policy.Snapshot, addr netip.Addr, d policy.Direction) bool {
+// fenced says whether policies decide what a pod of this node that may have an address gets, or
+// sends: whether it is isolated, or a ClusterNetworkPolicy selects it that has rules for that.
+func fenced(s policy.Snapshot, addr netip.Addr, d policy.Direction) bool {
 	p := policy.Packet{Src: addr, Dst: outside(addr), Protocol: policy.TCP, DstPort: 1, HopLimit: 64}
 	if d == policy.Ingress {
 		p.Src, p.Dst = p.Dst, p.Src
@@ -120,7 +120,7 @@ func isolated(s policy.Snapshot, addr netip.Addr, d policy.Direction) bool {
 	if d == policy.Ingress {
 		j = v.Ingress
 	}
-	return j.Node == random.Node && len(j.Isolating) > 0
+	return j.Node == random.Node && j.Fenced()
 }
 
 // closed says what of the node's options keeps a packet from passing, whatever it is of.

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/api/v1alpha1"
@@ -37,6 +38,11 @@ func shrink(t *testing.T, c *agreement.Cluster, s policy.Snapshot, o ruleset.Opt
 	s.Policies = least(s.Policies, func(left []*networkingv1.NetworkPolicy) bool {
 		try := s
 		try.Policies = left
+		return differ(try)
+	})
+	s.ClusterPolicies = least(s.ClusterPolicies, func(left []*clusterv1beta1.ClusterNetworkPolicy) bool {
+		try := s
+		try.ClusterPolicies = left
 		return differ(try)
 	})
 	s.Pods = least(s.Pods, func(left []*corev1.Pod) bool {

@@ -61,7 +61,7 @@ const pods = 12
 func unshown(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, total *misshown) {
 	t.Helper()
 	r := rand.New(rand.NewSource(2*seed + int64(attach)))
-	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, RevokedMark: agreement.RevokedMark}
+	o := ruleset.Options{AllowToNode: r.Intn(2) == 0, RevokedMark: agreement.RevokedMark, LongRun: 1 + r.Intn(4)}
 	history := random.Events(random.Cluster(r, pods, 8))
 	defer func() {
 		if err := c.Settle(nil); err != nil {

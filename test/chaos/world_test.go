@@ -185,7 +185,7 @@ func (w *world) links(in policy.Intent) (links ruleset.Links) {
 			}
 			is := closed[host.Link]
 			for d := range is {
-				is[d] = is[d] || subject.Isolated[d]
+				is[d] = is[d] || subject.Fenced(policy.Direction(d))
 			}
 			closed[host.Link] = is
 			links.Addrs = append(links.Addrs, ruleset.LinkAddr{Link: host.Link, Addr: addr})

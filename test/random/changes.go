@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 )
 
 // change is an object or an attachment before and after an event.
@@ -58,6 +59,10 @@ var changes = map[string]func(change) bool{
 		a, b := both[*corev1.Node](c)
 		return a != nil && !reflect.DeepEqual(a.Status.Addresses, b.Status.Addresses)
 	},
+	"a node has other labels": func(c change) bool {
+		a, b := both[*corev1.Node](c)
+		return a != nil && !reflect.DeepEqual(a.Labels, b.Labels)
+	},
 	"a namespace is deleted": goes[*corev1.Namespace],
 	"a namespace is back":    isBack[*corev1.Namespace],
 	"a pod moves to another node": func(c change) bool {
@@ -78,6 +83,30 @@ var changes = map[string]func(change) bool{
 	"a policy's rules differ": func(c change) bool {
 		a, b := both[*networkingv1.NetworkPolicy](c)
 		return a != nil && !reflect.DeepEqual(rulesOf(a), rulesOf(b))
+	},
+	"a cluster policy is deleted": goes[*clusterv1beta1.ClusterNetworkPolicy],
+	"a cluster policy is back":    isBack[*clusterv1beta1.ClusterNetworkPolicy],
+	"a cluster policy comes to another tier": func(c change) bool {
+		a, b := both[*clusterv1beta1.ClusterNetworkPolicy](c)
+		return a != nil && a.Spec.Tier != b.Spec.Tier
+	},
+	"a cluster policy has another priority, and is the same else": func(c change) bool {
+		a, b := both[*clusterv1beta1.ClusterNetworkPolicy](c)
+		return a != nil && a.Spec.Priority != b.Spec.Priority && c.ofOneField()
+	},
+	"a cluster policy has another subject, and is the same else": func(c change) bool {
+		a, b := both[*clusterv1beta1.ClusterNetworkPolicy](c)
+		return a != nil && !reflect.DeepEqual(a.Spec.Subject, b.Spec.Subject) && c.ofOneField()
+	},
+	"a cluster policy's rules are in another order": func(c change) bool {
+		a, b := both[*clusterv1beta1.ClusterNetworkPolicy](c)
+		if a == nil {
+			return false
+		}
+		had, has := clusterRulesOf(a), clusterRulesOf(b)
+		return !reflect.DeepEqual(had, has) && len(had) == len(has) && !some(has, func(r clusterRule) bool {
+			return !some(had, func(other clusterRule) bool { return reflect.DeepEqual(r, other) })
+		})
 	},
 }
 
@@ -109,10 +138,13 @@ func (c change) ofOneField() bool {
 		fields = [][2]any{{a.Labels, b.Labels}, {a.UID, b.UID}, {a.Annotations, b.Annotations}, {a.DeletionTimestamp, b.DeletionTimestamp}, {a.Spec, b.Spec}, {a.Status, b.Status}}
 	}
 	if a, b := both[*corev1.Node](c); a != nil {
-		fields = [][2]any{{a.Spec, b.Spec}, {a.Status.Addresses, b.Status.Addresses}}
+		fields = [][2]any{{a.Labels, b.Labels}, {a.Spec, b.Spec}, {a.Status.Addresses, b.Status.Addresses}}
 	}
 	if a, b := both[*networkingv1.NetworkPolicy](c); a != nil {
 		fields = [][2]any{{a.Spec.PodSelector, b.Spec.PodSelector}, {a.Spec.PolicyTypes, b.Spec.PolicyTypes}, {a.Spec.Ingress, b.Spec.Ingress}, {a.Spec.Egress, b.Spec.Egress}}
+	}
+	if a, b := both[*clusterv1beta1.ClusterNetworkPolicy](c); a != nil {
+		fields = [][2]any{{a.Spec.Tier, b.Spec.Tier}, {a.Spec.Priority, b.Spec.Priority}, {a.Spec.Subject, b.Spec.Subject}, {a.Spec.Ingress, b.Spec.Ingress}, {a.Spec.Egress, b.Spec.Egress}}
 	}
 	differ := 0
 	for _, field := range fields {

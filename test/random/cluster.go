@@ -106,9 +106,18 @@ func plainNode(name string) *corev1.Node {
 // Nodes are both nodes, with their addresses and pod ranges.
 func Nodes() []*corev1.Node { return []*corev1.Node{plainNode(Node), plainNode(OtherNode)} }
 
+// labelledNode is plainNode with some labels.
+func labelledNode(r *rand.Rand, name string) *corev1.Node {
+	n := plainNode(name)
+	setLabels(r, n)
+	return n
+}
+
+func setLabels(r *rand.Rand, n *corev1.Node) { n.Labels = Labels(r) }
+
 // AnyNode is one of the nodes, often not as Nodes has it.
 func AnyNode(r *rand.Rand) *corev1.Node {
-	n := plainNode(pick(r, nodeNames))
+	n := labelledNode(r, pick(r, nodeNames))
 	if maybe(r, 2) {
 		setRanges(r, n)
 	}
@@ -151,8 +160,8 @@ func setRanges(r *rand.Rand, n *corev1.Node) {
 	}
 }
 
-// setAddresses has a node list other addresses: not all of its own, with what is external and
-// what is no address.
+// setAddresses has a node list other addresses: not all of its own, with what is external, what is
+// no address, and what is no single host's.
 func setAddresses(r *rand.Rand, n *corev1.Node) {
 	n.Status.Addresses = nil
 	for _, address := range plainNode(n.Name).Status.Addresses {
@@ -160,11 +169,19 @@ func setAddresses(r *rand.Rand, n *corev1.Node) {
 			n.Status.Addresses = append(n.Status.Addresses, address)
 		}
 	}
-	for _, address := range []corev1.NodeAddress{
-		{Type: corev1.NodeExternalIP, Address: External(n.Name).String()}, {Type: corev1.NodeHostName, Address: n.Name},
-	} {
+	external := pick(r, []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeExternalIP, corev1.NodeHostName})
+	for _, address := range []corev1.NodeAddress{{Type: external, Address: External(n.Name).String()}, {Type: corev1.NodeHostName, Address: n.Name}} {
 		if maybe(r, 2) {
 			n.Status.Addresses = append(n.Status.Addresses, address)
+		}
+	}
+	if maybe(r, 6) {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: Metadata[0].String()})
+	}
+	if n.Name != Node && maybe(r, 3) {
+		for range 1 + r.Intn(3) { // of pods
+			address := pick(r, PodAddrs(r.Intn(8), pick(r, nodeNames)))
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: external, Address: address.String()})
 		}
 	}
 	r.Shuffle(len(n.Status.Addresses), func(i, j int) {
@@ -197,11 +214,16 @@ func Namespace(r *rand.Rand, i int) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: l}}
 }
 
-// Cluster is a whole cluster: nodes, namespaces, so many pods and policies, and what agents announce.
+// Cluster is a whole cluster: nodes, namespaces, so many pods and NetworkPolicies, often some
+// ClusterNetworkPolicies, and what agents announce.
 func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
 	s.Node = Node
 	for _, name := range nodeNames {
-		s.Nodes = append(s.Nodes, plainNode(name))
+		n := labelledNode(r, name)
+		if name != Node && maybe(r, 4) {
+			setAddresses(r, n)
+		}
+		s.Nodes = append(s.Nodes, n)
 	}
 	for i := range namespaces {
 		s.Namespaces = append(s.Namespaces, Namespace(r, i))
@@ -212,6 +234,7 @@ func Cluster(r *rand.Rand, pods, policies int) (s policy.Snapshot) {
 	for i := range policies {
 		s.Policies = append(s.Policies, Policy(r, i))
 	}
+	s.ClusterPolicies = someClusterPolicies(r)
 	s.PodAddresses = announced(r, s.Pods)
 	return s
 }

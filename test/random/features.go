@@ -24,6 +24,7 @@ func Features(s policy.Snapshot) map[string]bool {
 		features["namespace: not known, with pods"] = features["namespace: not known, with pods"] || pods && !known
 	}
 	policyFeatures(s, features)
+	clusterPolicyFeatures(s, features)
 	return features
 }
 
@@ -194,6 +195,20 @@ func nodeFeatures(s policy.Snapshot, f map[string]bool) {
 	has("an external address", func(n *corev1.Node) bool {
 		return some(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeExternalIP })
 	})
+	has("has labels", func(n *corev1.Node) bool { return len(n.Labels) > 0 })
+	addresses := func(is func(corev1.NodeAddress) bool) func(*corev1.Node) bool {
+		return func(n *corev1.Node) bool { return some(n.Status.Addresses, is) }
+	}
+	has("a hostname that is an address", addresses(func(a corev1.NodeAddress) bool {
+		_, err := netip.ParseAddr(a.Address)
+		return a.Type == corev1.NodeHostName && err == nil
+	}))
+	has("an address that many hosts have", addresses(func(a corev1.NodeAddress) bool { return a.Address == Metadata[0].String() }))
+	has("an address that a pod shows", addresses(func(a corev1.NodeAddress) bool {
+		return some(s.Pods, func(p *corev1.Pod) bool {
+			return !p.Spec.HostNetwork && !ended(p) && some(PodAddrsOf(p), func(ip netip.Addr) bool { return ip.String() == a.Address })
+		})
+	}))
 	has("an address of its own is missing", func(n *corev1.Node) bool {
 		return some(ownAddrs(n.Name), func(ip netip.Addr) bool {
 			return !some(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == ip.String() })

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
@@ -60,14 +61,21 @@ func History(r *rand.Rand, n int) []Event {
 	var events []Event
 	if maybe(r, 2) { // else most nodes are not known
 		for _, name := range nodeNames {
-			events = append(events, Event{Object: plainNode(name)})
+			events = append(events, Event{Object: labelledNode(r, name)})
 		}
 	}
-	last := map[string]Event{} // of each object, and in which order they first came
+	clusterwide := !maybe(r, 3) // it has ClusterNetworkPolicies
+	last := map[string]Event{}  // of each object, and in which order they first came
 	var order []string
 	for range n {
 		event := Event{Delete: maybe(r, 4)}
-		switch r.Intn(13) {
+		kind := r.Intn(13)
+		if clusterwide && maybe(r, 6) {
+			kind = 13
+		}
+		switch kind {
+		case 13:
+			event.Object = ClusterPolicy(r, r.Intn(clusterPolicies))
 		case 8, 9:
 			event.Attachment = Attachment(r, r.Intn(pods), pods)
 		case 11, 12:
@@ -119,9 +127,11 @@ func next(r *rand.Rand, e Event, pods int) Event {
 	case *corev1.Namespace:
 		o.Labels = Namespace(r, slices.Index(namespaces, o.Name)).Labels
 	case *corev1.Node:
-		pick(r, []func(*rand.Rand, *corev1.Node){setRanges, setAddresses})(r, o)
+		pick(r, []func(*rand.Rand, *corev1.Node){setRanges, setAddresses, setLabels})(r, o)
 	case *networkingv1.NetworkPolicy:
 		changePolicy(r, &o.Spec)
+	case *clusterv1beta1.ClusterNetworkPolicy:
+		changeClusterPolicy(r, &o.Spec)
 	case *v1alpha1.PodAddresses:
 		if n := len(o.Pods); maybe(r, 2) && n > 1 {
 			o.Pods = o.Pods[:n-1]
@@ -226,6 +236,8 @@ func Snapshot(history []Event) (s policy.Snapshot) {
 			s.Nodes = append(s.Nodes, o)
 		case *networkingv1.NetworkPolicy:
 			s.Policies = append(s.Policies, o)
+		case *clusterv1beta1.ClusterNetworkPolicy:
+			s.ClusterPolicies = append(s.ClusterPolicies, o)
 		case *v1alpha1.PodAddresses:
 			s.PodAddresses = append(s.PodAddresses, o)
 		}
@@ -248,8 +260,8 @@ func Seeds(first int64, n int) iter.Seq[int64] {
 	}
 }
 
-// Objects are a cluster's objects that are Kubernetes' own: Nodes, Namespaces, Pods and
-// NetworkPolicies, in this order.
+// Objects are a cluster's objects that are Kubernetes' own: Nodes, Namespaces, Pods,
+// NetworkPolicies and ClusterNetworkPolicies, in this order.
 func Objects(s policy.Snapshot) (all []client.Object) {
 	for _, o := range s.Nodes {
 		all = append(all, o)
@@ -261,6 +273,9 @@ func Objects(s policy.Snapshot) (all []client.Object) {
 		all = append(all, o)
 	}
 	for _, o := range s.Policies {
+		all = append(all, o)
+	}
+	for _, o := range s.ClusterPolicies {
 		all = append(all, o)
 	}
 	return all

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 )
 
 // Hostile is a history of objects that are valid by their Go types and by
@@ -30,13 +31,15 @@ func Hostile(tape, encoded []byte) []Event {
 	}
 	for len(t.left) > 0 && len(events) < 100 {
 		event := Event{Delete: t.oneIn(6)}
-		switch t.n(8) {
+		switch t.n(10) {
 		case 0:
 			event.Object = t.namespace()
 		case 1:
 			event.Object = t.node()
 		case 2, 3, 4:
 			event.Object = t.policy()
+		case 8, 9:
+			event.Object = t.clusterPolicy()
 		default:
 			event.Object = t.pod()
 		}
@@ -136,7 +139,7 @@ func (t *choices) namespace() *corev1.Namespace {
 }
 
 func (t *choices) node() *corev1.Node {
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: t.of([]string{Node, OtherNode, "node-3", "a\nb"})}}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: t.of([]string{Node, OtherNode, "node-3", "a\nb"}), Labels: t.labels()}}
 	if t.oneIn(4) {
 		n.Spec.PodCIDR = t.of(oddBlocks)
 	}
@@ -265,6 +268,102 @@ func (t *choices) ports() (ports []networkingv1.NetworkPolicyPort) {
 		ports = append(ports, port)
 	}
 	return ports
+}
+
+var (
+	oddTiers      = []string{"Admin", "Baseline", "", "admin"}
+	oddActions    = []string{"Accept", "Deny", "Pass", "", "accept", "Pass "}
+	oddPriorities = []int32{0, 0, 1, 1000, 1001, -1, 1<<31 - 1, -1 << 31}
+	oddDomains    = []string{"example.com", "*.example.com", "", "*", "a b"}
+)
+
+func (t *choices) clusterPolicy() *clusterv1beta1.ClusterNetworkPolicy {
+	cnp := &clusterv1beta1.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: t.of(oddNames)}}
+	cnp.Spec.Tier = clusterv1beta1.Tier(t.of(oddTiers))
+	cnp.Spec.Priority = oddPriorities[t.n(len(oddPriorities))]
+	subject := t.n(8)
+	if subject < 4 || subject == 7 {
+		cnp.Spec.Subject.Namespaces = t.mostlyAll()
+	}
+	if subject >= 4 && subject < 6 || subject == 7 {
+		cnp.Spec.Subject.Pods = &clusterv1beta1.NamespacedPod{NamespaceSelector: *t.mostlyAll(), PodSelector: *t.mostlyAll()}
+	}
+	for range t.n(3) {
+		rule := clusterv1beta1.ClusterNetworkPolicyIngressRule{Name: t.of(oddNames), Action: clusterAction(t.of(oddActions))}
+		for range t.n(4) {
+			peer := t.clusterPeer()
+			rule.From = append(rule.From, clusterv1beta1.ClusterNetworkPolicyIngressPeer{Namespaces: peer.Namespaces, Pods: peer.Pods})
+		}
+		rule.Protocols = t.clusterProtocols()
+		cnp.Spec.Ingress = append(cnp.Spec.Ingress, rule)
+	}
+	for range t.n(3) {
+		rule := clusterv1beta1.ClusterNetworkPolicyEgressRule{Name: t.of(oddNames), Action: clusterAction(t.of(oddActions))}
+		for range t.n(4) {
+			rule.To = append(rule.To, t.clusterPeer())
+		}
+		rule.Protocols = t.clusterProtocols()
+		cnp.Spec.Egress = append(cnp.Spec.Egress, rule)
+	}
+	return cnp
+}
+
+// mostlyAll is a selector: mostly one that selects all.
+func (t *choices) mostlyAll() *metav1.LabelSelector {
+	if t.oneIn(3) {
+		return t.selector()
+	}
+	return &metav1.LabelSelector{}
+}
+
+func (t *choices) clusterPeer() (peer clusterPeer) {
+	kind := t.n(10)
+	if kind < 2 || kind == 8 {
+		peer.Namespaces = t.selector()
+	}
+	if kind == 2 || kind == 1 {
+		peer.Pods = &clusterv1beta1.NamespacedPod{NamespaceSelector: *t.mostlyAll(), PodSelector: *t.selector()}
+	}
+	if kind == 3 {
+		peer.Nodes = t.mostlyAll()
+	}
+	if kind >= 4 && kind <= 8 {
+		for range 1 + t.n(3) {
+			peer.Networks = append(peer.Networks, clusterv1beta1.CIDR(t.of(oddBlocks)))
+		}
+	}
+	if kind == 9 && t.oneIn(2) {
+		peer.DomainNames = []clusterv1beta1.DomainName{clusterv1beta1.DomainName(t.of(oddDomains))}
+	}
+	return peer
+}
+
+func (t *choices) clusterProtocols() (protocols []clusterProtocol) {
+	for range t.n(4) {
+		var entry clusterProtocol
+		var port *clusterv1beta1.Port
+		if !t.oneIn(4) {
+			port = &clusterv1beta1.Port{Number: oddPorts[t.n(len(oddPorts))]}
+			if t.oneIn(2) {
+				port.Number, port.Range = 0, &clusterv1beta1.PortRange{Start: oddPorts[t.n(len(oddPorts))], End: oddPorts[t.n(len(oddPorts))]}
+			}
+		}
+		kind := t.n(8)
+		if kind < 2 || kind == 6 {
+			entry.TCP = &clusterv1beta1.ClusterNetworkPolicyProtocolTCP{DestinationPort: port}
+		}
+		if kind == 2 || kind == 6 {
+			entry.UDP = &clusterv1beta1.ClusterNetworkPolicyProtocolUDP{DestinationPort: port}
+		}
+		if kind == 3 {
+			entry.SCTP = &clusterv1beta1.ClusterNetworkPolicyProtocolSCTP{DestinationPort: port}
+		}
+		if kind == 4 || kind == 5 {
+			entry.DestinationNamedPort = t.of(oddPortNames)
+		}
+		protocols = append(protocols, entry)
+	}
+	return protocols
 }
 
 // decoded is the object that bytes encode; nil if they encode none.

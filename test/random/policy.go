@@ -39,6 +39,8 @@ type author struct {
 	bad bool
 	// old: some of its blocks are spelled as API servers have once taken them.
 	old bool
+	// accepts: the rules of its ClusterNetworkPolicies accept.
+	accepts bool
 }
 
 // spoils reports whether to write something bad.

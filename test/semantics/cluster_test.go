@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/policy"
@@ -122,7 +124,10 @@ func (c *fenced) host(name string) *lab.Host {
 //	ns NAME key=value ...
 //	pod NAMESPACE/NAME key=value ... port:number[/protocol] ... @NODE !ODD ...
 //	policy NAMESPACE/NAME YAML of the spec
+//	cnp NAME YAML of the spec of a ClusterNetworkPolicy
+//	node NAME key=value ... TYPE:ADDRESS ...
 //
+// The last adds labels and addresses to a node.
 // Namespaces that are not declared have kubernetes.io/metadata.name, as the
 // API server gives it. Policies are not defaulted: what a manifest leaves out
 // is what is tested.
@@ -146,6 +151,20 @@ func snapshot(t *testing.T, text string) policy.Snapshot {
 				t.Fatalf("policy %s: %v", name, err)
 			}
 			s.Policies = append(s.Policies, np)
+		case "cnp":
+			cnp := &clusterv1beta1.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
+			if err := yaml.UnmarshalStrict([]byte(rest), &cnp.Spec); err != nil {
+				t.Fatalf("cnp %s: %v", name, err)
+			}
+			s.ClusterPolicies = append(s.ClusterPolicies, cnp)
+		case "node":
+			node := s.Nodes[slices.IndexFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == name })]
+			node.Labels = labelsOf(rest)
+			for _, word := range strings.Fields(rest) {
+				if kind, address, is := strings.Cut(word, ":"); is {
+					node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeAddressType(kind), Address: address})
+				}
+			}
 		default:
 			t.Fatalf("cluster: what is %q?", item)
 		}
@@ -168,7 +187,7 @@ func items(text string) (items []string) {
 		kind, _, _ := strings.Cut(line, " ")
 		switch {
 		case line == "":
-		case kind == "ns" || kind == "pod" || kind == "policy" || len(items) == 0:
+		case slices.Contains([]string{"ns", "pod", "policy", "cnp", "node"}, kind) || len(items) == 0:
 			items = append(items, line)
 		default:
 			items[len(items)-1] += " " + line
