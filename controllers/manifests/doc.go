@@ -2,18 +2,19 @@
 // policy.Snapshot, so that policies can be rendered offline, or enforced on a
 // machine that has no API server to ask.
 //
-//	files.go      which files, and their bytes
-//	split.go      bytes to parts, for memory: documents, and the items of lists
-//	yaml.go       parts to documents, syntax errors with their line
-//	tree.go       a document as a tree that knows the line of everything
-//	reads.go      what of an object is read at all
-//	check.go      the tree against the Go type: unknown fields, wrong types
-//	objects.go    which kinds, lists, defaults
-//	validate.go   what the API server would refuse
-//	load.go       all files together: duplicates, namespaces nobody wrote
-//	errors.go     what is wrong, with file and line
-//	watch.go      when to read again
-//	source.go     Source: feeds the enforcer what has changed in the folder
+//	files.go             which files, and their bytes
+//	split.go             bytes to parts, for memory: documents, and the items of lists
+//	yaml.go              parts to documents, syntax errors with their line
+//	tree.go              a document as a tree that knows the line of everything
+//	reads.go             what of an object is read at all
+//	check.go             the tree against the Go type: unknown fields, wrong types
+//	objects.go           which kinds, lists, defaults
+//	validate.go          what the API server would refuse
+//	validate_cluster.go  the same of ClusterNetworkPolicies
+//	load.go              all files together: duplicates, namespaces nobody wrote
+//	errors.go            what is wrong, with file and line
+//	watch.go             when to read again
+//	source.go            Source: feeds the enforcer what has changed in the folder
 //
 // There is no API server behind a folder, so its refusals happen here, and nothing
 // that policy reads is skipped: a misspelt field, a kind that nobody reads or an
@@ -30,5 +31,6 @@
 // instead, but here it saves writing namespaces that have nothing to say.
 //
 // Addresses and prefixes are read as the API server reads those it stored
-// long ago: leading zeros, IPv4-mapped forms and host bits are accepted.
+// long ago: leading zeros, IPv4-mapped forms and host bits are accepted. Not so the
+// networks of a ClusterNetworkPolicy, which its schema has been strict about from the start.
 package manifests

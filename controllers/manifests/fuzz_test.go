@@ -32,6 +32,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(policyWith("spec: {podSelector: {matchLabels: &l {a: b}}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}], ports: [{port: 80, endPort: 90}]}]}\n")))
 	f.Add([]byte(policyWith("spec:\n  podSelector: {}\n  ingress:\n  - from:\n    - podSelector: {<<: {}}\n  policyTypes: [Ingress]\n")))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","creationTimestamp":null},"status":{"podIPs":[{"ip":"::1"}]}}`))
+	f.Add([]byte(clusterPolicyWith("spec: {tier: Baseline, priority: 0, subject: {pods: {podSelector: {}}}, egress: [{action: Pass, to: [{networks: [10.0.0.0/8]}, {namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 1, end: 2}}}}]}]}\n")))
+	f.Add([]byte(clusterPolicyWith("spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{pods: {namespaceSelector: {}, podSelector: {}}}], protocols: [{destinationNamedPort: web}]}], egress: [{action: Deny, to: [{nodes: {}}, {domainNames: [a.example]}]}]}\n")))
 	f.Add([]byte("a: &x [*x, *x]\n---\nb: !!int \"0x10\"\n"))
 	f.Add([]byte("apiVersion: v1\nkind: List\nitems:\n- {kind: Node, apiVersion: v1, metadata: {name: n}}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -1,6 +1,6 @@
 package manifests
 
-// kubectl is what `kubectl get pods,ns,netpol,nodes -A -o yaml` prints,
+// kubectl is what `kubectl get pods,ns,netpol,cnp,nodes -A -o yaml` prints,
 // shortened in length but not in kinds of fields.
 const kubectl = `apiVersion: v1
 items:
@@ -151,6 +151,40 @@ items:
         app: db
     policyTypes:
     - Ingress
+- apiVersion: policy.networking.k8s.io/v1beta1
+  kind: ClusterNetworkPolicy
+  metadata:
+    annotations:
+      kubectl.kubernetes.io/last-applied-configuration: |
+        {"apiVersion":"policy.networking.k8s.io/v1beta1","kind":"ClusterNetworkPolicy","metadata":{"annotations":{},"name":"metadata"}}
+    creationTimestamp: "2026-08-01T09:40:00Z"
+    generation: 1
+    name: metadata
+    resourceVersion: "99"
+    uid: 3f8f2c1e-6a3c-44a1-8f50-5f0f4e1b7a10
+  spec:
+    egress:
+    - action: Deny
+      name: metadata
+      protocols:
+      - tcp:
+          destinationPort:
+            number: 80
+      to:
+      - networks:
+        - 169.254.169.254/32
+    priority: 10
+    subject:
+      namespaces: {}
+    tier: Admin
+  status:
+    conditions:
+    - lastTransitionTime: "2026-08-01T09:40:01Z"
+      message: ""
+      observedGeneration: 1
+      reason: Accepted
+      status: "True"
+      type: Accepted
 - apiVersion: v1
   kind: Node
   metadata:

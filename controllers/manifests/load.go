@@ -12,6 +12,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -51,7 +52,7 @@ func mounted(path string) string {
 
 // Empty reports whether there is no object in a snapshot.
 func Empty(s policy.Snapshot) bool {
-	return len(s.Nodes)+len(s.Namespaces)+len(s.Pods)+len(s.Policies) == 0
+	return len(s.Nodes)+len(s.Namespaces)+len(s.Pods)+len(s.Policies)+len(s.ClusterPolicies) == 0
 }
 
 func load(path string) (policy.Snapshot, error) {
@@ -154,10 +155,10 @@ func (r *reader) splitList(file string, l splitList) *syntaxError {
 }
 
 // mark is how much a reader has read.
-type mark struct{ nodes, namespaces, pods, policies, found int }
+type mark struct{ nodes, namespaces, pods, policies, clusterPolicies, found int }
 
 func (r *reader) mark() mark {
-	return mark{len(r.out.Nodes), len(r.out.Namespaces), len(r.out.Pods), len(r.out.Policies), len(r.found)}
+	return mark{len(r.out.Nodes), len(r.out.Namespaces), len(r.out.Pods), len(r.out.Policies), len(r.out.ClusterPolicies), len(r.found)}
 }
 
 // reset forgets what was read since.
@@ -166,6 +167,7 @@ func (r *reader) reset(m mark) {
 	forget(r, "Namespace", &r.out.Namespaces, m.namespaces)
 	forget(r, "Pod", &r.out.Pods, m.pods)
 	forget(r, "NetworkPolicy", &r.out.Policies, m.policies)
+	forget(r, "ClusterNetworkPolicy", &r.out.ClusterPolicies, m.clusterPolicies)
 	r.found = r.found[:m.found]
 }
 
@@ -199,6 +201,8 @@ func (r *reader) add(file string, n *node, kind string, obj metav1.Object) {
 		r.out.Pods = append(r.out.Pods, o)
 	case *networkingv1.NetworkPolicy:
 		r.out.Policies = append(r.out.Policies, o)
+	case *clusterv1beta1.ClusterNetworkPolicy:
+		r.out.ClusterPolicies = append(r.out.ClusterPolicies, o)
 	}
 }
 
@@ -217,6 +221,7 @@ func (r *reader) snapshot() (policy.Snapshot, error) {
 	slices.SortFunc(r.out.Namespaces, byName[*corev1.Namespace])
 	slices.SortFunc(r.out.Pods, byName[*corev1.Pod])
 	slices.SortFunc(r.out.Policies, byName[*networkingv1.NetworkPolicy])
+	slices.SortFunc(r.out.ClusterPolicies, byName[*clusterv1beta1.ClusterNetworkPolicy])
 	return r.out, nil
 }
 

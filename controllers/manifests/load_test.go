@@ -63,11 +63,12 @@ func TestLoadKubectl(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Pods) != 1 || len(s.Namespaces) != 1 || len(s.Policies) != 1 || len(s.Nodes) != 1 {
+	if len(s.Pods) != 1 || len(s.Namespaces) != 1 || len(s.Policies) != 1 || len(s.ClusterPolicies) != 1 || len(s.Nodes) != 1 {
 		t.Fatalf("read %v", s)
 	}
 	if s.Pods[0].Status.PodIPs[1].IP != "fd00:10:244:1::7" || s.Namespaces[0].Labels["team"] != "shop" ||
-		s.Policies[0].Spec.Ingress[0].Ports[1].Port.IntVal != 6000 || s.Nodes[0].Spec.PodCIDRs[1] != "fd00:10:244:1::/64" {
+		s.Policies[0].Spec.Ingress[0].Ports[1].Port.IntVal != 6000 || s.Nodes[0].Spec.PodCIDRs[1] != "fd00:10:244:1::/64" ||
+		s.ClusterPolicies[0].Spec.Egress[0].To[0].Networks[0] != "169.254.169.254/32" {
 		t.Errorf("read %v", s)
 	}
 }

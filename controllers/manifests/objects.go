@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,17 +12,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 )
 
 // reads is what every refusal of a kind says.
-const reads = "podfence reads Pod, Namespace and Node of v1, NetworkPolicy of networking.k8s.io/v1, and lists of these"
+const reads = "podfence reads Pod, Namespace and Node of v1, NetworkPolicy of networking.k8s.io/v1, " +
+	"ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1 and v1alpha2, and lists of these"
 
-// versions are the kinds that are read, with their apiVersion.
-var versions = map[string]string{
-	"Pod":           corev1.SchemeGroupVersion.String(),
-	"Namespace":     corev1.SchemeGroupVersion.String(),
-	"Node":          corev1.SchemeGroupVersion.String(),
-	"NetworkPolicy": networkingv1.SchemeGroupVersion.String(),
+// versions are the kinds that are read, with their apiVersions. Those of one kind are the same
+// but for their name, and the first is what the object is taken for.
+var versions = map[string][]string{
+	"Pod":                  {corev1.SchemeGroupVersion.String()},
+	"Namespace":            {corev1.SchemeGroupVersion.String()},
+	"Node":                 {corev1.SchemeGroupVersion.String()},
+	"NetworkPolicy":        {networkingv1.SchemeGroupVersion.String()},
+	"ClusterNetworkPolicy": {clusterv1beta1.GroupVersion.String(), clusterv1beta1.GroupName + "/v1alpha2"},
 }
 
 // newObject returns an empty object of a kind in versions.
@@ -34,12 +39,14 @@ func newObject(kind string) metav1.Object {
 		return &corev1.Namespace{TypeMeta: meta}
 	case "Node":
 		return &corev1.Node{TypeMeta: meta}
+	case "ClusterNetworkPolicy":
+		return &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: meta}
 	}
 	return &networkingv1.NetworkPolicy{TypeMeta: meta}
 }
 
 func typeMeta(kind string) metav1.TypeMeta {
-	return metav1.TypeMeta{APIVersion: versions[kind], Kind: kind}
+	return metav1.TypeMeta{APIVersion: versions[kind][0], Kind: kind}
 }
 
 // impliedNamespace is a namespace that no manifest has.
@@ -75,22 +82,21 @@ func (r *reader) read(file string, n *node, implied string) *syntaxError {
 	}
 	kind, version := n.str("kind"), n.str("apiVersion")
 	if implied != "" && n.get("kind") == nil && n.get("apiVersion") == nil {
-		kind, version = implied, versions[implied]
+		kind, version = implied, versions[implied][0]
 	}
-	item, want := strings.TrimSuffix(kind, "List"), ""
+	item := strings.TrimSuffix(kind, "List")
+	want := versions[item]
 	if kind == "List" {
-		want = "v1"
-	} else {
-		want = versions[item]
+		want = []string{"v1"}
 	}
 	switch {
 	case kind == "":
 		report("kind", field.Required(field.NewPath("kind"), reads))
 	case version == "":
 		report("apiVersion", field.Required(field.NewPath("apiVersion"), reads))
-	case want == "":
+	case len(want) == 0:
 		report("kind", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
-	case version != want:
+	case !slices.Contains(want, version):
 		report("apiVersion", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
 	case implied != "" && kind != implied:
 		report("kind", fmt.Errorf("a %s in a list of %s", kind, implied))
@@ -161,7 +167,7 @@ func (r *reader) object(file string, n *node, kind string) {
 		return
 	}
 	setDefaults(obj)
-	for _, p := range validate(kind, obj) {
+	for _, p := range validate(kind, obj, n) {
 		r.found = append(r.found, &Error{File: file, Line: n.lineOf(p.at), Object: name, Field: p.err.Field, Err: p.err})
 	}
 	r.add(file, n, kind, obj)
@@ -208,6 +214,8 @@ func setDefaults(obj metav1.Object) {
 	case *networkingv1.NetworkPolicy:
 		o.Namespace = orDefault(o.Namespace)
 		setPolicyDefaults(&o.Spec)
+	case *clusterv1beta1.ClusterNetworkPolicy:
+		o.TypeMeta = typeMeta("ClusterNetworkPolicy") // as if it were asked for in that version
 	}
 }
 

@@ -25,7 +25,7 @@ func errorsOf(err error) []string {
 
 func TestParseRefuses(t *testing.T) {
 	const db = "NetworkPolicy shop/db: "
-	const reads = "podfence reads Pod, Namespace and Node of v1, NetworkPolicy of networking.k8s.io/v1, and lists of these"
+	const reads = "podfence reads Pod, Namespace and Node of v1, NetworkPolicy of networking.k8s.io/v1, ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1 and v1alpha2, and lists of these"
 	const labelValue = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 	const badCIDR = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
 	const portNum = "must be between 1 and 65535, inclusive"
@@ -171,7 +171,7 @@ func TestParseRefuses(t *testing.T) {
 			if errs := errorsOf(err); !slices.Equal(errs, c.want) {
 				t.Errorf("got:\n%s\nwant:\n%s", strings.Join(errs, "\n"), strings.Join(c.want, "\n"))
 			}
-			if len(got.Nodes)+len(got.Namespaces)+len(got.Pods)+len(got.Policies) > 0 {
+			if len(got.Nodes)+len(got.Namespaces)+len(got.Pods)+len(got.Policies)+len(got.ClusterPolicies) > 0 {
 				t.Errorf("part of a refused file was handed out: %v", got)
 			}
 		})

@@ -27,8 +27,9 @@ var containers = what{only: true, fields: map[string]what{"ports": {}}}
 // readOf are the kinds' fields. A policy's spec is read whole, for a field that is not
 // known may be one that restricts it.
 var readOf = map[string]what{
-	"NetworkPolicy": {not: []string{"status"}, fields: map[string]what{"metadata": metadata}},
-	"Namespace":     {not: []string{"spec", "status"}, fields: map[string]what{"metadata": metadata}},
+	"NetworkPolicy":        {not: []string{"status"}, fields: map[string]what{"metadata": metadata}},
+	"ClusterNetworkPolicy": {not: []string{"status"}, fields: map[string]what{"metadata": metadata}},
+	"Namespace":            {not: []string{"spec", "status"}, fields: map[string]what{"metadata": metadata}},
 	"Node": {fields: map[string]what{
 		"metadata": metadata,
 		"spec":     {only: true, fields: map[string]what{"podCIDR": {}, "podCIDRs": {}}},

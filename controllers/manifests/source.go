@@ -76,6 +76,7 @@ func (m *Source) Reload() error {
 		differing(m.last.Namespaces, now.Namespaces, changeOf, gone),
 		differing(m.last.Pods, now.Pods, changeOf, gone),
 		differing(m.last.Policies, now.Policies, changeOf, gone),
+		differing(m.last.ClusterPolicies, now.ClusterPolicies, changeOf, gone),
 	), policy.Synced())...)
 	m.last = now
 	return nil

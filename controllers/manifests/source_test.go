@@ -72,3 +72,59 @@ status: {addresses: [`+addresses+`{type: Hostname, address: other}]}
 	g.Expect(known()).To(Equal([]netip.Addr{netip.MustParseAddr("192.0.2.7")}))
 	g.Expect(kernel.Holds("delete element inet podfence nodes-4 { 192.0.2.2 }")).To(BeTrue())
 }
+
+// TestClusterPolicies: a ClusterNetworkPolicy in a folder is fed as any other policy is, and goes
+// with its file.
+func TestClusterPolicies(t *testing.T) {
+	g := NewWithT(t)
+	folder := t.TempDir()
+	write := func(name, text string) {
+		g.Expect(os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600)).To(Succeed())
+	}
+	write("pod.yaml", `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec: {nodeName: node}
+status: {phase: Running, podIPs: [{ip: 10.9.0.2}]}
+`)
+	write("policy.yaml", `
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: metadata}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {}}
+  egress:
+  - action: Deny
+    to: [{networks: [169.254.169.254/32]}]
+`)
+	policies := map[policy.Key]bool{}
+	e := enforcer.New(&recorder.Kernel{}, enforcer.Options{Node: "node", Report: func(o enforcer.Outcome) {
+		c, is := o.(enforcer.Committed)
+		if is && c.Intent != nil {
+			for key := range c.Intent.Policies {
+				policies[key] = true
+			}
+		} else if is {
+			for key, changed := range c.Delta.Policies {
+				policies[key] = changed != nil
+			}
+		}
+	}})
+	ended := make(chan error)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { ended <- e.Start(ctx) }()
+	defer func() { cancel(); <-ended }()
+	reports := report.New(report.Options{Node: "node", Log: logr.Discard(), Registry: prometheus.NewRegistry()})
+	m := manifests.NewSource(manifests.SourceOptions{Path: folder, Enforcer: e, Report: reports, Log: logr.Discard()})
+	g.Expect(m.Reload()).To(Succeed())
+	g.Expect(e.Sync(t.Context())).To(Succeed())
+	g.Expect(policies).To(HaveKeyWithValue(policy.Key{Name: "metadata"}, true))
+
+	g.Expect(os.Remove(filepath.Join(folder, "policy.yaml"))).To(Succeed())
+	g.Expect(m.Reload()).To(Succeed())
+	g.Expect(e.Sync(t.Context())).To(Succeed())
+	g.Expect(policies).To(HaveKeyWithValue(policy.Key{Name: "metadata"}, false))
+}

@@ -105,21 +105,27 @@ func appendString(b []byte, s string) []byte {
 // spec.ingress[0].ports[1].port or metadata.labels[app]; where there is no
 // such field, of the nearest one around it that there is.
 func (n *node) lineOf(path string) int {
-	line, _ := n.find("."+path, n.line)
+	_, line, _ := n.find("."+path, n.line)
 	return line
 }
 
-// find returns the line of the deepest field on the path and how much of the
+// has reports whether there is a field at such a path. One that is null is not there.
+func (n *node) has(path string) bool {
+	deepest, _, left := n.find("."+path, n.line)
+	return left == 0 && deepest.kind != null
+}
+
+// find returns the deepest field on the path, its line, and how much of the
 // path is left there. Names may hold dots and brackets themselves, so every
 // name that fits is tried.
-func (n *node) find(path string, line int) (int, int) {
-	best, left := line, len(path)
+func (n *node) find(path string, line int) (deepest *node, best, left int) {
+	deepest, best, left = n, line, len(path)
 	try := func(value *node, line int, remaining string) {
 		if value.kind < list {
 			line = value.line // a scalar may be on a line after its name
 		}
-		if l, r := value.find(remaining, line); r < left {
-			best, left = l, r
+		if d, l, r := value.find(remaining, line); r < left {
+			deepest, best, left = d, l, r
 		}
 	}
 	switch n.kind {
@@ -139,5 +145,5 @@ func (n *node) find(path string, line int) (int, int) {
 			try(n.items[i], n.items[i].line, remaining)
 		}
 	}
-	return best, left
+	return deepest, best, left
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	utilnet "k8s.io/utils/net"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -27,7 +28,11 @@ type problem struct {
 	at  string
 }
 
-type validator struct{ found []problem }
+type validator struct {
+	// document is what the object was decoded from.
+	document *node
+	found    []problem
+}
 
 func (v *validator) add(errs ...*field.Error) {
 	for _, err := range errs {
@@ -36,9 +41,9 @@ func (v *validator) add(errs ...*field.Error) {
 }
 
 // validate returns what the API server would refuse about a new object, as far
-// as policy looks at it.
-func validate(kind string, obj metav1.Object) []problem {
-	v := &validator{}
+// as policy looks at it. n is what it was decoded from.
+func validate(kind string, obj metav1.Object, n *node) []problem {
+	v := &validator{document: n}
 	v.metadata(kind, obj)
 	spec, status := field.NewPath("spec"), field.NewPath("status")
 	switch o := obj.(type) {
@@ -50,6 +55,8 @@ func validate(kind string, obj metav1.Object) []problem {
 		v.podIPs(&o.Status, status)
 	case *networkingv1.NetworkPolicy:
 		v.policy(&o.Spec, spec)
+	case *clusterv1beta1.ClusterNetworkPolicy:
+		v.clusterPolicy(&o.Spec, spec)
 	}
 	return v.found
 }
