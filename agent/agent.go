@@ -157,14 +157,14 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		return nil, err
 	}
 	reports := report.Options{Node: o.Node, Log: o.Log, Registry: o.Registry, Checks: o.Checks}
-	var direct client.Reader // for lists of NetworkPolicies
+	var direct client.Reader // for the lists that ADDs wait for
 	if o.API != nil {
 		own := client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()}
 		if reports.Writer, err = ownClient(o.API, own, report.EventRate, report.EventBurst); err != nil {
 			return nil, fmt.Errorf("setting up the client for Events: %w", err)
 		}
 		if direct, err = ownClient(o.API, own, controllers.ListRate, controllers.ListBurst); err != nil {
-			return nil, fmt.Errorf("setting up the client for NetworkPolicies: %w", err)
+			return nil, fmt.Errorf("setting up the client for the lists that ADDs wait for: %w", err)
 		}
 		reports.Policy = cluster.Policy
 	}

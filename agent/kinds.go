@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/api/v1alpha1"
+	"github.com/podfence/podfence/controllers"
 )
 
 // scheme has Kubernetes' own objects and podfence's.
@@ -24,8 +25,8 @@ var scheme = func() *runtime.Scheme {
 	return s
 }()
 
-// kinds are the few kinds that the agent reads and writes. They never change, so the API server need
-// not be asked for them. That lets an agent wait that starts while the API server is away, as after
+// kinds are the few kinds that the agent reads and writes, whether or not the API server has them. They
+// never change, so it need not be asked for them. That lets an agent wait that starts while the API server is away, as after
 // a power cut. If it ended instead, it would be started again less and less often, up to five
 // minutes after the API server is back.
 func kinds(*rest.Config, *http.Client) (meta.RESTMapper, error) {
@@ -38,6 +39,9 @@ func kinds(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	addresses := v1alpha1.GroupVersion.WithResource("podaddresses")
 	mapper.AddSpecific(v1alpha1.GroupVersion.WithKind("PodAddresses"), addresses, addresses, meta.RESTScopeRoot)
 	mapper.Add(networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), meta.RESTScopeNamespace)
+	for _, kind := range controllers.ClusterNetworkPolicyKinds() {
+		mapper.Add(kind, meta.RESTScopeRoot)
+	}
 	return mapper, nil
 }
 

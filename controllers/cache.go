@@ -13,6 +13,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
@@ -137,4 +138,8 @@ func stripPodAddresses(o *v1alpha1.PodAddresses) *v1alpha1.PodAddresses {
 
 func stripPolicy(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
 	return &networkingv1.NetworkPolicy{ObjectMeta: stripMeta(np.ObjectMeta), Spec: np.Spec}
+}
+
+func stripClusterPolicy(cnp *clusterv1beta1.ClusterNetworkPolicy) *clusterv1beta1.ClusterNetworkPolicy {
+	return &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: cnp.TypeMeta, ObjectMeta: stripMeta(cnp.ObjectMeta), Spec: cnp.Spec}
 }

@@ -53,6 +53,7 @@ func TestCacheKeepsWhatIsRead(t *testing.T) {
 		samePod(t, random.OddPod(r, r.Intn(12), 12))
 		same(t, policy.NamespaceOf, random.Namespace(r, r.Intn(3)))
 		same(t, parsed, random.Policy(r, r.Intn(8)))
+		sameCluster(t, random.ClusterPolicy(r, r.Intn(6)))
 		same(t, func(o *v1alpha1.PodAddresses) policy.Change { return policy.ChangeOf(o) }, random.PodAddresses(r, []*corev1.Pod{random.Pod(r, 1), random.Pod(r, 2)}))
 	}
 	for _, node := range random.Nodes() {

@@ -42,11 +42,11 @@ func TestLacks(t *testing.T) {
 		{"gone, no numbers", "deny=z", "", "shop/deny is gone"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			has := policyVersions{}
-			list := listedPolicies{namespace: "shop", at: "100", versions: map[string]string{}}
+			has := versions{}
+			list := listed{scope: policiesOf("shop"), at: "100", versions: map[string]string{}}
 			for _, text := range strings.Fields(c.has) {
 				name, version, _ := strings.Cut(text, "=")
-				has.set(stored(name, version))
+				has.set(policiesOf("shop"), name, version)
 			}
 			for _, text := range strings.Fields(c.listed) {
 				name, version, _ := strings.Cut(text, "=")
@@ -56,8 +56,11 @@ func TestLacks(t *testing.T) {
 			if (lacks == "") != (c.lacks == "") || !strings.Contains(lacks, c.lacks) {
 				t.Errorf("lacks %q, want %q", lacks, c.lacks)
 			}
+			if lacks := has.lacks(listed{scope: policiesOf("shop"), noKind: true}); lacks != "" {
+				t.Errorf("of a kind that is not there it lacks %q", lacks)
+			}
 			for _, name := range []string{"allow", "deny"} {
-				has.delete(policy.Key{Namespace: "shop", Name: name})
+				has.delete(policiesOf("shop"), name)
 			}
 			if len(has) > 0 {
 				t.Errorf("%v is left of nothing", has)
@@ -76,24 +79,23 @@ func TestListsAreShared(t *testing.T) {
 			asked int
 		)
 		release := make(chan struct{})
-		l := newPolicyLists(nil)
-		l.list = func(_ context.Context, namespace string) (listedPolicies, error) {
+		l := newLists(func(_ context.Context, of scope) (listed, error) {
 			mu.Lock()
 			asked++
 			n := asked
 			mu.Unlock()
 			<-release
-			return listedPolicies{namespace: namespace, at: fmt.Sprint(n)}, nil
-		}
+			return listed{scope: of, at: fmt.Sprint(n)}, nil
+		})
 		for range listsAtOnce {
-			go func() { _, _ = l.get(t.Context(), "other") }()
+			go func() { _, _ = l.get(t.Context(), policiesOf("other")) }()
 			synctest.Wait() // it has begun, and the next one gets a list of its own
 		}
 		g.Expect(asked).To(Equal(listsAtOnce))
 		var got []string
 		for range 100 {
 			go func() {
-				list, err := l.get(t.Context(), "shop")
+				list, err := l.get(t.Context(), policiesOf("shop"))
 				mu.Lock()
 				defer mu.Unlock()
 				got = append(got, fmt.Sprint(list.at, err))
@@ -102,7 +104,7 @@ func TestListsAreShared(t *testing.T) {
 		synctest.Wait()
 		hurried, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := l.get(hurried, "shop")
+		_, err := l.get(hurried, policiesOf("shop"))
 		g.Expect(err).To(MatchError(And(ContainSubstring("namespace shop"), ContainSubstring("not said in time"))))
 		close(release)
 		synctest.Wait()
@@ -129,12 +131,14 @@ func TestCoveredAsksForPolicies(t *testing.T) {
 		f()
 	}
 	s := NewSource()
-	s.lists = newPolicyLists(nil)
-	s.lists.list = func(_ context.Context, namespace string) (listedPolicies, error) {
+	s.lists = newLists(func(_ context.Context, of scope) (listed, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		return listedPolicies{namespace: namespace, at: "10", versions: has}, away
-	}
+		if of != policiesOf("shop") {
+			return listed{scope: of, noKind: true}, nil
+		}
+		return listed{scope: of, at: "10", versions: has}, away
+	})
 	within := func(d time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
@@ -144,9 +148,9 @@ func TestCoveredAsksForPolicies(t *testing.T) {
 	covered := make(chan error, 1)
 	go func() { covered <- within(time.Minute) }()
 	g.Consistently(covered, "50ms").ShouldNot(Receive())
-	s.policies.set(stored("other", "6")) // of no interest
-	s.policies.delete(policy.Key{Namespace: "shop", Name: "other"})
-	s.policies.set(stored("deny", "7"))
+	s.fed.set(policiesOf("shop"), stored("other", "6")) // of no interest
+	s.fed.delete(policiesOf("shop"), "other")
+	s.fed.set(policiesOf("shop"), stored("deny", "7"))
 	g.Eventually(covered).WithTimeout(time.Minute).Should(Receive(BeNil()))
 
 	set(func() { has = map[string]string{"deny": "7", "moment": "9"} })
@@ -159,7 +163,47 @@ func TestCoveredAsksForPolicies(t *testing.T) {
 	g.Expect(within(200 * time.Millisecond)).To(MatchError(ContainSubstring("connection refused")))
 	set(func() { away = nil })
 	g.Expect(within(time.Minute)).To(Succeed())
-	g.Expect(s.policies.waiting).To(BeEmpty(), "nobody waits")
+	g.Expect(s.fed.waiting).To(BeEmpty(), "nobody waits")
+}
+
+// TestCoveredAsksForClusterPolicies: an ADD waits for the ClusterNetworkPolicies too, and if there are
+// any, for the Namespace by whose labels they choose. Where there are none, nobody asks for that.
+func TestCoveredAsksForClusterPolicies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		s := NewSource()
+		var asked []scope
+		deny := map[string]string{}
+		s.lists = newLists(func(_ context.Context, of scope) (listed, error) {
+			asked = append(asked, of)
+			l := listed{scope: of, at: "10"}
+			switch of {
+			case clusterScope:
+				l.versions = deny
+			case namespaceScope("shop"):
+				l.versions = map[string]string{"shop": "5"}
+			}
+			return l, nil
+		})
+		within := func(d time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			return s.Covered(ctx, "shop")
+		}
+		s.fed.set(namespaceScope("shop"), &metav1.ObjectMeta{Name: "shop", ResourceVersion: "4"})
+		g.Expect(within(time.Minute)).To(Succeed())
+		g.Expect(asked).To(Equal([]scope{policiesOf("shop"), clusterScope}))
+
+		deny["deny"] = "7"
+		g.Expect(within(time.Minute)).To(MatchError("the watch of the ClusterNetworkPolicies is behind the API server: ClusterNetworkPolicy deny is there"))
+		s.fed.set(clusterScope, stored("deny", "7"))
+		g.Expect(within(time.Minute)).To(MatchError("the watch of Namespace shop is behind the API server: Namespace shop has changed"))
+		s.fed.set(namespaceScope("shop"), &metav1.ObjectMeta{Name: "shop", ResourceVersion: "5"})
+		g.Expect(within(time.Minute)).To(Succeed())
+		s.fed.delete(namespaceScope("shop"), "shop")
+		g.Expect(within(time.Minute)).To(MatchError(ContainSubstring("Namespace shop is there")))
+		g.Expect(s.fed.waiting).To(BeEmpty(), "nobody waits")
+	})
 }
 
 // TestNotesAreOfTheStep: what was fed is noted in the step that feeds it, and only if it was fed. A

@@ -16,6 +16,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/cni/handshake"
@@ -82,50 +83,104 @@ func (b lagging) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// added is an agent whose watch of one resource may be behind, and that is asked to add a pod.
+type added struct {
+	*running
+	*cluster
+	kernel *recorder.Kernel
+	watch  *lag
+	socket string
+}
+
+func newAdded(resource string) *added {
+	GinkgoHelper()
+	dir := GinkgoT().TempDir()
+	a := &added{cluster: newCluster(), kernel: &recorder.Kernel{}, watch: &lag{resource: resource}, socket: filepath.Join(dir, "agent.sock")}
+	a.running = run(a.kernel, agent.Options{Node: a.node, API: a.watch.guard(agentUser), CNI: &agent.CNI{
+		Socket: a.socket, State: filepath.Join(dir, "attachments"),
+		Bridge: &enforcer.Bridge{Kernel: a.kernel, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() }},
+	}})
+	a.awaitReady()
+	return a
+}
+
+// add adds a pod.
+func (a *added) add(ctx context.Context, pod *corev1.Pod) error {
+	return handshake.Call(ctx, a.socket, handshake.Request{
+		Op: handshake.OpAdd, ContainerID: "c1", IfName: "eth0", HostInterface: "pf1",
+		Pod: handshake.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}, IPs: a.ips(2),
+	})
+}
+
+// waits checks that an ADD waits for what is behind, and says so; and that it is answered when the
+// watch has caught up.
+func (a *added) waits(ctx context.Context, pod *corev1.Pod, behind string) {
+	GinkgoHelper()
+	short, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	Expect(a.add(short, pod)).To(MatchError(ContainSubstring(behind)))
+
+	answered := make(chan error, 1)
+	long, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	go func() { answered <- a.add(long, pod) }()
+	Consistently(answered, while, often).ShouldNot(Receive())
+	a.watch.caughtUp()
+	Eventually(answered, soon, often).Should(Receive(BeNil()))
+	Expect(a.metric("podfence_adds_total", "result=error")).To(BeEquivalentTo(1))
+	Expect(a.metric("podfence_adds_total", "result=success")).To(BeEquivalentTo(1))
+}
+
 var _ = Describe("An ADD whose pod is known before its policies", func() {
 	It("is answered when they are", func(ctx SpecContext) {
-		c := newCluster()
-		c.namespace("shop", nil)
-		watch := &lag{resource: "networkpolicies"}
-		kernel := &recorder.Kernel{}
-		dir := GinkgoT().TempDir()
-		socket := filepath.Join(dir, "agent.sock")
-		started := run(kernel, agent.Options{Node: c.node, API: watch.guard(agentUser), CNI: &agent.CNI{
-			Socket: socket, State: filepath.Join(dir, "attachments"),
-			Bridge: &enforcer.Bridge{Kernel: kernel, Gateway: func(p netip.Prefix) netip.Addr { return p.Addr().Next() }},
-		}})
-		started.awaitReady()
-		watch.behind()
-		c.policy("shop", "deny", "podSelector: {}\npolicyTypes: [Ingress, Egress]")
-		pod := c.pod("shop", "web", nil)
-		add := func(ctx context.Context) error {
-			return handshake.Call(ctx, socket, handshake.Request{
-				Op: handshake.OpAdd, ContainerID: "c1", IfName: "eth0", HostInterface: "pf1",
-				Pod: handshake.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}, IPs: c.ips(2),
-			})
-		}
+		a := newAdded("networkpolicies")
+		a.namespace("shop", nil)
+		a.watch.behind()
+		a.policy("shop", "deny", "podSelector: {}\npolicyTypes: [Ingress, Egress]")
+		pod := a.pod("shop", "web", nil)
 		denied := func() bool {
-			for _, plan := range kernel.Plans() {
+			for _, plan := range a.kernel.Plans() {
 				if strings.Contains(plan.Text(), "/deny") {
 					return true
 				}
 			}
 			return false
 		}
-		short, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		Expect(add(short)).To(MatchError(ContainSubstring("NetworkPolicy " + pod.Namespace + "/deny is there")))
 		Expect(denied()).To(BeFalse(), "the watch is behind")
-
-		answered := make(chan error, 1)
-		long, cancel := context.WithTimeout(ctx, soon)
-		defer cancel()
-		go func() { answered <- add(long) }()
-		Consistently(answered, while, often).ShouldNot(Receive())
-		watch.caughtUp()
-		Eventually(answered, soon, often).Should(Receive(BeNil()))
+		a.waits(ctx, pod, "NetworkPolicy "+pod.Namespace+"/deny is there")
 		Expect(denied()).To(BeTrue(), "answered before the policy was in the kernel")
-		Expect(started.metric("podfence_adds_total", "result=error")).To(BeEquivalentTo(1))
-		Expect(started.metric("podfence_adds_total", "result=success")).To(BeEquivalentTo(1))
+	})
+
+	It("is answered when the ClusterNetworkPolicies are", func(ctx SpecContext) {
+		define("standard")
+		a := newAdded(clusterPolicies)
+		before := a.policies()
+		a.namespace("shop", nil)
+		a.watch.behind()
+		clusterPolicy("v1beta1", "deny", denyToAll)
+		a.waits(ctx, a.pod("shop", "web", nil), "ClusterNetworkPolicy deny is there")
+		Expect(a.policies()).To(Equal(before+1), "answered before the policy was fed")
+	})
+
+	It("is answered when the Namespace is by whose labels ClusterNetworkPolicies choose", func(ctx SpecContext) {
+		define("standard")
+		a := newAdded("namespaces")
+		shop := a.namespace("shop", nil)
+		clusterPolicy("v1beta1", "deny", denyToAll)
+		a.watch.behind()
+		relabel(shop, set{"fenced": "yes"})
+		a.waits(ctx, a.pod("shop", "web", nil), "Namespace "+shop.Name+" has changed")
+	})
+
+	It("is answered when the ClusterNetworkPolicies are, of a kind that has come just now", func(ctx SpecContext) {
+		a := newAdded(clusterPolicies)
+		before := a.policies()
+		a.namespace("shop", nil)
+		add, cancel := context.WithTimeout(ctx, soon)
+		defer cancel()
+		define("standard")
+		clusterPolicy("v1beta1", "deny", denyToAll)
+		Expect(a.add(add, a.pod("shop", "web", nil))).To(Succeed())
+		Expect(a.policies()).To(Equal(before+1), "answered before the policy was fed")
 	})
 })

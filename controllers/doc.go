@@ -11,7 +11,10 @@
 //	shares.go                    how much memory objects of a kind have, and each namespace of it
 //	podsizes.go                  pods whose labels and ports there is no room for
 //	policysizes.go               policies whose rules there is no room for
-//	covered.go                   an ADD waits for the policies that its pod's namespace has
+//	covered.go                   an ADD waits for the policies that the API server has for its pod
+//
+//	clusternetworkpolicy_controller.go  ClusterNetworkPolicies, whose kind may come and go
+//	clusternetworkpolicy_kind.go        asking for them, of whichever version there is
 //
 // There is no policy logic here, and no netlink. In rooms of their own are:
 //

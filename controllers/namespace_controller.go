@@ -9,16 +9,28 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// NamespaceReconciler feeds namespaces: their labels, for namespaceSelectors.
+// NamespaceReconciler feeds namespaces: their labels, for namespaceSelectors and for the subjects of
+// ClusterNetworkPolicies.
 type NamespaceReconciler struct{ *Source }
 
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
 // Reconcile implements reconcile.Reconciler.
 func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcile(ctx, r.Source, req, &corev1.Namespace{},
+	ns, gone := &corev1.Namespace{}, false
+	return reconcile(ctx, r.Source, req, ns,
 		func(ns *corev1.Namespace) policy.Change { return policy.ChangeOf(ns) },
-		func() policy.Change { return policy.DeleteNamespace(req.Name) }, nil)
+		func() policy.Change {
+			gone = true
+			return policy.DeleteNamespace(req.Name)
+		},
+		func() {
+			if gone {
+				r.fed.delete(namespaceScope(req.Name), req.Name)
+			} else {
+				r.fed.set(namespaceScope(req.Name), ns)
+			}
+		})
 }
 
 // SetupWithManager has the manager call Reconcile.

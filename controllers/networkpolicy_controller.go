@@ -43,9 +43,9 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 		},
 		func() {
 			if gone {
-				r.policies.delete(req.NamespacedName)
+				r.fed.delete(policiesOf(req.Namespace), req.Name)
 			} else {
-				r.policies.set(np)
+				r.fed.set(policiesOf(req.Namespace), np)
 			}
 		})
 	switch {

@@ -1,10 +1,13 @@
 package controllers
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -19,6 +22,9 @@ const (
 	namespacePolicyBytes = 32 << 20
 	// policyBytes is how much it has for all namespaces'.
 	policyBytes = 128 << 20
+	// clusterPolicyBytes is how much it has for ClusterNetworkPolicies. That is theirs alone: whoever
+	// may write policies in namespaces cannot use it up.
+	clusterPolicyBytes = 32 << 20
 	// policyOverhead is what a policy takes besides what is in it.
 	policyOverhead = 1 << 10
 	// thingBytes is what a rule, a peer, a port, a requirement or a value takes besides its
@@ -121,6 +127,99 @@ func parsePolicy(np *networkingv1.NetworkPolicy) (policy.Policy, []policy.Proble
 		problems = append(problems, policy.Problem{Policy: parsed.Key, Field: "spec", Reason: fmt.Sprintf(
 			"the policies of a namespace may take %d MB of the agent's memory, and %d MB with those of all others, and with this one they would take more: "+
 				"it isolates its pods and allows nothing until it is changed and there is room", namespacePolicyBytes>>20, policyBytes>>20)})
+	}
+	return parsed, problems
+}
+
+// clusterPolicySizes are how large the ClusterNetworkPolicies are that are kept. Their namespace is "",
+// which has all the room there is.
+type clusterPolicySizes struct{ shares }
+
+func newClusterPolicySizes() *clusterPolicySizes {
+	return &clusterPolicySizes{newShares(clusterPolicyBytes, clusterPolicyBytes)}
+}
+
+// keep is what is kept of a policy: what policy reads, without its rules if there is no room for them.
+func (s *clusterPolicySizes) keep(cnp *clusterv1beta1.ClusterNetworkPolicy) *clusterv1beta1.ClusterNetworkPolicy {
+	kept := stripClusterPolicy(cnp)
+	if s.count(keyOf(kept), memoryOfCluster(kept)) {
+		return kept
+	}
+	emptied := emptiedCluster(kept)
+	s.set(keyOf(emptied), memoryOfCluster(emptied))
+	return emptied
+}
+
+// memoryOfCluster is how many bytes of memory a ClusterNetworkPolicy takes, or somewhat more.
+func memoryOfCluster(cnp *clusterv1beta1.ClusterNetworkPolicy) int {
+	things := len(cnp.Labels) + clusterPeer{cnp.Spec.Subject.Namespaces, cnp.Spec.Subject.Pods, nil}.things()
+	for i := range cnp.Spec.Ingress {
+		rule := &cnp.Spec.Ingress[i]
+		things += 1 + 2*len(rule.Protocols)
+		for _, from := range rule.From {
+			things += clusterPeer{from.Namespaces, from.Pods, nil}.things()
+		}
+	}
+	for i := range cnp.Spec.Egress {
+		rule := &cnp.Spec.Egress[i]
+		things += 1 + 2*len(rule.Protocols)
+		for _, to := range rule.To {
+			things += clusterPeer{to.Namespaces, to.Pods, to.Nodes}.things() + len(to.Networks) + len(to.DomainNames)
+		}
+	}
+	text, _ := json.Marshal(cnp.Spec) // what was read as JSON can be written as JSON
+	return policyOverhead + len(text) + thingBytes*things
+}
+
+// clusterPeer are the selectors of a peer or a subject; nil: it has none of the kind.
+type clusterPeer struct {
+	namespaces *metav1.LabelSelector
+	pods       *clusterv1beta1.NamespacedPod
+	nodes      *metav1.LabelSelector
+}
+
+// things are what the selectors have.
+func (p clusterPeer) things() int {
+	things := 1 + thingsOf(p.namespaces) + thingsOf(p.nodes)
+	if p.pods != nil {
+		things += 1 + thingsOf(&p.pods.NamespaceSelector) + thingsOf(&p.pods.PodSelector)
+	}
+	return things
+}
+
+// emptiedCluster is a ClusterNetworkPolicy without its rules. It accepts nothing, and denies all in a
+// direction in which it has a rule that does not accept: what such a rule would deny, or leave to other
+// policies, is not known any more. It is about the same pods, or about all if what selects them is
+// large too.
+func emptiedCluster(cnp *clusterv1beta1.ClusterNetworkPolicy) *clusterv1beta1.ClusterNetworkPolicy {
+	emptied := &clusterv1beta1.ClusterNetworkPolicy{ObjectMeta: cnp.ObjectMeta, Spec: clusterv1beta1.ClusterNetworkPolicySpec{
+		Tier: cnp.Spec.Tier, Priority: cnp.Spec.Priority, Subject: cnp.Spec.Subject,
+	}}
+	emptied.Labels, emptied.Annotations = nil, map[string]string{notKept: "true"}
+	if text, _ := json.Marshal(cnp.Spec.Subject); len(text) > subjectBytes {
+		emptied.Spec.Subject = clusterv1beta1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}}
+	}
+	// A rule that denies, and has no peers, denies everything in its direction (policy.ParseCluster).
+	if slices.ContainsFunc(cnp.Spec.Ingress, func(r clusterv1beta1.ClusterNetworkPolicyIngressRule) bool {
+		return r.Action != clusterv1beta1.ClusterNetworkPolicyRuleActionAccept
+	}) {
+		emptied.Spec.Ingress = []clusterv1beta1.ClusterNetworkPolicyIngressRule{{Action: clusterv1beta1.ClusterNetworkPolicyRuleActionDeny}}
+	}
+	if slices.ContainsFunc(cnp.Spec.Egress, func(r clusterv1beta1.ClusterNetworkPolicyEgressRule) bool {
+		return r.Action != clusterv1beta1.ClusterNetworkPolicyRuleActionAccept
+	}) {
+		emptied.Spec.Egress = []clusterv1beta1.ClusterNetworkPolicyEgressRule{{Action: clusterv1beta1.ClusterNetworkPolicyRuleActionDeny}}
+	}
+	return emptied
+}
+
+// parseClusterPolicy reads a ClusterNetworkPolicy as it is kept.
+func parseClusterPolicy(cnp *clusterv1beta1.ClusterNetworkPolicy) (policy.Policy, []policy.Problem) {
+	parsed, problems := policy.ParseCluster(cnp)
+	if cnp.Annotations[notKept] != "" {
+		problems = []policy.Problem{{Policy: parsed.Key, Field: "spec", Reason: fmt.Sprintf(
+			"ClusterNetworkPolicies may take %d MB of the agent's memory, and with this one they would take more: "+
+				"it accepts nothing, and denies all in a direction in which it denies or passes, until it is changed and there is room", clusterPolicyBytes>>20)}}
 	}
 	return parsed, problems
 }

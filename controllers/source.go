@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -30,7 +31,7 @@ type Options struct {
 	Enforcer *enforcer.Enforcer
 	// Report gets what is wrong with objects.
 	Report *report.Reporter
-	// Direct asks the API server without a cache; it is for lists of NetworkPolicies alone, so
+	// Direct asks the API server without a cache; it is for the lists that ADDs wait for alone, so
 	// that nothing else waits for what it waits for.
 	Direct client.Reader
 	// EarlierAddr is another Node's address as an earlier agent's tunnel still has it, or the
@@ -44,14 +45,18 @@ type Options struct {
 type Source struct {
 	enforcer *enforcer.Enforcer
 	report   *report.Reporter
-	// podSizes and policySizes are how much memory the objects take that the caches keep.
-	podSizes    *podSizes
-	policySizes *policySizes
-	policies    *fedPolicies
-	lists       *policyLists
-	// cache and pods are set up with the manager.
-	cache client.Reader
-	pods  podStore
+	// podSizes, policySizes and clusterSizes are how much memory the objects take that the caches
+	// keep.
+	podSizes     *podSizes
+	policySizes  *policySizes
+	clusterSizes *clusterPolicySizes
+	fed          *fedObjects
+	lists        *lists
+	// cache, pods, direct and cluster are set up with the manager.
+	cache   client.Reader
+	pods    podStore
+	direct  client.Reader
+	cluster *clusterPolicies
 	// loading says that the first load has begun. A pod that is in the cache before that is no
 	// news, because the first load reads the cache.
 	loading atomic.Bool
@@ -63,7 +68,7 @@ type Source struct {
 
 // NewSource returns a source that feeds nothing before SetupWithManager.
 func NewSource() *Source {
-	return &Source{podSizes: newPodSizes(), policySizes: newPolicySizes(), policies: newFedPolicies()}
+	return &Source{podSizes: newPodSizes(), policySizes: newPolicySizes(), clusterSizes: newClusterPolicySizes(), fed: newFedObjects()}
 }
 
 // CacheOptions are those that the manager's cache must have.
@@ -76,13 +81,18 @@ func (s *Source) Metrics() prometheus.Collector { return s.podSizes.metric() }
 func (s *Source) SetupWithManager(mgr manager.Manager, o Options) error {
 	s.enforcer, s.report = o.Enforcer, o.Report
 	s.nodes = nodes.NewKnown(o.EarlierAddr, o.Log.WithName("nodes"))
-	s.lists = newPolicyLists(o.Direct)
+	s.direct, s.lists = o.Direct, newLists(s.list)
 	s.podSizes.tell(o.Report.TooLarge)
 	s.cache = mgr.GetCache()
 	var err error
 	if s.pods, err = podsOf(context.Background(), mgr.GetCache()); err != nil {
 		return err
 	}
+	kind, err := newClusterKind(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	s.cluster = newClusterPolicies(s, kind, o.Log.WithName("clusternetworkpolicies"))
 	for _, setup := range []func(manager.Manager) error{
 		(&NodeReconciler{s}).SetupWithManager,
 		(&NamespaceReconciler{s}).SetupWithManager,
@@ -93,7 +103,7 @@ func (s *Source) SetupWithManager(mgr manager.Manager, o Options) error {
 			return err
 		}
 	}
-	return mgr.Add(&firstLoad{s, mgr.GetCache()})
+	return errors.Join(mgr.Add(s.cluster), mgr.Add(&firstLoad{s, mgr.GetCache()}))
 }
 
 // Pod is what the API shows of a pod; nil: it is not known, or policy does not see it.
@@ -114,10 +124,19 @@ func (s *Source) NodeUID(name string) types.UID {
 	return node.UID
 }
 
-// Policy returns a NetworkPolicy as the cache has it; nil: there is none.
-func (s *Source) Policy(key policy.Key) *networkingv1.NetworkPolicy {
+// Policy returns a NetworkPolicy or a ClusterNetworkPolicy as the cache has it; nil: there is none.
+func (s *Source) Policy(key policy.Key) client.Object {
+	if s.cache == nil {
+		return nil
+	}
+	if key.Namespace == "" {
+		if cnp := s.cluster.policy(key.Name); cnp != nil {
+			return cnp
+		}
+		return nil
+	}
 	np := &networkingv1.NetworkPolicy{}
-	if s.cache == nil || s.cache.Get(context.Background(), key, np) != nil {
+	if s.cache.Get(context.Background(), key, np) != nil {
 		return nil
 	}
 	return np
@@ -157,7 +176,7 @@ func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request
 
 // firstLoad feeds all that the caches hold once they have synced, and says that this is all there
 // was at the start. A commit of half a cluster would cut allowed traffic, or let denied traffic
-// through.
+// through. ClusterNetworkPolicies have been fed when it begins, if the API server has that kind.
 type firstLoad struct {
 	*Source
 	informers cache.Cache
@@ -174,6 +193,9 @@ func (l *firstLoad) Start(ctx context.Context) error {
 		if _, err := l.informers.GetInformer(ctx, object); err != nil { // returns when it has synced
 			return fmt.Errorf("watching %T: %w", object, err)
 		}
+	}
+	if err := l.cluster.awaitKnown(ctx); err != nil {
+		return err
 	}
 	l.loading.Store(true)
 	return l.feed(func() (changes []policy.Change, err error) {
@@ -198,8 +220,11 @@ func (l *firstLoad) Start(ctx context.Context) error {
 		}
 		return append(changes, policy.Synced()), nil
 	}, func() {
+		for i := range namespaces.Items {
+			l.fed.set(namespaceScope(namespaces.Items[i].Name), &namespaces.Items[i])
+		}
 		for i := range policies.Items {
-			l.policies.set(&policies.Items[i])
+			l.fed.set(policiesOf(policies.Items[i].Namespace), &policies.Items[i])
 		}
 	})
 }

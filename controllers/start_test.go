@@ -14,9 +14,12 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/policy"
@@ -31,6 +34,10 @@ var _ = Describe("The start", Ordered, func() {
 	// What a first commit of half a cluster would do: without a policy, what is
 	// denied passes; without a peer, what is allowed is cut.
 	DescribeTable("writes nothing before it has read all", func(ctx SpecContext, late string) {
+		if late == clusterPolicies {
+			define("standard")
+			clusterPolicy("v1beta1", "big", denyToAll)
+		}
 		gate := newGate(late)
 		kernel := &recorder.Kernel{}
 		started := run(kernel, agent.Options{Node: c.node, API: gate.guard(agentUser)})
@@ -55,6 +62,7 @@ var _ = Describe("The start", Ordered, func() {
 		Entry("of namespaces", "namespaces"),
 		Entry("of policies", "networkpolicies"),
 		Entry("of nodes", "nodes"),
+		Entry("of ClusterNetworkPolicies, if there are any", clusterPolicies),
 	)
 
 	It("commits the empty cluster too", func() {
@@ -121,6 +129,7 @@ func wholePlan(ctx context.Context, node string) nft.Plan {
 		namespaces corev1.NamespaceList
 		pods       corev1.PodList
 		policies   networkingv1.NetworkPolicyList
+		cluster    clusterv1beta1.ClusterNetworkPolicyList
 		all        policy.Snapshot
 	)
 	Expect(admin.List(ctx, &nodes)).To(Succeed())
@@ -129,6 +138,10 @@ func wholePlan(ctx context.Context, node string) nft.Plan {
 	Expect(admin.List(ctx, &policies)).To(Succeed())
 	all.Nodes, all.Namespaces = pointers(nodes.Items), pointers(namespaces.Items)
 	all.Pods, all.Policies = pointers(pods.Items), pointers(policies.Items)
+	if err := admin.List(ctx, &cluster); !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) {
+		Expect(err).NotTo(HaveOccurred())
+		all.ClusterPolicies = pointers(cluster.Items)
+	}
 	intent, problems := policy.Compile(all, node)
 	Expect(problems).To(BeEmpty())
 	Expect(len(intent.Subjects)).To(BeNumerically(">=", 146))

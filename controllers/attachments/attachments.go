@@ -30,8 +30,8 @@ type Options struct {
 	// Links says which of the named links the node has, by which attachments of lost
 	// containers are found; nil: they stay until GC.
 	Links func(names []string) (has map[string]bool, err error)
-	// Covered waits until the policies have been fed that the API server has for a namespace
-	// at the time of the call. Nil: there is no API server to ask.
+	// Covered waits until all has been fed that says which policies a pod of a namespace has, as
+	// the API server has it at the time of the call. Nil: there is no API server to ask.
 	Covered func(ctx context.Context, namespace string) error
 	// Announcer tells other nodes of addresses that are given out. Nil: they are not told.
 	Announcer Announcer

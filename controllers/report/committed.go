@@ -44,9 +44,9 @@ func newsOf(delta policy.Delta) []any {
 	}
 	for key, changed := range delta.Policies {
 		if changed == nil {
-			gone = append(gone, "policy "+key.String())
+			gone = append(gone, "policy "+short(key))
 		} else {
-			policies = append(policies, key.String())
+			policies = append(policies, short(key))
 		}
 	}
 	addresses := 0
@@ -61,6 +61,15 @@ func newsOf(delta policy.Delta) []any {
 		}
 	}
 	return append(news, "addresses", addresses)
+}
+
+// short is a policy's name in a list of policies: "namespace/name", or "name" if it is a
+// ClusterNetworkPolicy.
+func short(key policy.Key) string {
+	if key.Namespace == "" {
+		return key.Name
+	}
+	return key.String()
 }
 
 func texts[T fmt.Stringer](values []T) (all []string) {

@@ -24,7 +24,7 @@ var (
 	podsDescription = prometheus.NewDesc("podfence_pods",
 		"Pods of this node that are fenced, by whether a policy selects them (isolated).", []string{"isolated"}, nil)
 	policiesDescription = prometheus.NewDesc("podfence_policies",
-		"NetworkPolicies of the cluster, by whether they select a pod of this node (active).", []string{"active"}, nil)
+		"NetworkPolicies and ClusterNetworkPolicies of the cluster, by whether they select a pod of this node (active).", []string{"active"}, nil)
 	dropsDescription = prometheus.NewDesc("podfence_dropped_packets_total",
 		"Packets that were dropped whatever the policies say, by reason: the comment of the rule in the kernel's table. A table that is replaced, as when an agent starts, counts from 0.", []string{"reason"}, nil)
 )

@@ -34,6 +34,9 @@ const (
 	// ManifestsEmpty: the folder of --manifests has nothing in it, which nobody has said is
 	// meant.
 	ManifestsEmpty Condition = "ManifestsEmpty"
+	// ClusterPoliciesUnread: the API server has ClusterNetworkPolicies, and does not let the agent read
+	// them.
+	ClusterPoliciesUnread Condition = "ClusterPoliciesUnread"
 	// NodeUnknown: no Node has the name whose pods are to be fenced, so none are.
 	NodeUnknown Condition = "NodeUnknown"
 	// ConflistShadowed: the container runtime connects pods by another configuration.
@@ -49,7 +52,7 @@ const (
 
 // Conditions returns all of them.
 func Conditions() []Condition {
-	return []Condition{NotStarted, CommitFailed, ManifestsEmpty, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, ModeChanged, IPVSProxy, BridgeNetfilterOff}
+	return []Condition{NotStarted, CommitFailed, ManifestsEmpty, ClusterPoliciesUnread, NodeUnknown, NetworkFailed, NotInstalled, ConflistShadowed, ModeChanged, IPVSProxy, BridgeNetfilterOff}
 }
 
 // Health keeps which conditions are there, and says so: to /readyz, in the log and by

@@ -63,7 +63,7 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "podfence_refused_addresses", Help: "Addresses of this node or its pod CIDRs that the API showed for pods of other nodes when the table was last replaced: they do not count as those pods'. See --pod-cidrs.",
 		}),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies that cannot be enforced as written; each has an Event.",
+			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies and ClusterNetworkPolicies that cannot be enforced as written; each has an Event.",
 		}),
 		refused: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policies_refused", Help: "NetworkPolicies that isolate their pods and allow nothing because the kernel refuses their rules; the log says why, and an Event on each.",

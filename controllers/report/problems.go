@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -11,11 +12,13 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/policy"
 )
 
-// ReasonNotEnforceable is the reason of the Warning Event on a NetworkPolicy
+// ReasonNotEnforceable is the reason of the Warning Event on a NetworkPolicy or a ClusterNetworkPolicy
 // with a part that allows nothing because it cannot be read.
 const ReasonNotEnforceable = "NotEnforceable"
 
@@ -25,7 +28,7 @@ type Problems struct {
 	log     logr.Logger
 	metrics *Metrics
 	// policy returns a policy as the API has it, and quarantined says why one is quarantined.
-	policy      func(policy.Key) *networkingv1.NetworkPolicy
+	policy      func(policy.Key) client.Object
 	quarantined func(policy.Key) []policy.Problem
 
 	// wake holds a token while rechecks is not empty.
@@ -74,10 +77,10 @@ func newProblems(events *Events, o Options, m *Metrics, quarantined func(policy.
 // read; Report itself asks why the policy is quarantined. It never waits. Every node's agent finds
 // the same, so the Event's name is made from what it says: one of the agents creates it, and the
 // others find that it exists.
-func (p *Problems) Report(np *networkingv1.NetworkPolicy, unread []policy.Problem) {
+func (p *Problems) Report(object client.Object, unread []policy.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.report(np, unread)
+	p.report(object, unread)
 }
 
 // Recheck has policies reported again that were quarantined or released, and have not changed
@@ -121,10 +124,10 @@ func (p *Problems) recheck() {
 	clear(p.rechecks)
 	p.mu.Unlock()
 	for _, key := range keys {
-		np := p.policy(key)
+		object := p.policy(key)
 		p.mu.Lock()
-		if np != nil && p.versions[key] == np.ResourceVersion {
-			p.report(np, p.known[key].unread)
+		if object != nil && p.versions[key] == object.GetResourceVersion() {
+			p.report(object, p.known[key].unread)
 		}
 		p.mu.Unlock()
 	}
@@ -148,16 +151,16 @@ func (p *Problems) forget(key policy.Key) {
 }
 
 // report is Report for who holds mu.
-func (p *Problems) report(np *networkingv1.NetworkPolicy, unread []policy.Problem) {
-	key := policy.Key{Namespace: np.Namespace, Name: np.Name}
-	p.versions[key] = np.ResourceVersion
+func (p *Problems) report(object client.Object, unread []policy.Problem) {
+	key := client.ObjectKeyFromObject(object)
+	p.versions[key] = object.GetResourceVersion()
 	problems := slices.Concat(unread, p.quarantined(key))
 	if len(problems) == 0 {
 		p.forget(key)
 		return
 	}
 	message := messageOf(problems)
-	now := problem{unread: unread, identity: fmt.Sprintf("%s %d %s", np.UID, np.Generation, message), parts: len(problems)}
+	now := problem{unread: unread, identity: fmt.Sprintf("%s %d %s", object.GetUID(), object.GetGeneration(), message), parts: len(problems)}
 	was, is := p.known[key]
 	if is && was.identity == now.identity {
 		was.unread = unread
@@ -167,8 +170,9 @@ func (p *Problems) report(np *networkingv1.NetworkPolicy, unread []policy.Proble
 	if is {
 		p.events.Drop(was.event)
 	}
-	warn(p.log, "NetworkPolicy cannot be enforced as written: what is wrong in it allows nothing", "networkPolicy", key.String(), "problems", message)
-	now.event = p.event(np, now.identity, message)
+	about := aboutPolicy(object)
+	warn(p.log, about.Kind+" cannot be enforced as written: what is wrong in it allows nothing", append(named(key), "problems", message)...)
+	now.event = p.events.Warning(about, ReasonNotEnforceable, now.identity, message)
 	p.known[key] = now
 	p.count(now.parts - was.parts)
 	p.events.Create(now.event)
@@ -180,9 +184,14 @@ func (p *Problems) count(more int) {
 	p.metrics.policyProblems(p.parts)
 }
 
-func (p *Problems) event(np *networkingv1.NetworkPolicy, identity, message string) *corev1.Event {
-	return p.events.Warning(corev1.ObjectReference{
+// aboutPolicy is what an Event about a policy names.
+func aboutPolicy(object client.Object) corev1.ObjectReference {
+	about := corev1.ObjectReference{
 		APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy",
-		Namespace: np.Namespace, Name: np.Name, UID: np.UID, ResourceVersion: np.ResourceVersion,
-	}, ReasonNotEnforceable, identity, message)
+		Namespace: object.GetNamespace(), Name: object.GetName(), UID: object.GetUID(), ResourceVersion: object.GetResourceVersion(),
+	}
+	if cnp, is := object.(*clusterv1beta1.ClusterNetworkPolicy); is {
+		about.Kind, about.APIVersion = "ClusterNetworkPolicy", cmp.Or(cnp.APIVersion, clusterv1beta1.GroupVersion.String())
+	}
+	return about
 }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/controllers/enforcer"
@@ -22,9 +21,9 @@ type Options struct {
 	Log      logr.Logger
 	Registry prometheus.Registerer
 	Writer   client.Writer
-	// Policy returns a NetworkPolicy of the API as it is now, or nil. It must not wait. It is
-	// needed with a Writer.
-	Policy func(policy.Key) *networkingv1.NetworkPolicy
+	// Policy returns a NetworkPolicy or a ClusterNetworkPolicy of the API as it is now, or nil. It
+	// must not wait. It is needed with a Writer.
+	Policy func(policy.Key) client.Object
 	// Checks look, every few seconds, whether the node is in a condition: an error is
 	// why it is.
 	Checks map[Condition]func() error
@@ -111,18 +110,19 @@ func (r *Reporter) quarantined(o enforcer.Quarantined) {
 	if len(o.Refused)+len(o.Untried) == 0 {
 		return
 	}
+	about := policies(o.Refused, func(names []string) string { return strings.Join(names, " ") })
 	r.log.Error(o.Err, "The kernel refuses NetworkPolicies: they allow nothing until they are changed; all else is enforced",
-		"networkPolicies", strings.Join(names(o.Refused), " "), "notKnownYet", len(o.Untried), "trials", o.Trials, "took", o.Took.String())
+		append(about, "notKnownYet", len(o.Untried), "trials", o.Trials, "took", o.Took.String())...)
 }
 
 // overBudget says which policies a budget has no room for, and which it has room for again.
 func (r *Reporter) overBudget(o enforcer.OverBudget) {
 	r.Problems.Recheck(slices.Concat(o.Quarantined, o.Released))
 	if len(o.Quarantined) > 0 {
-		warn(r.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", "networkPolicies", oneLine(names(o.Quarantined)))
+		warn(r.log, "NetworkPolicies take more of the node than their namespace may: the largest allow nothing until there is room; all else is enforced", policies(o.Quarantined, oneLine)...)
 	}
 	if len(o.Released) > 0 {
-		r.log.Info("There is room again for NetworkPolicies, or they have changed", "networkPolicies", oneLine(names(o.Released)))
+		r.log.Info("There is room again for NetworkPolicies, or they have changed", policies(o.Released, oneLine)...)
 	}
 }
 
@@ -139,10 +139,29 @@ func (r *Reporter) revoked(o enforcer.Revoked) {
 	r.log.Info("Judged established flows anew", "revoked", o.Revoked, "restored", o.Restored, "denied", by)
 }
 
-func names(keys []policy.Key) []string {
-	texts := make([]string, len(keys))
-	for i, key := range keys {
-		texts[i] = key.String()
+// policies are the keys and values of a log line that names policies, each kind apart.
+func policies(keys []policy.Key, join func([]string) string) (keysAndValues []any) {
+	var namespaced, cluster []string
+	for _, key := range keys {
+		if key.Namespace == "" {
+			cluster = append(cluster, key.Name)
+		} else {
+			namespaced = append(namespaced, key.String())
+		}
 	}
-	return texts
+	if len(namespaced) > 0 || len(cluster) == 0 {
+		keysAndValues = append(keysAndValues, "networkPolicies", join(namespaced))
+	}
+	if len(cluster) > 0 {
+		keysAndValues = append(keysAndValues, "clusterNetworkPolicies", join(cluster))
+	}
+	return keysAndValues
+}
+
+// named are the key and the value of a log line that names one policy.
+func named(key policy.Key) []any {
+	if key.Namespace == "" {
+		return []any{"clusterNetworkPolicy", key.Name}
+	}
+	return []any{"networkPolicy", key.String()}
 }

@@ -22,7 +22,7 @@ import (
 // in readiness, and none is unknown.
 func TestEachOutcomeIsReported(t *testing.T) {
 	broken := errors.New("the kernel said no")
-	key := policy.Key{Namespace: "shop", Name: "deny"}
+	key, cluster := policy.Key{Namespace: "shop", Name: "deny"}, policy.Key{Name: "fence"}
 	intent := policy.NewModel("node").Intent()
 	reported := map[string]bool{}
 	for _, c := range []struct {
@@ -38,7 +38,10 @@ func TestEachOutcomeIsReported(t *testing.T) {
 		{enforcer.Failed{Err: broken, RetryAfter: time.Second}, "Cannot commit", `podfence_unhealthy{"CommitFailed"}`},
 		{enforcer.Mismatched{Err: broken}, "not as podfence had left it", `podfence_mismatches_total{}`},
 		{enforcer.Quarantined{Refused: []policy.Key{key}, Err: broken}, "shop/deny", ""},
+		{enforcer.Quarantined{Refused: []policy.Key{cluster, key}, Err: broken}, `"networkPolicies"="shop/deny" "clusterNetworkPolicies"="fence"`, ""},
+		{enforcer.Quarantined{Untried: []policy.Key{cluster}, Err: broken}, `"networkPolicies"=""`, ""},
 		{enforcer.OverBudget{Quarantined: []policy.Key{key}}, "shop/deny", ""},
+		{enforcer.OverBudget{Released: []policy.Key{cluster}}, `changed" "clusterNetworkPolicies"="fence"`, ""},
 		{enforcer.Tampered{Tampering: nft.Tampering{Process: "nft", Changes: []string{"flush"}}, InARow: 1}, "Somebody else has changed the table", ""},
 		{enforcer.Repaired{After: time.Second}, "Repaired the table", `podfence_repairs_total{}`},
 		{enforcer.Revoked{Revoked: 1, Denied: []enforcer.Denial{{By: "egress of shop/web, by shop/deny", Flows: 1}}}, "by shop/deny (1)", `podfence_flows_total{"revoked"}`},

@@ -8,10 +8,12 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -47,6 +49,7 @@ const (
 //   - PodAddresses are created when a node's first pod starts, and updated by the
 //     next one.
 //   - events are created when a policy cannot be enforced.
+//   - ClusterNetworkPolicies are read when there is such a kind.
 func TestPermissions(t *testing.T) {
 	changeAgents(t, func(pod *corev1.PodSpec) {
 		c := &pod.Containers[0]
@@ -58,6 +61,7 @@ func TestPermissions(t *testing.T) {
 	start(t, newPod(namespace, "first", on("node1")))
 	start(t, newPod(namespace, "second", on("node1")))
 	storeBrokenPolicy(t, namespace)
+	readClusterPolicies(t)
 	check.Eventually(t, seenWithin, "an Event about a broken policy", func() error {
 		events, err := client.CoreV1().Events(namespace).List(context.Background(), metav1.ListOptions{FieldSelector: "reason=NotEnforceable"})
 		if err == nil && len(events.Items) == 0 {
@@ -104,6 +108,27 @@ func TestPermissions(t *testing.T) {
 	for permission := range unused {
 		t.Errorf("granted, and not used by any of %d requests: %s", len(requests), permission)
 	}
+}
+
+// readClusterPolicies installs the kind ClusterNetworkPolicy for as long as the test lasts, and waits
+// until an agent watches it.
+func readClusterPolicies(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
+	if err != nil {
+		t.Fatalf("finding the definition of ClusterNetworkPolicy: %v", err)
+	}
+	definition := filepath.Join(strings.TrimSpace(string(out)), "config", "crd", "standard", "policy.networking.k8s.io_clusternetworkpolicies.yaml")
+	kubectl(t, "apply", "--server-side", "-f", definition)
+	t.Cleanup(func() { kubectl(t, "delete", "-f", definition) })
+	check.Eventually(t, seenWithin, "an agent to watch ClusterNetworkPolicies", func() error {
+		for _, r := range audited(t) {
+			if r.Verb == "watch" && r.ObjectRef.Resource == "clusternetworkpolicies" {
+				return nil
+			}
+		}
+		return errors.New("none does")
+	})
 }
 
 // request is what the audit log has of one.
