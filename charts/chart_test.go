@@ -123,10 +123,33 @@ func TestAnnouncements(t *testing.T) {
 	})
 }
 
+// TestStatusWriter: where nobody writes the status of ClusterNetworkPolicies, there is nothing of
+// what that takes, and all else is the same.
+func TestStatusWriter(t *testing.T) {
+	for _, prometheus := range []string{`metrics.prometheus.enabled=false`, `metrics.prometheus.enabled=true`} {
+		got, want := render(t, `clusterNetworkPolicies.status.enabled=false`, prometheus), render(t, prometheus)
+		kinds := 0
+		for key := range want {
+			if strings.HasSuffix(key, "/podfence-status-writer") {
+				delete(want, key)
+				kinds++
+			}
+		}
+		if kinds < 6 {
+			t.Errorf("with %s, there are %d objects for it", prometheus, kinds)
+		}
+		compare(t, got, want)
+	}
+}
+
 const (
 	ds    = "DaemonSet/podfence-agent.spec."
 	pod   = ds + "template.spec."
 	agent = pod + "containers[0]."
+
+	writers = "Deployment/podfence-status-writer.spec."
+	writer  = writers + "template.spec."
+	writes  = writer + "containers[0]."
 )
 
 // setting is what a value changes. It is set as PATH=JSON.
@@ -150,19 +173,27 @@ var settings = []setting{
 	}},
 	{"image.repository", nil, []string{`image.repository="localhost:5000/podfence"`}, []string{
 		`+ ` + agent + `image: "localhost:5000/podfence:latest"`,
+		`+ ` + writes + `image: "localhost:5000/podfence:latest"`,
 		`- ` + agent + `image: "ghcr.io/podfence/podfence:latest"`,
+		`- ` + writes + `image: "ghcr.io/podfence/podfence:latest"`,
 	}},
 	{"image.tag", nil, []string{`image.tag="v1"`}, []string{
 		`+ ` + agent + `image: "ghcr.io/podfence/podfence:v1"`,
+		`+ ` + writes + `image: "ghcr.io/podfence/podfence:v1"`,
 		`- ` + agent + `image: "ghcr.io/podfence/podfence:latest"`,
+		`- ` + writes + `image: "ghcr.io/podfence/podfence:latest"`,
 	}},
 	{"image.pullPolicy", nil, []string{`image.pullPolicy="Always"`}, []string{
 		`+ ` + agent + `imagePullPolicy: "Always"`,
+		`+ ` + writes + `imagePullPolicy: "Always"`,
 		`- ` + agent + `imagePullPolicy: "IfNotPresent"`,
+		`- ` + writes + `imagePullPolicy: "IfNotPresent"`,
 	}},
 	{"imagePullSecrets", nil, []string{`imagePullSecrets=[{"name":"a"},{"name":"b"}]`}, []string{
 		`+ ` + pod + `imagePullSecrets[0].name: "a"`,
 		`+ ` + pod + `imagePullSecrets[1].name: "b"`,
+		`+ ` + writer + `imagePullSecrets[0].name: "a"`,
+		`+ ` + writer + `imagePullSecrets[1].name: "b"`,
 	}},
 	// What the modes are TestChartEqualsOverlays tells, and TestAnnouncements what is not here.
 	{"cni.mode", []string{`cni.mode="chained"`, `cni.peersFirst="off"`}, []string{`cni.mode="none"`}, []string{
@@ -201,10 +232,39 @@ var settings = []setting{
 		`+ ` + pod + `volumes[2].hostPath.path: "/usr/libexec/cni"`,
 		`- ` + pod + `volumes[2].hostPath.path: "/opt/cni/bin"`,
 	}},
+	{"clusterNetworkPolicies.status.enabled", nil, []string{`clusterNetworkPolicies.status.enabled=true`}, nil}, // and TestStatusWriter
+	{"clusterNetworkPolicies.status.replicas", nil, []string{`clusterNetworkPolicies.status.replicas=1`}, []string{
+		`+ ` + writers + `replicas: 1`,
+		`- ` + writers + `replicas: 2`,
+	}},
+	{"clusterNetworkPolicies.status.resources", nil, []string{`clusterNetworkPolicies.status.resources.limits.memory="1Gi"`, `clusterNetworkPolicies.status.resources.requests=null`}, []string{
+		`+ ` + writes + `resources.limits.memory: "1Gi"`,
+		`- ` + writes + `resources.limits.memory: "256Mi"`,
+		`- ` + writes + `resources.requests.cpu: "10m"`,
+		`- ` + writes + `resources.requests.memory: "32Mi"`,
+	}},
+	{"clusterNetworkPolicies.status.tolerations", nil, []string{`clusterNetworkPolicies.status.tolerations=[{"operator":"Exists"}]`}, []string{
+		`- ` + writer + `tolerations[0].effect: "NoSchedule"`,
+		`- ` + writer + `tolerations[0].key: "node-role.kubernetes.io/control-plane"`,
+	}},
+	{"clusterNetworkPolicies.status.enabled", nil, []string{`clusterNetworkPolicies=null`}, []string{ // as after an upgrade with --reuse-values
+		`- ` + writes + `resources.limits.memory: "256Mi"`,
+		`- ` + writes + `resources.requests.cpu: "10m"`,
+		`- ` + writes + `resources.requests.memory: "32Mi"`,
+		`- ` + writer + `tolerations[0].effect: "NoSchedule"`,
+		`- ` + writer + `tolerations[0].key: "node-role.kubernetes.io/control-plane"`,
+		`- ` + writer + `tolerations[0].operator: "Exists"`,
+	}},
 	{"deny", nil, []string{`deny="reject"`}, []string{`+ ` + agent + `args[4]: "--deny=reject"`}},
 	{"podToNode", nil, []string{`podToNode="allow"`}, []string{`+ ` + agent + `args[4]: "--pod-to-node=allow"`}},
-	{"log.level", nil, []string{`log.level="debug"`}, []string{`+ ` + agent + `args[4]: "--log-level=debug"`}},
-	{"log.format", nil, []string{`log.format="json"`}, []string{`+ ` + agent + `args[4]: "--log-format=json"`}},
+	{"log.level", nil, []string{`log.level="debug"`}, []string{
+		`+ ` + agent + `args[4]: "--log-level=debug"`,
+		`+ ` + writes + `args[1]: "--log-level=debug"`,
+	}},
+	{"log.format", nil, []string{`log.format="json"`}, []string{
+		`+ ` + agent + `args[4]: "--log-format=json"`,
+		`+ ` + writes + `args[1]: "--log-format=json"`,
+	}},
 	{"extraArgs", []string{`deny="reject"`}, []string{`extraArgs=["--revoked-mark=0","--metrics-address=0"]`}, []string{
 		`+ ` + agent + `args[5]: "--revoked-mark=0"`,
 		`+ ` + agent + `args[6]: "--metrics-address=0"`,
@@ -213,6 +273,10 @@ var settings = []setting{
 	{"metrics.prometheus.enabled", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.enabled=false`}, []string{
 		`+ ` + agent + `env[0].name: "PODFENCE_NODE_NAME"`,
 		`+ ` + agent + `env[0].valueFrom.fieldRef.fieldPath: "spec.nodeName"`,
+		`+ ` + writes + `env[0].name: "PODFENCE_LEADER_ELECT_NAMESPACE"`,
+		`+ ` + writes + `env[0].valueFrom.fieldRef.fieldPath: "metadata.namespace"`,
+		`+ ` + writes + `ports[0].containerPort: 9479`,
+		`+ ` + writes + `ports[0].name: "health"`,
 		`- ` + agent + `env[0].name: "HOST_IP"`,
 		`- ` + agent + `env[0].valueFrom.fieldRef.fieldPath: "status.hostIP"`,
 		`- ` + agent + `env[1].name: "PODFENCE_METRICS_ADDRESS"`,
@@ -222,6 +286,15 @@ var settings = []setting{
 		`- ` + agent + `ports[0].containerPort: 9478`,
 		`- ` + agent + `ports[0].name: "metrics"`,
 		`- ` + agent + `ports[0].protocol: "TCP"`,
+		`- ` + writes + `env[0].name: "PODFENCE_METRICS_BIND_ADDRESS"`,
+		`- ` + writes + `env[0].value: ":9478"`,
+		`- ` + writes + `env[1].name: "PODFENCE_LEADER_ELECT_NAMESPACE"`,
+		`- ` + writes + `env[1].valueFrom.fieldRef.fieldPath: "metadata.namespace"`,
+		`- ` + writes + `ports[0].containerPort: 9478`,
+		`- ` + writes + `ports[0].name: "metrics"`,
+		`- ` + writes + `ports[1].containerPort: 9479`,
+		`- ` + writes + `ports[1].name: "health"`,
+		`- ` + writes + `ports[1].protocol: "TCP"`,
 		`- PodMonitor/podfence-agent.apiVersion: "monitoring.coreos.com/v1"`,
 		`- PodMonitor/podfence-agent.kind: "PodMonitor"`,
 		`- PodMonitor/podfence-agent.metadata.labels.app.kubernetes.io/name: "podfence"`,
@@ -231,6 +304,15 @@ var settings = []setting{
 		`- PodMonitor/podfence-agent.spec.podMetricsEndpoints[0].port: "metrics"`,
 		`- PodMonitor/podfence-agent.spec.selector.matchLabels.app.kubernetes.io/component: "agent"`,
 		`- PodMonitor/podfence-agent.spec.selector.matchLabels.app.kubernetes.io/name: "podfence"`,
+		`- PodMonitor/podfence-status-writer.apiVersion: "monitoring.coreos.com/v1"`,
+		`- PodMonitor/podfence-status-writer.kind: "PodMonitor"`,
+		`- PodMonitor/podfence-status-writer.metadata.labels.app.kubernetes.io/name: "podfence"`,
+		`- PodMonitor/podfence-status-writer.metadata.name: "podfence-status-writer"`,
+		`- PodMonitor/podfence-status-writer.metadata.namespace: "podfence-system"`,
+		`- PodMonitor/podfence-status-writer.spec.podMetricsEndpoints[0].path: "/metrics"`,
+		`- PodMonitor/podfence-status-writer.spec.podMetricsEndpoints[0].port: "metrics"`,
+		`- PodMonitor/podfence-status-writer.spec.selector.matchLabels.app.kubernetes.io/component: "status-writer"`,
+		`- PodMonitor/podfence-status-writer.spec.selector.matchLabels.app.kubernetes.io/name: "podfence"`,
 	}},
 	{"metrics.prometheus.ipv6", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.ipv6=true`}, []string{
 		`+ ` + agent + `env[1].value: "[$(HOST_IP)]:9478"`,
@@ -238,6 +320,7 @@ var settings = []setting{
 	}},
 	{"metrics.prometheus.podMonitorLabels", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.podMonitorLabels={"release":"a"}`}, []string{
 		`+ PodMonitor/podfence-agent.metadata.labels.release: "a"`,
+		`+ PodMonitor/podfence-status-writer.metadata.labels.release: "a"`,
 	}},
 	{"resources", nil, []string{`resources.limits={"memory":"2Gi"}`, `resources.requests.cpu=1`}, []string{
 		`+ ` + agent + `resources.limits.memory: "2Gi"`,
@@ -264,9 +347,11 @@ var settings = []setting{
 	}},
 	{"nodeSelector", nil, []string{`nodeSelector={"zone":"a"}`}, []string{
 		`+ ` + pod + `nodeSelector.zone: "a"`,
+		`+ ` + writer + `nodeSelector.zone: "a"`,
 	}},
 	{"nodeSelector", nil, []string{`nodeSelector=null`}, []string{
 		`- ` + pod + `nodeSelector.kubernetes.io/os: "linux"`,
+		`- ` + writer + `nodeSelector.kubernetes.io/os: "linux"`,
 	}},
 	{"tolerations", nil, []string{`tolerations=[{"key":"a","operator":"Exists","effect":"NoExecute"}]`}, []string{
 		`+ ` + pod + `tolerations[0].effect: "NoExecute"`,
@@ -415,7 +500,12 @@ func TestNames(t *testing.T) {
 			if len(c.want) > 63 {
 				t.Errorf("%s has %d characters", c.want, len(c.want))
 			}
-			want := strings.NewReplacer("podfence-agent", c.want, "podfence-podaddresses", strings.TrimSuffix(c.want, "agent")+"podaddresses", namespace, c.namespace).Replace(standard)
+			name := strings.TrimSuffix(c.want, "-agent")
+			writer := strings.TrimSuffix(name[:min(len(name), 49)], "-") + "-status-writer"
+			if len(writer) > 63 {
+				t.Errorf("%s has %d characters", writer, len(writer))
+			}
+			want := strings.NewReplacer("podfence-agent", c.want, "podfence-status-writer", writer, "podfence-podaddresses", strings.TrimSuffix(c.want, "agent")+"podaddresses", namespace, c.namespace).Replace(standard)
 			got := parse(t, template(t, c.release, c.namespace, `fullnameOverride="`+c.override+`"`))
 			compare(t, got, parse(t, want))
 			account, _ := got["ServiceAccount/"+c.want].(map[string]any)

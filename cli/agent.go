@@ -32,9 +32,9 @@ func agentCommand(version string) *cobra.Command {
 
 The source is the API server: the cluster's own when run in a pod, or that of
 --kubeconfig. With --manifests it is a folder of YAML instead (Pods with
-status.podIPs, Namespaces, NetworkPolicies and Nodes), read again whenever it
-changes; no cluster is needed then. A folder that is not valid is reported with
-file and line, and changes nothing until it is.
+status.podIPs, Namespaces, NetworkPolicies, ClusterNetworkPolicies and Nodes),
+read again whenever it changes; no cluster is needed then. A folder that is not
+valid is reported with file and line, and changes nothing until it is.
 
 Nothing is written before the source has been read whole. The rules stay in the
 kernel when the agent stops, however it stops; "podfence uninstall" removes
@@ -144,16 +144,23 @@ func apiServer(kubeconfig, manifests string) (*rest.Config, error) {
 		return nil, errors.New("--manifests and --kubeconfig are two sources: give one")
 	case manifests != "":
 		return nil, nil
-	case kubeconfig != "":
-		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-		if err != nil {
-			return nil, fmt.Errorf("--kubeconfig: %w", err)
-		}
-		return config, nil
 	}
-	config, err := rest.InClusterConfig()
+	config, err := clusterOf(kubeconfig)
 	if errors.Is(err, rest.ErrNotInCluster) {
 		return nil, errors.New("no source: this is no pod of a cluster, so give --kubeconfig or --manifests")
 	}
 	return config, err
+}
+
+// clusterOf finds the API server of a kubeconfig, or without one that of the cluster around. If there
+// is none around, it fails with rest.ErrNotInCluster.
+func clusterOf(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("--kubeconfig: %w", err)
+	}
+	return config, nil
 }

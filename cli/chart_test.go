@@ -1,14 +1,16 @@
 package cli
 
 import (
-	"bufio"
+	"cmp"
 	"errors"
+	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/cni/node"
@@ -55,28 +57,71 @@ func TestAgentTakesChart(t *testing.T) {
 	}
 }
 
-// chartDaemonSet is the chart's DaemonSet, strictly read.
+// The status writer takes all that the chart gives it.
+func TestStatusWriterTakesChart(t *testing.T) {
+	outside(t)
+	for _, values := range []string{"log.level=debug,log.format=json", "metrics.prometheus.enabled=true"} {
+		deployment := &appsv1.Deployment{}
+		chart(t, "status-writer.yaml", values, deployment)
+		if len(deployment.Spec.Template.Spec.Containers) != 1 {
+			t.Fatalf("the Deployment is not as expected: %+v", deployment)
+		}
+		container := deployment.Spec.Template.Spec.Containers[0]
+		root := Command(version)
+		writer, _, err := root.Find(container.Args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, env := range container.Env {
+			t.Setenv(env.Name, cmp.Or(env.Value, "podfence-system"))
+		}
+		// The last thing that it looks at before it turns to the cluster is which one that is.
+		if _, _, err = execute(t, root, container.Args...); err == nil || !strings.HasPrefix(err.Error(), "no API server") {
+			t.Errorf("%v: %v", container.Args, err)
+		}
+		want := "127.0.0.1:9478"
+		if strings.Contains(values, "prometheus") {
+			want = ":9478"
+		}
+		for flag, want := range map[string]string{"leader-elect-namespace": "podfence-system", "metrics-bind-address": want} {
+			if got := writer.Flags().Lookup(flag).Value.String(); got != want {
+				t.Errorf("--%s is %q, want %q", flag, got, want)
+			}
+		}
+		probed := container.ReadinessProbe.HTTPGet.Port.StrVal
+		if !slices.ContainsFunc(container.Ports, func(p corev1.ContainerPort) bool {
+			return p.Name == probed && fmt.Sprintf(":%d", p.ContainerPort) == writer.Flags().Lookup("health-probe-bind-address").Value.String()
+		}) {
+			t.Errorf("kubelet asks at port %s of %v", probed, container.Ports)
+		}
+	}
+}
+
+// chartDaemonSet is the chart's DaemonSet.
 func chartDaemonSet(t *testing.T, values string) *appsv1.DaemonSet {
+	t.Helper()
+	ds := &appsv1.DaemonSet{}
+	chart(t, "daemonset.yaml", values, ds)
+	if len(ds.Spec.Template.Spec.Containers) != 1 {
+		t.Fatalf("the DaemonSet is not as expected: %+v", ds)
+	}
+	return ds
+}
+
+// chart reads the last object of one of the chart's templates, strictly.
+func chart(t *testing.T, template, values string, object any) {
 	t.Helper()
 	if err := inputs.Trees("../charts/podfence", "../test/tools"); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("go", "-C", "../test/tools", "tool", "helm", "template", "podfence", "../../charts/podfence", "-s", "templates/daemonset.yaml", "--set", values).Output()
+	out, err := exec.Command("go", "-C", "../test/tools", "tool", "helm", "template", "podfence", "../../charts/podfence", "-s", "templates/"+template, "--set", values).Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		t.Fatalf("helm: %v: %s", err, exit.Stderr)
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	document, err := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(string(out)))).Read()
-	if err != nil {
+	documents := strings.Split(string(out), "\n---\n")
+	if err := yaml.UnmarshalStrict([]byte(documents[len(documents)-1]), object); err != nil {
 		t.Fatal(err)
 	}
-	ds := &appsv1.DaemonSet{}
-	if err := yaml.UnmarshalStrict(document, ds); err != nil {
-		t.Fatal(err)
-	}
-	if len(ds.Spec.Template.Spec.Containers) != 1 {
-		t.Fatalf("the DaemonSet is not as expected:\n%s", out)
-	}
-	return ds
 }

@@ -75,6 +75,10 @@ func TestMistakes(t *testing.T) {
 		{"hidden --cni-conf-name", nil, []string{"agent", "--node-name", "n", "--cni", "bridge", "--cni-conf-name", ".conflist"}, []string{"--cni-conf-name", ".conflist"}},
 		{"bad --log-level", nil, []string{"agent", "--log-level", "all"}, []string{"--log-level", "debug"}},
 		{"bad --log-format", nil, []string{"agent", "--log-format", "xml"}, []string{"--log-format", "json"}},
+		{"status writer without a namespace", nil, []string{"status-writer"}, []string{"--leader-elect-namespace"}},
+		{"status writer outside of a cluster", map[string]string{"PODFENCE_LEADER_ELECT_NAMESPACE": "n"}, []string{"status-writer"}, []string{"--kubeconfig"}},
+		{"no such kubeconfig of a status writer", nil, []string{"status-writer", "--leader-elect-namespace", "n", "--kubeconfig", filepath.Join(folder, "k")}, []string{"--kubeconfig", "no such file"}},
+		{"bad --log-format of a status writer", nil, []string{"status-writer", "--log-format", "xml"}, []string{"--log-format", "json"}},
 		{"render without a node", nil, []string{"render", "-f", folder}, []string{"--node"}},
 		{"render of nothing", nil, []string{"render", "-f", filepath.Join(folder, "none"), "--node", "n"}, []string{"none", "no such file"}},
 		{"an argument too many", nil, []string{"agent", "n"}, []string{`"n"`}},
@@ -116,18 +120,23 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"agent", "render", "uninstall", "version"} {
+	for _, name := range []string{"agent", "render", "status-writer", "uninstall", "version"} {
 		if !strings.Contains(help, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, help)
 		}
 	}
-	agent, _, err := run(t, "agent", "--help")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, flag := range []string{"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"} {
-		if !strings.Contains(agent, " --"+flag+" ") {
-			t.Errorf("the agent's help does not list --%s:\n%s", flag, agent)
+	for command, flags := range map[string][]string{
+		"agent":         {"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"},
+		"status-writer": {"kubeconfig", "leader-elect-namespace", "metrics-bind-address", "health-probe-bind-address", "log-level", "log-format"},
+	} {
+		help, _, err := run(t, command, "--help")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, flag := range flags {
+			if !strings.Contains(help, " --"+flag+" ") {
+				t.Errorf("the help of %s does not list --%s:\n%s", command, flag, help)
+			}
 		}
 	}
 }

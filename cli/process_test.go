@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -246,5 +247,37 @@ func (a *agents) ready() {
 		if time.Now().After(deadline) {
 			a.t.Fatal("there is no table after half a minute")
 		}
+	}
+}
+
+// The status writer waits where no API server answers, says that it does, and ends well on
+// SIGTERM.
+func TestProcessRunsStatusWriter(t *testing.T) {
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	write(t, kubeconfig, `apiVersion: v1
+kind: Config
+current-context: nobody
+contexts: [{name: nobody, context: {cluster: nobody, user: nobody}}]
+clusters: [{name: nobody, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: nobody, user: {}}]
+`)
+	cmd := podfence(t, "status-writer", "--kubeconfig", kubeconfig, "--leader-elect-namespace", "podfence-system",
+		"--metrics-bind-address", "0", "--health-probe-bind-address", "0")
+	logs, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for lines := bufio.NewScanner(logs); lines.Scan(); {
+		all = append(all, lines.Text())
+		if strings.Contains(lines.Text(), "127.0.0.1:1") && len(all) > 1 {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}
+	if err := cmd.Wait(); err != nil || len(all) < 2 || !strings.Contains(all[0], `"lease": "podfence-system/status-writer.podfence.io"`) {
+		t.Errorf("it ended with %v:\n%s", err, strings.Join(all, "\n"))
 	}
 }

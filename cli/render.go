@@ -26,7 +26,9 @@ is the agent's table; the one of family bridge, which says what each pod's link 
 send, is not shown.
 
   kubectl get nodes,namespaces,pods,networkpolicies -A -o yaml > cluster.yaml
-  podfence render -f cluster.yaml --node node-1`,
+  podfence render -f cluster.yaml --node node-1
+
+Where the cluster has them, get clusternetworkpolicies as well.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options, err := e.options()
@@ -63,7 +65,7 @@ send, is not shown.
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&path, "filename", "f", "", "folder of YAML, or one file: Pods with status.podIPs, Namespaces, NetworkPolicies, Nodes")
+	cmd.Flags().StringVarP(&path, "filename", "f", "", "folder of YAML, or one file: Pods with status.podIPs, Namespaces, NetworkPolicies, ClusterNetworkPolicies, Nodes")
 	cmd.Flags().StringVar(&node, "node", "", "name of the node")
 	e.flags(cmd.Flags())
 	n.flags(cmd.Flags())

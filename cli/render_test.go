@@ -161,6 +161,7 @@ func TestRenderSaysWhereItIsWrong(t *testing.T) {
 		{"no YAML", "a: b\nc: [d\n", path + ":"},
 		{"unknown field", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  lables: {a: b}\n", path + ":5: "},
 		{"refused value", "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\nspec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock: {cidr: 10.0.0.0/99}\n", path + ":8: "},
+		{"refused value, of the cluster's", "apiVersion: policy.networking.k8s.io/v1beta1\nkind: ClusterNetworkPolicy\nmetadata: {name: x}\nspec:\n  tier: Admin\n  priority: 1\n  subject: {}\n", path + ":7: "},
 		{"unknown kind", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n", path + ":2: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -35,8 +35,11 @@ var rules = []struct {
 	// No netlink, and no way around the Kernel interface.
 	{module + "/controllers", []string{
 		module + "/cli", module + "/agent", module + "/ruleset/kernel", module + "/cni/plugin", module + "/cni/install", module + "/test",
+		module + "/controllers/clusterstatus",
 		"github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys",
 	}},
+	// A program of its own: it knows what policies say, and nothing of nodes and agents.
+	{module + "/controllers/clusterstatus", []string{module, "!" + module + "/policy"}},
 	// Changes in, outcomes out: the enforcer neither watches an API nor says what has come of it.
 	{module + "/controllers/enforcer", []string{
 		module + "/controllers", "!" + module + "/controllers/enforcer", module + "/api", "github.com/go-logr", "github.com/prometheus",
@@ -51,7 +54,7 @@ var rules = []struct {
 	{module + "/controllers/manifests", append(besides("manifests"), "!"+module+"/controllers/nodes")},
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
 	// The agent puts the rooms together, for the command line and for tests.
-	{module + "/agent", []string{module + "/cli", module + "/test"}},
+	{module + "/agent", []string{module + "/cli", module + "/test", module + "/controllers/clusterstatus"}},
 	// The kernel room carries out what it is given, and knows neither what podfence's tables
 	// mean nor clusters' APIs. Which sets and chains of podfence's it reads back, it is told.
 	{module + "/ruleset/kernel", []string{module, "!" + module + "/ruleset/nft", "!" + module + "/policy/packet", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
@@ -163,6 +166,13 @@ func TestRooms(t *testing.T) {
 		{module + "/controllers/network", module + "/controllers/attachments"},
 		{module + "/controllers/manifests", module + "/controllers"},
 		{module + "/controllers/nodes", module + "/controllers/enforcer"},
+		{module + "/controllers", module + "/controllers/clusterstatus"},
+		{module + "/controllers/report", module + "/controllers/clusterstatus"},
+		{module + "/controllers/clusterstatus", module + "/controllers"},
+		{module + "/controllers/clusterstatus", module + "/controllers/report"},
+		{module + "/controllers/clusterstatus", module + "/agent"},
+		{module + "/controllers/clusterstatus", module + "/ruleset"},
+		{module + "/agent", module + "/controllers/clusterstatus"},
 		{module + "/agent", module + "/cli"},
 		{module + "/agent", module + "/test/check"},
 		{module + "/controllers", module + "/ruleset/kernel"},

@@ -15,6 +15,18 @@
 {{- include "podfence.name" . | trunc 53 | trimSuffix "-" -}}-uninstall
 {{- end -}}
 
+{{- define "podfence.statusWriter" -}}
+{{- include "podfence.name" . | trunc 49 | trimSuffix "-" -}}-status-writer
+{{- end -}}
+
+{{/* Whether the status of ClusterNetworkPolicies is written: if so, not empty. Values that are
+kept from a chart of before don't say it. */}}
+{{- define "podfence.writesStatus" -}}
+{{- if dig "status" "enabled" true (.Values.clusterNetworkPolicies | default dict) -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* Not in a DNS label: nothing is cut off. */}}
 {{- define "podfence.podaddresses" -}}
 {{- include "podfence.name" . -}}-podaddresses
