@@ -31,6 +31,9 @@ FAMILIES ?= ipv4 dual
 PROXIES ?= nftables iptables
 RUNS ?= 1
 FOCUS ?= Netpol
+# And `make conformance-cnp`, with each channel of the API; TESTS is an expression for names.
+CHANNELS ?= standard experimental
+TESTS ?=
 # How many pods of each kind `make first-packets` starts.
 PODS ?= 1000
 # Build tags that some files need: vet and staticcheck read those files too.
@@ -88,6 +91,7 @@ test: packages ## Every test, with the race detector (root)
 	@$(MAKE) --no-print-directory envtest-assets
 	go test -json -count 1 -race -timeout 20m $$(go list ./... | grep -vxF "$$(go list $(PURE))") | go run ./test/results test
 	go -C test/bench/report test -json -count 1 ./... | go run ./test/results test
+	go -C test/conformance/cnp test -json -count 1 -race ./... | go run ./test/results test
 
 .PHONY: test-unit
 test-unit: ## The pure rooms only; no root, no packages
@@ -113,8 +117,9 @@ lint: packages $(TOOLS)/staticcheck $(TOOLS)/kustomize vuln ## gofmt, go vet, st
 	if [[ -n $$unformatted ]]; then echo "not formatted; run make fmt:"; echo "$$unformatted"; exit 1; fi
 	go vet -tags '$(TAGS)' ./...
 	go -C test/bench/report vet ./...
+	go -C test/conformance/cnp vet -tags conformance ./...
 	$(TOOLS)/staticcheck -tags '$(TAGS)' ./...
-	@for overlay in default chained policy-only samples uninstall; do echo "kustomize build config/$$overlay"; \
+	@for overlay in default chained policy-only samples samples/cluster uninstall; do echo "kustomize build config/$$overlay"; \
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
 
 .PHONY: vuln
@@ -207,8 +212,14 @@ first-packets: ## First packets of PODS=1000 new pods that are let in, and of as
 conformance: cluster-assets ## Kubernetes' NetworkPolicy suite: FAMILIES, PROXIES, RUNS=1, FOCUS=Netpol
 	FAMILIES="$(FAMILIES)" PROXIES="$(PROXIES)" RUNS="$(RUNS)" FOCUS="$(FOCUS)" test/conformance/run.sh
 
+.PHONY: conformance-cnp
+conformance-cnp: cluster-assets ## ClusterNetworkPolicy's suite, into docs/CONFORMANCE.md: CHANNELS, FAMILIES, PROXIES, RUNS=1, TESTS="some|names" (20 minutes each run)
+	test/packages.sh conformance-cnp
+	VERSION="$(VERSION)" CHANNELS="$(CHANNELS)" FAMILIES="$(FAMILIES)" PROXIES="$(PROXIES)" RUNS="$(RUNS)" \
+	  TESTS="$(TESTS)" test/conformance/cnp/run.sh
+
 .PHONY: smoke
-smoke: ## A few of those specs on one cluster
+smoke: ## A few of the specs of `make conformance` on one cluster
 	$(MAKE) --no-print-directory conformance FAMILIES=dual PROXIES=nftables RUNS=1 \
 	  FOCUS="Netpol.*(default-deny-all|updated policy|one named port|except clause|UDP should enforce policy based on Ports)"
 
@@ -244,7 +255,7 @@ image-prebuilt: build
 .PHONY: manifest
 manifest: $(TOOLS)/kustomize ## dist/install.yaml, all that a cluster needs, from OVERLAY, with IMG; dist/uninstall.yaml
 	@rm -rf dist/config && mkdir -p dist && cp -r config dist/
-	for of in manager uninstall; do (cd dist/config/$$of && $(TOOLS)/kustomize edit set image podfence=$(IMG)); done
+	for of in manager status uninstall; do (cd dist/config/$$of && $(TOOLS)/kustomize edit set image podfence=$(IMG)); done
 	$(TOOLS)/kustomize build dist/config/$(OVERLAY) >dist/install.yaml
 	$(TOOLS)/kustomize build dist/config/uninstall >dist/uninstall.yaml
 	@rm -rf dist/config

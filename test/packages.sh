@@ -5,6 +5,7 @@
 #   packages.sh            for `make test`
 #   packages.sh cluster    for `make cluster-up`
 #   packages.sh kernels    for `make test-kernels`
+#   packages.sh conformance-cnp    for that, beside cluster's
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # nft is there, and a user's PATH may lack it
 
@@ -26,6 +27,9 @@ if [[ ${1:-} == cluster ]]; then
   need iptables iptables
   need conntrack conntrack
   need buildah buildah
+fi
+if [[ ${1:-} == conformance-cnp ]]; then
+  need bash-static bash-static # into the image of the suite's pods, which have no libc
 fi
 if [[ ${1:-} == kernels ]]; then
   need qemu-system-x86_64 qemu-system-x86
