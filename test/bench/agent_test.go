@@ -25,10 +25,26 @@ import (
 // until it enforces. It starts several times, for the spread of each.
 func BenchmarkAgent(b *testing.B) {
 	const starts = 2
-	for _, size := range append(sizes, scale.Size{Pods: 100_000, Namespaces: 1_000, Policies: 10_000}) {
+	type load struct {
+		scale.Size
+		above int // ClusterNetworkPolicies
+	}
+	var loads []load
+	for _, size := range sizes {
+		loads = append(loads, load{size, 0})
+	}
+	wide := scale.Size{Pods: 20_000, Namespaces: 1_000, Policies: 2_000}
+	loads = append(loads, load{scale.Size{Pods: 100_000, Namespaces: 1_000, Policies: 10_000}, 0}, load{wide, 0}, load{wide, 100})
+	for _, l := range loads {
+		size := l.Size
 		size.Local = min(size.Pods/20, 250)
-		b.Run(sizeName(size), func(b *testing.B) {
+		name := sizeName(size)
+		if size.Namespaces == wide.Namespaces && size.Pods == wide.Pods {
+			name = fmt.Sprintf("%s/namespaces=%d/cluster-policies=%d", name, size.Namespaces, l.above)
+		}
+		b.Run(name, func(b *testing.B) {
 			c := newCluster(b, size)
+			c.createClusterPolicies(b, l.above)
 			must(b, build())
 			node := newNode(b)
 			var ready, resident, peak []float64

@@ -2,17 +2,23 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/test/agent"
 	"github.com/podfence/podfence/test/apiserver"
@@ -59,6 +65,38 @@ func (c *cluster) fill(b testing.TB, size scale.Size) {
 		return err
 	})
 	each(b, size.Pods, func(n int) error { return c.createPod(size.Pod(n)) })
+}
+
+// createClusterPolicies installs the kind ClusterNetworkPolicy, if there are to be any, and creates them.
+func (c *cluster) createClusterPolicies(b testing.TB, n int) {
+	b.Helper()
+	if n == 0 {
+		return
+	}
+	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
+	must(b, err)
+	definition, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(folder)), "config/crd/standard/policy.networking.k8s.io_clusternetworkpolicies.yaml"))
+	must(b, err)
+	body, err := yaml.YAMLToJSON(definition)
+	must(b, err)
+	create := func(path string, body []byte) error {
+		return c.RESTClient().Post().AbsPath(path).SetHeader("Content-Type", "application/json").Body(body).Do(context.Background()).Error()
+	}
+	must(b, create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body))
+	each(b, n, func(i int) error {
+		cnp := scale.ClusterPolicy(i)
+		cnp.APIVersion, cnp.Kind = clusterv1beta1.GroupVersion.String(), "ClusterNetworkPolicy"
+		body, err := json.Marshal(cnp)
+		if err != nil {
+			return err
+		}
+		for until := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) { // the kind is served some moments later
+			err := create("/apis/"+clusterv1beta1.GroupVersion.String()+"/clusternetworkpolicies", body)
+			if !apierrors.IsNotFound(err) || time.Now().After(until) {
+				return err
+			}
+		}
+	})
 }
 
 // createNode creates a node with its status.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -29,6 +30,13 @@ func BenchmarkFirstCommit(b *testing.B) {
 	conn, err := kernel.Open(kernel.Options{NetNS: newNode(b).NetNS()})
 	must(b, err)
 	b.Cleanup(func() { must(b, conn.Close()) })
+	for _, above := range []int{0, 100} {
+		b.Run(fmt.Sprintf("cluster-policies=%d", above), func(b *testing.B) { firstCommit(b, conn, size, pods, above) })
+	}
+}
+
+// firstCommit is such a commit, with so many ClusterNetworkPolicies as well.
+func firstCommit(b *testing.B, conn *kernel.Conn, size scale.Size, pods []*policy.Pod, above int) {
 	for b.Loop() {
 		began := time.Now()
 		m := policy.NewModel(scale.Node)
@@ -43,6 +51,10 @@ func BenchmarkFirstCommit(b *testing.B) {
 		}
 		for n := range size.Policies {
 			parsed, _ := policy.Parse(size.Policy(n))
+			m.Apply(policy.SetPolicy(parsed))
+		}
+		for n := range above {
+			parsed, _ := policy.ParseCluster(scale.ClusterPolicy(n))
 			m.Apply(policy.SetPolicy(parsed))
 		}
 		table := ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1 << 29})

@@ -14,6 +14,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -50,6 +51,12 @@ func allRules() []rules {
 		})
 	}
 	all = append(all, rules{
+		name: "rules=podfence/cluster-policies=20x25",
+		load: func(b *testing.B, n *lab.Node) {
+			commit(b, n, manyPodsUnder(b, 100, clusterPolicies(20)))
+		},
+		table: podfence,
+	}, rules{
 		name: "rules=podfence/source-check",
 		load: func(b *testing.B, n *lab.Node) {
 			commit(b, n, manyPods(b, 100, func(o *ruleset.Options) { o.SourceCheck = true }))
@@ -142,12 +149,45 @@ func commit(b *testing.B, n *lab.Node, table *ruleset.Table) {
 // those kinds, default deny, DNS and the world select the client for egress, and
 // default deny, another team and the whole namespace the server for ingress.
 func manyPods(b *testing.B, policies int, options ...func(*ruleset.Options)) *ruleset.Table {
+	return manyPodsUnder(b, policies, nil, options...)
+}
+
+// manyPodsUnder is such a node whose pods some ClusterNetworkPolicies are about as well.
+func manyPodsUnder(b *testing.B, policies int, above []*clusterv1beta1.ClusterNetworkPolicy, options ...func(*ruleset.Options)) *ruleset.Table {
 	size := scale.Size{Pods: 250, Local: 250, Namespaces: policies / 10, Policies: policies}
 	var all []*networkingv1.NetworkPolicy
 	for n := range size.Policies {
 		all = append(all, size.Policy(n))
 	}
-	return tableOf(b, size, append(all, measuredPolicy("server-from-client")), options...)
+	return tableOf(b, size, append(all, measuredPolicy("server-from-client")), above, options...)
+}
+
+// clusterPolicies are about all pods, with 25 rules for each direction. Each rule denies a namespace of
+// its own, half of them some ports only, and none the measured pods: a new connection passes them all.
+func clusterPolicies(n int) (all []*clusterv1beta1.ClusterNetworkPolicy) {
+	for i := range n {
+		cnp := &clusterv1beta1.ClusterNetworkPolicy{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("deny-%03d", i)},
+			Spec:       clusterv1beta1.ClusterNetworkPolicySpec{Tier: clusterv1beta1.AdminTier, Priority: int32(i), Subject: clusterv1beta1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}}},
+		}
+		for rule := range 25 {
+			namespace := &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: fmt.Sprintf("ns-%04d", 1+i*25+rule)}}
+			var protocols []clusterv1beta1.ClusterNetworkPolicyProtocol
+			if rule%2 == 0 {
+				protocols = []clusterv1beta1.ClusterNetworkPolicyProtocol{{TCP: &clusterv1beta1.ClusterNetworkPolicyProtocolTCP{DestinationPort: &clusterv1beta1.Port{Number: int32(8000 + rule)}}}}
+			}
+			cnp.Spec.Ingress = append(cnp.Spec.Ingress, clusterv1beta1.ClusterNetworkPolicyIngressRule{
+				Action: clusterv1beta1.ClusterNetworkPolicyRuleActionDeny, Protocols: protocols,
+				From: []clusterv1beta1.ClusterNetworkPolicyIngressPeer{{Namespaces: namespace}},
+			})
+			cnp.Spec.Egress = append(cnp.Spec.Egress, clusterv1beta1.ClusterNetworkPolicyEgressRule{
+				Action: clusterv1beta1.ClusterNetworkPolicyRuleActionDeny, Protocols: protocols,
+				To: []clusterv1beta1.ClusterNetworkPolicyEgressPeer{{Namespaces: namespace}},
+			})
+		}
+		all = append(all, cnp)
+	}
+	return all
 }
 
 // onePod is a node whose policies all select the server. Each names the client,
@@ -165,11 +205,11 @@ func onePod(b *testing.B, policies int) *ruleset.Table {
 		}
 		all = append(all, np)
 	}
-	return tableOf(b, scale.Size{Pods: 250, Local: 250, Namespaces: 1}, all)
+	return tableOf(b, scale.Size{Pods: 250, Local: 250, Namespaces: 1}, all, nil)
 }
 
 // tableOf is the table of the node whose pods are size's and the two measured.
-func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPolicy, options ...func(*ruleset.Options)) *ruleset.Table {
+func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPolicy, above []*clusterv1beta1.ClusterNetworkPolicy, options ...func(*ruleset.Options)) *ruleset.Table {
 	b.Helper()
 	m := policy.NewModel(scale.Node)
 	for _, node := range size.Nodes() {
@@ -180,6 +220,13 @@ func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPoli
 	}
 	for _, np := range policies {
 		parsed, problems := policy.Parse(np)
+		if len(problems) > 0 {
+			b.Fatal(problems)
+		}
+		m.Apply(policy.SetPolicy(parsed))
+	}
+	for _, cnp := range above {
+		parsed, problems := policy.ParseCluster(cnp)
 		if len(problems) > 0 {
 			b.Fatal(problems)
 		}

@@ -50,7 +50,7 @@ if [[ $only != end-to-end ]]; then
   for ((round = 1; round <= ${ROUNDS:-3}; round++)); do
     echo "bench: round $round of ${ROUNDS:-3}"
     header >"$results/round-$round.txt"
-    bench "round-$round.txt" ruleset 'ModelLoad|Change' 0.5s
+    bench "round-$round.txt" ruleset 'ModelLoad|Change|ClusterPolicies' 0.5s
     bench "round-$round.txt" ruleset/kernel '^Benchmark(OneElement|NewPod|Load|Open|Forget)$' 0.5s
     bench "round-$round.txt" cni/plugin AddDel 100x
     bench "round-$round.txt" test/connectivity Add 1x
