@@ -202,7 +202,7 @@ cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
 
 .PHONY: e2e
 e2e: ## podfence's own tests on the cluster that is up
-	go test -count 1 -timeout 90m -tags e2e -v ./test/e2e
+	go test -count 1 -timeout 2h -tags e2e -v ./test/e2e
 
 .PHONY: first-packets
 first-packets: ## First packets of PODS=1000 new pods that are let in, and of as many that are not, on that cluster

@@ -271,7 +271,7 @@ func TestLies(t *testing.T) {
 	expectWays(t, "friends alone to reach the server", slices.Concat(friends, to(moved[0]), to(moved[1]), unfenced), strangers)
 
 	token := liarToken(t, "node2")
-	bringBack := takeAgent(t, "node2")
+	bringBack := takeAgents(t, "node2")
 	agent := as(t, token)
 	say := func(pods ...v1alpha1.PodAddress) {
 		t.Helper()
@@ -415,21 +415,24 @@ func liarToken(t *testing.T, node string) string {
 	return ""
 }
 
-// takeAgent takes the agent from a node, whose rules stay, until the function that it returns is
+// takeAgents takes the agents from nodes, whose rules stay, until the function that it returns is
 // called, or the end of the test.
-func takeAgent(t *testing.T, node string) (bringBack func()) {
+func takeAgents(t *testing.T, nodes ...string) (bringBack func()) {
 	t.Helper()
-	kubectl(t, "label", "node", node, "podfence.io/uninstall=true")
+	label := func(change string) { kubectl(t, slices.Concat([]string{"label", "nodes"}, nodes, []string{change})...) }
+	label("podfence.io/uninstall=true")
 	bringBack = sync.OnceFunc(func() {
-		kubectl(t, "label", "node", node, "podfence.io/uninstall-")
-		check.Eventually(t, time.Minute, "the agent of "+node+" to be back", func() error {
-			_, _, err := readyz(node)
-			return err
-		})
+		label("podfence.io/uninstall-")
+		for _, node := range nodes {
+			check.Eventually(t, time.Minute, "the agent of "+node+" to be back", func() error {
+				_, _, err := readyz(node)
+				return err
+			})
+		}
 		agentsReady(t)
 	})
 	t.Cleanup(bringBack)
-	expectNoAgent(t, node)
+	expectNoAgent(t, nodes...)
 	return bringBack
 }
 

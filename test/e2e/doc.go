@@ -26,4 +26,15 @@
 //	announcements  who may say where pods are, lies, and what becomes of a pod while the API
 //	               server takes no announcements
 //	addcost        what a pod's start takes longer by it; only if -add-cost says how many pods
+//
+// A third is ClusterNetworkPolicies. Each of its tests installs their kind and removes it
+// (clusterkind); border is pods on both sides of what policies close, and counts each packet
+// that gets across:
+//
+//	clusterpolicies  what README says to do: both channels of the API, the samples, their status
+//	kindgoes         the kind is deleted and installed again, and its definition replaced by a newer one
+//	clusterflows     connections are cut, and nothing opens while agents are killed and replaced
+//	clusterfirst     the first packets of new pods, in namespaces that are as new
+//	clustermany      a thousand policies of one priority
+//	clustermistake   a policy denies everything of kube-system, and is taken back
 package e2e

@@ -22,11 +22,15 @@ import (
 const agnhost = "registry.k8s.io/e2e-test-images/agnhost:2.66.1"
 
 // newNamespace makes a namespace for one test.
-func newNamespace(t *testing.T) string {
+func newNamespace(t *testing.T, change ...func(*corev1.Namespace)) string {
 	t.Helper()
-	ns, err := client.CoreV1().Namespaces().Create(context.Background(), &corev1.Namespace{
+	made := &corev1.Namespace{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{"e2e": strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))}},
-	}, metav1.CreateOptions{})
+	}
+	for _, c := range change {
+		c(made)
+	}
+	ns, err := client.CoreV1().Namespaces().Create(context.Background(), made, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,12 +8,10 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -111,23 +109,22 @@ func TestPermissions(t *testing.T) {
 }
 
 // readClusterPolicies installs the kind ClusterNetworkPolicy for as long as the test lasts, and waits
-// until an agent watches it.
+// until agents have listed policies of it and have watched them.
 func readClusterPolicies(t *testing.T) {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
-	if err != nil {
-		t.Fatalf("finding the definition of ClusterNetworkPolicy: %v", err)
-	}
-	definition := filepath.Join(strings.TrimSpace(string(out)), "config", "crd", "standard", "policy.networking.k8s.io_clusternetworkpolicies.yaml")
-	kubectl(t, "apply", "--server-side", "-f", definition)
-	t.Cleanup(func() { kubectl(t, "delete", "-f", definition) })
-	check.Eventually(t, seenWithin, "an agent to watch ClusterNetworkPolicies", func() error {
+	withoutKind(t)
+	installKind(t, channel(t, "standard"), "v1beta1")
+	check.Eventually(t, seenWithin, "agents to list ClusterNetworkPolicies and to watch them", func() error {
+		asked := map[string]bool{}
 		for _, r := range audited(t) {
-			if r.Verb == "watch" && r.ObjectRef.Resource == "clusternetworkpolicies" {
-				return nil
+			if r.ObjectRef.Resource == "clusternetworkpolicies" {
+				asked[r.Verb] = true
 			}
 		}
-		return errors.New("none does")
+		if !asked["list"] || !asked["watch"] {
+			return fmt.Errorf("what they have asked for: %v", asked)
+		}
+		return nil
 	})
 }
 
