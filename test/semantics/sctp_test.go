@@ -132,3 +132,66 @@ func TestA40_AssociationsAreCut(t *testing.T) {
 		echo("allowed again", port, true)
 	}
 }
+
+// TestB5_Associations: what a conformance suite of ClusterNetworkPolicy probes by SCTP, with real
+// associations: both tiers, both directions, numbers and ranges, networks, and the order of rules.
+func TestB5_Associations(t *testing.T) {
+	needsSCTP(t)
+	for _, attach := range []lab.Attach{lab.Routed, lab.Bridged} {
+		t.Run(attach.String(), func(t *testing.T) {
+			c := clusterWith(t, attach, ruleset.Options{}, base)
+			for _, port := range []uint16{80, 81, 82} {
+				c.serve("db/pg", policy.SCTP, port)
+				c.serve("db/pg", policy.TCP, port)
+			}
+			talks := func(want bool, from string, protocol policy.Protocol, port uint16) {
+				t.Helper()
+				c.talks(want, from, "db/pg", protocol, port)
+			}
+			for _, tier := range []string{"Admin", "Baseline"} {
+				in := func(rules string) {
+					t.Helper()
+					c.becomes(base + `cnp a {tier: ` + tier + `, subject: {namespaces: {matchLabels: {team: data}}}, ingress: [` + rules + `]}`)
+				}
+				out := func(rules string) {
+					t.Helper()
+					c.becomes(base + `cnp a {tier: ` + tier + `, subject: {namespaces: {matchLabels: {team: store}}}, egress: [` + rules + `]}`)
+				}
+				const from, to = `from: [{namespaces: {matchLabels: {team: store}}}]`, `to: [{pods: {namespaceSelector: {matchLabels: {team: data}}, podSelector: {}}}]`
+				c.becomes(base)
+				talks(true, "shop/web", policy.SCTP, 80)
+
+				in(`{action: Deny, ` + from + `, protocols: [{sctp: {destinationPort: {number: 80}}}]}`)
+				talks(false, "shop/web", policy.SCTP, 80)
+				talks(true, "shop/web", policy.SCTP, 81)
+				talks(true, "shop/web", policy.TCP, 80)
+				talks(true, "ops/cron", policy.SCTP, 80)
+
+				in(`{action: Accept, ` + from + `, protocols: [{sctp: {destinationPort: {number: 80}}}]}, {action: Deny, ` + from + `}`)
+				talks(true, "shop/web", policy.SCTP, 80)
+				talks(false, "shop/web", policy.SCTP, 81)
+				talks(false, "shop/web", policy.TCP, 80)
+
+				in(`{action: Pass, ` + from + `, protocols: [{sctp: {destinationPort: {range: {start: 80, end: 81}}}}]}, {action: Deny, ` + from + `}`)
+				talks(true, "shop/web", policy.SCTP, 81)
+				talks(false, "shop/web", policy.SCTP, 82)
+				talks(false, "shop/web", policy.TCP, 81)
+
+				out(`{action: Deny, ` + to + `, protocols: [{sctp: {destinationPort: {range: {start: 81, end: 82}}}}]}`)
+				talks(true, "shop/web", policy.SCTP, 80)
+				talks(false, "shop/web", policy.SCTP, 81)
+				talks(false, "shop/web", policy.SCTP, 82)
+				talks(true, "shop/web", policy.TCP, 81)
+
+				out(`{action: Accept, ` + to + `, protocols: [{sctp: {}}]}, {action: Deny, to: [` + anywhere + `]}`)
+				talks(true, "shop/web", policy.SCTP, 82)
+				talks(false, "shop/web", policy.TCP, 82)
+
+				out(`{action: Deny, to: [` + anywhere + `], protocols: [{sctp: {destinationPort: {number: 80}}}]}`)
+				talks(false, "shop/web", policy.SCTP, 80)
+				talks(true, "shop/web", policy.SCTP, 81)
+				talks(true, "ops/cron", policy.SCTP, 80)
+			}
+		})
+	}
+}
