@@ -186,7 +186,8 @@ func TestCoveredAsksForClusterPolicies(t *testing.T) {
 			return l, nil
 		})
 		within := func(d time.Duration) error {
-			ctx, cancel := context.WithTimeout(t.Context(), d)
+			// Between two lists, so that it is the watch that is waited for in the end.
+			ctx, cancel := context.WithTimeout(t.Context(), d+listRetry/2)
 			defer cancel()
 			return s.Covered(ctx, "shop")
 		}

@@ -115,7 +115,7 @@ var _ = Describe("A policy that the kernel refuses", func() {
 			Expect(podsAdded(last)).To(Equal(2))
 			Expect(last.Ops).To(ContainElement(WithTransform(func(op nft.Op) bool {
 				rules, is := op.(nft.SetRules)
-				return is && strings.HasPrefix(rules.Chain, "ingress-") && slices.ContainsFunc(rules.Rules, func(r nft.Rule) bool {
+				return is && strings.HasPrefix(rules.Chain, "policies-ingress-") && slices.ContainsFunc(rules.Rules, func(r nft.Rule) bool {
 					return strings.HasSuffix(r.Verdict.Chain, "shop/bad")
 				})
 			}, BeTrue())), "it isolates its pods all the same")

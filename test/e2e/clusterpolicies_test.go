@@ -252,7 +252,11 @@ func serveMetadata(t *testing.T) (ips []string) {
 		ips = append(ips, "fd00:ec2::254")
 	}
 	for _, ip := range ips {
-		run(t, "cp", "ip", "address", "add", ip, "dev", "lo")
+		add := []string{"ip", "address", "add", ip, "dev", "lo"}
+		if strings.Contains(ip, ":") {
+			add = append(add, "nodad") // else it cannot be used at once
+		}
+		run(t, "cp", add...)
 		t.Cleanup(func() { run(t, "cp", "ip", "address", "del", ip, "dev", "lo") })
 		var listener net.Listener
 		err := netns.InsidePath(theCluster.HostNetNS("cp"), func() (err error) {
