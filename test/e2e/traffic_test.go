@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -240,6 +241,10 @@ func keepTalking(t *testing.T, from *corev1.Pod, ip string) *steady {
 		})
 	}
 	kept, err := connect()
+	for until := time.Now().Add(10 * time.Second); errors.Is(err, unix.ECONNREFUSED) && time.Now().Before(until); { // its server has not begun yet
+		time.Sleep(50 * time.Millisecond)
+		kept, err = connect()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
