@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
+	"github.com/podfence/podfence/controllers/relist"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
 )
@@ -45,8 +47,6 @@ type clusterPolicies struct {
 
 	// The fields up to mu belong to the goroutine of Start. version is the one that is asked for.
 	version string
-	// watching says that a watch has begun since the last list.
-	watching bool
 	// missed is how often in a row the kind was not there.
 	missed int
 	// delay is how long to wait after the next failure, failure is the last one, and failed how often
@@ -75,16 +75,13 @@ const (
 	firstDelay, maxDelay = time.Second, 30 * time.Second
 )
 
-// errLookAgain ends a watch, because a better version may be served by now.
-var errLookAgain = errors.New("another version may be served")
-
 func newClusterPolicies(s *Source, kind clusterKind, log logr.Logger) *clusterPolicies {
 	c := &clusterPolicies{
 		Source: s, kind: kind, log: log, known: make(chan struct{}), look: make(chan struct{}, 1), delay: firstDelay,
 		kept: map[string]*clusterv1beta1.ClusterNetworkPolicy{},
 	}
 	requests := &toolscache.ListWatch{ListWithContextFunc: c.listAll, WatchFuncWithContext: c.watchAll}
-	c.reflector = toolscache.NewReflectorWithOptions(requests, &clusterv1beta1.ClusterNetworkPolicy{}, c, toolscache.ReflectorOptions{Name: "clusternetworkpolicies"})
+	c.reflector = toolscache.NewReflectorWithOptions(relist.AfterEachWatch(requests), &clusterv1beta1.ClusterNetworkPolicy{}, c, toolscache.ReflectorOptions{Name: "clusternetworkpolicies"})
 	return c
 }
 
@@ -94,7 +91,7 @@ func (c *clusterPolicies) Start(ctx context.Context) error {
 		began := time.Now()
 		err := c.listAndWatch(ctx)
 		switch {
-		case ctx.Err() != nil || errors.Is(err, errLookAgain):
+		case ctx.Err() != nil || errors.Is(err, relist.ErrEnded):
 		case c.isMissing(ctx, err):
 			c.missing(ctx)
 		default:
@@ -124,11 +121,14 @@ func (c *clusterPolicies) policy(name string) *clusterv1beta1.ClusterNetworkPoli
 	return c.kept[name]
 }
 
-// listAndWatch feeds what there is of the best version that is served, until the watch breaks. It
-// returns that the kind is not found only if no version is.
+// listAndWatch feeds what there is of the best version that is served, until the watch ends or breaks.
+// It ends when the kind's definition changes, and after some minutes. Then there may be a better
+// version, and what was sent may lack fields (see relist.AfterEachWatch). So each agent reads all
+// policies every 5 to 10 minutes, at random, besides when the definition changes or an API server goes:
+// those of 5,000 nodes do so 11 times in a second. It is a kind of which a cluster has few (ADR 51).
+// listAndWatch returns that the kind is not found only if no version is.
 func (c *clusterPolicies) listAndWatch(ctx context.Context) (err error) {
 	for _, c.version = range clusterVersions {
-		c.watching = false
 		if err = c.reflector.ListAndWatchWithContext(ctx); !apierrors.IsNotFound(err) {
 			return err
 		}
@@ -138,19 +138,12 @@ func (c *clusterPolicies) listAndWatch(ctx context.Context) (err error) {
 
 // listAll lists for the reflector.
 func (c *clusterPolicies) listAll(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	c.watching = false
 	return c.kind.list(ctx, c.version, o)
 }
 
-// watchAll watches for the reflector. A watch ends when the kind's definition changes, and after some
-// minutes. Unless it was of the best version, that is when to look for a better one.
+// watchAll watches for the reflector.
 func (c *clusterPolicies) watchAll(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	if c.watching && c.version != clusterVersions[0] {
-		return nil, errLookAgain
-	}
-	w, err := c.kind.watch(ctx, c.version, o)
-	c.watching = err == nil
-	return w, err
+	return c.kind.watch(ctx, c.version, o)
 }
 
 // isMissing reports whether an error says that the kind is not there, and discovery says so too. An
@@ -269,7 +262,7 @@ func (c *clusterPolicies) Replace(list []any, _ string) error {
 		cnp := object.(*clusterv1beta1.ClusterNetworkPolicy)
 		was := gone[cnp.Name]
 		delete(gone, cnp.Name)
-		if was == nil || was.UID != cnp.UID || was.ResourceVersion != cnp.ResourceVersion {
+		if was == nil || !keptOf(was, cnp) {
 			changed = append(changed, cnp)
 		}
 	}
@@ -282,6 +275,20 @@ func (c *clusterPolicies) Replace(list []any, _ string) error {
 	c.missed = 0
 	c.succeeded(c.version)
 	return nil
+}
+
+// keptOf reports whether what is kept of a policy is of the policy as it is listed. The resourceVersion
+// does not say so alone: it is the same if the policy was read without fields that the kind's definition
+// has by now.
+func keptOf(kept, listed *clusterv1beta1.ClusterNetworkPolicy) bool {
+	if kept.UID != listed.UID || kept.ResourceVersion != listed.ResourceVersion {
+		return false
+	}
+	now := stripClusterPolicy(listed)
+	if kept.Annotations[notKept] != "" {
+		now = emptiedCluster(now)
+	}
+	return reflect.DeepEqual(kept.Spec, now.Spec)
 }
 
 // Resync has nothing to do, because what was fed is in the model.

@@ -244,27 +244,41 @@ func TestClusterPoliciesFeedDifferences(t *testing.T) {
 	}
 }
 
-// TestABetterVersionIsLookedFor: when a watch ends, unless it was of the best version.
-func TestABetterVersionIsLookedFor(t *testing.T) {
-	c, _ := watched(t, served(t, nil))
-	for _, step := range []struct {
-		version  string
-		watching bool
-		again    bool
-	}{
-		{"v1alpha2", false, false},
-		{"v1alpha2", true, true},
-		{"v1beta1", true, false},
-	} {
-		c.version, c.watching = step.version, step.watching
-		_, err := c.watchAll(t.Context(), metav1.ListOptions{})
-		if errors.Is(err, errLookAgain) != step.again || apierrors.IsNotFound(err) == step.again {
-			t.Errorf("%+v: %v", step, err)
+// TestClusterPoliciesFeedFields: a policy is fed again if a list has it with other fields, though it has
+// not changed, because the definition of its kind has. One whose rules are not kept is not, unless they
+// have changed what it denies.
+func TestClusterPoliciesFeedFields(t *testing.T) {
+	c, _ := watched(t, clusterKind{})
+	list := func(policies ...any) {
+		t.Helper()
+		if err := c.Replace(policies, "9"); err != nil {
+			t.Fatal(err)
 		}
 	}
-	c.watching = true
-	if _, err := c.listAll(t.Context(), metav1.ListOptions{}); !apierrors.IsNotFound(err) || c.watching {
-		t.Errorf("after a list a watch is under way: %v, %v", c.watching, err)
+	const deny, accept = clusterv1beta1.ClusterNetworkPolicyRuleActionDeny, clusterv1beta1.ClusterNetworkPolicyRuleActionAccept
+	large := func(action clusterv1beta1.ClusterNetworkPolicyRuleAction) *clusterv1beta1.ClusterNetworkPolicy {
+		cnp := largeClusterPolicy("large", 2*clusterPolicyBytes, action)
+		cnp.UID, cnp.ResourceVersion = "uid", "8"
+		return cnp
+	}
+	list(fullCluster(t), large(deny))
+	whole, emptied := c.policy("full"), c.policy("large")
+	if emptied.Annotations[notKept] == "" {
+		t.Fatal("a policy is kept that has no room")
+	}
+	list(fullCluster(t), large(deny))
+	if c.policy("full") != whole || c.policy("large") != emptied {
+		t.Error("a policy that is the same was fed again")
+	}
+	pruned := fullCluster(t)
+	pruned.Spec.Egress[0].To[0].Nodes = nil
+	list(pruned, large(accept))
+	if c.policy("full").Spec.Egress[0].To[0].Nodes != nil || len(c.policy("large").Spec.Egress) > 0 {
+		t.Error("what has other fields was not fed")
+	}
+	list(fullCluster(t), large(accept))
+	if !reflect.DeepEqual(c.policy("full"), whole) {
+		t.Errorf("what has all fields again was not fed: %+v", c.policy("full"))
 	}
 }
 

@@ -46,6 +46,8 @@ ingress:
 `
 	// toNames has a peer that only the experimental channel knows, and that podfence does not enforce.
 	toNames = `{tier: Admin, priority: 10, subject: {namespaces: {}}, egress: [{action: Accept, to: [{domainNames: [example.com]}]}]}`
+	// toNodes has a peer that only the experimental channel knows. Without it, it cannot be enforced.
+	toNodes = `{tier: Admin, priority: 10, subject: {namespaces: {}}, egress: [{action: Accept, to: [{nodes: {}}]}]}`
 )
 
 var _ = Describe("ClusterNetworkPolicies", func() {
@@ -105,6 +107,45 @@ var _ = Describe("ClusterNetworkPolicies", func() {
 		remove(third)
 		Eventually(started.policies, soon, often).Should(Equal(has))
 		Expect(least()).To(Equal(has))
+	})
+
+	It("are read as they are by their new definition, also those that were written while the API server took that up", func() {
+		definition := define("standard")
+		clusterPolicy("v1beta1", "first", denyToAll) // which takes two seconds, as the definition is new
+		started := run(&recorder.Kernel{}, agent.Options{Node: newCluster().node, API: agentUser})
+		started.awaitReady()
+		has := started.policies()
+		least := started.fewest(has)
+
+		created := make(chan int)
+		go func() {
+			defer GinkgoRecover()
+			n := 0
+			defer func() { created <- n }()
+			for began, i := time.Now(), 0; time.Since(began) < 5*time.Second; i++ {
+				// The API server refuses it as long as it goes by the old definition, which makes a peer of it
+				// that has no field.
+				if tryClusterPolicy("v1beta1", fmt.Sprint("nodes-", i), toNodes) == nil {
+					n++
+				}
+				time.Sleep(often)
+			}
+		}()
+		redefine(definition, ofChannel("experimental"))
+		n := <-created
+		Expect(n).To(BeNumerically(">", 10))
+		Eventually(started.policies, soon, often).Should(Equal(has + n))
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
+		Consistently(started.metricOf("podfence_policy_problems"), while, often).Should(BeZero())
+
+		// Nobody writes them from now on, and what the API server says of them changes.
+		redefine(definition, ofChannel("standard"))
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(n))
+		redefine(definition, ofChannel("experimental"))
+		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
+		Expect(least()).To(Equal(has))
+		Expect(started.log.With("Watching ClusterNetworkPolicies")).To(HaveLen(1))
+		Expect(started.log.With("Cannot read")).To(BeEmpty())
 	})
 
 	It("deny packets while the agent starts again, while their version changes, and until they are gone", func(ctx SpecContext) {
@@ -359,6 +400,16 @@ func serves(versions ...string) func(*apiextensionsv1.CustomResourceDefinition) 
 	}
 }
 
+// ofChannel has a definition be that of a channel.
+func ofChannel(channel string) func(*apiextensionsv1.CustomResourceDefinition) {
+	GinkgoHelper()
+	published, err := apiserver.ClusterNetworkPoliciesOf(channel)
+	Expect(err).NotTo(HaveOccurred())
+	return func(definition *apiextensionsv1.CustomResourceDefinition) {
+		definition.Annotations, definition.Spec.Versions = published.Annotations, published.Spec.Versions
+	}
+}
+
 // awaitServed waits until the API server serves what is defined, and nothing else.
 func awaitServed(definition *apiextensionsv1.CustomResourceDefinition) {
 	GinkgoHelper()
@@ -378,11 +429,23 @@ func clusterPolicyList(version string) *unstructured.UnstructuredList {
 // clusterPolicy makes a ClusterNetworkPolicy, which goes with its definition.
 func clusterPolicy(version, name, spec string) *unstructured.Unstructured {
 	GinkgoHelper()
+	cnp := newClusterPolicy(version, name, spec)
+	Expect(admin.Create(context.Background(), cnp)).To(Succeed())
+	return cnp
+}
+
+// tryClusterPolicy makes one, if the API server takes it.
+func tryClusterPolicy(version, name, spec string) error {
+	GinkgoHelper()
+	return admin.Create(context.Background(), newClusterPolicy(version, name, spec))
+}
+
+func newClusterPolicy(version, name, spec string) *unstructured.Unstructured {
+	GinkgoHelper()
 	cnp := &unstructured.Unstructured{}
 	cnp.SetGroupVersionKind(schema.GroupVersionKind{Group: clusterGroup, Version: version, Kind: "ClusterNetworkPolicy"})
 	cnp.SetName(name)
 	cnp.Object["spec"] = parsedSpec(spec)
-	Expect(admin.Create(context.Background(), cnp)).To(Succeed())
 	return cnp
 }
 
