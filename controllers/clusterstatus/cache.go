@@ -1,6 +1,8 @@
 package clusterstatus
 
 import (
+	"fmt"
+	"hash/fnv"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +30,16 @@ func Keep(object any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{Name: cnp.Name, UID: cnp.UID, ResourceVersion: cnp.ResourceVersion},
 		Has:        cnp.Status.Conditions, Want: conditionOf(cnp),
 	}, nil
+}
+
+// GetResourceVersion is by what the cache's informer sees whether a policy that is listed again has
+// changed, and reconciles it. A policy that was read without fields that the kind's definition has by
+// now has not, but the condition that it should have may be another one. It is nothing to tell the API
+// server: that gets the field ResourceVersion.
+func (k *kept) GetResourceVersion() string {
+	h := fnv.New64a()
+	fmt.Fprint(h, k.Want)
+	return fmt.Sprintf("%s-%x", k.ResourceVersion, h.Sum64())
 }
 
 // GetObjectKind and DeepCopyObject make it an object (runtime.Object).

@@ -269,6 +269,47 @@ var _ = Describe("The kind", func() {
 	})
 })
 
+var _ = Describe("The definition", func() {
+	It("may come to have more fields, by which the condition is also of policies that were written while the API server took that up", func(ctx SpecContext) {
+		DeferCleanup(remove)
+		channel(ctx, "standard")
+		namespace, config := account(ctx)
+		writer := start(namespace, config)
+		admin.accepted(admin.create(ctx), metav1.ConditionTrue) // which takes two seconds if the definition is new
+
+		created := make(chan []*clusterv1beta1.ClusterNetworkPolicy)
+		go func() {
+			defer GinkgoRecover()
+			var all []*clusterv1beta1.ClusterNetworkPolicy
+			defer func() { created <- all }()
+			for began := time.Now(); time.Since(began) < 5*time.Second; time.Sleep(often) {
+				// The API server refuses it as long as it goes by the old definition, which makes a peer of it
+				// that has no field.
+				if cnp := policyOf(nodes); admin.Create(ctx, cnp) == nil {
+					all = append(all, cnp)
+				}
+			}
+		}()
+		channel(ctx, "experimental")
+		all := <-created
+		DeferCleanup(func(ctx SpecContext) {
+			for _, cnp := range all {
+				Expect(admin.Delete(ctx, cnp)).To(Succeed())
+			}
+		})
+		Expect(len(all)).To(BeNumerically(">", 10))
+		for _, cnp := range all {
+			admin.accepted(cnp, metav1.ConditionTrue)
+		}
+
+		// Nobody else writes them from now on, and what the API server says of them changes.
+		channel(ctx, "standard")
+		Expect(admin.accepted(all[0], metav1.ConditionFalse).Message).To(HavePrefix("spec.egress[0].to[0]: "))
+		Expect(writer.said("Writing the status")()).To(HaveLen(1))
+		Expect(writer.said("error")()).To(BeEmpty())
+	})
+})
+
 var _ = Describe("Readiness", func() {
 	It("says why the policies are not known", func(ctx SpecContext) {
 		install(ctx, "v1beta1")

@@ -117,6 +117,22 @@ func install(ctx context.Context, served ...string) {
 	}, soon, often).Should(Succeed())
 }
 
+// channel has it have the kind as a channel of network-policy-api defines it, whatever it had before.
+func channel(ctx context.Context, name string) {
+	GinkgoHelper()
+	published, err := apiserver.ClusterNetworkPoliciesOf(name)
+	Expect(err).NotTo(HaveOccurred())
+	install(ctx, "v1beta1", "v1alpha2")
+	has := &apiextensionsv1.CustomResourceDefinition{}
+	Eventually(func() error {
+		if err := admin.Get(ctx, client.ObjectKeyFromObject(published), has); err != nil {
+			return err
+		}
+		has.Annotations, has.Spec.Versions = published.Annotations, published.Spec.Versions
+		return admin.Update(ctx, has)
+	}, soon, often).Should(Succeed())
+}
+
 // remove has it have none.
 func remove(ctx context.Context) {
 	GinkgoHelper()
@@ -320,6 +336,17 @@ func (u user) accepted(cnp *clusterv1beta1.ClusterNetworkPolicy, status metav1.C
 // create makes a policy, which goes with the spec.
 func (u user) create(ctx context.Context, change ...func(*clusterv1beta1.ClusterNetworkPolicySpec)) *clusterv1beta1.ClusterNetworkPolicy {
 	GinkgoHelper()
+	cnp := policyOf(change...)
+	Expect(u.Create(ctx, cnp)).To(Succeed())
+	DeferCleanup(func(ctx SpecContext) {
+		err := u.Delete(ctx, cnp)
+		Expect(client.IgnoreNotFound(err)).To(Or(Succeed(), MatchError(meta.IsNoMatchError, "no such kind")))
+	})
+	return cnp
+}
+
+// policyOf is a policy that accepts what goes to any namespace, but for what is changed.
+func policyOf(change ...func(*clusterv1beta1.ClusterNetworkPolicySpec)) *clusterv1beta1.ClusterNetworkPolicy {
 	cnp := &clusterv1beta1.ClusterNetworkPolicy{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "policy-"},
 		Spec: clusterv1beta1.ClusterNetworkPolicySpec{
@@ -333,11 +360,6 @@ func (u user) create(ctx context.Context, change ...func(*clusterv1beta1.Cluster
 	for _, change := range change {
 		change(&cnp.Spec)
 	}
-	Expect(u.Create(ctx, cnp)).To(Succeed())
-	DeferCleanup(func(ctx SpecContext) {
-		err := u.Delete(ctx, cnp)
-		Expect(client.IgnoreNotFound(err)).To(Or(Succeed(), MatchError(meta.IsNoMatchError, "no such kind")))
-	})
 	return cnp
 }
 
@@ -356,6 +378,11 @@ func (u user) change(ctx context.Context, cnp *clusterv1beta1.ClusterNetworkPoli
 // names has the first rule name hosts by their domain, which podfence does not enforce.
 func names(spec *clusterv1beta1.ClusterNetworkPolicySpec) {
 	spec.Egress[0].To = []clusterv1beta1.ClusterNetworkPolicyEgressPeer{{DomainNames: []clusterv1beta1.DomainName{"*.example.com"}}}
+}
+
+// nodes has it name all nodes, as only the experimental channel can.
+func nodes(spec *clusterv1beta1.ClusterNetworkPolicySpec) {
+	spec.Egress[0].To = []clusterv1beta1.ClusterNetworkPolicyEgressPeer{{Nodes: &metav1.LabelSelector{}}}
 }
 
 // all has it name all namespaces again.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -18,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"github.com/podfence/podfence/controllers/relist"
 )
 
 const (
@@ -67,7 +70,7 @@ func (w *Writer) cacheOf(version string) (cache.Cache, error) {
 	policies, err := cache.New(w.api, cache.Options{
 		HTTPClient: w.transport, Scheme: schemeOf(version), Mapper: mapperOf(version),
 		SyncPeriod: w.resync, DefaultTransform: Keep,
-		DefaultWatchErrorHandler: w.watchFailed,
+		DefaultWatchErrorHandler: w.watchFailed, NewInformer: newInformer,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the cache of ClusterNetworkPolicies %s: %w", version, err)
@@ -75,9 +78,19 @@ func (w *Writer) cacheOf(version string) (cache.Cache, error) {
 	return policies, nil
 }
 
-// watchFailed logs why the policies cannot be listed or watched. If the kind has gone, that is no
-// failure: follow finds it out as well.
+// newInformer returns an informer that has all fields of the policies also after their definition has
+// changed. The cache treats a policy that is listed again as changed if its condition should be another
+// one (see kept.GetResourceVersion).
+func newInformer(requests toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+	return toolscache.NewSharedIndexInformer(relist.AfterEachWatch(requests), example, resync, indexers)
+}
+
+// watchFailed logs why the policies cannot be listed or watched. That a watch has ended is no failure,
+// nor that the kind has gone: follow finds it out as well.
 func (w *Writer) watchFailed(ctx context.Context, r *toolscache.Reflector, err error) {
+	if errors.Is(err, relist.ErrEnded) {
+		return
+	}
 	if apierrors.IsNotFound(err) {
 		w.log.V(1).Info("The API server has these ClusterNetworkPolicies no more", "because", err.Error())
 		return
