@@ -111,7 +111,7 @@ func TestDeniedByClusterPolicy(t *testing.T) {
 // and policies change.
 func TestIndexFollows(t *testing.T) {
 	teams := []string{"red", "blue", "green", "grey"}
-	for seed := range random.Seeds(*seed, *histories/2) {
+	for seed := range random.Seeds(*seed, *histories/10) {
 		r := rand.New(rand.NewSource(seed))
 		m := policy.NewModel("node")
 		pod := func(i int) policy.Change {
