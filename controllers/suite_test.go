@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/test/apiserver"
 )
 
@@ -44,6 +45,7 @@ func TestControllers(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	ctrl.SetLogger(GinkgoLogr)
+	controllers.LookEvery(time.Second)
 	assets, err := apiserver.Assets()
 	Expect(err).NotTo(HaveOccurred())
 	environment = &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute, CRDDirectoryPaths: []string{filepath.Join("..", "config", "crd")}}
