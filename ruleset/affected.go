@@ -11,8 +11,8 @@ import (
 // Affected are the addresses that a delta is about. Once the table is updated by the delta, a
 // flow may be judged otherwise only if it has one of them at either end. The value says whether
 // a flow of the address may then be denied that was not before: what a set of peers or of
-// endpoints gains only lets more pass, unless a rule denies or passes what is in it. Affected must be asked before the update. If it is nil,
-// any flow may be judged otherwise.
+// endpoints gains only lets more pass, unless a rule denies or passes what is in it. Affected must be
+// asked before the update. If it is nil, any flow may be judged otherwise.
 func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	if d.PodCIDRs != nil || d.Cluster != nil || d.NodeAddrs != nil {
 		return nil

@@ -13,7 +13,8 @@ import (
 
 // Denied says who has denied a packet. If that was a pod's chain, it names the direction and the
 // pod, and the policies that isolate the pod and did not allow the packet. If it was a rule of a
-// ClusterNetworkPolicy, it names the rule as well. Else it is what the rule says of itself. It is empty for a packet that passes.
+// ClusterNetworkPolicy, it names the rule as well. Else it is what the rule says of itself. It is empty
+// for a packet that passes.
 func (t *Table) Denied(tr nft.Trace) string {
 	if tr.Verdict == nft.Accept || len(tr.Steps) == 0 {
 		return ""

@@ -194,7 +194,9 @@ func (u *update) clusterPoliciesChanged(changed map[policy.Key]*policy.Policy) {
 	}
 	u.reindex()
 	for _, key := range sortedKeys(u.clusterPolicies) {
-		u.policy(key, u.clusterPolicies[key])
+		if _, comes := changed[key]; !comes { // those that have changed come with all other policies
+			u.policy(key, u.clusterPolicies[key])
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "podfence_policy_problems", Help: "Parts of NetworkPolicies and ClusterNetworkPolicies that cannot be enforced as written; each has an Event.",
 		}),
 		refused: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "podfence_policies_refused", Help: "NetworkPolicies that isolate their pods and allow nothing because the kernel refuses their rules; the log says why, and an Event on each.",
+			Name: "podfence_policies_refused", Help: "Policies that allow nothing because the kernel refuses their rules: NetworkPolicies isolate their pods, ClusterNetworkPolicies deny everything where they denied or passed anything; the log says why, and an Event on each.",
 		}),
 		overBudget: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policies_over_budget", Help: "NetworkPolicies that isolate their pods and allow nothing because their namespace takes more of the node than it may (--namespace-budget); an Event on each.",
