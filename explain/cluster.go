@@ -1,0 +1,30 @@
+package explain
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// Cluster is what is known of a cluster, from its API server or from files. Nothing in it is changed
+// by this package.
+type Cluster struct {
+	// Snapshot has all pods, also those on their node's network and those that have ended, with
+	// status.conditions and metadata.ownerReferences. Node, Attachments and LastPodCIDRs are not set:
+	// it is no node's view.
+	policy.Snapshot
+	Services       []*corev1.Service
+	EndpointSlices []*discoveryv1.EndpointSlice
+	// Workloads are what pods may be owned by: Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs
+	// and CronJobs, with their TypeMeta and metadata alone.
+	Workloads []*metav1.PartialObjectMetadata
+	// Running: this is a cluster that is running, where podfence's agents are pods too. In files, pods
+	// and addresses may be placeholders, and nobody expects agents.
+	Running bool
+}
+
+// StandInAnnotation marks a pod that no file has: it stands for the pods that a workload of a file would
+// have, and its addresses are placeholders. Its value is "true".
+const StandInAnnotation = "podfence.io/stand-in"
