@@ -22,6 +22,9 @@ type Explanation struct {
 	Notes []Note `json:"notes,omitempty"`
 }
 
+// ExplanationKind is the kind of an Explanation.
+const ExplanationKind = "Explanation"
+
 // Verdict is what becomes of packets.
 type Verdict string
 

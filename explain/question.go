@@ -1,7 +1,11 @@
 package explain
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -11,6 +15,17 @@ type Question struct {
 	From, To Target
 	// Port is what is asked about. Its zero value asks which ports are open.
 	Port Port
+}
+
+func (q Question) String() string {
+	text := fmt.Sprintf("%s -> %s", q.From, q.To)
+	if q.Port == (Port{}) {
+		return text
+	}
+	if q.To.Kind == KindAddress && q.To.Address.Is6() {
+		return fmt.Sprintf("%s -> [%s]:%s", q.From, q.To.Address, q.Port)
+	}
+	return text + ":" + q.Port.String()
 }
 
 // Kind says what a Target is. Kinds of workloads are as the API names them, such as Deployment.
@@ -33,10 +48,139 @@ type Target struct {
 	Address netip.Addr
 }
 
+// String is the target as people write it.
+func (t Target) String() string {
+	switch t.Kind {
+	case KindAddress:
+		return t.Address.String()
+	case KindNode:
+		return "node/" + t.Name
+	case KindPod:
+		return t.Namespace + "/" + t.Name
+	}
+	return fmt.Sprintf("%s/%s/%s", shortNames[t.Kind], t.Namespace, t.Name)
+}
+
 // Port is a destination port: a number or, of a Service or a pod, a name.
 type Port struct {
 	// Protocol is TCP unless the question says otherwise.
 	Protocol policy.Protocol
 	Number   uint16
 	Name     string
+}
+
+// String is the port as people write it; TCP need not be written.
+func (p Port) String() string {
+	text := cmp.Or(p.Name, strconv.Itoa(int(p.Number)))
+	if p.Protocol == policy.TCP {
+		return text
+	}
+	return text + "/" + p.Protocol.String()
+}
+
+// kinds are the kinds of targets by what people write, as kubectl does.
+var kinds = map[string]Kind{
+	"pod": KindPod, "pods": KindPod, "po": KindPod,
+	"service": KindService, "services": KindService, "svc": KindService,
+	"node": KindNode, "nodes": KindNode, "no": KindNode,
+	"deployment": "Deployment", "deployments": "Deployment", "deploy": "Deployment",
+	"statefulset": "StatefulSet", "statefulsets": "StatefulSet", "sts": "StatefulSet",
+	"daemonset": "DaemonSet", "daemonsets": "DaemonSet", "ds": "DaemonSet",
+	"replicaset": "ReplicaSet", "replicasets": "ReplicaSet", "rs": "ReplicaSet",
+	"replicationcontroller": "ReplicationController", "replicationcontrollers": "ReplicationController", "rc": "ReplicationController",
+	"job": "Job", "jobs": "Job",
+	"cronjob": "CronJob", "cronjobs": "CronJob", "cj": "CronJob",
+}
+
+// shortNames are the shortest names of kinds that are common.
+var shortNames = map[Kind]string{
+	KindPod: "pod", KindService: "svc", KindNode: "node", "Deployment": "deploy", "StatefulSet": "sts", "DaemonSet": "ds",
+	"ReplicaSet": "rs", "ReplicationController": "rc", "Job": "job", "CronJob": "cronjob",
+}
+
+// forms is what errors say that a target can be.
+const forms = "a target is a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts, ds, rs, job, cronjob), a Service (svc/NAMESPACE/NAME), a node (node/NAME) or an address"
+
+// ParseTarget reads a target. A name without a namespace is in the one that is given. The first part of
+// two is a kind if there is such a kind, and else a namespace.
+func ParseTarget(text, namespace string) (Target, error) {
+	if addr, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil && addr.Zone() == "" {
+		return Target{Kind: KindAddress, Address: addr.Unmap()}, nil
+	}
+	parts := strings.Split(text, "/")
+	for _, part := range parts {
+		if part == "" {
+			return Target{}, fmt.Errorf("%q is no target: %s", text, forms)
+		}
+	}
+	kind, named := kinds[strings.ToLower(parts[0])]
+	switch {
+	case len(parts) == 1:
+		return Target{Kind: KindPod, Namespace: namespace, Name: text}, nil
+	case named && kind == KindNode && len(parts) == 2:
+		return Target{Kind: KindNode, Name: parts[1]}, nil
+	case named && len(parts) == 2:
+		return Target{Kind: kind, Namespace: namespace, Name: parts[1]}, nil
+	case named && len(parts) == 3 && kind != KindNode:
+		return Target{Kind: kind, Namespace: parts[1], Name: parts[2]}, nil
+	case !named && len(parts) == 2:
+		return Target{Kind: KindPod, Namespace: parts[0], Name: parts[1]}, nil
+	}
+	return Target{}, fmt.Errorf("%q is no target: %s", text, forms)
+}
+
+// ParseQuestion reads what people write: FROM, and TO[:PORT[/PROTOCOL]].
+func ParseQuestion(from, to, namespace string) (Question, error) {
+	source, err := ParseTarget(from, namespace)
+	if err != nil {
+		return Question{}, err
+	}
+	if source.Kind == KindService {
+		return Question{}, fmt.Errorf("%q: nothing comes from a Service; ask from the pods behind it", from)
+	}
+	name, port := cutPort(to)
+	q := Question{From: source}
+	if q.To, err = ParseTarget(name, namespace); err != nil {
+		return Question{}, err
+	}
+	if port != "" {
+		q.Port, err = ParsePort(port)
+	}
+	return q, err
+}
+
+// cutPort divides a target from its port. That of an IPv6 address is behind brackets.
+func cutPort(text string) (target, port string) {
+	if _, err := netip.ParseAddr(text); err == nil {
+		return text, ""
+	}
+	if at := strings.LastIndex(text, ":"); at >= 0 {
+		return text[:at], text[at+1:]
+	}
+	return text, ""
+}
+
+// ParsePort reads PORT[/PROTOCOL], in which PORT is a number or a name.
+func ParsePort(text string) (Port, error) {
+	number, protocol, _ := strings.Cut(text, "/")
+	port := Port{Protocol: policy.TCP}
+	switch strings.ToUpper(protocol) {
+	case "", "TCP":
+	case "UDP":
+		port.Protocol = policy.UDP
+	case "SCTP":
+		port.Protocol = policy.SCTP
+	default:
+		return Port{}, fmt.Errorf("%q is no protocol that policies know: TCP, UDP or SCTP", protocol)
+	}
+	n, err := strconv.Atoi(number)
+	switch {
+	case err == nil && 1 <= n && n <= 65535:
+		port.Number = uint16(n)
+	case err == nil || number == "":
+		return Port{}, fmt.Errorf("%q is no port: a port is a number from 1 to 65535, or a name", text)
+	default:
+		port.Name = number
+	}
+	return port, nil
 }

@@ -76,6 +76,25 @@ type place struct {
 	orphan bool
 }
 
+// Holder is what Judge takes an address for.
+type Holder struct {
+	// Pods have the address: one of them does, and if there are several, nobody can tell which. None: it is
+	// no known pod's.
+	Pods []*corev1.Pod
+	// Node is the node that the pods run on, or that has the address, or in whose pod range it is; empty if
+	// there is none.
+	Node string
+	// OnNode: it is an address of the node itself.
+	OnNode bool
+}
+
+// HolderOf returns what Judge takes an address for.
+func HolderOf(s Snapshot, addr netip.Addr) Holder {
+	j := judge{Snapshot: s}
+	at := j.place(addr)
+	return Holder{Pods: at.pods, Node: at.node, OnNode: at.onNode}
+}
+
 // place finds out what an address is.
 func (j *judge) place(addr netip.Addr) place {
 	// An address that a container of the node was given belongs to its pod, or to nobody.

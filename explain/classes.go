@@ -1,0 +1,105 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// classifier tells which ends are alike to all policies, so that one of them stands for all.
+type classifier struct {
+	x *Explainer
+	// blocks are all networks that policies name.
+	blocks []netip.Prefix
+	// byNode: pods of different nodes are not alike, as one that asks, or is asked, is a node.
+	byNode bool
+}
+
+func (x *Explainer) classifier() classifier {
+	c := classifier{x: x}
+	seen := map[netip.Prefix]bool{}
+	add := func(text string) {
+		if cidr, err := policy.ParsePrefix(text); err == nil && !seen[cidr] {
+			seen[cidr] = true
+			c.blocks = append(c.blocks, cidr)
+		}
+	}
+	each := func(rules []rule) {
+		for _, r := range rules {
+			for _, p := range r.peers {
+				for _, b := range p.blocks {
+					add(b.cidr)
+					for _, except := range b.except {
+						add(except)
+					}
+				}
+			}
+		}
+	}
+	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+		for _, np := range x.cluster.Policies {
+			each(networkRules(np, d))
+		}
+		for _, cnp := range x.cluster.ClusterPolicies {
+			each(clusterRules(cnp, d))
+		}
+	}
+	return c
+}
+
+// ofEnd is a text that is the same for ends which are alike: pods of one workload with the same labels and
+// ports, in the same of all networks, that are alike in what is said of them.
+func (c classifier) ofEnd(e end) string {
+	if e.pod == nil {
+		return fmt.Sprintf("%s %s/%s %v", e.Kind, e.Namespace, e.Name, e.addrs)
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %v %v", e.pod.Namespace, e.pod.Labels, declaredPorts(e.pod))
+	if e.Workload != nil {
+		fmt.Fprintf(&text, " %v", *e.Workload)
+	} else {
+		fmt.Fprintf(&text, " %s", e.Name)
+	}
+	if c.byNode {
+		fmt.Fprintf(&text, " %s", e.Node)
+	}
+	for _, addr := range e.addrs {
+		text.WriteByte(' ')
+		for i, cidr := range c.blocks {
+			if cidr.Contains(addr) {
+				fmt.Fprintf(&text, "%d,", i)
+			}
+		}
+		if len(c.x.holders[addr]) > 1 || slices.ContainsFunc(c.x.nodes, func(n policy.Node) bool { return slices.Contains(n.Listed, addr) }) {
+			fmt.Fprintf(&text, "%s", addr) // who has it is in doubt
+		}
+	}
+	return text.String()
+}
+
+func (c classifier) ofWay(w way) string {
+	text := c.ofEnd(w.to) + " " + w.port.full()
+	if w.by != nil {
+		text += fmt.Sprint(*w.by)
+	}
+	return text
+}
+
+// group puts values of one class together, classes in the order of their first.
+func group[T any](all []T, class func(T) string) (groups [][]T) {
+	at := map[string]int{}
+	for _, one := range all {
+		key := class(one)
+		i, has := at[key]
+		if !has {
+			i = len(groups)
+			at[key] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], one)
+	}
+	return groups
+}

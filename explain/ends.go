@@ -1,0 +1,206 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// end is one end of connections: a pod, a node, or an address of neither.
+type end struct {
+	End
+	// pod is the pod; nil: it is none, or one on its node's network.
+	pod *corev1.Pod
+	// addrs are its addresses, at most one of each family.
+	addrs []netip.Addr
+	notes []Note
+}
+
+// unknown reports an object that is not there.
+func unknown(kind Kind, name string) error {
+	return fmt.Errorf("there is no %s %s", kind, name)
+}
+
+// ends are the ends that a target stands for, in order, and what has to be said of those that are left
+// out. A target that is not there is an error.
+func (x *Explainer) ends(t Target) (ends []end, notes []Note, err error) {
+	switch t.Kind {
+	case KindAddress:
+		return []end{x.addressEnd(t.Address)}, nil, nil
+	case KindNode:
+		for i, node := range x.nodes {
+			if node.Name == t.Name {
+				return []end{x.nodeEnd(i)}, nil, nil
+			}
+		}
+		return nil, nil, unknown(t.Kind, t.Name)
+	case KindPod:
+		pod := x.pods[policy.Key{Namespace: t.Namespace, Name: t.Name}]
+		if pod == nil {
+			return nil, nil, unknown(t.Kind, t.Namespace+"/"+t.Name)
+		}
+		e, note := x.podEnd(pod)
+		if note != nil {
+			return nil, []Note{*note}, nil
+		}
+		return []end{e}, nil, nil
+	}
+	pods, known := x.podsOf(Object{Kind: string(t.Kind), Namespace: t.Namespace, Name: t.Name})
+	if !known {
+		return nil, nil, unknown(t.Kind, t.Namespace+"/"+t.Name)
+	}
+	ends, notes = x.podEnds(pods)
+	if len(ends) == 0 && len(notes) == 0 {
+		notes = []Note{{"NoPods", fmt.Sprintf("%s %s/%s has no pods.", t.Kind, t.Namespace, t.Name)}}
+	}
+	return ends, notes, nil
+}
+
+// podEnds are the ends that pods are, and what has to be said of those that are none.
+func (x *Explainer) podEnds(pods []*corev1.Pod) (ends []end, notes []Note) {
+	for _, pod := range pods {
+		if e, note := x.podEnd(pod); note == nil {
+			ends = append(ends, e)
+		} else {
+			notes = append(notes, *note)
+		}
+	}
+	return ends, notes
+}
+
+// podsOf are the pods of a workload, and whether there is such a workload.
+func (x *Explainer) podsOf(w Object) (pods []*corev1.Pod, known bool) {
+	_, known = x.owners[w]
+	for _, pod := range x.cluster.Pods {
+		if pod.Namespace == w.Namespace && slices.Contains(x.workloads(pod), w) {
+			pods = append(pods, pod)
+		}
+	}
+	return pods, known || len(pods) > 0
+}
+
+// podEnd is the end that a pod is, or why it is none.
+func (x *Explainer) podEnd(pod *corev1.Pod) (end, *Note) {
+	name := pod.Namespace + "/" + pod.Name
+	e := end{
+		End: End{
+			Kind: KindPod, Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName, Workload: x.workload(pod),
+			StandIn: pod.Annotations[StandInAnnotation] == "true",
+		},
+		pod: pod,
+	}
+	switch {
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		return end{}, &Note{"PodEnded", fmt.Sprintf("Pod %s has ended (%s). Its address may be another pod's by now.", name, pod.Status.Phase)}
+	case pod.Spec.HostNetwork:
+		return x.hostEnd(e)
+	}
+	e.addrs = oneOfEach(x.believed(pod))
+	if len(e.addrs) == 0 {
+		return end{}, &Note{"NoAddress", fmt.Sprintf("Pod %s has no address yet (phase %s), so that there is nothing to ask about.", name, orUnknown(string(pod.Status.Phase)))}
+	}
+	e.Address = e.addrs[0]
+	if x.cluster.Running && !ready(pod) {
+		e.notes = append(e.notes, Note{"PodNotReady", fmt.Sprintf("Pod %s is not ready. Policies hold for it all the same, but Services do not send to it.", name)})
+	}
+	return e, nil
+}
+
+// hostEnd is the end that a pod on its node's network is: its packets have the node's addresses.
+func (x *Explainer) hostEnd(e end) (end, *Note) {
+	name := e.Namespace + "/" + e.Name
+	at := slices.IndexFunc(x.nodes, func(n policy.Node) bool { return n.Name == e.Node })
+	if at < 0 {
+		return end{}, &Note{"HostNetwork", fmt.Sprintf("Pod %s is on its node's network (hostNetwork), and its node %s is not known.", name, orUnknown(e.Node))}
+	}
+	e.addrs, e.pod = x.nodeEnd(at).addrs, nil
+	if len(e.addrs) == 0 {
+		return end{}, &Note{"HostNetwork", fmt.Sprintf("Pod %s is on its node's network (hostNetwork), and node %s shows no address.", name, e.Node)}
+	}
+	e.Address = e.addrs[0]
+	e.notes = append(e.notes, Note{"HostNetwork", fmt.Sprintf(
+		"Pod %s is on its node's network (hostNetwork): to policies its packets are those of node %s, no policy selects it, and no podSelector means it.", name, e.Node)})
+	return e, nil
+}
+
+// nodeEnd is the end that a node is.
+func (x *Explainer) nodeEnd(i int) end {
+	node := x.nodes[i]
+	addrs := node.Addrs
+	if len(addrs) == 0 {
+		addrs = node.Listed
+	}
+	e := end{End: End{Kind: KindNode, Name: node.Name, Node: node.Name}, addrs: oneOfEach(addrs)}
+	if len(e.addrs) > 0 {
+		e.Address = e.addrs[0]
+	}
+	return e
+}
+
+// addressEnd is the end that an address is: a pod if one has it, or a node.
+func (x *Explainer) addressEnd(addr netip.Addr) end {
+	holder := x.holder(addr)
+	if len(holder.Pods) == 1 {
+		if e, note := x.podEnd(holder.Pods[0]); note == nil {
+			e.addrs, e.Address = []netip.Addr{addr}, addr
+			return e
+		}
+	}
+	e := end{End: End{Kind: KindAddress, Address: addr, Node: holder.Node}, addrs: []netip.Addr{addr}}
+	switch {
+	case len(holder.Pods) > 1:
+		e.notes = append(e.notes, Note{"AddressShared", fmt.Sprintf("%d pods show the address %s, and nobody can tell which of them has it: it passes only what passes for each of them.", len(holder.Pods), addr)})
+	case holder.OnNode:
+		e.Kind, e.Name = KindNode, holder.Node
+	case x.isClusterIP(addr):
+		e.notes = append(e.notes, Note{"ServiceAddress", fmt.Sprintf("%s is the address of a Service. It is translated before policies are asked: ask about the Service instead (svc/NAMESPACE/NAME:PORT).", addr)})
+	case holder.Node != "":
+		e.notes = append(e.notes, Note{"UnknownPod", fmt.Sprintf("%s is in the pod range of node %s, and no known pod has it: nothing passes.", addr, holder.Node)})
+	}
+	return e
+}
+
+// isClusterIP reports whether an address is a Service's.
+func (x *Explainer) isClusterIP(addr netip.Addr) bool {
+	return slices.ContainsFunc(x.cluster.Services, func(s *corev1.Service) bool {
+		return slices.Contains(s.Spec.ClusterIPs, addr.String()) || s.Spec.ClusterIP == addr.String()
+	})
+}
+
+// believed are the addresses that a pod has according to Judge, in order.
+func (x *Explainer) believed(pod *corev1.Pod) (addrs []netip.Addr) {
+	for _, addr := range x.addrs(pod) {
+		if slices.Contains(x.holder(addr).Pods, pod) {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// oneOfEach is the first address of each family, IPv4 before IPv6.
+func oneOfEach(addrs []netip.Addr) (of []netip.Addr) {
+	for _, four := range []bool{true, false} {
+		if at := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Is4() == four }); at >= 0 {
+			of = append(of, addrs[at])
+		}
+	}
+	return of
+}
+
+// ready reports whether a pod's condition Ready is true.
+func ready(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+func orUnknown(text string) string {
+	if text == "" {
+		return "unknown"
+	}
+	return text
+}

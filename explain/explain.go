@@ -1,0 +1,167 @@
+package explain
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// Explain answers a question. The error says what of it names nothing.
+func (x *Explainer) Explain(q Question) (*Explanation, error) {
+	from, notes, err := x.ends(q.From)
+	if err != nil {
+		return nil, err
+	}
+	to, said, err := x.ways(q.To, q.Port)
+	if err != nil {
+		return nil, err
+	}
+	e := &Explanation{APIVersion: APIVersion, Kind: ExplanationKind, Question: q.String(), Notes: append(notes, said...)}
+	e.Answers = x.answers(from, to)
+	e.Verdict = verdictOf(e.Answers)
+	if len(e.Answers) == 0 && len(e.Notes) == 0 {
+		e.Notes = []Note{{"NoAddresses", "The two have no addresses of the same family, or are one and the same pod."}}
+	}
+	e.Notes = append(e.Notes, x.translations(q)...)
+	return e, nil
+}
+
+// verdictOf sums answers up.
+func verdictOf(answers []Answer) Verdict {
+	if len(answers) == 0 {
+		return Unknown
+	}
+	for _, a := range answers[1:] {
+		if a.Verdict != answers[0].Verdict {
+			return Mixed
+		}
+	}
+	return answers[0].Verdict
+}
+
+// answers are the distinct answers for pairs of ends, in the order of the ends. Ends that are alike to
+// all policies are asked about once.
+func (x *Explainer) answers(from []end, to []way) (answers []Answer) {
+	seen := map[string]int{} // the place in answers of an answer, by all that it says but for its ends
+	c := x.classifier()
+	onNode := func(e end) bool { return e.pod == nil && e.Kind != KindAddress }
+	c.byNode = slices.ContainsFunc(from, onNode) || slices.ContainsFunc(to, func(w way) bool { return onNode(w.to) })
+	sources, targets := group(from, c.ofEnd), group(to, c.ofWay)
+	for _, source := range sources {
+		for _, target := range targets {
+			a, b, pairs := pick(source, target)
+			if pairs == 0 {
+				continue
+			}
+			for _, answer := range x.answer(a, b) {
+				answer.Pairs = pairs
+				key := essence(answer)
+				if at, is := seen[key]; is {
+					answers[at].Pairs += pairs
+					continue
+				}
+				seen[key] = len(answers)
+				answers = append(answers, answer)
+			}
+		}
+	}
+	return answers
+}
+
+// pick takes one end of each of two classes, and counts the pairs that the classes make. Only where
+// nothing else is asked about is it a pair of a pod and itself.
+func pick(sources []end, targets []way) (a end, b way, pairs int) {
+	same := 0
+	for _, source := range sources {
+		for _, target := range targets {
+			if sameEnd(source, target.to) {
+				same++
+			}
+		}
+	}
+	pairs = len(sources) * len(targets)
+	if pairs == same {
+		if len(sources) == 1 && len(targets) == 1 {
+			return sources[0], targets[0], 1
+		}
+		return end{}, way{}, 0
+	}
+	for _, source := range sources {
+		for _, target := range targets {
+			if !sameEnd(source, target.to) {
+				return source, target, pairs - same
+			}
+		}
+	}
+	return end{}, way{}, 0
+}
+
+// essence is all that an answer says but for which ends it is about.
+func essence(a Answer) string {
+	a.From, a.To, a.Pairs = End{Kind: a.From.Kind, Workload: a.From.Workload}, End{Kind: a.To.Kind, Workload: a.To.Workload}, 0
+	a.Egress.EnforcedAt, a.Ingress.EnforcedAt = "", ""
+	a.Notes = slices.DeleteFunc(slices.Clone(a.Notes), func(n Note) bool { return n.Reason == "PodNotReady" || n.Reason == "HostNetwork" })
+	text, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Sprintf("%+v", a)
+	}
+	return string(text)
+}
+
+// answer is what becomes of packets from one end to another: one answer, or one for each address family
+// where they differ.
+func (x *Explainer) answer(from end, to way) (answers []Answer) {
+	for _, src := range from.addrs {
+		for _, dst := range to.to.addrs {
+			if src.Is4() != dst.Is4() {
+				continue
+			}
+			a := x.between(from, to, policy.Packet{Src: src, Dst: dst, HopLimit: 64})
+			if len(answers) == 0 || essence(a) != essence(answers[0]) {
+				answers = append(answers, a)
+			}
+		}
+	}
+	return answers
+}
+
+// between is what becomes of packets between two addresses.
+func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
+	a := Answer{From: from.End, To: to.to.End, Pairs: 1, Service: to.by}
+	a.From.Address, a.To.Address = p.Src, p.Dst
+	p.Hairpin = p.Src == p.Dst && to.by != nil
+	p.Protocol, p.DstPort = to.port.Protocol, to.port.Number
+	asked := to.port != (Port{})
+	if !asked {
+		open := x.open(from, to.to, p)
+		a.Open = openPorts(open)
+		p.Protocol, p.DstPort = representative(open, to.to)
+		a.Verdict = Mixed
+		switch {
+		case len(open) == 0:
+			a.Verdict = Denied
+		case allOpen(open):
+			a.Verdict = Allowed
+		}
+	}
+	v := x.judge(p)
+	if asked {
+		a.Protocol, a.Port, a.Verdict = p.Protocol.String(), p.DstPort, word(v.Allowed())
+	}
+	src, dst := x.holder(p.Src), x.holder(p.Dst)
+	egress := packet{Packet: p, d: policy.Egress, subject: src, peer: dst, destination: dst, peerAddr: p.Dst, peerEnd: a.To, by: to.by}
+	ingress := packet{Packet: p, d: policy.Ingress, subject: dst, peer: src, destination: dst, peerAddr: p.Src, peerEnd: a.From, by: to.by}
+	a.Egress, a.Ingress = x.side(v.Egress, egress), x.side(v.Ingress, ingress)
+	a.Notes = slices.Concat(from.notes, to.to.notes, x.hints(a, egress, ingress), x.agents(a))
+	a.Notes = slices.Compact(a.Notes)
+	return a
+}
+
+func word(allowed bool) Verdict {
+	if allowed {
+		return Allowed
+	}
+	return Denied
+}

@@ -1,0 +1,144 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// protocols are those whose ports are told apart.
+var protocols = []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP}
+
+// open are the ports that are open from one end to another, in disjoint ranges and in order. p has the two
+// addresses. All ports between two that no rule tells apart get the same verdict, so one of them is asked
+// about.
+func (x *Explainer) open(from, to end, p policy.Packet) (open []policy.PortRange) {
+	bounds := x.bounds(from, to)
+	for _, protocol := range protocols {
+		for i, first := range bounds[protocol] {
+			last := 65535
+			if i+1 < len(bounds[protocol]) {
+				last = bounds[protocol][i+1] - 1
+			}
+			p.Protocol, p.DstPort = protocol, uint16(first)
+			if !x.judge(p).Allowed() {
+				continue
+			}
+			if n := len(open) - 1; n >= 0 && open[n].Protocol == protocol && int(open[n].Last)+1 == first {
+				open[n].Last = uint16(last)
+				continue
+			}
+			open = append(open, policy.PortRange{Protocol: protocol, First: uint16(first), Last: uint16(last)})
+		}
+	}
+	return open
+}
+
+// bounds are, for each protocol, the first ports of ranges that no rule of the two ends' policies divides.
+func (x *Explainer) bounds(from, to end) map[policy.Protocol][]int {
+	bounds := map[policy.Protocol][]int{}
+	for _, protocol := range protocols {
+		bounds[protocol] = []int{1}
+	}
+	add := func(protocol policy.Protocol, first, last int) {
+		for _, at := range []int{first, last + 1} {
+			if 1 < at && at <= 65535 {
+				bounds[protocol] = append(bounds[protocol], at)
+			}
+		}
+	}
+	named := declaredPorts(to.pod)
+	if to.pod == nil && len(to.addrs) > 0 {
+		for _, pod := range x.holder(to.addrs[0]).Pods {
+			named = append(named, declaredPorts(pod)...)
+		}
+	}
+	for _, p := range x.portsOf(from, to) {
+		if p.named == "" {
+			add(p.protocol, int(p.first), int(p.last))
+		}
+		for _, declared := range named {
+			if p.named == declared.Name {
+				add(declared.Protocol, int(declared.Number), int(declared.Number))
+			}
+		}
+	}
+	for protocol := range bounds {
+		slices.Sort(bounds[protocol])
+		bounds[protocol] = slices.Compact(bounds[protocol])
+	}
+	return bounds
+}
+
+// portsOf are the ports that rules name which may be about two ends.
+func (x *Explainer) portsOf(ends ...end) (ports []port) {
+	seen := map[string]bool{}
+	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+		for _, e := range ends {
+			for _, addr := range e.addrs {
+				for _, pod := range x.holders[addr] {
+					if key := fmt.Sprint(d, pod.Namespace); !seen[key] {
+						seen[key] = true
+						for _, np := range x.policies[pod.Namespace] {
+							for _, r := range networkRules(np, d) {
+								ports = append(ports, r.ports...)
+							}
+						}
+					}
+				}
+			}
+		}
+		for _, cnp := range x.cluster.ClusterPolicies {
+			for _, r := range clusterRules(cnp, d) {
+				ports = append(ports, r.ports...)
+			}
+		}
+	}
+	return ports
+}
+
+// allOpen reports whether every port of every protocol is open.
+func allOpen(open []policy.PortRange) bool {
+	return len(open) == len(protocols) && !slices.ContainsFunc(open, func(r policy.PortRange) bool { return r.First != 1 || r.Last != 65535 })
+}
+
+// openPorts are ranges of ports as people read them.
+func openPorts(open []policy.PortRange) (all []OpenPorts) {
+	for _, r := range open {
+		text := fmt.Sprintf("%d-%d", r.First, r.Last)
+		switch {
+		case r.First == r.Last:
+			text = fmt.Sprint(r.First)
+		case r.First == 1 && r.Last == 65535:
+			text = "all"
+		}
+		if n := len(all) - 1; n >= 0 && all[n].Protocol == r.Protocol.String() {
+			all[n].Ports = append(all[n].Ports, text)
+			continue
+		}
+		all = append(all, OpenPorts{Protocol: r.Protocol.String(), Ports: []string{text}})
+	}
+	return all
+}
+
+// representative is a port by which to explain an answer about all ports: one that is open and, if there
+// is such, declared by a container; if none is open, one that is declared.
+func representative(open []policy.PortRange, to end) (policy.Protocol, uint16) {
+	declared := declaredPorts(to.pod)
+	slices.SortFunc(declared, func(a, b policy.ContainerPort) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number))
+	})
+	for _, d := range declared {
+		if len(open) == 0 || slices.ContainsFunc(open, func(r policy.PortRange) bool {
+			return r.Protocol == d.Protocol && r.First <= d.Number && d.Number <= r.Last
+		}) {
+			return d.Protocol, d.Number
+		}
+	}
+	if len(open) > 0 {
+		return open[0].Protocol, open[0].First
+	}
+	return policy.TCP, 80
+}

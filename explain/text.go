@@ -1,0 +1,157 @@
+package explain
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// Style says how text is marked. Each function gets a piece of text, and returns it as it is to be shown.
+type Style struct {
+	Allowed, Denied, Quiet func(string) string
+}
+
+// Plain is text without any marks.
+var Plain = Style{Allowed: same, Denied: same, Quiet: same}
+
+func same(text string) string { return text }
+
+// WriteText writes an explanation for people. The first lines of an answer say what becomes of the packet,
+// and what is probably the cause.
+func (e *Explanation) WriteText(w io.Writer, style Style) error {
+	var b strings.Builder
+	for i, a := range e.Answers {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		a.text(&b, style)
+	}
+	if len(e.Answers) == 0 {
+		fmt.Fprintf(&b, "%s  %s\n", strings.ToUpper(string(e.Verdict)), e.Question)
+	}
+	for _, note := range mistakesFirst(e.Notes) {
+		fmt.Fprintf(&b, "  note: %s\n", note.Message)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (a *Answer) text(b *strings.Builder, style Style) {
+	fmt.Fprintln(b, a.headline(style))
+	notes := mistakesFirst(a.Notes)
+	shown := slices.IndexFunc(notes, func(n Note) bool { return !slices.Contains(mistakes, n.Reason) })
+	if shown < 0 {
+		shown = len(notes)
+	}
+	for _, note := range notes[:shown] {
+		fmt.Fprintf(b, "  note: %s\n", note.Message)
+	}
+	sides := []struct {
+		name string
+		of   End
+		side Side
+	}{{"egress", a.From, a.Egress}, {"ingress", a.To, a.Ingress}}
+	if a.Egress.Verdict == Allowed && a.Ingress.Verdict == Denied { // what denies comes first
+		slices.Reverse(sides)
+	}
+	for _, s := range sides {
+		s.side.text(b, s.name, s.of, style)
+	}
+	for _, note := range notes[shown:] {
+		fmt.Fprintf(b, "  note: %s\n", note.Message)
+	}
+}
+
+// headline is what becomes of the packet, in one line.
+func (a *Answer) headline(style Style) string {
+	var to strings.Builder
+	to.WriteString(a.To.String())
+	if a.Port != 0 {
+		fmt.Fprintf(&to, " port %d/%s", a.Port, a.Protocol)
+	}
+	if a.Service != nil {
+		fmt.Fprintf(&to, " (by Service %s/%s port %d)", a.Service.Namespace, a.Service.Name, a.Service.Port)
+	}
+	line := fmt.Sprintf("%s  %s -> %s", style.verdict(a.Verdict), a.From, &to)
+	switch {
+	case a.Verdict == Mixed:
+		line += ": open are " + openText(a.Open)
+	case a.Verdict == Denied && a.Egress.Verdict == Denied && a.Ingress.Verdict == Denied:
+		line += fmt.Sprintf(", by egress of %s and by ingress of %s", a.From, a.To)
+	case a.Verdict == Denied && a.Egress.Verdict == Denied:
+		line += fmt.Sprintf(", by egress of %s", a.From)
+	case a.Verdict == Denied && a.Ingress.Verdict == Denied:
+		line += fmt.Sprintf(", by ingress of %s", a.To)
+	}
+	if a.Pairs > 1 {
+		line += style.Quiet(fmt.Sprintf("  (and %d more like this)", a.Pairs-1))
+	}
+	return line
+}
+
+func (s Style) verdict(v Verdict) string {
+	text := strings.ToUpper(string(v))
+	switch v {
+	case Allowed:
+		return s.Allowed(text)
+	case Denied:
+		return s.Denied(text)
+	}
+	return text
+}
+
+// openText lists open ports in one line.
+func openText(open []OpenPorts) string {
+	texts := make([]string, len(open))
+	for i, p := range open {
+		texts[i] = p.Protocol + " " + strings.Join(p.Ports, ",")
+	}
+	return list(texts, "none")
+}
+
+// text writes what a side decides, its rules and the nearest misses.
+func (s *Side) text(b *strings.Builder, name string, of End, style Style) {
+	at := ""
+	if s.EnforcedAt != "" {
+		at = style.Quiet(" (node " + s.EnforcedAt + ")")
+	}
+	fmt.Fprintf(b, "  %s of %s%s: %s: %s\n", name, of, at, strings.ToLower(string(s.Verdict)), s.Reason)
+	for _, r := range s.Rules {
+		if r.Source != nil {
+			fmt.Fprintf(b, "    %s\n", style.Quiet(fmt.Sprintf("%s:%d: %s %s", r.Source.File, r.Source.Line, r.Policy, r.Path)))
+		}
+	}
+	for i, m := range s.NearestMisses {
+		what := "nearest miss"
+		if i > 0 {
+			what = "then"
+		}
+		fmt.Fprintf(b, "    %s: %s %s%s\n", what, m.Rule.Policy, m.Rule.Path, sourceText(m.Rule.Source, style))
+		for _, f := range m.Failed {
+			fmt.Fprintf(b, "      %s: %s\n", strings.TrimPrefix(f.Path, m.Rule.Path), f.Reason)
+		}
+	}
+}
+
+func sourceText(s *Source, style Style) string {
+	if s == nil {
+		return ""
+	}
+	return style.Quiet(fmt.Sprintf(" (%s:%d)", s.File, s.Line))
+}
+
+// Rules are all rules that an explanation names, to be completed with where they are written.
+func (e *Explanation) Rules() (rules []*Rule) {
+	for i := range e.Answers {
+		for _, side := range []*Side{&e.Answers[i].Egress, &e.Answers[i].Ingress} {
+			for j := range side.Rules {
+				rules = append(rules, &side.Rules[j])
+			}
+			for j := range side.NearestMisses {
+				rules = append(rules, &side.NearestMisses[j].Rule)
+			}
+		}
+	}
+	return rules
+}
