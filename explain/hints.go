@@ -78,7 +78,7 @@ func (x *Explainer) misplaced(pod *corev1.Pod, d policy.Direction) (notes []Note
 			continue
 		}
 		failed := missedLabels(selector, "spec.podSelector", pod.Labels, "pod "+pod.Name)
-		if len(failed) == 1 && failed[0].distance <= 2 && !x.selectsSome(np) {
+		if len(failed) == 1 && failed[0].distance <= nearLabel && !x.selectsSome(np) {
 			notes = append(notes, Note{"SelectsNoPod", fmt.Sprintf("NetworkPolicy %s selects no pod: %s, %s.", name, failed[0].Path, failed[0].Reason)})
 		}
 	}

@@ -11,7 +11,7 @@ import (
 // side is what is decided at one end, and why.
 func (x *Explainer) side(j policy.Judgement, p packet) Side {
 	s := Side{Verdict: word(j.Allowed), Policies: x.asked(j)}
-	if j.Node != policy.Everywhere {
+	if j.Node != policy.Everywhere && (!j.Allowed || len(p.subject.Pods) > 0) {
 		s.EnforcedAt = j.Node
 	}
 	decided := j.By
@@ -43,6 +43,10 @@ func reason(j policy.Judgement, p packet, rules []Rule) string {
 		return fmt.Sprintf("no policy isolates the pod for %s", p.d)
 	case strings.HasPrefix(j.Reason, "a node always reaches"):
 		return "a node always reaches its own pods, so that probes of the kubelet need no rule"
+	case j.Allowed && len(p.subject.Pods) == 0 && p.subject.OnNode:
+		return fmt.Sprintf("it is node %s, and policies are about pods", p.subject.Node)
+	case j.Allowed && len(p.subject.Pods) == 0:
+		return "it is no pod of this cluster, and policies are about pods"
 	}
 	return j.Reason
 }

@@ -116,7 +116,12 @@ func (s *Side) text(b *strings.Builder, name string, of End, style Style) {
 	if s.EnforcedAt != "" {
 		at = style.Quiet(" (node " + s.EnforcedAt + ")")
 	}
-	fmt.Fprintf(b, "  %s of %s%s: %s: %s\n", name, of, at, strings.ToLower(string(s.Verdict)), s.Reason)
+	verdict := strings.ToLower(string(s.Verdict))
+	if rest, says := strings.CutPrefix(s.Reason, verdict+" by "); says {
+		fmt.Fprintf(b, "  %s of %s%s: %s by %s\n", name, of, at, verdict, rest)
+	} else {
+		fmt.Fprintf(b, "  %s of %s%s: %s: %s\n", name, of, at, verdict, s.Reason)
+	}
 	for _, r := range s.Rules {
 		if r.Source != nil {
 			fmt.Fprintf(b, "    %s\n", style.Quiet(fmt.Sprintf("%s:%d: %s %s", r.Source.File, r.Source.Line, r.Policy, r.Path)))

@@ -42,14 +42,14 @@ func missedLabels(s *metav1.LabelSelector, path string, has map[string]string, w
 func missedLabel(key, want string, has map[string]string, who string) (words string, distance int) {
 	wanted := fmt.Sprintf("label %s=%s: ", key, want)
 	if value, is := has[key]; is {
-		return fmt.Sprintf("%s%s has %s=%s", wanted, who, key, value), 1 + min(editDistance(value, want), 2)
+		return fmt.Sprintf("%s%s has %s=%s", wanted, who, key, value), 1 + min(editDistance(value, want), 3)
 	}
 	for _, other := range sortedKeys(has) {
 		if has[other] == want && editDistance(other, key) <= 2 {
 			return fmt.Sprintf("%s%s has %s=%s", wanted, who, other, want), 2
 		}
 	}
-	return fmt.Sprintf("%s%s has no label %s", wanted, who, key), 3
+	return fmt.Sprintf("%s%s has no label %s", wanted, who, key), 4
 }
 
 // missedExpression says what labels have in place of what an expression wants.
@@ -144,3 +144,6 @@ func editDistance(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// nearLabel is the distance up to which a label looks as if it was misspelt.
+const nearLabel = 3

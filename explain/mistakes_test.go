@@ -1,0 +1,132 @@
+package explain_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/policy"
+)
+
+// mistakes are those that people make most often with NetworkPolicies. Each has a file of policies in
+// testdata/mistakes, beside the cluster that all have, and a question that somebody asks who wonders. The
+// first five lines of the answer must name the mistake.
+var mistakes = []struct {
+	file, from, to string
+	want           explain.Verdict
+	names          []string
+}{
+	{"label-typo", "shop/client-0", "svc/shop/web:80", explain.Denied, []string{"NetworkPolicy shop/web spec.ingress[0]", "label app=cleint: the pod has app=client"}},
+	{"selector-typo", "prod/batch-0", "shop/web-0:8080", explain.Allowed, []string{"NetworkPolicy shop/web selects no pod", "label app=wbe: pod web-0 has app=web"}},
+	{"two-peers", "prod/batch-0", "shop/web-0:8080", explain.Allowed, []string{"spec.ingress[0].from[0]", "spec.ingress[0].from[1]", "two peers, and either is enough"}},
+	{"no-dns", "shop/client-0", "svc/shop/web:80", explain.Allowed, []string{"client-0 may not reach the cluster's DNS", "53/UDP"}},
+	{"service-port", "shop/client-0", "svc/shop/web:80", explain.Denied, []string{"port 8080 is not in 80", "80 is the port of Service shop/web", "targetPort 8080"}},
+	{"policy-types", "shop/client-0", "prod/batch-0:22", explain.Allowed, []string{"NetworkPolicy shop/client", "egress rules", "policyTypes does not list Egress"}},
+	{"service-block", "shop/client-0", "svc/shop/web:80", explain.Denied, []string{"10.244.1.10 (pod shop/web-0) is not in 10.96.0.0/12", "address 10.96.4.4 of Service shop/web", "translated"}},
+	{"host-network", "kube-system/node-exporter-0", "shop/web-0:8080", explain.Denied, []string{"on its node's network (hostNetwork)", "no podSelector means it"}},
+	{"named-port", "shop/client-0", "svc/shop/web:80", explain.Denied, []string{"named port htpp", "no container of pod shop/web-0 declares it", "http (8080/TCP)"}},
+	{"wrong-namespace", "shop/client-0", "shop/web-0:8080", explain.Denied, []string{"NetworkPolicy default/allow-web selects no pod of its own namespace default", "web-0 if it were in namespace shop"}},
+	{"probes", "node/node-1", "shop/web-0:8080", explain.Allowed, []string{"a node always reaches its own pods", "probes of the kubelet need no rule"}},
+}
+
+func TestMistakesAreNamedFirst(t *testing.T) {
+	for _, m := range mistakes {
+		t.Run(m.file, func(t *testing.T) {
+			e := ask(t, load(t, "cluster.yaml", m.file+".yaml"), m.from, m.to)
+			text := textOf(t, e)
+			if e.Verdict != m.want {
+				t.Errorf("%s, want %s:\n%s", e.Verdict, m.want, text)
+			}
+			lines := strings.Split(text, "\n")
+			first := strings.Join(lines[:min(5, len(lines))], "\n")
+			for _, name := range m.names {
+				if !strings.Contains(first, name) {
+					t.Errorf("the first five lines do not say %q:\n%s", name, text)
+				}
+			}
+		})
+	}
+}
+
+// TestNoFalseAlarm: where policies are right, no note says that they are not.
+func TestNoFalseAlarm(t *testing.T) {
+	for _, m := range mistakes {
+		e := ask(t, load(t, "cluster.yaml", m.file+".yaml"), "kube-system/coredns-0", "prod/batch-0:22")
+		if len(e.Answers) != 1 || len(e.Answers[0].Notes) > 0 {
+			t.Errorf("%s:\n%s", m.file, textOf(t, e))
+		}
+	}
+}
+
+func textOf(t *testing.T, e *explain.Explanation) string {
+	t.Helper()
+	var b strings.Builder
+	if err := e.WriteText(&b, explain.Plain); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func ask(t *testing.T, c *explain.Cluster, from, to string) *explain.Explanation {
+	t.Helper()
+	q, err := explain.ParseQuestion(from, to, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := explain.New(c, policy.JudgeOptions{}).Explain(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// load reads objects from files of testdata/mistakes.
+func load(t *testing.T, names ...string) *explain.Cluster {
+	t.Helper()
+	c := &explain.Cluster{}
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join("testdata", "mistakes", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs := yaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(data)))
+		for buffer := make([]byte, len(data)+1); ; {
+			n, err := docs.Read(buffer)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			object, _, err := scheme.Codecs.UniversalDeserializer().Decode(buffer[:n], nil, nil)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			switch o := object.(type) {
+			case *corev1.Node:
+				c.Nodes = append(c.Nodes, o)
+			case *corev1.Namespace:
+				c.Namespaces = append(c.Namespaces, o)
+			case *corev1.Pod:
+				c.Pods = append(c.Pods, o)
+			case *corev1.Service:
+				c.Services = append(c.Services, o)
+			case *networkingv1.NetworkPolicy:
+				c.Policies = append(c.Policies, o)
+			default:
+				t.Fatalf("%s: a %T", name, object)
+			}
+		}
+	}
+	return c
+}
