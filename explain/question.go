@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/podfence/podfence/policy"
 )
 
@@ -18,12 +20,12 @@ type Question struct {
 }
 
 func (q Question) String() string {
-	text := fmt.Sprintf("%s -> %s", q.From, q.To)
+	text := fmt.Sprintf("%s to %s", q.From, q.To)
 	if q.Port == (Port{}) {
 		return text
 	}
 	if q.To.Kind == KindAddress && q.To.Address.Is6() {
-		return fmt.Sprintf("%s -> [%s]:%s", q.From, q.To.Address, q.Port)
+		return fmt.Sprintf("%s to [%s]:%s", q.From, q.To.Address, q.Port)
 	}
 	return text + ":" + q.Port.String()
 }
@@ -109,7 +111,7 @@ func ParseTarget(text, namespace string) (Target, error) {
 	}
 	parts := strings.Split(text, "/")
 	for _, part := range parts {
-		if part == "" {
+		if len(validation.IsDNS1123Subdomain(strings.ToLower(part))) > 0 {
 			return Target{}, fmt.Errorf("%q is no target: %s", text, forms)
 		}
 	}

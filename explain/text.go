@@ -25,7 +25,7 @@ func (e *Explanation) WriteText(w io.Writer, style Style) error {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		a.text(&b, style)
+		a.text(&b, style, e.byFamily(a))
 	}
 	if len(e.Answers) == 0 {
 		fmt.Fprintf(&b, "%s  %s\n", strings.ToUpper(string(e.Verdict)), e.Question)
@@ -37,8 +37,16 @@ func (e *Explanation) WriteText(w io.Writer, style Style) error {
 	return err
 }
 
-func (a *Answer) text(b *strings.Builder, style Style) {
-	fmt.Fprintln(b, a.headline(style))
+// byFamily reports whether there are two answers for the same ends, one for each address family.
+func (e *Explanation) byFamily(a Answer) bool {
+	return slices.ContainsFunc(e.Answers, func(other Answer) bool {
+		return a.From.Address != other.From.Address && a.From.String() == other.From.String() && a.To.String() == other.To.String() &&
+			a.From.Address.Is4() != other.From.Address.Is4() && a.From.Kind != KindAddress
+	})
+}
+
+func (a *Answer) text(b *strings.Builder, style Style, byFamily bool) {
+	fmt.Fprintln(b, a.headline(style, byFamily))
 	notes := mistakesFirst(a.Notes)
 	shown := slices.IndexFunc(notes, func(n Note) bool { return !slices.Contains(mistakes, n.Reason) })
 	if shown < 0 {
@@ -64,7 +72,7 @@ func (a *Answer) text(b *strings.Builder, style Style) {
 }
 
 // headline is what becomes of the packet, in one line.
-func (a *Answer) headline(style Style) string {
+func (a *Answer) headline(style Style, byFamily bool) string {
 	var to strings.Builder
 	to.WriteString(a.To.String())
 	if a.Port != 0 {
@@ -83,6 +91,9 @@ func (a *Answer) headline(style Style) string {
 		line += fmt.Sprintf(", by egress of %s", a.From)
 	case a.Verdict == Denied && a.Ingress.Verdict == Denied:
 		line += fmt.Sprintf(", by ingress of %s", a.To)
+	}
+	if byFamily {
+		line += fmt.Sprintf(" (%s -> %s)", a.From.Address, a.To.Address)
 	}
 	if a.Pairs > 1 {
 		line += style.Quiet(fmt.Sprintf("  (and %d more like this)", a.Pairs-1))
