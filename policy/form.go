@@ -20,7 +20,7 @@ func form(rules []Rule) (formed []Rule) {
 // merge returns rules that allow the same, and fewer of them where that is possible, because
 // the kernel walks them for each new connection. Rules that differ only in their peers become
 // one, and so do rules that differ only in their ports. If one of the merged rules allows any
-// peer or any port, the result does so too. It has the Index of the first.
+// peer or any port, the result does so too. It has the Index of the first, and the others as Merged.
 func merge(rules []Rule) []Rule {
 	for before := 0; before != len(rules); {
 		before = len(rules)
@@ -29,10 +29,23 @@ func merge(rules []Rule) []Rule {
 	}
 	for _, r := range rules {
 		if r.AnyPeer && r.AnyPort {
-			return []Rule{{Index: r.Index, AnyPeer: true, AnyPort: true}}
+			all := joinIndexes(rules)
+			all.AnyPeer, all.AnyPort = true, true
+			return []Rule{all}
 		}
 	}
 	return rules
+}
+
+// joinIndexes is a rule that stands in place of others, and allows nothing yet.
+func joinIndexes(rules []Rule) Rule {
+	joined := Rule{Index: rules[0].Index}
+	for _, r := range rules {
+		joined.Merged = append(append(joined.Merged, r.Index), r.Merged...)
+	}
+	slices.Sort(joined.Merged)
+	joined.Merged = slices.DeleteFunc(slices.Compact(joined.Merged), func(index int) bool { return index == joined.Index })
+	return joined
 }
 
 // mergeBy makes one rule of those that differ only in the part that join joins. All of them
@@ -81,6 +94,10 @@ func (r Rule) appendTo(b []byte) []byte {
 		}
 	}
 	number(r.Index + 1) // of the whole policy it is -1
+	number(len(r.Merged))
+	for _, index := range r.Merged {
+		number(index)
+	}
 	text(r.Name)
 	number(int(r.Action))
 	flag(r.AnyPeer)
@@ -124,8 +141,8 @@ func (r Rule) peers() Rule { return Rule{AnyPeer: r.AnyPeer, Peers: r.Peers, Blo
 
 // joinPeers makes one of rules with the same ports.
 func joinPeers(rules []Rule) Rule {
-	joined := rules[0]
-	joined.Peers, joined.Blocks = nil, nil
+	joined := joinIndexes(rules)
+	joined.AnyPort, joined.Ports, joined.NamedPorts = rules[0].AnyPort, rules[0].Ports, rules[0].NamedPorts
 	if joined.AnyPeer = slices.ContainsFunc(rules, func(r Rule) bool { return r.AnyPeer }); joined.AnyPeer {
 		return joined
 	}
@@ -140,8 +157,8 @@ func joinPeers(rules []Rule) Rule {
 
 // joinPorts makes one of rules with the same peers.
 func joinPorts(rules []Rule) Rule {
-	joined := rules[0]
-	joined.Ports, joined.NamedPorts = nil, nil
+	joined := joinIndexes(rules)
+	joined.AnyPeer, joined.Peers, joined.Blocks = rules[0].AnyPeer, rules[0].Peers, rules[0].Blocks
 	if joined.AnyPort = slices.ContainsFunc(rules, func(r Rule) bool { return r.AnyPort }); joined.AnyPort {
 		return joined
 	}

@@ -143,6 +143,8 @@ type Policy struct {
 type Rule struct {
 	// Index is the rule's place in the API object's list.
 	Index int
+	// Merged are the places of rules that allow the same traffic and were made one with this, in order.
+	Merged []int
 	// Name is what the API object calls it. Rules of NetworkPolicies have none.
 	Name string
 	// Action is what becomes of the traffic.
@@ -172,7 +174,7 @@ func (p *Policy) equal(other *Policy) bool {
 
 // Equal reports whether two rules say the same.
 func (r Rule) Equal(other Rule) bool {
-	return r.Index == other.Index && r.Name == other.Name && r.Action == other.Action && r.AnyPeer == other.AnyPeer && r.AnyPort == other.AnyPort &&
+	return r.Index == other.Index && slices.Equal(r.Merged, other.Merged) && r.Name == other.Name && r.Action == other.Action && r.AnyPeer == other.AnyPeer && r.AnyPort == other.AnyPort &&
 		slices.Equal(r.Peers, other.Peers) && slices.Equal(r.Blocks, other.Blocks) &&
 		slices.Equal(r.Ports, other.Ports) && slices.Equal(r.NamedPorts, other.NamedPorts)
 }

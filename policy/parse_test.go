@@ -212,7 +212,7 @@ func BenchmarkParse(b *testing.B) {
 func TestRuleKey(t *testing.T) {
 	one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	rules := []policy.Rule{
-		{}, {Index: 1}, {Index: -1}, {Name: "a"}, {Action: policy.Deny}, {Action: policy.Pass}, {AnyPeer: true}, {AnyPort: true},
+		{}, {Index: 1}, {Index: -1}, {Merged: []int{1}}, {Merged: []int{1, 2}}, {Name: "a"}, {Action: policy.Deny}, {Action: policy.Pass}, {AnyPeer: true}, {AnyPort: true},
 		{Peers: []policy.Selector{{OfNodes: true}}}, {Peers: []policy.Selector{{OfNodes: true, Nodes: "a"}}}, {NamedPorts: []policy.NamedPort{{Name: "a"}}},
 		{Peers: []policy.Selector{{}}}, {Peers: []policy.Selector{{}, {}}},
 		{Peers: []policy.Selector{{Namespace: "a"}}}, {Peers: []policy.Selector{{Namespaces: "a"}}},
@@ -234,7 +234,7 @@ func TestRuleKey(t *testing.T) {
 	}
 	// What a field more would need is a line here, and one in the key.
 	for kind, fields := range map[reflect.Type]int{
-		reflect.TypeFor[policy.Rule](): 9, reflect.TypeFor[policy.Selector](): 6, reflect.TypeFor[policy.AddrRange](): 2,
+		reflect.TypeFor[policy.Rule](): 10, reflect.TypeFor[policy.Selector](): 6, reflect.TypeFor[policy.AddrRange](): 2,
 		reflect.TypeFor[policy.PortRange](): 3, reflect.TypeFor[policy.NamedPort](): 3,
 	} {
 		if n := kind.NumField(); n != fields {

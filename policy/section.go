@@ -91,7 +91,7 @@ func (r Rule) split() []Rule {
 	for _, peer := range peers {
 		for _, port := range ports {
 			rules = append(rules, Rule{
-				Index: r.Index, Name: r.Name, Action: r.Action, AnyPeer: peer.AnyPeer, Peers: peer.Peers, Blocks: peer.Blocks,
+				Index: r.Index, Merged: r.Merged, Name: r.Name, Action: r.Action, AnyPeer: peer.AnyPeer, Peers: peer.Peers, Blocks: peer.Blocks,
 				AnyPort: port.AnyPort, Ports: port.Ports, NamedPorts: port.NamedPorts,
 			})
 		}

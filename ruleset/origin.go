@@ -1,7 +1,11 @@
 package ruleset
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -17,6 +21,9 @@ type PolicyRule struct {
 	// Index is the rule's place in the API object's list. It is negative if the rule stands for all
 	// of a ClusterNetworkPolicy that is quarantined.
 	Index int
+	// Merged are the places of the rules that were made one with this, with its own, as the comment has
+	// them: "0,3-5". It is empty if there are none.
+	Merged string
 	// Name is what the API object calls the rule. Only rules of ClusterNetworkPolicies may have one.
 	Name string
 }
@@ -24,17 +31,45 @@ type PolicyRule struct {
 // Comment names the rule in its policy, whose name the chain has. Rules of ClusterNetworkPolicies may
 // be in the chain of a tier, so their comment has the policy's name as well.
 func (o PolicyRule) Comment() string {
-	if o.Policy.Namespace != "" {
-		return fmt.Sprintf("%s[%d]", o.Direction, o.Index)
-	}
-	text := fmt.Sprintf("%s of %s", o.Direction, o.Policy.Name)
+	text := o.Direction.String()
 	if o.Index >= 0 {
-		text = fmt.Sprintf("%s[%d] of %s", o.Direction, o.Index, o.Policy.Name)
+		text = fmt.Sprintf("%s[%s]", text, cmp.Or(o.Merged, strconv.Itoa(o.Index)))
 	}
+	if o.Policy.Namespace != "" {
+		return nft.Comment(text)
+	}
+	text += " of " + o.Policy.Name
 	if o.Name != "" {
 		text += ": " + o.Name
 	}
 	return nft.Comment(text)
+}
+
+// mergedText is which rules a rule stands for, if it stands for more than one. Runs of three and more are
+// written as ranges.
+func mergedText(r policy.Rule) string {
+	if len(r.Merged) == 0 {
+		return ""
+	}
+	all := append([]int{r.Index}, r.Merged...)
+	slices.Sort(all)
+	var texts []string
+	for i := 0; i < len(all); {
+		j := i
+		for j+1 < len(all) && all[j+1] == all[j]+1 {
+			j++
+		}
+		switch j - i {
+		case 0:
+			texts = append(texts, strconv.Itoa(all[i]))
+		case 1:
+			texts = append(texts, strconv.Itoa(all[i]), strconv.Itoa(all[j]))
+		default:
+			texts = append(texts, fmt.Sprintf("%d-%d", all[i], all[j]))
+		}
+		i = j + 1
+	}
+	return strings.Join(texts, ",")
 }
 
 // InTier is the origin of the rule in a pod's chain that leads to the policies of a tier.

@@ -319,7 +319,7 @@ func rulesOf(of policy.Key, d policy.Direction, r policy.Rule, o Options) (rules
 			ports = append(ports, way{[]nft.Match{nft.Lookup{Fields: []nft.Field{f.dst(), nft.L4Protocol, nft.DstPort}, Set: namedSet(f, name)}}, f})
 		}
 	}
-	origin := nft.Origin(PolicyRule{Policy: of, Direction: d, Index: r.Index, Name: r.Name})
+	origin := nft.Origin(PolicyRule{Policy: of, Direction: d, Index: r.Index, Merged: mergedText(r), Name: r.Name})
 	// A rule that passes is in the chain of its tier, and leads back to the pod's chain.
 	verdict := map[policy.Action]nft.Verdict{policy.Accept: {Action: nft.Accept}, policy.Deny: o.deny(), policy.Pass: {Action: nft.Return}}[r.Action]
 	for _, peer := range peers {
