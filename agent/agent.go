@@ -22,7 +22,7 @@ import (
 	"github.com/podfence/podfence/controllers/announcements"
 	"github.com/podfence/podfence/controllers/attachments"
 	"github.com/podfence/podfence/controllers/enforcer"
-	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/controllers/folder"
 	"github.com/podfence/podfence/controllers/network"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/ruleset"
@@ -140,7 +140,7 @@ type Agent struct {
 	manager.Manager
 	Enforcer *enforcer.Enforcer
 	// Manifests is the source if that is a folder, else nil.
-	Manifests *manifests.Source
+	Manifests *folder.Source
 
 	report  *report.Reporter
 	options Options
@@ -189,7 +189,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		}))
 	} else {
 		o.Registry.MustRegister(a.report.Metrics.Manifests())
-		a.Manifests = manifests.NewSource(manifests.SourceOptions{
+		a.Manifests = folder.NewSource(folder.SourceOptions{
 			Path: o.Manifests, KeepIfEmpty: o.KeepIfEmpty, EarlierAddr: o.CNI.lastAddr(),
 			Enforcer: a.Enforcer, Report: a.report, Log: o.Log.WithName("manifests"),
 		})

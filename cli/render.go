@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/manifests"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 )

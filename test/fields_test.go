@@ -23,7 +23,7 @@ import (
 
 // fieldRooms are the rooms where a type's private fields are its own: only its methods, and
 // functions in the file that declares it, touch them.
-var fieldRooms = []string{module + "/agent", module + "/cli", module + "/controllers", module + "/ruleset/nft"}
+var fieldRooms = []string{module + "/agent", module + "/cli", module + "/controllers", module + "/manifests", module + "/ruleset/nft"}
 
 // fieldExceptions are types whose private fields other files of their package touch as well, and
 // why.
@@ -31,13 +31,13 @@ var fieldExceptions = map[string]string{
 	// Kubebuilder's layout has a reconciler a file; all of them are one source.
 	module + "/controllers.Source": "its reconcilers",
 	// What was read of a file, as plain data: nothing depends on who reads it.
-	module + "/controllers/manifests.node":        "plain data",
-	module + "/controllers/manifests.member":      "plain data",
-	module + "/controllers/manifests.part":        "plain data",
-	module + "/controllers/manifests.listing":     "plain data",
-	module + "/controllers/manifests.problem":     "plain data",
-	module + "/controllers/manifests.splitList":   "plain data",
-	module + "/controllers/manifests.syntaxError": "plain data",
+	module + "/manifests.node":        "plain data",
+	module + "/manifests.member":      "plain data",
+	module + "/manifests.part":        "plain data",
+	module + "/manifests.listing":     "plain data",
+	module + "/manifests.problem":     "plain data",
+	module + "/manifests.splitList":   "plain data",
+	module + "/manifests.syntaxError": "plain data",
 	// Values of flags, which several files of the command line read.
 	module + "/cli.enforcement": "flags",
 	module + "/cli.network":     "flags",

@@ -22,9 +22,13 @@ var rules = []struct {
 	// The program is the command line, and that puts the rooms together. It takes nothing
 	// along that is for tests.
 	{module, []string{module, "!" + module + "/cli"}},
-	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/agent", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
+	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/agent", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/manifests", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
 	// podfence's own API objects: what the API server knows of them, and nothing of podfence.
 	{module + "/api", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "!k8s.io/apimachinery", "sigs.k8s.io"}},
+	// Files to API objects, for whoever wants them: nothing of the agent.
+	{module + "/manifests", []string{module, "!" + module + "/policy", "!" + module + "/api", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"}},
+	// Questions about policies: pure as well.
+	{module + "/explain", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "golang.org/x/sys"}},
 	// Pure: objects and tables as values. No client, logger, kernel or files.
 	{module + "/policy", []string{module, "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
@@ -53,7 +57,7 @@ var rules = []struct {
 	{module + "/controllers/attachments", besides("attachments")},
 	{module + "/controllers/announcements", besides("announcements")},
 	{module + "/controllers/network", besides("network")},
-	{module + "/controllers/manifests", append(besides("manifests"), "!"+module+"/controllers/nodes")},
+	{module + "/controllers/folder", append(besides("folder"), "!"+module+"/controllers/nodes")},
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
 	// The agent puts the rooms together, for the command line and for tests.
 	{module + "/agent", []string{module + "/cli", module + "/test", module + "/controllers/clusterstatus"}},
@@ -139,7 +143,7 @@ func TestRooms(t *testing.T) {
 		{module + "/ruleset", module + "/api/v1alpha1"},
 		{module + "/cni/handshake", module + "/api/v1alpha1"},
 		{module + "/policy", module + "/ruleset"},
-		{module + "/ruleset", module + "/controllers/manifests"},
+		{module + "/ruleset", module + "/manifests"},
 		{module + "/policy/packet", module + "/policy"},
 		{module + "/policy/packet", "k8s.io/api/core/v1"},
 		{module + "/ruleset", "github.com/google/nftables/expr"},
@@ -166,7 +170,8 @@ func TestRooms(t *testing.T) {
 		{module + "/controllers/announcements", module + "/controllers/attachments"},
 		{module + "/controllers/attachments", module + "/controllers/announcements"},
 		{module + "/controllers/network", module + "/controllers/attachments"},
-		{module + "/controllers/manifests", module + "/controllers"},
+		{module + "/manifests", module + "/controllers/enforcer"},
+		{module + "/explain", module + "/manifests"},
 		{module + "/controllers/nodes", module + "/controllers/enforcer"},
 		{module + "/controllers", module + "/controllers/clusterstatus"},
 		{module + "/controllers/report", module + "/controllers/clusterstatus"},
@@ -179,7 +184,7 @@ func TestRooms(t *testing.T) {
 		{module + "/agent", module + "/cli"},
 		{module + "/agent", module + "/test/check"},
 		{module + "/controllers", module + "/ruleset/kernel"},
-		{module + "/controllers/manifests", "github.com/vishvananda/netlink"},
+		{module + "/manifests", "github.com/vishvananda/netlink"},
 		{module + "/controllers", "github.com/containernetworking/cni/pkg/types"},
 		{module + "/controllers", module + "/cni/plugin"},
 		{module + "/cni/node", module + "/policy"},

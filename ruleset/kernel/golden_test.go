@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/manifests"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/manifests"
 	"github.com/podfence/podfence/test/lab"
 )
 

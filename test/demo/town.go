@@ -16,7 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/manifests"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/fence"
 	"github.com/podfence/podfence/test/lab"

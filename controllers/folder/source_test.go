@@ -1,4 +1,4 @@
-package manifests_test
+package folder_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/podfence/podfence/controllers/enforcer"
-	"github.com/podfence/podfence/controllers/manifests"
+	"github.com/podfence/podfence/controllers/folder"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -24,9 +24,9 @@ import (
 // know it all the same, as the routes do.
 func TestInternalIPLost(t *testing.T) {
 	g := NewWithT(t)
-	folder := t.TempDir()
+	dir := t.TempDir()
 	write := func(addresses string) {
-		g.Expect(os.WriteFile(filepath.Join(folder, "nodes.yaml"), []byte(`
+		g.Expect(os.WriteFile(filepath.Join(dir, "nodes.yaml"), []byte(`
 apiVersion: v1
 kind: Node
 metadata: {name: node}
@@ -57,7 +57,7 @@ status: {addresses: [`+addresses+`{type: Hostname, address: other}]}
 	go func() { ended <- e.Start(ctx) }()
 	defer func() { cancel(); <-ended }()
 	reports := report.New(report.Options{Node: "node", Log: logr.Discard(), Registry: prometheus.NewRegistry()})
-	m := manifests.NewSource(manifests.SourceOptions{Path: folder, Enforcer: e, Report: reports, Log: logr.Discard()})
+	m := folder.NewSource(folder.SourceOptions{Path: dir, Enforcer: e, Report: reports, Log: logr.Discard()})
 	known := func() []netip.Addr {
 		g.Expect(m.Reload()).To(Succeed())
 		g.Expect(e.Sync(t.Context())).To(Succeed())
@@ -77,9 +77,9 @@ status: {addresses: [`+addresses+`{type: Hostname, address: other}]}
 // with its file.
 func TestClusterPolicies(t *testing.T) {
 	g := NewWithT(t)
-	folder := t.TempDir()
+	dir := t.TempDir()
 	write := func(name, text string) {
-		g.Expect(os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600)).To(Succeed())
+		g.Expect(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)).To(Succeed())
 	}
 	write("pod.yaml", `
 apiVersion: v1
@@ -118,12 +118,12 @@ spec:
 	go func() { ended <- e.Start(ctx) }()
 	defer func() { cancel(); <-ended }()
 	reports := report.New(report.Options{Node: "node", Log: logr.Discard(), Registry: prometheus.NewRegistry()})
-	m := manifests.NewSource(manifests.SourceOptions{Path: folder, Enforcer: e, Report: reports, Log: logr.Discard()})
+	m := folder.NewSource(folder.SourceOptions{Path: dir, Enforcer: e, Report: reports, Log: logr.Discard()})
 	g.Expect(m.Reload()).To(Succeed())
 	g.Expect(e.Sync(t.Context())).To(Succeed())
 	g.Expect(policies).To(HaveKeyWithValue(policy.Key{Name: "metadata"}, true))
 
-	g.Expect(os.Remove(filepath.Join(folder, "policy.yaml"))).To(Succeed())
+	g.Expect(os.Remove(filepath.Join(dir, "policy.yaml"))).To(Succeed())
 	g.Expect(m.Reload()).To(Succeed())
 	g.Expect(e.Sync(t.Context())).To(Succeed())
 	g.Expect(policies).To(HaveKeyWithValue(policy.Key{Name: "metadata"}, false))

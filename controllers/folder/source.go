@@ -1,4 +1,4 @@
-package manifests
+package folder
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/nodes"
 	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/manifests"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -59,9 +60,9 @@ var errNoManifests = errors.New("there are no manifests, as in a volume that is 
 func (m *Source) Reload() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now, err := Load(m.Path)
+	now, err := manifests.Load(m.Path)
 	var empty error
-	if err == nil && m.KeepIfEmpty && Empty(now) {
+	if err == nil && m.KeepIfEmpty && manifests.Empty(now) {
 		empty = fmt.Errorf("%s: %w", m.Path, errNoManifests)
 		err = empty
 	}
@@ -103,7 +104,7 @@ func gone[T client.Object](object T) policy.Change     { return policy.Gone(obje
 // Start reads the folder, and again whenever it changes, until ctx is done. It
 // implements manager.Runnable.
 func (m *Source) Start(ctx context.Context) error {
-	return Watch(ctx, m.Path, m.reload)
+	return manifests.Watch(ctx, m.Path, m.reload)
 }
 
 // reload reads the folder and says so when it cannot be used, once.

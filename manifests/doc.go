@@ -14,7 +14,6 @@
 //	load.go              all files together: duplicates, namespaces nobody wrote
 //	errors.go            what is wrong, with file and line
 //	watch.go             when to read again
-//	source.go            Source: feeds the enforcer what has changed in the folder
 //
 // There is no API server behind a folder, so its refusals happen here, and nothing
 // that policy reads is skipped: a misspelt field, a kind that nobody reads or an
