@@ -175,7 +175,7 @@ func TestProcessesHandTheTableOver(t *testing.T) {
 
 func TestProcessFails(t *testing.T) {
 	folder := samples(t)
-	write(t, folder+"/broken.yaml", "apiVersion: v1\nkind: Secret\n")
+	write(t, folder+"/broken.yaml", "apiVersion: v1\nkind: Pods\n")
 	cmd := podfence(t, "render", "-f", folder, "--node", "node-1")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,12 +14,13 @@ import (
 
 func renderCommand() *cobra.Command {
 	var (
-		e          enforcement
-		n          network
-		path, node string
+		e     enforcement
+		n     network
+		paths []string
+		o     manifests.ReadOptions
 	)
 	cmd := &cobra.Command{
-		Use:   "render -f DIR --node NAME",
+		Use:   "render -f FILE|DIR|- --node NAME",
 		Short: "Print the nftables ruleset that manifests make on a node",
 		Long: `Print the nftables ruleset that manifests make on a node: offline, and without
 privilege. "nft -f" takes what is printed. With the agent's --cni and --routing it
@@ -28,7 +30,15 @@ send, is not shown.
   kubectl get nodes,namespaces,pods,networkpolicies -A -o yaml > cluster.yaml
   podfence render -f cluster.yaml --node node-1
 
-Where the cluster has them, get clusternetworkpolicies as well.`,
+Where the cluster has them, get clusternetworkpolicies as well.
+
+Before anything runs, Deployments, StatefulSets and other workloads stand for the
+pods that they would have, on the node, with placeholders as their addresses:
+
+  podfence render -f config/samples --node node-1
+  kustomize build overlays/prod | podfence render -f - --node node-1
+
+Kinds that podfence does not read are passed over.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options, err := e.options()
@@ -38,16 +48,21 @@ Where the cluster has them, get clusternetworkpolicies as well.`,
 			if err := n.options(&options); err != nil {
 				return err
 			}
-			if path == "" || node == "" {
+			if len(paths) == 0 || o.Node == "" {
 				return errors.New("render needs --filename and --node")
 			}
-			snapshot, err := manifests.Load(path)
+			o.Recursive, o.Stdin = true, cmd.InOrStdin()
+			objects, err := manifests.Read(paths, o)
 			if err != nil {
 				return err
 			}
-			if manifests.Empty(snapshot) {
-				return fmt.Errorf("there are no manifests in %s: what would be printed fences no pod", path)
+			if text := objects.SkippedText(); text != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "podfence: passed over", text)
 			}
+			if len(objects.StandIns) > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "podfence: placeholders are the addresses of the pods of %s\n", strings.Join(objects.StandIns, ", "))
+			}
+			snapshot, node := objects.Snapshot, o.Node
 			ignore, err := n.ignorePodCIDRs()
 			if err != nil {
 				return err
@@ -65,8 +80,9 @@ Where the cluster has them, get clusternetworkpolicies as well.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&path, "filename", "f", "", "folder of YAML, or one file: Pods with status.podIPs, Namespaces, NetworkPolicies, ClusterNetworkPolicies, Nodes")
-	cmd.Flags().StringVar(&node, "node", "", "name of the node")
+	cmd.Flags().StringSliceVarP(&paths, "filename", "f", nil, "file or folder of YAML, with the folders in it, or - for standard input: Pods, workloads, Namespaces, NetworkPolicies, ClusterNetworkPolicies, Nodes; it may be given several times")
+	cmd.Flags().StringVar(&o.Node, "node", "", "name of the node")
+	cmd.Flags().BoolVar(&o.Strict, "strict", false, "refuse kinds that podfence does not read")
 	e.flags(cmd.Flags())
 	n.flags(cmd.Flags())
 	return cmd

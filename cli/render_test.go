@@ -162,7 +162,7 @@ func TestRenderSaysWhereItIsWrong(t *testing.T) {
 		{"unknown field", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n  lables: {a: b}\n", path + ":5: "},
 		{"refused value", "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\nspec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock: {cidr: 10.0.0.0/99}\n", path + ":8: "},
 		{"refused value, of the cluster's", "apiVersion: policy.networking.k8s.io/v1beta1\nkind: ClusterNetworkPolicy\nmetadata: {name: x}\nspec:\n  tier: Admin\n  priority: 1\n  subject: {}\n", path + ":7: "},
-		{"unknown kind", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n", path + ":2: "},
+		{"unknown kind", "apiVersion: v1\nkind: Nodes\nmetadata: {name: x}\n", path + ":2: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			write(t, path, c.text)
@@ -174,5 +174,28 @@ func TestRenderSaysWhereItIsWrong(t *testing.T) {
 				t.Errorf("half a ruleset is worse than none: %s", stdout)
 			}
 		})
+	}
+}
+
+// TestRenderSamples: the samples that podfence ships render before anything of them runs, by pods that
+// stand for those of their Deployments.
+func TestRenderSamples(t *testing.T) {
+	cmd := Command("test")
+	var out, said strings.Builder
+	cmd.SetOut(&out)
+	cmd.SetErr(&said)
+	cmd.SetArgs([]string{"render", "-f", "../config/samples", "--node", "node-1"})
+	if err := cmd.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"shop/frontend-0 {", "shop-db/db-0 {", `comment "ingress[0]"`} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the ruleset has no %q", want)
+		}
+	}
+	for _, want := range []string{"placeholders are the addresses of the pods of Deployment shop/", "Kustomization"} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("it says %q, without %q", said.String(), want)
+		}
 	}
 }

@@ -47,10 +47,11 @@ func TestClusterSamples(t *testing.T) {
 	folder := samples(t)
 	clusterSamples(t, folder)
 	write(t, filepath.Join(folder, "others.yaml"), otherPods)
-	s, err := manifests.Load(folder)
+	objects, err := manifests.Load(folder)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := objects.Snapshot
 	for _, cnp := range s.ClusterPolicies {
 		if _, problems := policy.ParseCluster(cnp); len(problems) > 0 {
 			t.Errorf("%s: %v", cnp.Name, problems)

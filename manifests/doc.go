@@ -12,12 +12,17 @@
 //	validate.go          what the API server would refuse
 //	validate_cluster.go  the same of ClusterNetworkPolicies
 //	load.go              all files together: duplicates, namespaces nobody wrote
+//	kinds.go             kinds that are passed over, and those that resemble one that is read
+//	read.go              Read: the same for questions, with workloads and Services; where a field is written
+//	standins.go          pods that stand for a workload's, and placeholders as addresses
 //	errors.go            what is wrong, with file and line
 //	watch.go             when to read again
 //
 // There is no API server behind a folder, so its refusals happen here, and nothing
-// that policy reads is skipped: a misspelt field, a kind that nobody reads or an
-// except that does not parse would each quietly open what its author meant to close.
+// that policy reads is skipped: a misspelt field or an except that does not parse would
+// each quietly open what its author meant to close. Objects of other kinds are passed over, and
+// counted, as what people have in a folder is more than policies; but not one of a kind that
+// resembles a policy's, a pod's or a namespace's, or that is of the group of ClusterNetworkPolicy.
 // What policy does not read, such as most of a Pod and every status, is left out
 // unseen: there Kubernetes' releases differ.
 // One finding makes the whole folder unusable; whoever enforces keeps what it

@@ -29,6 +29,8 @@ type listing struct {
 	files []string
 	// folders are the real paths of those that were walked.
 	folders map[string]bool
+	// shallow: folders in folders are left out.
+	shallow bool
 	errs    []*Error
 }
 
@@ -95,6 +97,7 @@ func (t *listing) entry(path string, visit func(string)) {
 	case err != nil && wanted:
 		t.fail(path, err)
 	case err != nil: // a dangling link that would not have been read
+	case info.IsDir() && t.shallow:
 	case info.IsDir():
 		t.folder(path, visit)
 	case wanted && !info.Mode().IsRegular():

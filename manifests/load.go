@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -22,19 +24,21 @@ import (
 // followed: ..data of a mounted ConfigMap is read through the links to it, not
 // by itself. The path may also be one file, whatever its name.
 //
-// The error is an errors.Join of *Error, one for each finding; there is no
-// Snapshot then, as part of the policies may well allow more than all of them.
-func Load(path string) (policy.Snapshot, error) {
+// It reads what is enforced, and passes over other kinds, unless one resembles what is enforced.
+//
+// The error is an errors.Join of *Error, one for each finding; there are no
+// Objects then, as part of the policies may well allow more than all of them.
+func Load(path string) (*Objects, error) {
 	// A mounted ConfigMap changes all its files at once, by one rename of
 	// ..data. Files read before and after it do not belong together.
 	for range attempts {
 		before := mounted(path)
-		snapshot, err := load(path)
+		objects, err := load(path)
 		if mounted(path) == before {
-			return snapshot, err
+			return objects, err
 		}
 	}
-	return policy.Snapshot{}, &Error{File: path, Err: errors.New("changes while it is read, again and again")}
+	return nil, &Error{File: path, Err: errors.New("changes while it is read, again and again")}
 }
 
 // attempts is how often Load reads a mount that changes while it is read. That is rare even once: the
@@ -55,7 +59,7 @@ func Empty(s policy.Snapshot) bool {
 	return len(s.Nodes)+len(s.Namespaces)+len(s.Pods)+len(s.Policies)+len(s.ClusterPolicies) == 0
 }
 
-func load(path string) (policy.Snapshot, error) {
+func load(path string) (*Objects, error) {
 	t := walk(path, nil)
 	r := newReader()
 	r.found = t.errs
@@ -67,7 +71,7 @@ func load(path string) (policy.Snapshot, error) {
 		}
 		r.file(file, data)
 	}
-	return r.snapshot()
+	return r.objects()
 }
 
 // Parse reads the bytes of one file; name is what errors call it.
@@ -75,15 +79,23 @@ func Parse(name string, data []byte) (policy.Snapshot, error) {
 	r := newReader()
 	if len(data) > maxFile {
 		r.fail(name, errTooLarge)
-		return r.snapshot()
+	} else {
+		r.file(name, data)
 	}
-	r.file(name, data)
-	return r.snapshot()
+	out, err := r.objects()
+	if err != nil {
+		return policy.Snapshot{}, err
+	}
+	return out.Snapshot, nil
 }
 
 // reader gathers what files say.
 type reader struct {
-	out     policy.Snapshot
+	// questions: what is read is asked about, and not enforced, so that more kinds are read; strict: a kind
+	// that is not read is a finding.
+	questions, strict bool
+
+	out     Objects
 	checker checker
 	places  map[id]place
 	found   []*Error
@@ -97,7 +109,7 @@ type place struct {
 }
 
 func newReader() *reader {
-	return &reader{checker: newChecker(), places: map[id]place{}}
+	return &reader{checker: newChecker(), places: map[id]place{}, out: Objects{Skipped: map[string]int{}, places: map[id]source{}}}
 }
 
 func (r *reader) fail(file string, err error) {
@@ -155,10 +167,14 @@ func (r *reader) splitList(file string, l splitList) *syntaxError {
 }
 
 // mark is how much a reader has read.
-type mark struct{ nodes, namespaces, pods, policies, clusterPolicies, found int }
+type mark struct {
+	nodes, namespaces, pods, policies, clusterPolicies, services, slices, workloads, found int
+	skipped                                                                                map[string]int
+}
 
 func (r *reader) mark() mark {
-	return mark{len(r.out.Nodes), len(r.out.Namespaces), len(r.out.Pods), len(r.out.Policies), len(r.out.ClusterPolicies), len(r.found)}
+	return mark{len(r.out.Nodes), len(r.out.Namespaces), len(r.out.Pods), len(r.out.Policies), len(r.out.ClusterPolicies),
+		len(r.out.Services), len(r.out.EndpointSlices), len(r.out.Workloads), len(r.found), maps.Clone(r.out.Skipped)}
 }
 
 // reset forgets what was read since.
@@ -168,12 +184,20 @@ func (r *reader) reset(m mark) {
 	forget(r, "Pod", &r.out.Pods, m.pods)
 	forget(r, "NetworkPolicy", &r.out.Policies, m.policies)
 	forget(r, "ClusterNetworkPolicy", &r.out.ClusterPolicies, m.clusterPolicies)
+	forget(r, "Service", &r.out.Services, m.services)
+	forget(r, "EndpointSlice", &r.out.EndpointSlices, m.slices)
+	for _, w := range r.out.Workloads[m.workloads:] {
+		delete(r.places, id{w.Kind, w.Namespace, w.Name})
+	}
+	r.out.Workloads, r.out.templates = r.out.Workloads[:m.workloads], r.out.templates[:m.workloads]
+	r.out.Skipped = m.skipped
 	r.found = r.found[:m.found]
 }
 
 func forget[T metav1.Object](r *reader, kind string, all *[]T, from int) {
 	for _, o := range (*all)[from:] {
 		delete(r.places, id{kind, o.GetNamespace(), o.GetName()})
+		delete(r.out.places, id{kind, o.GetNamespace(), o.GetName()})
 	}
 	*all = (*all)[:from]
 }
@@ -203,13 +227,27 @@ func (r *reader) add(file string, n *node, kind string, obj metav1.Object) {
 		r.out.Policies = append(r.out.Policies, o)
 	case *clusterv1beta1.ClusterNetworkPolicy:
 		r.out.ClusterPolicies = append(r.out.ClusterPolicies, o)
+	case *corev1.Service:
+		r.out.Services = append(r.out.Services, o)
+	case *discoveryv1.EndpointSlice:
+		r.out.EndpointSlices = append(r.out.EndpointSlices, o)
+	default:
+		if t, is := templateOf(kind, obj); is {
+			r.out.Workloads, r.out.templates = append(r.out.Workloads, t.owner), append(r.out.templates, t)
+		}
+	}
+	if r.questions && (kind == "NetworkPolicy" || kind == "ClusterNetworkPolicy") {
+		r.out.places[key] = source{file, n}
 	}
 }
 
-// snapshot returns everything, sorted, or everything that is wrong.
-func (r *reader) snapshot() (policy.Snapshot, error) {
+// objects returns everything, sorted, or everything that is wrong.
+func (r *reader) objects() (*Objects, error) {
 	if len(r.found) > 0 {
-		return policy.Snapshot{}, join(r.found)
+		return nil, join(r.found)
+	}
+	for _, o := range r.out.Workloads {
+		r.namespace(o.Namespace)
 	}
 	for _, o := range r.out.Pods {
 		r.namespace(o.Namespace)
@@ -222,7 +260,8 @@ func (r *reader) snapshot() (policy.Snapshot, error) {
 	slices.SortFunc(r.out.Pods, byName[*corev1.Pod])
 	slices.SortFunc(r.out.Policies, byName[*networkingv1.NetworkPolicy])
 	slices.SortFunc(r.out.ClusterPolicies, byName[*clusterv1beta1.ClusterNetworkPolicy])
-	return r.out, nil
+	slices.SortFunc(r.out.Services, byName[*corev1.Service])
+	return &r.out, nil
 }
 
 // namespace adds a namespace that something is in, where no manifest has it.

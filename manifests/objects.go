@@ -7,7 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
@@ -29,10 +32,28 @@ var versions = map[string][]string{
 	"ClusterNetworkPolicy": {clusterv1beta1.GroupVersion.String(), clusterv1beta1.GroupName + "/v1alpha2"},
 }
 
-// newObject returns an empty object of a kind in versions.
+// newObject returns an empty object of a kind that is read.
 func newObject(kind string) metav1.Object {
 	meta := typeMeta(kind)
 	switch kind {
+	case "Service":
+		return &corev1.Service{TypeMeta: meta}
+	case "EndpointSlice":
+		return &discoveryv1.EndpointSlice{TypeMeta: meta}
+	case "Deployment":
+		return &appsv1.Deployment{TypeMeta: meta}
+	case "ReplicaSet":
+		return &appsv1.ReplicaSet{TypeMeta: meta}
+	case "StatefulSet":
+		return &appsv1.StatefulSet{TypeMeta: meta}
+	case "DaemonSet":
+		return &appsv1.DaemonSet{TypeMeta: meta}
+	case "ReplicationController":
+		return &corev1.ReplicationController{TypeMeta: meta}
+	case "Job":
+		return &batchv1.Job{TypeMeta: meta}
+	case "CronJob":
+		return &batchv1.CronJob{TypeMeta: meta}
 	case "Pod":
 		return &corev1.Pod{TypeMeta: meta}
 	case "Namespace":
@@ -46,7 +67,8 @@ func newObject(kind string) metav1.Object {
 }
 
 func typeMeta(kind string) metav1.TypeMeta {
-	return metav1.TypeMeta{APIVersion: versions[kind][0], Kind: kind}
+	version, _ := versionsOf(kind, true)
+	return metav1.TypeMeta{APIVersion: version[0], Kind: kind}
 }
 
 // impliedNamespace is a namespace that no manifest has.
@@ -57,7 +79,9 @@ func impliedNamespace(name string) *corev1.Namespace {
 }
 
 // namespaced reports whether objects of a kind are in a namespace.
-func namespaced(kind string) bool { return kind == "Pod" || kind == "NetworkPolicy" }
+func namespaced(kind string) bool {
+	return kind != "Namespace" && kind != "Node" && kind != "ClusterNetworkPolicy"
+}
 
 // anyList is any of the list kinds.
 type anyList struct {
@@ -82,10 +106,11 @@ func (r *reader) read(file string, n *node, implied string) *syntaxError {
 	}
 	kind, version := n.str("kind"), n.str("apiVersion")
 	if implied != "" && n.get("kind") == nil && n.get("apiVersion") == nil {
-		kind, version = implied, versions[implied][0]
+		of, _ := versionsOf(implied, true)
+		kind, version = implied, of[0]
 	}
 	item := strings.TrimSuffix(kind, "List")
-	want := versions[item]
+	want, _ := versionsOf(item, r.questions)
 	if kind == "List" {
 		want = []string{"v1"}
 	}
@@ -94,6 +119,8 @@ func (r *reader) read(file string, n *node, implied string) *syntaxError {
 		report("kind", field.Required(field.NewPath("kind"), reads))
 	case version == "":
 		report("apiVersion", field.Required(field.NewPath("apiVersion"), reads))
+	case len(want) == 0 && !resembles(item, version):
+		r.skip(kind, func(err error) { report("kind", err) })
 	case len(want) == 0:
 		report("kind", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
 	case !slices.Contains(want, version):
@@ -158,7 +185,7 @@ func (r *reader) object(file string, n *node, kind string) {
 	found := r.finds(file, name)
 	obj := newObject(kind)
 	before := len(r.found)
-	r.checker.prune(n, reflect.TypeOf(obj), readOf[kind])
+	r.checker.prune(n, reflect.TypeOf(obj), fieldsOf(kind, r.questions))
 	r.checker.check(n, reflect.TypeOf(obj), nil, n.line, found)
 	if err := utiljson.Unmarshal(n.appendJSON(nil), obj); err != nil {
 		if len(r.found) == before {
@@ -214,6 +241,9 @@ func setDefaults(obj metav1.Object) {
 	case *networkingv1.NetworkPolicy:
 		o.Namespace = orDefault(o.Namespace)
 		setPolicyDefaults(&o.Spec)
+	case *corev1.Service, *discoveryv1.EndpointSlice, *appsv1.Deployment, *appsv1.ReplicaSet, *appsv1.StatefulSet, *appsv1.DaemonSet,
+		*corev1.ReplicationController, *batchv1.Job, *batchv1.CronJob:
+		obj.SetNamespace(orDefault(obj.GetNamespace()))
 	case *clusterv1beta1.ClusterNetworkPolicy:
 		o.TypeMeta = typeMeta("ClusterNetworkPolicy") // as if it were asked for in that version
 	}

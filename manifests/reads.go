@@ -37,11 +37,60 @@ var readOf = map[string]what{
 	}},
 	"Pod": {fields: map[string]what{
 		"metadata": metadata,
-		"spec": {only: true, fields: map[string]what{
-			"nodeName": {}, "hostNetwork": {}, "containers": containers, "initContainers": containers,
-		}},
-		"status": {only: true, fields: map[string]what{"phase": {}, "podIP": {}, "podIPs": {}}},
+		"spec":     podSpec,
+		"status":   {only: true, fields: map[string]what{"phase": {}, "podIP": {}, "podIPs": {}}},
 	}},
+}
+
+// more are the fields of kinds that are read for questions alone, and those of a Pod that only whoever asks
+// wants to know.
+var more = map[string]what{
+	"Pod": {fields: map[string]what{
+		"metadata": owned,
+		"spec":     podSpec,
+		"status":   {only: true, fields: map[string]what{"phase": {}, "podIP": {}, "podIPs": {}, "conditions": {only: true, fields: map[string]what{"type": {}, "status": {}}}}},
+	}},
+	"Service": {fields: map[string]what{
+		"metadata": owned,
+		"spec": {only: true, fields: map[string]what{
+			"type": {}, "selector": {}, "clusterIP": {}, "clusterIPs": {}, "ports": {}, "externalName": {}, "externalTrafficPolicy": {}, "ipFamilyPolicy": {}, "ipFamilies": {},
+		}},
+		"status": {only: true},
+	}},
+	"EndpointSlice":         {not: []string{"addressType"}, fields: map[string]what{"metadata": owned}},
+	"Deployment":            workload,
+	"ReplicaSet":            workload,
+	"StatefulSet":           workload,
+	"DaemonSet":             workload,
+	"ReplicationController": workload,
+	"Job":                   workload,
+	"CronJob": {fields: map[string]what{
+		"metadata": owned,
+		"spec":     {only: true, fields: map[string]what{"jobTemplate": {only: true, fields: map[string]what{"spec": template}}}},
+		"status":   {only: true},
+	}},
+}
+
+// owned is metadata with whose the object is.
+var owned = what{not: slices.DeleteFunc(slices.Clone(metadata.not), func(name string) bool { return name == "ownerReferences" })}
+
+var podSpec = what{only: true, fields: map[string]what{
+	"nodeName": {}, "hostNetwork": {}, "containers": containers, "initContainers": containers,
+}}
+
+// template is the spec of what makes pods.
+var template = what{only: true, fields: map[string]what{
+	"replicas": {}, "template": {only: true, fields: map[string]what{"metadata": metadata, "spec": podSpec}},
+}}
+
+var workload = what{fields: map[string]what{"metadata": owned, "spec": template, "status": {only: true}}}
+
+// fieldsOf are the fields that are read of a kind.
+func fieldsOf(kind string, questions bool) what {
+	if w, is := more[kind]; is && questions {
+		return w
+	}
+	return readOf[kind]
 }
 
 // prune takes what is not read out of an object of a type. A field that the type does not

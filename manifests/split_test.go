@@ -20,11 +20,11 @@ func whole(t *testing.T, text string) (string, bool) {
 	if err != nil {
 		return err.Error(), false
 	}
-	s, failed := r.snapshot()
+	s, failed := r.objects()
 	if failed != nil {
 		return failed.Error(), false
 	}
-	return fmt.Sprintf("%+v", s), true
+	return fmt.Sprintf("%+v", s.Snapshot), true
 }
 
 // TestParts: what is read part by part is what is read whole, with the same lines in what
@@ -75,8 +75,8 @@ func TestParts(t *testing.T) {
 				for _, doc := range docs {
 					_ = r.document("f", doc)
 				}
-				whole, _ := r.snapshot()
-				if err != nil || !reflect.DeepEqual(whole, s) {
+				whole, _ := r.objects()
+				if err != nil || !reflect.DeepEqual(whole.Snapshot, s) {
 					t.Errorf("read in parts: %v, %+v", err, s)
 				}
 			} else if valid != (err == nil) || !strings.Contains(got, want) {

@@ -31,11 +31,11 @@ func goldens(t *testing.T) map[string]*nft.Table {
 		t.Fatalf("no manifests in testdata: %v", err)
 	}
 	for _, input := range inputs {
-		snapshot, err := manifests.Load(input)
+		objects, err := manifests.Load(input)
 		if err != nil {
 			t.Fatal(err)
 		}
-		intent, _ := policy.Compile(snapshot, "node-1")
+		intent, _ := policy.Compile(objects.Snapshot, "node-1")
 		name := strings.TrimSuffix(input, ".yaml")
 		var options ruleset.Options
 		if filepath.Base(name) == "masquerade" {

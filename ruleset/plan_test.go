@@ -17,10 +17,11 @@ import (
 // TestPlans: the cost of a change is the change. Each step changes one thing in
 // the cluster of testdata/web.yaml and has just these operations.
 func TestPlans(t *testing.T) {
-	snapshot, err := manifests.Load("testdata/web.yaml")
+	objects, err := manifests.Load("testdata/web.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	snapshot := objects.Snapshot
 	m := policy.NewModel("node-1")
 	feed := func(objects ...random.Event) {
 		for _, event := range objects {
@@ -113,11 +114,11 @@ func sameLines(a, b []string) bool {
 
 // TestTraceSteps: a trace names the rules met, in order.
 func TestTraceSteps(t *testing.T) {
-	snapshot, err := manifests.Load("testdata/web.yaml")
+	objects, err := manifests.Load("testdata/web.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	intent, _ := policy.Compile(snapshot, "node-1")
+	intent, _ := policy.Compile(objects.Snapshot, "node-1")
 	trace := ruleset.Build(intent, ruleset.Options{}).Trace(nft.Forward, nft.TracePacket{
 		Packet: policy.Packet{Src: netip.MustParseAddr("203.0.113.1"), Dst: netip.MustParseAddr("10.244.1.7"), Protocol: policy.TCP, DstPort: 8444},
 		State:  nft.New,

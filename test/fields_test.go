@@ -38,6 +38,10 @@ var fieldExceptions = map[string]string{
 	module + "/manifests.problem":     "plain data",
 	module + "/manifests.splitList":   "plain data",
 	module + "/manifests.syntaxError": "plain data",
+	module + "/manifests.Objects":     "plain data",
+	module + "/manifests.podTemplate": "plain data",
+	module + "/manifests.id":          "plain data",
+	module + "/manifests.reader":      "one reader, a file for each of its steps",
 	// Values of flags, which several files of the command line read.
 	module + "/cli.enforcement": "flags",
 	module + "/cli.network":     "flags",

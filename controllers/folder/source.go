@@ -1,6 +1,7 @@
 package folder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,8 +29,8 @@ type Source struct {
 	mu    sync.Mutex
 	nodes *nodes.Known
 	last  policy.Snapshot
-	// logged is the error as last logged.
-	logged string
+	// logged is the error, and skipped what was passed over, as last logged.
+	logged, skipped string
 }
 
 // SourceOptions are what a Source is told.
@@ -60,7 +61,7 @@ var errNoManifests = errors.New("there are no manifests, as in a volume that is 
 func (m *Source) Reload() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now, err := manifests.Load(m.Path)
+	now, err := m.read()
 	var empty error
 	if err == nil && m.KeepIfEmpty && manifests.Empty(now) {
 		empty = fmt.Errorf("%s: %w", m.Path, errNoManifests)
@@ -81,6 +82,19 @@ func (m *Source) Reload() error {
 	), policy.Synced())...)
 	m.last = now
 	return nil
+}
+
+// read reads the folder, and says once what it passes over.
+func (m *Source) read() (policy.Snapshot, error) {
+	objects, err := manifests.Load(m.Path)
+	if err != nil {
+		return policy.Snapshot{}, err
+	}
+	if skipped := objects.SkippedText(); skipped != m.skipped {
+		m.skipped = skipped
+		m.Log.Info("Passing over objects in the folder", "path", m.Path, "skipped", cmp.Or(skipped, "none any more"))
+	}
+	return objects.Snapshot, nil
 }
 
 // differing are the changes from what was there before to what is there now.

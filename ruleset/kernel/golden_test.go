@@ -58,11 +58,11 @@ func tableOf(t *testing.T, input string) *nft.Table {
 	case strings.HasSuffix(name, "-options"):
 		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000}
 	}
-	snapshot, err := manifests.Load(input + ".yaml")
+	objects, err := manifests.Load(input + ".yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	intent, _ := policy.Compile(snapshot, "node-1")
+	intent, _ := policy.Compile(objects.Snapshot, "node-1")
 	table := ruleset.Build(intent, options)
 	table.UpdateLinks(links)
 	return &table.Table

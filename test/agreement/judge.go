@@ -133,6 +133,11 @@ func (c *Cluster) closed(s policy.Snapshot, r *Result) string {
 	if c.options.SourceCheck && inRanges(s, r.Src) && !guarded && c.linkTo(r.Src) != c.linkOf(from) {
 		return "a pod's source, from elsewhere"
 	}
+	return c.intoTunnel(s, r)
+}
+
+// intoTunnel says why a packet may not go into a tunnel between nodes; empty: it may, or is none.
+func (c *Cluster) intoTunnel(s policy.Snapshot, r *Result) string {
 	if c.options.TunnelPort == 0 || r.Seen.Protocol != policy.UDP || r.Seen.DstPort != c.options.TunnelPort {
 		return ""
 	}

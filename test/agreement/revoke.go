@@ -53,11 +53,14 @@ func (c *Cluster) Revoke(s policy.Snapshot) (compared int, wrong []Revoked, err 
 		return 0, nil, err
 	}
 	for _, flow := range tracked {
-		if _, seen := random.Hook(s, flow.Packet); !seen {
+		hook, seen := random.Hook(s, flow.Packet)
+		if !seen {
 			continue
 		}
+		// What would begin it now: a new packet to a node's tunnel may not pass, whatever policies say.
+		begins := &Result{Case: Case{Packet: flow.Packet}, Seen: flow.Packet, Hook: hook, State: nft.New}
 		flow.Verdict = policy.Judge(s, flow.Packet, policy.JudgeOptions{AllowToNode: c.options.AllowToNode})
-		flow.Judged = flow.Verdict.At(random.Node)
+		flow.Judged = flow.Verdict.At(random.Node) && c.intoTunnel(s, begins) == ""
 		compared++
 		if flow.Marked == flow.Judged {
 			wrong = append(wrong, flow)

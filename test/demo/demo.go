@@ -105,11 +105,11 @@ func (t *town) show(ctx context.Context, p *printer, plugin string, keep bool) e
 		if err := t.enforced(ctx); err != nil {
 			return err
 		}
-		snapshot, err := manifests.Load(t.manifests())
+		objects, err := manifests.Load(t.manifests())
 		if err != nil {
 			return err
 		}
-		conversations, err := t.talk(ctx, snapshot)
+		conversations, err := t.talk(ctx, objects.Snapshot)
 		if err != nil {
 			return err
 		}

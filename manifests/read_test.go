@@ -1,0 +1,155 @@
+package manifests
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/policy"
+)
+
+const chart = "testdata/chart"
+
+// TestReadChart reads what Helm writes: workloads stand for pods, Services are there, all else is counted.
+func TestReadChart(t *testing.T) {
+	o, err := Read([]string{chart}, ReadOptions{Node: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := o.SkippedText(); got != "3 objects that podfence does not read: 1 ConfigMap, 1 HorizontalPodAutoscaler, 1 ServiceAccount" {
+		t.Errorf("passed over %s", got)
+	}
+	var pods []string
+	for _, pod := range o.Pods {
+		if pod.Spec.NodeName != "node-1" || pod.Annotations[StandInAnnotation] != "true" || len(pod.OwnerReferences) != 1 {
+			t.Errorf("pod %s: %+v", pod.Name, pod.ObjectMeta)
+		}
+		text := fmt.Sprintf("%s/%s app=%s of %s", pod.Namespace, pod.Name, pod.Labels["app"], pod.OwnerReferences[0].Kind)
+		if seen, live := policy.PodOf(pod); live {
+			text += fmt.Sprintf(" %v%d", seen.IPs, len(seen.Ports))
+		}
+		pods = append(pods, text)
+	}
+	want := []string{
+		"default/backup-0 app=backup of CronJob [240.0.0.2]0", "default/db-0 app=db of StatefulSet [240.0.0.3]1",
+		"default/logs-0 app=logs of DaemonSet", "default/logs-1 app=logs of DaemonSet",
+		"default/web-0 app=web of Deployment [240.0.0.4]1", "default/web-1 app=web of Deployment [240.0.0.5]1",
+	}
+	if !slices.Equal(pods, want) {
+		t.Errorf("the pods are\n%s\nwant\n%s", strings.Join(pods, "\n"), strings.Join(want, "\n"))
+	}
+	if len(o.Services) != 1 || o.Services[0].Spec.Ports[0].TargetPort.StrVal != "postgres" || len(o.Workloads) != 4 || len(o.Policies) != 1 {
+		t.Errorf("%d Services, %d workloads, %d policies", len(o.Services), len(o.Workloads), len(o.Policies))
+	}
+	// Where the label of the second peer is written.
+	if file, line, known := o.Place("NetworkPolicy", "default", "db", "spec.ingress[0].from[1].podSelector.matchLabels[app]"); !known || file != chart+"/all.yaml" || line != 34 {
+		t.Errorf("the place is %s:%d, %t", file, line, known)
+	}
+	if _, line, _ := o.Place("NetworkPolicy", "default", "db", "spec.ingress[0].from[7]"); line != 27 {
+		t.Errorf("the nearest place is line %d", line)
+	}
+	if _, _, known := o.Place("NetworkPolicy", "default", "none", "spec"); known {
+		t.Error("a policy that is not there has a place")
+	}
+}
+
+func TestReadPaths(t *testing.T) {
+	names := func(o *Objects) (all []string) {
+		for _, pod := range o.Pods {
+			all = append(all, pod.Name)
+		}
+		return all
+	}
+	o, err := Read([]string{chart}, ReadOptions{Recursive: true})
+	if err != nil || !slices.Contains(names(o), "migrate-0") {
+		t.Errorf("with the folders in it: %v", err)
+	}
+	stdin, err := os.ReadFile(chart + "/all.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err = Read([]string{"-", chart + "/extra"}, ReadOptions{Stdin: bytes.NewReader(stdin)})
+	if err != nil || len(o.Pods) != 7 {
+		t.Errorf("standard input: %v", err)
+	}
+	if file, line, _ := o.Place("NetworkPolicy", "default", "db", "spec.podSelector"); file != "standard input" || line != 24 {
+		t.Errorf("the place is %s:%d", file, line)
+	}
+	for _, test := range []struct {
+		paths []string
+		o     ReadOptions
+		want  string
+	}{
+		{[]string{chart, chart + "/all.yaml"}, ReadOptions{}, "the same object is at testdata/chart/all.yaml:21"},
+		{[]string{"nowhere"}, ReadOptions{}, "nowhere: no such file or directory"},
+		{[]string{chart}, ReadOptions{Strict: true}, `all.yaml:4: kind: podfence does not read kind "ServiceAccount"`},
+		{[]string{t.TempDir()}, ReadOptions{}, "there are no objects that podfence reads"},
+	} {
+		if _, err := Read(test.paths, test.o); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%v: %v; want %q", test.paths, err, test.want)
+		}
+	}
+}
+
+// TestStandInsYield: a workload whose pods are there needs none to stand for them, whether it controls them
+// itself or by another; and pods keep their addresses.
+func TestStandInsYield(t *testing.T) {
+	const text = `
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}, spec: {template: {metadata: {labels: {app: web}}}}}
+- {apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: web-5d, namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: web, uid: a, controller: true}]}, spec: {template: {metadata: {labels: {app: web}}}}}
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: api, namespace: shop}, spec: {replicas: 0, template: {metadata: {labels: {app: api}}, spec: {nodeName: node-1}}}}
+- {apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: api-7f, namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: api, uid: b, controller: true}]}, spec: {replicas: 0, template: {metadata: {labels: {app: api}}}}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: web-5d-x, namespace: shop, labels: {app: web}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web-5d, uid: c, controller: true}]}
+  spec: {nodeName: node-1, containers: [{name: a, image: a}]}
+  status: {podIPs: [{ip: 10.244.1.2}]}
+- {apiVersion: v1, kind: Pod, metadata: {name: alone, namespace: shop}, spec: {nodeName: node-1, containers: [{name: a, image: a}]}}
+- {apiVersion: v1, kind: Node, metadata: {name: node-1}, spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, "fd00:1::/64"]}}
+`
+	o, err := Read([]string{"-"}, ReadOptions{Stdin: strings.NewReader(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, pod := range o.Pods {
+		got[pod.Name] = fmt.Sprint(addrsOf(pod), pod.Annotations[StandInAnnotation])
+	}
+	want := map[string]string{
+		"web-5d-x": "[10.244.1.2]", "api-0": "[10.244.1.3 fd00:1::2]true", "alone": "[10.244.1.4 fd00:1::3]true",
+	}
+	want["alone"], want["api-0"] = "[10.244.1.3 fd00:1::2]true", "[10.244.1.4 fd00:1::3]true" // in the order of names
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("the pods are %v, want %v", got, want)
+	}
+	if !slices.Equal(o.StandIns, []string{"Deployment shop/api", "Pod shop/alone"}) {
+		t.Errorf("stand-ins for %v", o.StandIns)
+	}
+}
+
+func addrsOf(pod *corev1.Pod) (texts []string) {
+	for _, ip := range pod.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	return texts
+}
+
+// TestEnforcedKinds: what is enforced from a folder passes over workloads too, and makes no pods of them.
+func TestEnforcedKinds(t *testing.T) {
+	o, err := Load(filepath.Join(chart, "all.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(o.Pods)+len(o.Services)+len(o.Workloads) > 0 || len(o.Policies) != 1 || o.Skipped["Deployment"] != 1 || o.Skipped["Service"] != 1 {
+		t.Errorf("%d pods, %d policies, passed over %s", len(o.Pods), len(o.Policies), o.SkippedText())
+	}
+}
