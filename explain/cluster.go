@@ -24,7 +24,3 @@ type Cluster struct {
 	// and addresses may be placeholders, and nobody expects agents.
 	Running bool
 }
-
-// StandInAnnotation marks a pod that no file has: it stands for the pods that a workload of a file would
-// have, and its addresses are placeholders. Its value is "true".
-const StandInAnnotation = "podfence.io/stand-in"

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -89,7 +90,7 @@ func (x *Explainer) podEnd(pod *corev1.Pod) (end, *Note) {
 	e := end{
 		End: End{
 			Kind: KindPod, Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName, Workload: x.workload(pod),
-			StandIn: pod.Annotations[StandInAnnotation] == "true",
+			StandIn: pod.Annotations[v1alpha1.StandInAnnotation] == "true",
 		},
 		pod: pod,
 	}

@@ -88,7 +88,9 @@ func TestAgreesWithJudgeAndTable(t *testing.T) {
 
 // passesAt reports whether an answer says that a node lets the packet pass.
 func passesAt(a explain.Answer, node string) bool {
-	passes := func(s explain.Side) bool { return s.Verdict == explain.Allowed || s.EnforcedAt != node && s.EnforcedAt != "" }
+	passes := func(s explain.Side) bool {
+		return s.Verdict == explain.Allowed || s.EnforcedAt != node && s.EnforcedAt != ""
+	}
 	return passes(a.Egress) && passes(a.Ingress)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -27,7 +28,7 @@ func TestReadChart(t *testing.T) {
 	}
 	var pods []string
 	for _, pod := range o.Pods {
-		if pod.Spec.NodeName != "node-1" || pod.Annotations[StandInAnnotation] != "true" || len(pod.OwnerReferences) != 1 {
+		if pod.Spec.NodeName != "node-1" || pod.Annotations[v1alpha1.StandInAnnotation] != "true" || len(pod.OwnerReferences) != 1 {
 			t.Errorf("pod %s: %+v", pod.Name, pod.ObjectMeta)
 		}
 		text := fmt.Sprintf("%s/%s app=%s of %s", pod.Namespace, pod.Name, pod.Labels["app"], pod.OwnerReferences[0].Kind)
@@ -122,7 +123,7 @@ items:
 	}
 	got := map[string]string{}
 	for _, pod := range o.Pods {
-		got[pod.Name] = fmt.Sprint(addrsOf(pod), pod.Annotations[StandInAnnotation])
+		got[pod.Name] = fmt.Sprint(addrsOf(pod), pod.Annotations[v1alpha1.StandInAnnotation])
 	}
 	want := map[string]string{
 		"web-5d-x": "[10.244.1.2]", "api-0": "[10.244.1.3 fd00:1::2]true", "alone": "[10.244.1.4 fd00:1::3]true",

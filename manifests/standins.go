@@ -11,12 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
-
-// StandInAnnotation marks a pod that stands for pods which are not there, or whose addresses are
-// placeholders. Its value is "true".
-const StandInAnnotation = "podfence.io/stand-in"
 
 // podTemplate is what a workload makes pods of.
 type podTemplate struct {
@@ -85,7 +82,7 @@ func (o *Objects) standIn(node string) {
 		if len(pod.Status.PodIPs) > 0 || pod.Status.PodIP != "" || pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
 		}
-		if pod.Annotations[StandInAnnotation] == "" {
+		if pod.Annotations[v1alpha1.StandInAnnotation] == "" {
 			o.StandIns = append(o.StandIns, fmt.Sprintf("Pod %s/%s", pod.Namespace, pod.Name))
 			markStandIn(pod)
 		}
@@ -131,7 +128,7 @@ func markStandIn(pod *corev1.Pod) {
 	if pod.Annotations == nil {
 		pod.Annotations = map[string]string{}
 	}
-	pod.Annotations[StandInAnnotation] = "true"
+	pod.Annotations[v1alpha1.StandInAnnotation] = "true"
 }
 
 // placeholders gives out addresses that no pod of the files has.

@@ -69,6 +69,14 @@ var rules = []struct {
 	// The plugin is a process of its own: it has the agent by the handshake alone.
 	{module + "/cni/plugin", []string{module + "/cni/node", module + "/cni/install"}},
 	{module + "/cni/handshake", []string{module, "!" + module + "/cni/handshake", "github.com/vishvananda", "github.com/containernetworking"}},
+	// The plugin asks: it has what questions are answered by, and nothing of what runs on nodes.
+	{module + "/kubectl-podfence", []string{
+		module, "!" + module + "/kubectl-podfence", "!" + module + "/explain", "!" + module + "/manifests", "!" + module + "/policy", "!" + module + "/api",
+		"sigs.k8s.io/controller-runtime", "golang.org/x/sys", "github.com/mdlayher",
+	}},
+	// What reads a cluster and what asks agents have no command line, and do not know each other.
+	{module + "/kubectl-podfence/cluster", []string{module + "/kubectl-podfence", "!" + module + "/kubectl-podfence/cluster", "github.com/spf13", "k8s.io/cli-runtime"}},
+	{module + "/kubectl-podfence/agents", []string{module + "/kubectl-podfence", "!" + module + "/kubectl-podfence/agents", module + "/explain", "github.com/spf13", "k8s.io/cli-runtime"}},
 	// The demo uses the lab, and is no test.
 	{module + "/test/lab", []string{module + "/ruleset", module + "/controllers", "testing"}},
 	{module + "/test/demo", []string{"testing"}},
@@ -80,26 +88,35 @@ func besides(room string) []string {
 	return []string{c, "!" + c + "/" + room, "!" + c + "/enforcer", "!" + c + "/report"}
 }
 
-// only are libraries that one room alone may use.
+// only are libraries, and rooms, that one room alone may use.
 var only = map[string][]string{
 	"github.com/google/nftables":     {module + "/ruleset/kernel"},
 	"github.com/mdlayher/netlink":    {module + "/ruleset/kernel"},
 	"github.com/vishvananda/netlink": {module + "/cni", module + "/test"},
 	"github.com/containernetworking": {module + "/cni", module + "/test"},
+	"k8s.io/cli-runtime":             {module + "/kubectl-podfence"},
+	module + "/kubectl-podfence":     {module + "/kubectl-podfence"},
 }
 
-// binaries are the programs that run on nodes, with what they do not link in, by whatever
+// binaries are the programs that are handed out, with what they do not link in, by whatever
 // package, and one that they do. The agent is privileged, and takes nothing along that is for
-// tests. The plugin runs for every pod, which pays for it at each start.
+// tests. The CNI plugin runs for every pod, which pays for it at each start. That of kubectl runs on
+// its user's machine, whatever that is, and needs no privilege.
 var binaries = []struct {
 	program, has string
 	not          []string
 }{
 	{module, module + "/controllers", []string{module + "/test", "testing"}},
 	{module + "/cni/podfence-cni", module + "/cni/handshake", notInPlugin},
+	{module + "/kubectl-podfence", module + "/explain", notInKubectl},
 }
 
 var notInPlugin = []string{"net/http", "k8s.io/client-go", "k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/controller-runtime", module + "/policy", module + "/ruleset", module + "/controllers"}
+
+var notInKubectl = []string{
+	"github.com/google/nftables", "github.com/mdlayher", "github.com/vishvananda", "github.com/containernetworking", "sigs.k8s.io/controller-runtime",
+	module + "/agent", module + "/cli", module + "/cni", module + "/controllers", module + "/ruleset", module + "/test", "testing",
+}
 
 func TestRooms(t *testing.T) {
 	if err := inputs.Packages(module + "/..."); err != nil {
@@ -190,6 +207,17 @@ func TestRooms(t *testing.T) {
 		{module + "/cni/node", module + "/policy"},
 		{module + "/cni/plugin", module + "/cni/node"},
 		{module + "/cni/handshake", module + "/cni/plugin"},
+		{module + "/kubectl-podfence", module + "/controllers"},
+		{module + "/kubectl-podfence/commands", module + "/ruleset"},
+		{module + "/kubectl-podfence/commands", module + "/ruleset/kernel"},
+		{module + "/kubectl-podfence/cluster", module + "/kubectl-podfence/commands"},
+		{module + "/kubectl-podfence/agents", module + "/kubectl-podfence/cluster"},
+		{module + "/kubectl-podfence/agents", module + "/test/check"},
+		{module + "/controllers", module + "/kubectl-podfence/cluster"},
+		{module + "/cli", module + "/kubectl-podfence/commands"},
+		{module + "/agent", module + "/kubectl-podfence/agents"},
+		{module + "/explain", module + "/kubectl-podfence/commands"},
+		{module + "/policy", module + "/kubectl-podfence/commands"},
 	} {
 		if broken(bad[0], bad[1]) == "" {
 			t.Errorf("%s may import %s: the rules have a hole", bad[0], bad[1])
@@ -197,7 +225,7 @@ func TestRooms(t *testing.T) {
 	}
 }
 
-// TestBinaries: the programs that run on nodes hold what a node needs.
+// TestBinaries: the programs hold what they need where they run, and no more.
 func TestBinaries(t *testing.T) {
 	for _, b := range binaries {
 		if err := inputs.Packages(b.program); err != nil {

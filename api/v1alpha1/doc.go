@@ -1,6 +1,7 @@
 // Package v1alpha1 has podfence's own API objects.
 //
 //	podaddresses_types.go  PodAddresses: what a node's agent says of its pods' addresses
+//	standin.go             StandInAnnotation: a pod that stands for others
 //	groupversion.go        group and version, and the scheme that knows them
 //
 // zz_generated.deepcopy.go is written by `make generate`, as are the definitions in config/crd.

@@ -1,0 +1,112 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"github.com/podfence/podfence/api/v1alpha1"
+)
+
+// clusterResources are ClusterNetworkPolicies in the versions that are read, the best one first. They have
+// the same schema, so all are read as the Go type of v1beta1.
+var clusterResources = []schema.GroupVersionResource{
+	{Group: clusterv1beta1.GroupName, Version: "v1beta1", Resource: "clusternetworkpolicies"},
+	{Group: clusterv1beta1.GroupName, Version: "v1alpha2", Resource: "clusternetworkpolicies"},
+}
+
+// clusterPolicies lists the ClusterNetworkPolicies in the best version that the API server has. It has
+// none where it does not have the kind.
+func (r *reader) clusterPolicies(ctx context.Context) ([]*clusterv1beta1.ClusterNetworkPolicy, error) {
+	for _, resource := range clusterResources {
+		all, has, err := custom[clusterv1beta1.ClusterNetworkPolicy](ctx, r, resource)
+		if err != nil || has {
+			return all, refused(resource.GroupResource().String(), err)
+		}
+	}
+	return nil, nil
+}
+
+// podAddresses lists what the agents have announced. There is nothing where the API server does not have
+// the kind.
+func (r *reader) podAddresses(ctx context.Context) ([]*v1alpha1.PodAddresses, error) {
+	all, _, err := custom[v1alpha1.PodAddresses](ctx, r, schema.GroupVersionResource{Group: "podfence.io", Version: "v1alpha1", Resource: "podaddresses"})
+	return all, err
+}
+
+// custom lists objects of a custom resource of the whole cluster, and reports whether the API server has it.
+func custom[T any](ctx context.Context, r *reader, resource schema.GroupVersionResource) (all []*T, has bool, err error) {
+	all, err = listed(ctx, "", func(ctx context.Context, _ string, o metav1.ListOptions) (runtime.Object, error) {
+		return r.dynamic.Resource(resource).List(ctx, o)
+	}, func(o runtime.Object) (*T, error) {
+		raw, is := o.(*unstructured.Unstructured)
+		if !is {
+			return nil, fmt.Errorf("the API server has sent a %T among %s", o, resource.Resource)
+		}
+		raw.SetManagedFields(nil)
+		one := new(T)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(raw.Object, one); err != nil {
+			return nil, fmt.Errorf("%s %s has other fields than podfence knows, so install its CustomResourceDefinition as published: %w", raw.GetKind(), raw.GetName(), err)
+		}
+		return one, nil
+	})
+	switch {
+	case isMissing(err):
+		return nil, false, nil
+	case apierrors.IsForbidden(err):
+		// Who may not list a resource is not told whether there is one.
+		if has, asked := r.serves(resource); asked == nil && !has {
+			return nil, false, nil
+		}
+	}
+	return all, true, err
+}
+
+// serves asks discovery whether the API server has a resource.
+func (r *reader) serves(resource schema.GroupVersionResource) (bool, error) {
+	resources, err := r.discovery.ServerResourcesForGroupVersion(resource.GroupVersion().String())
+	if isMissing(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(resources.APIResources, func(one metav1.APIResource) bool { return one.Name == resource.Resource }), nil
+}
+
+// workload is a kind that pods may be owned by.
+type workload struct {
+	kind     string
+	resource schema.GroupVersionResource
+}
+
+// workloads are the kinds that pods may be owned by, by way of others too.
+var workloads = []workload{
+	{"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}},
+	{"ReplicaSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}},
+	{"StatefulSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "statefulsets"}},
+	{"DaemonSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "daemonsets"}},
+	{"Job", schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}},
+	{"CronJob", schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "cronjobs"}},
+}
+
+// workloads lists the metadata of a kind, whose name each object gets.
+func (r *reader) workloads(ctx context.Context, w workload) ([]*metav1.PartialObjectMetadata, error) {
+	all, _, err := scoped(ctx, r, w.resource.GroupResource().String(), func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		return r.metadata.Resource(w.resource).Namespace(ns).List(ctx, o)
+	}, func(o runtime.Object) (*metav1.PartialObjectMetadata, error) {
+		one, err := slim[*metav1.PartialObjectMetadata](o)
+		if err == nil {
+			one.SetGroupVersionKind(w.resource.GroupVersion().WithKind(w.kind))
+		}
+		return one, err
+	})
+	return all, err
+}

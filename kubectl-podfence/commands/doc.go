@@ -1,0 +1,19 @@
+// Package commands is the command line of kubectl podfence: flags and arguments become questions, and
+// answers text, JSON and exit codes.
+//
+// What all commands share:
+//
+//	root.go         Main and Command, which the plugin is; exit codes; which cluster is asked
+//	source.go       where objects come from: a cluster, or --filename; what is missing
+//	sourcefiles.go  objects of --filename
+//	judge.go        what verdicts depend on beside the objects: --pod-to-node
+//	output.go       --output, tables, colours
+//	complete.go     completion in shells: of targets such as svc/shop/web:80
+//
+// The commands, each a function that takes the frame and returns a cobra.Command, and a line in Command:
+//
+//	explain.go      why FROM reaches TO, or why not
+//	version.go      the plugin's version
+//
+// A command returns errNo for exit code 1, and any other error for exit code 2.
+package commands

@@ -1,0 +1,150 @@
+package commands_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
+
+	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/kubectl-podfence/commands"
+	"github.com/podfence/podfence/test/apiserver"
+)
+
+// call calls the plugin.
+func call(t *testing.T, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	streams, _, stdout, stderr := genericiooptions.NewTestIOStreams()
+	code = commands.Main(t.Context(), "v1.2.3", streams, args)
+	return code, stdout.String(), stderr.String()
+}
+
+// newCluster starts an API server with two pods, one of which lets in the other on port 80 alone, and
+// returns a function that calls the plugin with its kubeconfig.
+func newCluster(t *testing.T) (*kubernetes.Clientset, func(args ...string) (code int, out, errOut string)) {
+	t.Helper()
+	api, _, kubeconfig := apiserver.Start(t)
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(file, kubeconfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	create := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx := t.Context()
+	create(api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, metav1.CreateOptions{}))
+	create(api.CoreV1().ServiceAccounts("shop").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))
+	create(api.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}, metav1.CreateOptions{}))
+	for name, ip := range map[string]string{"web": "10.1.0.1", "db": "10.1.0.2"} {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}},
+			Spec:       corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "c", Image: "i", Ports: []corev1.ContainerPort{{Name: "sql", ContainerPort: 5432}}}}},
+		}
+		pod, err := api.CoreV1().Pods("shop").Create(ctx, pod, metav1.CreateOptions{})
+		create(pod, err)
+		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}}}
+		create(api.CoreV1().Pods("shop").UpdateStatus(ctx, pod, metav1.UpdateOptions{}))
+	}
+	create(api.CoreV1().Services("shop").Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "db"}, Spec: corev1.ServiceSpec{
+		Selector: map[string]string{"app": "db"}, Ports: []corev1.ServicePort{{Name: "sql", Port: 5432}, {Name: "http", Port: 80}},
+	}}, metav1.CreateOptions{}))
+	port := intstr.FromInt32(80)
+	create(api.NetworkingV1().NetworkPolicies("shop").Create(ctx, &networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "db"},
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}},
+			Ingress: []networkingv1.NetworkPolicyIngressRule{{
+				From:  []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}},
+				Ports: []networkingv1.NetworkPolicyPort{{Port: &port}},
+			}},
+		},
+	}, metav1.CreateOptions{}))
+	return api, func(args ...string) (int, string, string) {
+		t.Helper()
+		return call(t, append([]string{"--kubeconfig", file, "--cache-dir", t.TempDir()}, args...)...)
+	}
+}
+
+func TestCluster(t *testing.T) {
+	api, call := newCluster(t)
+	t.Run("explain", func(t *testing.T) { explains(t, call) })
+	t.Run("complete", func(t *testing.T) { completes(t, api, call) })
+}
+
+// explains: each answer has its exit code, and the same answer is there as text, JSON and YAML.
+func explains(t *testing.T, call func(...string) (int, string, string)) {
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"shop/web shop/db:80", 0, "ALLOWED  shop/web -> shop/db port 80/TCP"},
+		{"shop/web shop/db:81", 1, "DENIED  shop/web -> shop/db port 81/TCP"},
+		{"-n shop web db:80/UDP", 1, "DENIED  shop/web -> shop/db port 80/UDP"},
+		{"-n shop web db", 0, "open are TCP 80"},
+		{"node/node-1 shop/db:81", 1, ""},
+		{"10.9.9.9 shop/db", 1, "DENIED"},
+		{"10.9.9.9 shop/web:1", 0, "ALLOWED"},
+	} {
+		code, out, errOut := call(append([]string{"explain"}, strings.Fields(c.args)...)...)
+		if code != c.code || !strings.Contains(out, c.says) || errOut != "" || strings.Contains(out, "\x1b") {
+			t.Errorf("explain %s: exit code %d instead of %d, or not %q:\n%s%s", c.args, code, c.code, c.says, out, errOut)
+		}
+	}
+	for format, unmarshal := range map[string]func([]byte, any) error{
+		"json": json.Unmarshal, "yaml": func(text []byte, into any) error { return yaml.UnmarshalStrict(text, into) },
+	} {
+		code, out, errOut := call("explain", "shop/web", "shop/db:81", "-o", format)
+		var e explain.Explanation
+		if err := unmarshal([]byte(out), &e); err != nil || code != 1 || e.Verdict != explain.Denied || e.APIVersion != explain.APIVersion || len(e.Answers) != 1 {
+			t.Errorf("-o %s: exit code %d, %v, %s%s", format, code, err, out, errOut)
+		}
+	}
+}
+
+// TestWrongCalls: what cannot be answered ends with exit code 2, says why on standard error, and nothing else.
+func TestWrongCalls(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	for args, says := range map[string]string{
+		"explain shop/web":                                          "accepts 2 arg(s)",
+		"explain shop/web shop/db:http:80 -o json":                  `"shop/db:http" is no target`,
+		"explain svc/shop/web shop/db":                              "nothing comes from a Service",
+		"explain shop/web shop/db -o table":                         `--output is "table": it must be one of json, yaml`,
+		"explain shop/web shop/db --pod-to-node no":                 `--pod-to-node is "no": it must be police or allow`,
+		"explain shop/web shop/db -R":                               "--recursive is about folders",
+		"explain shop/web shop/db --strict":                         "--strict is about files",
+		"explain shop/web shop/db --server http://127.0.0.1:1":      "listing pods:",
+		"explain shop/web shop/db --context none":                   "specified context: none",
+		"explian shop/web shop/db":                                  "unknown command",
+		"explain shop/web shop/db --kubeconfig /does/not/exist.yml": "/does/not/exist.yml",
+	} {
+		code, out, errOut := call(t, strings.Fields(args)...)
+		if code != 2 || out != "" || !strings.HasPrefix(errOut, "kubectl podfence: ") || !strings.Contains(errOut, says) {
+			t.Errorf("%s: exit code %d, or not %q:\n%s%s", args, code, says, out, errOut)
+		}
+	}
+}
+
+func TestVersionAndHelp(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"--version"}} {
+		if code, out, _ := call(t, args...); code != 0 || out != "kubectl podfence version v1.2.3\n" {
+			t.Errorf("%v: exit code %d, %q", args, code, out)
+		}
+	}
+	if code, out, _ := call(t, "explain", "--help"); code != 0 || !bytes.Contains([]byte(out), []byte("kubectl podfence explain FROM TO[:PORT[/PROTOCOL]] [flags]")) {
+		t.Errorf("help: exit code %d\n%s", code, out)
+	}
+}

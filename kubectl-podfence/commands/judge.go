@@ -1,0 +1,34 @@
+package commands
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podfence/podfence/kubectl-podfence/agents"
+	"github.com/podfence/podfence/policy"
+)
+
+// judging are the flags that say what agents were told and verdicts depend on.
+type judging struct{ podToNode string }
+
+func (j *judging) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&j.podToNode, "pod-to-node", "", "what the agents' flag of this name says of traffic of pods to their own node: police or allow; without it, as the agents of the cluster have it, and police with --filename")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("pod-to-node", cobra.FixedCompletions([]string{"police", "allow"}, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// check refuses values that agents do not have.
+func (j *judging) check() error {
+	if j.podToNode != "" && j.podToNode != "police" && j.podToNode != "allow" {
+		return fmt.Errorf("--pod-to-node is %q: it must be police or allow", j.podToNode)
+	}
+	return nil
+}
+
+// options are the options of verdicts about objects.
+func (j *judging) options(o *objects) policy.JudgeOptions {
+	if j.podToNode != "" {
+		return policy.JudgeOptions{AllowToNode: j.podToNode == "allow"}
+	}
+	return policy.JudgeOptions{AllowToNode: o.Running && agents.AllowToNode(o.Pods)}
+}
