@@ -62,6 +62,10 @@ build: ## bin/podfence and bin/podfence-cni, static
 	$(GO_BUILD) -o $(BIN)/podfence .
 	$(GO_BUILD) -o $(BIN)/podfence-cni ./cni/podfence-cni
 
+.PHONY: kubectl-podfence
+kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARCH for another machine
+	$(GO_BUILD) -o $(BIN)/kubectl-podfence ./kubectl-podfence
+
 .PHONY: demo
 demo: build ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
 	$(GO_BUILD) -o $(BIN)/podfence-demo ./test/demo

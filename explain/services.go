@@ -97,7 +97,7 @@ func portsAsked(service *corev1.Service, asked Port) (ports []corev1.ServicePort
 		}
 	}
 	if len(ports) == 0 {
-		return nil, fmt.Errorf("Service %s/%s has no port %s; it has %s", service.Namespace, service.Name, asked, servicePortsText(service)) //nolint:staticcheck // a Service's kind begins with a capital
+		return nil, fmt.Errorf("no port %s of Service %s/%s; it has %s", asked, service.Namespace, service.Name, servicePortsText(service))
 	}
 	return ports, nil
 }

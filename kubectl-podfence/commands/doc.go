@@ -7,12 +7,13 @@
 //	source.go       where objects come from: a cluster, or --filename; what is missing
 //	sourcefiles.go  objects of --filename
 //	judge.go        what verdicts depend on beside the objects: --pod-to-node
-//	output.go       --output, tables, colours
+//	output.go       --output, colours
 //	complete.go     completion in shells: of targets such as svc/shop/web:80
 //
 // The commands, each a function that takes the frame and returns a cobra.Command, and a line in Command:
 //
 //	explain.go      why FROM reaches TO, or why not
+//	test.go         policies held against what is expected of them
 //	version.go      the plugin's version
 //
 // A command returns errNo for exit code 1, and any other error for exit code 2.

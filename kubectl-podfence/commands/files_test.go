@@ -13,7 +13,10 @@ import (
 	"github.com/podfence/podfence/kubectl-podfence/commands"
 )
 
-const mistakes = "../../explain/testdata/mistakes/"
+const (
+	mistakes     = "../../explain/testdata/mistakes/"
+	expectations = "../../explain/expect/testdata/"
+)
 
 // TestExplainFiles asks files, as people call the plugin: what it prints, and how it ends.
 func TestExplainFiles(t *testing.T) {
@@ -36,6 +39,11 @@ func TestExplainFiles(t *testing.T) {
 		{"nobody", []string{"explain", "-f", mistakes + "cluster.yaml", "shop/nobody", "shop/web-0:80"}, 2, "", "there is no Pod shop/nobody"},
 		{"no file", []string{"explain", "-f", "nowhere.yaml", "shop/nobody", "shop/web-0:80"}, 2, "", "nowhere.yaml: no such file"},
 		{"strict", []string{"explain", "--strict", "-f", "-", "deploy/web", "sts/db", "-n", "default"}, 2, "", `does not read kind "ServiceAccount"`},
+		{"tests, as expected", []string{"test", "-f", mistakes + "cluster.yaml", "-f", expectations + "policy.yaml", expectations + "shop.yaml"}, 0, "6 of 6 as expected", ""},
+		{"tests that fail", []string{"test", "-f", mistakes + "cluster.yaml", "-f", mistakes + "label-typo.yaml", expectations + "shop.yaml"}, 1, "nearest miss: NetworkPolicy shop/web spec.ingress[0] (" + mistakes + "label-typo.yaml:8)", ""},
+		{"tests, for a CI server", []string{"test", "-o", "junit", "-f", mistakes + "cluster.yaml", "-f", mistakes + "label-typo.yaml", expectations + "shop.yaml"}, 1, `<testsuites name="podfence" tests="6" failures="1">`, ""},
+		{"tests, as JSON", []string{"test", "-o", "json", "-f", mistakes + "cluster.yaml", "-f", expectations + "policy.yaml", expectations + "shop.yaml"}, 0, `"kind": "PolicyTestResults"`, ""},
+		{"tests that are none", []string{"test", "-f", mistakes + "cluster.yaml", mistakes + "cluster.yaml"}, 2, "", "tests are of apiVersion"},
 		{"no TO", []string{"explain", "-f", "-", "deploy/web"}, 2, "", "accepts 2 arg"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

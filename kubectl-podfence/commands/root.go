@@ -63,6 +63,7 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 	// What a command is called with is its own affair: each is one file, and one line here.
 	root.AddCommand(
 		explainCommand(f),
+		testCommand(f),
 		versionCommand(f),
 	)
 	f.completeFlags(root)
