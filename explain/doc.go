@@ -20,6 +20,7 @@
 //	misses.go       which rules nearly allowed a packet, and what of them did not mean it
 //	words.go        that in words
 //	open.go         which ports are open
+//	placeholders.go what nobody knows of pods that do not run yet
 //	hints.go        what policies say and probably do not mean; where nobody enforces it
 //
 // What goes out:

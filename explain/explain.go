@@ -154,7 +154,22 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 	egress := packet{Packet: p, d: policy.Egress, subject: src, peer: dst, destination: dst, peerAddr: p.Dst, peerEnd: a.To, by: to.by}
 	ingress := packet{Packet: p, d: policy.Ingress, subject: dst, peer: src, destination: dst, peerAddr: p.Src, peerEnd: a.From, by: to.by}
 	a.Egress, a.Ingress = x.side(v.Egress, egress), x.side(v.Ingress, ingress)
-	a.Notes = slices.Concat(from.notes, to.to.notes, x.hints(a, egress, ingress), x.agents(a))
+	var placeholders []Note
+	for _, at := range []struct {
+		side *Side
+		j    policy.Judgement
+		p    packet
+	}{{&a.Egress, v.Egress, egress}, {&a.Ingress, v.Ingress, ingress}} {
+		if r, is := x.uncertain(at.j, at.p); is {
+			at.side.Verdict = Unknown
+			placeholders = append(placeholders, placeholderNote(r, at.p.peerEnd))
+		}
+	}
+	// What one side denies for certain, the other cannot let pass.
+	if len(placeholders) > 0 && a.Egress.Verdict != Denied && a.Ingress.Verdict != Denied {
+		a.Verdict = Unknown
+	}
+	a.Notes = slices.Concat(placeholders, from.notes, to.to.notes, x.hints(a, egress, ingress), x.agents(a))
 	a.Notes = slices.Compact(a.Notes)
 	return a
 }

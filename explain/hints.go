@@ -17,7 +17,7 @@ import (
 
 // mistakes are the reasons of notes that name what its author probably did not mean. They are shown
 // before everything else.
-var mistakes = []string{"PolicyTypes", "WrongNamespace", "SelectsNoPod", "TwoPeers", "EgressWithoutDNS", "HostNetwork", "ServiceAddress", "ExternalTrafficPolicy", "AgentMissing", "AgentNotReady"}
+var mistakes = []string{"PlaceholderAddress", "PolicyTypes", "WrongNamespace", "SelectsNoPod", "TwoPeers", "EgressWithoutDNS", "HostNetwork", "ServiceAddress", "ExternalTrafficPolicy", "AgentMissing", "AgentNotReady"}
 
 // hints are notes about what policies say, but probably do not mean, of the two ends of an answer.
 func (x *Explainer) hints(a Answer, egress, ingress packet) (notes []Note) {
