@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -78,7 +79,7 @@ func (c *Cluster) Resume(ctx context.Context, s policy.Snapshot, earlier Report)
 			continue
 		}
 		verdict := policy.Judge(s, r.Seen, policy.JudgeOptions{AllowToNode: c.options.AllowToNode})
-		r.Revoked = c.options.RevokedMark != 0 && !r.Own && !verdict.At(random.Node)
+		r.Revoked = c.options.RevokedMark != 0 && (!r.Own && !verdict.At(random.Node) || r.Own && isOrphan(s, r.Seen.Dst))
 		for _, kind := range []FollowKind{More, Answer} {
 			if one, ok := c.after(r, Follow{Kind: kind}); ok {
 				if one.Wire.Flags != 0 {
@@ -89,6 +90,12 @@ func (c *Cluster) Resume(ctx context.Context, s policy.Snapshot, earlier Report)
 		}
 	}
 	return c.follow(ctx, s, cases, of)
+}
+
+// isOrphan says whether a container of the node has an address, and its pod is not known: not even the node
+// sends there, so that a flow of its own to it is cut as well.
+func isOrphan(s policy.Snapshot, addr netip.Addr) bool {
+	return len(policy.HolderOf(s, addr).Pods) == 0 && slices.ContainsFunc(s.Attachments, func(a policy.Attachment) bool { return slices.Contains(a.IPs, addr) })
 }
 
 // follow sends packets, each of which is of what its Result says.
