@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/podfence/podfence/policy/spelling"
 )
 
 // missedLabels is what of a selector labels do not meet, in order, with the label that comes nearest. who
@@ -42,10 +44,10 @@ func missedLabels(s *metav1.LabelSelector, path string, has map[string]string, w
 func missedLabel(key, want string, has map[string]string, who string) (words string, distance int) {
 	wanted := fmt.Sprintf("label %s=%s: ", key, want)
 	if value, is := has[key]; is {
-		return fmt.Sprintf("%s%s has %s=%s", wanted, who, key, value), 1 + min(editDistance(value, want), 3)
+		return fmt.Sprintf("%s%s has %s=%s", wanted, who, key, value), 1 + min(spelling.Distance(value, want), 3)
 	}
 	for _, other := range sortedKeys(has) {
-		if has[other] == want && editDistance(other, key) <= 2 {
+		if has[other] == want && spelling.Distance(other, key) <= 2 {
 			return fmt.Sprintf("%s%s has %s=%s", wanted, who, other, want), 2
 		}
 	}
@@ -122,27 +124,6 @@ func sortedKeys(m map[string]string) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// editDistance is how many octets to insert, delete or change to make one text the other (Levenshtein's).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range a {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range b {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // nearLabel is the distance up to which a label looks as if it was misspelt.

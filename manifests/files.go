@@ -34,10 +34,10 @@ type listing struct {
 	errs    []*Error
 }
 
-// walk lists what Load reads. visit, unless nil, is called with each folder
-// before it is listed.
-func walk(path string, visit func(folder string)) *listing {
-	t := &listing{folders: map[string]bool{}}
+// walk lists what Load reads. If it is shallow, folders in folders are left out. visit, unless nil, is
+// called with each folder before it is listed.
+func walk(path string, shallow bool, visit func(folder string)) *listing {
+	t := &listing{folders: map[string]bool{}, shallow: shallow}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:

@@ -7,7 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"github.com/podfence/podfence/policy/spelling"
 )
 
 // questionVersions are the kinds that are read for questions, and not to be enforced: what stands for pods
@@ -33,27 +36,57 @@ func versionsOf(kind string, questions bool) (want []string, read bool) {
 	return want, read
 }
 
-// resembles reports whether a kind that is not read may be meant for one that is enforced: it is written
-// nearly so in the same API group, or is of the group of ClusterNetworkPolicy. To pass over such an object
-// could open what its author means to close.
+// resembles reports whether a kind that is not read may be meant for one that is enforced: to pass over such
+// an object could open what its author means to close. In the API groups of Kubernetes, and in one that is
+// spelt nearly as one of those, it is a name that is nearly such a kind's, or has "networkpolic" in it. Of
+// the group of ClusterNetworkPolicy it is every kind, of others the same name.
 func resembles(kind, version string) bool {
 	group, _, _ := strings.Cut(version, "/")
-	for enforced, of := range versions {
-		near := distance(strings.ToLower(kind), strings.ToLower(enforced))
-		sameGroup := slices.ContainsFunc(of, func(v string) bool { g, _, _ := strings.Cut(v, "/"); return g == group })
-		if near == 0 || sameGroup && near <= 2 {
+	kind = strings.ToLower(kind)
+	if group == clusterv1beta1.GroupName || ofKubernetes(group) && strings.Contains(kind, "networkpolic") {
+		return true
+	}
+	for enforced := range versions {
+		slip := min(len(enforced)/4, 2) // a Job is no Pod
+		if off := spelling.Distance(kind, strings.ToLower(enforced)); off == 0 || ofKubernetes(group) && off <= max(slip, 1) {
 			return true
 		}
 	}
-	return group == clusterv1beta1.GroupName
+	return false
 }
 
-// skip passes over an object of a kind that nobody reads, and counts it. If the reader is strict, that is
-// a finding.
-func (r *reader) skip(kind string, report func(error)) {
+// ofKubernetes reports whether an API group is one of Kubernetes' own, whose names have no dot or end in
+// k8s.io, or may be meant for one that is read.
+func ofKubernetes(group string) bool {
+	if !strings.Contains(group, ".") || strings.HasSuffix(group, ".k8s.io") {
+		return true
+	}
+	for _, of := range versions {
+		for _, version := range of {
+			if read, _, has := strings.Cut(version, "/"); has && spelling.Distance(group, read) <= 3 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// skip passes over a document of a kind that nobody reads, and counts it. If the reader is strict, that is a
+// finding. So is a field of the document that comes twice: two objects without a line --- between them look
+// so, and the second may be a policy.
+func (r *reader) skip(file string, n *node, kind string) {
+	report := r.finds(file, kind)
 	if r.strict {
-		report(fmt.Errorf("%w %q: %s", errNotRead, kind, reads))
+		report(n.lineOf("kind"), field.NewPath("kind"), fmt.Errorf("%w %q: %s", errNotRead, kind, reads))
 		return
+	}
+	seen := map[string]bool{}
+	for _, m := range n.members {
+		if seen[m.name] {
+			report(m.line, field.NewPath(m.name), errors.New("it comes twice, as in two objects without a line --- between them"))
+			return
+		}
+		seen[m.name] = true
 	}
 	r.out.Skipped[kind]++
 }

@@ -60,7 +60,7 @@ func Empty(s policy.Snapshot) bool {
 }
 
 func load(path string) (*Objects, error) {
-	t := walk(path, nil)
+	t := walk(path, false, nil)
 	r := newReader()
 	r.found = t.errs
 	for _, file := range t.files {

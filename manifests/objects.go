@@ -120,7 +120,7 @@ func (r *reader) read(file string, n *node, implied string) *syntaxError {
 	case version == "":
 		report("apiVersion", field.Required(field.NewPath("apiVersion"), reads))
 	case len(want) == 0 && !resembles(item, version):
-		r.skip(kind, func(err error) { report("kind", err) })
+		r.skip(file, n, kind)
 	case len(want) == 0:
 		report("kind", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
 	case !slices.Contains(want, version):

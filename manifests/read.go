@@ -3,7 +3,6 @@ package manifests
 import (
 	"fmt"
 	"io"
-	"os"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -69,11 +68,7 @@ func Read(paths []string, o ReadOptions) (*Objects, error) {
 			r.file("standard input", data)
 			continue
 		}
-		t := walk(path, nil)
-		if info, err := os.Stat(path); err == nil && info.IsDir() && !o.Recursive {
-			t = &listing{folders: map[string]bool{}, shallow: true}
-			t.folder(path, nil)
-		}
+		t := walk(path, !o.Recursive, nil)
 		r.found = append(r.found, t.errs...)
 		for _, file := range t.files {
 			data, err := read(file)

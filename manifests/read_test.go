@@ -89,7 +89,7 @@ func TestReadPaths(t *testing.T) {
 	}{
 		{[]string{chart, chart + "/all.yaml"}, ReadOptions{}, "the same object is at testdata/chart/all.yaml:21"},
 		{[]string{"nowhere"}, ReadOptions{}, "nowhere: no such file or directory"},
-		{[]string{chart}, ReadOptions{Strict: true}, `all.yaml:4: kind: podfence does not read kind "ServiceAccount"`},
+		{[]string{chart}, ReadOptions{Strict: true}, `all.yaml:4: ServiceAccount: kind: podfence does not read kind`},
 		{[]string{t.TempDir()}, ReadOptions{}, "there are no objects that podfence reads"},
 	} {
 		if _, err := Read(test.paths, test.o); err == nil || !strings.Contains(err.Error(), test.want) {
@@ -152,5 +152,44 @@ func TestEnforcedKinds(t *testing.T) {
 	}
 	if len(o.Pods)+len(o.Services)+len(o.Workloads) > 0 || len(o.Policies) != 1 || o.Skipped["Deployment"] != 1 || o.Skipped["Service"] != 1 {
 		t.Errorf("%d pods, %d policies, passed over %s", len(o.Pods), len(o.Policies), o.SkippedText())
+	}
+}
+
+// TestNotPassedOver: what may be meant for a policy is refused, and not passed over.
+func TestNotPassedOver(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		// Two objects without a line --- between them: the second is a policy.
+		{"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n", "4: ConfigMap: apiVersion: it comes twice"},
+		{"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicies\n", "NetworkPolicies"},
+		{"apiVersion: networking.k8s/v1\nkind: NetworkPolicyy\n", "NetworkPolicyy"},
+		{"apiVersion: networking.k8s.oi/v1\nkind: NetworkPolicie\n", "NetworkPolicie"},
+		{"apiVersion: v1\nkind: NamespaceS\n", "NamespaceS"},
+		{"apiVersion: networking.k8s.io/v1\nkind: networkpolicylist\n", "networkpolicylist"},
+		{"apiVersion: policy.networking.k8s.io/v1alpha1\nkind: BaselineAdminNetworkPolicy\n", "BaselineAdminNetworkPolicy"},
+	} {
+		if _, err := Parse("f", []byte(test.text)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s\nis read as %v, want an error with %q", test.text, err, test.want)
+		}
+	}
+	for _, text := range []string{
+		"apiVersion: batch/v1\nkind: Job\n", "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\n", "apiVersion: networking.k8s.io/v1\nkind: Ingress\n",
+		"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n", "apiVersion: crd.projectcalico.org/v1\nkind: GlobalNetworkPolicy\n", "apiVersion: v1\nkind: Secret\n",
+		"apiVersion: policy/v1\nkind: PodDisruptionBudget\n", "apiVersion: metrics.k8s.io/v1beta1\nkind: NodeMetrics\n", "apiVersion: v1\nkind: Event\n",
+	} {
+		if _, err := Parse("f", []byte(text)); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// TestSkippedOnce: what is passed over is counted once, also in a list that is read again as a whole because
+// its items cannot be read by themselves.
+func TestSkippedOnce(t *testing.T) {
+	const list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret, metadata: {name: a}}\n" +
+		"- {apiVersion: v1, kind: Pod, metadata: &m {name: a}}\n- {apiVersion: v1, kind: Secret, metadata: *m}\n"
+	dir := folder(t, map[string]string{"list.yaml": list})
+	o, err := Load(dir)
+	if err != nil || o.Skipped["Secret"] != 2 || len(o.Pods) != 1 {
+		t.Errorf("passed over %v, %d pods, %v", o, len(o.Pods), err)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/podfence/podfence/policy/spelling"
 )
 
 // what says which of an object's fields podfence reads. All others are nobody's business:
@@ -124,31 +126,9 @@ func (c *checker) prune(n *node, t reflect.Type, w what) {
 // of them.
 func misspelt(name string, others map[string]what) bool {
 	for other := range others {
-		if distance(strings.ToLower(name), strings.ToLower(other)) <= 2 {
+		if spelling.Distance(strings.ToLower(name), strings.ToLower(other)) <= 2 {
 			return true
 		}
 	}
 	return false
-}
-
-// distance is how many octets to insert, delete or change to make one text the other
-// (Levenshtein's).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range a {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range b {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -152,7 +152,7 @@ func (w *watch) look() error {
 	if real, err := filepath.EvalSymlinks(w.path); err == nil {
 		w.real = real
 	}
-	found := walk(w.path, add)
+	found := walk(w.path, false, add)
 	w.folders = found.folders
 	w.see(found)
 	inside := len(errs)
