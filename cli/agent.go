@@ -124,7 +124,7 @@ GOMEMLIMIT sets another.`,
 	f := cmd.Flags()
 	f.StringVar(&o.Node, "node-name", "", "name of this node's Node object, which need not be its hostname: the pods with this spec.nodeName are fenced (required)")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig of the API server; empty: that of the cluster the agent runs in")
-	f.StringVar(&o.Manifests, "manifests", "", "folder of YAML to enforce, instead of an API server")
+	f.StringVar(&o.Manifests, "manifests", "", "folder of YAML to enforce, instead of an API server; kinds that podfence does not read are passed over")
 	f.BoolVar(&allowEmpty, "allow-empty", false, "with --manifests, a folder without objects is a cluster without pods; else what is enforced stays, and the agent is not ready, until there is a file")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")

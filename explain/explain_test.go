@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/explain"
 )
 
@@ -58,7 +59,8 @@ func TestWorkloads(t *testing.T) {
 	}
 	replicas("web", "web", "10.244.1.10", "10.244.1.11")
 	replicas("client", "client", "10.244.1.20", "10.244.1.21", "10.244.1.22")
-	c.Pods[4].Labels["app"] = "cliend" // a canary with a typo
+	c.Pods[3].Labels["track"] = "stable" // which no policy asks for
+	c.Pods[4].Labels["app"] = "cliend"   // a canary with a typo
 
 	e := ask(t, c, "deploy/shop/client", "deploy/shop/web:80")
 	if e.Verdict != explain.Mixed || len(e.Answers) != 2 || e.Answers[0].Pairs != 4 || e.Answers[1].Pairs != 2 {
@@ -209,6 +211,21 @@ func TestFamiliesThatDiffer(t *testing.T) {
 	e := ask(t, c, "shop/client-0", "shop/web-0:80")
 	if text := textOf(t, e); e.Verdict != explain.Mixed || len(e.Answers) != 2 || !strings.Contains(text, "(fd00:2::10 -> fd00:1::10)") {
 		t.Error(text)
+	}
+}
+
+// TestAnnounced: of a pod whose status shows no address yet, the one counts that its node's agent has
+// announced, also where the Node shows no pod ranges.
+func TestAnnounced(t *testing.T) {
+	c := load(t, "cluster.yaml", "label-typo.yaml")
+	c.Nodes[1].Spec.PodCIDR, c.Nodes[1].Spec.PodCIDRs = "", nil
+	c.Pods[1].UID, c.Pods[1].Status.PodIPs = "u", nil
+	c.PodAddresses = []*v1alpha1.PodAddresses{{ObjectMeta: metav1.ObjectMeta{Name: "node-2"}, Pods: []v1alpha1.PodAddress{
+		{Namespace: "shop", Name: "client-0", UID: "u", IPs: []string{"10.244.2.77"}},
+	}}}
+	e := ask(t, c, "shop/client-0", "shop/web-0:8080")
+	if e.Verdict != explain.Denied || e.Answers[0].From.Address.String() != "10.244.2.77" || e.Answers[0].From.Name != "client-0" {
+		t.Error(textOf(t, e))
 	}
 }
 
