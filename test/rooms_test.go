@@ -29,6 +29,8 @@ var rules = []struct {
 	{module + "/manifests", []string{module, "!" + module + "/policy", "!" + module + "/api", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"}},
 	// Questions about policies: pure as well.
 	{module + "/explain", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "golang.org/x/sys"}},
+	// Questions and answers are for programs on every platform.
+	{module + "/api/answers", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
 	// Pure: objects and tables as values. No client, logger, kernel or files.
 	{module + "/policy", []string{module, "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
@@ -155,6 +157,8 @@ func TestRooms(t *testing.T) {
 		{module + "/api/v1alpha1", module + "/policy"},
 		{module + "/api/v1alpha1", "k8s.io/api/core/v1"},
 		{module + "/api/v1alpha1", "sigs.k8s.io/controller-runtime/pkg/scheme"},
+		{module + "/api/answers", "k8s.io/apimachinery/pkg/types"},
+		{module + "/api/answers", module + "/api/v1alpha1"},
 		{module + "/cli", module + "/api/v1alpha1"},
 		{module + "/policy/packet", module + "/api/v1alpha1"},
 		{module + "/ruleset", module + "/api/v1alpha1"},
