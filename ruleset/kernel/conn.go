@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -52,6 +53,10 @@ type Conn struct {
 	name string
 	// owns: the connection owns the tables that it makes.
 	owns bool
+
+	// sending counts the beginnings and the ends of what is sent to the kernel, so that it is odd
+	// while the kernel may be preparing a transaction. Reader looks at it without waiting for mu.
+	sending atomic.Uint64
 
 	mu     sync.Mutex
 	socket *netlink.Conn
@@ -270,7 +275,9 @@ func (c *Conn) send(messages []message, how func(*Conn, []netlink.Message) (int,
 	if err != nil {
 		return -1, &OpError{Op: all, Err: fmt.Errorf("%w: %w", errEncoding, err)}
 	}
+	c.sending.Add(1)
 	index, err := how(c, batch)
+	c.sending.Add(1)
 	if err == nil {
 		return -1, nil
 	}

@@ -4,6 +4,7 @@
 //	Apply      one Plan, one table, one netlink transaction
 //	Check      the same, but the kernel undoes it
 //	Watch      notices what others do to the tables
+//	OpenReader reads back what packets meet, and runs it
 //	Uninstall  removes the tables
 //	Close      closes the connection; the tables stay
 //
@@ -47,12 +48,18 @@
 //	errors.go     what errors mean
 //	watch.go      Watch: what others do to the tables
 //	ranges.go     what sets of address ranges hold
+//	reader.go     Reader: what the kernel would do to a packet, by what it has
+//	readset.go    one element of a set, by its key
+//	pathof.go     which links a packet takes
+//	flowsof.go    the flows of one kind of packet
 //	drops.go      how many packets rules have dropped
 //	flows.go      Flows: connection tracking; marks flows that are no longer allowed
 //	flowentry.go  an entry of connection tracking
 //	forget.go     ends flows by their addresses
 //	local.go      which addresses the namespace takes for its own
 //	line.go       answers to a dump, one after another
+//
+// Package bytecode, below, runs rules as they were read back.
 //
 // # Which kernels
 //

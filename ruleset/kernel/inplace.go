@@ -226,27 +226,7 @@ func (c *Conn) readChains(table *nftables.Table, read *contents) error {
 	}
 	read.bases = map[string]base{}
 	for _, answer := range answers {
-		var (
-			of, name string
-			flags    uint32
-			b        base
-		)
-		err := eachAttribute(answer, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case nftaTable:
-				of = ad.String()
-			case unix.NFTA_CHAIN_NAME:
-				name = ad.String()
-			case nftaChainFlags:
-				flags = ad.Uint32()
-			case unix.NFTA_CHAIN_TYPE:
-				b.kind = ad.String()
-			case unix.NFTA_CHAIN_POLICY:
-				b.policy = ad.Uint32()
-			case unix.NFTA_CHAIN_HOOK:
-				ad.Nested(b.readHook)
-			}
-		})
+		of, name, flags, b, err := parseChain(answer)
 		switch {
 		case err != nil:
 			return err
@@ -260,6 +240,28 @@ func (c *Conn) readChains(table *nftables.Table, read *contents) error {
 		read.strange = read.strange || flags&chainBinding != 0
 	}
 	return nil
+}
+
+// parseChain reads the table, the name and the flags of a chain. Of a base chain, it reads what that
+// is registered with; any other has no kind.
+func parseChain(answer netlink.Message) (of, name string, flags uint32, b base, err error) {
+	err = eachAttribute(answer, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case nftaTable:
+			of = ad.String()
+		case unix.NFTA_CHAIN_NAME:
+			name = ad.String()
+		case nftaChainFlags:
+			flags = ad.Uint32()
+		case unix.NFTA_CHAIN_TYPE:
+			b.kind = ad.String()
+		case unix.NFTA_CHAIN_POLICY:
+			b.policy = ad.Uint32()
+		case unix.NFTA_CHAIN_HOOK:
+			ad.Nested(b.readHook)
+		}
+	})
+	return of, name, flags, b, err
 }
 
 // readHook reads where a base chain is registered.
