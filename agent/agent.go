@@ -20,6 +20,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/announcements"
+	"github.com/podfence/podfence/controllers/answers"
 	"github.com/podfence/podfence/controllers/attachments"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/folder"
@@ -42,6 +43,15 @@ type Options struct {
 	MetricsAddress, HealthAddress string
 	// PprofAddress is where to serve profiles; "0" or empty: nowhere.
 	PprofAddress string
+	// QueryAddress is where to answer questions about the agent and its node, of loopback addresses
+	// only; "0" or empty: nowhere. Query is the kernel that is asked for that; nil: questions about
+	// packets are refused.
+	QueryAddress string
+	Query        answers.Kernel
+	// OwnsTables: the kernel lets nobody else change the tables. Routing is how packets reach other
+	// nodes, where podfence connects the pods; for answers alone.
+	OwnsTables bool
+	Routing    string
 	// Flows is where to cut established flows that policy no longer allows; it
 	// needs Ruleset.RevokedMark. Nil: they are left alone.
 	Flows Flows
@@ -142,7 +152,9 @@ type Agent struct {
 	// Manifests is the source if that is a folder, else nil.
 	Manifests *folder.Source
 
-	report  *report.Reporter
+	report *report.Reporter
+	// answers answers questions; nil: it answers none.
+	answers *answers.Server
 	options Options
 }
 
@@ -178,6 +190,9 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 				routes.Committed(c)
 			}
 			a.report.Report(outcome)
+			if a.answers != nil {
+				a.answers.Note(outcome)
+			}
 		},
 	})
 	a.report.Of(a.Enforcer)
@@ -213,6 +228,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	}
 	a.checkHealth(plugin)
 	return a, errors.Join(err,
+		a.serveAnswers(plugin),
 		mgr.Add(a.Enforcer),
 		mgr.Add(manager.RunnableFunc(a.report.WatchMemory)),
 		mgr.Add(a.report.Health),

@@ -76,6 +76,15 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	}
 	n.add(conn.Close)
 	n.Kernel, n.Owns = conn, conn.Owns()
+	o.OwnsTables = conn.Owns()
+	if o.QueryAddress != "0" && o.QueryAddress != "" {
+		reader, err := conn.OpenReader(tables)
+		if err != nil {
+			return n, err
+		}
+		n.add(reader.Close)
+		o.Query = reader
+	}
 	o.Drops = func() (map[string]uint64, error) { return conn.Drops(ruleset.DropChains[:]...) }
 	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 		return n, err
@@ -96,6 +105,9 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	}
 	if o.CNI, err = h.connect(o.Node, n); err != nil {
 		return n, err
+	}
+	if h.Connect == ConnectBridge {
+		o.Routing = h.Routing.String()
 	}
 	if o.Ruleset.Links {
 		links, err := node.OpenPodLinks()

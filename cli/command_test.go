@@ -54,6 +54,8 @@ func TestMistakes(t *testing.T) {
 		{"small --namespace-budget", nil, []string{"agent", "--node-name", "n", "--namespace-budget", "0"}, []string{"--namespace-budget", "1000"}},
 		{"bad --revoked-mark", nil, []string{"agent", "--revoked-mark", "0x3"}, []string{"--revoked-mark", `"0x3"`, "one bit"}},
 		{"--pprof-address of the network", nil, []string{"agent", "--node-name", "n", "--pprof-address", "10.0.0.1:9480"}, []string{"--pprof-address", "10.0.0.1", "loopback"}},
+		{"--query-address of the network", nil, []string{"agent", "--node-name", "n", "--query-address", "10.0.0.1:9477"}, []string{"--query-address", "10.0.0.1", "loopback"}},
+		{"--query-address of all", nil, []string{"agent", "--node-name", "n", "--query-address", ":9477"}, []string{"--query-address", "loopback"}},
 		{"--pprof-address of all", nil, []string{"agent", "--node-name", "n", "--pprof-address", ":9480"}, []string{"--pprof-address", "loopback"}},
 		{"--pprof-address without a port", nil, []string{"agent", "--node-name", "n", "--pprof-address", "127.0.0.1"}, []string{"--pprof-address", "loopback"}},
 		{"--pprof-address by a name", nil, []string{"agent", "--node-name", "n", "--pprof-address", "localhost:9480"}, []string{"--pprof-address", "loopback"}},
@@ -126,7 +128,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 		}
 	}
 	for command, flags := range map[string][]string{
-		"agent":         {"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"},
+		"agent":         {"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "query-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"},
 		"status-writer": {"kubeconfig", "leader-elect-namespace", "metrics-bind-address", "health-probe-bind-address", "log-level", "log-format"},
 	} {
 		help, _, err := run(t, command, "--help")

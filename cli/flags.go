@@ -46,8 +46,8 @@ func either(flag, value, no, yes string) (bool, error) {
 	return value == yes, nil
 }
 
-// loopback refuses an address that others than this machine can reach: profiles
-// tell much, and taking one costs much.
+// loopback refuses an address that others than this machine can reach: profiles and answers tell
+// much, and taking one costs much.
 func loopback(flag, address string) error {
 	if address == "0" || address == "" {
 		return nil

@@ -58,6 +58,7 @@ var rules = []struct {
 	// The others have the enforcer and the reports, and not each other.
 	{module + "/controllers/attachments", besides("attachments")},
 	{module + "/controllers/announcements", besides("announcements")},
+	{module + "/controllers/answers", besides("answers")},
 	{module + "/controllers/network", besides("network")},
 	{module + "/controllers/folder", append(besides("folder"), "!"+module+"/controllers/nodes")},
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
@@ -65,7 +66,9 @@ var rules = []struct {
 	{module + "/agent", []string{module + "/cli", module + "/test", module + "/controllers/clusterstatus"}},
 	// The kernel room carries out what it is given, and knows neither what podfence's tables
 	// mean nor clusters' APIs. Which sets and chains of podfence's it reads back, it is told.
-	{module + "/ruleset/kernel", []string{module, "!" + module + "/ruleset/nft", "!" + module + "/policy/packet", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
+	{module + "/ruleset/kernel", []string{module, "!" + module + "/ruleset/kernel", "!" + module + "/ruleset/nft", "!" + module + "/policy/packet", "k8s.io", "sigs.k8s.io", "github.com/vishvananda"}},
+	// What the kernel has is read by the room above; here it is run, whoever has made it.
+	{module + "/ruleset/kernel/bytecode", []string{module, "!" + module + "/ruleset/nft", "!" + module + "/policy/packet", "os", "net/http", "github.com/google/nftables/expr"}},
 	// The CNI rooms know links and files, not clusters and not tables.
 	{module + "/cni", []string{module, "!" + module + "/cni", "net/http", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/mdlayher"}},
 	// The plugin is a process of its own: it has the agent by the handshake alone.
@@ -177,6 +180,7 @@ func TestRooms(t *testing.T) {
 		{module + "/ruleset/nft", "github.com/mdlayher/netlink"},
 		{module + "/ruleset/kernel", module + "/ruleset"},
 		{module + "/ruleset/kernel", module + "/policy"},
+		{module + "/ruleset/kernel/bytecode", module + "/ruleset/kernel"},
 		{module + "/ruleset/kernel", "k8s.io/api/core/v1"},
 		{module + "/controllers", module + "/agent"},
 		{module + "/controllers/enforcer", module + "/controllers/report"},
@@ -190,6 +194,8 @@ func TestRooms(t *testing.T) {
 		{module + "/controllers/announcements", module + "/controllers"},
 		{module + "/controllers/announcements", module + "/controllers/attachments"},
 		{module + "/controllers/attachments", module + "/controllers/announcements"},
+		{module + "/controllers/answers", module + "/controllers/attachments"},
+		{module + "/controllers/answers", module + "/ruleset/kernel/bytecode"},
 		{module + "/controllers/network", module + "/controllers/attachments"},
 		{module + "/manifests", module + "/controllers/enforcer"},
 		{module + "/explain", module + "/manifests"},

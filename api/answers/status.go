@@ -44,7 +44,7 @@ const MaxListed = 100
 // of this node must make the same ones.
 type Options struct {
 	// CNI is how the pods are connected: "bridge", "chained" or "none" (--cni). Routing is how packets
-	// reach other nodes where that is "bridge": "native" or "vxlan"; else it is empty.
+	// reach other nodes where that is "bridge": "auto", "host-gw" or "vxlan" (--routing); else it is empty.
 	CNI     string `json:"cni"`
 	Routing string `json:"routing,omitempty"`
 	// AllowToNode: pods may send to their own node, whatever their egress policies say

@@ -19,6 +19,7 @@ type pendingPod struct {
 type pending struct {
 	since, last time.Time
 	event       *corev1.Event // which says so; nil: there is none yet
+	why         error         // the last add has failed
 }
 
 const (
@@ -51,7 +52,7 @@ func (s *Server) report(attachment policy.Attachment, failed error) {
 		p = &pending{since: now}
 		s.pending[key] = p
 	}
-	p.last = now
+	p.last, p.why = now, failed
 	overdue := p.event == nil && now.Sub(p.since) >= pendingLong
 	if overdue {
 		pod := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: key.uid}
@@ -62,4 +63,25 @@ func (s *Server) report(attachment policy.Attachment, failed error) {
 	if overdue {
 		s.Log.Error(failed, "A pod is not connected, as its rules are not in the kernel", "pod", key.String(), "since", p.since)
 	}
+}
+
+// Waiting is a pod whose ADD has failed, and will be tried again.
+type Waiting struct {
+	Pod   policy.Key
+	Since time.Time
+	// Why is why the last one has failed.
+	Why error
+}
+
+// Waiting are those pods, in no order. Those that nobody has asked for any more for a while are left out.
+func (s *Server) Waiting() (all []Waiting) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for pod, p := range s.pending {
+		if now.Sub(p.last) <= pendingForgotten {
+			all = append(all, Waiting{Pod: pod.Key, Since: p.since, Why: p.why})
+		}
+	}
+	return all
 }

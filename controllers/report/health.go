@@ -130,6 +130,24 @@ func (h *Health) Err() error {
 	return errors.Join(errs...)
 }
 
+// Reason is a condition that is there, and why.
+type Reason struct {
+	Condition Condition
+	Why       string
+}
+
+// Reasons are the conditions that are there, in the order of Conditions; none: the node is healthy.
+func (h *Health) Reasons() (all []Reason) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range Conditions() {
+		if why := h.reasons[c]; why != nil {
+			all = append(all, Reason{Condition: c, Why: why.Error()})
+		}
+	}
+	return all
+}
+
 // ServeHTTP answers /readyz: with 500 and all reasons, a line each, while there are any.
 // (controller-runtime's own says "reason withheld", and a line in the log for each
 // probe.)

@@ -47,8 +47,11 @@ type Problems struct {
 
 // problem is what is wrong with a policy, as last reported.
 type problem struct {
-	// unread is what of the policy cannot be read.
+	// unread is what of the policy cannot be read, and all what cannot be enforced; kind is the
+	// policy's.
 	unread   []policy.Problem
+	all      []policy.Problem
+	kind     string
 	identity string
 	parts    int
 	event    *corev1.Event
@@ -81,6 +84,29 @@ func (p *Problems) Report(object client.Object, unread []policy.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.report(object, unread)
+}
+
+// PolicyProblems are what of a policy allows nothing.
+type PolicyProblems struct {
+	// Kind is NetworkPolicy or ClusterNetworkPolicy.
+	Kind   string
+	Policy policy.Key
+	All    []policy.Problem
+}
+
+// First are the problems of the first so many policies, in order of namespace and name, and count is how
+// many policies have problems.
+func (p *Problems) First(most int) (first []PolicyProblems, count int) {
+	p.mu.Lock()
+	all := make([]PolicyProblems, 0, len(p.known))
+	for key, of := range p.known {
+		all = append(all, PolicyProblems{Kind: of.kind, Policy: key, All: of.all}) // which nobody changes
+	}
+	p.mu.Unlock()
+	slices.SortFunc(all, func(a, b PolicyProblems) int {
+		return cmp.Or(strings.Compare(a.Policy.Namespace, b.Policy.Namespace), strings.Compare(a.Policy.Name, b.Policy.Name))
+	})
+	return all[:min(most, len(all))], len(all)
 }
 
 // Recheck has policies reported again that were quarantined or released, and have not changed
@@ -160,7 +186,7 @@ func (p *Problems) report(object client.Object, unread []policy.Problem) {
 		return
 	}
 	message := messageOf(problems)
-	now := problem{unread: unread, identity: fmt.Sprintf("%s %d %s", object.GetUID(), object.GetGeneration(), message), parts: len(problems)}
+	now := problem{unread: unread, all: problems, kind: aboutPolicy(object).Kind, identity: fmt.Sprintf("%s %d %s", object.GetUID(), object.GetGeneration(), message), parts: len(problems)}
 	was, is := p.known[key]
 	if is && was.identity == now.identity {
 		was.unread = unread

@@ -6,16 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset/nft"
 )
-
-// Flow is an entry of connection tracking, for who asks about it.
-type Flow struct {
-	// Source has begun it. Destination is who answers, after destination NAT, and Addressed whom it
-	// was sent to before that. Ports are 0 where the protocol has none.
-	Source, Destination, Addressed netip.AddrPort
-	// Revoked: it carries the bit. Ended: the TCP connection is closed.
-	Revoked, Ended bool
-}
 
 // FlowsOf lists the flows that packets like this one have begun: with its source, its destination after
 // destination NAT, its protocol, and its destination port or ICMP type. It returns at most so many, and
@@ -23,7 +15,7 @@ type Flow struct {
 //
 // The kernel goes through all its flows for that, and filters by the source (of IPv6 it cannot); it holds
 // up nobody meanwhile.
-func (r *Reader) FlowsOf(p packet.Packet, bit uint32, most int) (flows []Flow, all, revoked int, err error) {
+func (r *Reader) FlowsOf(p packet.Packet, bit uint32, most int) (flows []nft.TrackedFlow, all, revoked int, err error) {
 	l := newLine(unix.NETLINK_NETFILTER, r.netns)
 	defer func() {
 		if also := l.close(); err == nil {
@@ -47,7 +39,7 @@ func (r *Reader) FlowsOf(p packet.Packet, bit uint32, most int) (flows []Flow, a
 		}
 		seen[name] = true
 		all++
-		f := Flow{
+		f := nft.TrackedFlow{
 			Source: e.sender, Destination: netip.AddrPortFrom(e.packet.Dst, e.packet.DstPort), Addressed: e.receiver,
 			Revoked: bit != 0 && e.mark&bit != 0, Ended: e.ended,
 		}

@@ -7,20 +7,12 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Link is a link of the node by which packets come or go.
-type Link struct {
-	Name  string
-	Group uint32
-	// Master is the bridge, or another link, that it is a port of; nil: it is none's.
-	Master *Link
-	// Local: the address is the node's own, and the link is the loopback device.
-	Local bool
-}
-
 // LinkTo is the link that the route to an address leads to. It is nil if there is no route.
-func (r *Reader) LinkTo(addr netip.Addr) (*Link, error) {
+func (r *Reader) LinkTo(addr netip.Addr) (*nft.Link, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	header := make([]byte, rtmsgLength)
@@ -57,20 +49,36 @@ func (r *Reader) LinkTo(addr netip.Addr) (*Link, error) {
 	case index == 0:
 		return nil, nil
 	}
-	link, err := r.link(index)
+	link, err := r.link(index, "")
 	if link != nil {
 		link.Local = local
 	}
 	return link, err
 }
 
-// link reads a link and its master. The caller holds mu.
-func (r *Reader) link(index uint32) (*Link, error) {
+// Link is the link of a name. It is nil if there is none.
+func (r *Reader) Link(name string) (*nft.Link, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.link(0, name)
+}
+
+// link reads a link by its index or, if that is 0, its name. The caller holds mu.
+func (r *Reader) link(index uint32, name string) (*nft.Link, error) {
 	header := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(header[4:], index)
-	link, master := &Link{}, uint32(0)
-	err := r.route.ask(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Acknowledge}, Data: header,
+	var by []netlink.Attribute
+	if index == 0 {
+		by = append(by, netlink.Attribute{Type: unix.IFLA_IFNAME, Data: append([]byte(name), 0)})
+	}
+	attributes, err := netlink.MarshalAttributes(by)
+	if err != nil {
+		return nil, err
+	}
+	var link *nft.Link
+	master := uint32(0)
+	err = r.route.ask(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Acknowledge}, Data: append(header, attributes...),
 	}, func(m netlink.Message) error {
 		if len(m.Data) < unix.SizeofIfInfomsg {
 			return errors.New("a link cannot be read")
@@ -79,6 +87,7 @@ func (r *Reader) link(index uint32) (*Link, error) {
 		if err != nil {
 			return err
 		}
+		link = &nft.Link{}
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.IFLA_IFNAME:
@@ -91,11 +100,20 @@ func (r *Reader) link(index uint32) (*Link, error) {
 		}
 		return ad.Err()
 	})
-	if err == nil && master != 0 {
-		link.Master, err = r.link(master)
+	if _, errno, refused := refusedBy(err); refused && errno == unix.ENODEV {
+		return nil, nil
 	}
 	if err != nil {
-		return nil, &OpError{Op: "read a link", Err: err}
+		return nil, &OpError{Op: "read link " + name, Err: err}
+	}
+	if link != nil && master != 0 {
+		bridge, err := r.link(master, "")
+		if err != nil {
+			return nil, err
+		}
+		if bridge != nil {
+			link.Master = bridge.Name
+		}
 	}
 	return link, nil
 }

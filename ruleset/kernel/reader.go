@@ -48,21 +48,6 @@ func (r *Reader) Close() error {
 	return errors.Join(r.tables.close(), r.route.close())
 }
 
-// Visit is a packet at a hook of the table of a family.
-type Visit struct {
-	Family nft.Family
-	Hook   nft.HookPoint
-	Packet nft.TracePacket
-}
-
-// Visited is what a table does to the packet of a Visit. If the kernel has no such Table, or if the
-// table is dormant, that is nothing.
-type Visited struct {
-	Visit
-	Table bool
-	bytecode.Trace
-}
-
 // Trace is what the kernel would do to a packet on its way: to each visit, one after the other, up to
 // the first that denies it. All is of one moment: if the ruleset changes meanwhile, all is asked again,
 // until ctx is done. The cost depends on how many rules there are in the chains that the packet meets,
@@ -71,7 +56,7 @@ type Visited struct {
 //
 // An error means that there is no verdict. It names the rule, if there is one that this program cannot
 // judge.
-func (r *Reader) Trace(ctx context.Context, way []Visit) (visited []Visited, err error) {
+func (r *Reader) Trace(ctx context.Context, way []nft.Visit) (visited []nft.Visited, err error) {
 	for {
 		visited, stable, err := r.try(way)
 		if stable && err == nil {
@@ -95,7 +80,7 @@ const betweenTries = 2 * time.Millisecond
 // under way: a set may then hide elements that are in force behind elements that are not yet
 // (__nft_rbtree_get in net/netfilter/nft_set_rbtree.c). Of the transactions of others, which can change
 // podfence's tables only where they have no owner, it sees those alone that end meanwhile.
-func (r *Reader) try(way []Visit) (visited []Visited, stable bool, err error) {
+func (r *Reader) try(way []nft.Visit) (visited []nft.Visited, stable bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	sending := r.conn.sending.Load()
@@ -115,7 +100,7 @@ func (r *Reader) try(way []Visit) (visited []Visited, stable bool, err error) {
 }
 
 // run runs the packet at all its visits. The caller holds mu.
-func (r *Reader) run(way []Visit) (visited []Visited, err error) {
+func (r *Reader) run(way []nft.Visit) (visited []nft.Visited, err error) {
 	read := map[nft.Family]*readTable{}
 	for _, visit := range way {
 		t := read[visit.Family]
@@ -129,7 +114,7 @@ func (r *Reader) run(way []Visit) (visited []Visited, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("table %s %s: %w", visit.Family, r.conn.name, err)
 		}
-		visited = append(visited, Visited{Visit: visit, Table: t.there, Trace: trace})
+		visited = append(visited, nft.Visited{Visit: visit, Table: t.there, ReadTrace: trace})
 		if trace.Verdict != nft.Accept {
 			break
 		}

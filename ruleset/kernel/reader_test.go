@@ -30,11 +30,11 @@ func (n *namespace) reader() *kernel.Reader {
 }
 
 // visit is what the kernel would do to a packet at one hook.
-func visit(t testing.TB, r *kernel.Reader, family nft.Family, hook nft.HookPoint, p nft.TracePacket) kernel.Visited {
+func visit(t testing.TB, r *kernel.Reader, family nft.Family, hook nft.HookPoint, p nft.TracePacket) nft.Visited {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	visited, err := r.Trace(ctx, []kernel.Visit{{Family: family, Hook: hook, Packet: p}})
+	visited, err := r.Trace(ctx, []nft.Visit{{Family: family, Hook: hook, Packet: p}})
 	if err != nil {
 		t.Fatalf("%s %s: %v: %v", family, hook, p.Packet, err)
 	}
@@ -58,7 +58,7 @@ func agree(t testing.TB, r *kernel.Reader, table *nft.Table, hook nft.HookPoint,
 	return want
 }
 
-func steps(v kernel.Visited) string {
+func steps(v nft.Visited) string {
 	var lines []string
 	for _, s := range v.Steps {
 		lines = append(lines, fmt.Sprintf("%s: %s %q", s.Chain, s.Action(), s.Comment))

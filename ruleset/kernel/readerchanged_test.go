@@ -116,7 +116,7 @@ func TestReaderRefusesToGuess(t *testing.T) {
 			n := newNamespace(t)
 			n.load(readTable)
 			n.nft("insert rule inet podfence forward "+rule, "-f", "-")
-			_, err := n.reader().Trace(t.Context(), []kernel.Visit{{Family: nft.Inet, Hook: nft.Forward, Packet: tcp("10.0.0.1", "10.9.0.1", 22)}})
+			_, err := n.reader().Trace(t.Context(), []nft.Visit{{Family: nft.Inet, Hook: nft.Forward, Packet: tcp("10.0.0.1", "10.9.0.1", 22)}})
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "rule 1 of chain forward") {
 				t.Errorf("the error is %v, want one about %q", err, want)
 			}
@@ -221,9 +221,9 @@ func TestReaderGivesUp(t *testing.T) {
 			_ = c.Apply(nft.Plan{Ops: []nft.Op{nft.AddChain{Name: name}, nft.DeleteChain{Name: name}}})
 		}
 	}()
-	var way []kernel.Visit
+	var way []nft.Visit
 	for range 5000 {
-		way = append(way, kernel.Visit{Family: nft.Inet, Hook: nft.Forward, Packet: tcp("10.0.0.1", "10.9.0.1", 22)})
+		way = append(way, nft.Visit{Family: nft.Inet, Hook: nft.Forward, Packet: tcp("10.0.0.1", "10.9.0.1", 22)})
 	}
 	_, err := r.Trace(ctx, way)
 	close(stop)

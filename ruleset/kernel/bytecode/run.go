@@ -7,45 +7,6 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Trace is the way that a packet takes through the base chains of one hook.
-type Trace struct {
-	// Steps are the rules that matched, in order.
-	Steps []Step
-	// Verdict is Accept, Drop or Reject.
-	Verdict nft.Action
-	// Assumed says what was taken for granted that only a real packet would tell.
-	Assumed []string
-}
-
-// Step is a rule that a packet met, or a base chain's policy.
-type Step struct {
-	Chain string
-	// Position is the rule's in its chain, from 0; -1 for the chain's policy, which has no Handle and
-	// no Comment.
-	Position int
-	Handle   uint64
-	Comment  string
-	// Ended: the rule came to Verdict. Otherwise the rule after it came next.
-	Ended   bool
-	Verdict nft.Verdict
-}
-
-// Action is what the rule does, as nft writes it; "continue" if it does not end there, and
-// "policy drop" for a base chain's policy.
-func (s Step) Action() string {
-	switch {
-	case s.Position < 0:
-		return "policy " + s.Verdict.String()
-	case !s.Ended:
-		return "continue"
-	case s.Verdict.Action == nft.Reject: // what it answers is not read
-		return "reject"
-	case s.Verdict.Action == nft.Masquerade:
-		return "masquerade"
-	}
-	return s.Verdict.String()
-}
-
 // maxDepth is how many jumps there can be one in another (NFT_JUMP_STACK_SIZE).
 const maxDepth = 16
 
@@ -53,7 +14,7 @@ const maxDepth = 16
 // as the kernel runs them. Chains of type nat see only what begins a flow; their steps count only if
 // they deny the packet. An error means that there is no verdict: it names the rule that cannot be
 // judged.
-func Run(ruleset Ruleset, family nft.Family, bases []Base, p nft.TracePacket) (Trace, error) {
+func Run(ruleset Ruleset, family nft.Family, bases []Base, p nft.TracePacket) (nft.ReadTrace, error) {
 	m := &machine{ruleset: ruleset, family: family, packet: p, headers: headersOf(family, p)}
 	for _, base := range bases {
 		if base.NAT && p.State != nft.New {
@@ -65,20 +26,20 @@ func Run(ruleset Ruleset, family nft.Family, bases []Base, p nft.TracePacket) (T
 		before := len(m.steps)
 		v, ended, err := m.chain(base.Chain, 0)
 		if err != nil {
-			return Trace{}, err
+			return nft.ReadTrace{}, err
 		}
 		if !ended && base.Drop {
 			v = nft.Verdict{Action: nft.Drop}
-			m.steps = append(m.steps, Step{Chain: base.Chain, Position: -1, Ended: true, Verdict: v})
+			m.steps = append(m.steps, nft.ReadStep{Chain: base.Chain, Position: -1, Ended: true, Verdict: v})
 		}
 		if v.Action == nft.Drop || v.Action == nft.Reject {
-			return Trace{Steps: m.steps, Verdict: v.Action, Assumed: m.assumed}, nil
+			return nft.ReadTrace{Steps: m.steps, Verdict: v.Action, Assumed: m.assumed}, nil
 		}
 		if base.NAT {
 			m.steps = m.steps[:before]
 		}
 	}
-	return Trace{Steps: m.steps, Verdict: nft.Accept, Assumed: m.assumed}, nil
+	return nft.ReadTrace{Steps: m.steps, Verdict: nft.Accept, Assumed: m.assumed}, nil
 }
 
 // machine runs rules for one packet.
@@ -91,7 +52,7 @@ type machine struct {
 	registers registers
 	// verdict is that of the rule that has just decided.
 	verdict nft.Verdict
-	steps   []Step
+	steps   []nft.ReadStep
 	assumed []string
 }
 
@@ -119,7 +80,7 @@ func (m *machine) chain(name string, depth int) (v nft.Verdict, ended bool, err 
 		if o == breaks {
 			continue
 		}
-		step := Step{Chain: name, Position: position, Handle: rule.Handle, Comment: rule.Comment}
+		step := nft.ReadStep{Chain: name, Position: position, Handle: rule.Handle, Comment: rule.Comment}
 		if o == decides {
 			step.Ended, step.Verdict = true, m.verdict
 		}

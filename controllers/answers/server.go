@@ -1,0 +1,260 @@
+package answers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/net/netutil"
+
+	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset/nft"
+)
+
+// Kernel is asked what the kernel has. Its methods may be called from any goroutine.
+type Kernel interface {
+	// Trace is what the kernel would do to a packet on its way, up to where it is denied.
+	Trace(ctx context.Context, way []nft.Visit) ([]nft.Visited, error)
+	// LinkTo is the link that the route to an address leads to, and Link the one of a name; nil: there
+	// is none.
+	LinkTo(netip.Addr) (*nft.Link, error)
+	Link(name string) (*nft.Link, error)
+	// FlowsOf are at most so many of the flows that packets like this have begun; it counts all, and
+	// those that carry the bit.
+	FlowsOf(p packet.Packet, bit uint32, most int) (flows []nft.TrackedFlow, all, revoked int, err error)
+}
+
+// Model is asked what the node enforces. Its methods may be called from any goroutine.
+type Model interface {
+	Counts() policy.Counts
+	Attachments() []policy.Attachment
+}
+
+// Options are what a Server is told.
+type Options struct {
+	// Address is where to listen: a loopback address and a port.
+	Address string
+	// Node is the node's name, Version the program's, and Source where objects come from.
+	Node, Version, Source string
+	// Choices are the agent's that change verdicts. OwnsTables: the kernel lets nobody else change the
+	// tables.
+	Choices    answers.Options
+	OwnsTables bool
+	// BridgeTable: there is a table of family bridge for the links of another plugin's pods.
+	BridgeTable bool
+	// BridgeMAC is that of podfence's bridge, if that connects the pods.
+	BridgeMAC [6]byte
+
+	Model    Model
+	Health   *report.Health
+	Problems *report.Problems
+	// Waiting are the pods that cannot be connected yet, in no order. Nil: none is known.
+	Waiting func() []answers.WaitingPod
+	// Kernel is nil where there is none to ask: then traces are refused.
+	Kernel Kernel
+	Log    logr.Logger
+}
+
+// Server answers. Its methods may be called from any goroutine.
+type Server struct {
+	options Options
+	started time.Time
+	history history
+	counted counted
+	// tracing has a token for each trace that is under way.
+	tracing chan struct{}
+}
+
+// What is asked at once, and for how long.
+const (
+	// tracesAtOnce is how many traces there are at once; the others wait for up to traceWait.
+	tracesAtOnce = 2
+	traceWait    = 2 * time.Second
+	// traceTimeout is how long a trace may take.
+	traceTimeout = 5 * time.Second
+	// maxConnections is how many may be connected at once; others wait in the kernel's queue.
+	maxConnections = 64
+	maxHeader      = 8 << 10
+	// listenAgain is after how long the address is tried again.
+	listenAgain = 5 * time.Second
+	// readTimeout, writeTimeout and idleTimeout end connections of who is slow.
+	readTimeout, writeTimeout, idleTimeout = 5 * time.Second, 15 * time.Second, 30 * time.Second
+)
+
+// New returns a server. Start runs it.
+func New(o Options) *Server {
+	return &Server{options: o, started: time.Now(), tracing: make(chan struct{}, tracesAtOnce)}
+}
+
+// Note notes an outcome, for statuses. It does not wait.
+func (s *Server) Note(outcome enforcer.Outcome) { s.history.note(outcome, time.Now()) }
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: every node's agent answers.
+func (*Server) NeedLeaderElection() bool { return false }
+
+// Start answers until ctx is done. It implements manager.Runnable. Whoever has the address already, such as
+// an agent that is about to end, keeps the node fenced no less: it is tried again until it is free.
+func (s *Server) Start(ctx context.Context) error {
+	for said := ""; ; {
+		err := s.serve(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err.Error() != said {
+			s.options.Log.Error(err, "Cannot answer questions; trying again", "address", s.options.Address, "retryAfter", listenAgain.String())
+			said = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(listenAgain):
+		}
+	}
+}
+
+// serve answers until ctx is done, or until that fails.
+func (s *Server) serve(ctx context.Context) error {
+	listener, err := net.Listen("tcp", s.options.Address)
+	if err != nil {
+		return fmt.Errorf("listening for questions at --query-address: %w", err)
+	}
+	server := &http.Server{
+		Handler: s.Handler(), MaxHeaderBytes: maxHeader,
+		ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(netutil.LimitListener(listener, maxConnections)) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("answering questions: %w", err)
+	case <-ctx.Done():
+		return server.Close()
+	}
+}
+
+// Handler answers all paths.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc(answers.StatusPath, func(w http.ResponseWriter, r *http.Request) {
+		if allowed(w, r, http.MethodGet) {
+			write(w, http.StatusOK, s.status(time.Now()))
+		}
+	})
+	mux.HandleFunc(answers.TracePath, s.serveTrace)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath))
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A browser that some page has sent here, by a name that leads to a loopback address, says that
+		// name as the host (DNS rebinding). No page may read an answer either: there is no CORS.
+		if !isLoopback(r.Host) || r.Header.Get("Origin") != "" {
+			fail(w, http.StatusForbidden, "Forbidden", fmt.Sprintf("the host is %q: ask by a loopback address or localhost, and not from a web page", r.Host))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// serveTrace answers a question about a packet.
+func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
+	if !allowed(w, r, http.MethodGet, http.MethodPost) {
+		return
+	}
+	q, err := read(w, r)
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		fail(w, http.StatusRequestEntityTooLarge, "TooLarge", fmt.Sprintf("the question has more than %d bytes", maxBody))
+		return
+	}
+	var p packet.Packet
+	if err == nil {
+		p, err = complete(&q)
+	}
+	switch {
+	case err != nil:
+		fail(w, http.StatusBadRequest, "BadRequest", err.Error())
+		return
+	case s.options.Kernel == nil:
+		fail(w, http.StatusServiceUnavailable, "Unavailable", "this agent has no kernel to ask")
+		return
+	}
+	if !s.begin(r.Context()) {
+		w.Header().Set("Retry-After", "1")
+		fail(w, http.StatusTooManyRequests, "TooManyRequests", fmt.Sprintf("%d traces are under way: ask again in a second", tracesAtOnce))
+		return
+	}
+	defer func() { <-s.tracing }()
+	ctx, cancel := context.WithTimeout(r.Context(), traceTimeout)
+	defer cancel()
+	trace, err := s.trace(ctx, q, p)
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, "Unavailable", fmt.Sprintf("what the kernel does to %s cannot be told: %v", p, err))
+		return
+	}
+	write(w, http.StatusOK, trace)
+}
+
+// begin waits for its turn for a while. Whoever gets it gives it back.
+func (s *Server) begin(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, traceWait)
+	defer cancel()
+	select {
+	case s.tracing <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// isLoopback reports whether the Host of a request is localhost or a loopback address, with or without a
+// port.
+func isLoopback(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	addr, err := netip.ParseAddr(strings.Trim(name, "[]"))
+	return strings.EqualFold(name, "localhost") || err == nil && addr.Unmap().IsLoopback()
+}
+
+// allowed reports whether a request has one of the methods, and else says that it has not.
+func allowed(w http.ResponseWriter, r *http.Request, methods ...string) bool {
+	for _, method := range methods {
+		if r.Method == method {
+			return true
+		}
+	}
+	w.Header().Set("Allow", strings.Join(methods, ", "))
+	fail(w, http.StatusMethodNotAllowed, "MethodNotAllowed", fmt.Sprintf("%s takes %s, and not %s", r.URL.Path, strings.Join(methods, " and "), r.Method))
+	return false
+}
+
+func fail(w http.ResponseWriter, code int, reason, message string) {
+	write(w, code, answers.Failure{TypeMeta: answers.TypeMeta{APIVersion: answers.Version, Kind: "Failure"}, Reason: reason, Message: message})
+}
+
+// write writes an answer. Who has gone does not hear it.
+func write(w http.ResponseWriter, code int, answer any) {
+	text, err := json.Marshal(answer)
+	if err != nil { // all answers are plain values
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(text, '\n'))
+}

@@ -1,0 +1,73 @@
+package answers
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/policy"
+)
+
+// countsFor is how long what was counted in the model is good enough. To count takes some time under
+// the mutex of the model, in proportion to the cluster's policies, and no commit should wait for many who
+// ask.
+const countsFor = time.Second
+
+// counted is what was counted in the model.
+type counted struct {
+	mu       sync.Mutex
+	at       time.Time
+	counts   policy.Counts
+	attached int
+}
+
+// get counts, if nobody has within the last second.
+func (c *counted) get(now time.Time, model Model) (policy.Counts, int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() || now.Sub(c.at) >= countsFor {
+		c.at, c.counts, c.attached = now, model.Counts(), len(model.Attachments())
+	}
+	return c.counts, c.attached
+}
+
+// status is how the agent and its node are.
+func (s *Server) status(now time.Time) answers.Status {
+	counts, attached := s.counted.get(now, s.options.Model)
+	status := answers.Status{
+		TypeMeta: answers.TypeMeta{APIVersion: answers.Version, Kind: "Status"},
+		Node:     s.options.Node, AgentVersion: s.options.Version, Source: s.options.Source,
+		Time: now, Started: s.started, UptimeSeconds: now.Sub(s.started).Seconds(),
+		Options: s.options.Choices, OwnsTables: s.options.OwnsTables,
+		Pods:     answers.Pods{Fenced: counts.Pods, Isolated: counts.Isolated, Attached: attached},
+		Policies: answers.Policies{Total: counts.Policies, Active: counts.Active},
+	}
+	s.history.fill(&status)
+	for _, reason := range s.options.Health.Reasons() {
+		status.Conditions = append(status.Conditions, answers.Condition{Name: string(reason.Condition), Message: reason.Why})
+	}
+	status.Ready = len(status.Conditions) == 0
+	first, count := s.options.Problems.First(answers.MaxListed)
+	status.Policies.WithProblems = count
+	for _, of := range first {
+		for _, problem := range of.All {
+			status.Policies.Problems = append(status.Policies.Problems, answers.PolicyProblem{
+				Kind: of.Kind, Namespace: of.Policy.Namespace, Name: of.Policy.Name, Field: problem.Field, Reason: problem.Reason,
+			})
+		}
+	}
+	s.waiting(&status)
+	return status
+}
+
+// waiting says which pods wait, the longest waiting first.
+func (s *Server) waiting(status *answers.Status) {
+	if s.options.Waiting == nil {
+		return
+	}
+	waiting := s.options.Waiting()
+	status.Pods.Waiting = len(waiting)
+	slices.SortFunc(waiting, func(a, b answers.WaitingPod) int { return a.Since.Compare(b.Since) })
+	status.Waiting = waiting[:min(len(waiting), answers.MaxListed)]
+}
