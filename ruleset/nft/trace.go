@@ -92,7 +92,7 @@ func (t *tracer) match(m Match) bool {
 	case PacketType:
 		return t.packet.Frame.PacketType() == m
 	case MessageType:
-		return t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType == uint8(m)
+		return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType == uint8(m)
 	case CtState:
 		return t.packet.State&m != 0
 	case Mark:
@@ -102,18 +102,18 @@ func (t *tracer) match(m Match) bool {
 	case DNAT:
 		return t.packet.DNAT
 	case Midstream:
-		return t.packet.Midstream && t.packet.Protocol == packet.Protocol(m)
+		return t.hasUpper() && t.packet.Midstream && t.packet.Protocol == packet.Protocol(m)
 	case ICMPv6Error:
-		return t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType < 128
+		return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType < 128
 	case Redirect:
-		return t.packet.Protocol == packet.ICMP && t.packet.ICMPType == ICMPRedirect
+		return t.hasUpper() && t.packet.Protocol == packet.ICMP && t.packet.ICMPType == ICMPRedirect
 	case Fragment:
 		part := t.packet.Fragment
 		return t.packet.Src.IsValid() && t.packet.Src.Is4() != m.V6 && (part != Whole && !m.First || m.First && (part == First || part == Headerless || part == Whole && !m.V6))
 	case Atomic: // as good as whole
 		return false
 	case UpperLayer:
-		return t.packet.Fragment == Whole || t.packet.Fragment == First
+		return t.hasUpper()
 	case Limit: // a single packet is not too many
 		return true
 	case Unconfirmed:
@@ -136,6 +136,10 @@ func (t *tracer) match(m Match) bool {
 	}
 	panic(fmt.Sprintf("the tracer does not know the match %T", m))
 }
+
+// hasUpper reports whether the packet has an upper-layer header, of which rules can ask ports, types and
+// flags. Of a fragment, only the first can have it.
+func (t *tracer) hasUpper() bool { return t.packet.Fragment == Whole || t.packet.Fragment == First }
 
 func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
 	key, ok := t.key([]Field{v.Field})
@@ -168,16 +172,17 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 		case L4Protocol:
 			e.Protocol = uint8(t.packet.Protocol)
 		case DstPort:
+			ok = ok && t.hasUpper()
 			e.First = t.packet.DstPort
 		case CtOriginalSrc4, CtOriginalSrc6:
 			ok = ok && addr(t.packet.Flow.OriginalSrc, f == CtOriginalSrc4)
 		case CtReplySrc4, CtReplySrc6:
 			ok = ok && addr(t.packet.Flow.ReplySrc, f == CtReplySrc4)
 		case ICMPMessageType:
-			ok = ok && t.packet.Protocol == packet.ICMP
+			ok = ok && t.hasUpper() && t.packet.Protocol == packet.ICMP
 			e.Protocol = t.packet.ICMPType
 		case ICMPv6MessageType:
-			ok = ok && t.packet.Protocol == packet.ICMPv6
+			ok = ok && t.hasUpper() && t.packet.Protocol == packet.ICMPv6
 			e.Protocol = t.packet.ICMPType
 		case InPort:
 			copy(e.Port[:], frame.Port)

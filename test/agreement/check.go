@@ -78,6 +78,9 @@ type Result struct {
 	// Trace is its way through the tables, and Traced whether it passes.
 	Trace  nft.Trace
 	Traced bool
+	// ReadBack is what the rules say that the kernel has, where that is not what Trace says; empty if
+	// it is the same.
+	ReadBack string
 	// Sources are what it may come from, to its receiver: one address, or if it is masqueraded
 	// one of the node's. None: nobody looks.
 	Sources []netip.Addr
@@ -85,8 +88,11 @@ type Result struct {
 	Probe lab.Result
 }
 
-// Agree says whether all three say the same.
+// Agree says whether all say the same.
 func (r Result) Agree() bool {
+	if r.ReadBack != "" {
+		return false
+	}
 	if r.Refused != "" {
 		return !r.Probe.Arrived
 	}
@@ -128,9 +134,9 @@ func (r Result) String() string {
 		how += fmt.Sprintf(", %s of %s, which has begun no flow", r.Follow, r.Begun.Seen)
 	}
 	from, _ := source(r.Probe.Received)
-	return fmt.Sprintf("%s (%s, %s, hop limit %d)%s\n  sent by %v to %v%s\n  judged  %-5t %s; %s\n  traced  %-5t %s\n  arrived %-5t sent %d times, seen at %v, from %v, want %v",
+	return fmt.Sprintf("%s (%s, %s, hop limit %d)%s\n  sent by %v to %v%s\n  judged  %-5t %s; %s\n  traced  %-5t %s%s\n  arrived %-5t sent %d times, seen at %v, from %v, want %v",
 		r.Seen, where, stateName(r.State), r.Seen.HopLimit, how, r.Probe.From, r.Probe.To, reason("; it cannot pass: ", r.Refused),
-		r.Judged, r.Verdict, r.Why, r.Traced, strings.ReplaceAll(r.Trace.String(), "\n", "\n                "),
+		r.Judged, r.Verdict, r.Why, r.Traced, strings.ReplaceAll(r.Trace.String(), "\n", "\n                "), reason("\n  but the kernel's rules say ", r.ReadBack),
 		r.Probe.Arrived, r.Probe.Sent, r.Probe.At, from, r.Sources)
 }
 

@@ -47,6 +47,7 @@ type Cluster struct {
 
 	attach  lab.Attach
 	conn    *kernel.Conn
+	reader  *kernel.Reader // of the connection
 	options ruleset.Options
 	// snapshot is what the model was told, table what came of it.
 	snapshot policy.Snapshot
@@ -163,6 +164,9 @@ func (c *Cluster) Reconnect() error {
 		return fmt.Errorf("node %s: %w", c.Node.Name, err)
 	}
 	c.conn = conn
+	if c.reader, err = conn.OpenReader(kernel.Options{NetNS: c.Node.NetNS()}); err != nil {
+		return fmt.Errorf("node %s: %w", c.Node.Name, err)
+	}
 	return nil
 }
 
@@ -171,9 +175,12 @@ func (c *Cluster) Disconnect() error {
 	if c.conn == nil {
 		return nil
 	}
-	conn := c.conn
-	c.conn = nil
-	return conn.Close()
+	conn, reader := c.conn, c.reader
+	c.conn, c.reader = nil, nil
+	if reader == nil {
+		return conn.Close()
+	}
+	return errors.Join(reader.Close(), conn.Close())
 }
 
 // Replace makes the node enforce a snapshot from scratch: a model of its own,

@@ -1,8 +1,9 @@
-// Package agreement holds three answers to one question against each other:
+// Package agreement holds four answers to one question against each other:
 // does this packet pass?
 //
 //	policy.Judge     what the API objects say, read as a person would
 //	Table.Trace      what the table says that came of them
+//	Reader.Trace      what the rules say that the kernel has, read back
 //	lab.Probe        what a kernel with that table does to a real packet
 //
 // A Cluster is a lab whose node is fenced. Replace makes it enforce a snapshot

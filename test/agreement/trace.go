@@ -1,6 +1,11 @@
 package agreement
 
 import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -8,7 +13,8 @@ import (
 )
 
 // trace is the packet's way through the tables: as a frame on its sender's port, before
-// connection tracking, and at its hook. It ends where it is denied.
+// connection tracking, and at its hook. It ends where it is denied. The kernel's own rules are run for
+// the same, and must do the same.
 func (c *Cluster) trace(r *Result) nft.Trace {
 	from := r.Probe.From
 	p := nft.TracePacket{
@@ -36,17 +42,41 @@ func (c *Cluster) trace(r *Result) nft.Trace {
 				frame.Fragment = nft.Later
 			}
 		}
-		if last = c.guard.Trace(nft.Prerouting, frame); last.Verdict != nft.Accept {
+		if last = c.at(r, &c.guard.Table, nft.Prerouting, frame); last.Verdict != nft.Accept {
 			return last
 		}
 	}
 	before := p
 	before.Dst, before.DstPort = r.addressed(), r.Probe.Packet.DstPort
 	before.Frame.Port = c.linkOf(from)
-	if last = c.table.Trace(nft.Prerouting, before); last.Verdict != nft.Accept {
+	if last = c.at(r, &c.table.Table, nft.Prerouting, before); last.Verdict != nft.Accept {
 		return last
 	}
-	return c.table.Trace(r.Hook, p)
+	return c.at(r, &c.table.Table, r.Hook, p)
+}
+
+// at runs a packet through a table, and through the table that the kernel has. If the two differ, the
+// result gets that.
+func (c *Cluster) at(r *Result, table *nft.Table, hook nft.HookPoint, p nft.TracePacket) nft.Trace {
+	trace := table.Trace(hook, p)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	visited, err := c.reader.Trace(ctx, []nft.Visit{{Family: table.Family, Hook: hook, Packet: p}})
+	if err != nil {
+		r.ReadBack = err.Error()
+		return trace
+	}
+	var want, have strings.Builder
+	for _, step := range trace.Steps {
+		fmt.Fprintf(&want, "%s %q\n", step.Chain, step.Rule.Comment())
+	}
+	for _, step := range visited[0].Steps {
+		fmt.Fprintf(&have, "%s %q\n", step.Chain, step.Comment)
+	}
+	if visited[0].Verdict != trace.Verdict || have.String() != want.String() {
+		r.ReadBack = fmt.Sprintf("at %s %s: %v by\n%s", table.Family, hook, nft.Verdict{Action: visited[0].Verdict}, have.String())
+	}
+	return trace
 }
 
 // frameOf is the frame that a packet of a guarded host comes in.
