@@ -1,10 +1,16 @@
 package agents
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 )
 
 // Selector selects the agents' pods by their labels, in whatever namespace.
@@ -49,4 +55,68 @@ func allowsToNode(c corev1.Container) bool {
 		}
 	}
 	return value == "allow"
+}
+
+// Client finds the agents of a cluster, and asks them by port-forward. It may be used by several goroutines
+// at once.
+type Client struct {
+	config   *rest.Config
+	kinds    kubernetes.Interface
+	metadata metadata.Interface
+}
+
+// New returns a client of a cluster.
+func New(config *rest.Config) (*Client, error) {
+	kinds, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("setting up a client of %s: %w", config.Host, err)
+	}
+	objects, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("setting up a client of %s for metadata: %w", config.Host, err)
+	}
+	return &Client{config: config, kinds: kinds, metadata: objects}, nil
+}
+
+// Agent is the agent that a pod is.
+func (c *Client) Agent(pod *corev1.Pod) *Agent {
+	to := c.kinds.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("portforward").URL()
+	return &Agent{Name: pod.Namespace + "/" + pod.Name, open: func(ctx context.Context) (way, error) {
+		return forward(ctx, c.config, to, Port)
+	}}
+}
+
+// Pods lists the agents' pods in a namespace (empty: in all), one for each node: where there are several, as
+// while they are replaced, the one that runs.
+func (c *Client) Pods(ctx context.Context, namespace string) (map[string]*corev1.Pod, error) {
+	list, err := c.kinds.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: Selector})
+	if err != nil {
+		return nil, fmt.Errorf("listing the agents' pods (%s): %w", Selector, err)
+	}
+	byNode := map[string]*corev1.Pod{}
+	for i := range list.Items {
+		pod := &list.Items[i]
+		if has := byNode[pod.Spec.NodeName]; pod.Spec.NodeName != "" && (has == nil || !runs(has) && runs(pod)) {
+			byNode[pod.Spec.NodeName] = pod
+		}
+	}
+	return byNode, nil
+}
+
+// runs reports whether a pod's containers run, and are to go on.
+func runs(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil
+}
+
+// Nodes lists the names of the cluster's nodes, in order.
+func (c *Client) Nodes(ctx context.Context) (names []string, err error) {
+	list, err := c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("nodes")).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing nodes: %w", err)
+	}
+	for _, node := range list.Items {
+		names = append(names, node.Name)
+	}
+	slices.Sort(names)
+	return names, nil
 }
