@@ -14,6 +14,9 @@
 //
 //	explain.go      why FROM reaches TO, or why not
 //	test.go         policies held against what is expected of them
+//	status.go       how podfence is on each node: which agents are asked
+//	statusvalue.go  Status, and how it reads as JSON
+//	statustext.go   how it reads as text
 //	version.go      the plugin's version
 //
 // A command returns errNo for exit code 1, and any other error for exit code 2.

@@ -82,6 +82,7 @@ func TestCluster(t *testing.T) {
 	api, call := newCluster(t)
 	t.Run("explain", func(t *testing.T) { explains(t, call) })
 	t.Run("complete", func(t *testing.T) { completes(t, api, call) })
+	t.Run("status", func(t *testing.T) { statuses(t, api, call) })
 }
 
 // explains: each answer has its exit code, and the same answer is there as text, JSON and YAML.

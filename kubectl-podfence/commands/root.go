@@ -64,6 +64,7 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 	root.AddCommand(
 		explainCommand(f),
 		testCommand(f),
+		statusCommand(f),
 		versionCommand(f),
 	)
 	f.completeFlags(root)
@@ -90,13 +91,26 @@ func (f *frame) rest() (*rest.Config, error) {
 	return config, nil
 }
 
-// namespace is the one that names without a namespace are in, and whether a flag has set it.
-func (f *frame) namespace() (name string, set bool, err error) {
-	name, set, err = f.config.ToRawKubeConfigLoader().Namespace()
+// namespace is the one that names without a namespace are in.
+func (f *frame) namespace() (string, error) {
+	name, _, err := f.config.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
-		return "", false, fmt.Errorf("finding the namespace (--namespace, --kubeconfig): %w", err)
+		return "", fmt.Errorf("finding the namespace (--namespace, --kubeconfig): %w", err)
 	}
-	return name, set, nil
+	return name, nil
+}
+
+// allNamespacesFlag adds --all-namespaces, for commands that are about all namespaces or one.
+func (f *frame) allNamespacesFlag(cmd *cobra.Command, all *bool) {
+	cmd.Flags().BoolVarP(all, "all-namespaces", "A", false, "all namespaces, which is what is shown without --namespace as well")
+}
+
+// scope is the namespace that --namespace names for commands that are about all namespaces or one; empty: all.
+func (f *frame) scope(all bool) string {
+	if all {
+		return ""
+	}
+	return *f.config.Namespace
 }
 
 // colour reports whether output may have colours: it goes to a terminal, and nobody has asked for none.

@@ -1,0 +1,167 @@
+package commands
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/kubectl-podfence/agents"
+)
+
+// StatusAPIVersion is the version of the JSON of a Status. Within it, fields are added, and none is removed
+// or changes its meaning.
+const StatusAPIVersion = "status.podfence.io/v1"
+
+// Status is how podfence is on all nodes.
+type Status struct {
+	APIVersion string       `json:"apiVersion"`
+	Kind       string       `json:"kind"` // Status
+	Summary    Summary      `json:"summary"`
+	Nodes      []NodeStatus `json:"nodes"`
+	// Problems are those of policies, each once, with the nodes whose agents have it.
+	Problems []PolicyProblem `json:"problems,omitempty"`
+	// Notes are what is not known, such as nodes that the user may not list.
+	Notes []explain.Note `json:"notes,omitempty"`
+}
+
+// Summary counts.
+type Summary struct {
+	// Nodes is the sum of the four behind it.
+	Nodes    int `json:"nodes"`
+	Ready    int `json:"ready"`
+	NotReady int `json:"notReady"`
+	NoAgent  int `json:"noAgent"`
+	NoAnswer int `json:"noAnswer"`
+	// Versions is how many agents have which version.
+	Versions map[string]int `json:"versions,omitempty"`
+	Pods     int            `json:"pods"`
+	Waiting  int            `json:"waiting"`
+	Repairs  int            `json:"repairs"`
+	// Refused and Unreadable are how many policies have a problem of that kind on some node.
+	Refused    int `json:"refused"`
+	Unreadable int `json:"unreadable"`
+}
+
+// NodeState is what is known of a node's agent.
+type NodeState string
+
+// The states.
+const (
+	Ready NodeState = "Ready"
+	// NotReady: the agent says that the node is not as podfence promises.
+	NotReady NodeState = "NotReady"
+	// NoAgent: there is no agent that runs. What it has put into the kernel before still holds.
+	NoAgent NodeState = "NoAgent"
+	// NoAnswer: the agent could not be asked.
+	NoAnswer NodeState = "NoAnswer"
+)
+
+// NodeStatus is how podfence is on a node.
+type NodeStatus struct {
+	Node string `json:"node,omitempty"`
+	// Agent is the agent's pod (NAMESPACE/NAME), or the address at which it was asked.
+	Agent string    `json:"agent,omitempty"`
+	State NodeState `json:"state"`
+	// Message says why it is not Ready.
+	Message string `json:"message,omitempty"`
+	// Refused and Unreadable are how many policies have such problems on this node.
+	Refused    int `json:"refused"`
+	Unreadable int `json:"unreadable"`
+	// Answer is what the agent says; absent: it has not answered.
+	Answer *agents.Status `json:"answer,omitempty"`
+}
+
+// PolicyProblem is a problem of a policy, and where.
+type PolicyProblem struct {
+	agents.Problem
+	// Nodes are those whose agents have the problem, in order.
+	Nodes []string `json:"nodes"`
+}
+
+// answered takes in what the node's agent says.
+func (n *NodeStatus) answered(answer *agents.Status) {
+	n.Answer, n.State = answer, Ready
+	n.Node = cmp.Or(n.Node, answer.Node)
+	n.Refused, n.Unreadable = countPolicies(answer.Problems)
+	if answer.Ready {
+		return
+	}
+	n.State = NotReady
+	var texts []string
+	for _, condition := range answer.Conditions {
+		texts = append(texts, condition.Type+": "+condition.Message)
+	}
+	n.Message = cmp.Or(strings.Join(texts, "; "), "it does not say why")
+}
+
+// countPolicies is how many policies are refused, and of how many something cannot be read.
+func countPolicies(problems []agents.Problem) (refused, unreadable int) {
+	seen := map[agents.Problem]bool{}
+	for _, p := range problems {
+		key := agents.Problem{Policy: p.Policy, Refused: p.Refused}
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		if p.Refused {
+			refused++
+		} else {
+			unreadable++
+		}
+	}
+	return refused, unreadable
+}
+
+// statusOf puts together what agents have answered. Problems are those of the policies of a namespace (empty:
+// of all), and of policies that are in none.
+func statusOf(asked []*askedAgent, namespace string, notes []explain.Note) *Status {
+	s := &Status{APIVersion: StatusAPIVersion, Kind: "Status", Notes: notes}
+	s.Summary.Versions = map[string]int{}
+	byProblem := map[agents.Problem][]string{}
+	for _, of := range asked {
+		node := of.NodeStatus
+		s.Nodes = append(s.Nodes, node)
+		s.Summary.count(&node)
+		if node.Answer == nil {
+			continue
+		}
+		for _, problem := range node.Answer.Problems {
+			if in := problem.Policy.Namespace; namespace == "" || in == "" || in == namespace {
+				byProblem[problem] = append(byProblem[problem], cmp.Or(node.Node, node.Agent))
+			}
+		}
+	}
+	var all []agents.Problem
+	for problem, nodes := range byProblem {
+		slices.Sort(nodes)
+		s.Problems = append(s.Problems, PolicyProblem{problem, slices.Compact(nodes)})
+		all = append(all, problem)
+	}
+	s.Summary.Refused, s.Summary.Unreadable = countPolicies(all)
+	slices.SortFunc(s.Problems, func(a, b PolicyProblem) int {
+		return cmp.Or(strings.Compare(a.Policy.String(), b.Policy.String()), strings.Compare(a.Field, b.Field), strings.Compare(a.Reason, b.Reason))
+	})
+	return s
+}
+
+// count counts a node.
+func (s *Summary) count(n *NodeStatus) {
+	s.Nodes++
+	switch n.State {
+	case Ready:
+		s.Ready++
+	case NotReady:
+		s.NotReady++
+	case NoAgent:
+		s.NoAgent++
+	case NoAnswer:
+		s.NoAnswer++
+	}
+	if n.Answer != nil {
+		s.Versions[n.Answer.Version]++
+		s.Pods += n.Answer.Pods
+		s.Waiting += len(n.Answer.Waiting)
+		s.Repairs += n.Answer.Repairs
+	}
+}
