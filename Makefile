@@ -54,7 +54,7 @@ export KUBEBUILDER_ASSETS ?= $(BIN)/assets
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## bin/podfence and bin/podfence-cni, static
@@ -65,6 +65,10 @@ build: ## bin/podfence and bin/podfence-cni, static
 .PHONY: kubectl-podfence
 kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARCH for another machine
 	$(GO_BUILD) -o $(BIN)/kubectl-podfence ./kubectl-podfence
+
+.PHONY: kubectl-podfence-all
+kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with checksums and krew's manifest (5 minutes)
+	VERSION="$(VERSION)" kubectl-podfence/package.sh dist
 
 .PHONY: demo
 demo: build ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
@@ -287,7 +291,7 @@ uninstall: undeploy ## The same as undeploy
 
 .PHONY: clean
 clean: ## Remove what was built, but not the envtest assets
-	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(BIN)/podfence-demo $(TOOLS) dist
+	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(BIN)/podfence-demo $(BIN)/kubectl-podfence $(TOOLS) dist
 
 # The tools that test/tools pins, each when a target needs it.
 $(TOOLS)/%: test/tools/go.mod test/tools/go.sum

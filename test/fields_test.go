@@ -23,7 +23,7 @@ import (
 
 // fieldRooms are the rooms where a type's private fields are its own: only its methods, and
 // functions in the file that declares it, touch them.
-var fieldRooms = []string{module + "/agent", module + "/cli", module + "/controllers", module + "/manifests", module + "/ruleset/nft"}
+var fieldRooms = []string{module + "/agent", module + "/cli", module + "/controllers", module + "/kubectl-podfence", module + "/manifests", module + "/ruleset/nft"}
 
 // fieldExceptions are types whose private fields other files of their package touch as well, and
 // why.
@@ -63,7 +63,7 @@ func packages(t *testing.T) (all []goPackage, exports map[string]string) {
 	if err := inputs.Packages(module + "/..."); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles", module).Output()
+	out, err := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles", module, module+"/kubectl-podfence").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}

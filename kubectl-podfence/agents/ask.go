@@ -35,6 +35,9 @@ type Agent struct {
 	open func(context.Context) (way, error)
 }
 
+// newAgent is an agent to which open opens a way.
+func newAgent(name string, open func(context.Context) (way, error)) *Agent { return &Agent{name, open} }
+
 // At is the agent that answers at an address (HOST:PORT, or HOST for the usual port), without a cluster. HOST
 // is of this machine as a rule, as agents answer on loopback addresses only.
 func At(address string) (*Agent, error) {

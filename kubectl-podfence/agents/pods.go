@@ -81,9 +81,7 @@ func New(config *rest.Config) (*Client, error) {
 // Agent is the agent that a pod is.
 func (c *Client) Agent(pod *corev1.Pod) *Agent {
 	to := c.kinds.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("portforward").URL()
-	return &Agent{Name: pod.Namespace + "/" + pod.Name, open: func(ctx context.Context) (way, error) {
-		return forward(ctx, c.config, to, Port)
-	}}
+	return newAgent(pod.Namespace+"/"+pod.Name, func(ctx context.Context) (way, error) { return forward(ctx, c.config, to, Port) })
 }
 
 // Pods lists the agents' pods in a namespace (empty: in all), one for each node: where there are several, as

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/api/v1alpha1"
@@ -26,7 +27,7 @@ var clusterResources = []schema.GroupVersionResource{
 // none where it does not have the kind.
 func (r *reader) clusterPolicies(ctx context.Context) ([]*clusterv1beta1.ClusterNetworkPolicy, error) {
 	for _, resource := range clusterResources {
-		all, has, err := custom[clusterv1beta1.ClusterNetworkPolicy](ctx, r, resource)
+		all, has, err := custom[clusterv1beta1.ClusterNetworkPolicy](ctx, r.dynamic.Resource(resource), func() (bool, error) { return r.serves(resource) })
 		if err != nil || has {
 			return all, refused(resource.GroupResource().String(), err)
 		}
@@ -37,18 +38,20 @@ func (r *reader) clusterPolicies(ctx context.Context) ([]*clusterv1beta1.Cluster
 // podAddresses lists what the agents have announced. There is nothing where the API server does not have
 // the kind.
 func (r *reader) podAddresses(ctx context.Context) ([]*v1alpha1.PodAddresses, error) {
-	all, _, err := custom[v1alpha1.PodAddresses](ctx, r, schema.GroupVersionResource{Group: "podfence.io", Version: "v1alpha1", Resource: "podaddresses"})
+	resource := schema.GroupVersionResource{Group: "podfence.io", Version: "v1alpha1", Resource: "podaddresses"}
+	all, _, err := custom[v1alpha1.PodAddresses](ctx, r.dynamic.Resource(resource), func() (bool, error) { return r.serves(resource) })
 	return all, err
 }
 
-// custom lists objects of a custom resource of the whole cluster, and reports whether the API server has it.
-func custom[T any](ctx context.Context, r *reader, resource schema.GroupVersionResource) (all []*T, has bool, err error) {
+// custom lists objects of a custom resource of the whole cluster, and reports whether the API server has it,
+// which serves asks discovery.
+func custom[T any](ctx context.Context, resource dynamic.ResourceInterface, serves func() (bool, error)) (all []*T, has bool, err error) {
 	all, err = listed(ctx, "", func(ctx context.Context, _ string, o metav1.ListOptions) (runtime.Object, error) {
-		return r.dynamic.Resource(resource).List(ctx, o)
+		return resource.List(ctx, o)
 	}, func(o runtime.Object) (*T, error) {
 		raw, is := o.(*unstructured.Unstructured)
 		if !is {
-			return nil, fmt.Errorf("the API server has sent a %T among %s", o, resource.Resource)
+			return nil, fmt.Errorf("the API server has sent a %T among objects of a custom resource", o)
 		}
 		raw.SetManagedFields(nil)
 		one := new(T)
@@ -62,7 +65,7 @@ func custom[T any](ctx context.Context, r *reader, resource schema.GroupVersionR
 		return nil, false, nil
 	case apierrors.IsForbidden(err):
 		// Who may not list a resource is not told whether there is one.
-		if has, asked := r.serves(resource); asked == nil && !has {
+		if has, asked := serves(); asked == nil && !has {
 			return nil, false, nil
 		}
 	}
@@ -87,6 +90,11 @@ type workload struct {
 	resource schema.GroupVersionResource
 }
 
+// without is what answers leave out without this kind.
+func (w workload) without() (resource, left string) {
+	return w.resource.GroupResource().String(), "pods are named by another owner of theirs, and a question about a " + w.kind + " may have no answer."
+}
+
 // workloads are the kinds that pods may be owned by, by way of others too.
 var workloads = []workload{
 	{"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}},
@@ -99,7 +107,7 @@ var workloads = []workload{
 
 // workloads lists the metadata of a kind, whose name each object gets.
 func (r *reader) workloads(ctx context.Context, w workload) ([]*metav1.PartialObjectMetadata, error) {
-	all, _, err := scoped(ctx, r, w.resource.GroupResource().String(), func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+	all, _, err := scoped(ctx, r.namespaces, w.resource.GroupResource().String(), func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 		return r.metadata.Resource(w.resource).Namespace(ns).List(ctx, o)
 	}, func(o runtime.Object) (*metav1.PartialObjectMetadata, error) {
 		one, err := slim[*metav1.PartialObjectMetadata](o)

@@ -34,12 +34,12 @@ func listed[T any](ctx context.Context, namespace string, ask page, take func(ru
 
 // scoped lists a kind in all namespaces or, if the user may not, in those that are asked about. whole says
 // whether it was in all.
-func scoped[T any](ctx context.Context, r *reader, resource string, ask page, take func(runtime.Object) (T, error)) (all []T, whole bool, err error) {
+func scoped[T any](ctx context.Context, namespaces []string, resource string, ask page, take func(runtime.Object) (T, error)) (all []T, whole bool, err error) {
 	all, err = listed(ctx, "", ask, take)
-	if !apierrors.IsForbidden(err) || len(r.namespaces) == 0 {
+	if !apierrors.IsForbidden(err) || len(namespaces) == 0 {
 		return all, true, refused(resource, err)
 	}
-	for _, namespace := range r.namespaces {
+	for _, namespace := range namespaces {
 		some, err := listed(ctx, namespace, ask, take)
 		if err != nil {
 			return nil, false, refused(resource, err)

@@ -76,7 +76,7 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 	whole := true // all pods are known
 	var all lists
 	all.add(func() (missing string, err error) {
-		c.Pods, whole, err = scoped(ctx, r, "pods", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		c.Pods, whole, err = scoped(ctx, r.namespaces, "pods", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return r.kinds.CoreV1().Pods(ns).List(ctx, o)
 		}, slim[*corev1.Pod])
 		if !whole {
@@ -86,7 +86,7 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 	})
 	all.add(func() (missing string, err error) {
 		all := true
-		c.Policies, all, err = scoped(ctx, r, "networkpolicies.networking.k8s.io", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		c.Policies, all, err = scoped(ctx, r.namespaces, "networkpolicies.networking.k8s.io", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return r.kinds.NetworkingV1().NetworkPolicies(ns).List(ctx, o)
 		}, slim[*networkingv1.NetworkPolicy])
 		if !all {
@@ -114,7 +114,7 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 	})
 	all.add(func() (missing string, err error) {
 		all := true
-		c.Services, all, err = scoped(ctx, r, "services", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		c.Services, all, err = scoped(ctx, r.namespaces, "services", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return r.kinds.CoreV1().Services(ns).List(ctx, o)
 		}, slim[*corev1.Service])
 		if err == nil && !all {
@@ -123,7 +123,7 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 		return forgiven("services", "questions about a Service have no answer.", err)
 	})
 	all.add(func() (missing string, err error) {
-		c.EndpointSlices, _, err = scoped(ctx, r, "endpointslices.discovery.k8s.io", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		c.EndpointSlices, _, err = scoped(ctx, r.namespaces, "endpointslices.discovery.k8s.io", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return r.kinds.DiscoveryV1().EndpointSlices(ns).List(ctx, o)
 		}, slim[*discoveryv1.EndpointSlice])
 		return forgiven("endpointslices.discovery.k8s.io", "which endpoints a Service without a selector has is not known.", err)
@@ -132,7 +132,8 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 	for i, w := range workloads {
 		all.add(func() (_ string, err error) {
 			of[i], err = r.workloads(ctx, w)
-			return forgiven(w.resource.GroupResource().String(), "pods are named by another owner of theirs, and a question about a "+w.kind+" may have no answer.", err)
+			resource, left := w.without()
+			return forgiven(resource, left, err)
 		})
 	}
 	missing, err := all.wait()

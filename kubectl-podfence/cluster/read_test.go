@@ -4,13 +4,16 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -23,6 +26,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/kubectl-podfence/cluster"
 	"github.com/podfence/podfence/test/apiserver"
@@ -104,9 +108,24 @@ func (w *world) user(t *testing.T, name, namespace string, rules ...rbacv1.Polic
 		w.create(t, &rbacv1.Role{ObjectMeta: meta, Rules: rules})
 		w.create(t, &rbacv1.RoleBinding{ObjectMeta: meta, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}})
 	}
+	w.await(t, name, namespace, rules[0])
 	as := rest.CopyConfig(w.config)
 	as.Impersonate.UserName, as.Impersonate.Groups = name, []string{"system:authenticated"}
 	return as
+}
+
+// await waits until the API server knows what a user may.
+func (w *world) await(t *testing.T, user, namespace string, rule rbacv1.PolicyRule) {
+	t.Helper()
+	for begun := time.Now(); time.Since(begun) < 30*time.Second; time.Sleep(10 * time.Millisecond) {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user, ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Namespace: namespace, Verb: rule.Verbs[0], Group: rule.APIGroups[0], Resource: rule.Resources[0],
+		}}}
+		if w.create(t, review); review.Status.Allowed {
+			return
+		}
+	}
+	t.Fatalf("%s still may not %s %s", user, rule.Verbs[0], rule.Resources[0])
 }
 
 // may is a rule that lets list and get resources.
@@ -144,6 +163,7 @@ func TestRead(t *testing.T) {
 	t.Run("everything", func(t *testing.T) { everything(t, w) })
 	t.Run("rights", func(t *testing.T) { rights(t, w) })
 	t.Run("custom resources", func(t *testing.T) { customResources(t, w) })
+	t.Run("documented rights", func(t *testing.T) { documented(t, w) })
 	t.Run("pages", func(t *testing.T) { pages(t, w) })
 }
 
@@ -217,6 +237,23 @@ func rights(t *testing.T, w *world) {
 	}
 	if _, err := cluster.Read(t.Context(), in, []string{"shop", "other"}); err == nil || !strings.Contains(err.Error(), `in the namespace "other"`) {
 		t.Errorf("two namespaces, of which one may not be read: %v", err)
+	}
+}
+
+// documented: with the ClusterRole of docs/KUBECTL.md nothing is missing.
+func documented(t *testing.T, w *world) {
+	text, err := os.ReadFile("../../docs/KUBECTL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, behind, has := strings.Cut(string(text), "```yaml\n")
+	written, _, ends := strings.Cut(behind, "```")
+	role := &rbacv1.ClusterRole{}
+	if err := yaml.UnmarshalStrict([]byte(written), role); err != nil || !has || !ends || role.Kind != "ClusterRole" {
+		t.Fatalf("docs/KUBECTL.md has no ClusterRole: %v", err)
+	}
+	if r := read(t, w.user(t, "documented", "", role.Rules...)); len(r.Missing) > 0 || len(r.Cluster.Pods) != 4 {
+		t.Errorf("%d pods; missing: %q", len(r.Cluster.Pods), r.Missing)
 	}
 }
 

@@ -65,7 +65,7 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 		explainCommand(f),
 		testCommand(f),
 		statusCommand(f),
-		versionCommand(f),
+		versionCommand(f, version),
 	)
 	f.completeFlags(root)
 	return root
