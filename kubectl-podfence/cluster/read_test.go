@@ -235,7 +235,7 @@ func rights(t *testing.T, w *world) {
 			t.Errorf("nothing says that %s are missing: %q", objects, r.Missing)
 		}
 	}
-	if _, err := cluster.Read(t.Context(), in, []string{"shop", "other"}); err == nil || !strings.Contains(err.Error(), `in the namespace "other"`) {
+	if _, err := cluster.Read(t.Context(), in, []string{"shop", "other"}); err == nil || !strings.Contains(err.Error(), `cannot list resource "pods" in API group "" in the namespace "other"`) {
 		t.Errorf("two namespaces, of which one may not be read: %v", err)
 	}
 }
