@@ -42,6 +42,8 @@ var fieldExceptions = map[string]string{
 	module + "/manifests.podTemplate": "plain data",
 	module + "/manifests.id":          "plain data",
 	module + "/manifests.reader":      "one reader, a file for each of its steps",
+	// What commands ask about, whatever it was read of.
+	module + "/kubectl-podfence/commands.objects": "plain data",
 	// Values of flags, which several files of the command line read.
 	module + "/cli.enforcement": "flags",
 	module + "/cli.network":     "flags",

@@ -14,11 +14,12 @@ package answers
 // Version is the version of all questions and answers: the value of every APIVersion.
 const Version = "agent.podfence.io/v1"
 
-// Where to ask. An agent listens at DefaultAddress unless it is told otherwise; GET StatusPath answers
+// Where to ask. An agent listens at DefaultAddress unless it is told otherwise (--query-address); GET StatusPath answers
 // with a Status, and POST TracePath with a TraceQuestion in its body answers with a Trace. GET TracePath
 // with the question's fields as the query does the same.
 const (
 	DefaultAddress = "127.0.0.1:9477"
+	DefaultPort    = 9477
 	StatusPath     = "/v1/status"
 	TracePath      = "/v1/trace"
 )

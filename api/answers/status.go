@@ -116,6 +116,9 @@ type PolicyProblem struct {
 	// Field is the part, as in "spec.ingress[0].ports[1].port", and Reason why it allows nothing.
 	Field  string `json:"field"`
 	Reason string `json:"reason"`
+	// Refused: the policy as a whole is quarantined, as the kernel refuses its rules or its namespace takes too
+	// much of the node. Else this part of it cannot be read.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // Repairs are about what others have changed of the tables.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -51,14 +52,21 @@ func (s *Server) status(now time.Time) answers.Status {
 	first, count := s.options.Problems.First(answers.MaxListed)
 	status.Policies.WithProblems = count
 	for _, of := range first {
-		for _, problem := range of.All {
-			status.Policies.Problems = append(status.Policies.Problems, answers.PolicyProblem{
-				Kind: of.Kind, Namespace: of.Policy.Namespace, Name: of.Policy.Name, Field: problem.Field, Reason: problem.Reason,
-			})
+		for _, problem := range of.Unread {
+			status.Policies.Problems = append(status.Policies.Problems, problemOf(of, problem, false))
+		}
+		for _, problem := range of.Refused {
+			status.Policies.Problems = append(status.Policies.Problems, problemOf(of, problem, true))
 		}
 	}
 	s.waiting(&status)
 	return status
+}
+
+func problemOf(of report.PolicyProblems, problem policy.Problem, refused bool) answers.PolicyProblem {
+	return answers.PolicyProblem{
+		Kind: of.Kind, Namespace: of.Policy.Namespace, Name: of.Policy.Name, Field: problem.Field, Reason: problem.Reason, Refused: refused,
+	}
 }
 
 // waiting says which pods wait, the longest waiting first.

@@ -47,10 +47,10 @@ type Problems struct {
 
 // problem is what is wrong with a policy, as last reported.
 type problem struct {
-	// unread is what of the policy cannot be read, and all what cannot be enforced; kind is the
-	// policy's.
+	// unread is what of the policy cannot be read, and refused why it is quarantined, if it is; kind is
+	// the policy's.
 	unread   []policy.Problem
-	all      []policy.Problem
+	refused  []policy.Problem
 	kind     string
 	identity string
 	parts    int
@@ -91,7 +91,10 @@ type PolicyProblems struct {
 	// Kind is NetworkPolicy or ClusterNetworkPolicy.
 	Kind   string
 	Policy policy.Key
-	All    []policy.Problem
+	// Unread are the parts that cannot be read. Refused says why the policy is quarantined; it is empty if it
+	// is not.
+	Unread  []policy.Problem
+	Refused []policy.Problem
 }
 
 // First are the problems of the first so many policies, in order of namespace and name, and count is how
@@ -100,7 +103,7 @@ func (p *Problems) First(most int) (first []PolicyProblems, count int) {
 	p.mu.Lock()
 	all := make([]PolicyProblems, 0, len(p.known))
 	for key, of := range p.known {
-		all = append(all, PolicyProblems{Kind: of.kind, Policy: key, All: of.all}) // which nobody changes
+		all = append(all, PolicyProblems{Kind: of.kind, Policy: key, Unread: of.unread, Refused: of.refused}) // which nobody changes
 	}
 	p.mu.Unlock()
 	slices.SortFunc(all, func(a, b PolicyProblems) int {
@@ -180,16 +183,17 @@ func (p *Problems) forget(key policy.Key) {
 func (p *Problems) report(object client.Object, unread []policy.Problem) {
 	key := client.ObjectKeyFromObject(object)
 	p.versions[key] = object.GetResourceVersion()
-	problems := slices.Concat(unread, p.quarantined(key))
+	refused := p.quarantined(key)
+	problems := slices.Concat(unread, refused)
 	if len(problems) == 0 {
 		p.forget(key)
 		return
 	}
 	message := messageOf(problems)
-	now := problem{unread: unread, all: problems, kind: aboutPolicy(object).Kind, identity: fmt.Sprintf("%s %d %s", object.GetUID(), object.GetGeneration(), message), parts: len(problems)}
+	now := problem{unread: unread, refused: refused, kind: aboutPolicy(object).Kind, identity: fmt.Sprintf("%s %d %s", object.GetUID(), object.GetGeneration(), message), parts: len(problems)}
 	was, is := p.known[key]
 	if is && was.identity == now.identity {
-		was.unread = unread
+		was.unread, was.refused = unread, refused
 		p.known[key] = was
 		return
 	}

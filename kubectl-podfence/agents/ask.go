@@ -12,10 +12,9 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-)
 
-// Port is the port of an agent's loopback address on which it answers.
-const Port = 9477
+	"github.com/podfence/podfence/api/answers"
+)
 
 // maxAnswer is how many octets an answer may have. A node's whole status has a few hundred kilobytes at most.
 const maxAnswer = 32 << 20
@@ -43,10 +42,10 @@ func newAgent(name string, open func(context.Context) (way, error)) *Agent { ret
 func At(address string) (*Agent, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		host, port = strings.Trim(address, "[]"), strconv.Itoa(Port)
+		host, port = strings.Trim(address, "[]"), strconv.Itoa(answers.DefaultPort)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, "/ ") {
-		return nil, fmt.Errorf("%q is no address of an agent: it must be HOST:PORT, such as 127.0.0.1:%d", address, Port)
+		return nil, fmt.Errorf("%q is no address of an agent: it must be HOST:PORT, such as %s", address, answers.DefaultAddress)
 	}
 	address = net.JoinHostPort(host, port)
 	return &Agent{Name: address, open: func(ctx context.Context) (way, error) {
@@ -108,7 +107,7 @@ func newRequest(ctx context.Context, method, path string, in any) (*http.Request
 		}
 		body = bytes.NewReader(text)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://127.0.0.1:%d%s", Port, path), body)
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+answers.DefaultAddress+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -139,9 +138,18 @@ func exchange(w io.ReadWriter, request *http.Request) ([]byte, error) {
 	case response.StatusCode == http.StatusNotFound:
 		return nil, errors.New("it does not know the question (HTTP 404): it is of an older version than this plugin")
 	case response.StatusCode < 200 || response.StatusCode > 299:
-		return nil, fmt.Errorf("it answers %s: %s", response.Status, firstLine(text))
+		return nil, fmt.Errorf("it answers %s: %s", response.Status, failureOf(text))
 	}
 	return text, nil
+}
+
+// failureOf is what the answer to a question that has none says.
+func failureOf(text []byte) string {
+	var failure answers.Failure
+	if err := json.Unmarshal(text, &failure); err == nil && failure.Message != "" {
+		text = []byte(failure.Message)
+	}
+	return firstLine(text)
 }
 
 // firstLine is the first line of a text, of which not more than can be read.

@@ -2,6 +2,7 @@ package agents_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,14 +24,15 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 
+	api "github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/kubectl-podfence/agents"
 )
 
 // answers plays an agent.
 func answers(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
-	case agents.StatusPath:
-		fmt.Fprint(w, `{"version":"v1","node":"node-1","ready":true,"pods":3,"something":"newer"}`)
+	case api.StatusPath:
+		fmt.Fprint(w, `{"agentVersion":"v1","node":"node-1","ready":true,"pods":{"fenced":3},"something":"newer"}`)
 	case "/v1/echo":
 		text, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, `{"method":%q,"body":%q,"host":%q}`, r.Method, text, r.Host)
@@ -38,6 +40,9 @@ func answers(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "it starts")
 		fmt.Fprintln(w, "still")
+	case "/v1/busy":
+		w.WriteHeader(http.StatusTooManyRequests)
+		fmt.Fprint(w, `{"apiVersion":"agent.podfence.io/v1","kind":"Failure","reason":"TooManyRequests","message":"too many ask at once"}`)
 	case "/v1/nonsense":
 		fmt.Fprint(w, "<html>")
 	case "/v1/endless":
@@ -58,6 +63,7 @@ type kubelet struct {
 	t         *testing.T
 	agent     string // where it answers
 	websocket bool
+	port      string // empty: agents' usual one
 	// refuses is what the node says in place of forwarding.
 	refuses string
 	calls   atomic.Int32
@@ -105,7 +111,7 @@ func (k *kubelet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // forward copies between a pair of streams and the agent.
 func (k *kubelet) forward(streams chan httpstream.Stream, closed <-chan bool) {
 	failures, data := <-streams, <-streams
-	if failures.Headers().Get(corev1.StreamType) != corev1.StreamTypeError || data.Headers().Get(corev1.StreamType) != corev1.StreamTypeData || data.Headers().Get(corev1.PortHeader) != "9477" {
+	if failures.Headers().Get(corev1.StreamType) != corev1.StreamTypeError || data.Headers().Get(corev1.StreamType) != corev1.StreamTypeData || data.Headers().Get(corev1.PortHeader) != cmp.Or(k.port, "9477") {
 		k.t.Errorf("streams: %v, %v", failures.Headers(), data.Headers())
 	}
 	defer failures.Close()
@@ -167,8 +173,8 @@ func TestAsk(t *testing.T) {
 }
 
 func asks(t *testing.T, agent *agents.Agent) {
-	var status agents.Status
-	if err := agent.Ask(t.Context(), http.MethodGet, agents.StatusPath, nil, &status); err != nil || status.Node != "node-1" || !status.Ready || status.Pods != 3 {
+	var status api.Status
+	if err := agent.Ask(t.Context(), http.MethodGet, api.StatusPath, nil, &status); err != nil || status.Node != "node-1" || !status.Ready || status.Pods.Fenced != 3 {
 		t.Errorf("status: %v, %+v", err, status)
 	}
 	var echo struct{ Method, Body, Host string }
@@ -182,6 +188,7 @@ func asks(t *testing.T, agent *agents.Agent) {
 	}
 	for path, says := range map[string]string{
 		"/v1/broken":   "it answers 503 Service Unavailable: it starts",
+		"/v1/busy":     "it answers 429 Too Many Requests: too many ask at once",
 		"/v1/nonsense": "not what this version of the plugin understands",
 		"/v1/endless":  "more than 32 MiB",
 		"/v1/none":     "it is of an older version than this plugin",
@@ -206,7 +213,7 @@ func TestNoAnswer(t *testing.T) {
 		"container runtime is down": "container runtime is down",
 	} {
 		agent, _ := newAgent(t, func(k *kubelet) { k.refuses = refuses })
-		if err := agent.Ask(t.Context(), http.MethodGet, agents.StatusPath, nil, &agents.Status{}); err == nil || !strings.Contains(err.Error(), says) {
+		if err := agent.Ask(t.Context(), http.MethodGet, api.StatusPath, nil, &api.Status{}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v", refuses, err)
 		}
 	}
@@ -216,7 +223,7 @@ func TestNoAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := client.Agent(podOf("elsewhere", "agent-1")).Ask(t.Context(), http.MethodGet, agents.StatusPath, nil, &agents.Status{}); err == nil || !strings.Contains(err.Error(), `pods "agent-1" is forbidden`) {
+	if err := client.Agent(podOf("elsewhere", "agent-1")).Ask(t.Context(), http.MethodGet, api.StatusPath, nil, &api.Status{}); err == nil || !strings.Contains(err.Error(), `pods "agent-1" is forbidden`) {
 		t.Errorf("a port-forward that is forbidden: %v", err)
 	}
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and says nothing
@@ -230,8 +237,26 @@ func TestNoAnswer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	if err := client.Agent(podOf("podfence-system", "agent-1")).Ask(ctx, http.MethodGet, agents.StatusPath, nil, &agents.Status{}); err == nil || !strings.Contains(err.Error(), "deadline exceeded") || time.Since(begun) > 5*time.Second {
+	if err := client.Agent(podOf("podfence-system", "agent-1")).Ask(ctx, http.MethodGet, api.StatusPath, nil, &api.Status{}); err == nil || !strings.Contains(err.Error(), "deadline exceeded") || time.Since(begun) > 5*time.Second {
 		t.Errorf("an API server that is silent: %v, after %s", err, time.Since(begun))
+	}
+}
+
+// TestOtherPort: an agent is asked where its --query-address says that it answers.
+func TestOtherPort(t *testing.T) {
+	for _, args := range [][]string{{"--query-address=127.0.0.1:1234"}, {"--query-address", "[::1]:1234"}} {
+		_, k := newAgent(t, func(k *kubelet) { k.port = "1234" })
+		server := httptest.NewServer(k)
+		defer server.Close()
+		client, err := agents.New(&rest.Config{Host: server.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod := podOf("podfence-system", "agent-1")
+		pod.Spec.Containers = []corev1.Container{{Args: args}}
+		if err := client.Agent(pod).Ask(t.Context(), http.MethodGet, api.StatusPath, nil, &api.Status{}); err != nil {
+			t.Errorf("%q: %v", args, err)
+		}
 	}
 }
 

@@ -91,6 +91,7 @@ func dial(ctx context.Context, dialer httpstream.Dialer) (httpstream.Connection,
 type forwarded struct {
 	io.ReadWriter
 	conn httpstream.Connection
+	port int
 	// said gets what the node says of a failure, or nothing, and is closed then.
 	said chan string
 }
@@ -113,7 +114,7 @@ func newForwarded(conn httpstream.Connection, port int) (*forwarded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("port-forward: %w", err)
 	}
-	f := &forwarded{ReadWriter: data, conn: conn, said: make(chan string, 1)}
+	f := &forwarded{ReadWriter: data, conn: conn, port: port, said: make(chan string, 1)}
 	go func() {
 		defer close(f.said)
 		if text, err := io.ReadAll(io.LimitReader(failures, 4096)); err == nil && len(text) > 0 {
@@ -133,7 +134,7 @@ func (f *forwarded) reason() error {
 			return nil
 		}
 		if strings.Contains(text, "connection refused") {
-			return fmt.Errorf("nobody answers on port %d of its node's loopback address: the agent is of an older version than this plugin, or is starting", Port)
+			return fmt.Errorf("nobody answers on port %d of its node's loopback address: the agent is of an older version than this plugin, or is starting", f.port)
 		}
 		return errors.New(firstLine([]byte(text)))
 	case <-time.After(reasonTimeout):

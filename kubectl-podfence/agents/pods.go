@@ -3,7 +3,9 @@ package agents
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +13,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+
+	"github.com/podfence/podfence/api/answers"
 )
 
 // Selector selects the agents' pods by their labels, in whatever namespace.
@@ -29,32 +33,45 @@ func AllowToNode(pods []*corev1.Pod) bool {
 		if !isAgent(pod) {
 			continue
 		}
-		if found = true; !slices.ContainsFunc(pod.Spec.Containers, allowsToNode) {
+		if found = true; choice(pod, "pod-to-node") != "allow" {
 			return false
 		}
 	}
 	return found
 }
 
-// allowsToNode reports whether a container is an agent with --pod-to-node allow. A flag wins over the
+// portOf is the port at which an agent answers: that of its --query-address.
+func portOf(pod *corev1.Pod) int {
+	if _, text, err := net.SplitHostPort(choice(pod, "query-address")); err == nil {
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil {
+			return int(port)
+		}
+	}
+	return answers.DefaultPort
+}
+
+// choice is the value that an agent's pod gives a flag, or empty if it gives none. A flag wins over the
 // environment, and of a flag that is given twice the last.
-func allowsToNode(c corev1.Container) bool {
-	const flag = "--pod-to-node"
-	value := ""
-	for _, env := range c.Env {
-		if env.Name == "PODFENCE_POD_TO_NODE" {
-			value = env.Value
+func choice(pod *corev1.Pod, flag string) (value string) {
+	variable := "PODFENCE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	for _, c := range pod.Spec.Containers {
+		for _, env := range c.Env {
+			if env.Name == variable {
+				value = env.Value
+			}
 		}
 	}
-	words := slices.Concat(c.Command, c.Args)
-	for i, word := range words {
-		if after, is := strings.CutPrefix(word, flag+"="); is {
-			value = after
-		} else if word == flag && i+1 < len(words) {
-			value = words[i+1]
+	for _, c := range pod.Spec.Containers {
+		words := slices.Concat(c.Command, c.Args)
+		for i, word := range words {
+			if after, is := strings.CutPrefix(word, "--"+flag+"="); is {
+				value = after
+			} else if word == "--"+flag && i+1 < len(words) {
+				value = words[i+1]
+			}
 		}
 	}
-	return value == "allow"
+	return value
 }
 
 // Client finds the agents of a cluster, and asks them by port-forward. It may be used by several goroutines
@@ -81,7 +98,7 @@ func New(config *rest.Config) (*Client, error) {
 // Agent is the agent that a pod is.
 func (c *Client) Agent(pod *corev1.Pod) *Agent {
 	to := c.kinds.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("portforward").URL()
-	return newAgent(pod.Namespace+"/"+pod.Name, func(ctx context.Context) (way, error) { return forward(ctx, c.config, to, Port) })
+	return newAgent(pod.Namespace+"/"+pod.Name, func(ctx context.Context) (way, error) { return forward(ctx, c.config, to, portOf(pod)) })
 }
 
 // Pods lists the agents' pods in a namespace (empty: in all), one for each node: where there are several, as

@@ -93,7 +93,7 @@ func (f *frame) complete(cmd *cobra.Command, begun string, ask func(*completion)
 		return nil
 	}
 	c := &completion{}
-	if c.namespace, err = f.namespace(); err != nil {
+	if c.namespace, _, err = f.namespace(); err != nil {
 		return nil
 	}
 	if c.metadata, err = metadata.NewForConfig(config); err != nil {

@@ -48,7 +48,7 @@ type explaining struct {
 }
 
 func (c *explaining) run(ctx context.Context, from, to string) error {
-	namespace, err := c.namespace()
+	namespace, _, err := c.namespace()
 	if err != nil {
 		return err
 	}

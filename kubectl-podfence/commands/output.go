@@ -8,16 +8,18 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/printers"
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/explain"
 )
 
-// output is what the flag --output says.
+// output is what the flags --output and --no-headers say.
 type output struct {
-	format  string
-	formats []string // those that the command has, besides its text
+	format    string
+	formats   []string // those that the command has, besides its text
+	noHeaders bool
 }
 
 // outputFlag adds --output with the formats that a command has besides its text: json, yaml, wide, name.
@@ -25,6 +27,11 @@ func (o *output) outputFlag(cmd *cobra.Command, formats ...string) {
 	o.formats = formats
 	cmd.Flags().StringVarP(&o.format, "output", "o", "", "how the answer is written: "+strings.Join(formats, "|")+"; without it, as text")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// noHeadersFlag adds --no-headers, for commands that print tables.
+func (o *output) noHeadersFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.noHeaders, "no-headers", false, "tables have no line with the names of their columns")
 }
 
 // check refuses a format that the command does not have. Commands call it before they ask anything.
@@ -57,6 +64,15 @@ func (o *output) write(w io.Writer, value any) (written bool, err error) {
 		return true, fmt.Errorf("writing the answer as %s: %w", o.format, err)
 	}
 	return true, nil
+}
+
+// table writes rows in columns, as kubectl does. Columns with a priority above 0 are for --output wide.
+func (o *output) table(w io.Writer, table *metav1.Table) error {
+	printer := printers.NewTablePrinter(printers.PrintOptions{NoHeaders: o.noHeaders, Wide: o.is("wide")})
+	if err := printer.PrintObj(table, w); err != nil {
+		return fmt.Errorf("writing a table: %w", err)
+	}
+	return nil
 }
 
 // style marks text for a terminal, or not at all.

@@ -91,13 +91,13 @@ func (f *frame) rest() (*rest.Config, error) {
 	return config, nil
 }
 
-// namespace is the one that names without a namespace are in.
-func (f *frame) namespace() (string, error) {
-	name, _, err := f.config.ToRawKubeConfigLoader().Namespace()
+// namespace is the one that names without a namespace are in, and whether a flag has set it.
+func (f *frame) namespace() (name string, set bool, err error) {
+	name, set, err = f.config.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
-		return "", fmt.Errorf("finding the namespace (--namespace, --kubeconfig): %w", err)
+		return "", false, fmt.Errorf("finding the namespace (--namespace, --kubeconfig): %w", err)
 	}
-	return name, nil
+	return name, set, nil
 }
 
 // allNamespacesFlag adds --all-namespaces, for commands that are about all namespaces or one.

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/kubectl-podfence/agents"
 )
@@ -169,8 +170,8 @@ func (c *statusCall) ask(ctx context.Context, asked []*askedAgent) {
 		group.Go(func() error {
 			ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer within %s", c.timeout))
 			defer cancel()
-			answer := &agents.Status{}
-			if err := of.agent.Ask(ctx, http.MethodGet, agents.StatusPath, nil, answer); err != nil {
+			answer := &answers.Status{}
+			if err := of.agent.Ask(ctx, http.MethodGet, answers.StatusPath, nil, answer); err != nil {
 				of.State, of.Message = NoAnswer, err.Error()
 				return nil // it is said in its row
 			}

@@ -14,12 +14,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/podfence/podfence/kubectl-podfence/agents"
+	"github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/kubectl-podfence/commands"
 )
 
 // agentOf plays an agent, and returns the flag that has it asked.
-func agentOf(t *testing.T, status agents.Status) string {
+func agentOf(t *testing.T, status answers.Status) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || r.URL.Path != "/v1/status" {
@@ -34,36 +34,39 @@ func agentOf(t *testing.T, status agents.Status) string {
 }
 
 // statusOf is how an agent is that is ready, but for what is changed.
-func statusOf(node string, change func(*agents.Status)) agents.Status {
+func statusOf(node string, change func(*answers.Status)) answers.Status {
 	now := time.Now()
-	s := agents.Status{
-		Version: "v1.4.0", Node: node, StartTime: now.Add(-26 * time.Hour), Mode: "bridge", PodToNode: "police", Ready: true, OwnsTable: true,
-		LastCommit: now.Add(-42 * time.Second), CommitSeconds: 0.0032, Pods: 12, Policies: 30, ClusterPolicies: 2,
+	s := answers.Status{
+		AgentVersion: "v1.4.0", Node: node, Started: now.Add(-26 * time.Hour), Options: answers.Options{CNI: "bridge"}, Ready: true, OwnsTables: true,
+		LastCommit: &answers.Commit{Time: now.Add(-42 * time.Second), DurationSeconds: 0.0032}, Pods: answers.Pods{Fenced: 12, Isolated: 3},
+		Policies: answers.Policies{Total: 30, Active: 2},
 	}
 	change(&s)
 	return s
 }
 
-func refused(namespace, name, field string) agents.Problem {
-	return agents.Problem{Policy: agents.Policy{Kind: "NetworkPolicy", Namespace: namespace, Name: name}, Field: field, Reason: "the kernel refuses it", Refused: true}
+func refused(namespace, name, field string) answers.PolicyProblem {
+	return answers.PolicyProblem{Kind: "NetworkPolicy", Namespace: namespace, Name: name, Field: field, Reason: "the kernel refuses it", Refused: true}
 }
 
-func unreadable(namespace, name, field string) agents.Problem {
-	return agents.Problem{Policy: agents.Policy{Kind: "NetworkPolicy", Namespace: namespace, Name: name}, Field: field, Reason: "no CIDR"}
+func unreadable(namespace, name, field string) answers.PolicyProblem {
+	return answers.PolicyProblem{Kind: "NetworkPolicy", Namespace: namespace, Name: name, Field: field, Reason: "no CIDR"}
 }
 
 // TestStatus: a row for each node, and each problem once, with the nodes that have it.
 func TestStatus(t *testing.T) {
 	args := []string{
 		"status",
-		agentOf(t, statusOf("node-1", func(s *agents.Status) {
-			s.Problems = []agents.Problem{unreadable("shop", "web", "spec.ingress[0].from[1]"), unreadable("shop", "web", "spec.ingress[2].from[0]"), refused("other", "large", "")}
+		agentOf(t, statusOf("node-1", func(s *answers.Status) {
+			s.Policies.Problems = []answers.PolicyProblem{unreadable("shop", "web", "spec.ingress[0].from[1]"), unreadable("shop", "web", "spec.ingress[2].from[0]"), refused("other", "large", "")}
 		})),
-		agentOf(t, statusOf("node-2", func(s *agents.Status) {
-			s.Ready, s.OwnsTable, s.Repairs, s.LastRepair = false, false, 4, time.Now().Add(-time.Minute)
-			s.Conditions = []agents.Condition{{Type: "Tampering", Message: "others change its table \x1b[2J"}}
-			s.Problems = []agents.Problem{unreadable("shop", "web", "spec.ingress[0].from[1]")}
-			s.Waiting = []agents.Waiting{{Namespace: "shop", Name: "web-1", Reason: "its rules are not in the kernel"}}
+		agentOf(t, statusOf("node-2", func(s *answers.Status) {
+			before := time.Now().Add(-time.Minute)
+			s.Ready, s.OwnsTables, s.Repairs = false, false, answers.Repairs{Count: 4, Last: &before}
+			s.Conditions = []answers.Condition{{Name: "Tampering", Message: "others change its table \x1b[2J"}}
+			s.Policies.Problems = []answers.PolicyProblem{unreadable("shop", "web", "spec.ingress[0].from[1]")}
+			s.Pods.Waiting = 1
+			s.Waiting = []answers.WaitingPod{{Namespace: "shop", Name: "web-1", Reason: "its rules are not in the kernel"}}
 		})),
 		"--agent=127.0.0.1:1",
 	}
@@ -127,7 +130,7 @@ func formats(t *testing.T, args []string) {
 		if s.Summary.Nodes != 3 || s.Summary.Ready != 1 || s.Summary.NotReady != 1 || s.Summary.NoAnswer != 1 || s.Summary.Pods != 24 || s.Summary.Waiting != 1 || s.Summary.Versions["v1.4.0"] != 2 {
 			t.Errorf("%s: %+v", scope, s.Summary)
 		}
-		if s.Nodes[0].Answer == nil || s.Nodes[0].Answer.Pods != 12 || s.Nodes[2].Answer != nil {
+		if s.Nodes[0].Answer == nil || s.Nodes[0].Answer.Pods.Fenced != 12 || s.Nodes[2].Answer != nil {
 			t.Errorf("%s: %+v", scope, s.Nodes)
 		}
 	}
@@ -137,7 +140,7 @@ func formats(t *testing.T, args []string) {
 func TestStatusOfMany(t *testing.T) {
 	args := []string{"status"}
 	for i := range 30 {
-		args = append(args, agentOf(t, statusOf(fmt.Sprintf("node-%d", i), func(s *agents.Status) { s.Ready = i != 7 })))
+		args = append(args, agentOf(t, statusOf(fmt.Sprintf("node-%d", i), func(s *answers.Status) { s.Ready = i != 7 })))
 	}
 	code, out, _ := call(t, args...)
 	if code != 1 || !strings.HasPrefix(out, "30 nodes: 29 ready, 1 not ready\nversions: v1.4.0 (30)\npods: 360,") || !strings.Contains(out, "node-7 ") || strings.Contains(out, "node-8 ") {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/cli-runtime/pkg/printers"
 
+	"github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/explain"
 )
 
@@ -80,31 +81,84 @@ func (s *Summary) text(style explain.Style) string {
 	return b.String()
 }
 
-// nodesTable has a row for each node. Columns with a priority are shown by --output wide only.
-func nodesTable(nodes []NodeStatus, now time.Time) *metav1.Table {
-	table := &metav1.Table{}
-	for i, name := range []string{"Node", "State", "Version", "Table", "Committed", "Pods", "Policies", "Refused", "Unreadable", "Repairs", "Waiting", "Cluster-Policies", "Took", "Last-Repair", "Mode", "Started", "Agent"} {
-		column := metav1.TableColumnDefinition{Name: name, Type: "string"}
-		if i > 10 {
-			column.Priority = 1
-		}
-		table.ColumnDefinitions = append(table.ColumnDefinitions, column)
+// unknown stands in a cell for what only an agent that answers could say.
+const unknown = "-"
+
+// nodeColumn is a column of the table of nodes that an agent's answer fills.
+type nodeColumn struct {
+	name string
+	cell func(n *NodeStatus, a *answers.Status, now time.Time) any
+}
+
+// nodeColumns are shown always, and wideColumns by --output wide only.
+var (
+	nodeColumns = []nodeColumn{
+		{"Version", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.AgentVersion }},
+		{"Table", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return tableOf(a) }},
+		{"Committed", func(_ *NodeStatus, a *answers.Status, now time.Time) any { return lastCommit(a, now) }},
+		{"Pods", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Pods.Fenced }},
+		{"Policies", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Policies.Total }},
+		{"Refused", func(n *NodeStatus, _ *answers.Status, _ time.Time) any { return n.Refused }},
+		{"Unreadable", func(n *NodeStatus, _ *answers.Status, _ time.Time) any { return n.Unreadable }},
+		{"Repairs", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Repairs.Count }},
+		{"Waiting", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Pods.Waiting }},
 	}
-	for _, n := range nodes {
-		const unknown = "-"
-		a := n.Answer
+	wideColumns = []nodeColumn{
+		{"Isolated", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Pods.Isolated }},
+		{"Active-Policies", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Policies.Active }},
+		{"Took", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return commitTime(a) }},
+		{"Last-Repair", func(_ *NodeStatus, a *answers.Status, now time.Time) any { return lastRepair(a, now) }},
+		{"Mode", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Options.CNI }},
+		{"Started", func(_ *NodeStatus, a *answers.Status, now time.Time) any { return age(a.Started, now) }},
+	}
+)
+
+func tableOf(a *answers.Status) string {
+	if a.OwnsTables {
+		return "owned"
+	}
+	return "unowned"
+}
+
+func lastCommit(a *answers.Status, now time.Time) string {
+	if a.LastCommit == nil {
+		return "never"
+	}
+	return age(a.LastCommit.Time, now)
+}
+
+func commitTime(a *answers.Status) string {
+	if a.LastCommit == nil {
+		return unknown
+	}
+	return fmt.Sprintf("%.1fms", a.LastCommit.DurationSeconds*1000)
+}
+
+func lastRepair(a *answers.Status, now time.Time) string {
+	if a.Repairs.Last == nil {
+		return "never"
+	}
+	return age(*a.Repairs.Last, now)
+}
+
+// nodesTable has a row for each node.
+func nodesTable(nodes []NodeStatus, now time.Time) *metav1.Table {
+	table := &metav1.Table{ColumnDefinitions: []metav1.TableColumnDefinition{{Name: "Node", Type: "string"}, {Name: "State", Type: "string"}}}
+	for _, column := range nodeColumns {
+		table.ColumnDefinitions = append(table.ColumnDefinitions, metav1.TableColumnDefinition{Name: column.name, Type: "string"})
+	}
+	for _, column := range append(slices.Clone(wideColumns), nodeColumn{name: "Agent"}) {
+		table.ColumnDefinitions = append(table.ColumnDefinitions, metav1.TableColumnDefinition{Name: column.name, Type: "string", Priority: 1})
+	}
+	for i := range nodes {
+		n := &nodes[i]
 		cells := []any{cmp.Or(n.Node, unknown), string(n.State)}
-		if a == nil {
-			for range 14 {
+		for _, column := range slices.Concat(nodeColumns, wideColumns) {
+			if n.Answer == nil {
 				cells = append(cells, unknown)
+			} else {
+				cells = append(cells, column.cell(n, n.Answer, now))
 			}
-		} else {
-			owned := "unowned"
-			if a.OwnsTable {
-				owned = "owned"
-			}
-			cells = append(cells, a.Version, owned, age(a.LastCommit, now), a.Pods, a.Policies, n.Refused, n.Unreadable, a.Repairs, len(a.Waiting),
-				a.ClusterPolicies, fmt.Sprintf("%.1fms", a.CommitSeconds*1000), age(a.LastRepair, now), a.Mode, age(a.StartTime, now))
 		}
 		table.Rows = append(table.Rows, metav1.TableRow{Cells: append(cells, cmp.Or(n.Agent, unknown))})
 	}
@@ -125,15 +179,12 @@ func (s *Status) problemsTable() *metav1.Table {
 		if len(p.Nodes) > 1 {
 			where = fmt.Sprintf("%d of %d", len(p.Nodes), s.Summary.Nodes)
 		}
-		table.Rows = append(table.Rows, metav1.TableRow{Cells: []any{p.Policy.String(), what, where, cmp.Or(p.Field, "-"), p.Reason}})
+		table.Rows = append(table.Rows, metav1.TableRow{Cells: []any{policyOf(p), what, where, cmp.Or(p.Field, "-"), p.Reason}})
 	}
 	return table
 }
 
 // age is how long ago a time was.
 func age(t, now time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
 	return duration.HumanDuration(now.Sub(t))
 }

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/explain"
-	"github.com/podfence/podfence/kubectl-podfence/agents"
 )
 
 // StatusAPIVersion is the version of the JSON of a Status. Within it, fields are added, and none is removed
@@ -69,37 +69,37 @@ type NodeStatus struct {
 	Refused    int `json:"refused"`
 	Unreadable int `json:"unreadable"`
 	// Answer is what the agent says; absent: it has not answered.
-	Answer *agents.Status `json:"answer,omitempty"`
+	Answer *answers.Status `json:"answer,omitempty"`
 }
 
 // PolicyProblem is a problem of a policy, and where.
 type PolicyProblem struct {
-	agents.Problem
+	answers.PolicyProblem
 	// Nodes are those whose agents have the problem, in order.
 	Nodes []string `json:"nodes"`
 }
 
 // answered takes in what the node's agent says.
-func (n *NodeStatus) answered(answer *agents.Status) {
+func (n *NodeStatus) answered(answer *answers.Status) {
 	n.Answer, n.State = answer, Ready
 	n.Node = cmp.Or(n.Node, answer.Node)
-	n.Refused, n.Unreadable = countPolicies(answer.Problems)
+	n.Refused, n.Unreadable = countPolicies(answer.Policies.Problems)
 	if answer.Ready {
 		return
 	}
 	n.State = NotReady
 	var texts []string
 	for _, condition := range answer.Conditions {
-		texts = append(texts, condition.Type+": "+condition.Message)
+		texts = append(texts, condition.Name+": "+condition.Message)
 	}
 	n.Message = cmp.Or(strings.Join(texts, "; "), "it does not say why")
 }
 
 // countPolicies is how many policies are refused, and of how many something cannot be read.
-func countPolicies(problems []agents.Problem) (refused, unreadable int) {
-	seen := map[agents.Problem]bool{}
+func countPolicies(problems []answers.PolicyProblem) (refused, unreadable int) {
+	seen := map[answers.PolicyProblem]bool{}
 	for _, p := range problems {
-		key := agents.Problem{Policy: p.Policy, Refused: p.Refused}
+		key := answers.PolicyProblem{Kind: p.Kind, Namespace: p.Namespace, Name: p.Name, Refused: p.Refused}
 		if seen[key] {
 			continue
 		}
@@ -118,7 +118,7 @@ func countPolicies(problems []agents.Problem) (refused, unreadable int) {
 func statusOf(asked []*askedAgent, namespace string, notes []explain.Note) *Status {
 	s := &Status{APIVersion: StatusAPIVersion, Kind: "Status", Notes: notes}
 	s.Summary.Versions = map[string]int{}
-	byProblem := map[agents.Problem][]string{}
+	byProblem := map[answers.PolicyProblem][]string{}
 	for _, of := range asked {
 		node := of.NodeStatus
 		s.Nodes = append(s.Nodes, node)
@@ -126,13 +126,13 @@ func statusOf(asked []*askedAgent, namespace string, notes []explain.Note) *Stat
 		if node.Answer == nil {
 			continue
 		}
-		for _, problem := range node.Answer.Problems {
-			if in := problem.Policy.Namespace; namespace == "" || in == "" || in == namespace {
+		for _, problem := range node.Answer.Policies.Problems {
+			if in := problem.Namespace; namespace == "" || in == "" || in == namespace {
 				byProblem[problem] = append(byProblem[problem], cmp.Or(node.Node, node.Agent))
 			}
 		}
 	}
-	var all []agents.Problem
+	var all []answers.PolicyProblem
 	for problem, nodes := range byProblem {
 		slices.Sort(nodes)
 		s.Problems = append(s.Problems, PolicyProblem{problem, slices.Compact(nodes)})
@@ -140,9 +140,17 @@ func statusOf(asked []*askedAgent, namespace string, notes []explain.Note) *Stat
 	}
 	s.Summary.Refused, s.Summary.Unreadable = countPolicies(all)
 	slices.SortFunc(s.Problems, func(a, b PolicyProblem) int {
-		return cmp.Or(strings.Compare(a.Policy.String(), b.Policy.String()), strings.Compare(a.Field, b.Field), strings.Compare(a.Reason, b.Reason))
+		return cmp.Or(strings.Compare(policyOf(a), policyOf(b)), strings.Compare(a.Field, b.Field), strings.Compare(a.Reason, b.Reason))
 	})
 	return s
+}
+
+// policyOf is the policy of a problem as error messages and tables name it.
+func policyOf(p PolicyProblem) string {
+	if p.Namespace == "" {
+		return p.Kind + " " + p.Name
+	}
+	return p.Kind + " " + p.Namespace + "/" + p.Name
 }
 
 // count counts a node.
@@ -159,9 +167,9 @@ func (s *Summary) count(n *NodeStatus) {
 		s.NoAnswer++
 	}
 	if n.Answer != nil {
-		s.Versions[n.Answer.Version]++
-		s.Pods += n.Answer.Pods
-		s.Waiting += len(n.Answer.Waiting)
-		s.Repairs += n.Answer.Repairs
+		s.Versions[n.Answer.AgentVersion]++
+		s.Pods += n.Answer.Pods.Fenced
+		s.Waiting += n.Answer.Pods.Waiting
+		s.Repairs += n.Answer.Repairs.Count
 	}
 }
