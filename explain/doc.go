@@ -27,6 +27,8 @@
 //
 //	explanation.go  Explanation, and how it reads as JSON
 //	text.go         how it reads as text
+//	probes.go       the packets by which kernels can be asked whether they do as it says
+//	verification.go what they do
 //
 // The verdict is policy.Judge's. This package adds what Judge leaves out: what names stand for, which
 // rules nearly allowed a packet, which ports are open, and what policies do not decide.

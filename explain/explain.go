@@ -55,11 +55,12 @@ func (x *Explainer) answers(from []end, to []way) (answers []Answer) {
 			if pairs == 0 {
 				continue
 			}
-			for _, answer := range x.answer(a, b) {
+			for _, answer := range x.answer(a, b, cover(source, target)) {
 				answer.Pairs = pairs
 				key := essence(answer)
 				if at, is := seen[key]; is {
 					answers[at].Pairs += pairs
+					answers[at].Probes = append(answers[at].Probes, answer.Probes...)
 					continue
 				}
 				seen[key] = len(answers)
@@ -111,16 +112,19 @@ func essence(a Answer) string {
 }
 
 // answer is what becomes of packets from one end to another: one answer, or one for each address family
-// where they differ.
-func (x *Explainer) answer(from end, to way) (answers []Answer) {
+// where they differ. They hold for all the pairs.
+func (x *Explainer) answer(from end, to way, pairs []pair) (answers []Answer) {
 	for _, src := range from.addrs {
 		for _, dst := range to.to.addrs {
 			if src.Is4() != dst.Is4() {
 				continue
 			}
 			a := x.between(from, to, policy.Packet{Src: src, Dst: dst, HopLimit: 64})
+			a.Probes = probes(a, pairs)
 			if len(answers) == 0 || essence(a) != essence(answers[0]) {
 				answers = append(answers, a)
+			} else {
+				answers[0].Probes = append(answers[0].Probes, a.Probes...)
 			}
 		}
 	}

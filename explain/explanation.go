@@ -58,6 +58,10 @@ type Answer struct {
 	Open []OpenPorts `json:"open,omitempty"`
 	// Notes are what policies do not decide, but whoever asks should know.
 	Notes []Note `json:"notes,omitempty"`
+	// Kernel is what the kernels of the nodes concerned do, if they were asked.
+	Kernel []Verification `json:"kernel,omitempty"`
+	// Probes are the packets by which they can be asked.
+	Probes []Probe `json:"-"`
 }
 
 // End is one end of a connection.

@@ -66,6 +66,13 @@ func (a *Answer) text(b *strings.Builder, style Style, byFamily bool) {
 	for _, s := range sides {
 		s.side.text(b, s.name, s.of, style)
 	}
+	for _, v := range a.Kernel {
+		text := v.String()
+		if v.Differs() {
+			text = style.Denied(text)
+		}
+		fmt.Fprintf(b, "  %s\n", text)
+	}
 	for _, note := range notes[shown:] {
 		fmt.Fprintf(b, "  note: %s\n", note.Message)
 	}

@@ -7,12 +7,14 @@
 //	source.go       where objects come from: a cluster, or --filename; what is missing
 //	sourcefiles.go  objects of --filename
 //	judge.go        what verdicts depend on beside the objects: --pod-to-node
+//	asking.go       which agents are asked, by commands that ask them
 //	output.go       --output, colours
 //	complete.go     completion in shells: of targets such as svc/shop/web:80
 //
 // The commands, each a function that takes the frame and returns a cobra.Command, and a line in Command:
 //
 //	explain.go      why FROM reaches TO, or why not
+//	verify.go       what kernels do with such a packet: --verify
 //	test.go         policies held against what is expected of them
 //	status.go       how podfence is on each node: which agents are asked
 //	statusvalue.go  Status, and how it reads as JSON

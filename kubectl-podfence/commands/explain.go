@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,10 +24,17 @@ ds, rs, job, cronjob), a node (node/NAME) or an address. TO may be a Service
 (svc/NAMESPACE/NAME). A name without a namespace is in that of --namespace.
 Without a port, the answer is which ports are open.
 
+With --verify, the agents of the nodes concerned are asked as well, by
+port-forward: what the rules that their kernels have do with such a packet, and
+whether connection tracking knows such flows. Of a workload, a pod on each of
+its nodes is asked about. If a kernel does another thing than policies say, or
+could not be asked, the exit code is 2.
+
 Exit codes: 0, all that was asked is allowed, or, without a port, something is
 open; 1, it is not; 2, the call was wrong, or there is no answer.`,
 		Example: `  kubectl podfence explain shop/web-0 shop/db-0:5432
   kubectl podfence explain deploy/shop/web svc/shop/db:postgres
+  kubectl podfence explain --verify shop/web-0 svc/shop/db:5432
   kubectl podfence explain -n shop web-0 10.0.0.1:53/UDP -o yaml
   kubectl podfence explain node/node-1 shop/web-0`,
 		Args:              cobra.ExactArgs(2),
@@ -35,6 +43,8 @@ open; 1, it is not; 2, the call was wrong, or there is no answer.`,
 	}
 	c.source = f.sourceFlags(cmd)
 	c.judge.flags(cmd)
+	cmd.Flags().BoolVar(&c.verifies, "verify", false, "ask the agents of the nodes concerned what their kernels do with such a packet, and whether connection tracking knows such flows; takes a port")
+	c.asking.flags(cmd)
 	c.output.outputFlag(cmd, "json", "yaml")
 	return cmd
 }
@@ -44,7 +54,10 @@ type explaining struct {
 	*frame
 	source *source
 	judge  judging
-	output output
+	// verifies: agents are asked as well.
+	verifies bool
+	asking   asking
+	output   output
 }
 
 func (c *explaining) run(ctx context.Context, from, to string) error {
@@ -53,26 +66,80 @@ func (c *explaining) run(ctx context.Context, from, to string) error {
 		return err
 	}
 	question, err := explain.ParseQuestion(from, to, namespace)
-	if err = errors.Join(err, c.output.check(), c.judge.check()); err != nil {
+	if err = errors.Join(err, c.output.check(), c.judge.check(), c.checkVerify(question)); err != nil {
 		return err
 	}
-	objects, err := c.source.read(ctx, namespacesOf(question)...)
+	explanation, err := c.explain(ctx, question)
 	if err != nil {
 		return err
 	}
-	explanation, err := explain.New(objects.Cluster, c.judge.options(objects)).Explain(question)
-	if err != nil {
-		return err
-	}
-	objects.complete(explanation)
 	written, err := c.output.write(c.Out, explanation)
 	if !written {
 		err = explanation.WriteText(c.Out, c.style())
+	}
+	if err == nil && c.verifies {
+		err = verified(explanation)
 	}
 	if err == nil && !isYes(question, explanation) {
 		err = errNo
 	}
 	return err
+}
+
+// settle is how long what differs has time to settle: a change may have reached the objects that were read,
+// and not yet a node, or the other way round.
+const settle = 2 * time.Second
+
+// explain reads the objects and answers the question and, if that was asked for, has kernels asked as well: a
+// second time, with objects read again, if they differ.
+func (c *explaining) explain(ctx context.Context, q explain.Question) (*explain.Explanation, error) {
+	e, err := c.explainOnce(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if differ, _ := e.Differs(); len(differ) == 0 {
+		return e, nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(settle):
+	}
+	if c.source.isFiles() { // they are as they were, and standard input is read
+		return e, c.verify(ctx, e)
+	}
+	return c.explainOnce(ctx, q)
+}
+
+func (c *explaining) explainOnce(ctx context.Context, q explain.Question) (*explain.Explanation, error) {
+	objects, err := c.source.read(ctx, namespacesOf(q)...)
+	if err != nil {
+		return nil, err
+	}
+	e, err := explain.New(objects.Cluster, c.judge.options(objects)).Explain(q)
+	if err != nil {
+		return nil, err
+	}
+	objects.complete(e)
+	if c.verifies {
+		err = c.verify(ctx, e)
+	}
+	return e, err
+}
+
+// checkVerify refuses what kernels cannot be asked about.
+func (c *explaining) checkVerify(q explain.Question) error {
+	switch {
+	case !c.verifies && c.asking.given():
+		return errors.New("--agent and --agents-in are about agents: they take --verify")
+	case !c.verifies:
+		return nil
+	case q.Port == explain.Port{}:
+		return errors.New("--verify is about a packet: give a port, as in " + q.To.String() + ":80")
+	case c.source.isFiles() && !c.asking.byAddress():
+		return errors.New("--verify asks agents, and --filename says of none: name them by --agent HOST:PORT")
+	}
+	return c.asking.check()
 }
 
 // namespacesOf are the namespaces that a question is about, each once.

@@ -1,0 +1,102 @@
+package explain
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/podfence/podfence/api/answers"
+)
+
+// Verification is what the kernel of a node does to the packet of a Probe.
+type Verification struct {
+	Node string `json:"node"`
+	From End    `json:"from"`
+	To   End    `json:"to"`
+	// Expected is what the node should do, by the policies of its pods.
+	Expected Verdict `json:"expected"`
+	// Kernel is what it does; Unknown: it could not be asked, and Message says why.
+	Kernel  Verdict `json:"kernel"`
+	Message string  `json:"message,omitempty"`
+	// Trace is the answer of the node's agent.
+	Trace *answers.Trace `json:"trace,omitempty"`
+}
+
+// Verify makes a Verification of the answer of a node's agent, or of why there is none.
+func (p Probe) Verify(trace *answers.Trace, err error) Verification {
+	v := Verification{Node: p.Node, From: p.From, To: p.To, Expected: p.Expected, Kernel: Unknown}
+	switch {
+	case err != nil:
+		v.Message = err.Error()
+	case trace.Verdict == answers.Pass:
+		v.Trace, v.Kernel = trace, Allowed
+	case trace.Verdict == answers.Drop || trace.Verdict == answers.Reject:
+		v.Trace, v.Kernel = trace, Denied
+	default:
+		v.Trace, v.Message = trace, fmt.Sprintf("the agent's verdict is %q, which this version does not know", trace.Verdict)
+	}
+	return v
+}
+
+// Differs reports whether the kernel does another thing than policies say.
+func (v *Verification) Differs() bool {
+	return v.Kernel != Unknown && v.Expected != Unknown && v.Kernel != v.Expected
+}
+
+// Asked reports whether the kernel could be asked.
+func (v *Verification) Asked() bool { return v.Kernel != Unknown }
+
+// String says it in a line.
+func (v *Verification) String() string {
+	if !v.Asked() {
+		return fmt.Sprintf("kernel of node %s: not verified: %s", v.Node, v.Message)
+	}
+	does := strings.ToLower(string(v.Kernel))
+	if by := v.by(); by != "" {
+		does += " by " + by
+	}
+	flows := "no such flow is in connection tracking"
+	switch {
+	case v.Trace.FlowsError != "":
+		flows = "flows could not be listed: " + v.Trace.FlowsError
+	case v.Trace.FlowCount > 0:
+		flows = fmt.Sprintf("such flows in connection tracking: %d, of which revoked: %d", v.Trace.FlowCount, v.Trace.RevokedCount)
+	}
+	if v.Differs() {
+		return fmt.Sprintf("kernel of node %s DIFFERS: from %s to %s it is %s, and policies say %s; %s", v.Node, v.Trace.Question.Src, v.Trace.Question.Dst, does, strings.ToLower(string(v.Expected)), flows)
+	}
+	return fmt.Sprintf("kernel of node %s: %s; %s", v.Node, does, flows)
+}
+
+// by is the last rule that matched: the one that denied the packet, or that let it pass.
+func (v *Verification) by() string {
+	for _, hook := range slices.Backward(v.Trace.Hooks) {
+		for _, step := range slices.Backward(hook.Steps) {
+			if v.Kernel == Allowed && step.Comment == "" {
+				continue
+			}
+			text := fmt.Sprintf("%s in chain %s of %s", step.Action, step.Chain, hook.Hook)
+			if step.Comment != "" {
+				text += fmt.Sprintf(" (%q)", step.Comment)
+			}
+			return text
+		}
+	}
+	return ""
+}
+
+// Differs are the verifications in which a kernel does another thing than policies say, and unasked those for
+// which a kernel could not be asked.
+func (e *Explanation) Differs() (differ, unasked []Verification) {
+	for _, a := range e.Answers {
+		for _, v := range a.Kernel {
+			switch {
+			case v.Differs():
+				differ = append(differ, v)
+			case !v.Asked():
+				unasked = append(unasked, v)
+			}
+		}
+	}
+	return differ, unasked
+}
