@@ -194,6 +194,8 @@ func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) (*exec.Cmd
 		return nil, err
 	}
 	// Only the network namespace: paths mean what they mean to the caller.
-	enter := []string{"--net=" + filepath.Join(namesDir, c.netns(controlPlane)), filepath.Join(c.Bin, "kubectl"), "--kubeconfig", c.AdminConfig()}
-	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...), nil
+	enter := []string{"--net=" + filepath.Join(namesDir, c.netns(controlPlane)), filepath.Join(c.Bin, "kubectl")}
+	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.AdminConfig()) // plugins take no flags before their names
+	return cmd, nil
 }

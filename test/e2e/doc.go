@@ -37,4 +37,6 @@
 //	clusterfirst     the first packets of new pods, in namespaces that are as new
 //	clustermany      a thousand policies of one priority
 //	clustermistake   a policy denies everything of kube-system, and is taken back
+//
+// And one is kubectl podfence (plugin), as it is built and as kubectl calls it.
 package e2e
