@@ -4,31 +4,31 @@
 //
 // What comes in:
 //
-//	cluster.go      Cluster: the objects that questions are about
-//	question.go     Question, and what people write: "deploy/shop/web", "svc/shop/web:80", "10.0.0.1"
+//	cluster.go       Cluster: the objects that questions are about
+//	question.go      Question, and what people write: "deploy/shop/web", "svc/shop/web:80", "10.0.0.1"
 //
 // How it is answered:
 //
-//	explainer.go    Explainer: a Cluster, ready for questions; which objects decide about a packet
-//	ends.go         which pods, nodes and addresses a target stands for
-//	services.go     which endpoints are behind a Service
-//	owners.go       which workload a pod belongs to
-//	classes.go      which ends are alike to all policies, so that one stands for all
-//	explain.go      the answers to a Question, each once
-//	side.go         what is decided at one end, and by which rules
-//	rules.go        the rules of both kinds of policies, in one form
-//	misses.go       which rules nearly allowed a packet, and what of them did not mean it
-//	words.go        that in words
-//	open.go         which ports are open
-//	placeholders.go what nobody knows of pods that do not run yet
-//	hints.go        what policies say and probably do not mean; where nobody enforces it
+//	explainer.go     Explainer: a Cluster, ready for questions; which objects decide about a packet
+//	ends.go          which pods, nodes and addresses a target stands for
+//	services.go      which endpoints are behind a Service
+//	owners.go        which workload a pod belongs to
+//	classes.go       which ends are alike to all policies, so that one stands for all
+//	explain.go       the answers to a Question, each once
+//	side.go          what is decided at one end, and by which rules
+//	rules.go         the rules of both kinds of policies, in one form
+//	misses.go        which rules nearly allowed a packet, and what of them did not mean it
+//	words.go         that in words
+//	open.go          which ports are open
+//	placeholders.go  what nobody knows of pods that do not run yet
+//	hints.go         what policies say and probably do not mean; where nobody enforces it
 //
 // What goes out:
 //
-//	explanation.go  Explanation, and how it reads as JSON
-//	text.go         how it reads as text
-//	probes.go       the packets by which kernels can be asked whether they do as it says
-//	verification.go what they do
+//	explanation.go   Explanation, and how it reads as JSON
+//	text.go          how it reads as text
+//	probes.go        the packets by which kernels can be asked whether they do as it says
+//	verification.go  what they do
 //
 // The verdict is policy.Judge's. This package adds what Judge leaves out: what names stand for, which
 // rules nearly allowed a packet, which ports are open, and what policies do not decide.

@@ -34,7 +34,7 @@ func TestArchitectureNamesFiles(t *testing.T) {
 // first, lists all of its folder that are no tests and not generated, each once, and no others.
 func TestDocsListFiles(t *testing.T) {
 	var lists []string
-	for _, room := range []string{"agent", "api", "cli", "cni", "controllers", "kubectl-podfence", "policy", "ruleset"} {
+	for _, room := range []string{"agent", "api", "cli", "cni", "controllers", "explain", "kubectl-podfence", "policy", "ruleset"} {
 		err := filepath.WalkDir("../"+room, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.Name() != "doc.go" {
 				return err

@@ -62,6 +62,8 @@ var rules = []struct {
 	{module + "/controllers/network", besides("network")},
 	{module + "/controllers/folder", append(besides("folder"), "!"+module+"/controllers/nodes")},
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
+	// What policies say and cannot mean. Pure: a cluster as a value, findings as values.
+	{module + "/explain/lint", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "time", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"}},
 	// The agent puts the rooms together, for the command line and for tests.
 	{module + "/agent", []string{module + "/cli", module + "/test", module + "/controllers/clusterstatus"}},
 	// The kernel room carries out what it is given, and knows neither what podfence's tables
@@ -207,6 +209,10 @@ func TestRooms(t *testing.T) {
 		{module + "/controllers/clusterstatus", module + "/controllers/report"},
 		{module + "/controllers/clusterstatus", module + "/agent"},
 		{module + "/controllers/clusterstatus", module + "/ruleset"},
+		{module + "/explain/lint", module + "/ruleset"},
+		{module + "/explain/lint", module + "/controllers/report"},
+		{module + "/explain/lint", "time"},
+		{module + "/explain/lint", "k8s.io/client-go/kubernetes"},
 		{module + "/agent", module + "/controllers/clusterstatus"},
 		{module + "/agent", module + "/cli"},
 		{module + "/agent", module + "/test/check"},

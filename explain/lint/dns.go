@@ -1,0 +1,226 @@
+package lint
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/policy"
+)
+
+// Where clusters have their DNS, and by which label its pods are known.
+const (
+	dnsNamespace, dnsLabel = metav1.NamespaceSystem, "k8s-app"
+	dnsPods, dnsOnNodes    = "kube-dns", "node-local-dns"
+	dnsPort                = 53
+)
+
+var (
+	// nodeLocalDNS is where NodeLocal DNSCache answers on each node.
+	nodeLocalDNS = netip.MustParseAddr("169.254.20.10")
+	// standIns are addresses of documentation (RFC 5737, RFC 3849) for the pod that asks: on its own side
+	// its address does not matter.
+	standIns = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8::53")}
+)
+
+// resolvers are what answers names in a cluster.
+type resolvers struct {
+	cluster *explain.Cluster
+	// pods are the DNS pods with their Namespace and Nodes, each a cluster for itself.
+	pods []policy.Snapshot
+	// addrs are other addresses where DNS is asked: by NodeLocal DNSCache.
+	addrs []netip.Addr
+	// namespaces are the Namespaces, by name.
+	namespaces map[string]*corev1.Namespace
+}
+
+func resolversOf(c *explain.Cluster) *resolvers {
+	d := &resolvers{cluster: c, addrs: []netip.Addr{nodeLocalDNS}, namespaces: map[string]*corev1.Namespace{}}
+	for _, ns := range c.Namespaces {
+		d.namespaces[ns.Name] = ns
+	}
+	onNodes := false
+	for _, pod := range c.Pods {
+		if pod.Namespace != dnsNamespace || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		switch pod.Labels[dnsLabel] {
+		case dnsOnNodes:
+			onNodes = true
+		case dnsPods:
+			s := policy.Snapshot{Pods: []*corev1.Pod{pod}}
+			for _, node := range c.Nodes {
+				if node.Name == pod.Spec.NodeName {
+					s.Nodes = append(s.Nodes, node)
+				}
+			}
+			if len(podAddrs(pod)) > 0 {
+				d.pods = append(d.pods, s)
+			}
+		}
+	}
+	for _, s := range c.Services {
+		if onNodes && s.Namespace == dnsNamespace && s.Spec.Selector[dnsLabel] == dnsPods {
+			d.addrs = append(d.addrs, clusterIPs(s)...)
+		}
+	}
+	return d
+}
+
+// podAddrs are the addresses that a pod shows.
+func podAddrs(pod *corev1.Pod) (addrs []netip.Addr) {
+	for _, ip := range pod.Status.PodIPs {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	return addrs
+}
+
+// dns finds policies that isolate pods for egress and let them reach others, but not the cluster's DNS,
+// so that they find none of the others by name. A policy that allows nothing is meant so. So are blocks of
+// few addresses, for which no name is needed, and pods that ask other name servers.
+func (l *linter) dns(d *resolvers, objects map[policy.Key]*corev1.Pod, all []*written) {
+	isolating := map[string][]*written{}
+	for _, w := range all {
+		if w.np != nil && covers(w.np, networkingv1.PolicyTypeEgress) {
+			isolating[w.np.Namespace] = append(isolating[w.np.Namespace], w)
+		}
+	}
+	judged := map[string]bool{}
+	for _, of := range l.seen.classes {
+		var by []*written
+		for _, w := range isolating[of.namespace] {
+			if w.subject.selected.selects(of.labels) {
+				by = append(by, w)
+			}
+		}
+		pod, blamed := asksDNS(of, objects), needsNames(by)
+		if pod == nil || blamed == nil {
+			continue
+		}
+		// Without ClusterNetworkPolicies, all pods of one namespace that the same policies isolate are
+		// alike.
+		if key := keyOf(by); len(d.cluster.ClusterPolicies) == 0 {
+			if judged[key] {
+				continue
+			}
+			judged[key] = true
+		}
+		l.noDNS(d, pod, by, blamed)
+	}
+}
+
+func keyOf(by []*written) string {
+	var names strings.Builder
+	for _, w := range by {
+		names.WriteString(w.object.Namespace + "/" + w.object.Name + " ")
+	}
+	return names.String()
+}
+
+func (l *linter) noDNS(d *resolvers, pod *corev1.Pod, by []*written, blamed *written) {
+	const what = "pods that this policy isolates may reach others, but not the cluster's DNS, so that they find nobody by name (%s/%s is one); " +
+		"allow egress to pods with k8s-app=kube-dns of namespace kube-system, port 53 of UDP and TCP"
+	switch {
+	case len(d.pods) > 0:
+		if !d.reached(pod, by) {
+			l.add(blamed, NoDNS, Warning, "spec.egress", what, pod.Namespace, pod.Name)
+		}
+	case !slices.ContainsFunc(by, mayReachDNS):
+		l.add(blamed, NoDNS, Info, "spec.egress", what, pod.Namespace, pod.Name)
+	}
+}
+
+// asksDNS is the first pod of a class that asks the cluster's DNS; nil: none does.
+func asksDNS(of *class, objects map[policy.Key]*corev1.Pod) *corev1.Pod {
+	for _, seen := range of.pods {
+		pod := objects[seen.Key]
+		if pod == nil || pod.Namespace == dnsNamespace && pod.Labels[dnsLabel] == dnsPods {
+			continue
+		}
+		if pod.Spec.DNSPolicy == corev1.DNSClusterFirst || pod.Spec.DNSPolicy == corev1.DNSClusterFirstWithHostNet || pod.Spec.DNSPolicy == "" {
+			return pod
+		}
+	}
+	return nil
+}
+
+// needsNames is the first policy that allows something which pods find by its name; nil: none does.
+func needsNames(by []*written) *written {
+	for _, w := range by {
+		for _, r := range w.rules {
+			if r.direction != policy.Egress {
+				continue
+			}
+			if len(r.peers) == 0 || slices.ContainsFunc(r.peers, func(p peer) bool { return p.pods != nil || slices.ContainsFunc(p.blocks, isWide) }) {
+				return w
+			}
+		}
+	}
+	return nil
+}
+
+// isWide reports whether a block has more addresses than anybody would write into a program.
+func isWide(b block) bool {
+	cidr, _, ok := readBlock(b)
+	return ok && (cidr.Addr().Is4() && cidr.Bits() <= 16 || cidr.Addr().Is6() && cidr.Bits() <= 32)
+}
+
+// reached reports whether policies let a pod ask one of the cluster's resolvers, or whether it is denied
+// by a rule that says so.
+func (d *resolvers) reached(pod *corev1.Pod, by []*written) bool {
+	asks := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, Spec: pod.Spec, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+	for _, addr := range standIns {
+		asks.Status.PodIPs = append(asks.Status.PodIPs, corev1.PodIP{IP: addr.String()})
+	}
+	var nps []*networkingv1.NetworkPolicy
+	for _, w := range by {
+		nps = append(nps, w.np)
+	}
+	passes := func(s policy.Snapshot, to netip.Addr) bool {
+		s.Pods = append([]*corev1.Pod{asks}, s.Pods...)
+		s.Policies, s.ClusterPolicies = nps, d.cluster.ClusterPolicies
+		for _, name := range []string{pod.Namespace, dnsNamespace} {
+			if ns := d.namespaces[name]; ns != nil && (len(s.Namespaces) == 0 || s.Namespaces[0] != ns) {
+				s.Namespaces = append(s.Namespaces, ns)
+			}
+		}
+		from := standIns[0]
+		if to.Is6() {
+			from = standIns[1]
+		}
+		verdict := policy.Judge(s, policy.Packet{Src: from, Dst: to, Protocol: policy.UDP, DstPort: dnsPort}, policy.JudgeOptions{})
+		return verdict.Egress.Allowed || len(verdict.Egress.DeniedBy) > 0
+	}
+	for _, s := range d.pods {
+		if slices.ContainsFunc(podAddrs(s.Pods[0]), func(to netip.Addr) bool { return passes(s, to) }) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(d.addrs, func(to netip.Addr) bool { return passes(policy.Snapshot{}, to) })
+}
+
+// mayReachDNS reports whether a policy may allow DNS, where nobody knows which pods answer it.
+func mayReachDNS(w *written) bool {
+	for _, r := range w.rules {
+		if r.direction != policy.Egress {
+			continue
+		}
+		named := slices.ContainsFunc(r.ports, func(p port) bool {
+			return p.protocol == policy.UDP && (p.name != "" || p.first <= dnsPort && dnsPort <= p.last)
+		})
+		elsewhere := len(r.peers) == 0 || slices.ContainsFunc(r.peers, func(p peer) bool {
+			return p.pods != nil && (p.pods.namespace == "" || p.pods.namespace == dnsNamespace) || slices.ContainsFunc(p.blocks, isWide)
+		})
+		if named || len(r.ports) == 0 && elsewhere {
+			return true
+		}
+	}
+	return false
+}
