@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/explain"
@@ -66,5 +68,38 @@ func BenchmarkOfSeen(b *testing.B) {
 				lint.OfSeen(s)
 			}
 		})
+	}
+}
+
+// BenchmarkLintDistinct: no two pods are alike, each is isolated for egress, and ClusterNetworkPolicies
+// have a say in whether it reaches the DNS: each is judged by itself.
+func BenchmarkLintDistinct(b *testing.B) {
+	c := big(1_000, false)
+	for n, pod := range c.Pods {
+		pod.Labels["statefulset.kubernetes.io/pod-name"] = fmt.Sprintf("pod-%d", n)
+	}
+	for n := range 200 {
+		c.Policies = append(c.Policies, &networkingv1.NetworkPolicy{
+			ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%04d", n), Name: "egress"},
+			Spec: networkingv1.NetworkPolicySpec{
+				PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
+				Egress:      []networkingv1.NetworkPolicyEgressRule{{To: []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{}}}}},
+			},
+		})
+	}
+	for n := range 100 {
+		c.ClusterPolicies = append(c.ClusterPolicies, scale.ClusterPolicy(n))
+	}
+	c.Namespaces = append(c.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}})
+	for n := range 3 {
+		c.Pods = append(c.Pods, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: fmt.Sprintf("dns-%d", n), Labels: map[string]string{"k8s-app": "kube-dns"}},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: fmt.Sprintf("203.0.113.%d", n+1)}}},
+		})
+	}
+	for b.Loop() {
+		if n := len(lint.Lint(c)); n < 200 {
+			b.Fatalf("only %d findings", n)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/policy"
@@ -92,7 +94,7 @@ func (l *linter) dns(d *resolvers, objects map[policy.Key]*corev1.Pod, all []*wr
 			isolating[w.np.Namespace] = append(isolating[w.np.Namespace], w)
 		}
 	}
-	judged := map[string]bool{}
+	also, judged := l.clusterPoliciesOf(d.cluster.ClusterPolicies), map[string]bool{}
 	for _, of := range l.seen.classes {
 		var by []*written
 		for _, w := range isolating[of.namespace] {
@@ -104,24 +106,35 @@ func (l *linter) dns(d *resolvers, objects map[policy.Key]*corev1.Pod, all []*wr
 		if pod == nil || blamed == nil {
 			continue
 		}
-		// Without ClusterNetworkPolicies, all pods of one namespace that the same policies isolate are
-		// alike.
-		if key := keyOf(by); len(d.cluster.ClusterPolicies) == 0 {
-			if judged[key] {
-				continue
-			}
+		// All pods that the same policies are about, of one namespace, are alike on their own side.
+		if key := keyOf(by, also[of]); !judged[key] {
 			judged[key] = true
+			l.noDNS(d, pod, by, blamed)
 		}
-		l.noDNS(d, pod, by, blamed)
 	}
 }
 
-func keyOf(by []*written) string {
+// clusterPoliciesOf are, for each class of pods, the ClusterNetworkPolicies that are about it, by their
+// places in a list.
+func (l *linter) clusterPoliciesOf(all []*clusterv1beta1.ClusterNetworkPolicy) map[*class][]int {
+	about := map[*class][]int{}
+	for i, cnp := range all {
+		if subject, ok := clusterPods("spec.subject", cnp.Spec.Subject.Namespaces, cnp.Spec.Subject.Pods); ok {
+			for of := range l.find(l.seen, subject) {
+				about[of] = append(about[of], i)
+			}
+		}
+	}
+	return about
+}
+
+// keyOf is the same for pods that the same policies are about.
+func keyOf(by []*written, clusterPolicies []int) string {
 	var names strings.Builder
 	for _, w := range by {
 		names.WriteString(w.object.Namespace + "/" + w.object.Name + " ")
 	}
-	return names.String()
+	return fmt.Sprint(names.String(), clusterPolicies)
 }
 
 func (l *linter) noDNS(d *resolvers, pod *corev1.Pod, by []*written, blamed *written) {

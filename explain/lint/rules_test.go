@@ -43,6 +43,11 @@ func TestBlocks(t *testing.T) {
 			"Warning shop/p spec.ingress[0].from[0].ipBlock.except[1]: 198.51.100.0/24 has no address of 203.0.113.0/24, so that it takes nothing away from it [except-outside]"}},
 		{name: "a pod's address", policies: from(`{cidr: 10.244.1.20/32}`), want: []string{
 			"Warning shop/p spec.ingress[0].from[0].ipBlock: 10.244.1.20/32 has addresses of pods, such as that of data/postgres-0, and another pod gets them later; name pods by podSelector and namespaceSelector [pod-addresses]"}},
+		{name: "the address of a pod outside all ranges", policies: from(`{cidr: 172.20.0.7/32}}, {ipBlock: {cidr: 172.20.0.0/24}`), more: `kind: Pod
+metadata: {namespace: shop, name: far, labels: {app: far}}
+spec: {nodeName: node-2, containers: [{}]}
+status: {phase: Running, podIPs: [{ip: 172.20.0.7}]}`, want: []string{
+			"Warning shop/p spec.ingress[0].from[0].ipBlock: 172.20.0.7/32 has addresses of pods, such as that of shop/far, and another pod gets them later; name pods by podSelector and namespaceSelector [pod-addresses]"}},
 		{name: "a part of a node's pods", policies: from(`{cidr: 10.244.1.16/28}`), want: []string{
 			"Warning shop/p spec.ingress[0].from[0].ipBlock: 10.244.1.16/28 has addresses of pods, such as that of data/postgres-0, and another pod gets them later; name pods by podSelector and namespaceSelector [pod-addresses]"}},
 		{name: "a node's pods", policies: from(`{cidr: 10.244.1.0/24}`), want: []string{

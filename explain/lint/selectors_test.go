@@ -19,6 +19,8 @@ func TestSelectsNothing(t *testing.T) {
 			"Warning shop/p spec.podSelector: the policy selects nothing: there are no pods with teir of namespace shop: 2 pods have tier=front; did you mean that? [selects-nothing]"}},
 		{name: "labels that are each there, but not together", policies: np("p", `{podSelector: {matchLabels: {app: cart, tier: front}}}`), want: []string{
 			"Info shop/p spec.podSelector: the policy selects nothing: there are no pods with app=cart and tier=front of namespace shop [selects-nothing]"}},
+		{name: "a letter, but nobody has the other label too", policies: np("p", `{podSelector: {matchLabels: {app: webb, tier: middle}}}`), want: []string{
+			"Info shop/p spec.podSelector: the policy selects nothing: there are no pods with app=webb and tier=middle of namespace shop [selects-nothing]"}},
 		{name: "nobody near", policies: np("p", `{podSelector: {matchLabels: {app: later}}}`), want: []string{
 			"Info shop/p spec.podSelector: the policy selects nothing: there are no pods with app=later of namespace shop [selects-nothing]"}},
 		{name: "a sibling by its number", policies: np("p", `{podSelector: {matchLabels: {app: cart2}}}`), want: []string{
@@ -81,6 +83,7 @@ func TestFiles(t *testing.T) {
 			"Warning shop/p spec.podSelector: the policy selects nothing: there are no pods with app=webb of namespace shop: 2 pods have app=web; did you mean that? [selects-nothing]"}},
 		{name: "a namespace's letter", policies: "kind: NetworkPolicy\nmetadata: {namespace: monitorig, name: p}\nspec: {podSelector: {}}", want: []string{
 			"Warning monitorig/p metadata.namespace: there are no pods of namespace monitorig; did you mean namespace monitoring? [selects-nothing]"}},
+		{name: "a letter beside a namespace without pods", policies: "kind: NetworkPolicy\nmetadata: {namespace: emptyy, name: p}\nspec: {podSelector: {}}"},
 		{name: "a named port of all pods", policies: np("p", `{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: amqp}, {port: 53, protocol: UDP}]}]}`)},
 	} {
 		t.Run(c.name, func(t *testing.T) { check(t, clusterOf(t, false, world, c.policies), c.want) })

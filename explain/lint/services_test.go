@@ -1,6 +1,25 @@
 package lint_test
 
-import "testing"
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/podfence/podfence/explain/lint"
+)
+
+// TestServicesInAnyOrder: which Service is named does not depend on their order.
+func TestServicesInAnyOrder(t *testing.T) {
+	c := clusterOf(t, true, world, np("p", `{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}, {from: [{ipBlock: {cidr: 10.96.0.0/12}}]}]}`), `kind: Service
+metadata: {namespace: shop, name: also-web}
+spec: {clusterIP: 10.96.7.9, selector: {app: web}, ports: [{port: 80, targetPort: 8082}]}`)
+	before := lint.Lint(c)
+	slices.Reverse(c.Services)
+	if after := lint.Lint(c); len(before) != 2 || !reflect.DeepEqual(before, after) {
+		t.Errorf("found %v, and with Services in another order %v", before, after)
+	}
+}
 
 func TestServicePort(t *testing.T) {
 	in := func(ports string) string {
@@ -53,6 +72,9 @@ func TestNoDNS(t *testing.T) {
 		{name: "one address alone", policies: np("p", `{`+cart+`, egress: [{to: [{ipBlock: {cidr: 203.0.113.7/32}}]}]}`)},
 		{name: "a ClusterNetworkPolicy accepts it", policies: np("p", `{`+cart+`, egress: [`+toWeb+`]}`) + "\n---\n" +
 			cnp("dns", `{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Accept, to: [{namespaces: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}], protocols: [{udp: {destinationPort: {number: 53}}}]}]}`)},
+		{name: "a ClusterNetworkPolicy accepts it for some of the pods", policies: np("p", `{podSelector: {}, policyTypes: [Egress], egress: [`+toWeb+`]}`) + "\n---\n" +
+			cnp("dns", `{tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: cart}}}}, egress: [{action: Accept, to: [{namespaces: {}}]}]}`), want: []string{
+			strings.Replace(missing[0], "shop/cart is one", "shop/web-1 is one", 1)}},
 		{name: "a ClusterNetworkPolicy denies it in so many words", policies: np("p", `{`+cart+`, egress: [`+toWeb+`]}`) + "\n---\n" +
 			cnp("dns", `{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{namespaces: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]}]}`)},
 		{name: "pods that ask others", policies: np("p", `{podSelector: {matchLabels: {app: own}}, policyTypes: [Egress], egress: [`+toWeb+`]}`), more: `kind: Pod
