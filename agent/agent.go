@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -79,6 +80,8 @@ type Options struct {
 	// Checks look, every few seconds, whether the node is in a condition: an error is
 	// why it is.
 	Checks map[report.Condition]func() error
+	// Clock says when to look for what policies cannot mean. Nil: the machine's does.
+	Clock clock.WithTicker
 	// Version is the program's, for a metric.
 	Version string
 	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
@@ -137,6 +140,14 @@ func (c *CNI) lastAddr() func(node string) netip.Addr {
 		return nil
 	}
 	return c.LastAddr
+}
+
+// clock is Clock, or the machine's.
+func (o *Options) clock() clock.WithTicker {
+	if o.Clock == nil {
+		return clock.RealClock{}
+	}
+	return o.Clock
 }
 
 // Flows is connection tracking: it judges established flows, and ends those of addresses.
@@ -200,7 +211,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 
 	if o.API != nil {
 		err = errors.Join(mgr.Add(a.report.Events), mgr.Add(a.report.Problems), cluster.SetupWithManager(mgr, controllers.Options{
-			Enforcer: a.Enforcer, Report: a.report, Direct: direct, EarlierAddr: o.CNI.lastAddr(), Log: o.Log,
+			Node: o.Node, Enforcer: a.Enforcer, Report: a.report, Direct: direct, EarlierAddr: o.CNI.lastAddr(), Clock: o.clock(), Log: o.Log,
 		}))
 	} else {
 		o.Registry.MustRegister(a.report.Metrics.Manifests())

@@ -100,6 +100,16 @@ func (s podStore) pod(key types.NamespacedName) (*policy.Pod, error) {
 	return object.(*cachedPod).seen, nil
 }
 
+// allSeen are all pods that policy sees, in no order.
+func (s podStore) allSeen() (all []*policy.Pod) {
+	for _, object := range s.List() {
+		if pod := object.(*cachedPod); pod.isSeen() {
+			all = append(all, pod.seen)
+		}
+	}
+	return all
+}
+
 // strip makes a transform of a function; what is not a T (a tombstone of a
 // missed deletion) passes as it is.
 func strip[T any](f func(T) T) func(any) (any, error) {

@@ -120,6 +120,13 @@ func (c *clusterPolicies) policy(name string) *clusterv1beta1.ClusterNetworkPoli
 	return c.kept[name]
 }
 
+// all are the policies as they were fed.
+func (c *clusterPolicies) all() []*clusterv1beta1.ClusterNetworkPolicy {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.kept))
+}
+
 // listAndWatch feeds what there is of the best version that is served, until the watch ends or breaks.
 // It ends when the kind's definition changes, and after some minutes. Then there may be a better
 // version, and what was sent may lack fields (see relist.AfterEachWatch). So each agent reads all

@@ -6,6 +6,7 @@
 //	namespace_controller.go      Namespaces: their labels
 //	pod_controller.go            Pods: this node's as subjects, all as peers
 //	networkpolicy_controller.go  NetworkPolicies, and what of them cannot be enforced
+//	lint.go                      what policies cannot mean, looked for now and then by a few agents
 //	podaddresses_controller.go   addresses that other nodes' agents announce
 //	cache.go                     what the caches keep of each object
 //	shares.go                    how much memory objects of a kind have, and each namespace of it

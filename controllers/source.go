@@ -14,6 +14,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,6 +28,8 @@ import (
 
 // Options are what a Source is told.
 type Options struct {
+	// Node is the name of the agent's node.
+	Node string
 	// Enforcer gets the changes.
 	Enforcer *enforcer.Enforcer
 	// Report gets what is wrong with objects.
@@ -37,7 +40,9 @@ type Options struct {
 	// EarlierAddr is another Node's address as an earlier agent's tunnel still has it, or the
 	// zero Addr: it counts while that Node shows none of its family. Nil: nobody knows.
 	EarlierAddr func(node string) netip.Addr
-	Log         logr.Logger
+	// Clock says when to look for what policies cannot mean.
+	Clock clock.WithTicker
+	Log   logr.Logger
 }
 
 // Source feeds an enforcer from an API server. Each of its reconcilers reads a cache and feeds what
@@ -103,7 +108,7 @@ func (s *Source) SetupWithManager(mgr manager.Manager, o Options) error {
 			return err
 		}
 	}
-	return errors.Join(mgr.Add(s.cluster), mgr.Add(&firstLoad{s, mgr.GetCache()}))
+	return errors.Join(mgr.Add(s.cluster), mgr.Add(&firstLoad{s, mgr.GetCache()}), mgr.Add(newPolicyLinter(s, o)))
 }
 
 // Pod is what the API shows of a pod; nil: it is not known, or policy does not see it.

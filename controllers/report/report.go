@@ -29,11 +29,13 @@ type Options struct {
 	Checks map[Condition]func() error
 }
 
-// Reporter reports for one agent. Its methods may be called concurrently, and never wait.
+// Reporter reports for one agent. Its methods may be called concurrently, and never wait. Those of its
+// parts say so of themselves.
 type Reporter struct {
 	Health   *Health
 	Metrics  *Metrics
 	Problems *Problems
+	Findings *Findings
 	Events   *Events
 
 	node string
@@ -53,6 +55,7 @@ func New(o Options) *Reporter {
 		Metrics: metrics, Events: events, Health: newHealth(o, metrics, events), node: o.Node, log: o.Log.WithName("enforcer"), agent: o.Log,
 	}
 	r.Problems = newProblems(events, o, metrics, func(key policy.Key) []policy.Problem { return r.enforcer.Problems(key) })
+	r.Findings = newFindings(events, o)
 	r.Health.Set(NotStarted, enforcer.ErrNotStarted)
 	return r
 }
