@@ -86,8 +86,12 @@ func podAddrs(pod *corev1.Pod) (addrs []netip.Addr) {
 
 // dns finds policies that isolate pods for egress and let them reach others, but not the cluster's DNS,
 // so that they find none of the others by name. A policy that allows nothing is meant so. So are blocks of
-// few addresses, for which no name is needed, and pods that ask other name servers.
+// few addresses, for which no name is needed, and pods that ask other name servers. Files may leave out
+// the DNS: then something in them must show that pods find each other by names at all.
 func (l *linter) dns(d *resolvers, objects map[policy.Key]*corev1.Pod, all []*written) {
+	if !l.running && len(d.pods) == 0 && !usesNames(d.cluster, all) {
+		return
+	}
 	isolating := map[string][]*written{}
 	for _, w := range all {
 		if w.np != nil && covers(w.np, networkingv1.PolicyTypeEgress) {
@@ -112,6 +116,16 @@ func (l *linter) dns(d *resolvers, objects map[policy.Key]*corev1.Pod, all []*wr
 			l.noDNS(d, pod, by, blamed)
 		}
 	}
+}
+
+// usesNames reports whether files show that pods find each other by names: they have a Service, whose
+// address nobody knows before it is there, or a policy that names the port of DNS.
+func usesNames(c *explain.Cluster, all []*written) bool {
+	return len(c.Services) > 0 || slices.ContainsFunc(all, func(w *written) bool {
+		return slices.ContainsFunc(w.rules, func(r rule) bool {
+			return r.accepts && r.direction == policy.Egress && slices.ContainsFunc(r.ports, func(p port) bool { return p.name == "" && p.first == dnsPort && p.last == dnsPort })
+		})
+	})
 }
 
 // clusterPoliciesOf are, for each class of pods, the ClusterNetworkPolicies that are about it, by their

@@ -72,45 +72,59 @@ const (
 	Info Severity = "Info"
 )
 
-// String is the finding as one line: where, what, and which kind of mistake it is.
-func (f Finding) String() string {
-	name := f.Object.Name
+// String is the finding as one line: where it is written, if that is known, how certain it is, of which
+// policy and field, what, and which kind of mistake.
+func (f Finding) String() string { return f.text(explain.Plain) }
+
+// Policy is the policy as people write it: NAMESPACE/NAME, or of a ClusterNetworkPolicy its kind and name.
+func (f Finding) Policy() string {
 	if f.Object.Namespace != "" {
-		name = f.Object.Namespace + "/" + name
-	} else {
-		name = f.Object.Kind + " " + name
+		return f.Object.Namespace + "/" + f.Object.Name
 	}
-	at := ""
+	return f.Object.Kind + " " + f.Object.Name
+}
+
+func (f Finding) text(style explain.Style) string {
+	at, severity := "", string(f.Severity)
 	if f.Source != nil {
 		at = fmt.Sprintf("%s:%d: ", f.Source.File, f.Source.Line)
 	}
-	return fmt.Sprintf("%s%s %s: %s [%s]", at, name, f.Path, f.Message, f.Rule)
+	if f.Severity == Warning {
+		severity = style.Denied(severity)
+	}
+	return fmt.Sprintf("%s%s %s %s: %s %s", at, severity, f.Policy(), f.Path, f.Message, style.Quiet("["+string(f.Rule)+"]"))
 }
 
-// WriteText writes findings, a line each, in the order in which they are given. Its error is the
-// writer's.
-func WriteText(w io.Writer, findings []Finding) error {
+// WriteText writes findings for people, a line each, in the order in which they are given. Its error is
+// the writer's.
+func WriteText(w io.Writer, findings []Finding, style explain.Style) error {
 	for _, f := range findings {
-		if _, err := fmt.Fprintln(w, f); err != nil {
+		if _, err := fmt.Fprintln(w, f.text(style)); err != nil {
 			return fmt.Errorf("writing findings: %w", err)
 		}
 	}
 	return nil
 }
 
-// List is what is found, as it is written as JSON.
+// List is what is found, as it is written as JSON: of the version that all values of explain have.
 type List struct {
-	APIVersion string    `json:"apiVersion"`
-	Kind       string    `json:"kind"` // FindingList
-	Items      []Finding `json:"items"`
+	APIVersion string `json:"apiVersion"` // explain.APIVersion
+	Kind       string `json:"kind"`       // ListKind
+	// Items are the findings by policy, then by field. Without any it is an empty list, and not null.
+	Items []Finding `json:"items"`
+	// Notes say what could not be read of the cluster, so that nothing is found in it.
+	Notes []explain.Note `json:"notes,omitempty"`
 }
 
-// NewList is a list of these findings. Without any, its items are an empty list and not null.
-func NewList(findings []Finding) List {
+// ListKind is the kind of a List.
+const ListKind = "FindingList"
+
+// NewList is a list of these findings, with these notes.
+func NewList(findings []Finding, notes []explain.Note) List {
 	if findings == nil {
 		findings = []Finding{}
 	}
-	return List{APIVersion: explain.APIVersion, Kind: "FindingList", Items: findings}
+	return List{APIVersion: explain.APIVersion, Kind: ListKind, Items: findings, Notes: notes}
 }
 
 // sorted puts findings in order: by policy, then by field. Of several that say the same of one field,

@@ -113,6 +113,9 @@ func clusterOf(t *testing.T, running bool, texts ...string) *explain.Cluster {
 	c := &explain.Cluster{Running: running}
 	for _, text := range texts {
 		for _, document := range strings.Split(text, "\n---\n") {
+			if document == "" {
+				continue
+			}
 			var kind metav1.TypeMeta
 			if err := yaml.Unmarshal([]byte(document), &kind); err != nil {
 				t.Fatalf("%v in %s", err, document)
@@ -167,7 +170,7 @@ func check(t *testing.T, c *explain.Cluster, want []string) {
 	t.Helper()
 	var got []string
 	for _, f := range lint.Lint(c) {
-		got = append(got, string(f.Severity)+" "+f.String())
+		got = append(got, f.String())
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("found\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
@@ -203,10 +206,10 @@ func TestText(t *testing.T) {
 	}
 	findings[0].Source = &explain.Source{File: "shop/web.yaml", Line: 7}
 	var text bytes.Buffer
-	if err := lint.WriteText(&text, findings); err != nil {
+	if err := lint.WriteText(&text, findings, explain.Plain); err != nil {
 		t.Fatal(err)
 	}
-	want := "shop/web.yaml:7: shop/web spec.podSelector: the policy selects nothing: there are no pods with app=webb of namespace shop: 2 pods have app=web; did you mean that? [selects-nothing]\n"
+	want := "shop/web.yaml:7: Warning shop/web spec.podSelector: the policy selects nothing: there are no pods with app=webb of namespace shop: 2 pods have app=web; did you mean that? [selects-nothing]\n"
 	if text.String() != want {
 		t.Errorf("text is\n%swant\n%s", &text, want)
 	}
@@ -215,7 +218,7 @@ func TestText(t *testing.T) {
 // TestJSON: what programs read. An empty list is one.
 func TestJSON(t *testing.T) {
 	findings := lint.Lint(clusterOf(t, true, world, np("web", `{podSelector: {matchLabels: {app: webb}}}`)))
-	text, err := json.Marshal(lint.NewList(findings))
+	text, err := json.Marshal(lint.NewList(findings, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +226,7 @@ func TestJSON(t *testing.T) {
 	if string(text) != want {
 		t.Errorf("JSON is\n%s\nwant\n%s", text, want)
 	}
-	if text, err = json.Marshal(lint.NewList(nil)); err != nil || !strings.Contains(string(text), `"items":[]`) {
+	if text, err = json.Marshal(lint.NewList(nil, nil)); err != nil || !strings.Contains(string(text), `"items":[]`) {
 		t.Errorf("no findings are %s, %v", text, err)
 	}
 }

@@ -73,17 +73,22 @@ func (l *linter) namedPort(w *written, p port, destinations []*pods, whose strin
 	if meant == 0 || all && !l.running { // files may leave out the pods that have it
 		return
 	}
-	l.add(w, NamedPort, Warning, p.path, "%s", unnamed(p, whose, names, others))
+	message, near := unnamed(p, whose, names, others)
+	elsewhere := slices.ContainsFunc(destinations, func(to *pods) bool { return to.namespace == "" })
+	if elsewhere && !l.running && !near { // files may leave out namespaces
+		return
+	}
+	l.add(w, NamedPort, Warning, p.path, "%s", message)
 }
 
-// unnamed says that nobody has a port of that name.
-func unnamed(p port, whose string, names map[string]bool, others map[policy.Protocol]bool) string {
+// unnamed says that nobody has a port of that name, and reports whether there is one that is probably meant.
+func unnamed(p port, whose string, names map[string]bool, others map[policy.Protocol]bool) (message string, near bool) {
 	sorted := make([]string, 0, len(names))
 	for name := range names {
 		sorted = append(sorted, name)
 	}
 	slices.Sort(sorted)
-	message := fmt.Sprintf("none of %s has a port named %q", whose, p.name)
+	message = fmt.Sprintf("none of %s has a port named %q", whose, p.name)
 	if p.protocol != 0 {
 		message += " of protocol " + p.protocol.String()
 	}
@@ -93,18 +98,18 @@ func unnamed(p port, whose string, names map[string]bool, others map[policy.Prot
 			protocols = append(protocols, protocol.String())
 		}
 		slices.Sort(protocols)
-		return fmt.Sprintf("%s: it is one of %s there; say protocol: %s", message, strings.Join(protocols, " and "), protocols[0])
+		return fmt.Sprintf("%s: it is one of %s there; say protocol: %s", message, strings.Join(protocols, " and "), protocols[0]), true
 	}
-	if near, found := nearestWord(p.name, sorted); found {
-		return fmt.Sprintf("%s; did you mean %q?", message, near)
+	if word, found := nearestWord(p.name, sorted); found {
+		return fmt.Sprintf("%s; did you mean %q?", message, word), true
 	}
 	switch len(sorted) {
 	case 0:
-		return message + ": they name no such ports at all; give a number"
+		return message + ": they name no such ports at all; give a number", false
 	case 1, 2, 3, 4, 5:
-		return message + ": they have " + quoted(sorted)
+		return message + ": they have " + quoted(sorted), false
 	}
-	return fmt.Sprintf("%s: they have %s and %d more", message, quoted(sorted[:5]), len(sorted)-5)
+	return fmt.Sprintf("%s: they have %s and %d more", message, quoted(sorted[:5]), len(sorted)-5), false
 }
 
 func quoted(names []string) string {

@@ -85,6 +85,9 @@ func TestFiles(t *testing.T) {
 			"Warning monitorig/p metadata.namespace: there are no pods of namespace monitorig; did you mean namespace monitoring? [selects-nothing]"}},
 		{name: "a letter beside a namespace without pods", policies: "kind: NetworkPolicy\nmetadata: {namespace: emptyy, name: p}\nspec: {podSelector: {}}"},
 		{name: "a named port of all pods", policies: np("p", `{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: amqp}, {port: 53, protocol: UDP}]}]}`)},
+		{name: "a named port of pods of any namespace", policies: np("p", `{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}, {to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}], ports: [{port: amqp}]}]}`)},
+		{name: "a letter in a named port of pods of any namespace", policies: np("p", `{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}, {to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}], ports: [{port: htpp}]}]}`), want: []string{
+			`Warning shop/p spec.egress[1].ports[0].port: none of the pods that the peers mean has a port named "htpp" of protocol TCP; did you mean "http"? [named-port]`}},
 	} {
 		t.Run(c.name, func(t *testing.T) { check(t, clusterOf(t, false, world, c.policies), c.want) })
 	}

@@ -84,7 +84,8 @@ status: {phase: Running, podIPs: [{ip: 10.244.2.14}]}`},
 	})
 }
 
-// TestNoDNSInFiles: where nobody knows which pods answer names, a rule that may be about them is.
+// TestNoDNSInFiles: where nobody knows which pods answer names, a rule that may be about them is, and
+// something must show that names are used.
 func TestNoDNSInFiles(t *testing.T) {
 	const namespaceAndPod = `kind: Namespace
 metadata: {name: shop, labels: {kubernetes.io/metadata.name: shop}}
@@ -92,13 +93,20 @@ metadata: {name: shop, labels: {kubernetes.io/metadata.name: shop}}
 kind: Pod
 metadata: {namespace: shop, name: cart, labels: {app: cart}}
 spec: {containers: [{}]}`
+	const service = "kind: Service\nmetadata: {namespace: shop, name: cart}\nspec: {selector: {app: cart}, ports: [{port: 80}]}"
+	const others = "kind: NetworkPolicy\nmetadata: {namespace: data, name: p}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}]}"
+	const own = `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}]}]}`
 	missing := []string{"Info shop/p spec.egress: pods that this policy isolates may reach others, but not the cluster's DNS, so that they find nobody by name (shop/cart is one); allow egress to pods with k8s-app=kube-dns of namespace kube-system, port 53 of UDP and TCP [no-dns]"}
 	for _, c := range []lintCase{
-		{name: "own pods alone", policies: `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}]}]}`, want: missing},
-		{name: "HTTPS alone", policies: `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: 443}]}]}`, want: missing},
-		{name: "port 53", policies: `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}], ports: [{port: 443}]}, {to: [{podSelector: {}}], ports: [{protocol: UDP, port: 53}]}]}`},
-		{name: "any pods", policies: `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}]}]}`},
+		{name: "own pods alone, behind a Service", policies: own, more: service, want: missing},
+		{name: "own pods alone, where others ask the DNS", policies: own, more: others, want: missing},
+		{name: "own pods alone, and nothing that shows that they have names", policies: own, more: strings.Replace(others, "port: 53", "port: 54", 1)},
+		{name: "HTTPS alone", policies: `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: 443}]}]}`, more: service, want: missing},
+		{name: "port 53", policies: `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}], ports: [{port: 443}]}, {to: [{podSelector: {}}], ports: [{protocol: UDP, port: 53}]}]}`, more: service},
+		{name: "any pods", policies: `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}]}]}`, more: service},
 	} {
-		t.Run(c.name, func(t *testing.T) { check(t, clusterOf(t, false, namespaceAndPod, np("p", c.policies)), c.want) })
+		t.Run(c.name, func(t *testing.T) {
+			check(t, clusterOf(t, false, namespaceAndPod, np("p", c.policies), c.more), c.want)
+		})
 	}
 }
