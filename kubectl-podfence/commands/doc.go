@@ -16,6 +16,7 @@
 //	explain.go      why FROM reaches TO, or why not
 //	verify.go       what kernels do with such a packet: --verify
 //	test.go         policies held against what is expected of them
+//	lint.go         what policies say and cannot mean
 //	status.go       how podfence is on each node: which agents are asked
 //	statusvalue.go  Status, and how it reads as JSON
 //	statustext.go   how it reads as text

@@ -81,6 +81,8 @@ func newCluster(t *testing.T) (*kubernetes.Clientset, func(args ...string) (code
 func TestCluster(t *testing.T) {
 	api, call := newCluster(t)
 	t.Run("explain", func(t *testing.T) { explains(t, call) })
+	t.Run("lint", func(t *testing.T) { lints(t, api, call) })
+	t.Run("lint with few rights", func(t *testing.T) { lintsWithFewRights(t, api, call) })
 	t.Run("complete", func(t *testing.T) { completes(t, api, call) })
 	t.Run("status", func(t *testing.T) { statuses(t, api, call) })
 }

@@ -64,6 +64,7 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 	root.AddCommand(
 		explainCommand(f),
 		testCommand(f),
+		lintCommand(f),
 		statusCommand(f),
 		versionCommand(f, version),
 	)
