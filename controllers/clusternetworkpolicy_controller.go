@@ -2,10 +2,11 @@ package controllers
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -58,8 +59,26 @@ type clusterPolicies struct {
 	mu sync.Mutex
 	// served is the version of what was fed last; empty: the kind is not there, or not yet known.
 	served string
-	// kept is what has been fed, by name.
-	kept map[string]*clusterv1beta1.ClusterNetworkPolicy
+	// kept is what is kept of the policies that have been fed, by name.
+	kept map[string]fedPolicy
+}
+
+// fedPolicy is what is kept of a policy that has been fed. What it says is in the model: to keep its
+// rules here as well would take as much memory again.
+type fedPolicy struct {
+	// object is the policy without its specification.
+	object *clusterv1beta1.ClusterNetworkPolicy
+	// spec is the fingerprint of the specification that was fed.
+	spec fingerprint
+}
+
+// fingerprint tells specifications apart. It is the same for a list that is empty and for one that is
+// missing, which say the same in a ClusterNetworkPolicy.
+type fingerprint [sha256.Size]byte
+
+func fingerprintOf(spec *clusterv1beta1.ClusterNetworkPolicySpec) fingerprint {
+	text, _ := json.Marshal(spec) // what was read as JSON can be written as JSON
+	return sha256.Sum256(text)
 }
 
 // +kubebuilder:rbac:groups=policy.networking.k8s.io,resources=clusternetworkpolicies,verbs=list;watch
@@ -77,7 +96,7 @@ const firstDelay, maxDelay = time.Second, 30 * time.Second
 func newClusterPolicies(s *Source, kind clusterKind, log logr.Logger) *clusterPolicies {
 	c := &clusterPolicies{
 		Source: s, kind: kind, log: log, known: make(chan struct{}), look: make(chan struct{}, 1), delay: firstDelay,
-		kept: map[string]*clusterv1beta1.ClusterNetworkPolicy{},
+		kept: map[string]fedPolicy{},
 	}
 	requests := &toolscache.ListWatch{ListWithContextFunc: c.listAll, WatchFuncWithContext: c.watchAll}
 	c.reflector = toolscache.NewReflectorWithOptions(relist.AfterEachWatch(requests), &clusterv1beta1.ClusterNetworkPolicy{}, c, toolscache.ReflectorOptions{Name: "clusternetworkpolicies"})
@@ -113,11 +132,11 @@ func (c *clusterPolicies) awaitKnown(ctx context.Context) error {
 	}
 }
 
-// policy returns a policy as it was fed; nil: there is none.
+// policy returns a policy that was fed, without its specification; nil: there is none.
 func (c *clusterPolicies) policy(name string) *clusterv1beta1.ClusterNetworkPolicy {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.kept[name]
+	return c.kept[name].object
 }
 
 // all are the policies as they were fed.
@@ -266,9 +285,9 @@ func (c *clusterPolicies) Replace(list []any, _ string) error {
 	var changed []*clusterv1beta1.ClusterNetworkPolicy
 	for _, object := range list {
 		cnp := object.(*clusterv1beta1.ClusterNetworkPolicy)
-		was := gone[cnp.Name]
+		was, fed := gone[cnp.Name]
 		delete(gone, cnp.Name)
-		if was == nil || !keptOf(was, cnp) {
+		if !fed || !was.is(cnp) {
 			changed = append(changed, cnp)
 		}
 	}
@@ -283,24 +302,23 @@ func (c *clusterPolicies) Replace(list []any, _ string) error {
 	return nil
 }
 
-// keptOf reports whether what is kept of a policy is of the policy as it is listed. The resourceVersion
-// does not say so alone: it is the same if the policy was read without fields that the kind's definition
-// has by now.
-func keptOf(kept, listed *clusterv1beta1.ClusterNetworkPolicy) bool {
-	if kept.UID != listed.UID || kept.ResourceVersion != listed.ResourceVersion {
+// is reports whether what was fed is the policy as it is listed. The resourceVersion does not say so
+// alone: it is the same if the policy was read without fields that the kind's definition has by now.
+func (f fedPolicy) is(listed *clusterv1beta1.ClusterNetworkPolicy) bool {
+	if f.object.UID != listed.UID || f.object.ResourceVersion != listed.ResourceVersion {
 		return false
 	}
 	now := stripClusterPolicy(listed)
-	if kept.Annotations[notKept] != "" {
+	if f.object.Annotations[notKept] != "" {
 		now = emptiedCluster(now)
 	}
-	return reflect.DeepEqual(kept.Spec, now.Spec)
+	return f.spec == fingerprintOf(&now.Spec)
 }
 
 // Resync has nothing to do, because what was fed is in the model.
 func (c *clusterPolicies) Resync() error { return nil }
 
-// keep is what is kept of an object that the reflector brings.
+// keep is what is fed of an object that the reflector brings.
 func (c *clusterPolicies) keep(object any) *clusterv1beta1.ClusterNetworkPolicy {
 	kept := c.clusterSizes.keep(object.(*clusterv1beta1.ClusterNetworkPolicy))
 	kept.TypeMeta = metav1.TypeMeta{APIVersion: clusterGroup + "/" + c.version, Kind: clusterNetworkPolicyKind}
@@ -343,7 +361,10 @@ func (c *clusterPolicies) note(changed []*clusterv1beta1.ClusterNetworkPolicy, g
 		c.fed.delete(clusterScope, name)
 	}
 	for _, cnp := range changed {
-		c.kept[cnp.Name] = cnp
+		c.kept[cnp.Name] = fedPolicy{
+			object: &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: cnp.TypeMeta, ObjectMeta: cnp.ObjectMeta},
+			spec:   fingerprintOf(&cnp.Spec),
+		}
 		c.fed.set(clusterScope, cnp)
 	}
 }

@@ -248,7 +248,7 @@ func TestClusterPoliciesFeedDifferences(t *testing.T) {
 // not changed, because the definition of its kind has. One whose rules are not kept is not, unless they
 // have changed what it denies.
 func TestClusterPoliciesFeedFields(t *testing.T) {
-	c, _ := watched(t, clusterKind{})
+	c, log := watched(t, clusterKind{})
 	list := func(policies ...any) {
 		t.Helper()
 		if err := c.Replace(policies, "9"); err != nil {
@@ -273,12 +273,56 @@ func TestClusterPoliciesFeedFields(t *testing.T) {
 	pruned := fullCluster(t)
 	pruned.Spec.Egress[0].To[0].Nodes = nil
 	list(pruned, large(accept))
-	if c.policy("full").Spec.Egress[0].To[0].Nodes != nil || len(c.policy("large").Spec.Egress) > 0 {
+	less, opened := c.policy("full"), c.policy("large")
+	if less == whole || opened == emptied {
 		t.Error("what has other fields was not fed")
 	}
+	// What is kept does not say it, but what is reported does: it was read as it was listed.
+	if len(log.With("spec.egress[0].to[0]: has none of the fields that podfence knows")) != 1 {
+		t.Errorf("the log does not say what the policy lacks: %v", log.With(""))
+	}
 	list(fullCluster(t), large(accept))
-	if !reflect.DeepEqual(c.policy("full"), whole) {
-		t.Errorf("what has all fields again was not fed: %+v", c.policy("full"))
+	if c.policy("full") == less || c.policy("large") != opened {
+		t.Error("not just what has all fields again was fed")
+	}
+}
+
+// TestFingerprint: specifications that say different things have different fingerprints, also where one
+// lacks what the other has without anything in it. A list that is empty says what one says that is
+// missing.
+func TestFingerprint(t *testing.T) {
+	of := func(change func(*clusterv1beta1.ClusterNetworkPolicySpec)) fingerprint {
+		spec := fullCluster(t).Spec
+		change(&spec)
+		return fingerprintOf(&spec)
+	}
+	same := of(func(*clusterv1beta1.ClusterNetworkPolicySpec) {})
+	for name, change := range map[string]func(*clusterv1beta1.ClusterNetworkPolicySpec){
+		"priority": func(s *clusterv1beta1.ClusterNetworkPolicySpec) { s.Priority++ },
+		"tier":     func(s *clusterv1beta1.ClusterNetworkPolicySpec) { s.Tier = "Other" },
+		"subject": func(s *clusterv1beta1.ClusterNetworkPolicySpec) {
+			s.Subject = clusterv1beta1.ClusterNetworkPolicySubject{}
+		},
+		"all namespaces": func(s *clusterv1beta1.ClusterNetworkPolicySpec) {
+			s.Subject = clusterv1beta1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}}
+		},
+		"order": func(s *clusterv1beta1.ClusterNetworkPolicySpec) { slices.Reverse(s.Egress) },
+		"name":  func(s *clusterv1beta1.ClusterNetworkPolicySpec) { s.Egress[0].Name = "other" },
+		"peers": func(s *clusterv1beta1.ClusterNetworkPolicySpec) { s.Egress[0].To = nil },
+		"nodes": func(s *clusterv1beta1.ClusterNetworkPolicySpec) { s.Egress[0].To[0].Nodes = nil },
+		"all nodes": func(s *clusterv1beta1.ClusterNetworkPolicySpec) {
+			s.Egress[0].To[0].Nodes = &metav1.LabelSelector{}
+		},
+		"protocols": func(s *clusterv1beta1.ClusterNetworkPolicySpec) {
+			s.Egress[0].Protocols = []clusterv1beta1.ClusterNetworkPolicyProtocol{{UDP: &clusterv1beta1.ClusterNetworkPolicyProtocolUDP{}}}
+		},
+	} {
+		if of(change) == same {
+			t.Errorf("%s: another specification has the same fingerprint", name)
+		}
+	}
+	if of(func(s *clusterv1beta1.ClusterNetworkPolicySpec) { s.Egress[0].To[0].Networks = []clusterv1beta1.CIDR{} }) != same {
+		t.Error("an empty list makes another fingerprint")
 	}
 }
 
@@ -295,6 +339,9 @@ func TestClusterPolicyIsFound(t *testing.T) {
 	found, is := c.Policy(policy.Key{Name: "a"}).(*clusterv1beta1.ClusterNetworkPolicy)
 	if !is || found.APIVersion != "policy.networking.k8s.io/v1beta1" || found.Kind != "ClusterNetworkPolicy" {
 		t.Errorf("found %+v", found)
+	}
+	if !reflect.DeepEqual(found.Spec, clusterv1beta1.ClusterNetworkPolicySpec{}) {
+		t.Errorf("of a policy that is in the model this is kept as well: %+v", found.Spec)
 	}
 	if c.Policy(policy.Key{Name: "b"}) != nil {
 		t.Error("found one that is not there")

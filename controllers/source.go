@@ -129,7 +129,8 @@ func (s *Source) NodeUID(name string) types.UID {
 	return node.UID
 }
 
-// Policy returns a NetworkPolicy or a ClusterNetworkPolicy as the cache has it; nil: there is none.
+// Policy returns a NetworkPolicy as the cache has it, or a ClusterNetworkPolicy that was fed, without its
+// specification; nil: there is none.
 func (s *Source) Policy(key policy.Key) client.Object {
 	if s.cache == nil {
 		return nil
