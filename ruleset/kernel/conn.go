@@ -76,7 +76,7 @@ func Open(options Options) (*Conn, error) {
 	if options.Table == "" {
 		options.Table = nft.TableName
 	}
-	socket, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: options.NetNS})
+	socket, err := dialSocket(options.NetNS)
 	if err == nil {
 		if err = prepare(socket); err != nil {
 			err = errors.Join(err, socket.Close())

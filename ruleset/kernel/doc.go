@@ -43,6 +43,7 @@
 //	rules.go      rules as expressions
 //	fields.go     fields as expressions, with what they depend on
 //	batch.go      a batch of messages, and the answers to it
+//	socket.go     the socket that a batch goes through
 //	inplace.go    a replacement that leaves base chains where they are
 //	slices.go     a transaction that is too large for one
 //	errors.go     what errors mean

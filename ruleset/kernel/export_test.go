@@ -10,6 +10,12 @@ import (
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
+// DialSocket and DatagramOf are the socket that a batch goes through, and what it sends.
+var (
+	DialSocket = dialSocket
+	DatagramOf = datagramOf
+)
+
 // LimitSendBuffer has the socket take no larger transactions than a process without
 // privileges could make it.
 func (c *Conn) LimitSendBuffer(bytes int) error { return c.socket.SetWriteBuffer(bytes) }

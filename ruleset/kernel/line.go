@@ -35,12 +35,20 @@ type datagrams struct {
 const datagramSize = 64 << 10
 
 func dialSource(family, netns int) (source, error) {
-	conn, err := netlink.Dial(family, &netlink.Config{NetNS: netns})
+	d, err := dialDatagrams(family, netns)
 	if err != nil {
 		return nil, err
 	}
 	// With this, kernels since Linux 4.20 list no more than what is asked for.
-	_ = conn.SetOption(netlink.GetStrictCheck, true)
+	_ = d.SetOption(netlink.GetStrictCheck, true)
+	return d, nil
+}
+
+func dialDatagrams(family, netns int) (*datagrams, error) {
+	conn, err := netlink.Dial(family, &netlink.Config{NetNS: netns})
+	if err != nil {
+		return nil, err
+	}
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
