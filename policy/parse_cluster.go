@@ -254,6 +254,7 @@ func denyAll(index int, name string) Rule {
 
 // formInOrder returns rules in the form in which they are enforced, where their order counts.
 func formInOrder(rules []Rule) (formed []Rule) {
+	formed = slices.Grow(formed, len(rules)) // few are split
 	for _, rule := range rules {
 		rule.Peers = unite(rule.Peers)
 		formed = append(formed, rule.split()...)

@@ -20,6 +20,7 @@ func stackOf(policies []*Policy, tier Tier, d Direction) (stack []Key) {
 		}
 	}
 	slices.SortFunc(in, InOrder)
+	stack = slices.Grow(stack, len(in)) // each pod of the node has one, so none has more room than it needs
 	for _, p := range in {
 		stack = append(stack, p.Key)
 	}

@@ -290,11 +290,13 @@ func chainOf(name string, of policy.Key, d policy.Direction, rules []policy.Rule
 
 // allRulesOf turns rules of a policy into kernel rules.
 func allRulesOf(of policy.Key, d policy.Direction, rules []policy.Rule, o Options) (all []nft.Rule, sets []*nft.Set) {
-	for _, rule := range rules {
-		made, used := rulesOf(of, d, rule, o)
-		all, sets = append(all, made...), append(sets, used...)
+	made := make([][]nft.Rule, len(rules))
+	for i, rule := range rules {
+		var used []*nft.Set
+		made[i], used = rulesOf(of, d, rule, o)
+		sets = append(sets, used...)
 	}
-	return all, sets
+	return slices.Concat(made...), sets // the table keeps them, without room for more
 }
 
 // rulesOf turns one rule of a policy into kernel rules: one for each combination of a way to match
