@@ -2,8 +2,6 @@ package controllers
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -61,24 +59,6 @@ type clusterPolicies struct {
 	served string
 	// kept is what is kept of the policies that have been fed, by name.
 	kept map[string]fedPolicy
-}
-
-// fedPolicy is what is kept of a policy that has been fed. What it says is in the model: to keep its
-// rules here as well would take as much memory again.
-type fedPolicy struct {
-	// object is the policy without its specification.
-	object *clusterv1beta1.ClusterNetworkPolicy
-	// spec is the fingerprint of the specification that was fed.
-	spec fingerprint
-}
-
-// fingerprint tells specifications apart. It is the same for a list that is empty and for one that is
-// missing, which say the same in a ClusterNetworkPolicy.
-type fingerprint [sha256.Size]byte
-
-func fingerprintOf(spec *clusterv1beta1.ClusterNetworkPolicySpec) fingerprint {
-	text, _ := json.Marshal(spec) // what was read as JSON can be written as JSON
-	return sha256.Sum256(text)
 }
 
 // +kubebuilder:rbac:groups=policy.networking.k8s.io,resources=clusternetworkpolicies,verbs=list;watch
@@ -139,11 +119,22 @@ func (c *clusterPolicies) policy(name string) *clusterv1beta1.ClusterNetworkPoli
 	return c.kept[name].object
 }
 
-// all are the policies as they were fed.
-func (c *clusterPolicies) all() []*clusterv1beta1.ClusterNetworkPolicy {
+// among are those policies, as they were fed, whose metadata is among what is asked for.
+func (c *clusterPolicies) among(is func(client.Object) bool) (all []*clusterv1beta1.ClusterNetworkPolicy, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Values(c.kept))
+	kept := slices.Collect(maps.Values(c.kept))
+	c.mu.Unlock()
+	for _, fed := range kept {
+		if !is(fed.object) {
+			continue
+		}
+		whole, err := fed.whole()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, whole)
+	}
+	return all, nil
 }
 
 // listAndWatch feeds what there is of the best version that is served, until the watch ends or breaks.
@@ -282,12 +273,13 @@ func (c *clusterPolicies) Delete(object any) error {
 // Replace feeds how a list differs from what was fed.
 func (c *clusterPolicies) Replace(list []any, _ string) error {
 	gone := maps.Clone(c.kept)
+	packer := newPacker()
 	var changed []*clusterv1beta1.ClusterNetworkPolicy
 	for _, object := range list {
 		cnp := object.(*clusterv1beta1.ClusterNetworkPolicy)
 		was, fed := gone[cnp.Name]
 		delete(gone, cnp.Name)
-		if !fed || !was.is(cnp) {
+		if !fed || !was.is(cnp, packer) {
 			changed = append(changed, cnp)
 		}
 	}
@@ -300,19 +292,6 @@ func (c *clusterPolicies) Replace(list []any, _ string) error {
 	c.missed = 0
 	c.succeeded(c.version)
 	return nil
-}
-
-// is reports whether what was fed is the policy as it is listed. The resourceVersion does not say so
-// alone: it is the same if the policy was read without fields that the kind's definition has by now.
-func (f fedPolicy) is(listed *clusterv1beta1.ClusterNetworkPolicy) bool {
-	if f.object.UID != listed.UID || f.object.ResourceVersion != listed.ResourceVersion {
-		return false
-	}
-	now := stripClusterPolicy(listed)
-	if f.object.Annotations[notKept] != "" {
-		now = emptiedCluster(now)
-	}
-	return f.spec == fingerprintOf(&now.Spec)
 }
 
 // Resync has nothing to do, because what was fed is in the model.
@@ -360,11 +339,12 @@ func (c *clusterPolicies) note(changed []*clusterv1beta1.ClusterNetworkPolicy, g
 		c.clusterSizes.forget(policy.Key{Name: name})
 		c.fed.delete(clusterScope, name)
 	}
+	if len(changed) == 0 {
+		return
+	}
+	packer := newPacker()
 	for _, cnp := range changed {
-		c.kept[cnp.Name] = fedPolicy{
-			object: &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: cnp.TypeMeta, ObjectMeta: cnp.ObjectMeta},
-			spec:   fingerprintOf(&cnp.Spec),
-		}
+		c.kept[cnp.Name] = packer.keep(cnp)
 		c.fed.set(clusterScope, cnp)
 	}
 }

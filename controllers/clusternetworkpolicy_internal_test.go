@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -287,14 +288,22 @@ func TestClusterPoliciesFeedFields(t *testing.T) {
 	}
 }
 
-// TestFingerprint: specifications that say different things have different fingerprints, also where one
+// TestFedPolicy: specifications that say different things are packed differently, also where one
 // lacks what the other has without anything in it. A list that is empty says what one says that is
-// missing.
-func TestFingerprint(t *testing.T) {
-	of := func(change func(*clusterv1beta1.ClusterNetworkPolicySpec)) fingerprint {
-		spec := fullCluster(t).Spec
-		change(&spec)
-		return fingerprintOf(&spec)
+// missing. What was packed is there again, whole.
+func TestFedPolicy(t *testing.T) {
+	packer := newPacker()
+	of := func(change func(*clusterv1beta1.ClusterNetworkPolicySpec)) string {
+		cnp := fullCluster(t)
+		change(&cnp.Spec)
+		fed := packer.keep(cnp)
+		if whole, err := fed.whole(); err != nil || !apiequality.Semantic.DeepEqual(whole.Spec, cnp.Spec) || whole.UID != cnp.UID {
+			t.Errorf("%v: unpacked is %+v, and not %+v", err, whole, cnp)
+		}
+		if !reflect.DeepEqual(fed.object.Spec, clusterv1beta1.ClusterNetworkPolicySpec{}) {
+			t.Errorf("the specification is kept twice: %+v", fed.object.Spec)
+		}
+		return string(fed.spec)
 	}
 	same := of(func(*clusterv1beta1.ClusterNetworkPolicySpec) {})
 	for name, change := range map[string]func(*clusterv1beta1.ClusterNetworkPolicySpec){
@@ -318,11 +327,11 @@ func TestFingerprint(t *testing.T) {
 		},
 	} {
 		if of(change) == same {
-			t.Errorf("%s: another specification has the same fingerprint", name)
+			t.Errorf("%s: another specification is packed as the same", name)
 		}
 	}
 	if of(func(s *clusterv1beta1.ClusterNetworkPolicySpec) { s.Egress[0].To[0].Networks = []clusterv1beta1.CIDR{} }) != same {
-		t.Error("an empty list makes another fingerprint")
+		t.Error("an empty list makes a difference")
 	}
 }
 

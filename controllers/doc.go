@@ -15,6 +15,7 @@
 //	covered.go                   an ADD waits for the policies that the API server has for its pod
 //
 //	clusternetworkpolicy_controller.go  ClusterNetworkPolicies, whose kind may come and go
+//	clusternetworkpolicy_fed.go         what is kept of them
 //	clusternetworkpolicy_kind.go        asking for them, of whichever version there is
 //
 // There is no policy logic here, and no netlink. In rooms of their own are:

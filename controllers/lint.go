@@ -74,17 +74,19 @@ func (l *policyLinter) look(ctx context.Context) error {
 	}
 	mine := newRing(nodes.Items).isOf(l.node)
 	objects := map[policy.Key]client.Object{}
-	seen := lint.Seen{ClusterPolicies: l.source.cluster.all(), Among: func(key policy.Key) bool { return objects[key] != nil }}
+	seen := lint.Seen{Among: func(key policy.Key) bool { return objects[key] != nil }}
 	for i := range policies.Items {
 		np := &policies.Items[i]
 		if seen.Policies = append(seen.Policies, np); mine(np) {
 			objects[client.ObjectKeyFromObject(np)] = np
 		}
 	}
+	var err error
+	if seen.ClusterPolicies, err = l.source.cluster.among(mine); err != nil {
+		return err
+	}
 	for _, cnp := range seen.ClusterPolicies {
-		if mine(cnp) {
-			objects[client.ObjectKeyFromObject(cnp)] = cnp
-		}
+		objects[client.ObjectKeyFromObject(cnp)] = cnp
 	}
 	if len(objects) == 0 {
 		l.findings.Looked(l.clock.Now(), nil)
