@@ -4,7 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -14,6 +18,8 @@ type classifier struct {
 	x *Explainer
 	// blocks are all networks that policies name.
 	blocks []netip.Prefix
+	// nodeSelectors are all selectors of nodes that policies have, and that can be read.
+	nodeSelectors []labels.Selector
 	// byNode: pods of different nodes are not alike, as one that asks, or is asked, is a node.
 	byNode bool
 }
@@ -30,6 +36,11 @@ func (x *Explainer) classifier() classifier {
 	each := func(rules []rule) {
 		for _, r := range rules {
 			for _, p := range r.peers {
+				if p.nodes != nil {
+					if selector, err := metav1.LabelSelectorAsSelector(p.nodes); err == nil {
+						c.nodeSelectors = append(c.nodeSelectors, selector)
+					}
+				}
 				for _, b := range p.blocks {
 					add(b.cidr)
 					for _, except := range b.except {
@@ -57,7 +68,7 @@ func (c classifier) ofEnd(e end) string {
 		return fmt.Sprintf("%s %s/%s %v", e.Kind, e.Namespace, e.Name, e.addrs)
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s %v %v", e.pod.Namespace, e.pod.Labels, declaredPorts(e.pod))
+	fmt.Fprintf(&text, "%s %v %v %t", e.pod.Namespace, e.pod.Labels, declaredPorts(e.pod), e.StandIn)
 	if e.Workload != nil {
 		fmt.Fprintf(&text, " %v", *e.Workload)
 	} else {
@@ -68,13 +79,50 @@ func (c classifier) ofEnd(e end) string {
 	}
 	for _, addr := range e.addrs {
 		text.WriteByte(' ')
-		for i, cidr := range c.blocks {
-			if cidr.Contains(addr) {
-				fmt.Fprintf(&text, "%d,", i)
-			}
-		}
+		text.WriteString(c.ofAddr(addr))
 		if len(c.x.holders[addr]) > 1 || slices.ContainsFunc(c.x.nodes, func(n policy.Node) bool { return slices.Contains(n.Listed, addr) }) {
 			fmt.Fprintf(&text, "%s", addr) // who has it is in doubt
+		}
+	}
+	return text.String()
+}
+
+// ofAddr is a text that is the same for addresses of one family that are in the same of all networks.
+func (c classifier) ofAddr(addr netip.Addr) string {
+	text := []byte{'6'}
+	if addr.Is4() {
+		text[0] = '4'
+	}
+	for i, cidr := range c.blocks {
+		if cidr.Contains(addr) {
+			text = append(strconv.AppendInt(append(text, '.'), int64(i), 10), ',')
+		}
+	}
+	return string(text)
+}
+
+// ofHost is a text that is the same for ends with nodes' addresses which are alike to all policies, but for
+// the pods of their own node.
+func (c classifier) ofHost(e end) string {
+	var text strings.Builder
+	at := slices.IndexFunc(c.x.nodes, func(n policy.Node) bool { return n.Name == e.Node })
+	for _, selector := range c.nodeSelectors {
+		if at >= 0 && selector.Matches(labels.Set(c.x.cluster.Nodes[at].Labels)) {
+			text.WriteByte('+')
+		} else {
+			text.WriteByte('-')
+		}
+	}
+	for _, addr := range e.addrs {
+		fmt.Fprintf(&text, " %s", c.ofAddr(addr))
+		holders := len(c.x.holders[addr])
+		for _, node := range c.x.nodes {
+			if nodeHas(node, addr) {
+				holders++
+			}
+		}
+		if holders != 1 {
+			fmt.Fprintf(&text, " %s", addr) // who has it is in doubt
 		}
 	}
 	return text.String()

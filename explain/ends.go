@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -50,15 +50,28 @@ func (x *Explainer) ends(t Target) (ends []end, notes []Note, err error) {
 		}
 		return []end{e}, nil, nil
 	}
-	pods, known := x.podsOf(Object{Kind: string(t.Kind), Namespace: t.Namespace, Name: t.Name})
+	pods, known := x.podsIn(t)
 	if !known {
-		return nil, nil, unknown(t.Kind, t.Namespace+"/"+t.Name)
+		return nil, nil, unknown(t.Kind, strings.TrimPrefix(t.Namespace+"/"+t.Name, "/"))
 	}
 	ends, notes = x.podEnds(pods)
 	if len(ends) == 0 && len(notes) == 0 {
-		notes = []Note{{"NoPods", fmt.Sprintf("%s %s/%s has no pods.", t.Kind, t.Namespace, t.Name)}}
+		notes = []Note{{"NoPods", fmt.Sprintf("%s %s has no pods.", t.Kind, strings.TrimPrefix(t.Namespace+"/"+t.Name, "/"))}}
 	}
 	return ends, notes, nil
+}
+
+// podsIn are the pods of a namespace or a workload, and whether there is such a one.
+func (x *Explainer) podsIn(t Target) (pods []*corev1.Pod, known bool) {
+	if t.Kind != KindNamespace {
+		return x.podsOf(Object{Kind: string(t.Kind), Namespace: t.Namespace, Name: t.Name})
+	}
+	for _, pod := range x.cluster.Pods {
+		if pod.Namespace == t.Name {
+			pods = append(pods, pod)
+		}
+	}
+	return pods, x.namespaces[t.Name] != nil || len(pods) > 0
 }
 
 // podEnds are the ends that pods are, and what has to be said of those that are none.
@@ -90,7 +103,7 @@ func (x *Explainer) podEnd(pod *corev1.Pod) (end, *Note) {
 	e := end{
 		End: End{
 			Kind: KindPod, Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName, Workload: x.workload(pod),
-			StandIn: pod.Annotations[v1alpha1.StandInAnnotation] == "true",
+			StandIn: standsIn(pod),
 		},
 		pod: pod,
 	}

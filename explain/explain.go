@@ -150,32 +150,49 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 			a.Verdict = Allowed
 		}
 	}
-	v := x.judge(p)
+	decided := x.decide(&a, p)
 	if asked {
-		a.Protocol, a.Port, a.Verdict = p.Protocol.String(), p.DstPort, word(v.Allowed())
+		a.Protocol, a.Port, a.Verdict = p.Protocol.String(), p.DstPort, word(decided.allowed)
 	}
+	if decided.unknown {
+		a.Verdict = Unknown
+	}
+	a.Notes = slices.Concat(decided.placeholders, from.notes, to.to.notes, x.hints(a, decided.egress, decided.ingress), x.agents(a))
+	a.Notes = slices.Compact(a.Notes)
+	return a
+}
+
+// decision is what becomes of a packet, and the packet as each side sees it.
+type decision struct {
+	allowed bool
+	// unknown: it depends on addresses that are placeholders. The notes say by which rules.
+	unknown         bool
+	placeholders    []Note
+	egress, ingress packet
+}
+
+// decide says what becomes of a packet between the ends of an answer, and puts into the answer what is
+// decided at each of them.
+func (x *Explainer) decide(a *Answer, p policy.Packet) (d decision) {
+	v := x.judge(p)
 	src, dst := x.holder(p.Src), x.holder(p.Dst)
-	egress := packet{Packet: p, d: policy.Egress, subject: src, peer: dst, destination: dst, peerAddr: p.Dst, peerEnd: a.To, by: to.by}
-	ingress := packet{Packet: p, d: policy.Ingress, subject: dst, peer: src, destination: dst, peerAddr: p.Src, peerEnd: a.From, by: to.by}
-	a.Egress, a.Ingress = x.side(v.Egress, egress), x.side(v.Ingress, ingress)
-	var placeholders []Note
+	d.allowed = v.Allowed()
+	d.egress = packet{Packet: p, d: policy.Egress, subject: src, peer: dst, destination: dst, peerAddr: p.Dst, peerEnd: a.To, by: a.Service}
+	d.ingress = packet{Packet: p, d: policy.Ingress, subject: dst, peer: src, destination: dst, peerAddr: p.Src, peerEnd: a.From, by: a.Service}
+	a.Egress, a.Ingress = x.side(v.Egress, d.egress), x.side(v.Ingress, d.ingress)
 	for _, at := range []struct {
 		side *Side
 		j    policy.Judgement
 		p    packet
-	}{{&a.Egress, v.Egress, egress}, {&a.Ingress, v.Ingress, ingress}} {
+	}{{&a.Egress, v.Egress, d.egress}, {&a.Ingress, v.Ingress, d.ingress}} {
 		if r, is := x.uncertain(at.j, at.p); is {
 			at.side.Verdict = Unknown
-			placeholders = append(placeholders, placeholderNote(r, at.p.peerEnd))
+			d.placeholders = append(d.placeholders, placeholderNote(r, at.p.peerEnd))
 		}
 	}
 	// What one side denies for certain, the other cannot let pass.
-	if len(placeholders) > 0 && a.Egress.Verdict != Denied && a.Ingress.Verdict != Denied {
-		a.Verdict = Unknown
-	}
-	a.Notes = slices.Concat(placeholders, from.notes, to.to.notes, x.hints(a, egress, ingress), x.agents(a))
-	a.Notes = slices.Compact(a.Notes)
-	return a
+	d.unknown = len(d.placeholders) > 0 && a.Egress.Verdict != Denied && a.Ingress.Verdict != Denied
+	return d
 }
 
 func word(allowed bool) Verdict {

@@ -112,11 +112,7 @@ func (x *Explainer) about(addrs ...netip.Addr) policy.Snapshot {
 			}
 			s.Pods = append(s.Pods, pod)
 			named[pod.Spec.NodeName] = true
-			for _, a := range x.announced[policy.Key{Namespace: pod.Namespace, Name: pod.Name}] {
-				s.PodAddresses = append(s.PodAddresses, &v1alpha1.PodAddresses{
-					TypeMeta: a.by.TypeMeta, ObjectMeta: a.by.ObjectMeta, Pods: []v1alpha1.PodAddress{a.of},
-				})
-			}
+			s.PodAddresses = append(s.PodAddresses, x.announcements(pod)...)
 			if ns := x.namespaces[pod.Namespace]; !slices.Contains(s.Namespaces, ns) && ns != nil {
 				s.Namespaces = append(s.Namespaces, ns)
 			}
@@ -131,6 +127,14 @@ func (x *Explainer) about(addrs ...netip.Addr) policy.Snapshot {
 		}
 	}
 	return s
+}
+
+// announcements are what agents have announced of a pod, without what they have of others.
+func (x *Explainer) announcements(pod *corev1.Pod) (all []*v1alpha1.PodAddresses) {
+	for _, a := range x.announced[policy.Key{Namespace: pod.Namespace, Name: pod.Name}] {
+		all = append(all, &v1alpha1.PodAddresses{TypeMeta: a.by.TypeMeta, ObjectMeta: a.by.ObjectMeta, Pods: []v1alpha1.PodAddress{a.of}})
+	}
+	return all
 }
 
 // nodeHas reports whether an address is a node's, or in a pod range of it.

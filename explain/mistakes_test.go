@@ -1,18 +1,8 @@
 package explain_test
 
 import (
-	"bytes"
-	"errors"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/policy"
@@ -88,45 +78,4 @@ func ask(t *testing.T, c *explain.Cluster, from, to string) *explain.Explanation
 		t.Fatal(err)
 	}
 	return e
-}
-
-// load reads objects from files of testdata/mistakes.
-func load(t *testing.T, names ...string) *explain.Cluster {
-	t.Helper()
-	c := &explain.Cluster{}
-	for _, name := range names {
-		data, err := os.ReadFile(filepath.Join("testdata", "mistakes", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		docs := yaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(data)))
-		for buffer := make([]byte, len(data)+1); ; {
-			n, err := docs.Read(buffer)
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			object, _, err := scheme.Codecs.UniversalDeserializer().Decode(buffer[:n], nil, nil)
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			switch o := object.(type) {
-			case *corev1.Node:
-				c.Nodes = append(c.Nodes, o)
-			case *corev1.Namespace:
-				c.Namespaces = append(c.Namespaces, o)
-			case *corev1.Pod:
-				c.Pods = append(c.Pods, o)
-			case *corev1.Service:
-				c.Services = append(c.Services, o)
-			case *networkingv1.NetworkPolicy:
-				c.Policies = append(c.Policies, o)
-			default:
-				t.Fatalf("%s: a %T", name, object)
-			}
-		}
-	}
-	return c
 }

@@ -14,30 +14,53 @@ var protocols = []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP}
 // open are the ports that are open from one end to another, in disjoint ranges and in order. p has the two
 // addresses. All ports between two that no rule tells apart get the same verdict, so one of them is asked
 // about.
-func (x *Explainer) open(from, to end, p policy.Packet) (open []policy.PortRange) {
-	bounds := x.bounds(from, to)
+func (x *Explainer) open(from, to end, p policy.Packet) []policy.PortRange {
+	return portsByVerdict(x.bounds(from, to), func(protocol policy.Protocol, first uint16) Verdict {
+		p.Protocol, p.DstPort = protocol, first
+		return word(x.judge(p).Allowed())
+	})[Allowed]
+}
+
+// portsByVerdict are the ports of each verdict, in disjoint ranges and in order. Within bounds one port is
+// asked about.
+func portsByVerdict(bounds map[policy.Protocol][]int, verdict func(policy.Protocol, uint16) Verdict) map[Verdict][]policy.PortRange {
+	ports := map[Verdict][]policy.PortRange{}
 	for _, protocol := range protocols {
 		for i, first := range bounds[protocol] {
 			last := 65535
 			if i+1 < len(bounds[protocol]) {
 				last = bounds[protocol][i+1] - 1
 			}
-			p.Protocol, p.DstPort = protocol, uint16(first)
-			if !x.judge(p).Allowed() {
-				continue
-			}
-			if n := len(open) - 1; n >= 0 && open[n].Protocol == protocol && int(open[n].Last)+1 == first {
-				open[n].Last = uint16(last)
-				continue
-			}
-			open = append(open, policy.PortRange{Protocol: protocol, First: uint16(first), Last: uint16(last)})
+			v := verdict(protocol, uint16(first))
+			ports[v] = appendRange(ports[v], policy.PortRange{Protocol: protocol, First: uint16(first), Last: uint16(last)})
 		}
 	}
-	return open
+	return ports
+}
+
+// appendRange appends a range that is behind all others, joined with the last if nothing is between.
+func appendRange(open []policy.PortRange, r policy.PortRange) []policy.PortRange {
+	if n := len(open) - 1; n >= 0 && open[n].Protocol == r.Protocol && int(open[n].Last)+1 == int(r.First) {
+		open[n].Last = r.Last
+		return open
+	}
+	return append(open, r)
 }
 
 // bounds are, for each protocol, the first ports of ranges that no rule of the two ends' policies divides.
 func (x *Explainer) bounds(from, to end) map[policy.Protocol][]int {
+	named := declaredPorts(to.pod)
+	if to.pod == nil && len(to.addrs) > 0 {
+		for _, pod := range x.holder(to.addrs[0]).Pods {
+			named = append(named, declaredPorts(pod)...)
+		}
+	}
+	return bounds(x.portsOf(from, to), named)
+}
+
+// bounds are, for each protocol, the first ports of ranges that ports do not divide, in order. named are
+// what names mean where packets go to.
+func bounds(ports []port, named []policy.ContainerPort) map[policy.Protocol][]int {
 	bounds := map[policy.Protocol][]int{}
 	for _, protocol := range protocols {
 		bounds[protocol] = []int{1}
@@ -49,13 +72,7 @@ func (x *Explainer) bounds(from, to end) map[policy.Protocol][]int {
 			}
 		}
 	}
-	named := declaredPorts(to.pod)
-	if to.pod == nil && len(to.addrs) > 0 {
-		for _, pod := range x.holder(to.addrs[0]).Pods {
-			named = append(named, declaredPorts(pod)...)
-		}
-	}
-	for _, p := range x.portsOf(from, to) {
+	for _, p := range ports {
 		if p.named == "" {
 			add(p.protocol, int(p.first), int(p.last))
 		}

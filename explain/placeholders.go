@@ -3,12 +3,48 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
 
 // Of files, pods may have placeholders as addresses. Selectors mean such pods as they will mean the real
 // ones, but whether a network holds the real address nobody knows yet.
+
+// sixth is where pods that stand in get IPv6 addresses from, of which no policy has a reason to name any
+// (RFC 3849).
+var sixth = netip.MustParseAddr("2001:db8:ffff:1::")
+
+// withFamiliesOf is an Explainer of the same cluster in which pods that stand in have IPv6 addresses if those
+// of another cluster have some. Files give pods IPv6 addresses only where something in them has to do with
+// IPv6, and IPv4 addresses always.
+func (x *Explainer) withFamiliesOf(other *Explainer) *Explainer {
+	six := func(pod *corev1.Pod) bool {
+		return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return strings.Contains(ip.IP, ":") })
+	}
+	lacks := func(pod *corev1.Pod) bool { return standsIn(pod) && len(pod.Status.PodIPs) > 0 && !six(pod) }
+	if !slices.ContainsFunc(x.cluster.Pods, lacks) ||
+		!slices.ContainsFunc(other.cluster.Pods, func(pod *corev1.Pod) bool { return standsIn(pod) && six(pod) }) {
+		return x
+	}
+	c, next := *x.cluster, sixth
+	c.Pods = slices.Clone(c.Pods)
+	for i, pod := range c.Pods {
+		if lacks(pod) {
+			next = next.Next()
+			c.Pods[i] = pod.DeepCopy()
+			c.Pods[i].Status.PodIPs = append(c.Pods[i].Status.PodIPs, corev1.PodIP{IP: next.String()})
+		}
+	}
+	return New(&c, x.options)
+}
+
+// standsIn reports whether a pod stands for pods that are not there, so that its address is a placeholder.
+func standsIn(pod *corev1.Pod) bool { return pod.Annotations[v1alpha1.StandInAnnotation] == "true" }
 
 // uncertain is the rule by which a side could decide otherwise once the peer has its real address; false:
 // there is none. j is what is decided with the placeholder.

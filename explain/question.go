@@ -39,12 +39,14 @@ const (
 	KindService Kind = "Service"
 	KindNode    Kind = "Node"
 	KindAddress Kind = "Address"
+	// KindNamespace stands for all pods of a Namespace.
+	KindNamespace Kind = "Namespace"
 )
 
 // Target is where packets come from, or go to.
 type Target struct {
 	Kind Kind
-	// Namespace and Name are the object's; a Node has no Namespace.
+	// Namespace and Name are the object's; a Node and a Namespace have no Namespace.
 	Namespace, Name string
 	// Address is that of a KindAddress.
 	Address netip.Addr
@@ -57,6 +59,8 @@ func (t Target) String() string {
 		return t.Address.String()
 	case KindNode:
 		return "node/" + t.Name
+	case KindNamespace:
+		return "ns/" + t.Name
 	case KindPod:
 		return t.Namespace + "/" + t.Name
 	}
@@ -85,6 +89,7 @@ var kinds = map[string]Kind{
 	"pod": KindPod, "pods": KindPod, "po": KindPod,
 	"service": KindService, "services": KindService, "svc": KindService,
 	"node": KindNode, "nodes": KindNode, "no": KindNode,
+	"namespace": KindNamespace, "namespaces": KindNamespace, "ns": KindNamespace,
 	"deployment": "Deployment", "deployments": "Deployment", "deploy": "Deployment",
 	"statefulset": "StatefulSet", "statefulsets": "StatefulSet", "sts": "StatefulSet",
 	"daemonset": "DaemonSet", "daemonsets": "DaemonSet", "ds": "DaemonSet",
@@ -101,7 +106,7 @@ var shortNames = map[Kind]string{
 }
 
 // forms is what errors say that a target can be.
-const forms = "a target is a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts, ds, rs, job, cronjob), a Service (svc/NAMESPACE/NAME), a node (node/NAME) or an address"
+const forms = "a target is a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts, ds, rs, job, cronjob), a Service (svc/NAMESPACE/NAME), a namespace (ns/NAME), a node (node/NAME) or an address"
 
 // ParseTarget reads a target. A name without a namespace is in the one that is given. The first part of
 // two is a kind if there is such a kind, and else a namespace.
@@ -119,11 +124,11 @@ func ParseTarget(text, namespace string) (Target, error) {
 	switch {
 	case len(parts) == 1:
 		return Target{Kind: KindPod, Namespace: namespace, Name: text}, nil
-	case named && kind == KindNode && len(parts) == 2:
-		return Target{Kind: KindNode, Name: parts[1]}, nil
+	case named && (kind == KindNode || kind == KindNamespace) && len(parts) == 2:
+		return Target{Kind: kind, Name: parts[1]}, nil
 	case named && len(parts) == 2:
 		return Target{Kind: kind, Namespace: namespace, Name: parts[1]}, nil
-	case named && len(parts) == 3 && kind != KindNode:
+	case named && len(parts) == 3 && kind != KindNode && kind != KindNamespace:
 		return Target{Kind: kind, Namespace: parts[1], Name: parts[2]}, nil
 	case !named && len(parts) == 2:
 		return Target{Kind: KindPod, Namespace: parts[0], Name: parts[1]}, nil

@@ -31,6 +31,8 @@ var rules = []struct {
 	{module + "/explain", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "golang.org/x/sys"}},
 	// Questions and answers are for programs on every platform.
 	{module + "/api/answers", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
+	// Draws graphs, whatever they are about.
+	{module + "/explain/graph", []string{module, "github.com", "k8s.io", "sigs.k8s.io"}},
 	// Pure: objects and tables as values. No client, logger, kernel or files.
 	{module + "/policy", []string{module, "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
@@ -201,6 +203,7 @@ func TestRooms(t *testing.T) {
 		{module + "/controllers/network", module + "/controllers/attachments"},
 		{module + "/manifests", module + "/controllers/enforcer"},
 		{module + "/explain", module + "/manifests"},
+		{module + "/explain/graph", module + "/explain"},
 		{module + "/controllers/nodes", module + "/controllers/enforcer"},
 		{module + "/controllers", module + "/controllers/clusterstatus"},
 		{module + "/controllers/report", module + "/controllers/clusterstatus"},

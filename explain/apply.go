@@ -1,0 +1,210 @@
+package explain
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	"github.com/podfence/podfence/policy"
+)
+
+// Apply returns a cluster as it is once objects were applied to it and others deleted from it, as by
+// kubectl apply and kubectl delete. An object of the same kind, namespace and name is replaced.
+//
+// A workload whose pods stand in (v1alpha1.StandInAnnotation) among the changed objects gives its pods in the
+// cluster the labels and ports of its template, with the labels that controllers add. They are those of
+// new pods: labels that only the old ones have, by whomever they were added, are gone. A workload that has
+// no pods in the cluster gets the pods that stand in. Deleting a workload deletes its pods, and deleting a
+// Namespace all that is in it.
+//
+// Neither cluster is changed. The error names objects to delete that the cluster does not have.
+func Apply(old, changed *Cluster, deleted ...Object) (*Cluster, error) {
+	c := *old
+	errs := make([]error, len(deleted))
+	for i, o := range deleted {
+		errs[i] = c.remove(o)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	c.Nodes = replaced(c.Nodes, changed.Nodes)
+	c.Namespaces = replaced(c.Namespaces, namedNamespaces(changed.Namespaces))
+	c.Policies = replaced(c.Policies, changed.Policies)
+	c.ClusterPolicies = replaced(c.ClusterPolicies, changed.ClusterPolicies)
+	c.Services = replaced(c.Services, changed.Services)
+	c.EndpointSlices = replaced(c.EndpointSlices, changed.EndpointSlices)
+	c.Workloads = c.replacedWorkloads(changed.Workloads)
+	c.Pods = c.appliedPods(changed)
+	return &c, nil
+}
+
+// replaced are objects of one kind with others in the place of those of the same name, or behind them.
+func replaced[T metav1.Object](old, changed []T) []T {
+	out := slices.Clone(old)
+	at := map[policy.Key]int{}
+	for i, o := range out {
+		at[keyOf(o)] = i
+	}
+	for _, o := range changed {
+		if i, has := at[keyOf(o)]; has {
+			out[i] = o
+			continue
+		}
+		at[keyOf(o)] = len(out)
+		out = append(out, o)
+	}
+	return out
+}
+
+func keyOf(o metav1.Object) policy.Key {
+	return policy.Key{Namespace: o.GetNamespace(), Name: o.GetName()}
+}
+
+// namedNamespaces are Namespaces with the label that API servers add.
+func namedNamespaces(all []*corev1.Namespace) []*corev1.Namespace {
+	out := slices.Clone(all)
+	for i, ns := range out {
+		if ns.Labels[corev1.LabelMetadataName] != ns.Name {
+			out[i] = ns.DeepCopy()
+			out[i].Labels = withLabels(ns.Labels, map[string]string{corev1.LabelMetadataName: ns.Name})
+		}
+	}
+	return out
+}
+
+func withLabels(labels, more map[string]string) map[string]string {
+	out := maps.Clone(more)
+	for key, value := range labels {
+		if _, has := out[key]; !has {
+			out[key] = value
+		}
+	}
+	return out
+}
+
+// replacedWorkloads is replaced for workloads, of which two of different kinds may have one name.
+func (c *Cluster) replacedWorkloads(changed []*metav1.PartialObjectMetadata) []*metav1.PartialObjectMetadata {
+	out := slices.DeleteFunc(slices.Clone(c.Workloads), func(o *metav1.PartialObjectMetadata) bool {
+		return slices.ContainsFunc(changed, func(n *metav1.PartialObjectMetadata) bool { return n.Kind == o.Kind && keyOf(n) == keyOf(o) })
+	})
+	return append(out, changed...)
+}
+
+// controllersLabels are those that controllers give to pods beside those of a workload's template.
+var controllersLabels = []string{
+	"pod-template-hash", "controller-revision-hash", "pod-template-generation", "statefulset.kubernetes.io/pod-name",
+	"apps.kubernetes.io/pod-index", "job-name", "controller-uid", "batch.kubernetes.io/job-name", "batch.kubernetes.io/controller-uid",
+	"batch.kubernetes.io/job-completion-index",
+}
+
+// appliedPods are the pods after a change.
+func (c *Cluster) appliedPods(changed *Cluster) []*corev1.Pod {
+	x := &Explainer{cluster: c, owners: ownersIn(c)}
+	pods := slices.Clone(c.Pods)
+	of := map[Object][]int{} // the places of workloads' pods
+	at := map[policy.Key]int{}
+	for i, pod := range pods {
+		at[keyOf(pod)] = i
+		for _, w := range x.workloads(pod) {
+			of[w] = append(of[w], i)
+		}
+	}
+	taken := map[netip.Addr]bool{}
+	for _, pod := range pods {
+		for _, ip := range pod.Status.PodIPs {
+			if addr, err := netip.ParseAddr(ip.IP); err == nil {
+				taken[addr] = true
+			}
+		}
+	}
+	for _, pod := range changed.Pods {
+		standIn := standsIn(pod)
+		workload, owned := controllerOf(pod)
+		switch i, has := at[keyOf(pod)]; {
+		case standIn && owned && len(of[workload]) > 0:
+			for _, i := range of[workload] {
+				pods[i] = likeTemplate(pods[i], pod)
+			}
+		case has:
+			pods[i] = likeTemplate(pods[i], pod)
+		case standIn:
+			pods = append(pods, withFreeAddresses(pod, taken))
+		default:
+			pods = append(pods, pod)
+		}
+	}
+	return pods
+}
+
+// likeTemplate is a pod with the labels and ports of another, and the labels that controllers add.
+func likeTemplate(pod, template *corev1.Pod) *corev1.Pod {
+	out := pod.DeepCopy()
+	out.Labels = maps.Clone(template.Labels)
+	for _, key := range controllersLabels {
+		if value, has := pod.Labels[key]; has {
+			out.Labels = withLabels(out.Labels, map[string]string{key: value})
+		}
+	}
+	out.Spec.Containers, out.Spec.InitContainers, out.Spec.HostNetwork = template.Spec.Containers, template.Spec.InitContainers, template.Spec.HostNetwork
+	return out
+}
+
+// withFreeAddresses is a pod that stands in, with addresses that no other pod has.
+func withFreeAddresses(pod *corev1.Pod, taken map[netip.Addr]bool) *corev1.Pod {
+	out := pod.DeepCopy()
+	for i, ip := range out.Status.PodIPs {
+		addr, err := netip.ParseAddr(ip.IP)
+		for err == nil && taken[addr] && addr.Next().IsValid() {
+			addr = addr.Next()
+		}
+		if err == nil {
+			taken[addr] = true
+			out.Status.PodIPs[i].IP = addr.String()
+		}
+	}
+	if len(out.Status.PodIPs) > 0 {
+		out.Status.PodIP = out.Status.PodIPs[0].IP
+	}
+	return out
+}
+
+// remove deletes an object, and what goes with it. The cluster's lists are replaced, not changed.
+func (c *Cluster) remove(o Object) error {
+	gone := false
+	is := func(kind string) func(metav1.Object) bool {
+		return func(other metav1.Object) bool {
+			found := o.Kind == kind && other.GetNamespace() == o.Namespace && other.GetName() == o.Name
+			gone = gone || found
+			return found || o.Kind == string(KindNamespace) && other.GetNamespace() == o.Name
+		}
+	}
+	x := &Explainer{cluster: c, owners: ownersIn(c)}
+	isPod := is("Pod")
+	c.Pods = slices.DeleteFunc(slices.Clone(c.Pods), func(pod *corev1.Pod) bool {
+		owned := slices.Contains(x.workloads(pod), o)
+		gone = gone || owned
+		return isPod(pod) || owned
+	})
+	c.Namespaces = slices.DeleteFunc(slices.Clone(c.Namespaces), func(ns *corev1.Namespace) bool { return is("Namespace")(ns) })
+	c.Policies = slices.DeleteFunc(slices.Clone(c.Policies), func(np *networkingv1.NetworkPolicy) bool { return is("NetworkPolicy")(np) })
+	c.ClusterPolicies = slices.DeleteFunc(slices.Clone(c.ClusterPolicies), func(p *clusterv1beta1.ClusterNetworkPolicy) bool { return is("ClusterNetworkPolicy")(p) })
+	c.Services = slices.DeleteFunc(slices.Clone(c.Services), func(s *corev1.Service) bool { return is("Service")(s) })
+	c.EndpointSlices = slices.DeleteFunc(slices.Clone(c.EndpointSlices), func(s *discoveryv1.EndpointSlice) bool { return is("EndpointSlice")(s) })
+	c.Workloads = slices.DeleteFunc(slices.Clone(c.Workloads), func(w *metav1.PartialObjectMetadata) bool { return is(w.Kind)(w) })
+	if !gone {
+		name := o.Name
+		if o.Namespace != "" {
+			name = o.Namespace + "/" + o.Name
+		}
+		return fmt.Errorf("%w to delete", unknown(Kind(o.Kind), name))
+	}
+	return nil
+}
