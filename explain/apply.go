@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,7 +18,8 @@ import (
 )
 
 // Apply returns a cluster as it is once objects were applied to it and others deleted from it, as by
-// kubectl apply and kubectl delete. An object of the same kind, namespace and name is replaced.
+// kubectl apply and kubectl delete. An object of the same kind, namespace and name is replaced; of a
+// Namespace, labels that others have set stay.
 //
 // A workload whose pods stand in (v1alpha1.StandInAnnotation) among the changed objects gives its pods in the
 // cluster the labels and ports of its template, with the labels that controllers add. They are those of
@@ -36,7 +38,7 @@ func Apply(old, changed *Cluster, deleted ...Object) (*Cluster, error) {
 		return nil, err
 	}
 	c.Nodes = replaced(c.Nodes, changed.Nodes)
-	c.Namespaces = replaced(c.Namespaces, namedNamespaces(changed.Namespaces))
+	c.Namespaces = c.appliedNamespaces(changed.Namespaces)
 	c.Policies = replaced(c.Policies, changed.Policies)
 	c.ClusterPolicies = replaced(c.ClusterPolicies, changed.ClusterPolicies)
 	c.Services = replaced(c.Services, changed.Services)
@@ -68,18 +70,40 @@ func keyOf(o metav1.Object) policy.Key {
 	return policy.Key{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
-// namedNamespaces are Namespaces with the label that API servers add.
-func namedNamespaces(all []*corev1.Namespace) []*corev1.Namespace {
-	out := slices.Clone(all)
-	for i, ns := range out {
-		if ns.Labels[corev1.LabelMetadataName] != ns.Name {
-			out[i] = ns.DeepCopy()
-			out[i].Labels = withLabels(ns.Labels, map[string]string{corev1.LabelMetadataName: ns.Name})
+// appliedNamespaces are Namespaces after others were applied. As kubectl apply, it leaves a label that the file
+// does not have as it is, unless the last file that was applied had it; and API servers add the label with
+// the name.
+func (c *Cluster) appliedNamespaces(changed []*corev1.Namespace) []*corev1.Namespace {
+	out := make([]*corev1.Namespace, len(changed))
+	for i, ns := range changed {
+		out[i] = ns.DeepCopy()
+		out[i].Labels = withLabels(ns.Labels, map[string]string{corev1.LabelMetadataName: ns.Name})
+		at := slices.IndexFunc(c.Namespaces, func(old *corev1.Namespace) bool { return old.Name == ns.Name })
+		if at < 0 {
+			continue
 		}
+		old := c.Namespaces[at]
+		for _, key := range lastAppliedLabels(old) {
+			if _, has := out[i].Labels[key]; !has {
+				old = old.DeepCopy()
+				delete(old.Labels, key)
+			}
+		}
+		out[i].Labels = withLabels(old.Labels, out[i].Labels)
 	}
-	return out
+	return replaced(c.Namespaces, out)
 }
 
+// lastAppliedLabels are the labels that an object had in the file that kubectl applied last.
+func lastAppliedLabels(o metav1.Object) []string {
+	var last metav1.PartialObjectMetadata
+	if err := json.Unmarshal([]byte(o.GetAnnotations()[corev1.LastAppliedConfigAnnotation]), &last); err != nil {
+		return nil // it was never applied, and all of its labels stay
+	}
+	return slices.Collect(maps.Keys(last.Labels))
+}
+
+// withLabels are the labels of more, and those of labels that more does not have.
 func withLabels(labels, more map[string]string) map[string]string {
 	out := maps.Clone(more)
 	for key, value := range labels {

@@ -43,6 +43,12 @@ func readCluster(t *testing.T, names ...string) *explain.Cluster {
 	return c
 }
 
+// theShop is a small cluster, and its policies.
+func theShop(t *testing.T) *explain.Cluster {
+	t.Helper()
+	return readCluster(t, "shop/cluster.yaml", "shop/policies.yaml")
+}
+
 func parseCluster(t *testing.T, text string) *explain.Cluster {
 	t.Helper()
 	c := &explain.Cluster{}

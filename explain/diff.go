@@ -194,7 +194,7 @@ func changesOn(before, after crossing) (all []found) {
 			if old.both == Unknown {
 				now.both = Unknown
 			}
-			key := turnedBy(old, now)
+			key := string(now.both) + turnedBy(old, now)
 			place, has := at[key]
 			if !has {
 				place = len(all)

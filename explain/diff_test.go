@@ -18,7 +18,7 @@ import (
 // applied is the shop after objects were applied to it, and others deleted.
 func applied(t *testing.T, changed string, deleted ...explain.Object) *explain.Cluster {
 	t.Helper()
-	c, err := explain.Apply(readCluster(t, "shop.yaml"), parseCluster(t, changed), deleted...)
+	c, err := explain.Apply(theShop(t), parseCluster(t, changed), deleted...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,8 +36,8 @@ func diffText(t *testing.T, d *explain.Diff) string {
 
 // TestDiffText: policies are changed, opened and closed connections are named with what decides.
 func TestDiffText(t *testing.T) {
-	old := readCluster(t, "shop.yaml")
-	now, err := explain.Apply(old, readCluster(t, "shop-new.yaml"))
+	old := theShop(t)
+	now, err := explain.Apply(old, readCluster(t, "shop/policies-new.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ spec: {podSelector: {}, policyTypes: [Egress]}`, want: []string{
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := explain.Compare(newExplainer(readCluster(t, "shop.yaml")), newExplainer(applied(t, test.changed, test.deleted...)))
+			d := explain.Compare(newExplainer(theShop(t)), newExplainer(applied(t, test.changed, test.deleted...)))
 			var got []string
 			for _, line := range strings.Split(diffText(t, d), "\n") {
 				if line != "" && line[0] != ' ' {
@@ -121,7 +121,7 @@ spec: {podSelector: {}, policyTypes: [Egress]}`, want: []string{
 // TestApplyChangesNothingElse: the cluster that is applied to stays as it is, pods keep what controllers
 // have given them, and a pod that stands in gets an address that nobody has.
 func TestApplyChangesNothingElse(t *testing.T) {
-	old, untouched := readCluster(t, "shop.yaml"), readCluster(t, "shop.yaml")
+	old, untouched := theShop(t), theShop(t)
 	old.Pods[0].Labels["pod-template-hash"], untouched.Pods[0].Labels["pod-template-hash"] = "5d", "5d"
 	changed := &explain.Cluster{}
 	for _, name := range []string{"web", "new"} {
@@ -153,7 +153,7 @@ func TestApplyChangesNothingElse(t *testing.T) {
 }
 
 func TestApplyRefuses(t *testing.T) {
-	_, err := explain.Apply(readCluster(t, "shop.yaml"), &explain.Cluster{},
+	_, err := explain.Apply(theShop(t), &explain.Cluster{},
 		explain.Object{Kind: "NetworkPolicy", Namespace: "shop", Name: "dbb"}, explain.Object{Kind: "Namespace", Name: "shops"})
 	if err == nil || err.Error() != "there is no NetworkPolicy shop/dbb to delete\nthere is no Namespace shops to delete" {
 		t.Errorf("%v", err)
@@ -162,7 +162,7 @@ func TestApplyRefuses(t *testing.T) {
 
 // TestCounterparts: pods that have other names after a change are held against those of their workload.
 func TestCounterparts(t *testing.T) {
-	old, now := readCluster(t, "shop.yaml"), readCluster(t, "shop.yaml")
+	old, now := theShop(t), theShop(t)
 	for _, pod := range now.Pods {
 		pod.Name += "-again"
 	}

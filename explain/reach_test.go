@@ -24,14 +24,14 @@ func target(t *testing.T, text string) explain.Target {
 
 // TestReachText: a workload, a pod, a namespace and an address, as text.
 func TestReachText(t *testing.T) {
-	x := newExplainer(readCluster(t, "shop.yaml"))
+	x := newExplainer(theShop(t))
 	for _, name := range []string{"deploy/shop/api", "shop/api-2", "ns/batch", "203.0.113.9", "node/node-1"} {
 		r, err := x.Reach(target(t, name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var text bytes.Buffer
-		if err := r.WriteText(&text, explain.Plain); err != nil {
+		if err := r.WriteText(&text, explain.Plain, explain.Table{}); err != nil {
 			t.Fatal(err)
 		}
 		golden(t, "testdata/reach-"+strings.NewReplacer("/", "-").Replace(name)+".txt", text.String())
@@ -39,7 +39,7 @@ func TestReachText(t *testing.T) {
 }
 
 func TestReachRefuses(t *testing.T) {
-	x := newExplainer(readCluster(t, "shop.yaml"))
+	x := newExplainer(theShop(t))
 	for name, want := range map[string]string{
 		"svc/shop/api":    "policies do not know Services",
 		"deploy/shop/ape": "there is no Deployment shop/ape",
@@ -71,7 +71,7 @@ func TestNamespaceTarget(t *testing.T) {
 	if got, err := explain.ParseTarget("ns/shop/web", "default"); err == nil {
 		t.Errorf("a pod of a namespace is taken for %+v", got)
 	}
-	x := newExplainer(readCluster(t, "shop.yaml"))
+	x := newExplainer(theShop(t))
 	e, err := x.Explain(explain.Question{From: target(t, "ns/batch"), To: target(t, "ns/shop"), Port: explain.Port{Protocol: policy.TCP, Number: 8080}})
 	if err != nil || e.Verdict != explain.Mixed {
 		t.Errorf("%v, %+v", err, e)
@@ -80,14 +80,14 @@ func TestNamespaceTarget(t *testing.T) {
 
 // TestMatrixViews: a matrix as text, JSON, DOT and SVG.
 func TestMatrixViews(t *testing.T) {
-	x := newExplainer(readCluster(t, "shop.yaml"))
+	x := newExplainer(theShop(t))
 	m, err := x.Matrix("")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var text, dot, svg bytes.Buffer
 	out, err := json.MarshalIndent(m, "", "  ")
-	if err := errors.Join(err, m.WriteText(&text, explain.Plain), m.Graph().WriteDOT(&dot), m.Graph().WriteSVG(&svg)); err != nil {
+	if err := errors.Join(err, m.WriteText(&text, explain.Plain, explain.Table{}), m.Graph().WriteDOT(&dot), m.Graph().WriteSVG(&svg)); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "testdata/matrix.txt", text.String())

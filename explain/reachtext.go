@@ -4,100 +4,185 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
 
-// WriteText writes who reaches the subjects, and whom they reach, as two tables.
-func (r *Reach) WriteText(w io.Writer, style Style) error {
+// Table says how a table is written.
+type Table struct {
+	// NoHeaders leaves out all that is no row: titles, headers, explanations and notes.
+	NoHeaders bool
+	// Wide has more columns or, of a matrix, wider ones.
+	Wide bool
+}
+
+// WriteText writes who reaches the subjects, and whom they reach, as two tables. The error is the writer's.
+func (r *Reach) WriteText(w io.Writer, style Style, o Table) error {
 	var b strings.Builder
-	if len(r.Subjects) == 0 {
+	switch {
+	case o.NoHeaders:
+		writeRows(&b, slices.Concat(r.Ingress, r.Egress), style, o)
+	case len(r.Subjects) == 0:
 		fmt.Fprintf(&b, "%s has no pod to ask about.\n", r.Target)
-	} else {
-		writeRows(&b, r.Target+" is reached by", "Nobody reaches "+r.Target+".", r.Ingress, style)
+	default:
+		titledRows(&b, r.Target+" is reached by", "Nobody reaches "+r.Target+".", r.Ingress, style, o)
 		b.WriteByte('\n')
-		writeRows(&b, r.Target+" reaches", r.Target+" reaches nobody.", r.Egress, style)
+		titledRows(&b, r.Target+" reaches", r.Target+" reaches nobody.", r.Egress, style, o)
 	}
-	for _, note := range mistakesFirst(r.Notes) {
-		fmt.Fprintf(&b, "note: %s\n", note.Message)
+	if !o.NoHeaders {
+		writeNotes(&b, mistakesFirst(r.Notes))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func writeRows(b *strings.Builder, title, none string, rows []ReachRow, style Style) {
+func writeNotes(b *strings.Builder, notes []Note) {
+	for _, note := range notes {
+		fmt.Fprintf(b, "note: %s\n", note.Message)
+	}
+}
+
+func titledRows(b *strings.Builder, title, none string, rows []ReachRow, style Style, o Table) {
 	if len(rows) == 0 {
 		fmt.Fprintln(b, none)
 		return
 	}
 	fmt.Fprintf(b, "%s:\n", title)
+	writeRows(b, rows, style, o)
+}
+
+// writeRows writes rows as a table, indented below its title if it has one.
+func writeRows(b *strings.Builder, rows []ReachRow, style Style, o Table) {
+	indent := "  "
 	table := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(table, "  FROM\tTO\tPORTS\n")
+	switch {
+	case o.NoHeaders:
+		indent = ""
+	case o.Wide:
+		fmt.Fprintln(table, "  FROM\tTO\tPODS\tPAIRS\tPORTS")
+	default:
+		fmt.Fprintln(table, "  FROM\tTO\tPORTS")
+	}
 	for _, row := range rows {
+		wide := ""
+		if o.Wide {
+			wide = fmt.Sprintf("%s/%s\t%d/%d\t", row.From.sizeText(), row.To.sizeText(), row.Pairs, row.Of)
+			row.Partly = false // which PAIRS says
+		}
 		ports := row.portsText()
-		if len(row.Open) == 0 {
+		if len(row.Open)+len(row.Unknown) == 0 {
 			ports = style.Denied(ports)
 		}
-		fmt.Fprintf(table, "  %s\t%s\t%s\n", row.From, row.To, ports)
+		fmt.Fprintf(table, "%s%s\t%s\t%s%s\n", indent, row.From, row.To, wide, ports)
 	}
 	_ = table.Flush() // into memory, which does not fail
+}
+
+// sizeText is how many pods or nodes a party has; "-" of a network.
+func (p Party) sizeText() string {
+	if p.Size == 0 {
+		return "-"
+	}
+	return strconv.Itoa(p.Size)
+}
+
+// Names are who reaches the subjects or is reached by them, each once and in order, as ParseTarget reads them
+// where they are workloads or pods: "deploy/shop/web". The networks are as Go writes prefixes.
+func (r *Reach) Names() []string {
+	var peers []Party
+	for _, row := range r.Ingress {
+		peers = append(peers, row.From)
+	}
+	for _, row := range r.Egress {
+		peers = append(peers, row.To)
+	}
+	slices.SortFunc(peers, compareParties)
+	return namesOfParties(peers)
+}
+
+// Names are the parties, as Reach.Names has them.
+func (m *ReachMatrix) Names() []string { return namesOfParties(m.Parties) }
+
+func namesOfParties(parties []Party) (names []string) {
+	for _, p := range parties {
+		name := p.String()
+		if p.Kind == KindNetwork {
+			name = p.Network.String()
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // widest is how wide a cell of a matrix is at most. Longer answers get a letter, and are listed below.
 const widest = 12
 
 // WriteText writes a table: a row for each party that packets come from, a column for each that they go
-// to. Columns have the numbers of the rows.
-func (m *ReachMatrix) WriteText(w io.Writer, style Style) error {
+// to. Columns have the numbers of the rows. Cells that would be wide have a number, and are written below,
+// unless the table is Wide or has NoHeaders. The error is the writer's.
+func (m *ReachMatrix) WriteText(w io.Writer, _ Style, o Table) error {
 	var b strings.Builder
 	if len(m.Parties) > 0 {
-		m.table(&b)
+		m.table(&b, o)
 	}
-	for _, note := range m.Notes {
-		fmt.Fprintf(&b, "note: %s\n", note.Message)
+	if !o.NoHeaders {
+		writeNotes(&b, m.Notes)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func (m *ReachMatrix) table(b *strings.Builder) {
+func (m *ReachMatrix) table(b *strings.Builder, o Table) {
 	cells := map[[2]string][]ReachCell{}
 	for _, cell := range m.Cells {
 		key := [2]string{cell.From, cell.To}
 		cells[key] = append(cells[key], cell)
 	}
-	letters := &legend{places: map[string]int{}}
-	// Columns get the right side of their numbers aligned by tabwriter, so that it is easy to look up.
+	letters := &legend{places: map[string]int{}, whole: o.Wide || o.NoHeaders}
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprint(table, "FROM \\ TO")
-	for i := range m.Parties {
-		fmt.Fprintf(table, "\t%d", i+1)
+	if !o.NoHeaders {
+		fmt.Fprint(table, "FROM \\ TO")
+		for i := range m.Parties {
+			fmt.Fprintf(table, "\t%d", i+1)
+		}
+		fmt.Fprintln(table)
 	}
-	fmt.Fprintln(table)
 	for i, from := range m.Parties {
 		fmt.Fprintf(table, "%d %s", i+1, from)
 		for j, to := range m.Parties {
-			of := cells[[2]string{from.String(), to.String()}]
-			text := letters.cell(of)
-			switch {
-			case len(of) > 0:
-			case i == j && from.Size > 1:
-			case from.Kind == KindNetwork && to.Kind == KindNetwork || i == j:
-				text = "." // nothing to ask about
-			case m.around(from, to, cells):
-				text = "\"" // as the network around it
-			}
-			fmt.Fprintf(table, "\t%s", text)
+			fmt.Fprintf(table, "\t%s", m.cellText(letters, cells, i == j, from, to))
 		}
 		fmt.Fprintln(table)
 	}
 	_ = table.Flush() // into memory, which does not fail
+	if o.NoHeaders {
+		return
+	}
 	fmt.Fprintf(b, "\nThe rows are where packets come from, the columns, by the same numbers, where they go to.\n"+
 		"all: all ports; numbers without a protocol are TCP; ~: for some of the pods only; -: closed;\n"+
 		"\": as for the network around it; .: nothing to ask about\n")
+	if slices.ContainsFunc(m.Cells, func(c ReachCell) bool { return len(c.Unknown) > 0 }) {
+		fmt.Fprintln(b, "?: not known, as a rule names addresses and the pod has none yet")
+	}
 	for i, text := range letters.texts {
 		fmt.Fprintf(b, "[%d]: %s\n", i+1, text)
 	}
+}
+
+// cellText is what stands in the cell of two parties.
+func (m *ReachMatrix) cellText(letters *legend, cells map[[2]string][]ReachCell, diagonal bool, from, to Party) string {
+	of := cells[[2]string{from.String(), to.String()}]
+	switch {
+	case len(of) > 0 || diagonal && from.Size > 1:
+	case diagonal || from.Kind == KindNetwork && to.Kind == KindNetwork:
+		return "." // nothing to ask about
+	case m.around(from, to, cells):
+		return "\"" // as the network around it
+	}
+	return letters.cell(of)
 }
 
 // around reports whether a pair without a cell of its own has a network around one of the two, by which it
@@ -118,6 +203,8 @@ func (m *ReachMatrix) around(from, to Party, cells map[[2]string][]ReachCell) bo
 type legend struct {
 	texts  []string
 	places map[string]int
+	// whole: all fit.
+	whole bool
 }
 
 // cell is what stands in a cell of a table.
@@ -130,7 +217,7 @@ func (l *legend) cell(cells []ReachCell) string {
 		texts[i] = cell.short()
 	}
 	text := strings.Join(texts, "; ")
-	if len(text) <= widest {
+	if l.whole || len(text) <= widest {
 		return text
 	}
 	place, has := l.places[text]
