@@ -272,6 +272,7 @@ func (r *reader) namespace(name string) {
 	}
 	r.places[key] = place{}
 	r.out.Namespaces = append(r.out.Namespaces, impliedNamespace(name))
+	r.out.Implied = append(r.out.Implied, name)
 }
 
 func byName[T metav1.Object](a, b T) int {

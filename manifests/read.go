@@ -25,6 +25,9 @@ type Objects struct {
 	Workloads []*metav1.PartialObjectMetadata
 	// StandIns names the workloads and pods whose addresses are placeholders: "Deployment shop/web".
 	StandIns []string
+	// Implied are the names of those Namespaces that no file has: something is in them, and their labels are
+	// not known, but for the one with the name.
+	Implied []string
 
 	templates []podTemplate
 	places    map[id]source

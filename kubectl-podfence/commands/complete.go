@@ -76,6 +76,14 @@ func (f *frame) completeEnds(cmd *cobra.Command, args []string, begun string) ([
 	return offered, directive
 }
 
+// completeSubject completes the argument of commands that are about one pod, workload, namespace or node.
+func (f *frame) completeSubject(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return f.completeEnds(cmd, args, begun)
+}
+
 // completion is what is offered to whoever types.
 type completion struct {
 	ctx       context.Context
@@ -139,8 +147,11 @@ func (c *completion) target(begun string, isTo bool) {
 				c.offered = append(c.offered, name+"/")
 			}
 		}
+		c.offered = append(c.offered, "ns/")
 		c.offer("", namespaceResource, "", "/")
 		c.offer("", completable["pod"], c.namespace, "")
+	case parts[0] == "ns" && len(parts) == 2:
+		c.offer("ns/", namespaceResource, "", "")
 	case kind && len(parts) == 2:
 		if parts[0] == "node" {
 			c.offer("node/", resource, "", "")

@@ -20,8 +20,8 @@ func explainCommand(f *frame) *cobra.Command {
 rules decide it, and, where they are denied, which rules nearly allow them.
 
 FROM and TO are a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts,
-ds, rs, job, cronjob), a node (node/NAME) or an address. TO may be a Service
-(svc/NAMESPACE/NAME). A name without a namespace is in that of --namespace.
+ds, rs, job, cronjob), a namespace (ns/NAME), a node (node/NAME) or an address.
+TO may be a Service (svc/NAMESPACE/NAME). A name without a namespace is in that of --namespace.
 Without a port, the answer is which ports are open.
 
 With --verify, the agents of the nodes concerned are asked as well, by
@@ -144,12 +144,20 @@ func (c *explaining) checkVerify(q explain.Question) error {
 
 // namespacesOf are the namespaces that a question is about, each once.
 func namespacesOf(q explain.Question) (names []string) {
-	for _, name := range []string{q.From.Namespace, q.To.Namespace} {
+	for _, name := range []string{namespaceOf(q.From), namespaceOf(q.To)} {
 		if name != "" && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
 	return names
+}
+
+// namespaceOf is the namespace that a target is in, or is; "": none.
+func namespaceOf(t explain.Target) string {
+	if t.Kind == explain.KindNamespace {
+		return t.Name
+	}
+	return t.Namespace
 }
 
 // isYes reports whether all that was asked is allowed or, if no port was asked about, something is open.

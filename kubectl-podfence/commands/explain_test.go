@@ -83,6 +83,8 @@ func TestCluster(t *testing.T) {
 	t.Run("explain", func(t *testing.T) { explains(t, call) })
 	t.Run("lint", func(t *testing.T) { lints(t, api, call) })
 	t.Run("lint with few rights", func(t *testing.T) { lintsWithFewRights(t, api, call) })
+	t.Run("reach", func(t *testing.T) { reaches(t, call) })
+	t.Run("diff", func(t *testing.T) { differs(t, api, call) })
 	t.Run("complete", func(t *testing.T) { completes(t, api, call) })
 	t.Run("status", func(t *testing.T) { statuses(t, api, call) })
 }
@@ -122,16 +124,29 @@ func explains(t *testing.T, call func(...string) (int, string, string)) {
 func TestWrongCalls(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	for args, says := range map[string]string{
-		"explain shop/web":                                          "accepts 2 arg(s)",
-		"explain shop/web shop/db:http:80 -o json":                  `"shop/db:http" is no target`,
-		"explain svc/shop/web shop/db":                              "nothing comes from a Service",
-		"explain shop/web shop/db -o table":                         `--output is "table": it must be one of json, yaml`,
-		"explain shop/web shop/db --pod-to-node no":                 `--pod-to-node is "no": it must be police or allow`,
-		"explain shop/web shop/db -R":                               "--recursive is about folders",
-		"explain shop/web shop/db --strict":                         "--strict is about files",
-		"explain shop/web shop/db --server http://127.0.0.1:1":      "listing pods:",
-		"explain shop/web shop/db --context none":                   "specified context: none",
-		"explian shop/web shop/db":                                  "unknown command",
+		"explain shop/web":                                     "accepts 2 arg(s)",
+		"explain shop/web shop/db:http:80 -o json":             `"shop/db:http" is no target`,
+		"explain svc/shop/web shop/db":                         "nothing comes from a Service",
+		"explain shop/web shop/db -o table":                    `--output is "table": it must be one of json, yaml`,
+		"explain shop/web shop/db --pod-to-node no":            `--pod-to-node is "no": it must be police or allow`,
+		"explain shop/web shop/db -R":                          "--recursive is about folders",
+		"explain shop/web shop/db --strict":                    "--strict is about files",
+		"explain shop/web shop/db --server http://127.0.0.1:1": "listing pods:",
+		"explain shop/web shop/db --context none":              "specified context: none",
+		"reach":                             "say whom it is about",
+		"reach shop/web shop/db":            "accepts at most 1 arg",
+		"reach shop/web -A":                 "--all-namespaces is about --matrix",
+		"reach ns/shop -A --matrix":         "ns/shop is one namespace",
+		"reach shop/web --matrix":           "--matrix is about the workloads of a namespace",
+		"reach shop/web -o table":           `--output is "table": it must be one of wide, name, json, yaml, dot, svg`,
+		"reach shop/we_b":                   `"shop/we_b" is no target`,
+		"diff":                              "say what is new by --filename",
+		"diff --against x.yaml":             "say what is new by --filename",
+		"diff x.yaml":                       "unknown command",
+		"diff -f - --against -":             "cannot both be standard input",
+		"diff -f - -o wide":                 `--output is "wide": it must be one of json, yaml`,
+		"diff -f - --pod-to-node sometimes": "it must be police or allow",
+		"explian shop/web shop/db":          "unknown command",
 		"explain shop/web shop/db --kubeconfig /does/not/exist.yml": "/does/not/exist.yml",
 	} {
 		code, out, errOut := call(t, strings.Fields(args)...)

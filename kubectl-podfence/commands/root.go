@@ -49,7 +49,8 @@ func Command(version string, streams genericiooptions.IOStreams) *cobra.Command 
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl podfence"},
 		Short:       "Ask podfence, and what policies mean",
 		Long: `Answers about NetworkPolicies and ClusterNetworkPolicies: why pods reach each
-other or not, and how podfence's agents are.
+other or not, who reaches whom, what a change opens and closes, and how
+podfence's agents are.
 
 A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 1 if it is no, and 2 if the call was wrong or the question could not be answered.`,
@@ -63,6 +64,8 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 	// What a command is called with is its own affair: each is one file, and one line here.
 	root.AddCommand(
 		explainCommand(f),
+		reachCommand(f),
+		diffCommand(f),
 		testCommand(f),
 		lintCommand(f),
 		statusCommand(f),

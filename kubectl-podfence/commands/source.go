@@ -26,6 +26,8 @@ type objects struct {
 	place func(kind, namespace, name, path string) *explain.Source
 	// notes say what the source does not have, and what answers then leave out.
 	notes []explain.Note
+	// implied are the names of Namespaces of which files have only what is in them, and not their labels.
+	implied []string
 }
 
 // sourceFlags adds the flags of a source to a command.
@@ -70,10 +72,15 @@ func (s *source) read(ctx context.Context, namespaces ...string) (*objects, erro
 // complete adds to an explanation what its source knows: where rules are written, and what is missing.
 func (o *objects) complete(e *explain.Explanation) {
 	e.Notes = append(e.Notes, o.notes...)
+	o.addPlaces(e.Rules())
+}
+
+// addPlaces adds to rules where they are written, as far as the source knows.
+func (o *objects) addPlaces(rules []*explain.Rule) {
 	if o.place == nil {
 		return
 	}
-	for _, rule := range e.Rules() {
+	for _, rule := range rules {
 		rule.Source = o.place(rule.Policy.Kind, rule.Policy.Namespace, rule.Policy.Name, rule.Path)
 	}
 }

@@ -18,6 +18,7 @@ func (s *source) readFiles() (*objects, error) {
 	}
 	return &objects{
 		Cluster: &explain.Cluster{Snapshot: read.Snapshot, Services: read.Services, EndpointSlices: read.EndpointSlices, Workloads: read.Workloads},
+		implied: read.Implied,
 		place: func(kind, namespace, name, path string) *explain.Source {
 			file, line, known := read.Place(kind, namespace, name, path)
 			if !known {

@@ -1,0 +1,146 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/policy"
+)
+
+func diffCommand(f *frame) *cobra.Command {
+	c := &diffing{frame: f}
+	cmd := &cobra.Command{
+		Use:   "diff -f NEW... [--against OLD...]",
+		Short: "Say what a change of policies, labels or namespaces opens and closes",
+		Long: `Says which connections pass after a change and did not before, and the other way
+round: pairs of workloads, the ports, and the rules that do it. If only the text
+of policies differs, it says nothing.
+
+Without --against, it is what kubectl apply -f NEW would change in the cluster.
+With --against, all of NEW is held against all of OLD: what only OLD has is gone.
+Both then need the workloads too, as policies alone are about nobody; a file may
+be given to both.
+
+Exit codes: 0, nothing differs; 1, something does; 2, the call was wrong, or
+something could not be read.`,
+		Example: `  kubectl podfence diff -f policies/
+  kubectl podfence diff -f new/ --against old/
+  helm template shop ./shop | kubectl podfence diff -f - -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
+	}
+	c.source = f.sourceFlags(cmd)
+	cmd.Flag("filename").Usage = "what is new: this file or folder, or - for standard input (repeatable)"
+	cmd.Flags().StringSliceVar(&c.against, "against", nil, "what was before: this file or folder, or - for standard input (repeatable); without it, the cluster")
+	c.judge.flags(cmd)
+	c.output.outputFlag(cmd, "json", "yaml")
+	return cmd
+}
+
+// diffing is one call of diff.
+type diffing struct {
+	*frame
+	source  *source // what is new
+	against []string
+	judge   judging
+	output  output
+}
+
+func (c *diffing) run(ctx context.Context) error {
+	if err := errors.Join(c.check(), c.output.check(), c.judge.check()); err != nil {
+		return err
+	}
+	changed, err := c.source.read(ctx)
+	if err != nil {
+		return err
+	}
+	before, after, err := c.states(ctx, changed)
+	if err != nil {
+		return err
+	}
+	options := c.judge.options(before)
+	d := explain.Compare(explain.New(before.Cluster, options), explain.New(after, options))
+	rulesBefore, rulesAfter := d.Rules()
+	before.addPlaces(rulesBefore)
+	changed.addPlaces(rulesAfter)
+	if err = c.write(d, before.notes); err == nil && !d.Empty() {
+		err = errNo
+	}
+	return err
+}
+
+// write writes a Diff, and what was not read of the cluster: beside the text, which is empty if nothing
+// differs.
+func (c *diffing) write(d *explain.Diff, missing []explain.Note) error {
+	whole := *d
+	whole.Notes = slices.Concat(d.Notes, missing)
+	written, err := c.output.write(c.Out, &whole)
+	if written {
+		return err
+	}
+	for _, note := range missing {
+		fmt.Fprintln(c.ErrOut, "kubectl podfence:", note.Message)
+	}
+	return d.WriteText(c.Out, c.style())
+}
+
+// check refuses calls that say nothing to compare.
+func (c *diffing) check() error {
+	switch {
+	case !c.source.isFiles():
+		return errors.New("say what is new by --filename")
+	case slices.Contains(c.source.files, "-") && slices.Contains(c.against, "-"):
+		return errors.New("--filename and --against cannot both be standard input")
+	}
+	return nil
+}
+
+// states are what was before the change, and what is after it.
+func (c *diffing) states(ctx context.Context, changed *objects) (before *objects, after *explain.Cluster, err error) {
+	if len(c.against) > 0 {
+		old := &source{frame: c.frame, files: c.against, recursive: c.source.recursive, strict: c.source.strict}
+		if before, err = old.read(ctx); err != nil {
+			return nil, nil, err
+		}
+		for _, of := range []struct {
+			flag string
+			pods []*corev1.Pod
+		}{{"filename", changed.Pods}, {"against", before.Pods}} {
+			if len(of.pods) == 0 {
+				return nil, nil, fmt.Errorf("--%s has no workload or pod that policies could be about: give those files too", of.flag)
+			}
+		}
+		return before, changed.Cluster, nil
+	}
+	cluster := &source{frame: c.frame}
+	if before, err = cluster.read(ctx, namespacesIn(changed.Snapshot)...); err != nil {
+		return nil, nil, err
+	}
+	after, err = explain.Apply(before.Cluster, written(changed, before.Cluster))
+	return before, after, err
+}
+
+// written are the objects of files without those Namespaces that a cluster knows better: the files have only
+// what is in them, and not their labels.
+func written(o *objects, cluster *explain.Cluster) *explain.Cluster {
+	c := *o.Cluster
+	c.Namespaces = slices.DeleteFunc(slices.Clone(c.Namespaces), func(ns *corev1.Namespace) bool {
+		return slices.Contains(o.implied, ns.Name) &&
+			slices.ContainsFunc(cluster.Namespaces, func(known *corev1.Namespace) bool { return known.Name == ns.Name })
+	})
+	return &c
+}
+
+// namespacesIn are the names of the namespaces that objects are in, or are.
+func namespacesIn(s policy.Snapshot) (names []string) {
+	for _, ns := range s.Namespaces {
+		names = append(names, ns.Name)
+	}
+	return names
+}
