@@ -135,6 +135,9 @@ items:
 	if !slices.Equal(o.StandIns, []string{"Deployment shop/api", "Pod shop/alone"}) {
 		t.Errorf("stand-ins for %v", o.StandIns)
 	}
+	if !slices.Equal(o.Implied, []string{"shop"}) {
+		t.Errorf("implied are the namespaces %v", o.Implied)
+	}
 }
 
 func addrsOf(pod *corev1.Pod) (texts []string) {
