@@ -135,7 +135,7 @@ func TestUnknownIsWhatExplainSays(t *testing.T) {
 		}
 	}
 	t.Logf("of pairs and ports %d were unknown, %d changed, %d were unclear, %d unknown before and after", unknown, sure, unclear, bothUnknown)
-	if unknown < 100 || sure < 100 || unclear < 100 || bothUnknown < 100 {
+	if unknown < 100 || sure < 50 || unclear < 20 || bothUnknown < 100 {
 		t.Error("too few of them were compared")
 	}
 }
