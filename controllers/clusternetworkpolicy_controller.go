@@ -116,7 +116,7 @@ func (c *clusterPolicies) awaitKnown(ctx context.Context) error {
 func (c *clusterPolicies) policy(name string) *clusterv1beta1.ClusterNetworkPolicy {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.kept[name].object
+	return c.kept[name].bare()
 }
 
 // among are those policies, as they were fed, whose metadata is among what is asked for.
@@ -125,7 +125,7 @@ func (c *clusterPolicies) among(is func(client.Object) bool) (all []*clusterv1be
 	kept := slices.Collect(maps.Values(c.kept))
 	c.mu.Unlock()
 	for _, fed := range kept {
-		if !is(fed.object) {
+		if !is(fed.bare()) {
 			continue
 		}
 		whole, err := fed.whole()

@@ -19,6 +19,9 @@ type fedPolicy struct {
 	spec []byte
 }
 
+// bare is the policy without its specification.
+func (f fedPolicy) bare() *clusterv1beta1.ClusterNetworkPolicy { return f.object }
+
 // is reports whether what was fed is the policy as it is listed. The resourceVersion does not say so
 // alone: it is the same if the policy was read without fields that the kind's definition has by now.
 func (f fedPolicy) is(listed *clusterv1beta1.ClusterNetworkPolicy, p *packer) bool {

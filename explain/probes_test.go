@@ -141,10 +141,6 @@ func TestProbesAgreeWithTable(t *testing.T) {
 	t.Logf("%d probes, of which %d are denied", asked, denied)
 }
 
-func podTarget(pod *corev1.Pod) explain.Target {
-	return explain.Target{Kind: explain.KindPod, Namespace: pod.Namespace, Name: pod.Name}
-}
-
 // shared reports whether not exactly one pod has an address: of several, each node believes its own.
 func shared(c *explain.Cluster, addr netip.Addr) bool {
 	return len(policy.HolderOf(c.Snapshot, addr).Pods) != 1

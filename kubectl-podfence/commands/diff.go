@@ -95,7 +95,7 @@ func (c *diffing) check() error {
 	switch {
 	case !c.source.isFiles():
 		return errors.New("say what is new by --filename")
-	case slices.Contains(c.source.files, "-") && slices.Contains(c.against, "-"):
+	case c.source.has("-") && slices.Contains(c.against, "-"):
 		return errors.New("--filename and --against cannot both be standard input")
 	}
 	return nil
@@ -104,7 +104,7 @@ func (c *diffing) check() error {
 // states are what was before the change, and what is after it.
 func (c *diffing) states(ctx context.Context, changed *objects) (before *objects, after *explain.Cluster, err error) {
 	if len(c.against) > 0 {
-		old := &source{frame: c.frame, files: c.against, recursive: c.source.recursive, strict: c.source.strict}
+		old := c.source.of(c.against)
 		if before, err = old.read(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -118,8 +118,7 @@ func (c *diffing) states(ctx context.Context, changed *objects) (before *objects
 		}
 		return before, changed.Cluster, nil
 	}
-	cluster := &source{frame: c.frame}
-	if before, err = cluster.read(ctx, namespacesIn(changed.Snapshot)...); err != nil {
+	if before, err = c.source.cluster().read(ctx, namespacesIn(changed.Snapshot)...); err != nil {
 		return nil, nil, err
 	}
 	after, err = explain.Apply(before.Cluster, written(changed, before.Cluster))

@@ -3,6 +3,7 @@ package commands
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -42,6 +43,16 @@ func (f *frame) sourceFlags(cmd *cobra.Command) *source {
 
 // isFiles reports whether files are asked instead of a cluster.
 func (s *source) isFiles() bool { return len(s.files) > 0 }
+
+// has reports whether a path is among the files.
+func (s *source) has(path string) bool { return slices.Contains(s.files, path) }
+
+// of is a source of other files, which are read in the same way, and cluster is the cluster instead of them.
+func (s *source) of(files []string) *source {
+	return &source{frame: s.frame, files: files, recursive: s.recursive, strict: s.strict}
+}
+
+func (s *source) cluster() *source { return &source{frame: s.frame} }
 
 // read reads all objects. Answers will be about the namespaces that are given: of a cluster where the user
 // may not read all namespaces, it reads those.
