@@ -10,6 +10,8 @@ import (
 // Style says how text is marked. Each function gets a piece of text, and returns it as it is to be shown.
 type Style struct {
 	Allowed, Denied, Quiet func(string) string
+	// Wide shows addresses, and the policies that are asked at each end, as well.
+	Wide bool
 }
 
 // Plain is text without any marks.
@@ -46,7 +48,7 @@ func (e *Explanation) byFamily(a Answer) bool {
 }
 
 func (a *Answer) text(b *strings.Builder, style Style, byFamily bool) {
-	fmt.Fprintln(b, a.headline(style, byFamily))
+	fmt.Fprintln(b, a.headline(style, byFamily || style.Wide))
 	notes := mistakesFirst(a.Notes)
 	shown := slices.IndexFunc(notes, func(n Note) bool { return !slices.Contains(mistakes, n.Reason) })
 	if shown < 0 {
@@ -140,6 +142,9 @@ func (s *Side) text(b *strings.Builder, name string, of End, style Style) {
 	} else {
 		fmt.Fprintf(b, "  %s of %s%s: %s: %s\n", name, of, at, verdict, s.Reason)
 	}
+	if style.Wide && len(s.Policies) > 0 {
+		fmt.Fprintf(b, "    policies, in the order in which they are asked: %s\n", policiesText(s.Policies))
+	}
 	for _, r := range s.Rules {
 		if r.Source != nil {
 			fmt.Fprintf(b, "    %s\n", style.Quiet(fmt.Sprintf("%s:%d: %s %s", r.Source.File, r.Source.Line, r.Policy, r.Path)))
@@ -162,6 +167,44 @@ func sourceText(s *Source, style Style) string {
 		return ""
 	}
 	return style.Quiet(fmt.Sprintf(" (%s:%d)", s.File, s.Line))
+}
+
+// policiesText lists policies with their tiers and priorities.
+func policiesText(policies []PolicyRef) string {
+	texts := make([]string, len(policies))
+	for i, p := range policies {
+		texts[i] = p.String()
+		if p.Priority != nil {
+			texts[i] += fmt.Sprintf(" (%s, priority %d)", p.Tier, *p.Priority)
+		}
+	}
+	return strings.Join(texts, ", ")
+}
+
+// Deciding are the policies that decide, each once, in the order of the answers: those with a rule that does
+// or, of a denial by no rule, those that isolate the pod.
+func (e *Explanation) Deciding() (all []PolicyRef) {
+	add := func(p PolicyRef) {
+		if !slices.ContainsFunc(all, func(other PolicyRef) bool { return other.String() == p.String() }) {
+			all = append(all, p)
+		}
+	}
+	for _, a := range e.Answers {
+		for _, side := range []Side{a.Egress, a.Ingress} {
+			for _, r := range side.Rules {
+				add(r.Policy)
+			}
+			if len(side.Rules) > 0 || side.Verdict != Denied {
+				continue
+			}
+			for _, p := range side.Policies {
+				if p.Tier == "NetworkPolicy" {
+					add(p)
+				}
+			}
+		}
+	}
+	return all
 }
 
 // Rules are all rules that an explanation names, to be completed with where they are written.

@@ -41,9 +41,9 @@ func completes(t *testing.T, api *kubernetes.Clientset, call func(...string) (in
 		{"reach deploy/shop/", "deploy/shop/shopfront"},
 		{"reach shop/web s", ""},
 		{"reach --output ", "wide name json yaml dot svg"},
-		{"diff --output ", "json yaml"},
+		{"diff --output ", "json yaml wide name"},
 		{"explain --namespace sh", "shop"},
-		{"explain --output ", "json yaml"},
+		{"explain --output ", "json yaml wide name"},
 	} {
 		args := strings.Split(c.args, " ")
 		code, out, errOut := call(append([]string{"__complete"}, args...)...)

@@ -24,6 +24,9 @@ ds, rs, job, cronjob), a namespace (ns/NAME), a node (node/NAME) or an address.
 TO may be a Service (svc/NAMESPACE/NAME). A name without a namespace is in that of --namespace.
 Without a port, the answer is which ports are open.
 
+--output wide adds addresses and all policies that are asked, in their order;
+--output name prints the policies that decide, and nothing else.
+
 With --verify, the agents of the nodes concerned are asked as well, by
 port-forward: what the rules that their kernels have do with such a packet, and
 whether connection tracking knows such flows. Of a workload, a pod on each of
@@ -45,7 +48,7 @@ open; 1, it is not; 2, the call was wrong, or there is no answer.`,
 	c.judge.flags(cmd)
 	cmd.Flags().BoolVar(&c.verifies, "verify", false, "ask the agents of the nodes concerned what their kernels do with such a packet, and whether connection tracking knows such flows; takes a port")
 	c.asking.flags(cmd)
-	c.output.outputFlag(cmd, "json", "yaml")
+	c.output.outputFlag(cmd, "json", "yaml", "wide", "name")
 	return cmd
 }
 
@@ -73,17 +76,32 @@ func (c *explaining) run(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	written, err := c.output.write(c.Out, explanation)
-	if !written {
-		err = explanation.WriteText(c.Out, c.style())
-	}
-	if err == nil && c.verifies {
+	if err = c.write(explanation); err == nil && c.verifies {
 		err = verified(explanation)
 	}
 	if err == nil && !isYes(question, explanation) {
 		err = errNo
 	}
 	return err
+}
+
+// write writes an explanation as --output has it.
+func (c *explaining) write(e *explain.Explanation) error {
+	if c.output.is("name") {
+		for _, p := range e.Deciding() {
+			if err := writeName(c.Out, p.Kind, p.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	written, err := c.output.write(c.Out, e)
+	if written {
+		return err
+	}
+	style := c.style()
+	style.Wide = c.output.is("wide")
+	return e.WriteText(c.Out, style)
 }
 
 // settle is how long what differs has time to settle: a change may have reached the objects that were read,

@@ -127,7 +127,7 @@ func TestWrongCalls(t *testing.T) {
 		"explain shop/web":                                     "accepts 2 arg(s)",
 		"explain shop/web shop/db:http:80 -o json":             `"shop/db:http" is no target`,
 		"explain svc/shop/web shop/db":                         "nothing comes from a Service",
-		"explain shop/web shop/db -o table":                    `--output is "table": it must be one of json, yaml`,
+		"explain shop/web shop/db -o table":                    `--output is "table": it must be one of json, yaml, wide, name`,
 		"explain shop/web shop/db --pod-to-node no":            `--pod-to-node is "no": it must be police or allow`,
 		"explain shop/web shop/db -R":                          "--recursive is about folders",
 		"explain shop/web shop/db --strict":                    "--strict is about files",
@@ -152,6 +152,22 @@ func TestWrongCalls(t *testing.T) {
 		code, out, errOut := call(t, strings.Fields(args)...)
 		if code != 2 || out != "" || !strings.HasPrefix(errOut, "kubectl podfence: ") || !strings.Contains(errOut, says) {
 			t.Errorf("%s: exit code %d, or not %q:\n%s%s", args, code, says, out, errOut)
+		}
+	}
+}
+
+// TestExplainFormats: wide shows addresses and all policies that are asked, and name the policies that decide.
+func TestExplainFormats(t *testing.T) {
+	for _, test := range []struct{ args, says string }{
+		{"-o wide shop/client-0 shop/web-0:81", "(10.244.2.10 -> 10.244.1.10)"},
+		{"-o wide shop/client-0 shop/web-0:81", "    policies, in the order in which they are asked: NetworkPolicy shop/web\n"},
+		{"-o name shop/client-0 shop/web-0:81", "networkpolicy.networking.k8s.io/web\n"},
+		{"-o name shop/client-0 shop/web-0:80", "networkpolicy.networking.k8s.io/web\n"},
+		{"-o name shop/web-0 shop/client-0:80", ""},
+	} {
+		code, out, errOut := call(t, append([]string{"explain", "-f", mistakes + "cluster.yaml", "-f", mistakes + "service-port.yaml"}, strings.Fields(test.args)...)...)
+		if code == 2 || errOut != "" || !strings.Contains(out, test.says) || strings.Contains(test.args, "name") && out != test.says {
+			t.Errorf("%s: exit code %d, not %q:\n%s%s", test.args, code, test.says, out, errOut)
 		}
 	}
 }

@@ -48,7 +48,7 @@ cluster or the files could not be read.`,
 	flags := cmd.Flags()
 	flags.BoolVarP(&c.all, "all-namespaces", "A", false, "look at the policies of all namespaces, whatever --namespace says, and at ClusterNetworkPolicies")
 	flags.StringVar(&c.severity, "severity", "info", "the least severity that is found: info, which is all, or warning")
-	flags.BoolVar(&c.noHeaders, "no-headers", false, "with --output wide: leave out the line that names the columns")
+	c.output.noHeadersFlag(cmd, "with --output wide: leave out the line that names the columns")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("severity", cobra.FixedCompletions([]string{"info", "warning"}, cobra.ShellCompDirectiveNoFileComp)))
 	c.output.outputFlag(cmd, "json", "yaml", "wide", "name")
 	return cmd
@@ -57,11 +57,10 @@ cluster or the files could not be read.`,
 // linting is one call of lint.
 type linting struct {
 	*frame
-	source    *source
-	output    output
-	all       bool
-	severity  string
-	noHeaders bool
+	source   *source
+	output   output
+	all      bool
+	severity string
 }
 
 // scope says whose policies are looked at.
@@ -120,7 +119,7 @@ func (c *linting) check() error {
 	if c.severity != "info" && c.severity != "warning" {
 		return fmt.Errorf("--severity is %q: it must be info or warning", c.severity)
 	}
-	if c.noHeaders && !c.output.is("wide") {
+	if c.output.rowsOnly() && !c.output.is("wide") {
 		return errors.New("--no-headers is about a table: ask for one by --output wide")
 	}
 	return nil
@@ -156,13 +155,10 @@ func (c *linting) write(found []lint.Finding, notes []explain.Note) error {
 	case c.output.is("name"):
 		return writeNames(c.Out, found)
 	case c.output.is("wide"):
-		return writeTable(c.Out, found, !c.noHeaders)
+		return writeTable(c.Out, found, !c.output.rowsOnly())
 	}
 	return lint.WriteText(c.Out, found, c.style())
 }
-
-// groups are the API groups of policies, as kubectl writes names.
-var groups = map[string]string{"NetworkPolicy": "networking.k8s.io", "ClusterNetworkPolicy": "policy.networking.k8s.io"}
 
 // writeNames writes the policies of which something is found, each once, as kubectl get -o name does:
 // without namespaces.
@@ -171,8 +167,8 @@ func writeNames(w io.Writer, found []lint.Finding) error {
 		if i > 0 && f.Object == found[i-1].Object {
 			continue
 		}
-		if _, err := fmt.Fprintf(w, "%s.%s/%s\n", strings.ToLower(f.Object.Kind), groups[f.Object.Kind], f.Object.Name); err != nil {
-			return fmt.Errorf("writing the names of policies: %w", err)
+		if err := writeName(w, f.Object.Kind, f.Object.Name); err != nil {
+			return err
 		}
 	}
 	return nil

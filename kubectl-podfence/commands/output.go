@@ -29,10 +29,13 @@ func (o *output) outputFlag(cmd *cobra.Command, formats ...string) {
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 }
 
-// noHeadersFlag adds --no-headers, for commands that print tables.
-func (o *output) noHeadersFlag(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.noHeaders, "no-headers", false, "tables have no line with the names of their columns")
+// noHeadersFlag adds --no-headers, for commands that print tables. The usage says what it leaves out.
+func (o *output) noHeadersFlag(cmd *cobra.Command, usage string) {
+	cmd.Flags().BoolVar(&o.noHeaders, "no-headers", false, usage)
 }
+
+// rowsOnly reports whether --no-headers was given.
+func (o *output) rowsOnly() bool { return o.noHeaders }
 
 // check refuses a format that the command does not have. Commands call it before they ask anything.
 func (o *output) check() error {
@@ -71,6 +74,17 @@ func (o *output) table(w io.Writer, table *metav1.Table) error {
 	printer := printers.NewTablePrinter(printers.PrintOptions{NoHeaders: o.noHeaders, Wide: o.is("wide")})
 	if err := printer.PrintObj(table, w); err != nil {
 		return fmt.Errorf("writing a table: %w", err)
+	}
+	return nil
+}
+
+// groups are the API groups of policies, as kubectl writes names.
+var groups = map[string]string{"NetworkPolicy": "networking.k8s.io", "ClusterNetworkPolicy": "policy.networking.k8s.io"}
+
+// writeName writes the name of a policy, as kubectl get -o name does: without its namespace.
+func writeName(w io.Writer, kind, name string) error {
+	if _, err := fmt.Fprintf(w, "%s.%s/%s\n", strings.ToLower(kind), groups[kind], name); err != nil {
+		return fmt.Errorf("writing the name of a policy: %w", err)
 	}
 	return nil
 }

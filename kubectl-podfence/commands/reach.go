@@ -43,7 +43,7 @@ wrong, or there is no answer.`,
 	c.output.outputFlag(cmd, "wide", "name", "json", "yaml", "dot", "svg")
 	cmd.Flags().BoolVar(&c.matrix, "matrix", false, "all workloads of the namespace with each other, as a table")
 	cmd.Flags().BoolVarP(&c.allNamespaces, "all-namespaces", "A", false, "with --matrix: the workloads of all namespaces")
-	cmd.Flags().BoolVar(&c.noHeaders, "no-headers", false, "print rows only: no headers, and notes on standard error")
+	c.output.noHeadersFlag(cmd, "print rows only: no headers, and notes on standard error")
 	return cmd
 }
 
@@ -55,7 +55,6 @@ type reaching struct {
 	output        output
 	matrix        bool
 	allNamespaces bool
-	noHeaders     bool
 }
 
 // reachAnswer is what reach prints: an explain.Reach or an explain.ReachMatrix.
@@ -148,10 +147,10 @@ func (c *reaching) write(answer reachAnswer, notes []explain.Note) error {
 	case c.output.is("svg"):
 		return answer.Graph().WriteSVG(c.Out)
 	}
-	if c.noHeaders {
+	if c.output.rowsOnly() {
 		for _, note := range notes {
 			fmt.Fprintln(c.ErrOut, "kubectl podfence:", note.Message)
 		}
 	}
-	return answer.WriteText(c.Out, c.style(), explain.Table{NoHeaders: c.noHeaders, Wide: c.output.is("wide")})
+	return answer.WriteText(c.Out, c.style(), explain.Table{NoHeaders: c.output.rowsOnly(), Wide: c.output.is("wide")})
 }

@@ -39,7 +39,7 @@ call was wrong, or the agents could not be found.`,
 	c.asking.flags(cmd)
 	c.allNamespacesFlag(cmd, &c.all)
 	c.output.outputFlag(cmd, "wide", "json", "yaml")
-	c.output.noHeadersFlag(cmd)
+	c.output.noHeadersFlag(cmd, "leave out the lines that name the columns")
 	return cmd
 }
 
