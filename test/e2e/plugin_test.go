@@ -134,6 +134,9 @@ func TestPlugin(t *testing.T) {
 	t.Run("verify", func(t *testing.T) { verifies(t, p, s) })
 	t.Run("differs", func(t *testing.T) { differs(t, p, s) })
 	t.Run("status", func(t *testing.T) { statuses(t, p, s) })
+	t.Run("reach", func(t *testing.T) { reaches(t, p, s) })
+	t.Run("diff", func(t *testing.T) { diffs(t, p, s) })
+	t.Run("lint", func(t *testing.T) { lints(t, p, s) })
 	t.Run("test", func(t *testing.T) { tests(t, p, s) })
 }
 
@@ -298,4 +301,59 @@ func tests(t *testing.T, p plugin, s *asked) {
 	p.expect(t, 0, []string{"<testsuite"}, "test", file, "-o", "junit")
 	write("allow")
 	p.expect(t, 1, []string{s.namespace + "/stranger"}, "test", file)
+}
+
+// reaches: who reaches the server is who really does.
+func reaches(t *testing.T, p plugin, s *asked) {
+	enforce(t, s.policy("client"))
+	expectWays(t, "the server to let the client in", s.http(t, s.client), s.http(t, s.stranger))
+	p.expect(t, 0, []string{s.namespace + "/client", "TCP 8080", "nodes "}, "reach", "-n", s.namespace, "server")
+	names := p.expect(t, 0, nil, "reach", "-n", s.namespace, "server", "-o", "json")
+	var r explain.Reach
+	if err := json.Unmarshal([]byte(names), &r); err != nil {
+		t.Fatalf("%v: %s", err, names)
+	}
+	from := map[string]bool{}
+	for _, row := range r.Ingress {
+		from[row.From.Name] = true
+	}
+	if !from["client"] || from["stranger"] || from["other"] {
+		t.Errorf("the server is reached by %v:\n%s", from, names)
+	}
+	p.expect(t, 0, []string{"FROM \\ TO", "8080"}, "reach", "--matrix", "-n", s.namespace)
+	p.expect(t, 0, []string{"<svg"}, "reach", "ns/"+s.namespace, "-o", "svg")
+}
+
+// diffs: what a changed policy would open and close is what it does once it is applied.
+func diffs(t *testing.T, p plugin, s *asked) {
+	enforce(t, s.policy("client"))
+	expectWays(t, "the server to let the client in", s.http(t, s.client), s.http(t, s.stranger))
+	changed := s.policy("stranger")
+	changed.TypeMeta = metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"}
+	file := filepath.Join(t.TempDir(), "changed.json")
+	text, err := json.Marshal(changed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.expect(t, 1, []string{
+		"OPENED  pod/" + s.namespace + "/stranger -> " + s.namespace + "/server  TCP 8080",
+		"CLOSED  pod/" + s.namespace + "/client -> " + s.namespace + "/server  TCP 8080",
+	}, "diff", "-f", file)
+	kubectl(t, "apply", "-f", file)
+	expectWays(t, "the changed policy", s.http(t, s.stranger), s.http(t, s.client))
+	if out := p.expect(t, 0, nil, "diff", "-f", file); out != "" {
+		t.Errorf("of what is applied: %s", out)
+	}
+}
+
+// lints: a slip is found, and one that is right is not.
+func lints(t *testing.T, p plugin, s *asked) {
+	enforce(t, s.policy("clinet"))
+	p.expect(t, 1, []string{s.namespace + "/server spec.ingress[0].from[0].podSelector", "app=client", "[peer-matches-nothing]"}, "lint", "-n", s.namespace)
+	p.expect(t, 1, []string{"networkpolicy.networking.k8s.io/server"}, "lint", "-n", s.namespace, "-o", "name")
+	s.letsIn(t, "client")
+	p.expect(t, 0, []string{"nothing found"}, "lint", "-n", s.namespace)
 }
