@@ -339,8 +339,8 @@ func diffs(t *testing.T, p plugin, s *asked) {
 		t.Fatal(err)
 	}
 	p.expect(t, 1, []string{
-		"OPENED  pod/" + s.namespace + "/stranger -> " + s.namespace + "/server  TCP 8080",
-		"CLOSED  pod/" + s.namespace + "/client -> " + s.namespace + "/server  TCP 8080",
+		"OPENED  " + s.namespace + "/stranger -> " + s.namespace + "/server  TCP 8080",
+		"CLOSED  " + s.namespace + "/client -> " + s.namespace + "/server  TCP 8080",
 	}, "diff", "-f", file)
 	kubectl(t, "apply", "-f", file)
 	expectWays(t, "the changed policy", s.http(t, s.stranger), s.http(t, s.client))
