@@ -71,7 +71,7 @@ kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with check
 	VERSION="$(VERSION)" kubectl-podfence/package.sh dist
 
 .PHONY: demo
-demo: build ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
+demo: build kubectl-podfence ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
 	$(GO_BUILD) -o $(BIN)/podfence-demo ./test/demo
 	$(BIN)/podfence-demo $(if $(KEEP),--keep)
 

@@ -150,7 +150,7 @@ func shared(c *explain.Cluster, addr netip.Addr) bool {
 // connection tracking knows.
 func TestVerify(t *testing.T) {
 	probe := explain.Probe{Node: "node-1", Expected: explain.Allowed}
-	probe.Question.Src, probe.Question.Dst = netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	probe.From.Address, probe.To.Address = netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	hooks := []answers.Hook{
 		{Hook: "prerouting", Steps: []answers.Step{{Chain: "from", Action: "accept", Comment: "first"}}},
 		{Hook: "forward", Steps: []answers.Step{{Chain: "to", Action: "drop", Comment: "NetworkPolicy a/b"}, {Chain: "forward", Action: "policy drop"}}},
@@ -162,13 +162,13 @@ func TestVerify(t *testing.T) {
 		err, says, flowsFail string
 		differs, asked       bool
 	}{
-		{explain.Allowed, answers.Pass, 0, 0, "", `kernel of node node-1: allowed by drop in chain to of forward ("NetworkPolicy a/b"); no such flow is in connection tracking`, "", false, true},
-		{explain.Denied, answers.Drop, 3, 2, "", `kernel of node node-1: denied by policy drop in chain forward of forward; such flows in connection tracking: 3, of which revoked: 2`, "", false, true},
+		{explain.Allowed, answers.Pass, 0, 0, "", `kernel of node node-1 (10.0.0.1 -> 10.0.0.2): allowed by drop in chain to of forward ("NetworkPolicy a/b"); no such flow is in connection tracking`, "", false, true},
+		{explain.Denied, answers.Drop, 3, 2, "", `kernel of node node-1 (10.0.0.1 -> 10.0.0.2): denied by policy drop in chain forward of forward; such flows in connection tracking: 3, of which revoked: 2`, "", false, true},
 		{explain.Denied, answers.Reject, 0, 0, "", `denied by policy drop in chain forward of forward; flows could not be listed: no room`, "no room", false, true},
-		{explain.Denied, answers.Pass, 0, 0, "", `kernel of node node-1 DIFFERS: from 10.0.0.1 to 10.0.0.2 it is allowed by`, "", true, true},
+		{explain.Denied, answers.Pass, 0, 0, "", `kernel of node node-1 (10.0.0.1 -> 10.0.0.2) DIFFERS: it is allowed by`, "", true, true},
 		{explain.Allowed, answers.Drop, 0, 0, "", `and policies say allowed; no such flow`, "", true, true},
-		{explain.Unknown, answers.Drop, 0, 0, "", `kernel of node node-1: denied by`, "", false, true},
-		{explain.Allowed, answers.Drop, 0, 0, "it is gone", `kernel of node node-1: not verified: it is gone`, "", false, false},
+		{explain.Unknown, answers.Drop, 0, 0, "", `kernel of node node-1 (10.0.0.1 -> 10.0.0.2): denied by`, "", false, true},
+		{explain.Allowed, answers.Drop, 0, 0, "it is gone", `kernel of node node-1 (10.0.0.1 -> 10.0.0.2): not verified: it is gone`, "", false, false},
 		{explain.Allowed, "maybe", 0, 0, "", `not verified: the agent's verdict is "maybe"`, "", false, false},
 	} {
 		var err error

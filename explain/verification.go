@@ -48,8 +48,9 @@ func (v *Verification) Asked() bool { return v.Kernel != Unknown }
 
 // String says it in a line.
 func (v *Verification) String() string {
+	kernel := fmt.Sprintf("kernel of node %s (%s -> %s)", v.Node, v.From.Address, v.To.Address)
 	if !v.Asked() {
-		return fmt.Sprintf("kernel of node %s: not verified: %s", v.Node, v.Message)
+		return fmt.Sprintf("%s: not verified: %s", kernel, v.Message)
 	}
 	does := strings.ToLower(string(v.Kernel))
 	if by := v.by(); by != "" {
@@ -63,9 +64,9 @@ func (v *Verification) String() string {
 		flows = fmt.Sprintf("such flows in connection tracking: %d, of which revoked: %d", v.Trace.FlowCount, v.Trace.RevokedCount)
 	}
 	if v.Differs() {
-		return fmt.Sprintf("kernel of node %s DIFFERS: from %s to %s it is %s, and policies say %s; %s", v.Node, v.Trace.Question.Src, v.Trace.Question.Dst, does, strings.ToLower(string(v.Expected)), flows)
+		return fmt.Sprintf("%s DIFFERS: it is %s, and policies say %s; %s", kernel, does, strings.ToLower(string(v.Expected)), flows)
 	}
-	return fmt.Sprintf("kernel of node %s: %s; %s", v.Node, does, flows)
+	return fmt.Sprintf("%s: %s; %s", kernel, does, flows)
 }
 
 // by is the last rule that matched: the one that denied the packet, or that let it pass.

@@ -99,11 +99,11 @@ func TestVerify(t *testing.T) {
 		out    []string
 		errOut string
 	}{
-		"allowed": {"80", []string{one, closed}, 0, []string{"ALLOWED", "kernel of node node-1: allowed; no such flow", "kernel of node node-2: allowed; no such flow"}, ""},
-		"denied":  {"81", []string{one, closed}, 1, []string{"DENIED", "kernel of node node-1: allowed;", `kernel of node node-2: denied by drop in chain ingress-server of forward ("NetworkPolicy shop/server");`}, ""},
-		"differs": {"81", []string{one, opened}, 2, []string{"DENIED", "kernel of node node-2 DIFFERS: from 10.1.1.2 to 10.1.2.2 it is allowed, and policies say denied"}, "the kernel of node node-2 does not do what policies say (1 of the questions differ)"},
-		"late":    {"81", []string{one, tracer(t, "node-2", late)}, 1, []string{"kernel of node node-2: denied"}, ""},
-		"missing": {"80", []string{one}, 2, []string{"ALLOWED", "kernel of node node-2: not verified: no agent is known of node node-2"}, "not verified on node node-2"},
+		"allowed": {"80", []string{one, closed}, 0, []string{"ALLOWED", "kernel of node node-1 (10.1.1.2 -> 10.1.2.2): allowed; no such flow", "kernel of node node-2 (10.1.1.2 -> 10.1.2.2): allowed; no such flow"}, ""},
+		"denied":  {"81", []string{one, closed}, 1, []string{"DENIED", "kernel of node node-1 (10.1.1.2 -> 10.1.2.2): allowed;", `kernel of node node-2 (10.1.1.2 -> 10.1.2.2): denied by drop in chain ingress-server of forward ("NetworkPolicy shop/server");`}, ""},
+		"differs": {"81", []string{one, opened}, 2, []string{"DENIED", "kernel of node node-2 (10.1.1.2 -> 10.1.2.2) DIFFERS: it is allowed, and policies say denied"}, "the kernel of node node-2 does not do what policies say (1 of the questions differ)"},
+		"late":    {"81", []string{one, tracer(t, "node-2", late)}, 1, []string{"kernel of node node-2 (10.1.1.2 -> 10.1.2.2): denied"}, ""},
+		"missing": {"80", []string{one}, 2, []string{"ALLOWED", "kernel of node node-2 (10.1.1.2 -> 10.1.2.2): not verified: no agent is known of node node-2"}, "not verified on node node-2"},
 		"silent":  {"80", []string{one, "--agent=127.0.0.1:1"}, 2, nil, "connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {

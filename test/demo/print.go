@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -103,8 +104,10 @@ func rowTitle(name, where string) string { return fmt.Sprintf("  %-10s%-9s", nam
 func (p *printer) outro(keep bool, folder string) {
 	fmt.Fprint(p.out, "\nEvery packet got the verdict that the policies give.\n")
 	if !keep {
+		p.ask("config/samples", "deploy/shop/frontend", "svc/shop/backend:80", "deploy/shop/frontend", "deploy/shop-db/db:5432")
 		return
 	}
+	p.ask(filepath.Join(folder, "manifests"), "shop/backend", "data/db:5432", "shop/frontend", "shop/backend:http")
 	fmt.Fprintf(p.out, `
 Kept. Look around:
   ip netns exec %[1]snode-2 nft list table inet podfence
@@ -114,18 +117,31 @@ Kept. Look around:
   ip netns exec %[1]sbackend ping -c 1 198.51.100.20   # denied: the rule has ports
   cat %[2]s/node-2/net.d/*.conflist
   ls %[2]s/manifests
-The same agent on the same node, following changes in that folder:
+The same agent on the same node, following changes in that folder, and what it says that the kernel does:
   ip netns exec %[1]snode-2 %[3]s agent --node-name node-2 --manifests %[2]s/manifests \
     --cni bridge --cni-socket %[2]s/node-2/agent.sock --cni-state %[2]s/node-2/attachments \
-    --cni-conf-dir %[2]s/node-2/net.d --cni-bin-dir %[2]s/node-2/bin
+    --cni-conf-dir %[2]s/node-2/net.d --cni-bin-dir %[2]s/node-2/bin &
+  ip netns exec %[1]snode-2 %[4]s explain --verify -f %[2]s/manifests --agent 127.0.0.1:9477 shop/backend data/db:5432
 Remove it with:
   for ns in $(ip netns list | grep -o '%[1]s[a-z0-9-]*'); do ip netns delete $ns; done; rm -r %[2]s
-`, prefix, folder, executable())
+`, prefix, folder, beside("podfence"), beside("kubectl-podfence"))
 }
 
-func executable() string {
+// ask says how to ask about objects in a folder: why one connection passes and another does not, and who
+// reaches whom.
+func (p *printer) ask(folder, from, to, deniedFrom, deniedTo string) {
+	fmt.Fprintf(p.out, `
+Ask why, and who reaches whom (kubectl podfence, without a cluster):
+  %[1]s explain -f %[2]s %[3]s %[4]s
+  %[1]s explain -f %[2]s %[5]s %[6]s
+  %[1]s reach -f %[2]s --matrix --all-namespaces
+`, beside("kubectl-podfence"), folder, from, to, deniedFrom, deniedTo)
+}
+
+// beside is the path of another program of podfence, which make builds into the folder of this one.
+func beside(program string) string {
 	if path, err := os.Executable(); err == nil {
-		return path
+		return filepath.Join(filepath.Dir(path), program)
 	}
-	return "podfence"
+	return program
 }
