@@ -19,6 +19,20 @@ func Failed(results []Result) (n int) {
 	return n
 }
 
+// Results are all results, as JSON has them.
+type Results struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"` // PolicyTestResults
+	// Failed is how many of the Results are not as expected.
+	Failed  int      `json:"failed"`
+	Results []Result `json:"results"`
+}
+
+// NewResults are these results.
+func NewResults(results []Result) Results {
+	return Results{explain.APIVersion, "PolicyTestResults", Failed(results), results}
+}
+
 // WriteText writes a line for each result, and below a failed one the first lines of the explanation.
 func WriteText(w io.Writer, results []Result, style explain.Style) error {
 	var b strings.Builder

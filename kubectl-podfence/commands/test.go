@@ -108,19 +108,11 @@ func (c *testing) tests(paths []string) (all []expect.Tests, err error) {
 	return all, nil
 }
 
-// testResults is what test prints as JSON and YAML.
-type testResults struct {
-	APIVersion string          `json:"apiVersion"`
-	Kind       string          `json:"kind"` // PolicyTestResults
-	Failed     int             `json:"failed"`
-	Results    []expect.Result `json:"results"`
-}
-
 func (c *testing) write(results []expect.Result) error {
 	if c.output.is("junit") {
 		return expect.WriteJUnit(c.Out, results)
 	}
-	written, err := c.output.write(c.Out, testResults{explain.APIVersion, "PolicyTestResults", expect.Failed(results), results})
+	written, err := c.output.write(c.Out, expect.NewResults(results))
 	if !written {
 		err = expect.WriteText(c.Out, results, c.style())
 	}
