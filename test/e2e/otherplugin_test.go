@@ -126,7 +126,7 @@ const uninstallKey = "podfence.io/uninstall"
 func TestUninstall(t *testing.T) {
 	ns, open := newNamespace(t), newNamespace(t)
 	friendsAndServers(t, ns)
-	other := newOtherPlugin(t)
+	other, asker := newOtherPlugin(t), newPlugin(t)
 	t.Cleanup(func() {
 		showNodes(t, ns)
 		other.remove(t)
@@ -134,6 +134,7 @@ func TestUninstall(t *testing.T) {
 	})
 	before := startAll(t, ns, open)
 	before.expectFenced(t, "before anything is done")
+	before.expectVerified(t, asker, "before anything is done")
 	talk := keepTalking(t, before.friends[0], podIPs(before.servers[0])[0])
 
 	uninstallFrom(t, "node2")
@@ -162,6 +163,7 @@ func TestUninstall(t *testing.T) {
 	kubectl(t, "apply", "-k", "../../config/policy-only")
 	agentsReady(t)
 	pods.expectFenced(t, "policy alone")
+	pods.expectVerified(t, asker, "policy alone")
 	kubectl(t, "apply", "-k", "../../config/chained")
 	check.Eventually(t, 3*time.Minute, "an agent to say that nobody calls podfence", func() error {
 		var said []string
@@ -182,6 +184,7 @@ func TestUninstall(t *testing.T) {
 	remake(t, ns, open)
 	pods = startAll(t, ns, open)
 	pods.expectFenced(t, "chained, with pods of its own")
+	pods.expectVerified(t, asker, "chained")
 
 	kubectl(t, "apply", "-k", "../../config/uninstall")
 	kubectl(t, "label", "node", "node2", uninstallKey+"=true")
@@ -218,6 +221,22 @@ func startAll(t *testing.T, ns, open string) allPods {
 func (p allPods) expectFenced(t *testing.T, when string) {
 	t.Helper()
 	expectWays(t, "friends to reach servers, and strangers not to: "+when, waysBetween(t, p.friends, p.servers), waysBetween(t, p.strangers, p.servers))
+}
+
+// expectVerified expects that the kernels say of these ways what expectFenced has found, to who asks by the
+// plugin of kubectl.
+func (p allPods) expectVerified(t *testing.T, asker plugin, when string) {
+	t.Helper()
+	for code, all := range map[int][]*corev1.Pod{0: p.friends, 1: p.strangers} {
+		for _, from := range all {
+			for _, to := range p.servers {
+				got, out, errOut := asker.call(t, "explain", "--verify", from.Namespace+"/"+from.Name, to.Namespace+"/"+to.Name+":8080")
+				if asked := strings.Count(out, "kernel of node "); got != code || asked == 0 {
+					t.Errorf("%s: %s to %s: exit code %d instead of %d:\n%s%s", when, from.Name, to.Name, got, code, out, errOut)
+				}
+			}
+		}
+	}
 }
 
 func (p allPods) expectOpen(t *testing.T, when string) {
