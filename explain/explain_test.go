@@ -160,6 +160,7 @@ func TestWhatPoliciesDoNotDecide(t *testing.T) {
 	agent := c.Pods[0].DeepCopy()
 	agent.Namespace, agent.Name, agent.Spec.HostNetwork, agent.Spec.NodeName = "podfence-system", "agent", true, "node-2"
 	agent.Labels = map[string]string{"app.kubernetes.io/name": "podfence", "app.kubernetes.io/component": "agent"}
+	agent.Spec.HostNetwork = true
 	c.Pods = append(c.Pods, agent)
 	for _, test := range []struct {
 		from, to, reason string

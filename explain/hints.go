@@ -222,9 +222,10 @@ func (x *Explainer) agentAt(node string) (agent *corev1.Pod) {
 	return agent
 }
 
-// IsAgent reports whether a pod is an agent of podfence, by the labels that config/ and the chart give it.
+// IsAgent reports whether a pod is an agent of podfence, by the labels that config/ and the chart give it. Any
+// pod may have these labels: that it is on its node's network as well takes rights over the node.
 func IsAgent(pod *corev1.Pod) bool {
-	return pod.Labels["app.kubernetes.io/name"] == "podfence" && pod.Labels["app.kubernetes.io/component"] == "agent"
+	return pod.Spec.HostNetwork && pod.Labels["app.kubernetes.io/name"] == "podfence" && pod.Labels["app.kubernetes.io/component"] == "agent"
 }
 
 // isBehind reports whether a pod is one of those that a Service sends to.

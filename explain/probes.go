@@ -33,11 +33,29 @@ func cover(sources []end, targets []way) (pairs []pair) {
 	for i := range max(len(from), len(to)) {
 		p := pair{from[i%len(from)], to[i%len(to)]}
 		if sameEnd(p.from, p.to.to) {
-			continue // a pod and itself
+			// A pod and itself: another one takes its place, of the same node if there is one there.
+			var is bool
+			if p.to, is = besides(p.from, p.to, targets); !is {
+				continue
+			}
 		}
 		pairs = append(pairs, p)
 	}
 	return pairs
+}
+
+// besides is a target that is not the end itself, of the target's node if there is one.
+func besides(e end, w way, targets []way) (other way, is bool) {
+	for _, t := range targets {
+		switch {
+		case sameEnd(e, t.to):
+		case t.to.Node == w.to.Node:
+			return t, true
+		case !is:
+			other, is = t, true
+		}
+	}
+	return other, is
 }
 
 // onePerNode is the first of each node.

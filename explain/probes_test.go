@@ -45,6 +45,13 @@ func TestProbes(t *testing.T) {
 			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: ip}, {IP: fmt.Sprintf("fd00:%d::%d", i+1, i+1)}}},
 		})
 	}
+	for i, node := range []string{"node-1", "node-2"} {
+		c.Pods = append(c.Pods, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("two-%d", i), OwnerReferences: owner("DaemonSet", "two")},
+			Spec:       corev1.PodSpec{NodeName: node},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: fmt.Sprintf("10.244.%d.6%d", i+1, i+1)}}},
+		})
+	}
 	for _, pod := range c.Pods {
 		if pod.Name == "web-0" {
 			pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: "fd00:1::10"})
@@ -55,6 +62,11 @@ func TestProbes(t *testing.T) {
 		from, to string
 		want     []string
 	}{
+		{"ds/shop/two", "ds/shop/two:81", []string{
+			// Pods of one kind, none of which is asked about itself.
+			"node-1: 10.244.1.61 -> 10.244.2.62 tcp/81 Allowed", "node-1: 10.244.2.62 -> 10.244.1.61 tcp/81 Allowed",
+			"node-2: 10.244.1.61 -> 10.244.2.62 tcp/81 Allowed", "node-2: 10.244.2.62 -> 10.244.1.61 tcp/81 Allowed",
+		}},
 		{"shop/client-0", "shop/web-0:80", []string{"node-1: 10.244.2.10 -> 10.244.1.10 tcp/80 Allowed", "node-2: 10.244.2.10 -> 10.244.1.10 tcp/80 Allowed"}},
 		// The client's node lets it go: only the other denies it.
 		{"shop/client-0", "shop/web-0:81", []string{"node-1: 10.244.2.10 -> 10.244.1.10 tcp/81 Denied", "node-2: 10.244.2.10 -> 10.244.1.10 tcp/81 Allowed"}},

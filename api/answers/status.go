@@ -36,6 +36,9 @@ type Status struct {
 	Waiting []WaitingPod `json:"waiting,omitempty"`
 }
 
+// AnsweredBy is the name of the node whose agent has answered.
+func (s *Status) AnsweredBy() string { return s.Node }
+
 // MaxListed is how many pods or policies a list of a Status names at most. The counts beside it
 // count all.
 const MaxListed = 100

@@ -39,6 +39,9 @@ type Trace struct {
 	FlowsError   string `json:"flowsError,omitempty"`
 }
 
+// AnsweredBy is the name of the node whose agent has answered.
+func (t *Trace) AnsweredBy() string { return t.Node }
+
 // MaxFlows is how many flows a Trace lists at most.
 const MaxFlows = 50
 

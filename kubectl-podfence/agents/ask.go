@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/podfence/podfence/api/answers"
 )
@@ -63,16 +64,35 @@ type direct struct{ net.Conn }
 func (direct) reason() error { return nil }
 
 // Ask sends one HTTP request, with in as its JSON unless it is nil, and reads the answer's JSON into out. An
-// answer that is no success is an error with its text. It ends when ctx does.
+// answer that is no success is an error with its text; an agent of which too many ask at once is asked
+// again. It ends when ctx does.
 func (a *Agent) Ask(ctx context.Context, method, path string, in, out any) error {
-	if err := a.ask(ctx, method, path, in, out); err != nil {
-		if ctx.Err() != nil {
+	for {
+		err := a.ask(ctx, method, path, in, out)
+		if err == nil {
+			return nil
+		}
+		var busy busyError
+		isBusy := errors.As(err, &busy)
+		if isBusy {
+			select {
+			case <-ctx.Done():
+			case <-time.After(askAgain):
+				continue
+			}
+		}
+		if ctx.Err() != nil && !isBusy {
 			err = context.Cause(ctx) // what was cut off says less
 		}
 		return fmt.Errorf("asking agent %s for %s: %w", a.Name, path, err)
 	}
-	return nil
 }
+
+// askAgain is after how long an agent is asked again that is busy.
+const askAgain = 500 * time.Millisecond
+
+// busyError is the answer of an agent of which too many ask at once.
+type busyError struct{ error }
 
 func (a *Agent) ask(ctx context.Context, method, path string, in, out any) error {
 	request, err := newRequest(ctx, method, path, in)
@@ -137,6 +157,8 @@ func exchange(w io.ReadWriter, request *http.Request) ([]byte, error) {
 		return nil, fmt.Errorf("its answer has more than %d MiB", maxAnswer>>20)
 	case response.StatusCode == http.StatusNotFound:
 		return nil, errors.New("it does not know the question (HTTP 404): it is of an older version than this plugin")
+	case response.StatusCode == http.StatusTooManyRequests:
+		return nil, busyError{fmt.Errorf("it answers %s: %s", response.Status, failureOf(text))}
 	case response.StatusCode < 200 || response.StatusCode > 299:
 		return nil, fmt.Errorf("it answers %s: %s", response.Status, failureOf(text))
 	}

@@ -188,7 +188,6 @@ func asks(t *testing.T, agent *agents.Agent) {
 	}
 	for path, says := range map[string]string{
 		"/v1/broken":   "it answers 503 Service Unavailable: it starts",
-		"/v1/busy":     "it answers 429 Too Many Requests: too many ask at once",
 		"/v1/nonsense": "not what this version of the plugin understands",
 		"/v1/endless":  "more than 32 MiB",
 		"/v1/none":     "it is of an older version than this plugin",
@@ -200,9 +199,66 @@ func asks(t *testing.T, agent *agents.Agent) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
+	if err := agent.Ask(ctx, http.MethodGet, "/v1/busy", nil, &echo); err == nil || !strings.Contains(err.Error(), "it answers 429 Too Many Requests: too many ask at once") {
+		t.Errorf("an agent that stays busy: %v", err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
 	begun := time.Now()
 	if err := agent.Ask(ctx, http.MethodGet, "/v1/slow", nil, &echo); err == nil || !strings.Contains(err.Error(), "deadline exceeded") || time.Since(begun) > 5*time.Second {
 		t.Errorf("an agent that is silent: %v, after %s", err, time.Since(begun))
+	}
+}
+
+// TestBusy: an agent of which too many ask is asked again until it answers.
+func TestBusy(t *testing.T) {
+	var calls atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if calls.Add(1) < 3 {
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		answers(w, r)
+	}))
+	defer server.Close()
+	agent, err := agents.At(strings.TrimPrefix(server.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status api.Status
+	if err := agent.Ask(t.Context(), http.MethodGet, api.StatusPath, nil, &status); err != nil || status.Node != "node-1" || calls.Load() != 3 {
+		t.Errorf("%v, %+v after %d calls", err, status, calls.Load())
+	}
+}
+
+// TestPods: pods that only have an agent's labels are none, and agents in two namespaces are an error.
+func TestPods(t *testing.T) {
+	pod := func(namespace string, hostNetwork bool) map[string]any {
+		return map[string]any{
+			"metadata": map[string]any{"namespace": namespace, "name": "agent", "labels": map[string]string{"app.kubernetes.io/name": "podfence", "app.kubernetes.io/component": "agent"}},
+			"spec":     map[string]any{"nodeName": "node-1", "hostNetwork": hostNetwork}, "status": map[string]any{"phase": "Running"},
+		}
+	}
+	for name, test := range map[string]struct {
+		pods []map[string]any
+		says string
+	}{
+		"a tenant's":     {[]map[string]any{pod("a-tenant", false), pod("podfence-system", true)}, ""},
+		"two namespaces": {[]map[string]any{pod("a-tenant", true), pod("podfence-system", true)}, "there are agents in namespace a-tenant and in podfence-system: name the one whose agents are meant by --agents-in"},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(map[string]any{"kind": "PodList", "apiVersion": "v1", "items": test.pods})
+		}))
+		defer server.Close()
+		client, err := agents.New(&rest.Config{Host: server.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		byNode, err := client.Pods(t.Context(), "")
+		if test.says == "" && (err != nil || len(byNode) != 1 || byNode["node-1"].Namespace != "podfence-system") || test.says != "" && (err == nil || err.Error() != test.says) {
+			t.Errorf("%s: %v, %v", name, byNode, err)
+		}
 	}
 }
 
@@ -278,6 +334,7 @@ func TestAllowToNode(t *testing.T) {
 	agent := func(args ...string) *corev1.Pod {
 		pod := podOf("podfence-system", "agent")
 		pod.Labels = map[string]string{"app.kubernetes.io/name": "podfence", "app.kubernetes.io/component": "agent"}
+		pod.Spec.HostNetwork = true
 		pod.Spec.Containers = []corev1.Container{{Command: []string{"/podfence"}, Args: append([]string{"agent"}, args...)}}
 		return pod
 	}
@@ -285,11 +342,14 @@ func TestAllowToNode(t *testing.T) {
 	fromEnvironment.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "PODFENCE_POD_TO_NODE", Value: "allow"}}
 	other := agent("--pod-to-node=allow")
 	other.Labels["app.kubernetes.io/component"] = "status-writer"
+	tenant := agent()
+	tenant.Spec.HostNetwork = false
 	for _, c := range []struct {
 		name string
 		pods []*corev1.Pod
 		want bool
 	}{
+		{"a tenant's pod of these labels", []*corev1.Pod{agent("--pod-to-node=allow"), tenant}, true},
 		{"no agent", []*corev1.Pod{other}, false},
 		{"not said", []*corev1.Pod{agent()}, false},
 		{"allow", []*corev1.Pod{agent("--pod-to-node=allow"), other}, true},

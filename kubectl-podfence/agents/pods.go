@@ -15,22 +15,18 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/explain"
 )
 
 // Selector selects the agents' pods by their labels, in whatever namespace.
 const Selector = "app.kubernetes.io/name=podfence,app.kubernetes.io/component=agent"
-
-// isAgent reports whether a pod is an agent's: what Selector says.
-func isAgent(pod *corev1.Pod) bool {
-	return pod.Labels["app.kubernetes.io/name"] == "podfence" && pod.Labels["app.kubernetes.io/component"] == "agent"
-}
 
 // AllowToNode reports whether the agents among pods let pods reach their own node whatever policies say
 // (--pod-to-node allow): if all of them do, as what some deny may be denied.
 func AllowToNode(pods []*corev1.Pod) bool {
 	found := false
 	for _, pod := range pods {
-		if !isAgent(pod) {
+		if !explain.IsAgent(pod) {
 			continue
 		}
 		if found = true; choice(pod, "pod-to-node") != "allow" {
@@ -102,15 +98,25 @@ func (c *Client) Agent(pod *corev1.Pod) *Agent {
 }
 
 // Pods lists the agents' pods in a namespace (empty: in all), one for each node: where there are several, as
-// while they are replaced, the one that runs.
+// while they are replaced, the one that runs. Whoever may create pods may give them any labels: an agent is on
+// its node's network, which takes rights over the node, and agents in two namespaces are an error.
 func (c *Client) Pods(ctx context.Context, namespace string) (map[string]*corev1.Pod, error) {
 	list, err := c.kinds.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: Selector})
 	if err != nil {
 		return nil, fmt.Errorf("listing the agents' pods (%s): %w", Selector, err)
 	}
-	byNode := map[string]*corev1.Pod{}
+	byNode, in := map[string]*corev1.Pod{}, ""
 	for i := range list.Items {
 		pod := &list.Items[i]
+		if !explain.IsAgent(pod) {
+			continue
+		}
+		if in == "" {
+			in = pod.Namespace
+		}
+		if pod.Namespace != in {
+			return nil, fmt.Errorf("there are agents in namespace %s and in %s: name the one whose agents are meant by --agents-in", in, pod.Namespace)
+		}
 		if has := byNode[pod.Spec.NodeName]; pod.Spec.NodeName != "" && (has == nil || !runs(has) && runs(pod)) {
 			byNode[pod.Spec.NodeName] = pod
 		}

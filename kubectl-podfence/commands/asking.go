@@ -48,13 +48,25 @@ func (a *asking) byAddress() bool { return len(a.addresses) > 0 }
 func (a *asking) given() bool { return a.byAddress() || a.agentsIn != "" }
 
 // ask asks an agent, and waits for as long as a call may.
-func (a *asking) ask(ctx context.Context, of *askedAgent, method, path string, in, out any) error {
+func (a *asking) ask(ctx context.Context, of *askedAgent, method, path string, in any, out answer) error {
 	if !of.runs() {
 		return errors.New(of.Message)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("no answer within %s", a.timeout))
 	defer cancel()
-	return of.agent.Ask(ctx, method, path, in, out)
+	if err := of.agent.Ask(ctx, method, path, in, out); err != nil {
+		return err
+	}
+	if node := out.AnsweredBy(); of.Node != "" && node != of.Node {
+		return fmt.Errorf("agent %s says that it is the agent of node %q, and was asked as that of node %s", of.Agent, node, of.Node)
+	}
+	return nil
+}
+
+// answer is what an agent answers.
+type answer interface {
+	// AnsweredBy is the name of the node whose agent has answered.
+	AnsweredBy() string
 }
 
 // askedAgent is a node's agent, and what it has answered.

@@ -41,7 +41,7 @@ func completes(t *testing.T, api *kubernetes.Clientset, call func(...string) (in
 		{"reach deploy/shop/", "deploy/shop/shopfront"},
 		{"reach shop/web s", ""},
 		{"reach --output ", "wide name json yaml dot svg"},
-		{"diff --output ", "json yaml wide name"},
+		{"diff --output ", "json yaml"},
 		{"explain --namespace sh", "shop"},
 		{"explain --output ", "json yaml wide name"},
 	} {

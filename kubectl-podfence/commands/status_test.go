@@ -180,7 +180,7 @@ func statuses(t *testing.T, api *kubernetes.Clientset, call func(...string) (int
 	}
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "agent-1", Labels: map[string]string{"app.kubernetes.io/name": "podfence", "app.kubernetes.io/component": "agent"}},
-		Spec:       corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		Spec:       corev1.PodSpec{NodeName: "node-1", HostNetwork: true, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 	}
 	pod, err := api.CoreV1().Pods("shop").Create(t.Context(), pod, metav1.CreateOptions{})
 	if err != nil {
