@@ -48,7 +48,9 @@ type Options struct {
 	// only; "0" or empty: nowhere. Query is the kernel that is asked for that; nil: questions about
 	// packets are refused.
 	QueryAddress string
-	Query        answers.Kernel
+	// ProcSys is where sysctls are read for that; empty: nowhere.
+	ProcSys string
+	Query   answers.Kernel
 	// OwnsTables: the kernel lets nobody else change the tables. Routing is how packets reach other
 	// nodes, where podfence connects the pods; for answers alone.
 	OwnsTables bool

@@ -83,7 +83,7 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 			return n, err
 		}
 		n.add(reader.Close)
-		o.Query = reader
+		o.Query, o.ProcSys = reader, h.ProcSys
 	}
 	o.Drops = func() (map[string]uint64, error) { return conn.Drops(ruleset.DropChains[:]...) }
 	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -215,17 +216,16 @@ func (x *Explainer) agents(a Answer) (notes []Note) {
 // agentAt is the pod of podfence's agent on a node, one that is ready if there is such; nil: there is none.
 func (x *Explainer) agentAt(node string) (agent *corev1.Pod) {
 	for _, pod := range x.cluster.Pods {
-		if pod.Spec.NodeName == node && IsAgent(pod) && (agent == nil || ready(pod)) {
+		if pod.Spec.NodeName == node && isAgent(pod) && (agent == nil || ready(pod)) {
 			agent = pod
 		}
 	}
 	return agent
 }
 
-// IsAgent reports whether a pod is an agent of podfence, by the labels that config/ and the chart give it. Any
-// pod may have these labels: that it is on its node's network as well takes rights over the node.
-func IsAgent(pod *corev1.Pod) bool {
-	return pod.Spec.HostNetwork && pod.Labels["app.kubernetes.io/name"] == "podfence" && pod.Labels["app.kubernetes.io/component"] == "agent"
+// isAgent reports whether a pod is an agent of podfence.
+func isAgent(pod *corev1.Pod) bool {
+	return pod.Spec.HostNetwork && v1alpha1.HasAgentLabels(pod.Labels)
 }
 
 // isBehind reports whether a pod is one of those that a Service sends to.

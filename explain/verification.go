@@ -63,6 +63,11 @@ func (v *Verification) String() string {
 	case v.Trace.FlowCount > 0:
 		flows = fmt.Sprintf("such flows in connection tracking: %d, of which revoked: %d", v.Trace.FlowCount, v.Trace.RevokedCount)
 	}
+	for _, hook := range v.Trace.Hooks {
+		for _, what := range hook.Assumed {
+			flows += "; assumed: " + what
+		}
+	}
 	if v.Differs() {
 		return fmt.Sprintf("%s DIFFERS: it is %s, and policies say %s; %s", kernel, does, strings.ToLower(string(v.Expected)), flows)
 	}

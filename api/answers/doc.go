@@ -22,6 +22,9 @@ const (
 	DefaultPort    = 9477
 	StatusPath     = "/v1/status"
 	TracePath      = "/v1/trace"
+	// NamespaceParameter of a query to StatusPath has it list the problems of one namespace's policies, and of
+	// those that are in none.
+	NamespaceParameter = "namespace"
 )
 
 // TypeMeta says what an answer is, so that it can be told apart in a file.

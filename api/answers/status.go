@@ -39,9 +39,12 @@ type Status struct {
 // AnsweredBy is the name of the node whose agent has answered.
 func (s *Status) AnsweredBy() string { return s.Node }
 
-// MaxListed is how many pods or policies a list of a Status names at most. The counts beside it
+// What a list of a Status names at most: pods or policies, and problems of one policy. The counts beside it
 // count all.
-const MaxListed = 100
+const (
+	MaxListed   = 100
+	MaxOfPolicy = 5
+)
 
 // Options are the choices of an agent that change what becomes of packets. Whoever explains a verdict
 // of this node must make the same ones.
@@ -106,8 +109,10 @@ type Policies struct {
 	// WithProblems is how many have parts that allow nothing, because they cannot be read or are
 	// quarantined. Problems says which parts, in order of the policies' names, of the first MaxListed
 	// policies.
-	WithProblems int             `json:"withProblems"`
-	Problems     []PolicyProblem `json:"problems,omitempty"`
+	WithProblems int `json:"withProblems"`
+	// Unreadable is how many have parts that cannot be read.
+	Unreadable int             `json:"unreadable"`
+	Problems   []PolicyProblem `json:"problems,omitempty"`
 }
 
 // PolicyProblem is a part of a policy that allows nothing.
@@ -122,6 +127,9 @@ type PolicyProblem struct {
 	// Refused: the policy as a whole is quarantined, as the kernel refuses its rules or its namespace takes too
 	// much of the node. Else this part of it cannot be read.
 	Refused bool `json:"refused,omitempty"`
+	// More is how many problems of this kind the policy has besides those that are listed, of which this is
+	// the last.
+	More int `json:"more,omitempty"`
 }
 
 // Repairs are about what others have changed of the tables.

@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +18,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/controllers/enforcer"
@@ -72,7 +77,7 @@ func (*fakeKernel) Link(name string) (*nft.Link, error) {
 	return &nft.Link{Name: name, Group: 28774, Master: "podfence0"}, nil
 }
 
-func (*fakeKernel) FlowsOf(p packet.Packet, bit uint32, most int) ([]nft.TrackedFlow, int, int, error) {
+func (*fakeKernel) FlowsOf(_ context.Context, p packet.Packet, bit uint32, most int) ([]nft.TrackedFlow, int, int, error) {
 	to := netip.AddrPortFrom(p.Dst, p.DstPort)
 	return []nft.TrackedFlow{{Source: netip.AddrPortFrom(p.Src, 40000), Destination: to, Addressed: netip.MustParseAddrPort("10.96.0.1:80"), Revoked: bit != 0}}, 3, 1, nil
 }
@@ -94,6 +99,7 @@ func (*fakeModel) Attachments() []policy.Attachment {
 
 func newServer(k *fakeKernel, m *fakeModel) *Server {
 	r := report.New(report.Options{Node: "node-1", Log: logr.Discard(), Registry: prometheus.NewRegistry()})
+	r.Of(enforcer.New(nil, enforcer.Options{Node: "node-1"})) // of which nothing is quarantined
 	return New(Options{
 		Node: "node-1", Version: "v1", Source: "api", Choices: answers.Options{CNI: "bridge", Guard: true, RevokedMark: 1 << 29},
 		BridgeMAC: [6]byte{2, 9}, Model: m, Health: r.Health, Problems: r.Problems, Kernel: k, Log: logr.Discard(),
@@ -107,6 +113,7 @@ func newServer(k *fakeKernel, m *fakeModel) *Server {
 func ask(t *testing.T, s *Server, method, target, body string, change func(*http.Request)) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, "http://127.0.0.1:9477"+target, strings.NewReader(body))
+	r.RemoteAddr = "127.0.0.1:40000"
 	if change != nil {
 		change(r)
 	}
@@ -165,6 +172,74 @@ func TestWay(t *testing.T) {
 	}
 }
 
+// TestOneBridge: what the bridge of another plugin passes between its ports meets the hooks of family inet
+// only if br_netfilter takes it there.
+func TestOneBridge(t *testing.T) {
+	for _, c := range []struct {
+		name, v4, v6 string // "-": the kernel does not have the setting
+		src, dst     string
+		inet         bool
+	}{
+		{"on", "1", "1", "10.244.1.2", "10.244.1.3", true},
+		{"off", "0", "1", "10.244.1.2", "10.244.1.3", false},
+		{"not loaded", "-", "-", "10.244.1.2", "10.244.1.3", false},
+		{"to another node", "0", "0", "10.244.1.2", "10.9.9.9", true},
+	} {
+		settings := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(settings, "net/bridge"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string]string{"bridge-nf-call-iptables": c.v4, "bridge-nf-call-ip6tables": c.v6} {
+			if value == "-" {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(settings, "net/bridge", name), []byte(value+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		k := &fakeKernel{deny: nft.Output}
+		s := newServer(k, &fakeModel{})
+		s.options.Choices.Guard, s.options.ProcSys = false, settings
+		ask(t, s, "GET", answers.TracePath+"?protocol=udp&port=53&src="+c.src+"&dst="+c.dst, "", nil)
+		inet := slices.ContainsFunc(k.way, func(v nft.Visit) bool { return v.Family == nft.Inet })
+		if inet != c.inet {
+			t.Errorf("%s: hooks of family inet: %t", c.name, inet)
+		}
+	}
+	// Where that cannot be read, it is said what was taken for granted.
+	s := newServer(&fakeKernel{deny: nft.Output}, &fakeModel{})
+	s.options.Choices.Guard = false
+	if w := ask(t, s, "GET", answers.TracePath+"?protocol=udp&port=53&src=10.244.1.2&dst=10.244.1.3", "", nil); !strings.Contains(w.Body.String(), "net.bridge.bridge-nf-call-iptables is 1") {
+		t.Errorf("nothing is assumed: %s", w.Body)
+	}
+}
+
+// TestProblems: of many policies with many problems each the first are listed, all are counted, and those of a
+// namespace can be asked for.
+func TestProblems(t *testing.T) {
+	s := newServer(&fakeKernel{}, &fakeModel{})
+	for n := range answers.MaxListed + 50 {
+		np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: fmt.Sprintf("p%03d", n)}}
+		var unread []policy.Problem
+		for rule := range 20 {
+			unread = append(unread, policy.Problem{Field: fmt.Sprintf("spec.ingress[%d]", rule), Reason: "no CIDR"})
+		}
+		s.options.Problems.Report(np, unread)
+	}
+	s.options.Problems.Report(&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}, []policy.Problem{{Field: "spec", Reason: "no CIDR"}})
+	for query, want := range map[string]struct{ rows, more int }{"": {answers.MaxListed * answers.MaxOfPolicy, 15}, "?namespace=shop": {1, 0}, "?namespace=none": {0, 0}} {
+		w := ask(t, s, "GET", answers.StatusPath+query, "", nil)
+		var status answers.Status
+		if err := json.Unmarshal(w.Body.Bytes(), &status); err != nil {
+			t.Fatal(err)
+		}
+		p := status.Policies
+		if p.WithProblems != answers.MaxListed+51 || p.Unreadable != answers.MaxListed+51 || len(p.Problems) != want.rows || want.rows > 0 && p.Problems[len(p.Problems)-1].More != want.more {
+			t.Errorf("%q: %d policies, %d unreadable, %d rows", query, p.WithProblems, p.Unreadable, len(p.Problems))
+		}
+	}
+}
+
 // TestRefused: what is asked wrongly, or by whom it must not be, is an error in JSON that says so.
 func TestRefused(t *testing.T) {
 	s := newServer(&fakeKernel{}, &fakeModel{})
@@ -180,6 +255,8 @@ func TestRefused(t *testing.T) {
 		{"no host", "GET", answers.StatusPath, "", host(""), 403, "loopback"},
 		{"a name that begins well", "GET", answers.StatusPath, "", host("127.0.0.1.evil.example"), 403, "evil"},
 		{"a web page", "GET", answers.StatusPath, "", func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") }, 403, "web page"},
+		{"a web page's image", "GET", answers.StatusPath, "", func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }, 403, "web page"},
+		{"another machine", "GET", answers.StatusPath, "", func(r *http.Request) { r.RemoteAddr = "10.0.0.9:40000" }, 403, "on the node itself"},
 		{"another path", "GET", "/v1/else", "", nil, 404, "/v1/else"},
 		{"a method", "DELETE", answers.StatusPath, "", nil, 405, "GET"},
 		{"no JSON", "POST", answers.TracePath, "x", nil, 400, "JSON"},
@@ -195,6 +272,11 @@ func TestRefused(t *testing.T) {
 		{"a parameter that is none", "GET", answers.TracePath + "?from=x", "", nil, 400, "from"},
 		{"ICMPv6 of IPv4", "GET", answers.TracePath + "?src=10.0.0.1&dst=10.0.0.2&protocol=icmpv6", "", nil, 400, "family"},
 		{"ICMP with a port", "GET", answers.TracePath + "?src=10.0.0.1&dst=10.0.0.2&protocol=icmp&port=8", "", nil, 400, "icmpType"},
+		{"TCP without a port", "GET", answers.TracePath + "?src=10.0.0.1&dst=10.0.0.2&protocol=tcp", "", nil, 400, "has ports: give one"},
+		{"ESP with a port", "GET", answers.TracePath + "?src=10.0.0.1&dst=10.0.0.2&protocol=50&port=1", "", nil, 400, "has no ports"},
+		{"an echo reply", "GET", answers.TracePath + "?src=10.0.0.1&dst=10.0.0.2&protocol=icmp&icmpType=0", "", nil, 400, "no connection begins with type 0"},
+		{"an error", "GET", answers.TracePath + "?src=10.0.0.1&dst=10.0.0.2&protocol=icmp&icmpType=3", "", nil, 400, "no connection begins with type 3"},
+		{"discovery", "GET", answers.TracePath + "?src=fd00::1&dst=fd00::2&protocol=icmpv6&icmpType=135", "", nil, 400, "no connection begins with type 135"},
 		{"TCP with a type", "GET", answers.TracePath + "?src=10.0.0.1&dst=10.0.0.2&protocol=tcp&icmpType=8", "", nil, 400, "icmpType"},
 	} {
 		w := ask(t, s, c.method, c.target, c.body, c.change)

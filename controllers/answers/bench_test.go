@@ -105,7 +105,9 @@ func newFenced(b *testing.B, s scale.Size) *fenced {
 
 func (f *fenced) ask(target string) (code int) {
 	w := httptest.NewRecorder()
-	f.server.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+target, nil))
+	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+target, nil)
+	r.RemoteAddr = "127.0.0.1:40000"
+	f.server.Handler().ServeHTTP(w, r)
 	return w.Code
 }
 

@@ -26,6 +26,17 @@ var protocols = map[string]packet.Protocol{
 // echoRequests are the message types that are asked about if a question names none.
 var echoRequests = map[packet.Protocol]uint8{packet.ICMP: 8, packet.ICMPv6: 128}
 
+// hasPorts are the protocols that have ports: UDP-Lite (136) and DCCP (33) as well.
+var hasPorts = map[packet.Protocol]bool{packet.TCP: true, packet.UDP: true, packet.SCTP: true, 33: true, 136: true}
+
+// beginsFlow are the message types that begin a flow (valid_new in net/netfilter/nf_conntrack_proto_icmp.c and
+// nf_conntrack_proto_icmpv6.c). Of others the kernel makes none: answers and errors without one are invalid, and
+// neighbour and listener discovery is not tracked.
+var beginsFlow = map[packet.Protocol]map[uint8]bool{
+	packet.ICMP:   {8: true, 13: true, 15: true, 17: true},
+	packet.ICMPv6: {128: true, 139: true},
+}
+
 // read reads a question: of a POST, in JSON, and of a GET, out of the query.
 func read(w http.ResponseWriter, r *http.Request) (q answers.TraceQuestion, err error) {
 	if r.Method != http.MethodPost {
@@ -99,8 +110,14 @@ func complete(q *answers.TraceQuestion) (p packet.Packet, err error) {
 		return p, fmt.Errorf("protocol %s is not of the family of %s", q.Protocol, q.Src)
 	case isICMP && q.Port != 0:
 		return p, errors.New("ICMP has no ports: give icmpType")
+	case isICMP && q.ICMPType != nil && !beginsFlow[protocol][*q.ICMPType]:
+		return p, fmt.Errorf("no connection begins with type %d of %s: ask about a request, such as %d", *q.ICMPType, q.Protocol, request)
 	case !isICMP && q.ICMPType != nil:
 		return p, fmt.Errorf("icmpType is given, and the protocol is %s", q.Protocol)
+	case hasPorts[protocol] && q.Port == 0:
+		return p, fmt.Errorf("protocol %s has ports: give one", q.Protocol)
+	case !hasPorts[protocol] && q.Port != 0:
+		return p, fmt.Errorf("protocol %s has no ports, and port is %d", q.Protocol, q.Port)
 	case isICMP && q.ICMPType == nil:
 		q.ICMPType = &request
 	}

@@ -32,7 +32,7 @@ type Kernel interface {
 	Link(name string) (*nft.Link, error)
 	// FlowsOf are at most so many of the flows that packets like this have begun; it counts all, and
 	// those that carry the bit.
-	FlowsOf(p packet.Packet, bit uint32, most int) (flows []nft.TrackedFlow, all, revoked int, err error)
+	FlowsOf(ctx context.Context, p packet.Packet, bit uint32, most int) (flows []nft.TrackedFlow, all, revoked int, err error)
 }
 
 // Model is asked what the node enforces. Its methods may be called from any goroutine.
@@ -53,6 +53,8 @@ type Options struct {
 	OwnsTables bool
 	// BridgeTable: there is a table of family bridge for the links of another plugin's pods.
 	BridgeTable bool
+	// ProcSys is where sysctls of the node's network namespace are read; empty: nowhere.
+	ProcSys string
 	// BridgeMAC is that of podfence's bridge, if that connects the pods.
 	BridgeMAC [6]byte
 
@@ -149,7 +151,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(answers.StatusPath, func(w http.ResponseWriter, r *http.Request) {
 		if allowed(w, r, http.MethodGet) {
-			write(w, http.StatusOK, s.status(time.Now()))
+			write(w, http.StatusOK, s.status(time.Now(), r.URL.Query().Get(answers.NamespaceParameter)))
 		}
 	})
 	mux.HandleFunc(answers.TracePath, s.serveTrace)
@@ -157,9 +159,15 @@ func (s *Server) Handler() http.Handler {
 		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath))
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A browser that some page has sent here, by a name that leads to a loopback address, says that
-		// name as the host (DNS rebinding). No page may read an answer either: there is no CORS.
-		if !isLoopback(r.Host) || r.Header.Get("Origin") != "" {
+		// What is routed to a loopback address from elsewhere is nobody of this node. A browser that some page
+		// has sent here, by a name that leads to a loopback address, says that name as the host (DNS
+		// rebinding). No page may read an answer either: there is no CORS, and none is made for an image.
+		site := r.Header.Get("Sec-Fetch-Site")
+		if !isLoopback(r.RemoteAddr) {
+			fail(w, http.StatusForbidden, "Forbidden", "questions are answered on the node itself: ask from a loopback address")
+			return
+		}
+		if !isLoopback(r.Host) || r.Header.Get("Origin") != "" || site != "" && site != "none" {
 			fail(w, http.StatusForbidden, "Forbidden", fmt.Sprintf("the host is %q: ask by a loopback address or localhost, and not from a web page", r.Host))
 			return
 		}
@@ -247,14 +255,9 @@ func fail(w http.ResponseWriter, code int, reason, message string) {
 
 // write writes an answer. Who has gone does not hear it.
 func write(w http.ResponseWriter, code int, answer any) {
-	text, err := json.Marshal(answer)
-	if err != nil { // all answers are plain values
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_, _ = w.Write(append(text, '\n'))
+	_ = json.NewEncoder(w).Encode(answer) // all answers are plain values
 }

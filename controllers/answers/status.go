@@ -33,8 +33,9 @@ func (c *counted) get(now time.Time, model Model) (policy.Counts, int) {
 	return c.counts, c.attached
 }
 
-// status is how the agent and its node are.
-func (s *Server) status(now time.Time) answers.Status {
+// status is how the agent and its node are, with the problems of the policies of a namespace, or of all if it
+// is empty, and of those that are in none.
+func (s *Server) status(now time.Time, namespace string) answers.Status {
 	counts, attached := s.counted.get(now, s.options.Model)
 	status := answers.Status{
 		TypeMeta: answers.TypeMeta{APIVersion: answers.Version, Kind: "Status"},
@@ -49,24 +50,27 @@ func (s *Server) status(now time.Time) answers.Status {
 		status.Conditions = append(status.Conditions, answers.Condition{Name: string(reason.Condition), Message: reason.Why})
 	}
 	status.Ready = len(status.Conditions) == 0
-	first, count := s.options.Problems.First(answers.MaxListed)
-	status.Policies.WithProblems = count
+	first, count, unread := s.options.Problems.First(answers.MaxListed, namespace)
+	status.Policies.WithProblems, status.Policies.Unreadable = count, unread
 	for _, of := range first {
-		for _, problem := range of.Unread {
-			status.Policies.Problems = append(status.Policies.Problems, problemOf(of, problem, false))
-		}
-		for _, problem := range of.Refused {
-			status.Policies.Problems = append(status.Policies.Problems, problemOf(of, problem, true))
-		}
+		status.Policies.Problems = append(status.Policies.Problems, problemsOf(of, of.Unread, false)...)
+		status.Policies.Problems = append(status.Policies.Problems, problemsOf(of, of.Refused, true)...)
 	}
 	s.waiting(&status)
 	return status
 }
 
-func problemOf(of report.PolicyProblems, problem policy.Problem, refused bool) answers.PolicyProblem {
-	return answers.PolicyProblem{
-		Kind: of.Kind, Namespace: of.Policy.Namespace, Name: of.Policy.Name, Field: problem.Field, Reason: problem.Reason, Refused: refused,
+// problemsOf are the first problems of a policy. The last says how many there are beside them.
+func problemsOf(of report.PolicyProblems, problems []policy.Problem, refused bool) (all []answers.PolicyProblem) {
+	for _, problem := range problems[:min(len(problems), answers.MaxOfPolicy)] {
+		all = append(all, answers.PolicyProblem{
+			Kind: of.Kind, Namespace: of.Policy.Namespace, Name: of.Policy.Name, Field: problem.Field, Reason: problem.Reason, Refused: refused,
+		})
 	}
+	if more := len(problems) - len(all); more > 0 {
+		all[len(all)-1].More = more
+	}
+	return all
 }
 
 // waiting says which pods wait, the longest waiting first.

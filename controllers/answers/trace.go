@@ -11,7 +11,7 @@ import (
 // trace is what the kernel does to a packet, and which flows it knows that began with such a one.
 func (s *Server) trace(ctx context.Context, q answers.TraceQuestion, p packet.Packet) (answers.Trace, error) {
 	t := answers.Trace{TypeMeta: answers.TypeMeta{APIVersion: answers.Version, Kind: "Trace"}, Node: s.options.Node, Question: q}
-	way, err := s.wayOf(p)
+	way, assumed, err := s.wayOf(p)
 	if err != nil {
 		return t, err
 	}
@@ -22,9 +22,12 @@ func (s *Server) trace(ctx context.Context, q answers.TraceQuestion, p packet.Pa
 	t.Verdict = answers.Pass
 	for _, v := range visited {
 		hook := hookOf(v)
+		if assumed != "" && v.Family == nft.Inet {
+			hook.Assumed = append(hook.Assumed, assumed)
+		}
 		t.Hooks, t.Verdict = append(t.Hooks, hook), hook.Verdict
 	}
-	flows, all, revoked, err := s.options.Kernel.FlowsOf(p, s.options.Choices.RevokedMark, answers.MaxFlows)
+	flows, all, revoked, err := s.options.Kernel.FlowsOf(ctx, p, s.options.Choices.RevokedMark, answers.MaxFlows)
 	if err != nil {
 		t.FlowsError = err.Error()
 		return t, nil

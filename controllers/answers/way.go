@@ -1,8 +1,14 @@
 package answers
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/policy/packet"
@@ -44,16 +50,16 @@ func (s *Server) endOf(addr netip.Addr, attachments []policy.Attachment) (e end,
 // input if the destination is the node's own address; postrouting; and those of the bridge that the
 // receiver is at. What the node sends itself begins with output. What two ports of one bridge send to
 // each other meets the bridge's forward hook, and then as IP the others, by br_netfilter; podfence's own
-// bridge passes nothing from port to port.
-func (s *Server) wayOf(p packet.Packet) (way []nft.Visit, err error) {
+// bridge passes nothing from port to port. assumed says what was taken for granted.
+func (s *Server) wayOf(p packet.Packet) (way []nft.Visit, assumed string, err error) {
 	attachments := s.options.Model.Attachments()
 	from, err := s.endOf(p.Src, attachments)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	to, err := s.endOf(p.Dst, attachments)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	ip := nft.TracePacket{
 		Packet: p, State: nft.New, Elsewhere: from.link == nil, Flow: nft.Flow{OriginalSrc: p.Src, ReplySrc: p.Dst},
@@ -66,6 +72,10 @@ func (s *Server) wayOf(p packet.Packet) (way []nft.Visit, err error) {
 	if to.link != nil {
 		ip.Frame.Out = to.link.Name
 	}
+	inet := true
+	if s.oneBridge(from, to) {
+		inet, assumed = s.bridgeNetfilter(p.Src.Is6(), from.link.Name)
+	}
 	bridged := s.options.Choices.Guard || s.options.BridgeTable
 	if bridged && from.port != nil {
 		way = append(way, nft.Visit{Family: nft.Bridge, Hook: nft.Prerouting, Packet: s.frame(p, from, to)})
@@ -75,6 +85,9 @@ func (s *Server) wayOf(p packet.Packet) (way []nft.Visit, err error) {
 		way = append(way, nft.Visit{Family: nft.Bridge, Hook: nft.Forward, Packet: s.frame(p, from, to)})
 	}
 	for _, hook := range hooksOf(own, to.link != nil && to.link.Local) {
+		if !inet {
+			break
+		}
 		visit := nft.Visit{Family: nft.Inet, Hook: hook, Packet: ip}
 		if hook == nft.Prerouting {
 			visit.Packet.Frame.Out = ""
@@ -85,7 +98,33 @@ func (s *Server) wayOf(p packet.Packet) (way []nft.Visit, err error) {
 		out := s.frame(p, end{}, to)
 		way = append(way, nft.Visit{Family: nft.Bridge, Hook: nft.Output, Packet: out})
 	}
-	return way, nil
+	return way, assumed, nil
+}
+
+// oneBridge reports whether a bridge of another plugin passes the packet from one of its ports to another:
+// both ends are behind the same link, and that is not podfence's bridge, which passes nothing so.
+func (s *Server) oneBridge(from, to end) bool {
+	return !s.options.Choices.Guard && from.link != nil && to.link != nil && !from.link.Local && !to.link.Local && from.link.Name == to.link.Name
+}
+
+// bridgeNetfilter reports whether what a bridge passes between its ports meets the hooks of family inet, which
+// br_netfilter does, and what has been taken for granted if that is not known.
+func (s *Server) bridgeNetfilter(v6 bool, bridge string) (meets bool, assumed string) {
+	setting := "bridge-nf-call-iptables"
+	if v6 {
+		setting = "bridge-nf-call-ip6tables"
+	}
+	if s.options.ProcSys == "" {
+		return true, "net.bridge." + setting + " is 1, so that what " + bridge + " passes between its ports is policed"
+	}
+	value, err := os.ReadFile(filepath.Join(s.options.ProcSys, "net/bridge", setting))
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // br_netfilter is not loaded
+		return false, ""
+	case err != nil:
+		return true, fmt.Sprintf("net.bridge.%s is 1, which could not be read: %v", setting, err)
+	}
+	return strings.TrimSpace(string(value)) != "0", ""
 }
 
 // hooksOf are the hooks of family inet for what comes from, or goes to, the node itself, or passes.

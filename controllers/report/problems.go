@@ -97,19 +97,27 @@ type PolicyProblems struct {
 	Refused []policy.Problem
 }
 
-// First are the problems of the first so many policies, in order of namespace and name, and count is how
-// many policies have problems.
-func (p *Problems) First(most int) (first []PolicyProblems, count int) {
+// First are the problems of the first so many policies, in order of namespace and name: of a namespace, and of
+// those that are in none, or of all if it is empty. count is how many policies have problems in all, and
+// unread how many of them have parts that cannot be read.
+func (p *Problems) First(most int, namespace string) (first []PolicyProblems, count, unread int) {
 	p.mu.Lock()
-	all := make([]PolicyProblems, 0, len(p.known))
+	count = len(p.known)
+	all := make([]PolicyProblems, 0, count)
 	for key, of := range p.known {
+		if len(of.unread) > 0 {
+			unread++
+		}
+		if namespace != "" && key.Namespace != "" && key.Namespace != namespace {
+			continue
+		}
 		all = append(all, PolicyProblems{Kind: of.kind, Policy: key, Unread: of.unread, Refused: of.refused}) // which nobody changes
 	}
 	p.mu.Unlock()
 	slices.SortFunc(all, func(a, b PolicyProblems) int {
 		return cmp.Or(strings.Compare(a.Policy.Namespace, b.Policy.Namespace), strings.Compare(a.Policy.Name, b.Policy.Name))
 	})
-	return all[:min(most, len(all))], len(all)
+	return all[:min(most, len(all))], count, unread
 }
 
 // Recheck has policies reported again that were quarantined or released, and have not changed

@@ -15,18 +15,20 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/api/answers"
-	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/api/v1alpha1"
 )
 
-// Selector selects the agents' pods by their labels, in whatever namespace.
-const Selector = "app.kubernetes.io/name=podfence,app.kubernetes.io/component=agent"
+// isAgent reports whether a pod is an agent of podfence.
+func isAgent(pod *corev1.Pod) bool {
+	return pod.Spec.HostNetwork && v1alpha1.HasAgentLabels(pod.Labels)
+}
 
 // AllowToNode reports whether the agents among pods let pods reach their own node whatever policies say
 // (--pod-to-node allow): if all of them do, as what some deny may be denied.
 func AllowToNode(pods []*corev1.Pod) bool {
 	found := false
 	for _, pod := range pods {
-		if !explain.IsAgent(pod) {
+		if !isAgent(pod) {
 			continue
 		}
 		if found = true; choice(pod, "pod-to-node") != "allow" {
@@ -101,14 +103,14 @@ func (c *Client) Agent(pod *corev1.Pod) *Agent {
 // while they are replaced, the one that runs. Whoever may create pods may give them any labels: an agent is on
 // its node's network, which takes rights over the node, and agents in two namespaces are an error.
 func (c *Client) Pods(ctx context.Context, namespace string) (map[string]*corev1.Pod, error) {
-	list, err := c.kinds.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: Selector})
+	list, err := c.kinds.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.AgentSelector})
 	if err != nil {
-		return nil, fmt.Errorf("listing the agents' pods (%s): %w", Selector, err)
+		return nil, fmt.Errorf("listing the agents' pods (%s): %w", v1alpha1.AgentSelector, err)
 	}
 	byNode, in := map[string]*corev1.Pod{}, ""
 	for i := range list.Items {
 		pod := &list.Items[i]
-		if !explain.IsAgent(pod) {
+		if !isAgent(pod) {
 			continue
 		}
 		if in == "" {

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/kubectl-podfence/agents"
 )
@@ -116,7 +117,7 @@ func (a *asking) find(ctx context.Context, f *frame) (asked []*askedAgent, notes
 		}
 	}
 	if len(nodes) == 0 {
-		return nil, nil, fmt.Errorf("there are neither nodes nor agents (pods with %s): is this the right cluster?", agents.Selector)
+		return nil, nil, fmt.Errorf("there are neither nodes nor agents (pods with %s): is this the right cluster?", v1alpha1.AgentSelector)
 	}
 	slices.Sort(nodes)
 	for _, name := range nodes {

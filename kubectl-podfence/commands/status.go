@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,6 +75,14 @@ func (c *statusCall) run(ctx context.Context) error {
 	return err
 }
 
+// path is what agents are asked for.
+func (c *statusCall) path() string {
+	if namespace := c.scope(c.all); namespace != "" {
+		return answers.StatusPath + "?" + url.Values{answers.NamespaceParameter: {namespace}}.Encode()
+	}
+	return answers.StatusPath
+}
+
 // ask asks all agents, some at once, and notes what each answers.
 func (c *statusCall) ask(ctx context.Context, asked []*askedAgent) {
 	var group errgroup.Group
@@ -84,7 +93,7 @@ func (c *statusCall) ask(ctx context.Context, asked []*askedAgent) {
 		}
 		group.Go(func() error {
 			answer := &answers.Status{}
-			if err := c.asking.ask(ctx, of, http.MethodGet, answers.StatusPath, nil, answer); err != nil {
+			if err := c.asking.ask(ctx, of, http.MethodGet, c.path(), nil, answer); err != nil {
 				of.State, of.Message = NoAnswer, err.Error()
 				return nil // it is said in its row
 			}

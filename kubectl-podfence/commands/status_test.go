@@ -58,12 +58,14 @@ func TestStatus(t *testing.T) {
 	args := []string{
 		"status",
 		agentOf(t, statusOf("node-1", func(s *answers.Status) {
+			s.Policies.Quarantined, s.Policies.Unreadable, s.Policies.WithProblems = 1, 1, 2
 			s.Policies.Problems = []answers.PolicyProblem{unreadable("shop", "web", "spec.ingress[0].from[1]"), unreadable("shop", "web", "spec.ingress[2].from[0]"), refused("other", "large", "")}
 		})),
 		agentOf(t, statusOf("node-2", func(s *answers.Status) {
 			before := time.Now().Add(-time.Minute)
 			s.Ready, s.OwnsTables, s.Repairs = false, false, answers.Repairs{Count: 4, Last: &before}
 			s.Conditions = []answers.Condition{{Name: "Tampering", Message: "others change its table \x1b[2J"}}
+			s.Policies.Unreadable, s.Policies.WithProblems = 1, 1
 			s.Policies.Problems = []answers.PolicyProblem{unreadable("shop", "web", "spec.ingress[0].from[1]")}
 			s.Pods.Waiting = 1
 			s.Waiting = []answers.WaitingPod{{Namespace: "shop", Name: "web-1", Reason: "its rules are not in the kernel"}}
@@ -200,5 +202,20 @@ func statuses(t *testing.T, api *kubernetes.Clientset, call func(...string) (int
 	code, _, errOut = call("status", "--as", "nobody")
 	if code != 2 || !strings.Contains(errOut, "listing the agents' pods") || !strings.Contains(errOut, "--agents-in") {
 		t.Errorf("who may not list pods: exit code %d, %s", code, errOut)
+	}
+}
+
+// TestStatusIsCut: if agents list fewer policies than have problems, that is said, and how to see the others;
+// and an agent that is of another node than the one that was asked is no answer.
+func TestStatusIsCut(t *testing.T) {
+	cut := statusOf("node-1", func(s *answers.Status) {
+		s.Policies.WithProblems, s.Policies.Unreadable = 150, 150
+		s.Policies.Problems = []answers.PolicyProblem{{Kind: "NetworkPolicy", Namespace: "shop", Name: "web", Field: "spec.ingress[4]", Reason: "no CIDR", More: 9}}
+	})
+	_, out, _ := call(t, "status", agentOf(t, cut))
+	for _, says := range []string{"no CIDR (and 9 more)", "note: 150 policies have problems, of which agents list no more than 100"} {
+		if !strings.Contains(out, says) {
+			t.Errorf("nothing says %q:\n%s", says, out)
+		}
 	}
 }

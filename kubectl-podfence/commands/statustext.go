@@ -179,9 +179,17 @@ func (s *Status) problemsTable() *metav1.Table {
 		if len(p.Nodes) > 1 {
 			where = fmt.Sprintf("%d of %d", len(p.Nodes), s.Summary.Nodes)
 		}
-		table.Rows = append(table.Rows, metav1.TableRow{Cells: []any{policyOf(p), what, where, cmp.Or(p.Field, "-"), p.Reason}})
+		table.Rows = append(table.Rows, metav1.TableRow{Cells: []any{policyOf(p.PolicyProblem), what, where, cmp.Or(p.Field, "-"), reasonOf(p)}})
 	}
 	return table
+}
+
+// reasonOf is the reason of a problem, and how many more of its kind the policy has.
+func reasonOf(p PolicyProblem) string {
+	if p.More > 0 {
+		return fmt.Sprintf("%s (and %d more)", p.Reason, p.More)
+	}
+	return p.Reason
 }
 
 // age is how long ago a time was.

@@ -2,6 +2,7 @@ package commands
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -38,7 +39,7 @@ type Summary struct {
 	Pods     int            `json:"pods"`
 	Waiting  int            `json:"waiting"`
 	Repairs  int            `json:"repairs"`
-	// Refused and Unreadable are how many policies have a problem of that kind on some node.
+	// Refused and Unreadable are how many policies have a problem of that kind on the node that has most.
 	Refused    int `json:"refused"`
 	Unreadable int `json:"unreadable"`
 }
@@ -83,7 +84,7 @@ type PolicyProblem struct {
 func (n *NodeStatus) answered(answer *answers.Status) {
 	n.Answer, n.State = answer, Ready
 	n.Node = cmp.Or(n.Node, answer.Node)
-	n.Refused, n.Unreadable = countPolicies(answer.Policies.Problems)
+	n.Refused, n.Unreadable = answer.Policies.Quarantined+answer.Policies.OverBudget, answer.Policies.Unreadable
 	if answer.Ready {
 		return
 	}
@@ -95,22 +96,13 @@ func (n *NodeStatus) answered(answer *answers.Status) {
 	n.Message = cmp.Or(strings.Join(texts, "; "), "it does not say why")
 }
 
-// countPolicies is how many policies are refused, and of how many something cannot be read.
-func countPolicies(problems []answers.PolicyProblem) (refused, unreadable int) {
-	seen := map[answers.PolicyProblem]bool{}
+// countPolicies is how many policies have these problems.
+func countPolicies(problems []answers.PolicyProblem) int {
+	seen := map[string]bool{}
 	for _, p := range problems {
-		key := answers.PolicyProblem{Kind: p.Kind, Namespace: p.Namespace, Name: p.Name, Refused: p.Refused}
-		if seen[key] {
-			continue
-		}
-		seen[key] = true
-		if p.Refused {
-			refused++
-		} else {
-			unreadable++
-		}
+		seen[policyOf(p)] = true
 	}
-	return refused, unreadable
+	return len(seen)
 }
 
 // statusOf puts together what agents have answered. Problems are those of the policies of a namespace (empty:
@@ -138,15 +130,28 @@ func statusOf(asked []*askedAgent, namespace string, notes []explain.Note) *Stat
 		s.Problems = append(s.Problems, PolicyProblem{problem, slices.Compact(nodes)})
 		all = append(all, problem)
 	}
-	s.Summary.Refused, s.Summary.Unreadable = countPolicies(all)
+	if most := withProblems(asked); namespace == "" && countPolicies(all) < most {
+		s.Notes = append(s.Notes, explain.Note{Reason: "NotListed", Message: fmt.Sprintf(
+			"%d policies have problems, of which agents list no more than %d: --namespace has them list those of one namespace.", most, answers.MaxListed)})
+	}
 	slices.SortFunc(s.Problems, func(a, b PolicyProblem) int {
-		return cmp.Or(strings.Compare(policyOf(a), policyOf(b)), strings.Compare(a.Field, b.Field), strings.Compare(a.Reason, b.Reason))
+		return cmp.Or(strings.Compare(policyOf(a.PolicyProblem), policyOf(b.PolicyProblem)), strings.Compare(a.Field, b.Field), strings.Compare(a.Reason, b.Reason))
 	})
 	return s
 }
 
+// withProblems is how many policies have problems, on the node that has most.
+func withProblems(asked []*askedAgent) (most int) {
+	for _, of := range asked {
+		if of.Answer != nil {
+			most = max(most, of.Answer.Policies.WithProblems)
+		}
+	}
+	return most
+}
+
 // policyOf is the policy of a problem as error messages and tables name it.
-func policyOf(p PolicyProblem) string {
+func policyOf(p answers.PolicyProblem) string {
 	if p.Namespace == "" {
 		return p.Kind + " " + p.Name
 	}
@@ -171,5 +176,6 @@ func (s *Summary) count(n *NodeStatus) {
 		s.Pods += n.Answer.Pods.Fenced
 		s.Waiting += n.Answer.Pods.Waiting
 		s.Repairs += n.Answer.Repairs.Count
+		s.Refused, s.Unreadable = max(s.Refused, n.Refused), max(s.Unreadable, n.Unreadable)
 	}
 }

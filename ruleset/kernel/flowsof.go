@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +16,8 @@ import (
 // counts all, and those that are revoked. bit is that of the mark that revokes; 0: none does.
 //
 // The kernel goes through all its flows for that, and filters by the source (of IPv6 it cannot); it holds
-// up nobody meanwhile.
-func (r *Reader) FlowsOf(p packet.Packet, bit uint32, most int) (flows []nft.TrackedFlow, all, revoked int, err error) {
+// up nobody meanwhile. It ends when ctx does.
+func (r *Reader) FlowsOf(ctx context.Context, p packet.Packet, bit uint32, most int) (flows []nft.TrackedFlow, all, revoked int, err error) {
 	l := newLine(unix.NETLINK_NETFILTER, r.netns)
 	defer func() {
 		if also := l.close(); err == nil {
@@ -29,7 +31,10 @@ func (r *Reader) FlowsOf(p packet.Packet, bit uint32, most int) (flows []nft.Tra
 		}
 	}
 	seen := map[string]bool{} // a list that has begun again has some of them twice
-	_, _, err = l.flowsOf(familyOf(p.Src), filter, func(e flow) error {
+	_, unreadable, err := l.flowsOf(familyOf(p.Src), filter, func(e flow) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if e.packet.Src != p.Src || e.packet.Dst != p.Dst || e.packet.Protocol != p.Protocol || e.packet.DstPort != p.DstPort || e.packet.ICMPType != p.ICMPType {
 			return nil
 		}
@@ -51,6 +56,9 @@ func (r *Reader) FlowsOf(p packet.Packet, bit uint32, most int) (flows []nft.Tra
 		}
 		return nil
 	})
+	if err == nil && unreadable > 0 {
+		err = fmt.Errorf("%d of the kernel's flows cannot be read", unreadable)
+	}
 	if err != nil {
 		return nil, 0, 0, &OpError{Op: "list the flows of " + p.String(), Err: err}
 	}

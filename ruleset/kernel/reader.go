@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -57,8 +58,8 @@ func (r *Reader) Close() error {
 // An error means that there is no verdict. It names the rule, if there is one that this program cannot
 // judge.
 func (r *Reader) Trace(ctx context.Context, way []nft.Visit) (visited []nft.Visited, err error) {
-	for {
-		visited, stable, err := r.try(way)
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		visited, stable, err := r.try(ctx, way)
 		if stable && err == nil {
 			return visited, nil
 		}
@@ -68,19 +69,19 @@ func (r *Reader) Trace(ctx context.Context, way []nft.Visit) (visited []nft.Visi
 		select {
 		case <-ctx.Done():
 			return nil, &OpError{Op: "read the tables back", Err: errors.Join(fmt.Errorf("the ruleset keeps changing: %w", context.Cause(ctx)), err)}
-		case <-time.After(betweenTries):
+		case <-time.After(pause):
 		}
 	}
 }
 
-// betweenTries is how long to wait when the ruleset has changed.
-const betweenTries = 2 * time.Millisecond
+// How long to wait when the ruleset has changed: longer each time.
+const firstPause, longestPause = 2 * time.Millisecond, 500 * time.Millisecond
 
 // try is Trace, once. It is not stable if the ruleset has changed meanwhile, or if a transaction was
 // under way: a set may then hide elements that are in force behind elements that are not yet
 // (__nft_rbtree_get in net/netfilter/nft_set_rbtree.c). Of the transactions of others, which can change
 // podfence's tables only where they have no owner, it sees those alone that end meanwhile.
-func (r *Reader) try(way []nft.Visit) (visited []nft.Visited, stable bool, err error) {
+func (r *Reader) try(ctx context.Context, way []nft.Visit) (visited []nft.Visited, stable bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	sending := r.conn.sending.Load()
@@ -91,21 +92,39 @@ func (r *Reader) try(way []nft.Visit) (visited []nft.Visited, stable bool, err e
 	if err != nil {
 		return nil, true, err
 	}
-	visited, err = r.run(way)
+	visited, err = r.run(ctx, way)
 	after, also := r.generation()
 	if also != nil {
 		return nil, true, also
 	}
-	return visited, before == after && sending == r.conn.sending.Load(), err
+	return visited, before == after && sending == r.conn.sending.Load() && !errors.Is(err, errStandby), err
+}
+
+// errStandby: the table is being replaced, and meanwhile another one of the same rules is in force.
+var errStandby = errors.New("the table is being replaced")
+
+// replaced reports errStandby while there is the table that is in force while the table of a family is
+// replaced.
+func (r *Reader) replaced(family nft.Family) error {
+	aside := r.conn.aside(family, standbySuffix)
+	t := &readTable{line: r.tables, name: aside.Name, family: byte(aside.Family)}
+	err := t.ask(unix.NFT_MSG_GETTABLE, nil, func(netlink.Message) error { return errStandby })
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
 }
 
 // run runs the packet at all its visits. The caller holds mu.
-func (r *Reader) run(way []nft.Visit) (visited []nft.Visited, err error) {
+func (r *Reader) run(ctx context.Context, way []nft.Visit) (visited []nft.Visited, err error) {
 	read := map[nft.Family]*readTable{}
 	for _, visit := range way {
 		t := read[visit.Family]
 		if t == nil {
-			if t, err = r.table(visit.Family); err != nil {
+			if err := r.replaced(visit.Family); err != nil {
+				return nil, err
+			}
+			if t, err = r.table(ctx, visit.Family); err != nil {
 				return nil, err
 			}
 			read[visit.Family] = t
@@ -143,20 +162,23 @@ func (r *Reader) generation() (generation uint32, err error) {
 // readTable is a table as far as it has been read. It implements bytecode.Ruleset, for a caller that
 // holds the Reader's mu.
 type readTable struct {
+	ctx    context.Context // of the question
 	line   *line
 	name   string
 	family byte
 	there  bool
 	bases  map[string]base
-	rules  map[string][]bytecode.Rule
-	sets   map[string]setKind
+	// rules are as they were read: what is made of one takes ten times the memory, and is let go when the next
+	// is run.
+	rules map[string][][]byte
+	sets  map[string]setKind
 }
 
 // table begins to read the table of a family: its base chains.
-func (r *Reader) table(family nft.Family) (*readTable, error) {
+func (r *Reader) table(ctx context.Context, family nft.Family) (*readTable, error) {
 	t := &readTable{
-		line: r.tables, name: r.conn.name, family: byte(r.conn.table(family).Family),
-		bases: map[string]base{}, rules: map[string][]bytecode.Rule{}, sets: map[string]setKind{},
+		ctx: ctx, line: r.tables, name: r.conn.name, family: byte(r.conn.table(family).Family),
+		bases: map[string]base{}, rules: map[string][][]byte{}, sets: map[string]setKind{},
 	}
 	var flags uint32
 	err := t.ask(unix.NFT_MSG_GETTABLE, nil, func(m netlink.Message) error {
@@ -236,16 +258,33 @@ func (t *readTable) at(hook nft.HookPoint) (bases []bytecode.Base) {
 }
 
 // Rules implements bytecode.Ruleset.
-func (t *readTable) Rules(chain string) (rules []bytecode.Rule, err error) {
+func (t *readTable) Rules(chain string) iter.Seq2[bytecode.Rule, error] {
+	return func(yield func(bytecode.Rule, error) bool) {
+		rules, err := t.readRules(chain)
+		if err != nil {
+			yield(bytecode.Rule{}, err)
+			return
+		}
+		for _, raw := range rules {
+			if !yield(bytecode.ParseRule(raw)) {
+				return
+			}
+		}
+	}
+}
+
+// readRules reads the rules of a chain, once.
+func (t *readTable) readRules(chain string) (rules [][]byte, err error) {
 	if rules, known := t.rules[chain]; known {
 		return rules, nil
 	}
 	err = t.list(unix.NFT_MSG_GETRULE, []netlink.Attribute{{Type: unix.NFTA_RULE_CHAIN, Data: append([]byte(chain), 0)}}, func(m netlink.Message) error {
 		// What is read is valid only during this call.
-		rule, err := bytecode.ParseRule(slices.Clone(m.Data[min(nfgenmsgLength, len(m.Data)):]))
-		rules = append(rules, rule)
-		return err
+		rules = append(rules, slices.Clone(m.Data[min(nfgenmsgLength, len(m.Data)):]))
+		return t.ctx.Err()
 	})
-	t.rules[chain] = rules
+	if err == nil {
+		t.rules[chain] = rules
+	}
 	return rules, err
 }

@@ -208,3 +208,21 @@ func TestReaderRandom(t *testing.T) {
 		})
 	}
 }
+
+// TestReaderWhileReplaced: while another table is in force in place of podfence's, there is no answer.
+func TestReaderWhileReplaced(t *testing.T) {
+	n := newNamespace(t)
+	r := n.reader()
+	p := nft.TracePacket{Packet: policy.Packet{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Protocol: policy.TCP, DstPort: 80}, State: nft.New}
+	if v := visit(t, r, nft.Inet, nft.Forward, p); v.Verdict != nft.Accept {
+		t.Fatalf("without a table: %+v", v)
+	}
+	n.nft("", "add", "table", "inet", "podfence-standby")
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if v, err := r.Trace(ctx, []nft.Visit{{Family: nft.Inet, Hook: nft.Forward, Packet: p}}); err == nil || !strings.Contains(err.Error(), "the table is being replaced") {
+		t.Errorf("%+v, %v", v, err)
+	}
+	n.nft("", "delete", "table", "inet", "podfence-standby")
+	visit(t, r, nft.Inet, nft.Forward, p)
+}

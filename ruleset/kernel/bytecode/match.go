@@ -161,6 +161,14 @@ func (m *machine) dynset(a *arguments) (outcome, error) {
 		m.assume("set " + set + " is not full")
 		return goesOn, nil
 	case "limit":
+		arguments := argumentsOf(account)
+		arguments.ignore(unix.NFTA_LIMIT_RATE, unix.NFTA_LIMIT_UNIT, unix.NFTA_LIMIT_BURST, unix.NFTA_LIMIT_TYPE)
+		if arguments.has(unix.NFTA_LIMIT_FLAGS) {
+			arguments.want(unix.NFTA_LIMIT_FLAGS, 0) // 1 turns it round: over the rate
+		}
+		if err := arguments.end(); err != nil {
+			return breaks, err
+		}
 		m.assume("the limit in set " + set + " is not exceeded")
 		return goesOn, nil
 	case "connlimit":

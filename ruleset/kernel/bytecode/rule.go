@@ -3,6 +3,7 @@ package bytecode
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
 
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
@@ -12,7 +13,7 @@ import (
 // Ruleset is what a packet's way is asked for: one table as the kernel has it.
 type Ruleset interface {
 	// Rules are those of a chain, in order.
-	Rules(chain string) ([]Rule, error)
+	Rules(chain string) iter.Seq2[Rule, error]
 	// Find looks a key up in a set or a map. It gets the key by asking for as many bytes as the
 	// keys of that set have. data is the attribute NFTA_SET_ELEM_DATA's content of a map's element;
 	// nil of a set's.

@@ -68,11 +68,12 @@ func (m *machine) chain(name string, depth int) (v nft.Verdict, ended bool, err 
 	if depth > maxDepth {
 		return v, false, fmt.Errorf("chain %s is jumped to %d chains deep, which the kernel does not allow", name, depth)
 	}
-	rules, err := m.ruleset.Rules(name)
-	if err != nil {
-		return v, false, fmt.Errorf("chain %s: %w", name, err)
-	}
-	for position, rule := range rules {
+	position := -1
+	for rule, err := range m.ruleset.Rules(name) {
+		if err != nil {
+			return v, false, fmt.Errorf("chain %s: %w", name, err)
+		}
+		position++
 		o, err := m.rule(rule)
 		if err != nil {
 			return v, false, fmt.Errorf("rule %d of chain %s (handle %d): %w", position+1, name, rule.Handle, err)
