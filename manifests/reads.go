@@ -50,7 +50,7 @@ var more = map[string]what{
 	"Pod": {fields: map[string]what{
 		"metadata": owned,
 		"spec":     podSpec,
-		"status":   {only: true, fields: map[string]what{"phase": {}, "podIP": {}, "podIPs": {}, "conditions": {only: true, fields: map[string]what{"type": {}, "status": {}}}}},
+		"status":   {only: true, fields: map[string]what{"phase": {}, "podIP": {}, "podIPs": {}, "conditions": conditions}},
 	}},
 	"Service": {fields: map[string]what{
 		"metadata": owned,
@@ -65,7 +65,7 @@ var more = map[string]what{
 	"StatefulSet":           workload,
 	"DaemonSet":             workload,
 	"ReplicationController": workload,
-	"Job":                   workload,
+	"Job":                   job,
 	"CronJob": {fields: map[string]what{
 		"metadata": owned,
 		"spec":     {only: true, fields: map[string]what{"jobTemplate": {only: true, fields: map[string]what{"spec": template}}}},
@@ -86,6 +86,18 @@ var template = what{only: true, fields: map[string]what{
 }}
 
 var workload = what{fields: map[string]what{"metadata": owned, "spec": template, "status": {only: true}}}
+
+// job is a Job, of which it matters whether it makes more pods.
+var job = what{fields: map[string]what{
+	"metadata": owned,
+	"spec": {only: true, fields: map[string]what{
+		"completions": {}, "template": template.fields["template"],
+	}},
+	"status": {only: true, fields: map[string]what{"conditions": conditions}},
+}}
+
+// conditions are those of a status, without when and why they came.
+var conditions = what{only: true, fields: map[string]what{"type": {}, "status": {}}}
 
 // fieldsOf are the fields that are read of a kind.
 func fieldsOf(kind string, questions bool) what {

@@ -22,6 +22,11 @@ type podTemplate struct {
 	// pods is how many stand for all: two where there may be several, so that one can be asked to reach
 	// the other.
 	pods int
+	// none: it makes no pods any more, as a Job that is complete or has failed, or as a ReplicaSet that
+	// something has scaled down.
+	none bool
+	// completions is, of a Job, after how many pods that have succeeded it is complete; else 0.
+	completions int
 }
 
 // templateOf is what a workload makes pods of; false: the object is no workload.
@@ -37,6 +42,7 @@ func templateOf(kind string, obj metav1.Object) (t podTemplate, is bool) {
 		t.template, t.pods = o.Spec.Template, several(o.Spec.Replicas)
 	case *appsv1.ReplicaSet:
 		t.template, t.pods = o.Spec.Template, several(o.Spec.Replicas)
+		t.none = o.Spec.Replicas != nil && *o.Spec.Replicas == 0 && metav1.GetControllerOfNoCopy(o) != nil // an old revision
 	case *appsv1.StatefulSet:
 		t.template, t.pods = o.Spec.Template, several(o.Spec.Replicas)
 	case *appsv1.DaemonSet:
@@ -47,7 +53,13 @@ func templateOf(kind string, obj metav1.Object) (t podTemplate, is bool) {
 			t.template = *o.Spec.Template
 		}
 	case *batchv1.Job:
-		t.template, t.pods = o.Spec.Template, 1
+		t.template, t.pods, t.completions = o.Spec.Template, 1, 1
+		if o.Spec.Completions != nil {
+			t.completions = int(*o.Spec.Completions)
+		}
+		t.none = t.completions == 0 || slices.ContainsFunc(o.Status.Conditions, func(c batchv1.JobCondition) bool {
+			return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
+		})
 	case *batchv1.CronJob:
 		t.template, t.pods = o.Spec.JobTemplate.Spec.Template, 1
 	default:
@@ -62,15 +74,18 @@ func templateOf(kind string, obj metav1.Object) (t podTemplate, is bool) {
 // standIn makes pods of workloads that have none, and gives addresses to pods that have none. A pod
 // without a node runs on the given one.
 func (o *Objects) standIn(node string) {
-	owners := o.owners()
-	for _, t := range o.templates {
-		self := id{t.owner.Kind, t.owner.Namespace, t.owner.Name}
-		if owners[self] || metav1.GetControllerOfNoCopy(t.owner) != nil {
-			continue // its pods are there, or stand for its owner
-		}
-		o.StandIns = append(o.StandIns, fmt.Sprintf("%s %s/%s", self.kind, self.namespace, self.name))
-		for i := range t.pods {
-			o.Pods = append(o.Pods, t.pod(i))
+	names := map[id]bool{}
+	for _, pod := range o.Pods {
+		names[idOf(pod)] = true
+	}
+	for _, t := range o.withoutPods() {
+		o.StandIns = append(o.StandIns, fmt.Sprintf("%s %s/%s", t.owner.Kind, t.owner.Namespace, t.owner.Name))
+		for i, made := 0, 0; made < t.pods; i++ {
+			if pod := t.pod(i); !names[idOf(pod)] { // another workload of this name has such a pod, or one that has ended
+				names[idOf(pod)] = true
+				o.Pods = append(o.Pods, pod)
+				made++
+			}
 		}
 	}
 	slices.SortFunc(o.Pods, byName[*corev1.Pod])
@@ -79,7 +94,7 @@ func (o *Objects) standIn(node string) {
 		if pod.Spec.NodeName == "" {
 			pod.Spec.NodeName = node
 		}
-		if len(pod.Status.PodIPs) > 0 || pod.Status.PodIP != "" || pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		if len(pod.Status.PodIPs) > 0 || pod.Status.PodIP != "" || pod.Spec.HostNetwork || ended(pod) {
 			continue
 		}
 		if pod.Annotations[v1alpha1.StandInAnnotation] == "" {
@@ -92,25 +107,61 @@ func (o *Objects) standIn(node string) {
 	}
 }
 
-// owners are the workloads that have pods, by themselves or by what they control.
-func (o *Objects) owners() map[id]bool {
-	of := map[id]id{}
+// withoutPods are the workloads that will make pods and have none: neither by themselves nor by what they
+// control. Pods that have ended do not count, as others take their place. Of workloads that control one
+// another, the pods of the topmost one stand for all; but a Job has begun, and its next pod is not that
+// of the CronJob's next Job.
+func (o *Objects) withoutPods() (all []podTemplate) {
+	controllers, pods, succeeded := map[id]id{}, map[id]bool{}, map[id]int{}
 	for _, w := range o.Workloads {
-		if ref := metav1.GetControllerOfNoCopy(w); ref != nil {
-			of[id{w.Kind, w.Namespace, w.Name}] = id{ref.Kind, w.Namespace, ref.Name}
+		controllers[workloadOf(w)] = id{}
+	}
+	for _, w := range o.Workloads {
+		if controller, known := controllerOf(w); known {
+			if _, has := controllers[controller]; has {
+				controllers[workloadOf(w)] = controller
+			}
 		}
 	}
-	have := map[id]bool{}
 	for _, pod := range o.Pods {
-		ref := metav1.GetControllerOfNoCopy(pod)
-		if ref == nil {
-			continue
-		}
-		for at := (id{ref.Kind, pod.Namespace, ref.Name}); at != (id{}) && !have[at]; at = of[at] {
-			have[at] = true
+		at, has := controllerOf(pod)
+		switch {
+		case !has:
+		case pod.Status.Phase == corev1.PodSucceeded:
+			succeeded[at]++
+		case !ended(pod):
+			for ; at != (id{}) && !pods[at]; at = controllers[at] {
+				pods[at] = true
+			}
 		}
 	}
-	return have
+	for _, t := range o.templates {
+		self := workloadOf(t.owner)
+		complete := t.completions > 0 && succeeded[self] >= t.completions
+		controlled := controllers[self] != (id{}) && self.kind != "Job"
+		if !pods[self] && !t.none && !complete && !controlled {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// ended reports whether a pod has ended, so that its address may be another pod's.
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+func idOf(pod *corev1.Pod) id { return id{"Pod", pod.Namespace, pod.Name} }
+
+func workloadOf(w *metav1.PartialObjectMetadata) id { return id{w.Kind, w.Namespace, w.Name} }
+
+// controllerOf is what controls an object; false: nothing does.
+func controllerOf(o metav1.Object) (id, bool) {
+	ref := metav1.GetControllerOfNoCopy(o)
+	if ref == nil {
+		return id{}, false
+	}
+	return id{ref.Kind, o.GetNamespace(), ref.Name}, true
 }
 
 // pod is the pod of a number that stands for those of a workload.
