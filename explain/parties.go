@@ -65,11 +65,14 @@ type Opening struct {
 	Partly bool `json:"partly,omitempty"`
 }
 
+// closed reports whether nothing is open, for certain.
+func (o Opening) closed() bool { return len(o.Open)+len(o.Unknown) == 0 }
+
 // portsText are the ports of an opening, as people read them.
 func (o Opening) portsText() string {
 	text := openText(o.Open)
 	switch {
-	case len(o.Open) == 0 && len(o.Unknown) == 0:
+	case o.closed():
 		text = "closed"
 	case len(o.Unknown) > 0:
 		unknown := "not known: " + openText(o.Unknown)

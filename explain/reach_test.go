@@ -6,6 +6,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,6 +36,33 @@ func TestReachText(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, "testdata/reach-"+strings.NewReplacer("/", "-").Replace(name)+".txt", text.String())
+	}
+}
+
+// TestReachNames: who is named is reached or reaches it; a row that says that a network is closed out is not that.
+func TestReachNames(t *testing.T) {
+	r, err := newExplainer(parseCluster(t, `
+apiVersion: v1
+kind: Pod
+metadata: {namespace: a, name: web, labels: {app: web}}
+status: {phase: Running, podIPs: [{ip: 10.0.0.2}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: a, name: web}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0, except: [172.16.0.0/12]}}], ports: [{port: 80}]}]
+`)).Reach(target(t, "a/web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Ingress) != 2 {
+		t.Errorf("the rows are %+v, want one that says what is closed", r.Ingress)
+	}
+	if got := r.Names(); !slices.Equal(got, []string{"0.0.0.0/0"}) {
+		t.Errorf("%v, want 0.0.0.0/0", got)
 	}
 }
 

@@ -71,7 +71,7 @@ func writeRows(b *strings.Builder, rows []ReachRow, style Style, o Table) {
 			row.Partly = false // which PAIRS says
 		}
 		ports := row.portsText()
-		if len(row.Open)+len(row.Unknown) == 0 {
+		if row.closed() {
 			ports = style.Denied(ports)
 		}
 		fmt.Fprintf(table, "%s%s\t%s\t%s%s\n", indent, row.From, row.To, wide, ports)
@@ -88,14 +88,19 @@ func (p Party) sizeText() string {
 }
 
 // Names are who reaches the subjects or is reached by them, each once and in order, as ParseTarget reads them
-// where they are workloads or pods: "deploy/shop/web". The networks are as Go writes prefixes.
+// where they are workloads or pods: "deploy/shop/web". The networks are as Go writes prefixes. Those to or from
+// which all is closed are left out; those of which it is not known are not.
 func (r *Reach) Names() []string {
 	var peers []Party
 	for _, row := range r.Ingress {
-		peers = append(peers, row.From)
+		if !row.closed() {
+			peers = append(peers, row.From)
+		}
 	}
 	for _, row := range r.Egress {
-		peers = append(peers, row.To)
+		if !row.closed() {
+			peers = append(peers, row.To)
+		}
 	}
 	slices.SortFunc(peers, compareParties)
 	return namesOfParties(peers)
@@ -254,7 +259,7 @@ func shortPorts(ports []OpenPorts) string {
 func (o Opening) short() string {
 	text := shortPorts(o.Open)
 	switch {
-	case len(o.Open) == 0 && len(o.Unknown) == 0:
+	case o.closed():
 		text = "-"
 	case len(o.Open) == 0:
 		text = "?" + shortPorts(o.Unknown)
