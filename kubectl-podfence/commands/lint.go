@@ -86,6 +86,9 @@ func (c *linting) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !objects.has(scope.namespace) {
+		return fmt.Errorf("there is no namespace %s, and nothing that would be in it: is --namespace right?", scope.namespace)
+	}
 	found := c.find(objects, scope)
 	if err := c.write(found, objects.notes); err != nil {
 		return err

@@ -122,6 +122,15 @@ spec:
   ingress:
   - {name: one, action: Deny, from: [{namespaces: {}}]}
   - {name: two, action: Accept, from: [{namespaces: {}}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: web}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: services, name: web}
+spec: {type: ExternalName, externalName: web.example}
 `
 
 // TestLintFiles: the formats, whose policies are looked at, and what ends with which exit code.
@@ -144,10 +153,13 @@ func TestLintFiles(t *testing.T) {
 		{"-A -n data", 1, guard + db + web + slip, ""},
 		{"-n shop", 1, web + slip, ""},
 		{"-n data --severity warning", 1, db, ""},
-		{"-n other", 0, "", "kubectl podfence: nothing found in 0 NetworkPolicies of namespace other\n"},
-		{"-n other -o wide", 0, "", "kubectl podfence: nothing found in 0 NetworkPolicies of namespace other\n"},
-		{"-n other -o name", 0, "", ""},
-		{"-n other -o json", 0, "{\n  \"apiVersion\": \"explain.podfence.io/v1\",\n  \"kind\": \"FindingList\",\n  \"items\": []\n}\n", ""},
+		{"-n web", 0, "", "kubectl podfence: nothing found in 0 NetworkPolicies of namespace web\n"},
+		{"-n web -o wide", 0, "", "kubectl podfence: nothing found in 0 NetworkPolicies of namespace web\n"},
+		{"-n web -o name", 0, "", ""},
+		{"-n services", 0, "", "kubectl podfence: nothing found in 0 NetworkPolicies of namespace services\n"},
+		{"-n other", 2, "", "kubectl podfence: there is no namespace other, and nothing that would be in it: is --namespace right?\n"},
+		{"-n other -o json", 2, "", "kubectl podfence: there is no namespace other"},
+		{"-n web -o json", 0, "{\n  \"apiVersion\": \"explain.podfence.io/v1\",\n  \"kind\": \"FindingList\",\n  \"items\": []\n}\n", ""},
 		{"-o name", 1, names, ""},
 		{"-n data -o wide", 1, "SOURCE              SEVERITY   NAMESPACE   KIND            NAME   FIELD         RULE           MESSAGE\n" +
 			"standard input:18   Warning    data        NetworkPolicy   db     spec.egress   policy-types   the rule is without effect, as spec.policyTypes does not have Egress; add it there, or leave the rules out\n", ""},
@@ -189,6 +201,7 @@ func lints(t *testing.T, api *kubernetes.Clientset, call func(...string) (int, s
 		{"-n shop", 1, later, ""},
 		{"-A", 1, later, ""},
 		{"", 0, "", nobody},
+		{"-n shopp", 2, "", "kubectl podfence: there is no namespace shopp, and nothing that would be in it: is --namespace right?\n"},
 		{"-n shop --severity warning", 0, "", enough},
 		{"-n shop -o name", 1, "networkpolicy.networking.k8s.io/later\n", ""},
 	} {

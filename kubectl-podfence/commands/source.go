@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/kubectl-podfence/cluster"
@@ -37,7 +38,7 @@ func (f *frame) sourceFlags(cmd *cobra.Command) *source {
 	flags := cmd.Flags()
 	flags.StringSliceVarP(&s.files, "filename", "f", nil, "read objects from this file or folder, or - for standard input, instead of a cluster (repeatable)")
 	flags.BoolVarP(&s.recursive, "recursive", "R", false, "with --filename: read folders within folders as well")
-	flags.BoolVar(&s.strict, "strict", false, "with --filename: a kind that podfence does not read is an error")
+	flags.BoolVar(&s.strict, "strict", false, "with --filename: a kind that the plugin does not read is an error")
 	return s
 }
 
@@ -78,6 +79,13 @@ func (s *source) read(ctx context.Context, namespaces ...string) (*objects, erro
 		o.notes = append(o.notes, explain.Note{Reason: "NotListed", Message: missing})
 	}
 	return o, nil
+}
+
+// has reports whether there is a namespace, or a Service that is in it; always if none is named. What else
+// is in a namespace, files have with it.
+func (o *objects) has(namespace string) bool {
+	return namespace == "" || slices.ContainsFunc(o.Namespaces, func(ns *corev1.Namespace) bool { return ns.Name == namespace }) ||
+		slices.ContainsFunc(o.Services, func(s *corev1.Service) bool { return s.Namespace == namespace })
 }
 
 // complete adds to an explanation what its source knows: where rules are written, and what is missing.
