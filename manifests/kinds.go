@@ -27,6 +27,21 @@ var questionVersions = map[string][]string{
 	"CronJob":               {"batch/v1"},
 }
 
+// removedVersions are those that Kubernetes had of these kinds, and removed. Old charts have them.
+var removedVersions = []string{"extensions/v1beta1", "apps/v1beta1", "apps/v1beta2", "batch/v1beta1", "batch/v2alpha1", "discovery.k8s.io/v1alpha1", "discovery.k8s.io/v1beta1"}
+
+// ofOtherVersion reports whether a kind that is read for questions alone is of a version that is not read, and
+// that somebody has or had, so that it is passed over: of an API group that is not Kubernetes', as a Service
+// of serving.knative.dev, or of a version that Kubernetes has removed. Any other version is a slip.
+func ofOtherVersion(kind, version string) bool {
+	read, is := questionVersions[kind]
+	if !is || slices.Contains(read, version) {
+		return false
+	}
+	group, _, _ := strings.Cut(version, "/")
+	return slices.Contains(removedVersions, version) || !ofKubernetes(group)
+}
+
 // versionsOf are the apiVersions of a kind that is read.
 func versionsOf(kind string, questions bool) (want []string, read bool) {
 	if want, read = versions[kind]; read || !questions {
@@ -77,7 +92,7 @@ func ofKubernetes(group string) bool {
 func (r *reader) skip(file string, n *node, kind string) {
 	report := r.finds(file, kind)
 	if r.strict {
-		report(n.lineOf("kind"), field.NewPath("kind"), fmt.Errorf("%w %q: %s", errNotRead, kind, reads))
+		report(n.lineOf("kind"), field.NewPath("kind"), fmt.Errorf("%w %q: %s", errNotRead, kind, r.reads()))
 		return
 	}
 	seen := map[string]bool{}

@@ -18,9 +18,21 @@ import (
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 )
 
-// reads is what every refusal of a kind says.
-const reads = "podfence reads Pod, Namespace and Node of v1, NetworkPolicy of networking.k8s.io/v1, " +
-	"ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1 and v1alpha2, and lists of these"
+// What every refusal of a kind says: of what is enforced, and of what is read for questions.
+const (
+	readsPolicies = "NetworkPolicy of networking.k8s.io/v1, ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1 and v1alpha2, and lists of these"
+	readsEnforced = "podfence reads Pod, Namespace and Node of v1, " + readsPolicies
+	readsAsked    = "podfence reads Pod, Namespace, Node, Service and ReplicationController of v1, Deployment, ReplicaSet, StatefulSet and DaemonSet of apps/v1, " +
+		"Job and CronJob of batch/v1, EndpointSlice of discovery.k8s.io/v1, " + readsPolicies
+)
+
+// reads is what a refusal of a kind says.
+func (r *reader) reads() string {
+	if r.questions {
+		return readsAsked
+	}
+	return readsEnforced
+}
 
 // versions are the kinds that are read, with their apiVersions. Those of one kind are the same
 // but for their name, and the first is what the object is taken for.
@@ -101,7 +113,7 @@ func (r *reader) read(file string, n *node, implied string) *syntaxError {
 		r.found = append(r.found, &Error{File: file, Line: n.lineOf(path), Field: path, Err: err})
 	}
 	if n.kind != object {
-		report("", fmt.Errorf("must be an object, not %s: %s", n.kind, reads))
+		report("", fmt.Errorf("must be an object, not %s: %s", n.kind, r.reads()))
 		return nil
 	}
 	kind, version := n.str("kind"), n.str("apiVersion")
@@ -116,15 +128,17 @@ func (r *reader) read(file string, n *node, implied string) *syntaxError {
 	}
 	switch {
 	case kind == "":
-		report("kind", field.Required(field.NewPath("kind"), reads))
+		report("kind", field.Required(field.NewPath("kind"), r.reads()))
 	case version == "":
-		report("apiVersion", field.Required(field.NewPath("apiVersion"), reads))
+		report("apiVersion", field.Required(field.NewPath("apiVersion"), r.reads()))
 	case len(want) == 0 && !resembles(item, version):
 		r.skip(file, n, kind)
+	case r.questions && ofOtherVersion(item, version):
+		r.skip(file, n, kind+" of "+version)
 	case len(want) == 0:
-		report("kind", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
+		report("kind", fmt.Errorf("no kind %q in version %q: %s", kind, version, r.reads()))
 	case !slices.Contains(want, version):
-		report("apiVersion", fmt.Errorf("no kind %q in version %q: %s", kind, version, reads))
+		report("apiVersion", fmt.Errorf("no kind %q in version %q: %s", kind, version, r.reads()))
 	case implied != "" && kind != implied:
 		report("kind", fmt.Errorf("a %s in a list of %s", kind, implied))
 	case item != kind:
@@ -185,6 +199,7 @@ func (r *reader) object(file string, n *node, kind string) {
 	found := r.finds(file, name)
 	obj := newObject(kind)
 	before := len(r.found)
+	generated := n.str("metadata", "generateName") // which nobody else reads
 	r.checker.prune(n, reflect.TypeOf(obj), fieldsOf(kind, r.questions))
 	r.checker.check(n, reflect.TypeOf(obj), nil, n.line, found)
 	if err := utiljson.Unmarshal(n.appendJSON(nil), obj); err != nil {
@@ -194,10 +209,29 @@ func (r *reader) object(file string, n *node, kind string) {
 		return
 	}
 	setDefaults(obj)
+	if obj.GetName() == "" && generated != "" && r.questions && runs(kind) {
+		obj.SetName(r.generate(kind, obj.GetNamespace(), generated))
+	}
 	for _, p := range validate(kind, obj, n) {
 		r.found = append(r.found, &Error{File: file, Line: n.lineOf(p.at), Object: name, Field: p.err.Field, Err: p.err})
 	}
 	r.add(file, n, kind, obj)
+}
+
+// runs reports whether objects of a kind are pods, or make some.
+func runs(kind string) bool {
+	return kind == "Pod" || kind != "Service" && kind != "EndpointSlice" && questionVersions[kind] != nil
+}
+
+// generate is a name for an object whose name the API server would generate, as it does for hooks of Helm that
+// kubectl create makes: the beginning that the file has, and the first number that is free.
+func (r *reader) generate(kind, namespace, beginning string) string {
+	for i := 1; ; i++ {
+		name := fmt.Sprintf("%sgenerated-%d", beginning, i)
+		if _, taken := r.places[id{kind, namespace, name}]; !taken {
+			return name
+		}
+	}
 }
 
 // describe names an object that may not decode.

@@ -73,9 +73,9 @@ func refusedClusterPolicies() map[string]refusal {
 		"label": {strings.Replace(specWith(""), "{name: all}", "{name: all, labels: {-: a}}", 1), []string{
 			"3: " + all + `metadata.labels: Invalid value: "-": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')`}},
 		"another version": {strings.Replace(specWith(""), "v1beta1", "v1alpha1", 1), []string{
-			`1: apiVersion: no kind "ClusterNetworkPolicy" in version "policy.networking.k8s.io/v1alpha1": ` + reads}},
+			`1: apiVersion: no kind "ClusterNetworkPolicy" in version "policy.networking.k8s.io/v1alpha1": ` + readsEnforced}},
 		"an older kind": {"apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: a}\n", []string{
-			`2: kind: no kind "AdminNetworkPolicy" in version "policy.networking.k8s.io/v1alpha1": ` + reads}},
+			`2: kind: no kind "AdminNetworkPolicy" in version "policy.networking.k8s.io/v1alpha1": ` + readsEnforced}},
 
 		// Fields.
 		"unknown fields": {specWith("  ingres: []\n  egress:\n  - action: Deny\n    to: [{namespaces: {}, namespace: {}}]\n    ports: []\n"), []string{

@@ -3,8 +3,10 @@ package manifests
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -194,5 +196,83 @@ func TestSkippedOnce(t *testing.T) {
 	o, err := Load(dir)
 	if err != nil || o.Skipped["Secret"] != 2 || len(o.Pods) != 1 {
 		t.Errorf("passed over %v, %d pods, %v", o, len(o.Pods), err)
+	}
+}
+
+// TestOtherVersions: for questions, what runs or serves is passed over in versions that are nobody's any more,
+// or another API group's; a version that nobody has is a slip, and what is enforced is never passed over.
+func TestOtherVersions(t *testing.T) {
+	const pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
+	for _, test := range []struct{ version, kind, skipped, refused string }{
+		{"apps/v1beta1", "Deployment", "1 Deployment of apps/v1beta1", ""},
+		{"extensions/v1beta1", "DaemonSet", "1 DaemonSet of extensions/v1beta1", ""},
+		{"batch/v1beta1", "CronJob", "1 CronJob of batch/v1beta1", ""},
+		{"serving.knative.dev/v1", "Service", "1 Service of serving.knative.dev/v1", ""},
+		{"batch.volcano.sh/v1alpha1", "JobList", "1 JobList of batch.volcano.sh/v1alpha1", ""},
+		{"app/v1", "Deployment", "", `no kind "Deployment" in version "app/v1": podfence reads Pod, Namespace, Node, Service and `},
+		{"apps/v2", "Deployment", "", `no kind "Deployment" in version "apps/v2"`},
+		{"extensions/v1beta1", "NetworkPolicy", "", `no kind "NetworkPolicy" in version "extensions/v1beta1"`},
+		{"crd.projectcalico.org/v1", "NetworkPolicy", "", `no kind "NetworkPolicy" in version "crd.projectcalico.org/v1"`},
+		{"v1beta3", "Pod", "", `no kind "Pod" in version "v1beta3"`},
+	} {
+		text := fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {name: a}\n", test.version, test.kind) + pod
+		o, err := Read([]string{"-"}, ReadOptions{Stdin: strings.NewReader(text)})
+		switch {
+		case test.refused != "":
+			if err == nil || !strings.Contains(err.Error(), test.refused) {
+				t.Errorf("%s of %s: %v, want %q", test.kind, test.version, err, test.refused)
+			}
+			continue
+		case err != nil:
+			t.Errorf("%s of %s: %v", test.kind, test.version, err)
+			continue
+		}
+		if got := o.SkippedText(); !strings.HasSuffix(got, test.skipped) || len(o.Pods) != 1 {
+			t.Errorf("%s of %s: passed over %q, %d pods", test.kind, test.version, got, len(o.Pods))
+		}
+		if _, err := Read([]string{"-"}, ReadOptions{Stdin: strings.NewReader(text), Strict: true}); err == nil {
+			t.Errorf("%s of %s is read strictly, without an error", test.kind, test.version)
+		}
+	}
+}
+
+// TestRefusalsNameKinds: who asks is told all that is read.
+func TestRefusalsNameKinds(t *testing.T) {
+	of := maps.Clone(versions)
+	maps.Copy(of, questionVersions)
+	for kind, all := range of {
+		group, version, _ := strings.Cut(all[0], "/")
+		if !regexp.MustCompile(`\b`+kind+`\b`).MatchString(readsAsked) || !strings.Contains(readsAsked, group) || !strings.Contains(readsAsked, version) {
+			t.Errorf("%s of %s is not in %q", kind, all[0], readsAsked)
+		}
+	}
+}
+
+// TestGenerateName: what runs may leave its name to the API server, and each such object has another; a policy
+// may not.
+func TestGenerateName(t *testing.T) {
+	const job = "---\napiVersion: batch/v1\nkind: Job\nmetadata: {generateName: hook-, namespace: w}\nspec: {template: {metadata: {labels: {app: h}}}}\n"
+	const np = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {generateName: a-}\nspec: {podSelector: {}}\n"
+	o, err := Read([]string{"-"}, ReadOptions{Stdin: strings.NewReader(job + "---\napiVersion: v1\nkind: Pod\nmetadata: {generateName: p-}\n" + job)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range o.Workloads {
+		got = append(got, w.Namespace+"/"+w.Name)
+	}
+	for _, pod := range o.Pods {
+		got = append(got, pod.Namespace+"/"+pod.Name)
+	}
+	if want := []string{"w/hook-generated-1", "w/hook-generated-2", "default/p-generated-1", "w/hook-generated-1-0", "w/hook-generated-2-0"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	for _, text := range []string{np, strings.ReplaceAll(np, "NetworkPolicy", "Namespace")} {
+		if _, err := Read([]string{"-"}, ReadOptions{Stdin: strings.NewReader(text)}); err == nil {
+			t.Errorf("read without a name:\n%s", text)
+		}
+	}
+	if _, err := Parse("f", []byte(job+"---\napiVersion: v1\nkind: Pod\nmetadata: {generateName: p-}\n")); err == nil {
+		t.Error("a Pod without a name is read to be enforced")
 	}
 }
