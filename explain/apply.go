@@ -24,7 +24,8 @@ import (
 // A workload whose pods stand in (v1alpha1.StandInAnnotation) among the changed objects gives its pods in the
 // cluster the labels and ports of its template, with the labels that controllers add. They are those of
 // new pods: labels that only the old ones have, by whomever they were added, are gone. A workload that has
-// no pods in the cluster gets the pods that stand in. Deleting a workload deletes its pods, and deleting a
+// no pods in the cluster, but such as have ended, gets the pods that stand in, unless it is a Job, which begins
+// once. Deleting a workload deletes its pods, and deleting a
 // Namespace all that is in it.
 //
 // Neither cluster is changed. The error names objects to delete that the cluster does not have.
@@ -133,10 +134,16 @@ var controllersLabels = []string{
 func (c *Cluster) appliedPods(changed *Cluster) []*corev1.Pod {
 	x := &Explainer{cluster: c, owners: ownersIn(c)}
 	pods := slices.Clone(c.Pods)
-	of := map[Object][]int{} // the places of workloads' pods
+	of := map[Object][]int{}   // the places of workloads' pods
+	begun := map[Object]bool{} // Jobs of which pods have ended
 	at := map[policy.Key]int{}
 	for i, pod := range pods {
 		at[keyOf(pod)] = i
+		if ended(pod) {
+			job, _ := controllerOf(pod)
+			begun[job] = job.Kind == "Job"
+			continue
+		}
 		for _, w := range x.workloads(pod) {
 			of[w] = append(of[w], i)
 		}
@@ -152,15 +159,26 @@ func (c *Cluster) appliedPods(changed *Cluster) []*corev1.Pod {
 	for _, pod := range changed.Pods {
 		standIn := standsIn(pod)
 		workload, owned := controllerOf(pod)
-		switch i, has := at[keyOf(pod)]; {
+		i, has := at[keyOf(pod)]
+		if has && standIn && owned { // a pod of another workload may have its name
+			is, _ := controllerOf(pods[i])
+			has = is == workload && !ended(pods[i])
+		}
+		switch {
 		case standIn && owned && len(of[workload]) > 0:
 			for _, i := range of[workload] {
 				pods[i] = likeTemplate(pods[i], pod)
 			}
 		case has:
 			pods[i] = likeTemplate(pods[i], pod)
+		case standIn && begun[workload]: // a Job that is applied again begins nothing
 		case standIn:
-			pods = append(pods, withFreeAddresses(pod, taken))
+			next := withFreeAddresses(pod, taken)
+			for _, has := at[keyOf(next)]; has; _, has = at[keyOf(next)] {
+				next.Name += "-next"
+			}
+			at[keyOf(next)] = len(pods)
+			pods = append(pods, next)
 		default:
 			pods = append(pods, pod)
 		}

@@ -12,7 +12,8 @@ import (
 // by this package.
 type Cluster struct {
 	// Snapshot has all pods, also those on their node's network and those that have ended, with
-	// status.conditions and metadata.ownerReferences. Node, Attachments and LastPodCIDRs are not set:
+	// status.conditions and metadata.ownerReferences. Some may stand for pods that are not there
+	// (v1alpha1.StandInAnnotation), as for those of a CronJob between two runs. Node, Attachments and LastPodCIDRs are not set:
 	// it is no node's view.
 	policy.Snapshot
 	Services       []*corev1.Service

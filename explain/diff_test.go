@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -81,6 +82,7 @@ status: {phase: Running, podIP: 240.0.0.1, podIPs: [{ip: 240.0.0.1}]}`
 			"CLOSED  deploy/shop/web -> deploy/shop/api  TCP 8080",
 		}},
 		{name: "a workload that is new", changed: pod("other", "app: web"), want: []string{"ADDED   deploy/shop/other"}},
+		{name: "a workload by whose name another has a pod", changed: pod("db", "app: web"), want: []string{"ADDED   deploy/shop/db"}},
 		{name: "a policy is deleted", deleted: []explain.Object{{Kind: "NetworkPolicy", Namespace: "shop", Name: "canary"}}, want: []string{
 			"CLOSED  deploy/shop/api -> 203.0.113.0/24  TCP 443  (1 of 2 pairs)",
 		}},
@@ -149,6 +151,30 @@ func TestApplyChangesNothingElse(t *testing.T) {
 	}
 	if l := now.Namespaces[1].Labels; l[corev1.LabelMetadataName] != "batch" || len(changed.Namespaces[0].Labels) != 0 {
 		t.Errorf("the namespace's labels: %v, and of the one that was applied %v", l, changed.Namespaces[0].Labels)
+	}
+}
+
+// TestApplyBesideEnded: a workload all of whose pods have ended gets the pod that stands in, unless it is a Job, which
+// has begun already; and no pod changes that has ended.
+func TestApplyBesideEnded(t *testing.T) {
+	of := func(kind, name, more string) *explain.Cluster {
+		return parseCluster(t, fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {namespace: a, name: w-0, labels: {app: %s}, ownerReferences: [{kind: %s, name: w, controller: true}]%s", name, kind, more))
+	}
+	for kind, want := range map[string]string{"CronJob": "[w-0 app=old w-0-next app=new]", "Job": "[w-0 app=old]"} {
+		for _, phase := range []string{"Succeeded", "Failed"} {
+			now, err := explain.Apply(of(kind, "old", "}\nstatus: {phase: "+phase+", podIPs: [{ip: 10.0.0.1}]}"),
+				of(kind, "new", ", annotations: {podfence.io/stand-in: \"true\"}}\nstatus: {podIPs: [{ip: 240.0.0.2}]}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, pod := range now.Pods {
+				got = append(got, pod.Name+" app="+pod.Labels["app"])
+			}
+			if fmt.Sprint(got) != want {
+				t.Errorf("%s, %s: %v, want %s", kind, phase, got, want)
+			}
+		}
 	}
 }
 

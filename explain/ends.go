@@ -108,7 +108,7 @@ func (x *Explainer) podEnd(pod *corev1.Pod) (end, *Note) {
 		pod: pod,
 	}
 	switch {
-	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+	case ended(pod):
 		return end{}, &Note{"PodEnded", fmt.Sprintf("Pod %s has ended (%s). Its address may be another pod's by now.", name, pod.Status.Phase)}
 	case pod.Spec.HostNetwork:
 		return x.hostEnd(e)
@@ -118,7 +118,7 @@ func (x *Explainer) podEnd(pod *corev1.Pod) (end, *Note) {
 		return end{}, &Note{"NoAddress", fmt.Sprintf("Pod %s has no address yet (phase %s), so that there is nothing to ask about.", name, orUnknown(string(pod.Status.Phase)))}
 	}
 	e.Address = e.addrs[0]
-	if x.cluster.Running && !ready(pod) {
+	if x.cluster.Running && !e.StandIn && !ready(pod) {
 		e.notes = append(e.notes, Note{"PodNotReady", fmt.Sprintf("Pod %s is not ready. Policies hold for it all the same, but Services do not send to it.", name)})
 	}
 	return e, nil
@@ -203,6 +203,11 @@ func oneOfEach(addrs []netip.Addr) (of []netip.Addr) {
 		}
 	}
 	return of
+}
+
+// ended reports whether a pod has ended, so that its address may be another's.
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
 // ready reports whether a pod's condition Ready is true.

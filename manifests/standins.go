@@ -71,9 +71,24 @@ func templateOf(kind string, obj metav1.Object) (t podTemplate, is bool) {
 	return t, true
 }
 
-// standIn makes pods of workloads that have none, and gives addresses to pods that have none. A pod
-// without a node runs on the given one.
-func (o *Objects) standIn(node string) {
+// NextPods returns pods that stand for the next ones of those CronJobs of a cluster that have none, as between
+// two runs, with placeholders as addresses. workloads are what pods may be owned by. Nothing of the cluster is
+// changed.
+func NextPods(s policy.Snapshot, workloads []*metav1.PartialObjectMetadata, cronJobs []*batchv1.CronJob) []*corev1.Pod {
+	o := &Objects{Snapshot: s, Workloads: workloads}
+	for _, cronJob := range cronJobs {
+		t, _ := templateOf("CronJob", cronJob)
+		o.templates = append(o.templates, t)
+	}
+	pods, a := o.nextPods(), o.placeholders()
+	for _, pod := range pods {
+		a.give(pod)
+	}
+	return pods
+}
+
+// nextPods are the pods that stand for those of workloads that have none.
+func (o *Objects) nextPods() (pods []*corev1.Pod) {
 	names := map[id]bool{}
 	for _, pod := range o.Pods {
 		names[idOf(pod)] = true
@@ -83,27 +98,32 @@ func (o *Objects) standIn(node string) {
 		for i, made := 0, 0; made < t.pods; i++ {
 			if pod := t.pod(i); !names[idOf(pod)] { // another workload of this name has such a pod, or one that has ended
 				names[idOf(pod)] = true
-				o.Pods = append(o.Pods, pod)
+				pods = append(pods, pod)
 				made++
 			}
 		}
 	}
+	return pods
+}
+
+// standIn makes pods of workloads that have none, and gives addresses to pods that have none. A pod
+// without a node runs on the given one.
+func (o *Objects) standIn(node string) {
+	o.Pods = append(o.Pods, o.nextPods()...)
 	slices.SortFunc(o.Pods, byName[*corev1.Pod])
 	a := o.placeholders()
 	for _, pod := range o.Pods {
 		if pod.Spec.NodeName == "" {
 			pod.Spec.NodeName = node
 		}
-		if len(pod.Status.PodIPs) > 0 || pod.Status.PodIP != "" || pod.Spec.HostNetwork || ended(pod) {
+		if len(pod.Status.PodIPs) > 0 || pod.Status.PodIP != "" || ended(pod) || pod.Spec.HostNetwork {
 			continue
 		}
 		if pod.Annotations[v1alpha1.StandInAnnotation] == "" {
 			o.StandIns = append(o.StandIns, fmt.Sprintf("Pod %s/%s", pod.Namespace, pod.Name))
 			markStandIn(pod)
 		}
-		for _, addr := range a.next(pod.Spec.NodeName) {
-			pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr.String()})
-		}
+		a.give(pod)
 	}
 }
 
@@ -239,6 +259,16 @@ func (o *Objects) placeholders() *placeholders {
 		p.elsewhere = append(p.elsewhere, elsewhere6)
 	}
 	return p
+}
+
+// give gives addresses to a pod, unless it has those of its node.
+func (p *placeholders) give(pod *corev1.Pod) {
+	if pod.Spec.HostNetwork {
+		return
+	}
+	for _, addr := range p.next(pod.Spec.NodeName) {
+		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr.String()})
+	}
 }
 
 // next are the addresses of one more pod, one of each family.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -95,14 +96,35 @@ func (w workload) without() (resource, left string) {
 	return w.resource.GroupResource().String(), "pods are named by another owner of theirs, and a question about a " + w.kind + " may have no answer."
 }
 
-// workloads are the kinds that pods may be owned by, by way of others too.
+// cronJob is the one kind that is not read as metadata alone: between two runs, its template says who its next
+// pod will be.
+var cronJob = workload{"CronJob", schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "cronjobs"}}
+
+// workloads are the other kinds that pods may be owned by, by way of others too.
 var workloads = []workload{
 	{"Deployment", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}},
 	{"ReplicaSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}},
 	{"StatefulSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "statefulsets"}},
 	{"DaemonSet", schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "daemonsets"}},
 	{"Job", schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}},
-	{"CronJob", schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "cronjobs"}},
+}
+
+// cronJobs lists the CronJobs.
+func (r *reader) cronJobs(ctx context.Context) ([]*batchv1.CronJob, error) {
+	all, _, err := scoped(ctx, r.namespaces, cronJob.resource.GroupResource().String(), func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		return r.kinds.BatchV1().CronJobs(ns).List(ctx, o)
+	}, slim[*batchv1.CronJob])
+	return all, err
+}
+
+// metadataOf is the metadata of CronJobs, as workloads has that of the other kinds.
+func metadataOf(cronJobs []*batchv1.CronJob) (all []*metav1.PartialObjectMetadata) {
+	for _, one := range cronJobs {
+		meta := &metav1.PartialObjectMetadata{ObjectMeta: one.ObjectMeta}
+		meta.SetGroupVersionKind(cronJob.resource.GroupVersion().WithKind(cronJob.kind))
+		all = append(all, meta)
+	}
+	return all
 }
 
 // workloads lists the metadata of a kind, whose name each object gets.

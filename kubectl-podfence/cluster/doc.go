@@ -4,5 +4,6 @@
 //	custom.go  ClusterNetworkPolicies in the version that there is, PodAddresses, workloads
 //	list.go    one kind, page by page; in some namespaces if not in all; errors
 //
-// It only lists and gets. It judges nothing: that is for package explain.
+// It only lists and gets. A CronJob that has no pod stands for its next,
+// by the same code as in files (package manifests). It judges nothing: that is for package explain.
 package cluster

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/manifests"
 )
 
 // Result is what was read of a cluster.
@@ -29,7 +31,8 @@ type Result struct {
 	Missing []string
 }
 
-// Read lists all that questions about a cluster need. It asks for every kind at once, each in pages.
+// Read lists all that questions about a cluster need. It asks for every kind at once, each in pages. A CronJob that
+// has no pod, as between two runs, has one that stands for its next (v1alpha1.StandInAnnotation).
 //
 // If the user may not list pods, policies or Namespaces of the whole cluster, those of the namespaces that
 // are given are read, as far as an answer about them needs no others. What is left out then, and what of
@@ -136,8 +139,18 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 			return forgiven(resource, left, err)
 		})
 	}
+	var cronJobs []*batchv1.CronJob
+	all.add(func() (_ string, err error) {
+		cronJobs, err = r.cronJobs(ctx)
+		resource, left := cronJob.without()
+		return forgiven(resource, left, err)
+	})
 	missing, err := all.wait()
-	c.Workloads, c.Running = slices.Concat(of...), whole
+	c.Workloads, c.Running = append(slices.Concat(of...), metadataOf(cronJobs)...), whole
+	if !whole { // whether those elsewhere have pods nobody knows
+		cronJobs = slices.DeleteFunc(cronJobs, func(one *batchv1.CronJob) bool { return !slices.Contains(r.namespaces, one.Namespace) })
+	}
+	c.Pods = append(c.Pods, manifests.NextPods(c.Snapshot, c.Workloads, cronJobs)...)
 	return &Result{Cluster: c, Missing: missing}, err
 }
 

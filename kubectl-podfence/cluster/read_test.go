@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -28,7 +29,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/podfence/podfence/api/v1alpha1"
+	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/kubectl-podfence/cluster"
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/apiserver"
 )
 
@@ -165,6 +169,7 @@ func TestRead(t *testing.T) {
 	t.Run("custom resources", func(t *testing.T) { customResources(t, w) })
 	t.Run("documented rights", func(t *testing.T) { documented(t, w) })
 	t.Run("pages", func(t *testing.T) { pages(t, w) })
+	t.Run("CronJobs", func(t *testing.T) { betweenRuns(t, w) })
 }
 
 // everything: who may list all kinds gets all objects, and nothing is missing.
@@ -324,6 +329,61 @@ func pages(t *testing.T, w *world) {
 	if _, err := cluster.Read(ctx, w.config, nil); err == nil {
 		t.Error("a call that was cancelled has an answer")
 	}
+}
+
+// betweenRuns: a CronJob stands for its next pod, beside one that has ended; one that runs does not, and neither does
+// one of a namespace whose pods the user may not read.
+func betweenRuns(t *testing.T, w *world) {
+	controlled := func(by, name string) []metav1.OwnerReference {
+		return []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: by, Name: name, UID: "1", Controller: new(true)}}
+	}
+	template := batchv1.JobSpec{Template: corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "nightly"}},
+		Spec:       corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}}
+	for _, in := range []struct {
+		namespace, name string
+		phase           corev1.PodPhase
+	}{{"shop", "rests", corev1.PodSucceeded}, {"shop", "runs", corev1.PodRunning}, {"other", "rests", corev1.PodSucceeded}} {
+		meta := metav1.ObjectMeta{Namespace: in.namespace, Name: in.name}
+		w.create(t, &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{Schedule: "0 0 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: template}}})
+		meta.Name, meta.OwnerReferences = in.name+"-1", controlled("CronJob", in.name)
+		w.create(t, &batchv1.Job{ObjectMeta: meta, Spec: template})
+		pod := podOf(in.namespace, in.name+"-1-x")
+		pod.OwnerReferences = controlled("Job", in.name+"-1")
+		w.create(t, pod)
+		pod.Status = corev1.PodStatus{Phase: in.phase, PodIP: "10.1.0.77"}
+		if err := w.admin.Status().Update(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := func(r *cluster.Result) (all []*corev1.Pod) {
+		return slices.DeleteFunc(slices.Clone(r.Cluster.Pods), func(pod *corev1.Pod) bool { return pod.Annotations[v1alpha1.StandInAnnotation] != "true" })
+	}
+	r := read(t, w.config)
+	expect(t, "pods that stand in", names(next(r)), []string{"other/rests-0", "shop/rests-0"})
+	for _, pod := range next(r) {
+		if pod.Labels["app"] != "nightly" || len(pod.Status.PodIPs) != 1 || pod.OwnerReferences[0].Kind != "CronJob" {
+			t.Errorf("%+v", pod)
+		}
+	}
+	if all := names(r.Cluster.Workloads); !slices.Contains(all, "shop/rests") || !slices.Contains(all, "shop/rests-1") {
+		t.Errorf("workloads: %v", all)
+	}
+	x := explain.New(r.Cluster, policy.JudgeOptions{})
+	e, err := x.Explain(explain.Question{From: explain.Target{Kind: "CronJob", Namespace: "shop", Name: "rests"}, To: explain.Target{Kind: explain.KindPod, Namespace: "other", Name: "web-0"}, Port: explain.Port{Protocol: policy.TCP, Number: 80}})
+	if err != nil || e.Verdict != explain.Denied || slices.ContainsFunc(e.Notes, func(n explain.Note) bool { return n.Reason == "PodNotReady" }) {
+		t.Errorf("%v, %+v", err, e)
+	}
+	few := w.user(t, "cron", "shop", may("", "pods", "namespaces"), may("networking.k8s.io", "networkpolicies"))
+	w.create(t, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "batch"}, Rules: []rbacv1.PolicyRule{may("batch", "jobs", "cronjobs"), may("policy.networking.k8s.io", "clusternetworkpolicies")}})
+	w.create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "batch"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "batch"},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "cron"}},
+	})
+	w.await(t, "cron", "", may("batch", "cronjobs"))
+	w.await(t, "cron", "", may("policy.networking.k8s.io", "clusternetworkpolicies"))
+	expect(t, "pods that stand in, of one namespace", names(next(read(t, few, "shop"))), []string{"shop/rests-0"})
 }
 
 // asked is a config that counts the requests for a path that ends so.
