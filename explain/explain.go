@@ -18,9 +18,16 @@ func (x *Explainer) Explain(q Question) (*Explanation, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Explanation{APIVersion: APIVersion, Kind: ExplanationKind, Question: q.String(), Notes: append(notes, said...)}
-	e.Answers = x.answers(from, to)
+	e := &Explanation{APIVersion: APIVersion, Kind: ExplanationKind, Question: q.String()}
+	var apart int
+	if e.Answers, apart = x.answers(from, to); apart > 0 && len(e.Answers) > 0 && q.To.Kind != KindService {
+		said = append(said, Note{"NoAddresses", fmt.Sprintf("%d more pairs have no addresses of the same family.", apart)})
+	}
+	e.Notes, e.Unanswered = distinct(notes, said), unanswered(notes, said, q.To.Kind)
 	e.Verdict = verdictOf(e.Answers)
+	if len(e.Unanswered) > 0 && len(e.Answers) > 0 {
+		e.Verdict = Mixed
+	}
 	if len(e.Answers) == 0 && len(e.Notes) == 0 {
 		e.Notes = []Note{{"NoAddresses", "The two have no addresses of the same family, or are one and the same pod."}}
 	}
@@ -41,9 +48,34 @@ func verdictOf(answers []Answer) Verdict {
 	return answers[0].Verdict
 }
 
+// unanswered are the notes about ends that take part in what was asked, and of which there is no answer:
+// notes are about where packets come from, said about where they go to, or how the two go together. A pod
+// that has ended takes no part, nor does one behind a Service to which that cannot send: it is no endpoint.
+func unanswered(notes, said []Note, to Kind) []Note {
+	others := func(reasons ...string) func(Note) bool {
+		return func(n Note) bool { return !slices.Contains(reasons, n.Reason) }
+	}
+	reasons := []string{"HostNetwork", "NoAddresses", "NoAddress", "NoSuchPort"}
+	from := slices.DeleteFunc(slices.Clone(notes), others(reasons...))
+	if to == KindService {
+		reasons = reasons[:1]
+	}
+	return distinct(from, slices.DeleteFunc(slices.Clone(said), others(reasons...)))
+}
+
+// distinct are the notes of several lists, each once.
+func distinct(lists ...[]Note) (notes []Note) {
+	for _, n := range slices.Concat(lists...) {
+		if !slices.Contains(notes, n) {
+			notes = append(notes, n)
+		}
+	}
+	return notes
+}
+
 // answers are the distinct answers for pairs of ends, in the order of the ends. Ends that are alike to
-// all policies are asked about once.
-func (x *Explainer) answers(from []end, to []way) (answers []Answer) {
+// all policies are asked about once. Apart are how many pairs have no addresses of the same family.
+func (x *Explainer) answers(from []end, to []way) (answers []Answer, apart int) {
 	seen := map[string]int{} // the place in answers of an answer, by all that it says but for its ends
 	c := x.classifier()
 	onNode := func(e end) bool { return e.pod == nil && e.Kind != KindAddress }
@@ -55,7 +87,11 @@ func (x *Explainer) answers(from []end, to []way) (answers []Answer) {
 			if pairs == 0 {
 				continue
 			}
-			for _, answer := range x.answer(a, b, cover(source, target)) {
+			of := x.answer(a, b, cover(source, target))
+			if len(of) == 0 {
+				apart += pairs
+			}
+			for _, answer := range of {
 				answer.Pairs = pairs
 				key := essence(answer)
 				if at, is := seen[key]; is {
@@ -68,7 +104,7 @@ func (x *Explainer) answers(from []end, to []way) (answers []Answer) {
 			}
 		}
 	}
-	return answers
+	return answers, apart
 }
 
 // pick takes one end of each of two classes, and counts the pairs that the classes make. Only where
@@ -157,8 +193,7 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 	if decided.unknown {
 		a.Verdict = Unknown
 	}
-	a.Notes = slices.Concat(decided.placeholders, from.notes, to.to.notes, x.hints(a, decided.egress, decided.ingress), x.agents(a))
-	a.Notes = slices.Compact(a.Notes)
+	a.Notes = distinct(decided.placeholders, from.notes, to.to.notes, x.hints(a, decided.egress, decided.ingress), x.agents(a))
 	return a
 }
 

@@ -198,6 +198,41 @@ func TestWhatPoliciesDoNotDecide(t *testing.T) {
 	}
 }
 
+// TestSomeWithoutAnswer: that the pods which can be asked about are all allowed is not said of those that
+// cannot be. Each note is said once, and pods that have ended take no part.
+func TestSomeWithoutAnswer(t *testing.T) {
+	with := func(change func(*corev1.Pod)) *explain.Cluster {
+		c := load(t, "cluster.yaml")
+		pod := c.Pods[0].DeepCopy()
+		pod.Name, pod.Spec.Containers = "web-9", nil
+		change(pod)
+		c.Pods = append(c.Pods, pod)
+		return c
+	}
+	nowhere := func(p *corev1.Pod) { p.Spec.HostNetwork, p.Spec.NodeName = true, "gone" }
+	pending := func(p *corev1.Pod) { p.Status.PodIPs = nil }
+	for _, test := range []struct {
+		name, from, to string
+		change         func(*corev1.Pod)
+		want           explain.Verdict
+		notes, without int
+	}{
+		{"on a node that is not known", "ns/shop", "ns/shop:80", nowhere, explain.Mixed, 1, 1},
+		{"without a port", "prod/batch-0", "ns/shop", nowhere, explain.Mixed, 1, 1},
+		{"without an address", "prod/batch-0", "ns/shop:80", pending, explain.Mixed, 1, 1},
+		{"no endpoint, but a source", "ns/shop", "svc/shop/web:80", pending, explain.Mixed, 1, 1},
+		{"no endpoint", "prod/batch-0", "svc/shop/web:80", pending, explain.Allowed, 1, 0},
+		{"ended", "ns/shop", "ns/shop:80", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, explain.Allowed, 1, 0},
+		{"of another family", "prod/batch-0", "ns/shop:80", func(p *corev1.Pod) { p.Status.PodIPs = []corev1.PodIP{{IP: "fd00:1::9"}} }, explain.Mixed, 1, 1},
+	} {
+		e := ask(t, with(test.change), test.from, test.to)
+		if e.Verdict != test.want || len(e.Notes) != test.notes || len(e.Unanswered) != test.without {
+			t.Errorf("%s: %s with notes %v, of which %v are about ends without an answer; want %s, %d and %d:\n%s",
+				test.name, e.Verdict, e.Notes, e.Unanswered, test.want, test.notes, test.without, textOf(t, e))
+		}
+	}
+}
+
 // TestFamiliesThatDiffer: two answers where IPv4 and IPv6 differ, and they say which is which.
 func TestFamiliesThatDiffer(t *testing.T) {
 	c := load(t, "cluster.yaml")

@@ -14,12 +14,16 @@ type Explanation struct {
 	Kind       string `json:"kind"` // Explanation
 	// Question is what was asked, in words.
 	Question string `json:"question"`
-	// Verdict sums the answers up: Allowed, Denied, Mixed or Unknown.
+	// Verdict sums the answers up: Allowed, Denied, Mixed or Unknown. Where some of the ends have no answer,
+	// it is Mixed, or Unknown if none has.
 	Verdict Verdict `json:"verdict"`
 	// Answers are the distinct ones: pods of a workload for which everything is the same share one.
 	Answers []Answer `json:"answers,omitempty"`
 	// Notes are about the question as a whole, such as a Service without endpoints.
 	Notes []Note `json:"notes,omitempty"`
+	// Unanswered are those of the Notes that say of some of the ends why there is no answer, such as a pod of
+	// a workload without an address. Pods that have ended are not among them: they take no part.
+	Unanswered []Note `json:"-"`
 }
 
 // ExplanationKind is the kind of an Explanation.
@@ -32,7 +36,8 @@ type Verdict string
 const (
 	Allowed Verdict = "Allowed"
 	Denied  Verdict = "Denied"
-	// Mixed: some answers are Allowed and others Denied, or no port was asked for and some are open.
+	// Mixed: the answers differ, some of the ends have an answer and others none, or no port was asked for and
+	// some are open.
 	Mixed Verdict = "Mixed"
 	// Unknown: policies do not decide it, or there is nobody to ask about. The notes say why.
 	Unknown Verdict = "Unknown"

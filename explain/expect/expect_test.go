@@ -100,6 +100,8 @@ func TestWhatFails(t *testing.T) {
 		{"{from: shop/client-0, to: svc/shop/web:http, expect: allow, by: shop/web}", ""},
 		{"{from: shop/nobody, to: shop/web-0:80, expect: deny}", "there is no Pod shop/nobody"},
 		{"{from: shop/client-0, to: shop/web-0:none, expect: deny}", "there is no answer: shop/web-0 has no container port named"},
+		{"{from: prod/batch-0, to: ns/shop, ports: http, expect: deny}", "there is no answer for some of them: shop/client-0 has no container port named"},
+		{"{from: ns/prod, to: shop/web-0:8080, expect: deny}", ""},
 		{`{from: "2001:db8::1", to: "2001:db8::2", ports: [80], expect: allow}`, ""},
 	} {
 		results := run(t, "testdata/policy.yaml", head+test.text)

@@ -78,11 +78,7 @@ func (t *Test) ask(x *explain.Explainer, suite, from, to, namespace string) Resu
 func (t *Test) differs(e *explain.Explanation) string {
 	want := map[string]explain.Verdict{"allow": explain.Allowed, "deny": explain.Denied}[t.Expect]
 	if len(e.Answers) == 0 {
-		texts := []string{}
-		for _, note := range e.Notes {
-			texts = append(texts, note.Message)
-		}
-		return "there is no answer: " + strings.Join(texts, " ")
+		return "there is no answer: " + messages(e.Notes)
 	}
 	for _, a := range e.Answers {
 		switch {
@@ -94,7 +90,19 @@ func (t *Test) differs(e *explain.Explanation) string {
 			return fmt.Sprintf("%s to %s is %s, but by %s, and not by %s", a.From, a.To, strings.ToLower(string(a.Verdict)), orNone(deciding(a)), strings.Join(t.By, " or "))
 		}
 	}
+	if len(e.Unanswered) > 0 {
+		return "there is no answer for some of them: " + messages(e.Unanswered)
+	}
 	return ""
+}
+
+// messages are what notes say, in one line.
+func messages(notes []explain.Note) string {
+	texts := make([]string, len(notes))
+	for i, note := range notes {
+		texts[i] = note.Message
+	}
+	return strings.Join(texts, " ")
 }
 
 func orNone(names []string) string {
