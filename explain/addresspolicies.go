@@ -245,3 +245,13 @@ func union[T comparable](a, b []T) []T {
 	}
 	return out
 }
+
+// namesAddresses reports whether a peer of the rule is a network that is not all addresses.
+func (r rule) namesAddresses() bool {
+	return slices.ContainsFunc(r.peers, func(p peer) bool {
+		return slices.ContainsFunc(p.blocks, func(b block) bool {
+			cidr, err := policy.ParsePrefix(b.cidr)
+			return err != nil || cidr.Bits() > 0 || len(b.except) > 0
+		})
+	})
+}

@@ -26,6 +26,8 @@ type Explainer struct {
 	services   map[policy.Key]*corev1.Service
 	slices     map[policy.Key][]*discoveryv1.EndpointSlice
 	owners     map[Object]Object
+	// podAddresses are the ranges that all addresses of pods are in, if that is known.
+	podAddresses podAddresses
 }
 
 // announcement is what the agent of a node has announced of a pod.
@@ -60,6 +62,7 @@ func New(c *Cluster, o policy.JudgeOptions) *Explainer {
 	for _, node := range c.Nodes {
 		x.nodes = append(x.nodes, policy.NodeOf(node))
 	}
+	x.podAddresses = podAddressesOf(x.nodes, c.Pods)
 	for _, np := range c.Policies {
 		x.policies[np.Namespace] = append(x.policies[np.Namespace], np)
 	}

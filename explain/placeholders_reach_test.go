@@ -162,7 +162,7 @@ func TestUnknownText(t *testing.T) {
 	block := func(cidr string) networkingv1.NetworkPolicyPeer {
 		return networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: cidr}}
 	}
-	ten, twenty := withEgress(t, block("10.244.0.0/16")), withEgress(t, block("10.245.0.0/16"))
+	ten, twenty := withEgress(t, block("10.244.0.0/16")), withEgress(t, block("10.244.0.0/17"))
 	r, err := ten.Reach(target(t, "shop/client-0"))
 	if err != nil {
 		t.Fatal(err)
