@@ -34,7 +34,8 @@ its nodes is asked about. If a kernel does another thing than policies say, or
 could not be asked, the exit code is 2.
 
 Exit codes: 0, all that was asked is allowed, or, without a port, something is
-open; 1, it is not; 2, the call was wrong, or there is no answer.`,
+open; 1, it is not; 2, the call was wrong, or there is no answer (UNKNOWN), or
+none for some of the pods, and nothing is denied that was asked.`,
 		Example: `  kubectl podfence explain shop/web-0 shop/db-0:5432
   kubectl podfence explain deploy/shop/web svc/shop/db:postgres
   kubectl podfence explain --verify shop/web-0 svc/shop/db:5432
@@ -79,10 +80,10 @@ func (c *explaining) run(ctx context.Context, from, to string) error {
 	if err = c.write(explanation); err == nil && c.verifies {
 		err = verified(explanation)
 	}
-	if err == nil && !isYes(question, explanation) {
-		err = errNo
+	if err != nil {
+		return err
 	}
-	return err
+	return c.outcome(question, explanation)
 }
 
 // write writes an explanation as --output has it.
@@ -178,10 +179,25 @@ func namespaceOf(t explain.Target) string {
 	return t.Namespace
 }
 
-// isYes reports whether all that was asked is allowed or, if no port was asked about, something is open.
-func isYes(q explain.Question, e *explain.Explanation) bool {
-	if q.Port != (explain.Port{}) {
-		return e.Verdict == explain.Allowed
+// outcome is nil if all that was asked is allowed or, if no port was asked about, something is open; errNo if
+// it is not; and another error if nobody knows, as there is no answer, or none for some of the ends.
+func (c *explaining) outcome(q explain.Question, e *explain.Explanation) error {
+	is := func(verdicts ...explain.Verdict) func(explain.Answer) bool {
+		return func(a explain.Answer) bool { return slices.Contains(verdicts, a.Verdict) }
 	}
-	return slices.ContainsFunc(e.Answers, func(a explain.Answer) bool { return a.Verdict == explain.Allowed || len(a.Open) > 0 })
+	why := "the notes say why"
+	if c.output.is("name") {
+		why += ", which are shown without --output name"
+	}
+	switch {
+	case e.Verdict == explain.Allowed:
+		return nil
+	case q.Port == explain.Port{} && slices.ContainsFunc(e.Answers, func(a explain.Answer) bool { return a.Verdict == explain.Allowed || len(a.Open) > 0 }):
+		return nil
+	case e.Verdict == explain.Denied, q.Port != explain.Port{} && slices.ContainsFunc(e.Answers, is(explain.Denied)):
+		return errNo
+	case slices.ContainsFunc(e.Answers, is(explain.Allowed, explain.Denied, explain.Mixed)):
+		return errors.New("there is no answer for some of what was asked: " + why)
+	}
+	return errors.New("there is no answer: " + why)
 }

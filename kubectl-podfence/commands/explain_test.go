@@ -100,12 +100,12 @@ func explains(t *testing.T, call func(...string) (int, string, string)) {
 		{"shop/web shop/db:81", 1, "DENIED  shop/web -> shop/db port 81/TCP"},
 		{"-n shop web db:80/UDP", 1, "DENIED  shop/web -> shop/db port 80/UDP"},
 		{"-n shop web db", 0, "open are TCP 80"},
-		{"node/node-1 shop/db:81", 1, ""},
+		{"node/node-1 shop/db:81", 2, "UNKNOWN  node/node-1 to shop/db:81"}, // the node shows no address
 		{"10.9.9.9 shop/db", 1, "DENIED"},
 		{"10.9.9.9 shop/web:1", 0, "ALLOWED"},
 	} {
 		code, out, errOut := call(append([]string{"explain"}, strings.Fields(c.args)...)...)
-		if code != c.code || !strings.Contains(out, c.says) || errOut != "" || strings.Contains(out, "\x1b") {
+		if code != c.code || !strings.Contains(out, c.says) || (errOut != "") != (c.code == 2) || strings.Contains(out, "\x1b") {
 			t.Errorf("explain %s: exit code %d instead of %d, or not %q:\n%s%s", c.args, code, c.code, c.says, out, errOut)
 		}
 	}
@@ -168,6 +168,55 @@ func TestExplainFormats(t *testing.T) {
 		code, out, errOut := call(t, append([]string{"explain", "-f", mistakes + "cluster.yaml", "-f", mistakes + "service-port.yaml"}, strings.Fields(test.args)...)...)
 		if code == 2 || errOut != "" || !strings.Contains(out, test.says) || strings.Contains(test.args, "name") && out != test.says {
 			t.Errorf("%s: exit code %d, not %q:\n%s%s", test.args, code, test.says, out, errOut)
+		}
+	}
+}
+
+// TestNoAnswer: where nobody knows, what is known is printed, and the exit code is neither yes nor no.
+func TestNoAnswer(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "some.yaml")
+	// One of three pods is on a node that the files do not have; one lets in addresses alone, one nobody.
+	const objects = `{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: host, labels: {app: host}}, spec: {hostNetwork: true, containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: some, labels: {app: some}}, spec: {containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: some}, spec: {podSelector: {matchLabels: {app: some}}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: none}, spec: {podSelector: {matchLabels: {app: none}}}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: none}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: none, name: closed}, spec: {containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: none, name: host}, spec: {hostNetwork: true, containers: [{name: c, image: i}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: none, name: none}, spec: {podSelector: {}}}
+`
+	if err := os.WriteFile(file, []byte(objects), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args string
+		code int
+		out  string
+		said string
+	}{
+		{"shop/web shop/some:80", 2, "UNKNOWN  shop/web -> shop/some", "there is no answer: the notes say why\n"},
+		{"shop/web shop/host:80", 2, "UNKNOWN  shop/web to shop/host", "there is no answer: the notes say why\n"},
+		{"shop/web shop/some:80 -o json", 2, `"verdict": "Unknown"`, "there is no answer: the notes say why\n"},
+		{"shop/web shop/some:80 -o name", 2, "", "there is no answer: the notes say why, which are shown without --output name\n"},
+		{"none/closed ns/shop:80", 2, "ALLOWED  none/closed -> shop/web", "there is no answer for some of what was asked: "},
+		{"shop/web ns/none:80", 1, "DENIED  shop/web -> none/closed", ""},
+		{"shop/web ns/none", 2, "DENIED  shop/web -> none/closed", "there is no answer for some of what was asked: "},
+		{"none/closed ns/shop", 0, "ALLOWED  none/closed -> shop/web", ""},
+	} {
+		code, out, errOut := call(t, append([]string{"explain", "-f", file}, strings.Fields(test.args)...)...)
+		if code != test.code || !strings.Contains(out, test.out) || test.said == "" && errOut != "" || !strings.Contains(errOut, test.said) {
+			t.Errorf("%s: exit code %d, want %d, %q and %q:\n%s%s", test.args, code, test.code, test.out, test.said, out, errOut)
 		}
 	}
 }
