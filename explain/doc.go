@@ -23,6 +23,7 @@
 //	open.go             which ports are open
 //	placeholders.go     what nobody knows of pods that do not run yet, and have no real addresses
 //	hints.go            what policies say and probably do not mean; where nobody enforces it
+//	dns.go              whether who may reach another may ask for its name
 //
 // How all pairs are gone over, for who reaches whom and for what a change opens:
 //

@@ -3,9 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -115,67 +113,6 @@ func (x *Explainer) twoPeers(s Side) (notes []Note) {
 		}
 	}
 	return notes
-}
-
-// withoutDNS notes that a pod which may reach the other end may not ask for its name.
-func (x *Explainer) withoutDNS(a Answer, p packet) []Note {
-	if a.Egress.Verdict != Allowed || len(a.Egress.Policies) == 0 || len(p.subject.Pods) == 0 || p.DstPort == 53 {
-		return nil
-	}
-	servers := x.dnsServers(p.Src.Is4())
-	if len(servers) == 0 {
-		if !x.mayAskDNS(p) {
-			return []Note{{"EgressWithoutDNS", fmt.Sprintf("No egress rule of pod %s allows port 53/UDP, so that it cannot resolve names.", p.subject.Pods[0].Name)}}
-		}
-		return nil
-	}
-	for _, server := range servers {
-		query := policy.Packet{Src: p.Src, Dst: server, Protocol: policy.UDP, DstPort: 53, HopLimit: 64}
-		// The port of the pod may be another than that of its Service.
-		for _, declared := range declaredPorts(x.holders[server][0]) {
-			if declared.Protocol == policy.UDP && (declared.Name == "dns" || declared.Number == 53) {
-				query.DstPort = declared.Number
-			}
-		}
-		if server == p.Dst || x.judge(query).Egress.Allowed {
-			return nil
-		}
-	}
-	return []Note{{"EgressWithoutDNS", fmt.Sprintf(
-		"Pod %s may not reach the cluster's DNS (pods k8s-app=kube-dns in namespace kube-system, port 53/UDP), so that it cannot resolve names.", p.subject.Pods[0].Name)}}
-}
-
-// dnsServers are addresses of the pods that serve the cluster's DNS.
-func (x *Explainer) dnsServers(four bool) (addrs []netip.Addr) {
-	for _, pod := range x.cluster.Pods {
-		if pod.Namespace != metav1.NamespaceSystem || pod.Labels["k8s-app"] != "kube-dns" {
-			continue
-		}
-		for _, addr := range x.addrs(pod) {
-			if addr.Is4() == four {
-				addrs = append(addrs, addr)
-			}
-		}
-	}
-	return addrs
-}
-
-// mayAskDNS reports whether some egress rule of the subject's policies has port 53/UDP, or all ports.
-func (x *Explainer) mayAskDNS(p packet) bool {
-	query := p
-	query.Protocol, query.DstPort = policy.UDP, 53
-	for _, np := range x.policies[p.subject.Pods[0].Namespace] {
-		if !isolatesFor(np, policy.Egress) || !matches(&np.Spec.PodSelector, p.subject.Pods[0].Labels) {
-			continue
-		}
-		for _, r := range networkRules(np, policy.Egress) {
-			dns := slices.ContainsFunc(r.ports, func(entry port) bool { return strings.HasPrefix(entry.named, "dns") })
-			if len(r.ports) == 0 || dns || len(missedPorts(r, query)) == 0 {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // translations notes what happens to a packet to a Service before policies see it.

@@ -1,8 +1,14 @@
 package explain_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/policy"
@@ -54,6 +60,71 @@ func TestNoFalseAlarm(t *testing.T) {
 		e := ask(t, load(t, "cluster.yaml", m.file+".yaml"), "kube-system/coredns-0", "prod/batch-0:22")
 		if len(e.Answers) != 1 || len(e.Answers[0].Notes) > 0 {
 			t.Errorf("%s:\n%s", m.file, textOf(t, e))
+		}
+	}
+}
+
+// TestEgressWithoutDNS: the note is there where policies keep a pod from the cluster's DNS, known or supposed,
+// and only there.
+func TestEgressWithoutDNS(t *testing.T) {
+	const isolated = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: client}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {}}], ports: [{port: 8080}]}%s]
+`
+	const cnp = `
+apiVersion: policy.networking.k8s.io/v1beta1
+kind: ClusterNetworkPolicy
+metadata: {name: cnp}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  egress: [%s]
+`
+	const denyUDP = "{action: Deny, to: [{namespaces: {}}], protocols: [{udp: {}}]}"
+	noDNS := func(c *explain.Cluster) { c.Pods = slices.Delete(c.Pods, 3, 4) }
+	dualStack := func(c *explain.Cluster) {
+		c.Pods[0].Status.PodIPs = append(c.Pods[0].Status.PodIPs, corev1.PodIP{IP: "fd00:1::10"})
+		c.Pods[1].Status.PodIPs = append(c.Pods[1].Status.PodIPs, corev1.PodIP{IP: "fd00:2::10"})
+	}
+	for _, test := range []struct {
+		name, policy, cluster string // the rules of a NetworkPolicy behind its first, "-": there is none; those of a ClusterNetworkPolicy
+		change                func(*explain.Cluster)
+		want                  string
+	}{
+		{"isolated", "", "", nil, "may not reach the cluster's DNS"},
+		{"isolated, of both families", "", "", dualStack, "may not reach the cluster's DNS"},
+		{"isolated, and DNS is not known", "", "", noDNS, "No egress rule of pod client-0 allows port 53/UDP"},
+		{"allowed", ", {ports: [{port: 53, protocol: UDP}]}", "", nil, ""},
+		{"allowed, of both families", ", {to: [{namespaceSelector: {}}]}", "", dualStack, ""},
+		{"allowed to somebody, and DNS is not known", ", {to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 53, protocol: UDP}]}", "", noDNS, ""},
+		{"accepted by an administrator", "", "{action: Accept, to: [{namespaces: {}}], protocols: [{udp: {destinationPort: {number: 53}}}]}", noDNS, ""},
+		{"not isolated", "-", "{action: Deny, to: [{networks: [169.254.169.254/32]}]}", noDNS, ""},
+		{"not isolated, and DNS is known", "-", "{action: Deny, to: [{networks: [169.254.169.254/32]}]}", dualStack, ""},
+		{"denied", "-", denyUDP, nil, "may not reach the cluster's DNS"},
+		{"denied, and DNS is not known", "-", denyUDP, noDNS, "denied by ClusterNetworkPolicy cnp spec.egress[0].to[0] and protocols[0]"},
+		{"another port is denied", "-", "{action: Deny, to: [{namespaces: {}}], protocols: [{udp: {destinationPort: {number: 54}}}]}", noDNS, ""},
+	} {
+		c := load(t, "cluster.yaml")
+		if test.change != nil {
+			test.change(c)
+		}
+		if test.policy != "-" {
+			addObjects(t, c, test.name, fmt.Appendf(nil, isolated, test.policy))
+		}
+		admin := &clusterv1beta1.ClusterNetworkPolicy{}
+		if err := yaml.UnmarshalStrict(fmt.Appendf(nil, cnp, test.cluster), admin); err != nil {
+			t.Fatal(err)
+		}
+		c.ClusterPolicies = append(c.ClusterPolicies, admin)
+		e := ask(t, c, "shop/client-0", "shop/web-0:8080")
+		if text := textOf(t, e); e.Verdict != explain.Allowed || test.want == "" && strings.Contains(text, "resolve names") || !strings.Contains(text, test.want) {
+			t.Errorf("%s: %s, without %q, or with a note:\n%s", test.name, e.Verdict, test.want, text)
 		}
 	}
 }
