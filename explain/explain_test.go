@@ -25,6 +25,8 @@ func TestParseQuestion(t *testing.T) {
 		{"::ffff:10.0.0.1", "fd00::2", "10.0.0.1 to fd00::2"},
 		{"pod/a", "no/n1:22", "default/a to node/n1:22"},
 		{"shop/a", "shop/b", "shop/a to shop/b"},
+		{"fd00::1", "[fd00::2]", "fd00::1 to fd00::2"},
+		{"a", "svc/b:a-name-longer-than-fifteen", "default/a to svc/default/b:a-name-longer-than-fifteen"},
 		{"job/shop/a", "cj/shop/b:1/SCTP", "job/shop/a to cronjob/shop/b:1/SCTP"},
 	} {
 		if q, err := explain.ParseQuestion(test.from, test.to, "default"); err != nil || q.String() != test.want {
@@ -34,7 +36,9 @@ func TestParseQuestion(t *testing.T) {
 	for _, test := range []struct{ from, to, want string }{
 		{"", "b", "a target is"}, {"a/b/c/d", "b", "a target is"}, {"node/a/b", "b", "a target is"}, {"x/y/z", "b", "a target is"},
 		{"svc/a/b", "b", "nothing comes from a Service"}, {"a", "b:0", "no port"}, {"a", "b:70000", "no port"},
-		{"a", "b:80/icmp", "TCP, UDP or SCTP"}, {"a", "b:/TCP", "no port"}, {"a", "fe80::1%eth0", "a target is"}, {"a//b", "c", "a target is"},
+		{"a", "b:", "no port"}, {"a", "b:80/", "TCP, UDP or SCTP"}, {"a", "b:/", "TCP, UDP or SCTP"}, {"a", "b:80-90", "one port is asked about at a time"},
+		{"a", "b:80,443", "one port is asked about at a time"}, {"a", "b:+80", "no port"}, {"a", "b:-1/UDP", "no port"}, {"a", "b:ht_tp", "no port"},
+		{"a", "[fd00::2]:", "no port"}, {"a", "b:HTTP", "no port"}, {"a", "b:80/icmp", "TCP, UDP or SCTP"}, {"a", "b:/TCP", "no port"}, {"a", "fe80::1%eth0", "a target is"}, {"a//b", "c", "a target is"},
 	} {
 		if q, err := explain.ParseQuestion(test.from, test.to, "default"); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s %s: %s, %v; want an error with %q", test.from, test.to, q, err, test.want)

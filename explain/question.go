@@ -145,49 +145,69 @@ func ParseQuestion(from, to, namespace string) (Question, error) {
 	if source.Kind == KindService {
 		return Question{}, fmt.Errorf("%q: nothing comes from a Service; ask from the pods behind it", from)
 	}
-	name, port := cutPort(to)
+	name, port, has := cutPort(to)
 	q := Question{From: source}
 	if q.To, err = ParseTarget(name, namespace); err != nil {
 		return Question{}, err
 	}
-	if port != "" {
-		q.Port, err = ParsePort(port)
+	if has {
+		if q.Port, err = ParsePort(port); err != nil {
+			return Question{}, fmt.Errorf("%s: %w", to, err)
+		}
 	}
-	return q, err
+	return q, nil
 }
 
-// cutPort divides a target from its port. That of an IPv6 address is behind brackets.
-func cutPort(text string) (target, port string) {
-	if _, err := netip.ParseAddr(text); err == nil {
-		return text, ""
+// cutPort divides a target from its port, if it has one. That of an IPv6 address is behind brackets.
+func cutPort(text string) (target, port string, has bool) {
+	if _, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
+		return text, "", false
 	}
 	if at := strings.LastIndex(text, ":"); at >= 0 {
-		return text[:at], text[at+1:]
+		return text[:at], text[at+1:], true
 	}
-	return text, ""
+	return text, "", false
 }
+
+// portForms is what errors say that a port can be.
+const portForms = "a port is a number from 1 to 65535 or a name such as http, with /UDP or /SCTP behind it if it is not TCP's"
 
 // ParsePort reads PORT[/PROTOCOL], in which PORT is a number or a name.
 func ParsePort(text string) (Port, error) {
-	number, protocol, _ := strings.Cut(text, "/")
+	name, protocol, has := strings.Cut(text, "/")
 	port := Port{Protocol: policy.TCP}
 	switch strings.ToUpper(protocol) {
-	case "", "TCP":
+	case "TCP":
 	case "UDP":
 		port.Protocol = policy.UDP
 	case "SCTP":
 		port.Protocol = policy.SCTP
 	default:
-		return Port{}, fmt.Errorf("%q is no protocol that policies know: TCP, UDP or SCTP", protocol)
+		if has {
+			return Port{}, fmt.Errorf("%q is no protocol that policies know: TCP, UDP or SCTP", protocol)
+		}
 	}
-	n, err := strconv.Atoi(number)
+	number, err := strconv.ParseUint(name, 10, 16)
 	switch {
-	case err == nil && 1 <= n && n <= 65535:
-		port.Number = uint16(n)
-	case err == nil || number == "":
-		return Port{}, fmt.Errorf("%q is no port: a port is a number from 1 to 65535, or a name", text)
+	case err == nil && number > 0:
+		port.Number = uint16(number)
+	case isPortName(name):
+		port.Name = name
+	case isRange(name):
+		return Port{}, fmt.Errorf("%q is no port: one port is asked about at a time, or, without a port, which are open; %s", text, portForms)
 	default:
-		port.Name = number
+		return Port{}, fmt.Errorf("%q is no port: %s", text, portForms)
 	}
 	return port, nil
+}
+
+// isPortName reports whether a text can be the name of a port: of a container, which has a letter and at most
+// 15 characters (IANA_SVC_NAME), or of a Service, which may be longer.
+func isPortName(text string) bool {
+	return len(validation.IsDNS1123Label(text)) == 0 && strings.ContainsFunc(text, func(r rune) bool { return 'a' <= r && r <= 'z' })
+}
+
+// isRange reports whether a text looks like several ports.
+func isRange(text string) bool {
+	return strings.ContainsAny(text, "-,") && !strings.ContainsFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789-, ", r) })
 }

@@ -126,6 +126,9 @@ func TestWrongCalls(t *testing.T) {
 	for args, says := range map[string]string{
 		"explain shop/web":                                     "accepts 2 arg(s)",
 		"explain shop/web shop/db:http:80 -o json":             `"shop/db:http" is no target`,
+		"explain shop/web shop/db:":                            `shop/db:: "" is no port`,
+		"explain shop/web shop/db:80-90":                       "one port is asked about at a time",
+		"explain shop/web shop/db:80/":                         `"" is no protocol that policies know`,
 		"explain svc/shop/web shop/db":                         "nothing comes from a Service",
 		"explain shop/web shop/db -o table":                    `--output is "table": it must be one of json, yaml, wide, name`,
 		"explain shop/web shop/db --pod-to-node no":            `--pod-to-node is "no": it must be police or allow`,
