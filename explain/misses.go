@@ -99,6 +99,9 @@ func (x *Explainer) missedSelectors(entry peer, pod *corev1.Pod) (failed []misma
 
 // missedNodes is what of a selector of nodes does not mean the packet's peer.
 func (x *Explainer) missedNodes(entry peer, p packet) (nearest []mismatch) {
+	if p.peerEnd.StandIn {
+		return []mismatch{{Mismatch{entry.nodesPath, fmt.Sprintf("it means nodes, and not %s", namedAddr(p))}, 6}}
+	}
 	if len(p.peer.Pods) > 0 {
 		return []mismatch{{Mismatch{entry.nodesPath, fmt.Sprintf("it means nodes: %s is a pod's address", p.peerAddr)}, 6}}
 	}
@@ -138,6 +141,7 @@ func (x *Explainer) missedBlock(b block, p packet) (mismatch, bool) {
 		return mismatch{Mismatch{b.path, fmt.Sprintf("%q cannot be read: %v", b.cidr, err)}, 9}, false
 	}
 	var in string
+	written := b
 	for i, text := range b.except {
 		except, err := policy.ParsePrefix(text)
 		if err != nil {
@@ -149,21 +153,56 @@ func (x *Explainer) missedBlock(b block, p packet) (mismatch, bool) {
 		}
 	}
 	switch {
+	case cidr.Addr().Is4() != p.peerAddr.Is4():
+		return mismatch{Mismatch{written.path, otherFamily(b, p)}, 6}, false
+	case p.peerEnd.StandIn && (in != "" || !cidr.Contains(p.peerAddr)):
+		return mismatch{Mismatch{written.path, x.notYetIn(written, p)}, 5}, false
 	case !cidr.Contains(p.peerAddr):
-		return mismatch{Mismatch{b.path, fmt.Sprintf("%s is not in %s%s", x.namedAddr(p), b.cidr, x.serviceIn(cidr, p))}, 5}, false
+		return mismatch{Mismatch{b.path, fmt.Sprintf("%s is not in %s%s", namedAddr(p), b.cidr, x.serviceIn(cidr, p))}, 5}, false
 	case in != "":
 		return mismatch{Mismatch{b.path, in}, 3}, false
 	}
 	return mismatch{}, true
 }
 
-// namedAddr is the peer's address, with who has it.
-func (x *Explainer) namedAddr(p packet) string {
-	if len(p.peer.Pods) == 1 {
-		pod := p.peer.Pods[0]
-		return fmt.Sprintf("%s (pod %s/%s)", p.peerAddr, pod.Namespace, pod.Name)
+// otherFamily says that a network is of another address family than the packet.
+func otherFamily(b block, p packet) string {
+	its, packets := "IPv6", "IPv4"
+	if p.peerAddr.Is6() {
+		its, packets = packets, its
 	}
-	return p.peerAddr.String()
+	if p.peerEnd.StandIn {
+		return fmt.Sprintf("%s is of %s, and the %s address of %s is not in it", b.cidr, its, packets, namedAddr(p))
+	}
+	return fmt.Sprintf("%s is of %s, and %s of %s", b.cidr, its, namedAddr(p), packets)
+}
+
+// notYetIn says whether a network may hold the address of a pod that has none yet.
+func (x *Explainer) notYetIn(b block, p packet) string {
+	if x.mayDiffer(b, p.peerAddr) {
+		return fmt.Sprintf("%s has no address yet: whether it will be in %s is not known", namedAddr(p), b.text())
+	}
+	return fmt.Sprintf("%s has no address yet, and no pod's address is in %s", namedAddr(p), b.text())
+}
+
+// text is a network with what it leaves out.
+func (b block) text() string {
+	if len(b.except) == 0 {
+		return b.cidr
+	}
+	return b.cidr + " except " + strings.Join(b.except, ", ")
+}
+
+// namedAddr is the peer's address, with who has it; of a placeholder, only who has it.
+func namedAddr(p packet) string {
+	if len(p.peer.Pods) != 1 {
+		return p.peerAddr.String()
+	}
+	name := fmt.Sprintf("pod %s/%s", p.peer.Pods[0].Namespace, p.peer.Pods[0].Name)
+	if p.peerEnd.StandIn {
+		return name
+	}
+	return fmt.Sprintf("%s (%s)", p.peerAddr, name)
 }
 
 // serviceIn says so if a network that does not hold a pod's address holds the address of a Service before it.
@@ -226,25 +265,48 @@ func missedPorts(r rule, p packet) []mismatch {
 	return []mismatch{portsMismatch(r, p, numbers, protocols, names)}
 }
 
-// portsMismatch puts into words why none of a rule's ports means the packet.
+// portsMismatch puts into words why none of a rule's ports means the packet: of one entry its own field is
+// named, and of several their list.
 func portsMismatch(r rule, p packet, numbers, protocols []string, names []mismatch) mismatch {
-	path := strings.TrimSuffix(r.ports[0].path, "[0]")
-	if len(r.ports) == 1 {
-		path = r.ports[0].path
-	} else if at := strings.LastIndex(path, "["); at >= 0 {
+	path := r.ports[0].path
+	if at := strings.LastIndex(path, "["); len(r.ports) > 1 && at >= 0 {
 		path = path[:at]
 	}
+	var reasons []string
+	distance := 9
 	switch {
+	case len(numbers) > 0 && len(protocols) == 0:
+		distance = 1
+		reasons = []string{fmt.Sprintf("port %d is not in %s%s", p.DstPort, strings.Join(numbers, ", "), servicePortIn(numbers, p))}
 	case len(numbers) > 0:
-		reason := fmt.Sprintf("port %d is not in %s", p.DstPort, strings.Join(numbers, ", "))
-		if p.by != nil && p.by.Port != p.DstPort && slices.Contains(numbers, fmt.Sprint(p.by.Port)) {
-			reason += fmt.Sprintf(": %d is the port of Service %s/%s, and policies see the pod's own, its targetPort %d", p.by.Port, p.by.Namespace, p.by.Name, p.by.TargetPort)
+		distance = 1
+		for i, number := range numbers {
+			numbers[i] = p.Protocol.String() + " " + number
 		}
-		return mismatch{Mismatch{path, reason}, 1}
-	case len(names) > 0:
-		return slices.MinFunc(names, func(a, b mismatch) int { return cmp.Compare(a.distance, b.distance) })
+		reasons = []string{fmt.Sprintf("%s port %d is not in %s%s", p.Protocol, p.DstPort, strings.Join(slices.Concat(numbers, protocols), ", "), servicePortIn(numbers, p))}
+	case len(protocols) > 0:
+		distance = 2
+		reasons = []string{fmt.Sprintf("%s port %d is not in %s", p.Protocol, p.DstPort, strings.Join(protocols, ", "))}
 	}
-	return mismatch{Mismatch{path, fmt.Sprintf("%s port %d is not in %s", p.Protocol, p.DstPort, strings.Join(protocols, ", "))}, 2}
+	slices.SortStableFunc(names, func(a, b mismatch) int { return cmp.Compare(a.distance, b.distance) })
+	for _, name := range names {
+		distance = min(distance, name.distance)
+		reasons = append(reasons, name.Reason)
+		if len(r.ports) == 1 {
+			path = name.Path
+		}
+	}
+	return mismatch{Mismatch{path, strings.Join(reasons, "; ")}, distance}
+}
+
+// servicePortIn says so if the ports of a rule have the Service's, and not the pod's own.
+func servicePortIn(numbers []string, p packet) string {
+	if p.by == nil || p.by.Port == p.DstPort || !slices.ContainsFunc(numbers, func(text string) bool {
+		return strings.TrimPrefix(text, p.Protocol.String()+" ") == fmt.Sprint(p.by.Port)
+	}) {
+		return ""
+	}
+	return fmt.Sprintf(": %d is the port of Service %s/%s, and policies see the pod's own, its targetPort %d", p.by.Port, p.by.Namespace, p.by.Name, p.by.TargetPort)
 }
 
 // missedName says why the name of a port does not mean the packet: what the pod that it goes to declares.

@@ -7,9 +7,11 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/policy"
 )
@@ -61,6 +63,66 @@ func TestNoFalseAlarm(t *testing.T) {
 		if len(e.Answers) != 1 || len(e.Answers[0].Notes) > 0 {
 			t.Errorf("%s:\n%s", m.file, textOf(t, e))
 		}
+	}
+}
+
+// TestMisses: what of a rule did not mean a packet is all of it, and true.
+func TestMisses(t *testing.T) {
+	const np = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: web}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress: [%s]
+`
+	six := func(c *explain.Cluster) {
+		for i, addr := range []string{"fd00:1::10", "fd00:2::10"} {
+			c.Pods[i].Status.PodIPs = []corev1.PodIP{{IP: addr}}
+		}
+	}
+	standIn := func(c *explain.Cluster) {
+		c.Pods[1].Annotations = map[string]string{v1alpha1.StandInAnnotation: "true"}
+		c.Pods[1].Status.PodIPs = []corev1.PodIP{{IP: "240.0.0.2"}}
+	}
+	for _, test := range []struct {
+		rule, path, reason string
+		change             func(*explain.Cluster)
+	}{
+		{"{ports: [{port: http}, {port: 53, protocol: UDP}, {port: 7000, endPort: 7100}]}", "spec.ingress[0].ports",
+			"TCP port 81 is not in TCP 7000-7100, UDP 53; named port http: the container declares it as 8080/TCP, and the packet goes to 81/TCP", nil},
+		{"{ports: [{port: 82}, {port: http}]}", "spec.ingress[0].ports", "port 81 is not in 82; named port http: the container declares it as 8080/TCP, and the packet goes to 81/TCP", nil},
+		{"{ports: [{port: http}]}", "spec.ingress[0].ports[0]", "named port http: the container declares it as 8080/TCP, and the packet goes to 81/TCP", nil},
+		{"{ports: [{port: 53, protocol: UDP}, {port: 82, protocol: SCTP}]}", "spec.ingress[0].ports", "TCP port 81 is not in UDP 53, SCTP 82", nil},
+		{"{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}", "spec.ingress[0].from[0].ipBlock", "10.0.0.0/8 is of IPv4, and fd00:2::10 (pod shop/client-0) of IPv6", six},
+		{"{from: [{ipBlock: {cidr: 'fd00::/8'}}]}", "spec.ingress[0].from[0].ipBlock", "fd00::/8 is of IPv6, and the IPv4 address of pod shop/client-0 is not in it", standIn},
+		{"{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}", "spec.ingress[0].from[0].ipBlock", "pod shop/client-0 has no address yet: whether it will be in 10.0.0.0/8 is not known", standIn},
+		{"{from: [{ipBlock: {cidr: 0.0.0.0/0, except: [240.0.0.0/4]}}]}", "spec.ingress[0].from[0].ipBlock", "pod shop/client-0 has no address yet: whether it will be in 0.0.0.0/0 except 240.0.0.0/4 is not known", standIn},
+		{"{from: [{ipBlock: {cidr: 10.9.0.0/16}}]}", "spec.ingress[0].from[0].ipBlock", "pod shop/client-0 has no address yet, and no pod's address is in 10.9.0.0/16", standIn},
+	} {
+		c := load(t, "cluster.yaml")
+		if test.change != nil {
+			test.change(c)
+		}
+		addObjects(t, c, test.rule, fmt.Appendf(nil, np, test.rule))
+		e := ask(t, c, "shop/client-0", "shop/web-0:81")
+		if len(e.Answers) != 1 || len(e.Answers[0].Ingress.NearestMisses) != 1 {
+			t.Errorf("%s:\n%s", test.rule, textOf(t, e))
+			continue
+		}
+		if failed := e.Answers[0].Ingress.NearestMisses[0].Failed; len(failed) != 1 || failed[0] != (explain.Mismatch{Path: test.path, Reason: test.reason}) {
+			t.Errorf("%s: %q, want %s: %s", test.rule, failed, test.path, test.reason)
+		}
+	}
+	// A Baseline rule is not asked about an isolated pod, and so has not nearly allowed anything.
+	c := load(t, "cluster.yaml")
+	addObjects(t, c, "nothing", fmt.Appendf(nil, np, ""))
+	c.ClusterPolicies = append(c.ClusterPolicies, &clusterv1beta1.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: clusterv1beta1.ClusterNetworkPolicySpec{
+		Tier: clusterv1beta1.BaselineTier, Subject: clusterv1beta1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}},
+		Ingress: []clusterv1beta1.ClusterNetworkPolicyIngressRule{{Action: "Accept", From: []clusterv1beta1.ClusterNetworkPolicyIngressPeer{{Namespaces: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "ops"}}}}}},
+	}})
+	if e := ask(t, c, "shop/client-0", "shop/web-0:81"); e.Verdict != explain.Denied || len(e.Answers[0].Ingress.NearestMisses) > 0 {
+		t.Errorf("a rule that is not asked: %s", textOf(t, e))
 	}
 }
 

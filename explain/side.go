@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
 	"github.com/podfence/podfence/policy"
 )
 
@@ -87,9 +89,13 @@ func isolatingText(keys []policy.Key) string {
 }
 
 // mightAllow are the rules that could have let a denied packet pass: those of ClusterNetworkPolicies that
-// are asked before the denial and accept or pass, and those of NetworkPolicies if it was left to them.
+// are asked before the denial and accept or pass, and those of NetworkPolicies if it was left to them. Those of
+// the Baseline tier are not asked about a pod that NetworkPolicies isolate.
 func (x *Explainer) mightAllow(j policy.Judgement, p packet) (rules []rule) {
 	for _, ref := range x.asked(j) {
+		if ref.Tier == string(clusterv1beta1.BaselineTier) && len(p.subject.Pods) == 1 && len(j.Isolating) > 0 {
+			return rules
+		}
 		for _, r := range x.rulesOf(policy.Key{Namespace: ref.Namespace, Name: ref.Name}, p.d) {
 			if slices.ContainsFunc(j.DeniedBy, func(by policy.RuleRef) bool { return by.Policy == r.ref.Policy && by.Rule == r.ref.Rule }) {
 				return rules
