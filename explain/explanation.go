@@ -49,7 +49,8 @@ type Answer struct {
 	To   End `json:"to"`
 	// Pairs is for how many pairs of ends the answer holds, of which From and To are one.
 	Pairs int `json:"pairs"`
-	// Service says what translated the packet, if it was sent to a Service.
+	// Service says what translated the packet, if it was sent to a Service. Nothing translates what is sent
+	// to a headless one.
 	Service *Translation `json:"service,omitempty"`
 	// Protocol and Port are what was asked about, after translation. They are absent when the question
 	// was which ports are open.

@@ -1,13 +1,13 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podfence/podfence/policy"
@@ -64,7 +64,7 @@ func declaredPorts(pod *corev1.Pod) []policy.ContainerPort {
 }
 
 // serviceWays are the ways to the endpoints of a Service: those that kube-proxy sends to, by each of the
-// Service's ports that is asked about.
+// Service's ports that is asked about or, of a headless Service, those that its name has.
 func (x *Explainer) serviceWays(t Target, asked Port) (ways []way, notes []Note, err error) {
 	key := policy.Key{Namespace: t.Namespace, Name: t.Name}
 	service := x.services[key]
@@ -74,18 +74,59 @@ func (x *Explainer) serviceWays(t Target, asked Port) (ways []way, notes []Note,
 	if service.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil, []Note{{"ExternalName", fmt.Sprintf("Service %s is an alias of the name %s: ask about an address that this has.", key, service.Spec.ExternalName)}}, nil
 	}
-	ports, err := portsAsked(service, asked)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, port := range ports {
-		to, said := x.endpoints(service, port)
-		ways, notes = append(ways, to...), append(notes, said...)
+	if headless(service) && asked.Name == "" {
+		ways, notes = x.headlessWays(service, asked)
+	} else {
+		ports, err := portsAsked(service, asked)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, port := range ports {
+			to, said := x.waysBy(service, port)
+			ways, notes = append(ways, to...), append(notes, said...)
+		}
 	}
 	if len(ways) == 0 {
-		notes = append(notes, Note{"NoEndpoints", fmt.Sprintf("Service %s has no endpoint that is ready: kube-proxy refuses connections to it, whatever policies say.", key)})
+		notes = append(notes, Note{"NoEndpoints", fmt.Sprintf("Service %s has no endpoint that is ready: %s, whatever policies say.", key, withoutEndpoints(service))})
 	}
 	return ways, notes, nil
+}
+
+// withoutEndpoints is what becomes of connections to a Service that has no endpoints.
+func withoutEndpoints(service *corev1.Service) string {
+	if headless(service) {
+		return "its name has no address"
+	}
+	return "kube-proxy refuses connections to it"
+}
+
+// headless reports whether a Service has no address of its own. Its name has the addresses of its endpoints
+// instead, so that nothing translates what is sent there.
+func headless(service *corev1.Service) bool {
+	return service.Spec.ClusterIP == corev1.ClusterIPNone
+}
+
+// headlessWays are the ways to the endpoints of a headless Service by a port that is no name, or by none. The
+// port is that of the pods, whatever the Service's ports are. Whoever asks for one of these by name gets an SRV
+// record, which has the target port.
+func (x *Explainer) headlessWays(service *corev1.Service, asked Port) (ways []way, notes []Note) {
+	all, notes := x.endpoints(service, nil)
+	for _, e := range all {
+		ways = append(ways, way{to: e.to, port: asked})
+	}
+	for _, port := range service.Spec.Ports {
+		target := cmp.Or(port.TargetPort.String(), "0")
+		if asked.Number == 0 || protocolOf(port.Protocol) != asked.Protocol || port.Port != int32(asked.Number) || target == "0" || target == fmt.Sprint(port.Port) {
+			continue
+		}
+		said := fmt.Sprintf("Service %s/%s is headless (clusterIP: None), so that nothing translates its port %s to its targetPort %s: packets go to that port of the pods.",
+			service.Namespace, service.Name, asked, target)
+		if port.Name != "" {
+			said += fmt.Sprintf(" For who looks up the port by an SRV record, ask svc/%s/%s:%s.", service.Namespace, service.Name, Port{Protocol: asked.Protocol, Name: port.Name})
+		}
+		notes = append(notes, Note{"HeadlessService", said})
+	}
+	return ways, notes
 }
 
 // portsAsked are the ports of a Service that are asked about; all of them, if none is named.
@@ -96,67 +137,81 @@ func portsAsked(service *corev1.Service, asked Port) (ports []corev1.ServicePort
 			ports = append(ports, port)
 		}
 	}
-	if len(ports) == 0 {
+	switch {
+	case len(ports) == 0 && asked == (Port{}):
+		return nil, fmt.Errorf("no port of Service %s/%s can be asked about, as it has none; only a headless one (clusterIP: None) may have none", service.Namespace, service.Name)
+	case len(ports) == 0:
 		return nil, fmt.Errorf("no port %s of Service %s/%s; it has %s", asked, service.Namespace, service.Name, servicePortsText(service))
 	}
 	return ports, nil
 }
 
-// endpoints are the ways by one port of a Service. Where there are no EndpointSlices, as in files, the
-// Service's selector says which pods are behind it.
-func (x *Explainer) endpoints(service *corev1.Service, port corev1.ServicePort) (ways []way, notes []Note) {
-	key := policy.Key{Namespace: service.Namespace, Name: service.Name}
-	by := Translation{Namespace: service.Namespace, Name: service.Name, Port: uint16(port.Port), PortName: port.Name}
-	add := func(e end, target int32) {
-		to := by
-		to.TargetPort = uint16(target)
-		ways = append(ways, way{to: e, port: Port{Protocol: protocolOf(port.Protocol), Number: uint16(target)}, by: &to})
-	}
-	if of, has := x.slices[key]; has || x.cluster.Running {
-		for _, at := range readyEndpoints(of, port) {
-			e := x.addressEnd(at.Addr())
-			if !slices.ContainsFunc(ways, func(w way) bool { return sameEnd(w.to, e) }) {
-				add(e, int32(at.Port()))
-			}
+// waysBy are the ways by one port of a Service.
+func (x *Explainer) waysBy(service *corev1.Service, port corev1.ServicePort) (ways []way, notes []Note) {
+	all, notes := x.endpoints(service, &port)
+	for _, e := range all {
+		to := way{to: e.to, port: Port{Protocol: protocolOf(port.Protocol), Number: e.port}}
+		if !headless(service) {
+			to.by = &Translation{Namespace: service.Namespace, Name: service.Name, Port: uint16(port.Port), PortName: port.Name, TargetPort: e.port}
 		}
-		return ways, nil
-	}
-	if len(service.Spec.Selector) == 0 {
-		return nil, nil
-	}
-	for _, pod := range x.cluster.Pods {
-		if pod.Namespace != service.Namespace || !labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Set(pod.Labels)) {
-			continue
-		}
-		e, note := x.podEnd(pod)
-		if note != nil {
-			notes = append(notes, *note)
-			continue
-		}
-		target, problem := targetPort(e, port)
-		if problem != nil {
-			notes = append(notes, *problem)
-			continue
-		}
-		add(e, int32(target))
+		ways = append(ways, to)
 	}
 	return ways, notes
 }
 
-// readyEndpoints are the addresses and ports that a port of a Service stands for.
-func readyEndpoints(of []*discoveryv1.EndpointSlice, port corev1.ServicePort) (all []netip.AddrPort) {
+// endpoint is who is behind a Service, and the port there; 0: none was asked about.
+type endpoint struct {
+	to   end
+	port uint16
+}
+
+// endpoints are those of one port of a Service or, if that is nil, those that it has whatever the port. Where
+// there are no EndpointSlices, as in files, the Service's selector says which pods are behind it.
+func (x *Explainer) endpoints(service *corev1.Service, port *corev1.ServicePort) (all []endpoint, notes []Note) {
+	of, has := x.slices[policy.Key{Namespace: service.Namespace, Name: service.Name}]
+	if !has && !x.cluster.Running {
+		return x.selected(service, port)
+	}
+	for _, at := range readyEndpoints(of, port) {
+		e := x.addressEnd(at.Addr())
+		if !slices.ContainsFunc(all, func(known endpoint) bool { return sameEnd(known.to, e) }) {
+			all = append(all, endpoint{e, at.Port()})
+		}
+	}
+	return all, nil
+}
+
+// selected are the endpoints of a Service by its selector.
+func (x *Explainer) selected(service *corev1.Service, port *corev1.ServicePort) (all []endpoint, notes []Note) {
+	for _, pod := range x.cluster.Pods {
+		if !x.isBehind(service, pod) {
+			continue
+		}
+		e, note := x.podEnd(pod)
+		target := uint16(0)
+		if note == nil && port != nil {
+			target, note = targetPort(e, *port)
+		}
+		if note != nil {
+			notes = append(notes, *note)
+			continue
+		}
+		all = append(all, endpoint{e, target})
+	}
+	return all, notes
+}
+
+// readyEndpoints are the addresses and ports that a port of a Service stands for; without a port, all addresses.
+func readyEndpoints(of []*discoveryv1.EndpointSlice, port *corev1.ServicePort) (all []netip.AddrPort) {
 	for _, slice := range of {
-		for _, p := range slice.Ports {
-			if p.Port == nil || p.Name != nil && *p.Name != port.Name || p.Name == nil && port.Name != "" {
-				continue
-			}
+		for _, number := range numbersIn(slice, port) {
 			for _, endpoint := range slice.Endpoints {
 				if endpoint.Conditions.Ready != nil && !*endpoint.Conditions.Ready {
 					continue
 				}
 				for _, text := range endpoint.Addresses {
 					if addr, err := netip.ParseAddr(text); err == nil {
-						all = append(all, netip.AddrPortFrom(addr.Unmap(), uint16(*p.Port)))
+						all = append(all, netip.AddrPortFrom(addr.Unmap(), number))
 					}
 				}
 			}
@@ -164,6 +219,19 @@ func readyEndpoints(of []*discoveryv1.EndpointSlice, port corev1.ServicePort) (a
 	}
 	slices.SortFunc(all, netip.AddrPort.Compare)
 	return slices.Compact(all)
+}
+
+// numbersIn are the numbers that a port of a Service has in an EndpointSlice; 0 alone, without a port.
+func numbersIn(slice *discoveryv1.EndpointSlice, port *corev1.ServicePort) (numbers []uint16) {
+	if port == nil {
+		return []uint16{0}
+	}
+	for _, p := range slice.Ports {
+		if p.Port != nil && (p.Name != nil && *p.Name == port.Name || p.Name == nil && port.Name == "") {
+			numbers = append(numbers, uint16(*p.Port))
+		}
+	}
+	return numbers
 }
 
 // targetPort is the port of a pod that a port of a Service stands for.

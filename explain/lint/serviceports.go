@@ -107,7 +107,8 @@ func declares(pod *corev1.Pod, p port) bool {
 }
 
 // targetOf says on which port of a pod a Service's port arrives, if that is another; and whether
-// some port of the Service arrives on the very port that the rule has.
+// some port of the Service arrives on the very port that the rule has. Nothing translates the ports of a
+// headless Service: none of them arrives on another.
 func targetOf(s *corev1.Service, pod *corev1.Pod, p port) (target int32, same, mapped bool) {
 	for _, has := range s.Spec.Ports {
 		if protocol, known := protocolOf(has.Protocol); !known || protocol != p.protocol {
@@ -117,7 +118,7 @@ func targetOf(s *corev1.Service, pod *corev1.Pod, p port) (target int32, same, m
 		switch {
 		case known && at == p.first:
 			return 0, true, false
-		case has.Port == p.first && known:
+		case has.Port == p.first && known && s.Spec.ClusterIP != corev1.ClusterIPNone:
 			target, mapped = at, true
 		}
 	}

@@ -42,6 +42,16 @@ status: {phase: Running, podIPs: [{ip: 10.244.2.12}]}`},
 		{name: "another Service sends there", policies: in(`{port: 80}`), more: `kind: Service
 metadata: {namespace: shop, name: internal}
 spec: {clusterIP: 10.96.7.9, selector: {app: web}, ports: [{port: 8888, targetPort: 80}]}`},
+		{name: "a headless Service, whose ports nothing translates", policies: in(`{port: 5432}`), more: `kind: Service
+metadata: {namespace: shop, name: internal}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 5432, targetPort: 15432}]}`},
+		{name: "a headless Service beside one that is not", policies: in(`{port: 80}`), more: `kind: Service
+metadata: {namespace: shop, name: internal}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}`, want: []string{
+			"Warning shop/p spec.ingress[0].ports[0].port: 80 is the port of Service shop/web, and its pods get what is sent there on port 8080, which is what policies see; name that [service-port]"}},
+		{name: "a headless Service that says that the pods have the port", policies: in(`{port: 80}`), more: `kind: Service
+metadata: {namespace: shop, name: internal}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80}]}`},
 		{name: "a Service before other pods", policies: np("p", `{podSelector: {matchLabels: {app: cart}}, ingress: [{ports: [{port: 80}]}]}`)},
 		{name: "a Service without another port", policies: "kind: NetworkPolicy\nmetadata: {namespace: data, name: p}\nspec: {podSelector: {}, ingress: [{ports: [{port: 5432}]}]}"},
 		{name: "egress to the pods behind it", policies: np("p", `{podSelector: {matchLabels: {app: cart}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}, {ports: [{port: 53, protocol: UDP}]}]}`), want: []string{

@@ -1,0 +1,150 @@
+package explain_test
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podfence/podfence/explain"
+)
+
+// aStack is two pods of both families, and one client.
+const aStack = `apiVersion: v1
+kind: Namespace
+metadata: {name: a}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: a, name: web-0, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: main, ports: [{name: http, containerPort: 8080}]}]}
+status: {phase: Running, podIPs: [{ip: 10.244.1.10}, {ip: "fd00:1::10"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: a, name: web-1, labels: {app: web}}
+spec: {nodeName: n2, containers: [{name: main, ports: [{name: http, containerPort: 9090}]}]}
+status: {phase: Running, podIPs: [{ip: 10.244.2.10}, {ip: "fd00:2::10"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: a, name: client, labels: {app: client}}
+spec: {nodeName: n2, containers: [{name: main}]}
+status: {phase: Running, podIPs: [{ip: 10.244.2.20}, {ip: "fd00:2::20"}]}
+`
+
+// aService is a Service before the pods of aStack.
+func aService(spec string) string {
+	return "---\napiVersion: v1\nkind: Service\nmetadata: {namespace: a, name: s}\nspec: {selector: {app: web}, " + spec + "}\n"
+}
+
+// waysOf are the ends and ports of answers, how many more are alike, and the reasons of the notes on all.
+func waysOf(e *explain.Explanation) string {
+	var texts []string
+	for _, a := range e.Answers {
+		text := a.To.String()
+		if a.Port != 0 {
+			text += fmt.Sprintf(":%d", a.Port)
+		}
+		if a.Service != nil {
+			text += fmt.Sprintf(" by %d", a.Service.Port)
+		}
+		if a.Pairs > 1 {
+			text += fmt.Sprintf(" +%d", a.Pairs-1)
+		}
+		texts = append(texts, text)
+	}
+	for _, n := range e.Notes {
+		texts = append(texts, n.Reason)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// sliceOf is an EndpointSlice of the Service s, of pods that are ready.
+func sliceOf(ports []discoveryv1.EndpointPort, ips ...string) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "s-" + ips[0], Labels: map[string]string{discoveryv1.LabelServiceName: "s"}}, Ports: ports}
+	for _, ip := range ips {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{ip}})
+	}
+	return s
+}
+
+// portIn is a port of an EndpointSlice.
+func portIn(name string, number int32) discoveryv1.EndpointPort {
+	return discoveryv1.EndpointPort{Name: &name, Port: &number}
+}
+
+// TestHeadless: nothing translates the ports of a headless Service, so that those by number are the pods' own.
+func TestHeadless(t *testing.T) {
+	for _, test := range []struct{ spec, port, want string }{
+		{`clusterIP: None, ports: [{name: h, port: 80, targetPort: http}]`, ":80", "a/web-0:80 +1, HeadlessService"},
+		{`clusterIP: None, ports: [{name: h, port: 80, targetPort: http}]`, ":h", "a/web-0:8080, a/web-1:9090"},
+		{`clusterIP: None, ports: [{name: h, port: 80, targetPort: http}]`, ":80/UDP", "a/web-0:80 +1"},
+		{`clusterIP: None, ports: [{name: h, port: 80}]`, ":80", "a/web-0:80 +1"},
+		{`clusterIP: None, ports: [{name: h, port: 80, targetPort: 80}]`, ":h", "a/web-0:80 +1"},
+		{`clusterIP: None, ports: [{port: 5432, targetPort: 15432}]`, ":5432", "a/web-0:5432 +1, HeadlessService"},
+		{`clusterIP: None, ports: [{port: 5432, targetPort: 15432}]`, ":15432", "a/web-0:15432 +1"},
+		{`clusterIP: None, ports: [{port: 5432, targetPort: 15432}]`, "", "a/web-0 +1"},
+		{`clusterIP: None`, "", "a/web-0 +1"},
+		{`clusterIP: None`, ":22", "a/web-0:22 +1"},
+		{`clusterIP: 10.96.0.1, ports: [{name: h, port: 80, targetPort: http}]`, ":80", "a/web-0:8080 by 80, a/web-1:9090 by 80"},
+	} {
+		c := parseCluster(t, aStack+aService(test.spec))
+		if got := waysOf(ask(t, c, "a/client", "svc/a/s"+test.port)); got != test.want {
+			t.Errorf("%s, %q: %s, want %s", test.spec, test.port, got, test.want)
+		}
+		// By EndpointSlices it is the same. That of a Service without ports has none.
+		var ports, others []discoveryv1.EndpointPort
+		for _, p := range c.Services[0].Spec.Ports {
+			first, second := cmp.Or(p.TargetPort.IntVal, p.Port), cmp.Or(p.TargetPort.IntVal, p.Port)
+			if p.TargetPort.StrVal == "http" {
+				first, second = 8080, 9090
+			}
+			ports, others = append(ports, portIn(p.Name, first)), append(others, portIn(p.Name, second))
+		}
+		c.EndpointSlices = []*discoveryv1.EndpointSlice{sliceOf(ports, "10.244.1.10"), sliceOf(others, "10.244.2.10")}
+		if got := waysOf(ask(t, c, "a/client", "svc/a/s"+test.port)); got != test.want {
+			t.Errorf("%s, %q, by EndpointSlices: %s, want %s", test.spec, test.port, got, test.want)
+		}
+		c.EndpointSlices, c.Running = nil, true
+		if e := ask(t, c, "a/client", "svc/a/s"+test.port); !slices.ContainsFunc(e.Notes, func(n explain.Note) bool {
+			return n.Reason == "NoEndpoints" && strings.Contains(n.Message, "kube-proxy") != strings.Contains(test.spec, "None")
+		}) {
+			t.Errorf("%s, %q, without EndpointSlices: %v", test.spec, test.port, e.Notes)
+		}
+	}
+}
+
+// TestHeadlessIsDirect: a pod that asks a headless Service and gets its own address reaches itself, whatever
+// policies say, as nothing translates its packets.
+func TestHeadlessIsDirect(t *testing.T) {
+	c := parseCluster(t, aStack+aService("clusterIP: None, ports: [{name: h, port: 80, targetPort: http}]")+
+		"---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: a, name: none}\nspec: {podSelector: {}}\n")
+	c.Pods = slices.DeleteFunc(c.Pods, func(p *corev1.Pod) bool { return p.Name == "web-1" })
+	for to, want := range map[string]explain.Verdict{"svc/a/s:80": explain.Allowed, "svc/a/s:h": explain.Allowed} {
+		if e := ask(t, c, "a/web-0", to); e.Verdict != want {
+			t.Errorf("%s: %s", to, textOf(t, e))
+		}
+	}
+	c.Services[0].Spec.ClusterIP = "10.96.0.1"
+	if e := ask(t, c, "a/web-0", "svc/a/s:80"); e.Verdict != explain.Denied {
+		t.Errorf("by a Service that has an address: %s", textOf(t, e))
+	}
+}
+
+// TestNoPorts: a Service that needs ports and has none is named.
+func TestNoPorts(t *testing.T) {
+	c := parseCluster(t, aStack+aService("clusterIP: 10.96.0.1"))
+	q, err := explain.ParseQuestion("a/client", "svc/a/s", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := newExplainer(c).Explain(q); err == nil || !strings.Contains(err.Error(), "no port of Service a/s") {
+		t.Errorf("%v, %v", e, err)
+	}
+}
