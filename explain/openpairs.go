@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/podfence/podfence/policy"
@@ -70,8 +71,11 @@ func (s *survey) openBetween(from, to unit) (all []opened) {
 	return all
 }
 
-func familyOf(p policy.Packet) string {
-	if p.Src.Is4() {
+func familyOf(p policy.Packet) string { return familyName(p.Src) }
+
+// familyName is the family of an address, as the API names it.
+func familyName(addr netip.Addr) string {
+	if addr.Is4() {
 		return "IPv4"
 	}
 	return "IPv6"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -173,9 +174,16 @@ func (x *Explainer) endpoints(service *corev1.Service, port *corev1.ServicePort)
 		return x.selected(service, port)
 	}
 	for _, at := range readyEndpoints(of, port) {
+		if !x.hasFamily(service, at.Addr()) {
+			continue
+		}
 		e := x.addressEnd(at.Addr())
-		if !slices.ContainsFunc(all, func(known endpoint) bool { return sameEnd(known.to, e) }) {
+		known := slices.IndexFunc(all, func(known endpoint) bool { return sameEnd(known.to, e) && known.port == at.Port() })
+		switch {
+		case known < 0:
 			all = append(all, endpoint{e, at.Port()})
+		case !likeFamily(all[known].to.addrs, at.Addr()).IsValid():
+			all[known].to.addrs = append(all[known].to.addrs, at.Addr())
 		}
 	}
 	return all, nil
@@ -188,6 +196,9 @@ func (x *Explainer) selected(service *corev1.Service, port *corev1.ServicePort) 
 			continue
 		}
 		e, note := x.podEnd(pod)
+		if note == nil {
+			note = x.restrict(&e, service)
+		}
 		target := uint16(0)
 		if note == nil && port != nil {
 			target, note = targetPort(e, *port)
@@ -199,6 +210,52 @@ func (x *Explainer) selected(service *corev1.Service, port *corev1.ServicePort) 
 		all = append(all, endpoint{e, target})
 	}
 	return all, notes
+}
+
+// restrict leaves an end the addresses by which a Service reaches it, or says that there are none.
+func (x *Explainer) restrict(e *end, service *corev1.Service) *Note {
+	e.addrs = slices.DeleteFunc(slices.Clone(e.addrs), func(addr netip.Addr) bool { return !x.hasFamily(service, addr) })
+	if len(e.addrs) == 0 {
+		return &Note{"NoAddress", fmt.Sprintf("%s has no %s address, and Service %s/%s has no other family.",
+			e.End, strings.Join(x.families(service), " or "), service.Namespace, service.Name)}
+	}
+	e.Address = e.addrs[0]
+	return nil
+}
+
+// hasFamily reports whether a Service is of the family of an address.
+func (x *Explainer) hasFamily(service *corev1.Service, addr netip.Addr) bool {
+	of := x.families(service)
+	return len(of) == 0 || slices.Contains(of, familyName(addr))
+}
+
+// families are IPv4, IPv6 or both: those of a Service. Nothing means those that its pods have, as in files where
+// the API server has not chosen yet.
+func (x *Explainer) families(service *corev1.Service) (of []string) {
+	dual := service.Spec.IPFamilyPolicy != nil && *service.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack
+	if dual && len(service.Spec.ClusterIPs) == 0 && !x.cluster.Running {
+		return nil // what it names may be the first of two
+	}
+	for _, family := range service.Spec.IPFamilies {
+		of = append(of, string(family))
+	}
+	if len(of) > 0 {
+		return of
+	}
+	for _, addr := range clusterIPs(service) {
+		of = append(of, familyName(addr))
+	}
+	return of
+}
+
+// clusterIPs are the addresses that a Service has within the cluster.
+func clusterIPs(service *corev1.Service) (addrs []netip.Addr) {
+	for _, text := range append([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs...) {
+		if addr, err := netip.ParseAddr(text); err == nil && !slices.Contains(addrs, addr.Unmap()) {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	return addrs
 }
 
 // readyEndpoints are the addresses and ports that a port of a Service stands for; without a port, all addresses.

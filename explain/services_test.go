@@ -148,3 +148,49 @@ func TestNoPorts(t *testing.T) {
 		t.Errorf("%v, %v", e, err)
 	}
 }
+
+// TestServiceFamilies: a Service is asked about in its own address families alone, and in each of them.
+func TestServiceFamilies(t *testing.T) {
+	const onlyFour = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: a, name: four}\nspec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}\n"
+	const four, six, both = explain.Allowed, explain.Denied, explain.Mixed // what that policy makes of each family
+	for _, test := range []struct {
+		spec string
+		want explain.Verdict
+	}{
+		{`clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, ports: [{port: 80}]`, four},
+		{`clusterIP: "fd00:ffff::1", clusterIPs: ["fd00:ffff::1"], ipFamilies: [IPv6], ipFamilyPolicy: SingleStack, ports: [{port: 80}]`, six},
+		{`clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, "fd00:ffff::1"], ipFamilies: [IPv4, IPv6], ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]`, both},
+		{`clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ipFamilies: [IPv4], ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]`, four}, // the cluster has no more
+		{`clusterIP: None, clusterIPs: [None], ipFamilies: [IPv6], ports: [{port: 80}]`, six},
+		{`ipFamilies: [IPv6], ports: [{port: 80}]`, six},
+		{`ipFamilies: [IPv6], ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]`, both},
+		{`clusterIPs: [10.96.0.1, "fd00:ffff::1"], ports: [{port: 80}]`, both},
+		{`clusterIP: "fd00:ffff::1", ports: [{port: 80}]`, six},
+		{`clusterIP: None, ports: [{port: 80}]`, both},
+		{`ports: [{port: 80}]`, both},
+	} {
+		c := parseCluster(t, aStack+onlyFour+aService(test.spec))
+		if e := ask(t, c, "a/client", "svc/a/s:80"); e.Verdict != test.want {
+			t.Errorf("%s: %s, want %s:\n%s", test.spec, e.Verdict, test.want, textOf(t, e))
+		}
+		// Of a Service of both families there are EndpointSlices of each.
+		c.EndpointSlices = []*discoveryv1.EndpointSlice{
+			sliceOf([]discoveryv1.EndpointPort{portIn("", 80)}, "fd00:1::10", "fd00:2::10"), sliceOf([]discoveryv1.EndpointPort{portIn("", 80)}, "10.244.1.10", "10.244.2.10"),
+		}
+		e := ask(t, c, "a/client", "svc/a/s:80")
+		if e.Verdict != test.want {
+			t.Errorf("%s, by EndpointSlices: %s, want %s:\n%s", test.spec, e.Verdict, test.want, textOf(t, e))
+		}
+		for _, a := range e.Answers {
+			if a.Pairs != 2 {
+				t.Errorf("%s, by EndpointSlices: %d pairs of %s, want 2", test.spec, a.Pairs, a.To.Address)
+			}
+		}
+	}
+	// A pod without an address of the Service's family is none of its endpoints.
+	c := parseCluster(t, aStack+aService(`ipFamilies: [IPv6], ports: [{port: 80}]`))
+	c.Pods[1].Status.PodIPs = c.Pods[1].Status.PodIPs[:1]
+	if e := ask(t, c, "a/client", "svc/a/s:80"); waysOf(e) != "a/web-0:80 by 80, NoAddress" || !strings.Contains(textOf(t, e), "a/web-1 has no IPv6 address, and Service a/s has no other family") {
+		t.Error(textOf(t, e))
+	}
+}

@@ -276,3 +276,20 @@ func TestGenerateName(t *testing.T) {
 		t.Error("a Pod without a name is read to be enforced")
 	}
 }
+
+// TestStandInsOfIPv6Services: where a Service is of IPv6, what stands for its pods has addresses of IPv6, so
+// that the Service has endpoints.
+func TestStandInsOfIPv6Services(t *testing.T) {
+	for spec, want := range map[string]int{
+		"ipFamilies: [IPv4]": 1, "ipFamilies: [IPv6]": 2, `clusterIP: "fd00::1"`: 2, `clusterIPs: [10.96.0.1, "fd00::1"]`: 2, "clusterIP: None": 1,
+	} {
+		o, err := Read([]string{"-"}, ReadOptions{Stdin: strings.NewReader("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {" + spec + ", ports: [{port: 80}]}\n" +
+			"---\napiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(o.Pods[0].Status.PodIPs); got != want {
+			t.Errorf("%s: the pod has %d addresses, want %d", spec, got, want)
+		}
+	}
+}

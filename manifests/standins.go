@@ -255,6 +255,9 @@ func (o *Objects) placeholders() *placeholders {
 			}
 		}
 	}
+	for _, service := range o.Services {
+		six = six || slices.Contains(service.Spec.IPFamilies, corev1.IPv6Protocol) || strings.Contains(service.Spec.ClusterIP+strings.Join(service.Spec.ClusterIPs, ""), ":")
+	}
 	if six {
 		p.elsewhere = append(p.elsewhere, elsewhere6)
 	}
