@@ -118,8 +118,8 @@ func (x *Explainer) podEnd(pod *corev1.Pod) (end, *Note) {
 		return end{}, &Note{"NoAddress", fmt.Sprintf("Pod %s has no address yet (phase %s), so that there is nothing to ask about.", name, orUnknown(string(pod.Status.Phase)))}
 	}
 	e.Address = e.addrs[0]
-	if x.cluster.Running && !e.StandIn && !ready(pod) {
-		e.notes = append(e.notes, Note{"PodNotReady", fmt.Sprintf("Pod %s is not ready. Policies hold for it all the same, but Services do not send to it.", name)})
+	if !e.StandIn && x.notReady(pod) {
+		e.notes = append(e.notes, *notReadyNote(pod))
 	}
 	return e, nil
 }
@@ -208,6 +208,17 @@ func oneOfEach(addrs []netip.Addr) (of []netip.Addr) {
 // ended reports whether a pod has ended, so that its address may be another's.
 func ended(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// notReady reports whether Services do not send to a pod. In files, a pod without the condition Ready counts as
+// ready: it has not run yet.
+func (x *Explainer) notReady(pod *corev1.Pod) bool {
+	says := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })
+	return !ready(pod) && (says || x.cluster.Running)
+}
+
+func notReadyNote(pod *corev1.Pod) *Note {
+	return &Note{"PodNotReady", fmt.Sprintf("Pod %s/%s is not ready. Policies hold for it all the same, but Services do not send to it, unless they have publishNotReadyAddresses.", pod.Namespace, pod.Name)}
 }
 
 // ready reports whether a pod's condition Ready is true.

@@ -84,6 +84,7 @@ func (x *Explainer) serviceWays(t Target, asked Port) (ways []way, notes []Note,
 		}
 		for _, port := range ports {
 			to, said := x.waysBy(service, port)
+			said = slices.DeleteFunc(said, func(n Note) bool { return slices.Contains(notes, n) }) // of another port
 			ways, notes = append(ways, to...), append(notes, said...)
 		}
 	}
@@ -198,6 +199,9 @@ func (x *Explainer) selected(service *corev1.Service, port *corev1.ServicePort) 
 		e, note := x.podEnd(pod)
 		if note == nil {
 			note = x.restrict(&e, service)
+		}
+		if note == nil && x.notReady(pod) && !service.Spec.PublishNotReadyAddresses {
+			note = notReadyNote(pod)
 		}
 		target := uint16(0)
 		if note == nil && port != nil {

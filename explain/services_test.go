@@ -194,3 +194,42 @@ func TestServiceFamilies(t *testing.T) {
 		t.Error(textOf(t, e))
 	}
 }
+
+// TestServiceNotReady: by its selector, a Service has no endpoint that says of itself that it is not ready, unless
+// it asks for those as well.
+func TestServiceNotReady(t *testing.T) {
+	for _, test := range []struct {
+		ready corev1.ConditionStatus // of web-1; empty: there is no such condition
+		spec  string
+		want  string
+	}{
+		{corev1.ConditionFalse, "", "a/web-0:80 by 80, PodNotReady"},
+		{corev1.ConditionUnknown, "", "a/web-0:80 by 80, PodNotReady"},
+		{corev1.ConditionFalse, "clusterIP: None, ", "a/web-0:80, PodNotReady"},
+		{corev1.ConditionFalse, "publishNotReadyAddresses: true, ", "a/web-0:80 by 80 +1"},
+		{corev1.ConditionTrue, "", "a/web-0:80 by 80 +1"},
+		{"", "", "a/web-0:80 by 80 +1"},
+	} {
+		c := parseCluster(t, aStack+aService(test.spec+"ports: [{port: 80}]"))
+		c.Pods[1].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
+		if test.ready != "" {
+			c.Pods[1].Status.Conditions = append(c.Pods[1].Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: test.ready})
+		}
+		if e := ask(t, c, "a/client", "svc/a/s:80"); waysOf(e) != test.want {
+			t.Errorf("%s, %q: %s, want %s", test.ready, test.spec, waysOf(e), test.want)
+		}
+		// The pod itself can be asked about, and the note says that it is not ready.
+		noted := strings.Contains(textOf(t, ask(t, c, "a/client", "a/web-1:80")), "Pod a/web-1 is not ready")
+		if want := test.ready != "" && test.ready != corev1.ConditionTrue; noted != want {
+			t.Errorf("%s: a note of the pod itself: %t", test.ready, noted)
+		}
+	}
+	// None is ready; and what is said of a pod is said once, whatever the number of ports.
+	c := parseCluster(t, aStack+aService("ports: [{name: a, port: 80}, {name: b, port: 81}]"))
+	for _, pod := range c.Pods[:2] {
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}}
+	}
+	if e := ask(t, c, "a/client", "svc/a/s"); e.Verdict != explain.Unknown || waysOf(e) != "PodNotReady, PodNotReady, NoEndpoints" {
+		t.Error(textOf(t, e))
+	}
+}
