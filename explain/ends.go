@@ -14,8 +14,8 @@ import (
 // end is one end of connections: a pod, a node, or an address of neither.
 type end struct {
 	End
-	// pod is the pod; nil: it is none, or one on its node's network.
-	pod *corev1.Pod
+	// pod is the pod; nil: it is none, or one on its node's network, which is in host.
+	pod, host *corev1.Pod
 	// addrs are its addresses, at most one of each family.
 	addrs []netip.Addr
 	notes []Note
@@ -131,7 +131,7 @@ func (x *Explainer) hostEnd(e end) (end, *Note) {
 	if at < 0 {
 		return end{}, &Note{"HostNetwork", fmt.Sprintf("Pod %s is on its node's network (hostNetwork), and its node %s is not known.", name, orUnknown(e.Node))}
 	}
-	e.addrs, e.pod = x.nodeEnd(at).addrs, nil
+	e.addrs, e.pod, e.host = x.nodeEnd(at).addrs, nil, e.pod
 	if len(e.addrs) == 0 {
 		return end{}, &Note{"HostNetwork", fmt.Sprintf("Pod %s is on its node's network (hostNetwork), and node %s shows no address.", name, e.Node)}
 	}

@@ -42,14 +42,19 @@ func (x *Explainer) ways(t Target, port Port) (ways []way, notes []Note, err err
 	return ways, notes, err
 }
 
-// portOf is the number that the name of a port has on an end.
+// portOf is the number that the name of a port has on an end. To policies, pods on their node's network have no
+// named ports; to whoever sends there, and to Services, they do.
 func portOf(e end, port Port) (uint16, *Note) {
-	for _, declared := range declaredPorts(e.pod) {
+	pod := cmp.Or(e.pod, e.host)
+	if pod != nil && pod.Spec.HostNetwork {
+		pod = &corev1.Pod{Spec: corev1.PodSpec{InitContainers: pod.Spec.InitContainers, Containers: pod.Spec.Containers}}
+	}
+	for _, declared := range declaredPorts(pod) {
 		if declared.Name == port.Name && declared.Protocol == port.Protocol {
 			return declared.Number, nil
 		}
 	}
-	return 0, &Note{"NoSuchPort", fmt.Sprintf("%s has no container port named %q of protocol %s%s.", e.End, port.Name, port.Protocol, declaredText(e.pod))}
+	return 0, &Note{"NoSuchPort", fmt.Sprintf("%s has no container port named %q of protocol %s%s.", e.End, port.Name, port.Protocol, declaredText(pod))}
 }
 
 // declaredPorts are the named ports of a pod's containers.

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/podfence/podfence/explain"
 )
@@ -231,5 +232,50 @@ func TestServiceNotReady(t *testing.T) {
 	}
 	if e := ask(t, c, "a/client", "svc/a/s"); e.Verdict != explain.Unknown || waysOf(e) != "PodNotReady, PodNotReady, NoEndpoints" {
 		t.Error(textOf(t, e))
+	}
+}
+
+// TestNamedPortOfHost: the name of a port leads to the port that a pod on its node's network declares, as
+// Kubernetes resolves it for a Service; policies know of no such name there.
+func TestNamedPortOfHost(t *testing.T) {
+	c := parseCluster(t, aStack+aService("ports: [{port: 80, targetPort: met}]")+`---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: a, name: host, labels: {app: host}}
+spec: {nodeName: n1, hostNetwork: true, containers: [{name: main, ports: [{name: met, containerPort: 9100, hostPort: 9100}, {name: met, containerPort: 53, protocol: UDP}]}]}
+status: {phase: Running, podIPs: [{ip: 192.168.0.1}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: a, name: e}
+spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{ports: [{port: 9100}]}]}
+`)
+	c.Services[0].Spec.Selector = map[string]string{"app": "host"}
+	for to, want := range map[string]string{
+		"svc/a/s:80": "a/host:9100 by 80", "a/host:met": "a/host:9100", "a/host:met/UDP": "a/host:53", "a/host:other": "NoSuchPort",
+	} {
+		e := ask(t, c, "a/client", to)
+		if got := waysOf(e); got != want {
+			t.Errorf("%s: %s, want %s", to, got, want)
+		}
+		for _, a := range e.Answers {
+			if a.To.Address.String() != "192.168.0.1" || (a.Verdict == explain.Allowed) != (a.Port == 9100) {
+				t.Errorf("%s: %s", to, textOf(t, e))
+			}
+		}
+	}
+	if text := textOf(t, ask(t, c, "a/client", "a/host:other")); !strings.Contains(text, "it declares met (9100/TCP), met (53/UDP)") {
+		t.Error(text)
+	}
+	// A rule that has the name does not mean the node.
+	name := intstr.FromString("met")
+	c.Policies[0].Spec.Egress[0].Ports[0].Port = &name
+	if e := ask(t, c, "a/client", "a/host:met"); e.Verdict != explain.Denied {
+		t.Errorf("by a rule with the name: %s", textOf(t, e))
 	}
 }
