@@ -170,19 +170,12 @@ func (x *Explainer) addressEnd(addr netip.Addr) end {
 		e.notes = append(e.notes, Note{"AddressShared", fmt.Sprintf("%d pods show the address %s, and nobody can tell which of them has it: it passes only what passes for each of them.", len(holder.Pods), addr)})
 	case holder.OnNode:
 		e.Kind, e.Name = KindNode, holder.Node
-	case x.isClusterIP(addr):
-		e.notes = append(e.notes, Note{"ServiceAddress", fmt.Sprintf("%s is the address of a Service. It is translated before policies are asked: ask about the Service instead (svc/NAMESPACE/NAME:PORT).", addr)})
+	case x.serviceAt[addr] != nil:
+		e.notes = append(e.notes, serviceAddress(addr, x.serviceAt[addr]))
 	case holder.Node != "":
 		e.notes = append(e.notes, Note{"UnknownPod", fmt.Sprintf("%s is in the pod range of node %s, and no known pod has it: nothing passes.", addr, holder.Node)})
 	}
 	return e
-}
-
-// isClusterIP reports whether an address is a Service's.
-func (x *Explainer) isClusterIP(addr netip.Addr) bool {
-	return slices.ContainsFunc(x.cluster.Services, func(s *corev1.Service) bool {
-		return slices.Contains(s.Spec.ClusterIPs, addr.String()) || s.Spec.ClusterIP == addr.String()
-	})
 }
 
 // believed are the addresses that a pod has according to Judge, in order.

@@ -24,6 +24,7 @@ type Explainer struct {
 	policies   map[string][]*networkingv1.NetworkPolicy
 	announced  map[policy.Key][]announcement
 	services   map[policy.Key]*corev1.Service
+	serviceAt  map[netip.Addr]*corev1.Service // by the addresses that are translated
 	slices     map[policy.Key][]*discoveryv1.EndpointSlice
 	owners     map[Object]Object
 	// podAddresses are the ranges that all addresses of pods are in, if that is known.
@@ -42,7 +43,7 @@ func New(c *Cluster, o policy.JudgeOptions) *Explainer {
 		cluster: c, options: o,
 		pods: map[policy.Key]*corev1.Pod{}, holders: map[netip.Addr][]*corev1.Pod{}, namespaces: map[string]*corev1.Namespace{},
 		policies: map[string][]*networkingv1.NetworkPolicy{}, announced: map[policy.Key][]announcement{},
-		services: map[policy.Key]*corev1.Service{}, slices: map[policy.Key][]*discoveryv1.EndpointSlice{}, owners: ownersIn(c),
+		services: map[policy.Key]*corev1.Service{}, serviceAt: map[netip.Addr]*corev1.Service{}, slices: map[policy.Key][]*discoveryv1.EndpointSlice{}, owners: ownersIn(c),
 	}
 	for _, by := range c.PodAddresses {
 		for _, of := range by.Pods {
@@ -68,6 +69,9 @@ func New(c *Cluster, o policy.JudgeOptions) *Explainer {
 	}
 	for _, service := range c.Services {
 		x.services[policy.Key{Namespace: service.Namespace, Name: service.Name}] = service
+		for _, addr := range slices.Concat(clusterIPs(service), outerIPs(service)) {
+			x.serviceAt[addr] = service
+		}
 	}
 	for _, slice := range c.EndpointSlices {
 		key := policy.Key{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"go4.org/netipx"
 )
 
@@ -99,7 +97,9 @@ func outsideOf(clusters []*Explainer) []netipx.IPRange {
 			}
 		}
 		for _, service := range x.cluster.Services {
-			removeClusterIPs(&b, service)
+			for _, addr := range clusterIPs(service) {
+				b.Remove(addr) // it is translated before policies see a packet
+			}
 		}
 	}
 	set, err := b.IPSet()
@@ -107,16 +107,6 @@ func outsideOf(clusters []*Explainer) []netipx.IPRange {
 		return nil
 	}
 	return set.Ranges()
-}
-
-// removeClusterIPs takes the addresses of a Service out of a set: they are translated before policies see
-// a packet.
-func removeClusterIPs(b *netipx.IPSetBuilder, service *corev1.Service) {
-	for _, text := range append(slices.Clone(service.Spec.ClusterIPs), service.Spec.ClusterIP) {
-		if addr, err := netip.ParseAddr(text); err == nil {
-			b.Remove(addr.Unmap())
-		}
-	}
 }
 
 // oneIn is the first address of a network that is in one of the ranges and in none of the networks within

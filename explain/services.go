@@ -37,6 +37,7 @@ func (x *Explainer) ways(t Target, port Port) (ways []way, notes []Note, err err
 			}
 			to.port.Number = number
 		}
+		to.to.notes = slices.Concat(e.notes, x.nodePorts(e, to.port))
 		ways = append(ways, to)
 	}
 	return ways, notes, err
@@ -255,16 +256,6 @@ func (x *Explainer) families(service *corev1.Service) (of []string) {
 		of = append(of, familyName(addr))
 	}
 	return of
-}
-
-// clusterIPs are the addresses that a Service has within the cluster.
-func clusterIPs(service *corev1.Service) (addrs []netip.Addr) {
-	for _, text := range append([]string{service.Spec.ClusterIP}, service.Spec.ClusterIPs...) {
-		if addr, err := netip.ParseAddr(text); err == nil && !slices.Contains(addrs, addr.Unmap()) {
-			addrs = append(addrs, addr.Unmap())
-		}
-	}
-	return addrs
 }
 
 // readyEndpoints are the addresses and ports that a port of a Service stands for; without a port, all addresses.
