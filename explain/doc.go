@@ -13,7 +13,7 @@
 //	explainer.go        Explainer: a Cluster, ready for questions; which objects decide about a packet
 //	ends.go             which pods, nodes and addresses a target stands for
 //	services.go         which endpoints are behind a Service
-//	serviceaddresses.go which addresses are a Service's, and which ports of nodes lead to one
+//	serviceips.go       which addresses are a Service's, and which ports of nodes lead to one
 //	owners.go           which workload a pod belongs to
 //	classes.go          which ends are alike to all policies, so that one stands for all
 //	explain.go          the answers to a Question, each once

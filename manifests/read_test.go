@@ -293,3 +293,25 @@ func TestStandInsOfIPv6Services(t *testing.T) {
 		}
 	}
 }
+
+// TestReadService: all of a Service is read that answers go by, whether pods are ready or not included.
+func TestReadService(t *testing.T) {
+	o, err := Read([]string{"-"}, ReadOptions{Stdin: strings.NewReader(`apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, externalIPs: [192.0.2.1], publishNotReadyAddresses: true, ports: [{port: 80, nodePort: 30080}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.2, ipMode: Proxy, ports: [{port: 80, protocol: TCP}]}]}}
+`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := o.Services[0]
+	got := fmt.Sprintln(s.Spec.Type, s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.IPFamilies, *s.Spec.IPFamilyPolicy, s.Spec.ExternalIPs, s.Spec.PublishNotReadyAddresses, s.Spec.Ports[0].NodePort)
+	if want := "LoadBalancer 10.96.0.1 [10.96.0.1] [IPv4] SingleStack [192.0.2.1] true 30080\n"; got != want {
+		t.Errorf("read is %s, want %s", got, want)
+	}
+	at := s.Status.LoadBalancer.Ingress
+	if len(at) != 1 || at[0].IP != "192.0.2.2" || at[0].IPMode == nil || *at[0].IPMode != corev1.LoadBalancerIPModeProxy {
+		t.Errorf("its load balancer has %v", at)
+	}
+}

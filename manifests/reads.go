@@ -56,8 +56,9 @@ var more = map[string]what{
 		"metadata": owned,
 		"spec": {only: true, fields: map[string]what{
 			"type": {}, "selector": {}, "clusterIP": {}, "clusterIPs": {}, "ports": {}, "externalName": {}, "externalTrafficPolicy": {}, "ipFamilyPolicy": {}, "ipFamilies": {},
+			"externalIPs": {}, "publishNotReadyAddresses": {},
 		}},
-		"status": {only: true},
+		"status": {only: true, fields: map[string]what{"loadBalancer": {only: true, fields: map[string]what{"ingress": {only: true, fields: map[string]what{"ip": {}, "ipMode": {}}}}}}},
 	}},
 	"EndpointSlice":         {not: []string{"addressType"}, fields: map[string]what{"metadata": owned}},
 	"Deployment":            workload,
