@@ -195,22 +195,13 @@ type portVerdict struct {
 // verdict is what becomes of packets to a port, as decide says it.
 func (c crossing) verdict(protocol policy.Protocol, number uint16) portVerdict {
 	v := c.judged(protocol, number)
-	out := portVerdict{word(v.Allowed()), word(v.Egress.Allowed), word(v.Ingress.Allowed), v}
 	if c.doubt == nil {
-		return out
+		return portVerdict{word(v.Allowed()), word(v.Egress.Allowed), word(v.Ingress.Allowed), v}
 	}
 	egress, ingress := c.doubt.egress, c.doubt.ingress
 	c.packet.Protocol, c.packet.DstPort = protocol, number
 	egress.Packet, ingress.Packet = c.packet, c.packet
-	if _, is := c.x.uncertain(v.Egress, egress); is {
-		out.egress = Unknown
-	}
-	if _, is := c.x.uncertain(v.Ingress, ingress); is {
-		out.ingress = Unknown
-	}
-	if (out.egress == Unknown || out.ingress == Unknown) && out.egress != Denied && out.ingress != Denied {
-		out.both = Unknown
-	}
+	out, _ := c.x.weigh(v, egress, ingress)
 	return out
 }
 

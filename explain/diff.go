@@ -283,7 +283,7 @@ func (s *survey) sideChanges(f found) (sides []SideChange, notes []Note) {
 		p.Protocol, p.DstPort = protocol, number
 		answers[i] = Answer{From: f.sample.from[i].End, To: f.sample.to[i].End}
 		answers[i].From.Address, answers[i].To.Address = p.Src, p.Dst
-		notes = append(notes, x.decide(&answers[i], p).placeholders...)
+		notes = append(notes, x.decide(&answers[i], p).doubts...)
 	}
 	for _, side := range []struct {
 		direction     string

@@ -174,60 +174,50 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 	p.Hairpin = p.Src == p.Dst && to.by != nil
 	p.Protocol, p.DstPort = to.port.Protocol, to.port.Number
 	asked := to.port != (Port{})
+	var doubts []Note
 	if !asked {
-		open := x.open(from, to.to, p)
-		a.Open = openPorts(open)
-		p.Protocol, p.DstPort = representative(open, to.to)
-		a.Verdict = Mixed
-		switch {
-		case len(open) == 0:
-			a.Verdict = Denied
-		case allOpen(open):
-			a.Verdict = Allowed
+		var ports map[Verdict][]policy.PortRange
+		ports, doubts = x.ports(&a, x.bounds(from, to.to), p)
+		a.Open, a.Unknown, a.Verdict = openPorts(ports[Allowed]), openPorts(ports[Unknown]), overall(ports)
+		shown := ports[Allowed]
+		if a.Verdict == Unknown {
+			shown = ports[Unknown]
 		}
+		p.Protocol, p.DstPort = representative(shown, to.to)
 	}
 	decided := x.decide(&a, p)
 	if asked {
-		a.Protocol, a.Port, a.Verdict = p.Protocol.String(), p.DstPort, word(decided.allowed)
+		a.Protocol, a.Port, a.Verdict = p.Protocol.String(), p.DstPort, decided.both
 	}
-	if decided.unknown {
-		a.Verdict = Unknown
-	}
-	a.Notes = distinct(decided.placeholders, from.notes, to.to.notes, x.hints(a, decided.egress, decided.ingress), x.agents(a))
+	a.Notes = distinct(union(doubts, decided.doubts), from.notes, to.to.notes, x.hints(a, decided.egress, decided.ingress), x.agents(a))
 	return a
 }
 
 // decision is what becomes of a packet, and the packet as each side sees it.
 type decision struct {
-	allowed bool
-	// unknown: it depends on addresses that are placeholders. The notes say by which rules.
-	unknown         bool
-	placeholders    []Note
+	both Verdict
+	// doubts are by which rules it depends on addresses that are placeholders, at either end.
+	doubts          []Note
 	egress, ingress packet
 }
 
 // decide says what becomes of a packet between the ends of an answer, and puts into the answer what is
 // decided at each of them.
 func (x *Explainer) decide(a *Answer, p policy.Packet) (d decision) {
-	v := x.judge(p)
-	src, dst := x.holder(p.Src), x.holder(p.Dst)
-	d.allowed = v.Allowed()
-	d.egress = packet{Packet: p, d: policy.Egress, subject: src, peer: dst, destination: dst, peerAddr: p.Dst, peerEnd: a.To, by: a.Service}
-	d.ingress = packet{Packet: p, d: policy.Ingress, subject: dst, peer: src, destination: dst, peerAddr: p.Src, peerEnd: a.From, by: a.Service}
-	a.Egress, a.Ingress = x.side(v.Egress, d.egress), x.side(v.Ingress, d.ingress)
-	for _, at := range []struct {
-		side *Side
-		j    policy.Judgement
-		p    packet
-	}{{&a.Egress, v.Egress, d.egress}, {&a.Ingress, v.Ingress, d.ingress}} {
-		if r, is := x.uncertain(at.j, at.p); is {
-			at.side.Verdict = Unknown
-			d.placeholders = append(d.placeholders, placeholderNote(r, at.p.peerEnd))
-		}
-	}
-	// What one side denies for certain, the other cannot let pass.
-	d.unknown = len(d.placeholders) > 0 && a.Egress.Verdict != Denied && a.Ingress.Verdict != Denied
+	d.egress, d.ingress = x.seen(a, p)
+	w, doubts := x.weigh(x.judge(p), d.egress, d.ingress)
+	d.both, d.doubts = w.both, doubts
+	a.Egress, a.Ingress = x.side(w.judged.Egress, d.egress), x.side(w.judged.Ingress, d.ingress)
+	a.Egress.Verdict, a.Ingress.Verdict = w.egress, w.ingress
 	return d
+}
+
+// seen is a packet between the ends of an answer, as each of them sees it.
+func (x *Explainer) seen(a *Answer, p policy.Packet) (egress, ingress packet) {
+	src, dst := x.holder(p.Src), x.holder(p.Dst)
+	egress = packet{Packet: p, d: policy.Egress, subject: src, peer: dst, destination: dst, peerAddr: p.Dst, peerEnd: a.To, by: a.Service}
+	ingress = packet{Packet: p, d: policy.Ingress, subject: dst, peer: src, destination: dst, peerAddr: p.Src, peerEnd: a.From, by: a.Service}
+	return egress, ingress
 }
 
 func word(allowed bool) Verdict {

@@ -37,7 +37,7 @@ const (
 	Allowed Verdict = "Allowed"
 	Denied  Verdict = "Denied"
 	// Mixed: the answers differ, some of the ends have an answer and others none, or no port was asked for and
-	// some are open.
+	// some are open. The others are closed, or nobody knows of them.
 	Mixed Verdict = "Mixed"
 	// Unknown: policies do not decide it, or there is nobody to ask about. The notes say why.
 	Unknown Verdict = "Unknown"
@@ -62,6 +62,9 @@ type Answer struct {
 	Ingress Side `json:"ingress"`
 	// Open are the ports that are open, where none was asked about.
 	Open []OpenPorts `json:"open,omitempty"`
+	// Unknown are ports of which nobody knows, where none was asked about: a rule names addresses, and the
+	// pod has none yet.
+	Unknown []OpenPorts `json:"unknown,omitempty"`
 	// Notes are what policies do not decide, but whoever asks should know.
 	Notes []Note `json:"notes,omitempty"`
 	// Kernel is what the kernels of the nodes concerned do, if they were asked.

@@ -11,14 +11,34 @@ import (
 // protocols are those whose ports are told apart.
 var protocols = []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP}
 
-// open are the ports that are open from one end to another, in disjoint ranges and in order. p has the two
-// addresses. All ports between two that no rule tells apart get the same verdict, so one of them is asked
-// about.
-func (x *Explainer) open(from, to end, p policy.Packet) []policy.PortRange {
-	return portsByVerdict(x.bounds(from, to), func(protocol policy.Protocol, first uint16) Verdict {
+// ports are the ports of each verdict between the ends of an answer, and by which rules nobody knows of some.
+// p has the two addresses. All ports between two bounds, which no rule tells apart, get the same verdict, so
+// one of them is asked about.
+func (x *Explainer) ports(a *Answer, bounds map[policy.Protocol][]int, p policy.Packet) (ports map[Verdict][]policy.PortRange, doubts []Note) {
+	egress, ingress := x.seen(a, p)
+	ports = portsByVerdict(bounds, func(protocol policy.Protocol, first uint16) Verdict {
 		p.Protocol, p.DstPort = protocol, first
-		return word(x.judge(p).Allowed())
-	})[Allowed]
+		egress.Packet, ingress.Packet = p, p
+		w, by := x.weigh(x.judge(p), egress, ingress)
+		if w.both == Unknown {
+			doubts = union(doubts, by)
+		}
+		return w.both
+	})
+	return ports, doubts
+}
+
+// overall is the verdict on all ports together.
+func overall(ports map[Verdict][]policy.PortRange) Verdict {
+	switch {
+	case allOpen(ports[Allowed]):
+		return Allowed
+	case len(ports[Allowed]) > 0:
+		return Mixed
+	case len(ports[Unknown]) > 0:
+		return Unknown
+	}
+	return Denied
 }
 
 // portsByVerdict are the ports of each verdict, in disjoint ranges and in order. Within bounds one port is

@@ -47,6 +47,20 @@ func (x *Explainer) withFamiliesOf(other *Explainer) *Explainer {
 // standsIn reports whether a pod stands for pods that are not there, so that its address is a placeholder.
 func standsIn(pod *corev1.Pod) bool { return pod.Annotations[v1alpha1.StandInAnnotation] == "true" }
 
+// weigh is what becomes of a packet of which Judge has said v, once placeholders for addresses are taken for
+// what they are, and by which rules either end does not know. The packet is as each end sees it.
+func (x *Explainer) weigh(v policy.Verdict, egress, ingress packet) (out portVerdict, doubts []Note) {
+	out = portVerdict{egress: word(v.Egress.Allowed), ingress: word(v.Ingress.Allowed), judged: v}
+	if r, is := x.uncertain(v.Egress, egress); is {
+		out.egress, doubts = Unknown, append(doubts, placeholderNote(r, egress.peerEnd))
+	}
+	if r, is := x.uncertain(v.Ingress, ingress); is {
+		out.ingress, doubts = Unknown, append(doubts, placeholderNote(r, ingress.peerEnd))
+	}
+	out.both = both(out.egress, out.ingress) // what one end denies for certain, the other cannot let pass
+	return out, doubts
+}
+
 // uncertain is the rule by which a side could decide otherwise once the peer has its real address; false:
 // there is none. j is what is decided with the placeholder.
 func (x *Explainer) uncertain(j policy.Judgement, p packet) (r rule, is bool) {

@@ -94,6 +94,11 @@ func (a *Answer) headline(style Style, byFamily bool) string {
 	switch {
 	case a.Verdict == Mixed:
 		line += ": open are " + openText(a.Open)
+		if len(a.Unknown) > 0 {
+			line += "; not known: " + openText(a.Unknown)
+		}
+	case a.Verdict == Unknown && len(a.Unknown) > 0 && !everything(a.Unknown):
+		line += ": not known: " + openText(a.Unknown) + "; all else is closed"
 	case a.Verdict == Denied && a.Egress.Verdict == Denied && a.Ingress.Verdict == Denied:
 		line += fmt.Sprintf(", by egress of %s and by ingress of %s", a.From, a.To)
 	case a.Verdict == Denied && a.Egress.Verdict == Denied:

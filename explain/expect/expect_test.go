@@ -3,6 +3,7 @@ package expect_test
 import (
 	"encoding/xml"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -107,6 +108,43 @@ func TestWhatFails(t *testing.T) {
 		results := run(t, "testdata/policy.yaml", head+test.text)
 		if len(results) != 1 || results[0].Passed != (test.why == "") || !strings.Contains(results[0].Why, test.why) {
 			t.Errorf("%s: %+v, want %q", test.text, results, test.why)
+		}
+	}
+}
+
+// TestNobodyKnowsAPort: where of some port nobody knows, a test without a port is not as expected, whichever way
+// it is meant.
+func TestNobodyKnowsAPort(t *testing.T) {
+	const (
+		head     = "apiVersion: explain.podfence.io/v1\nkind: PolicyTest\ntests:\n- {from: shop/client-0, to: deploy/shop/new, expect: "
+		workload = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {namespace: shop, name: new}
+spec: {selector: {matchLabels: {app: new}}, template: {metadata: {labels: {app: new}}, spec: {containers: [{name: m, image: i}]}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: client}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress:
+  - {to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 1}]}
+`
+	)
+	for _, test := range []struct{ more, why string }{
+		{"", "shop/client-0 to shop/new-0 is unknown"},
+		{"  - {to: [{podSelector: {}}], ports: [{port: 80}]}\n", "some ports are open, and of others nobody knows before the pods have addresses"},
+	} {
+		file := filepath.Join(t.TempDir(), "new.yaml")
+		if err := os.WriteFile(file, []byte(workload+test.more), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, way := range []string{"deny}", "allow}"} {
+			if r := run(t, file, head+way); len(r) != 1 || r[0].Passed || !strings.Contains(r[0].Why, test.why) {
+				t.Errorf("%s: %+v, want %q", way, r, test.why)
+			}
 		}
 	}
 }

@@ -82,6 +82,8 @@ func (t *Test) differs(e *explain.Explanation) string {
 	}
 	for _, a := range e.Answers {
 		switch {
+		case a.Verdict == explain.Mixed && len(a.Unknown) > 0:
+			return fmt.Sprintf("%s to %s: some ports are open, and of others nobody knows before the pods have addresses", a.From, a.To)
 		case a.Verdict == explain.Mixed:
 			return fmt.Sprintf("%s to %s: some ports are open, and some are not", a.From, a.To)
 		case a.Verdict != want:
