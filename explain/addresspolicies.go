@@ -182,8 +182,7 @@ func (c crossing) told(from, to fence) (ports []port, closed bool) {
 
 // judged is Judge's verdict on packets to a port. It takes placeholders for addresses.
 func (c crossing) judged(protocol policy.Protocol, number uint16) policy.Verdict {
-	c.packet.Protocol, c.packet.DstPort = protocol, number
-	return policy.Judge(c.between, c.packet, c.x.options)
+	return policy.Judge(c.between, toPort(c.packet, protocol, number), c.x.options)
 }
 
 // portVerdict is what becomes of packets to a port: Allowed, Denied or Unknown, each side's and both together.
@@ -199,8 +198,8 @@ func (c crossing) verdict(protocol policy.Protocol, number uint16) portVerdict {
 		return portVerdict{word(v.Allowed()), word(v.Egress.Allowed), word(v.Ingress.Allowed), v}
 	}
 	egress, ingress := c.doubt.egress, c.doubt.ingress
-	c.packet.Protocol, c.packet.DstPort = protocol, number
-	egress.Packet, ingress.Packet = c.packet, c.packet
+	egress.Packet = toPort(c.packet, protocol, number)
+	ingress.Packet = egress.Packet
 	out, _ := c.x.weigh(v, egress, ingress)
 	return out
 }

@@ -51,7 +51,8 @@ type Change struct {
 type SideChange struct {
 	// Direction is egress or ingress: the policies of the end that sends, or of the one that gets.
 	Direction string `json:"direction"`
-	// Of is an end that stands for all of the change, Protocol and Port are what it was asked about.
+	// Of is an end that stands for all of the change, Protocol and Port are what it was asked about. Of what
+	// has no ports they are ICMP or ICMPv6, and 0.
 	Of       End    `json:"of"`
 	Protocol string `json:"protocol"`
 	Port     uint16 `json:"port"`
@@ -272,6 +273,7 @@ func (s *survey) report(d *Diff, from, to member, all []found) {
 // by which rules that is not known.
 func (s *survey) sideChanges(f found) (sides []SideChange, notes []Note) {
 	var answers [2]Answer
+	var asked Port
 	protocol, number := representative(f.ranges, f.sample.to[1])
 	for i, x := range s.clusters {
 		p := policy.Packet{Src: f.before.packet.Src, Dst: f.before.packet.Dst, HopLimit: 64}
@@ -280,7 +282,8 @@ func (s *survey) sideChanges(f found) (sides []SideChange, notes []Note) {
 				p = way.packet
 			}
 		}
-		p.Protocol, p.DstPort = protocol, number
+		p = toPort(p, protocol, number)
+		asked = Port{Protocol: p.Protocol, Number: p.DstPort}
 		answers[i] = Answer{From: f.sample.from[i].End, To: f.sample.to[i].End}
 		answers[i].From.Address, answers[i].To.Address = p.Src, p.Dst
 		notes = append(notes, x.decide(&answers[i], p).doubts...)
@@ -294,7 +297,7 @@ func (s *survey) sideChanges(f found) (sides []SideChange, notes []Note) {
 		{"ingress", answers[1].To, answers[0].Ingress, answers[1].Ingress},
 	} {
 		if side.before.Verdict != side.after.Verdict {
-			sides = append(sides, SideChange{side.direction, side.of, protocol.String(), number, side.before, side.after})
+			sides = append(sides, SideChange{side.direction, side.of, asked.Protocol.String(), asked.Number, side.before, side.after})
 		}
 	}
 	return sides, notes

@@ -75,6 +75,10 @@ func mutated(r *rand.Rand, old *explain.Cluster) *explain.Cluster {
 // diffPorts are where pairs are asked about: ports that random rules have, and their neighbours.
 var diffPorts = []uint16{1, 52, 53, 79, 80, 81, 443, 444, 5432, 8000, 8080, 8081, 9090, 32768, 65535}
 
+// diffProtocols are the protocols that pairs are asked about, by what OpenPorts calls them. GRE stands for those
+// without ports, which count as if they had all.
+var diffProtocols = map[string]policy.Protocol{"TCP": policy.TCP, "UDP": policy.UDP, "SCTP": policy.SCTP, explain.OtherProtocols: 47}
+
 // changesByJudge are for how many pairs of pods each port is opened or closed, by policy.Judge, who sees
 // the whole cluster each time.
 func changesByJudge(old, now *explain.Cluster, o policy.JudgeOptions) tally {
@@ -93,12 +97,15 @@ func changesByJudge(old, now *explain.Cluster, o policy.JudgeOptions) tally {
 			if i == j {
 				continue
 			}
-			for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP} {
+			for name, protocol := range diffProtocols {
 				for _, port := range diffPorts {
 					p := policy.Packet{Src: addrs[old.Pods[i]], Dst: addrs[old.Pods[j]], Protocol: protocol, DstPort: port, HopLimit: 64}
+					if name == explain.OtherProtocols {
+						p.DstPort = 0
+					}
 					before, after := policy.Judge(old.Snapshot, p, o).Allowed(), policy.Judge(now.Snapshot, p, o).Allowed()
 					if before != after {
-						want[fmt.Sprintf("%s -> %s %d/%s opened=%t", partyText(old.Pods[i]), partyText(old.Pods[j]), port, protocol, after)]++
+						want[fmt.Sprintf("%s -> %s %d/%s opened=%t", partyText(old.Pods[i]), partyText(old.Pods[j]), port, name, after)]++
 					}
 				}
 			}
@@ -132,7 +139,7 @@ func changesOf(t *testing.T, d *explain.Diff) tally {
 // TestDiffIsWhatJudgeSays: for random changes of random clusters, a Diff counts the very pairs and ports
 // for which policy.Judge says something else of the two. Each change names what decided on both sides.
 func TestDiffIsWhatJudgeSays(t *testing.T) {
-	changed, empty := 0, 0
+	changed, empty, others := 0, 0, 0
 	for s := *seed; s < *seed+30; s++ {
 		r := rand.New(rand.NewSource(s))
 		old := oneFamily(r)
@@ -143,6 +150,11 @@ func TestDiffIsWhatJudgeSays(t *testing.T) {
 		if !maps.Equal(got, want) {
 			t.Fatalf("seed %d: the diff has\n%s\nand Judge\n%s", s, lines(got, want), lines(want, got))
 		}
+		for key := range want {
+			if strings.Contains(key, " 1/"+explain.OtherProtocols+" ") {
+				others++
+			}
+		}
 		if changed += len(want); d.Empty() {
 			empty++
 		}
@@ -150,8 +162,8 @@ func TestDiffIsWhatJudgeSays(t *testing.T) {
 			sidesAreTrue(t, s, c, slices.Contains(texts(d.Opened), text(c)))
 		}
 	}
-	t.Logf("%d ports of pairs of parties changed; %d of 30 diffs were empty", changed, empty)
-	if changed < 1000 || empty < 3 {
+	t.Logf("%d ports of pairs of parties changed, and of %d protocols without ports; %d of 30 diffs were empty", changed, others, empty)
+	if changed < 1000 || others < 50 || empty < 3 {
 		t.Error("too few of them changed, or were empty")
 	}
 }

@@ -37,7 +37,11 @@ func (d *Diff) WriteText(w io.Writer, style Style) error {
 func (c *Change) text(b *strings.Builder, what string) {
 	fmt.Fprintf(b, "%s  %s -> %s  %s\n", what, c.From, c.To, c.portsText())
 	for _, side := range c.Sides {
-		fmt.Fprintf(b, "  %s of %s, port %d/%s:\n", side.Direction, side.Of, side.Port, side.Protocol)
+		asked := fmt.Sprintf("port %d/%s", side.Port, side.Protocol)
+		if side.Port == 0 {
+			asked = side.Protocol
+		}
+		fmt.Fprintf(b, "  %s of %s, %s:\n", side.Direction, side.Of, asked)
 		side.Before.changeText(b, "before")
 		side.After.changeText(b, "now")
 	}

@@ -183,7 +183,8 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 		if a.Verdict == Unknown {
 			shown = ports[Unknown]
 		}
-		p.Protocol, p.DstPort = representative(shown, to.to)
+		protocol, number := representative(shown, to.to)
+		p = toPort(p, protocol, number)
 	}
 	decided := x.decide(&a, p)
 	if asked {

@@ -93,7 +93,7 @@ func TestWorkloads(t *testing.T) {
 	if e := ask(t, c, "shop/client-5d-c", "shop/web-5d-a"); e.Verdict != explain.Denied {
 		t.Errorf("without a port, closed: %s", textOf(t, e))
 	}
-	if e := ask(t, c, "shop/web-5d-a", "shop/client-5d-a"); e.Verdict != explain.Allowed || len(e.Answers[0].Open) != 3 {
+	if e := ask(t, c, "shop/web-5d-a", "shop/client-5d-a"); e.Verdict != explain.Allowed || len(e.Answers[0].Open) != 4 {
 		t.Errorf("without a port, open: %s", textOf(t, e))
 	}
 }

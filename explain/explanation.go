@@ -166,6 +166,8 @@ type Mismatch struct {
 
 // OpenPorts are ports of one protocol, in order.
 type OpenPorts struct {
+	// Protocol is TCP, UDP or SCTP, or other for ICMP and every other protocol. Policies know no ports of
+	// these, so that their Ports are "all".
 	Protocol string `json:"protocol"`
 	// Ports are ranges such as "80", "8000-8080" and "all".
 	Ports []string `json:"ports"`

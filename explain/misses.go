@@ -284,6 +284,9 @@ func portsMismatch(r rule, p packet, numbers, protocols []string, names []mismat
 			numbers[i] = p.Protocol.String() + " " + number
 		}
 		reasons = []string{fmt.Sprintf("%s port %d is not in %s%s", p.Protocol, p.DstPort, strings.Join(slices.Concat(numbers, protocols), ", "), servicePortIn(numbers, p))}
+	case len(protocols) > 0 && p.DstPort == 0:
+		distance = 2
+		reasons = []string{fmt.Sprintf("%s is not in %s: only rules without ports mean it", p.Protocol, strings.Join(protocols, ", "))}
 	case len(protocols) > 0:
 		distance = 2
 		reasons = []string{fmt.Sprintf("%s port %d is not in %s", p.Protocol, p.DstPort, strings.Join(protocols, ", "))}

@@ -8,8 +8,27 @@ import (
 	"github.com/podfence/podfence/policy"
 )
 
-// protocols are those whose ports are told apart.
-var protocols = []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP}
+// protocols are those whose ports are told apart, and others.
+var protocols = []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP, others}
+
+// others is ICMP and ICMPv6, and stands for every protocol whose ports policies do not know: only rules without
+// ports mean it, so that all of these get the same verdict. For ranges of ports it has all of them.
+const others = policy.ICMP
+
+// OtherProtocols is what OpenPorts calls ICMP and every other protocol but TCP, UDP and SCTP.
+const OtherProtocols = "other"
+
+// toPort is a packet to a port of one of the protocols; of others an echo request, which has no port.
+func toPort(p policy.Packet, protocol policy.Protocol, number uint16) policy.Packet {
+	p.Protocol, p.DstPort, p.ICMPType = protocol, number, 0
+	switch {
+	case protocol == others && p.Src.Is4():
+		p.DstPort, p.ICMPType = 0, 8
+	case protocol == others:
+		p.Protocol, p.DstPort, p.ICMPType = policy.ICMPv6, 0, 128
+	}
+	return p
+}
 
 // ports are the ports of each verdict between the ends of an answer, and by which rules nobody knows of some.
 // p has the two addresses. All ports between two bounds, which no rule tells apart, get the same verdict, so
@@ -17,9 +36,9 @@ var protocols = []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP}
 func (x *Explainer) ports(a *Answer, bounds map[policy.Protocol][]int, p policy.Packet) (ports map[Verdict][]policy.PortRange, doubts []Note) {
 	egress, ingress := x.seen(a, p)
 	ports = portsByVerdict(bounds, func(protocol policy.Protocol, first uint16) Verdict {
-		p.Protocol, p.DstPort = protocol, first
-		egress.Packet, ingress.Packet = p, p
-		w, by := x.weigh(x.judge(p), egress, ingress)
+		egress.Packet = toPort(p, protocol, first)
+		ingress.Packet = egress.Packet
+		w, by := x.weigh(x.judge(egress.Packet), egress, ingress)
 		if w.both == Unknown {
 			doubts = union(doubts, by)
 		}
@@ -136,7 +155,7 @@ func (x *Explainer) portsOf(ends ...end) (ports []port) {
 	return ports
 }
 
-// allOpen reports whether every port of every protocol is open.
+// allOpen reports whether every port of every protocol is open, and all protocols without ports.
 func allOpen(open []policy.PortRange) bool {
 	return len(open) == len(protocols) && !slices.ContainsFunc(open, func(r policy.PortRange) bool { return r.First != 1 || r.Last != 65535 })
 }
@@ -151,11 +170,15 @@ func openPorts(open []policy.PortRange) (all []OpenPorts) {
 		case r.First == 1 && r.Last == 65535:
 			text = "all"
 		}
-		if n := len(all) - 1; n >= 0 && all[n].Protocol == r.Protocol.String() {
+		protocol := r.Protocol.String()
+		if r.Protocol == others {
+			protocol = OtherProtocols
+		}
+		if n := len(all) - 1; n >= 0 && all[n].Protocol == protocol {
 			all[n].Ports = append(all[n].Ports, text)
 			continue
 		}
-		all = append(all, OpenPorts{Protocol: r.Protocol.String(), Ports: []string{text}})
+		all = append(all, OpenPorts{Protocol: protocol, Ports: []string{text}})
 	}
 	return all
 }

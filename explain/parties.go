@@ -53,8 +53,8 @@ func (p Party) String() string {
 type Opening struct {
 	// Family is IPv4 or IPv6 where the two families differ, and else empty.
 	Family string `json:"family,omitempty"`
-	// Open are the ports. Where there are none, and none in Unknown, nothing is open, which is said only of
-	// networks around which there is another that has something.
+	// Open are the ports, and other protocols. Where there are none, and none in Unknown, nothing is open, which
+	// is said only of networks around which there is another that has something.
 	Open []OpenPorts `json:"open"`
 	// Unknown are ports of which nobody knows: a rule names addresses, and the pod has none yet.
 	Unknown []OpenPorts `json:"unknown,omitempty"`
@@ -94,7 +94,7 @@ func (o Opening) portsText() string {
 	return text
 }
 
-// everything reports whether all ports of all protocols are open.
+// everything reports whether all ports of all protocols are open, and all protocols without ports.
 func everything(open []OpenPorts) bool {
 	for _, of := range open {
 		if len(of.Ports) != 1 || of.Ports[0] != "all" {

@@ -65,7 +65,7 @@ func addPorts(t *testing.T, to tally, from, party, what string, ports []explain.
 	for _, of := range ports {
 		in := inRanges(t, of.Ports)
 		for _, port := range unknownPorts {
-			if in(port) && of.Protocol != "SCTP" {
+			if in(port) && (of.Protocol == "TCP" || of.Protocol == "UDP") {
 				to[fmt.Sprintf("%s -> %s %d/%s %s", from, party, port, of.Protocol, what)] += pairs
 			}
 		}

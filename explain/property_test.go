@@ -157,6 +157,14 @@ func samePorts(t *testing.T, seed int64, x *explain.Explainer, s policy.Snapshot
 			open[p.Protocol] = inRanges(t, p.Ports)
 		}
 	}
+	others := []policy.Packet{{Protocol: 47}, {Protocol: 50}, {Protocol: policy.ICMP, ICMPType: 8}, {Protocol: policy.ICMPv6, ICMPType: 128}}
+	for _, p := range others {
+		p.Src, p.Dst, p.HopLimit = q.From.Address, q.To.Address, 64
+		if got, want := open["other"] != nil, policy.Judge(s, p, policy.JudgeOptions{}).Allowed(); got != want {
+			t.Fatalf("seed %d: %s: %s: explained as open: %t, Judge: %t", seed, q, p, got, want)
+		}
+		compared++
+	}
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP} {
 		for _, port := range []uint16{1, 22, 52, 53, 54, 79, 80, 81, 442, 443, 444, 1000, 5432, 7999, 8000, 8001, 8079, 8080, 8081, 8443, 9000, 9090, 32768, 65534, 65535} {
 			p := policy.Packet{Src: q.From.Address, Dst: q.To.Address, Protocol: protocol, DstPort: port, HopLimit: 64}

@@ -167,10 +167,13 @@ func (m *ReachMatrix) table(b *strings.Builder, o Table) {
 		return
 	}
 	fmt.Fprintf(b, "\nThe rows are where packets come from, the columns, by the same numbers, where they go to.\n"+
-		"all: all ports; numbers without a protocol are TCP; ~: for some of the pods only; -: closed;\n"+
+		"all: all ports, and ICMP; numbers without a protocol are TCP; ~: for some of the pods only; -: closed;\n"+
 		"\": as for the network around it; .: nothing to ask about\n")
 	if slices.ContainsFunc(m.Cells, func(c ReachCell) bool { return len(c.Unknown) > 0 }) {
 		fmt.Fprintln(b, "?: not known, as a rule names addresses and the pod has none yet")
+	}
+	if slices.ContainsFunc(m.Cells, func(c ReachCell) bool { return namesOthers(c.Open) || namesOthers(c.Unknown) }) {
+		fmt.Fprintln(b, "other: ICMP and other protocols, which have no ports to policies")
 	}
 	for i, text := range letters.texts {
 		fmt.Fprintf(b, "[%d]: %s\n", i+1, text)
@@ -234,25 +237,30 @@ func (l *legend) cell(cells []ReachCell) string {
 	return fmt.Sprintf("[%d]", place)
 }
 
-// shortPorts are ports in few letters: "80,443", "53/udp", "all".
+// shortPorts are ports in few letters: "80,443", "53/udp", "all/tcp", "other" for protocols without ports, and "all"
+// for all of these.
 func shortPorts(ports []OpenPorts) string {
 	var texts []string
+	if everything(ports) {
+		return "all"
+	}
 	for _, p := range ports {
 		for _, text := range p.Ports {
-			if p.Protocol != "TCP" {
+			switch {
+			case p.Protocol == OtherProtocols:
+				text = OtherProtocols
+			case p.Protocol != "TCP" || text == "all":
 				text += "/" + strings.ToLower(p.Protocol)
 			}
 			texts = append(texts, text)
 		}
 	}
-	text := strings.Join(texts, ",")
-	switch {
-	case everything(ports):
-		return "all"
-	case text == "all":
-		return "all/tcp"
-	}
-	return text
+	return strings.Join(texts, ",")
+}
+
+// namesOthers reports whether protocols without ports are named beside ports, as not all of these are open.
+func namesOthers(ports []OpenPorts) bool {
+	return !everything(ports) && slices.ContainsFunc(ports, func(p OpenPorts) bool { return p.Protocol == OtherProtocols })
 }
 
 // short is an opening in few letters: "80,443", "~all", "?443" for a port of which nobody knows.

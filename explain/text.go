@@ -126,11 +126,14 @@ func (s Style) verdict(v Verdict) string {
 	return text
 }
 
-// openText lists open ports in one line.
+// openText lists open ports in one line, and protocols without ports.
 func openText(open []OpenPorts) string {
 	texts := make([]string, len(open))
 	for i, p := range open {
 		texts[i] = p.Protocol + " " + strings.Join(p.Ports, ",")
+		if p.Protocol == OtherProtocols {
+			texts[i] = "ICMP and other protocols"
+		}
 	}
 	return list(texts, "none")
 }

@@ -83,8 +83,13 @@ func (p port) text() string {
 	return fmt.Sprintf("%d-%d", p.first, p.last)
 }
 
-// full is a port with its protocol.
-func (p Port) full() string { return fmt.Sprintf("%d/%s", p.Number, p.Protocol) }
+// full is a port with its protocol, or a protocol without ports.
+func (p Port) full() string {
+	if p.Number == 0 {
+		return p.Protocol.String()
+	}
+	return fmt.Sprintf("%d/%s", p.Number, p.Protocol)
+}
 
 // declaredText lists the named ports of a pod, behind a semicolon.
 func declaredText(pod *corev1.Pod) string {

@@ -91,8 +91,8 @@ func TestWhatFails(t *testing.T) {
 	for _, test := range []struct{ text, why string }{
 		{"{from: prod/batch-0, to: shop/web-0, ports: 8080, expect: allow}", "is denied"},
 		{"{from: shop/client-0, to: shop/web-0, ports: http, expect: deny}", "is allowed"},
-		{"{from: shop/client-0, to: shop/web-0, expect: allow}", "some ports are open"},
-		{"{from: shop/client-0, to: shop/web-0, expect: deny}", "some ports are open"},
+		{"{from: shop/client-0, to: shop/web-0, expect: allow}", "some ports or protocols are open"},
+		{"{from: shop/client-0, to: shop/web-0, expect: deny}", "some ports or protocols are open"},
 		{"{from: prod/batch-0, to: shop/web-0, expect: deny}", ""},
 		{"{from: shop/web-0, to: prod/batch-0, expect: allow}", ""},
 		{"{from: prod/batch-0, to: shop/web-0:8080, expect: deny, by: [shop/web, shop/other]}", ""},

@@ -30,8 +30,8 @@ type Test struct {
 	// From and To are targets as explain.ParseTarget reads them.
 	From texts `yaml:"from"`
 	To   texts `yaml:"to"`
-	// Ports are as explain.ParsePort reads them. Without any, the expectation is about every port: all are
-	// open, or none is.
+	// Ports are as explain.ParsePort reads them. Without any, the expectation is about every port, and every
+	// protocol without ports: all are open, or none is.
 	Ports texts `yaml:"ports"`
 	// Expect is allow or deny.
 	Expect string `yaml:"expect"`

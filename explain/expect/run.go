@@ -85,7 +85,7 @@ func (t *Test) differs(e *explain.Explanation) string {
 		case a.Verdict == explain.Mixed && len(a.Unknown) > 0:
 			return fmt.Sprintf("%s to %s: some ports are open, and of others nobody knows before the pods have addresses", a.From, a.To)
 		case a.Verdict == explain.Mixed:
-			return fmt.Sprintf("%s to %s: some ports are open, and some are not", a.From, a.To)
+			return fmt.Sprintf("%s to %s: some ports or protocols are open, and some are not", a.From, a.To)
 		case a.Verdict != want:
 			return fmt.Sprintf("%s to %s is %s", a.From, a.To, strings.ToLower(string(a.Verdict)))
 		case len(t.By) > 0 && !slices.ContainsFunc(deciding(a), func(p string) bool { return slices.Contains(t.By, p) }):

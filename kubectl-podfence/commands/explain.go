@@ -22,7 +22,8 @@ rules decide it, and, where they are denied, which rules nearly allow them.
 FROM and TO are a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts,
 ds, rs, job, cronjob), a namespace (ns/NAME), a node (node/NAME) or an address.
 TO may be a Service (svc/NAMESPACE/NAME). A name without a namespace is in that of --namespace.
-Without a port, the answer is which ports are open.
+Without a port, the answer is which ports are open, and whether ICMP and other
+protocols pass.
 
 --output wide adds addresses and all policies that are asked, in their order;
 --output name prints the policies that decide, and nothing else.
