@@ -59,6 +59,9 @@ func (c *Cluster) trace(r *Result) nft.Trace {
 // result gets that.
 func (c *Cluster) at(r *Result, table *nft.Table, hook nft.HookPoint, p nft.TracePacket) nft.Trace {
 	trace := table.Trace(hook, p)
+	if c.reader == nil { // nobody is connected, or another one whose table this is not
+		return trace
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	visited, err := c.reader.Trace(ctx, []nft.Visit{{Family: table.Family, Hook: hook, Packet: p}})
