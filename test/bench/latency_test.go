@@ -34,20 +34,7 @@ func BenchmarkLatency(b *testing.B) {
 	for i, size := range sizes {
 		b.Run(sizeName(size), func(b *testing.B) {
 			c := newCluster(b, size)
-			node := newNode(b)
-			w := newWay(b, c, node)
-			a := c.startAgent(b, node)
-			policies := c.NetworkingV1().NetworkPolicies(namespace)
-			deny := friendsOnly("deny")
-			deny.Spec.Ingress = nil
-			measure(b, w, "change=policy", func() error {
-				_, err := policies.Create(context.Background(), deny, metav1.CreateOptions{})
-				return err
-			}, func() error {
-				return policies.Delete(context.Background(), "deny", metav1.DeleteOptions{})
-			})
-			c.admitFriends(b, w, c.label("no"), c.label("yes"))
-			measure(b, w, "change=label", c.label("no"), c.label("yes"))
+			w, a := c.measureChanges(b)
 			if i < len(sizes)-1 {
 				return
 			}
@@ -56,6 +43,38 @@ func BenchmarkLatency(b *testing.B) {
 			b.Run(fmt.Sprintf("change=label/created=%d", rate), func(b *testing.B) { others.measure(b, w, a, rate) })
 		})
 	}
+}
+
+// BenchmarkLatencyUnderClusterPolicies is the same in a cluster of many namespaces, without
+// ClusterNetworkPolicies and with a hundred of 25 rules.
+func BenchmarkLatencyUnderClusterPolicies(b *testing.B) {
+	size := scale.Size{Pods: 20_000, Namespaces: 1_000, Policies: 2_000, Local: 100}
+	for _, above := range []int{0, 100} {
+		b.Run(fmt.Sprintf("%s/namespaces=%d/cluster-policies=%d", sizeName(size), size.Namespaces, above), func(b *testing.B) {
+			c := newCluster(b, size)
+			c.createClusterPolicies(b, above)
+			c.measureChanges(b)
+		})
+	}
+}
+
+// measureChanges starts an agent, and measures a policy that comes and goes, and a label that changes.
+func (c *cluster) measureChanges(b *testing.B) (*way, *agent.Agent) {
+	node := newNode(b)
+	w := newWay(b, c, node)
+	a := c.startAgent(b, node)
+	policies := c.NetworkingV1().NetworkPolicies(namespace)
+	deny := friendsOnly("deny")
+	deny.Spec.Ingress = nil
+	measure(b, w, "change=policy", func() error {
+		_, err := policies.Create(context.Background(), deny, metav1.CreateOptions{})
+		return err
+	}, func() error {
+		return policies.Delete(context.Background(), "deny", metav1.DeleteOptions{})
+	})
+	c.admitFriends(b, w, c.label("no"), c.label("yes"))
+	measure(b, w, "change=label", c.label("no"), c.label("yes"))
+	return w, a
 }
 
 func measure(b *testing.B, w *way, name string, shut, open func() error) {
