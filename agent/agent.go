@@ -48,7 +48,7 @@ type Options struct {
 	// only; "0" or empty: nowhere. Query is the kernel that is asked for that; nil: questions about
 	// packets are refused.
 	QueryAddress string
-	// ProcSys is where sysctls are read for that; empty: nowhere.
+	// ProcSys is where sysctls of the node's network namespace are read; empty: nowhere.
 	ProcSys string
 	Query   answers.Kernel
 	// OwnsTables: the kernel lets nobody else change the tables. Routing is how packets reach other
@@ -181,7 +181,8 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	reports := report.Options{Node: o.Node, Log: o.Log, Registry: o.Registry, Checks: o.Checks}
+	a := &Agent{Manager: mgr, options: o}
+	reports := report.Options{Node: o.Node, Log: o.Log, Registry: o.Registry, Checks: a.checks()}
 	var direct client.Reader // for the lists that ADDs wait for
 	if o.API != nil {
 		own := client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()}
@@ -193,7 +194,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		}
 		reports.Policy = cluster.Policy
 	}
-	a := &Agent{Manager: mgr, report: report.New(reports), options: o}
+	a.report = report.New(reports)
 	var routes *network.Network
 	a.Enforcer = enforcer.New(kernel, enforcer.Options{
 		Node: o.Node, Ruleset: o.Ruleset, LastPodCIDRs: o.LastPodCIDRs, NamespaceBudget: o.NamespaceBudget, IgnorePodCIDRs: o.IgnorePodCIDRs,

@@ -76,14 +76,14 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	}
 	n.add(conn.Close)
 	n.Kernel, n.Owns = conn, conn.Owns()
-	o.OwnsTables = conn.Owns()
+	o.OwnsTables, o.ProcSys = conn.Owns(), h.ProcSys
 	if o.QueryAddress != "0" && o.QueryAddress != "" {
 		reader, err := conn.OpenReader(tables)
 		if err != nil {
 			return n, err
 		}
 		n.add(reader.Close)
-		o.Query, o.ProcSys = reader, h.ProcSys
+		o.Query = reader
 	}
 	o.Drops = func() (map[string]uint64, error) { return conn.Drops(ruleset.DropChains[:]...) }
 	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {

@@ -48,6 +48,36 @@ func TestBridgeNetfilter(t *testing.T) {
 	}
 }
 
+// TestBridgeNetfilterIsOn: that a setting is off, or not there, is said, and nothing is changed.
+func TestBridgeNetfilterIsOn(t *testing.T) {
+	dir := t.TempDir()
+	if err := node.BridgeNetfilterIsOn(dir); err == nil || !strings.Contains(err.Error(), "modprobe br_netfilter") {
+		t.Errorf("without the module: %v", err)
+	}
+	bridge := filepath.Join(dir, "net/bridge")
+	if err := os.MkdirAll(bridge, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, value string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(bridge, name), []byte(value), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("bridge-nf-call-iptables", "1\n")
+	write("bridge-nf-call-ip6tables", "0\n")
+	if err := node.BridgeNetfilterIsOn(dir); err == nil || !strings.Contains(err.Error(), "net.bridge.bridge-nf-call-ip6tables is 0") {
+		t.Errorf("off for IPv6: %v", err)
+	}
+	if value, err := os.ReadFile(filepath.Join(bridge, "bridge-nf-call-ip6tables")); err != nil || string(value) != "0\n" {
+		t.Errorf("it has been changed: %q, %v", value, err)
+	}
+	write("bridge-nf-call-ip6tables", "1\n")
+	if err := node.BridgeNetfilterIsOn(dir); err != nil {
+		t.Errorf("on: %v", err)
+	}
+}
+
 // TestBridgeNetfilterCannot: what is missing is said.
 func TestBridgeNetfilterCannot(t *testing.T) {
 	dir := t.TempDir()

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/podfence/podfence/cni/node"
@@ -36,7 +37,13 @@ type links struct {
 	locals *policy.Locals
 	found  map[netip.Addr]node.PodLink
 	now    ruleset.Links
+	// bridged: some of these containers are behind a bridge.
+	bridged atomic.Bool
 }
+
+// PodsBehindBridge reports whether another plugin's bridge connects pods of this node, so that what it passes
+// from one to another is policed only if br_netfilter takes it to the rules.
+func (e *Enforcer) PodsBehindBridge() bool { return e.links != nil && e.links.bridged.Load() }
 
 func newLinks(o Options) *links {
 	if o.PodLinks == nil {
@@ -90,6 +97,7 @@ func (l *links) locate() error {
 		return err
 	}
 	l.now = linksOf(locals, l.found)
+	l.bridged.Store(len(l.now.SomewhereAddrs) > 0)
 	return nil
 }
 

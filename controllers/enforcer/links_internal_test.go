@@ -100,3 +100,36 @@ func TestLinksOf(t *testing.T) {
 		t.Errorf("-want +have\n%s", diff)
 	}
 }
+
+// TestPodsBehindBridge: it is known whether a bridge passes packets between pods of this node: as long as some
+// pod of it is behind one.
+func TestPodsBehindBridge(t *testing.T) {
+	addr := netip.MustParseAddr("10.244.1.7")
+	finder := &routes{at: map[netip.Addr]node.PodLink{addr: {Names: []string{"port-a", "port-b"}}}}
+	e := New(&recorder.Kernel{}, Options{Node: "node", PodLinks: finder, Ruleset: ruleset.Options{Links: true}})
+	commit := func(changes ...policy.Change) {
+		t.Helper()
+		e.Feed(changes...)
+		if err := e.loop.commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e.PodsBehindBridge() {
+		t.Error("there are pods before there are any")
+	}
+	pod := *pod("web")
+	pod.IPs = []netip.Addr{addr}
+	if commit(policy.SetPod(&pod)); !e.PodsBehindBridge() {
+		t.Error("a pod behind one of two ports of a bridge")
+	}
+	if commit(policy.DeletePod(pod.Key)); e.PodsBehindBridge() {
+		t.Error("it has gone")
+	}
+	finder.at[addr] = node.PodLink{Names: []string{"veth7"}, Own: true}
+	if commit(policy.SetPod(&pod)); e.PodsBehindBridge() {
+		t.Error("it is by a link of its own")
+	}
+	if New(&recorder.Kernel{}, Options{Node: "node"}).PodsBehindBridge() {
+		t.Error("podfence connects the pods")
+	}
+}
