@@ -144,13 +144,14 @@ func TestUninstall(t *testing.T) {
 	talk.check(t, "on node1, while podfence is removed from node2")
 	uninstallFrom(t, "node1")
 	expectCleared(t, "node1")
-	kubectl(t, "delete", "-k", "../../config/uninstall", "--ignore-not-found")
-	kubectl(t, "delete", "-k", "../../config/default", "--ignore-not-found")
 
+	// Without a plugin the pods of podfence's own namespace, which the status writer has, would not end.
 	other.install(t)
 	if err := theCluster.WaitReady(context.Background(), 2*time.Minute); err != nil {
 		t.Fatal(err)
 	}
+	kubectl(t, "delete", "-k", "../../config/uninstall", "--ignore-not-found")
+	kubectl(t, "delete", "-k", "../../config/default", "--ignore-not-found")
 	// All that were cut off: their addresses are given out again.
 	remake(t, ns, open)
 	pods := startAll(t, ns, open)
