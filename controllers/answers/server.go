@@ -80,8 +80,10 @@ type Server struct {
 
 // What is asked at once, and for how long.
 const (
-	// tracesAtOnce is how many traces there are at once; the others wait for up to traceWait.
-	tracesAtOnce = 2
+	// tracesAtOnce is how many traces there are at once; the others wait for up to traceWait. resting is for how
+	// many times as long as a trace has taken there is none after it.
+	tracesAtOnce = 1
+	resting      = 3
 	traceWait    = 2 * time.Second
 	// traceTimeout is how long a trace may take.
 	traceTimeout = 5 * time.Second
@@ -200,10 +202,10 @@ func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
 	}
 	if !s.begin(r.Context()) {
 		w.Header().Set("Retry-After", "1")
-		fail(w, http.StatusTooManyRequests, "TooManyRequests", fmt.Sprintf("%d traces are under way: ask again in a second", tracesAtOnce))
+		fail(w, http.StatusTooManyRequests, "TooManyRequests", "many traces were asked for, and one is made at a time: ask again in a second")
 		return
 	}
-	defer func() { <-s.tracing }()
+	defer s.end(time.Now())
 	ctx, cancel := context.WithTimeout(r.Context(), traceTimeout)
 	defer cancel()
 	trace, err := s.trace(ctx, q, p)
@@ -212,6 +214,12 @@ func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	write(w, http.StatusOK, trace)
+}
+
+// end gives the turn of a trace that began then to the next one, after a rest. So all who ask together take a
+// quarter of a processor at most, and commits have the others.
+func (s *Server) end(began time.Time) {
+	time.AfterFunc(min(resting*time.Since(began), traceWait), func() { <-s.tracing })
 }
 
 // begin waits for its turn for a while. Whoever gets it gives it back.

@@ -356,12 +356,14 @@ func applyToAll(t *testing.T, overlay string) {
 		`{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"100%"}}}}`)
 }
 
-// remake deletes the pods of namespaces, and has those of the cluster's DNS made anew.
+// remake deletes the pods of namespaces, and has those of the cluster's DNS made anew, and podfence's own that
+// write the status of ClusterNetworkPolicies, if there are any.
 func remake(t *testing.T, namespaces ...string) {
 	t.Helper()
 	for _, ns := range namespaces {
 		deletePods(t, ns)
 	}
+	kubectl(t, "--namespace", agentNamespace, "delete", "pods", "-l", "app.kubernetes.io/component=status-writer", "--grace-period=1")
 	kubectl(t, "--namespace", "kube-system", "delete", "pods", "-l", "k8s-app=kube-dns", "--grace-period=1")
 	kubectl(t, "--namespace", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=3m")
 }

@@ -1,19 +1,17 @@
-package answers_test
+package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
 	api "github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/controllers/answers"
@@ -22,6 +20,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/test/quantiles"
 	"github.com/podfence/podfence/test/scale"
 )
 
@@ -31,41 +30,13 @@ type fenced struct {
 	server   *answers.Server
 }
 
-// newNetNS is a network namespace, as a descriptor.
-func newNetNS(b *testing.B) int {
-	b.Helper()
-	if os.Geteuid() != 0 {
-		b.Skip("a network namespace of the benchmark's own needs root: skipped")
-	}
-	made := make(chan int)
-	var err error
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		fd := -1
-		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
-			fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		}
-		made <- fd
-	}()
-	fd := <-made
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = unix.Close(fd) })
-	return fd
-}
-
 func newFenced(b *testing.B, s scale.Size) *fenced {
 	b.Helper()
-	netns := newNetNS(b)
+	netns := newNode(b).NetNS()
 	conn, err := kernel.Open(kernel.Options{NetNS: netns})
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	reader, err := conn.OpenReader(kernel.Options{NetNS: netns})
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	reports := report.New(report.Options{Node: scale.Node, Log: logr.Discard(), Registry: prometheus.NewRegistry()})
 	f := &fenced{enforcer: enforcer.New(conn, enforcer.Options{Node: scale.Node, Ruleset: ruleset.Options{}})}
 	f.server = answers.New(answers.Options{
@@ -92,20 +63,16 @@ func newFenced(b *testing.B, s scale.Size) *fenced {
 	go func() { ended <- f.enforcer.Start(ctx) }()
 	b.Cleanup(func() {
 		stop()
-		if err := <-ended; err != nil {
-			b.Error(err)
-		}
-		_, _ = reader.Close(), conn.Close()
+		must(b, <-ended)
+		must(b, errors.Join(reader.Close(), conn.Close()))
 	})
-	if err := f.enforcer.Sync(ctx); err != nil {
-		b.Fatal(err)
-	}
+	must(b, f.enforcer.Sync(ctx))
 	return f
 }
 
-func (f *fenced) ask(target string) (code int) {
+func (f *fenced) ask(ctx context.Context, target string) (code int) {
 	w := httptest.NewRecorder()
-	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+target, nil)
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1"+target, nil)
 	r.RemoteAddr = "127.0.0.1:40000"
 	f.server.Handler().ServeHTTP(w, r)
 	return w.Code
@@ -122,7 +89,7 @@ func BenchmarkAnswer(b *testing.B) {
 	f := newFenced(b, s)
 	b.Run("status", func(b *testing.B) {
 		for b.Loop() {
-			if code := f.ask(api.StatusPath); code != http.StatusOK {
+			if code := f.ask(b.Context(), api.StatusPath); code != http.StatusOK {
 				b.Fatal(code)
 			}
 		}
@@ -134,48 +101,67 @@ func BenchmarkAnswer(b *testing.B) {
 	})
 	b.Run("trace", func(b *testing.B) {
 		for b.Loop() {
-			if code := f.ask(question(s)); code != http.StatusOK {
+			began := time.Now()
+			if code := f.ask(b.Context(), question(s)); code != http.StatusOK {
 				b.Fatal(code)
 			}
+			b.StopTimer()
+			time.Sleep(4 * time.Since(began)) // the server rests
+			b.StartTimer()
 		}
 	})
 }
 
-// BenchmarkLatency is the time from a pod's new address to the kernel, at 100,000 pods, while nobody asks, and
-// while a hundred ask without a pause.
-func BenchmarkLatency(b *testing.B) {
+// BenchmarkAskers is the time from a pod's new address to the kernel, at 100,000 pods, by turns while nobody
+// asks, and while a hundred ask without a pause.
+func BenchmarkAskers(b *testing.B) {
+	const turn = 50 // changes
 	s := scale.Big
 	f := newFenced(b, s)
-	for _, askers := range []int{0, 100} {
-		b.Run(fmt.Sprintf("askers=%d", askers), func(b *testing.B) {
-			ctx, stop := context.WithCancel(b.Context())
-			var wg sync.WaitGroup
-			for n := range askers {
-				target := []string{api.StatusPath, question(s)}[n%2]
-				wg.Go(func() {
-					for ctx.Err() == nil {
-						if f.ask(target) == http.StatusTooManyRequests {
-							time.Sleep(time.Second) // as Retry-After says
-						}
-						time.Sleep(10 * time.Millisecond)
-					}
-				})
-			}
-			n := 0
-			for b.Loop() {
-				// It is of the namespace of the node's first pod, which takes what its namespace sends.
-				pod := s.Pod(s.Namespaces)
-				n++
-				pod.Status.PodIP = fmt.Sprintf("10.200.0.%d", 1+n%2)
-				pod.Status.PodIPs[0].IP = pod.Status.PodIP
-				read, _ := policy.PodOf(pod)
-				f.enforcer.Feed(policy.SetPod(read))
-				if err := f.enforcer.Sync(ctx); err != nil {
-					b.Fatal(err)
-				}
-			}
-			stop()
-			wg.Wait()
-		})
+	var alone, asked []float64
+	for b.Loop() {
+		alone = append(alone, f.changes(b, s, turn)...)
+		ctx, stop := context.WithCancel(b.Context())
+		var askers sync.WaitGroup
+		for n := range 100 {
+			askers.Go(func() { f.keepAsking(ctx, []string{api.StatusPath, question(s)}[n%2]) })
+		}
+		asked = append(asked, f.changes(b, s, turn)...)
+		stop()
+		askers.Wait()
 	}
+	quantiles.ReportMedian(b, "ms-alone", alone)
+	quantiles.ReportMedian(b, "ms-asked", asked)
+	b.ReportMetric(0, "ns/op")
+}
+
+// keepAsking asks until ctx is done, and as Retry-After says if too many do.
+func (f *fenced) keepAsking(ctx context.Context, target string) {
+	for ctx.Err() == nil {
+		pause := 10 * time.Millisecond
+		if f.ask(ctx, target) == http.StatusTooManyRequests {
+			pause = time.Second
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// changes changes a pod's address so often, 5 ms apart, and returns how long each took to be in the kernel,
+// in ms. The pod is of the namespace of the node's first pod, which takes what its namespace sends.
+func (f *fenced) changes(b *testing.B, s scale.Size, count int) (took []float64) {
+	for n := range count {
+		pod := s.Pod(s.Namespaces)
+		pod.Status.PodIP = fmt.Sprintf("10.200.0.%d", 1+n%2)
+		pod.Status.PodIPs[0].IP = pod.Status.PodIP
+		read, _ := policy.PodOf(pod)
+		began := time.Now()
+		f.enforcer.Feed(policy.SetPod(read))
+		must(b, f.enforcer.Sync(b.Context()))
+		took = append(took, float64(time.Since(began))/float64(time.Millisecond))
+		time.Sleep(5 * time.Millisecond)
+	}
+	return took
 }
