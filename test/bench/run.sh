@@ -61,6 +61,8 @@ fi
 if [[ $only != rounds ]]; then
   header >"$results/end-to-end.txt"
   bench end-to-end.txt test/bench Latency 200x
+  bench end-to-end.txt test/bench Answer 100x
+  bench end-to-end.txt test/bench Askers 6x
   bench end-to-end.txt test/bench Events 1x
   bench end-to-end.txt test/bench Agent 1x
 fi
