@@ -63,7 +63,7 @@ func (j *judge) judgeAffected(ctx context.Context) {
 		if len(addrs) == 0 {
 			continue
 		}
-		judge, why := j.cut.partialRound(j.table.passes)
+		judge, why := j.cut.partialRound(j.table.judge())
 		revoked, restored, err := j.flows.RevokeOf(addrs, judge)
 		j.judged(revoked, restored, why)
 		if err != nil {
@@ -118,7 +118,7 @@ func (j *judge) judgeAll(ctx context.Context) {
 		if all {
 			wanted, recheck = began.Add(recheckDelay), time.After(recheckDelay)
 		}
-		revoked, restored, err := j.flows.Revoke(j.cut.round(j.table.passes))
+		revoked, restored, err := j.flows.Revoke(j.cut.round(j.table.judge()))
 		took := time.Since(began)
 		j.judged(revoked, restored, j.cut.why)
 		if err != nil {

@@ -107,8 +107,9 @@ func (r *revocations) mayBeOf(addr netip.Addr) bool {
 	return r.rounds < 2 || r.before.mayBeOf(addr) || r.now.mayBeOf(addr)
 }
 
-// remembered is how many denied flows of a round are remembered at most. A pod may have hundreds of
-// thousands of flows cut, and the log names ten reasons.
+// remembered is how many flows are remembered at most: those that a round has denied, and those that a
+// judge knows the verdict of. A pod may have hundreds of thousands of flows cut, and the log names ten
+// reasons.
 const remembered = 10_000
 
 // why says which pods and policies have cut those flows of the round that were not cut in the round

@@ -78,6 +78,8 @@ func (t *table) commit() error {
 type sharedTable struct {
 	mu    sync.RWMutex
 	table *ruleset.Table // nil before the first commit
+	// version counts the changes.
+	version uint64
 }
 
 // put replaces the table by another.
@@ -85,6 +87,7 @@ func (s *sharedTable) put(t *ruleset.Table) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.table = t
+	s.version++
 }
 
 // change has f change the table.
@@ -92,18 +95,35 @@ func (s *sharedTable) change(f func(*ruleset.Table)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(s.table)
+	s.version++
 }
 
 // get returns the table. It is for the loop, which alone changes the table and so needs no lock to
 // read it.
 func (s *sharedTable) get() *ruleset.Table { return s.table }
 
-// passes reports whether the table lets a new connection pass. While there is no table, nothing
-// is known, and nothing is cut.
-func (s *sharedTable) passes(hook nft.HookPoint, p policy.Packet) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.table == nil || s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
+// judge returns a judge of flows, which reports whether the table lets a new connection pass. While
+// there is no table, nothing is known, and nothing is cut. Many flows usually lead from the same
+// address to the same port, so the judge remembers its verdicts until the table changes. It is for
+// one goroutine.
+func (s *sharedTable) judge() func(nft.HookPoint, policy.Packet) bool {
+	verdicts := map[judged]bool{}
+	var of uint64 // the version that the verdicts are of
+	return func(hook nft.HookPoint, p policy.Packet) bool {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		if s.version != of || len(verdicts) >= remembered {
+			clear(verdicts)
+			of = s.version
+		}
+		flow := judged{hook, p}
+		passes, known := verdicts[flow]
+		if !known {
+			passes = s.table == nil || s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
+			verdicts[flow] = passes
+		}
+		return passes
+	}
 }
 
 // denied says who denies a flow, by the table as it is.

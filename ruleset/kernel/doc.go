@@ -59,6 +59,7 @@
 //	forget.go     ends flows by their addresses
 //	local.go      which addresses the namespace takes for its own
 //	line.go       answers to a dump, one after another
+//	attributes.go  attributes of an answer, read in place
 //
 // Package bytecode, below, runs rules as they were read back.
 //

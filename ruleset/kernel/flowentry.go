@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -115,29 +114,26 @@ func noConntrack(err error) error {
 	return err
 }
 
+// parseFlow reads a flow, which refers to data.
 func parseFlow(family byte, data []byte) (f flow, ok bool) {
 	f.family = family
-	ad, err := netlink.NewAttributeDecoder(data)
-	if err != nil {
-		return f, false
-	}
-	ad.ByteOrder = binary.BigEndian
 	var original, reply tuple
-	for ad.Next() {
-		switch ad.Type() {
+	a := attributeReader{rest: data}
+	for a.next() {
+		switch a.kind {
 		case ctaTupleOrig:
-			f.tuple = ad.Bytes()
-			ad.Nested(original.parse)
+			f.tuple = a.data
+			a.also(original.parse(a.nested()))
 		case ctaTupleReply:
-			ad.Nested(reply.parse)
+			a.also(reply.parse(a.nested()))
 		case ctaProtoInfo:
-			ad.Nested(f.parseState)
+			a.also(f.parseState(a.nested()))
 		case ctaMark:
-			f.mark = ad.Uint32()
+			f.mark = a.uint32()
 		case ctaZone:
-			f.zone = ad.Bytes()
+			f.zone = a.data
 		case ctaMaster:
-			f.master = ad.Bytes()
+			f.master = a.data
 		}
 	}
 	f.packet = packet.Packet{
@@ -145,27 +141,26 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 		Protocol: original.protocol, DstPort: reply.srcPort, ICMPType: original.icmpType, HopLimit: 64,
 	}
 	f.sender, f.receiver = netip.AddrPortFrom(original.src, original.srcPort), netip.AddrPortFrom(original.dst, original.dstPort)
-	return f, ad.Err() == nil && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
+	return f, !a.broken && f.packet.Src.IsValid() && f.packet.Dst.IsValid()
 }
 
 // parseState reads the state of a TCP connection. Other protocols have no state that says whether
 // more packets are to come.
-func (f *flow) parseState(ad *netlink.AttributeDecoder) error {
-	for ad.Next() {
-		if ad.Type() != ctaProtoInfoTCP {
+func (f *flow) parseState(a attributeReader) attributeReader {
+	for a.next() {
+		if a.kind != ctaProtoInfoTCP {
 			continue
 		}
-		ad.Nested(func(ad *netlink.AttributeDecoder) error {
-			for ad.Next() {
-				if ad.Type() == ctaProtoInfoTCPState {
-					state := ad.Uint8()
-					f.ended = state == tcpLastAck || state == tcpTimeWait || state == tcpClose
-				}
+		tcp := a.nested()
+		for tcp.next() {
+			if tcp.kind == ctaProtoInfoTCPState {
+				state := tcp.uint8()
+				f.ended = state == tcpLastAck || state == tcpTimeWait || state == tcpClose
 			}
-			return nil
-		})
+		}
+		a.also(tcp)
 	}
-	return nil
+	return a
 }
 
 // tuple is one direction of a flow.
@@ -176,40 +171,34 @@ type tuple struct {
 	icmpType         uint8
 }
 
-func (t *tuple) parse(ad *netlink.AttributeDecoder) error {
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		switch ad.Type() {
+func (t *tuple) parse(a attributeReader) attributeReader {
+	for a.next() {
+		within := a.nested()
+		switch a.kind {
 		case ctaTupleIP:
-			ad.Nested(func(ad *netlink.AttributeDecoder) error {
-				for ad.Next() {
-					switch ad.Type() {
-					case ctaIPv4Src, ctaIPv6Src:
-						t.src, _ = netip.AddrFromSlice(ad.Bytes())
-					case ctaIPv4Dst, ctaIPv6Dst:
-						t.dst, _ = netip.AddrFromSlice(ad.Bytes())
-					}
+			for within.next() {
+				switch within.kind {
+				case ctaIPv4Src, ctaIPv6Src:
+					t.src, _ = netip.AddrFromSlice(within.data)
+				case ctaIPv4Dst, ctaIPv6Dst:
+					t.dst, _ = netip.AddrFromSlice(within.data)
 				}
-				return nil
-			})
+			}
 		case ctaTupleProto:
-			ad.Nested(func(ad *netlink.AttributeDecoder) error {
-				ad.ByteOrder = binary.BigEndian
-				for ad.Next() {
-					switch ad.Type() {
-					case ctaProtoNum:
-						t.protocol = packet.Protocol(ad.Uint8())
-					case ctaProtoSrcPort:
-						t.srcPort = ad.Uint16()
-					case ctaProtoDstPort:
-						t.dstPort = ad.Uint16()
-					case ctaProtoICMPType, ctaProtoICMPv6Type:
-						t.icmpType = ad.Uint8()
-					}
+			for within.next() {
+				switch within.kind {
+				case ctaProtoNum:
+					t.protocol = packet.Protocol(within.uint8())
+				case ctaProtoSrcPort:
+					t.srcPort = within.uint16()
+				case ctaProtoDstPort:
+					t.dstPort = within.uint16()
+				case ctaProtoICMPType, ctaProtoICMPv6Type:
+					t.icmpType = within.uint8()
 				}
-				return nil
-			})
+			}
 		}
+		a.also(within)
 	}
-	return nil
+	return a
 }

@@ -26,8 +26,9 @@ type source interface {
 // datagrams is the source that reads from a kernel.
 type datagrams struct {
 	*netlink.Conn
-	raw    syscall.RawConn
-	buffer []byte
+	raw      syscall.RawConn
+	buffer   []byte
+	messages []netlink.Message // of the last datagram
 }
 
 // datagramSize is more than the largest datagram that the kernel makes of a dump (netlink_dump in
@@ -73,19 +74,27 @@ func (d *datagrams) Receive() ([]netlink.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	read, err := syscall.ParseNetlinkMessage(d.buffer[:n])
-	if err != nil {
-		return nil, err
-	}
-	messages := make([]netlink.Message, len(read))
-	for i, m := range read {
-		messages[i] = netlink.Message{
-			Header: netlink.Header{
-				Length: m.Header.Len, Type: netlink.HeaderType(m.Header.Type), Flags: netlink.HeaderFlags(m.Header.Flags),
-				Sequence: m.Header.Seq, PID: m.Header.Pid,
-			},
-			Data: m.Data,
+	d.messages, err = appendMessages(d.messages[:0], d.buffer[:n])
+	return d.messages, err
+}
+
+// appendMessages appends the messages of a datagram, which refer to it.
+func appendMessages(messages []netlink.Message, datagram []byte) ([]netlink.Message, error) {
+	for len(datagram) > 0 {
+		if len(datagram) < unix.SizeofNlMsghdr {
+			return nil, errors.New("a datagram ends within the header of a message")
 		}
+		header := netlink.Header{
+			Length: binary.NativeEndian.Uint32(datagram), Type: netlink.HeaderType(binary.NativeEndian.Uint16(datagram[4:])),
+			Flags:    netlink.HeaderFlags(binary.NativeEndian.Uint16(datagram[6:])),
+			Sequence: binary.NativeEndian.Uint32(datagram[8:]), PID: binary.NativeEndian.Uint32(datagram[12:]),
+		}
+		length := int(header.Length)
+		if length < unix.SizeofNlMsghdr || length > len(datagram) {
+			return nil, fmt.Errorf("a message of %d octets in a datagram that has %d more", length, len(datagram))
+		}
+		messages = append(messages, netlink.Message{Header: header, Data: datagram[unix.SizeofNlMsghdr:length]})
+		datagram = datagram[min(len(datagram), (length+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
 	}
 	return messages, nil
 }
