@@ -90,9 +90,16 @@ func (t *Table) isolatedBy(policies map[policy.Key]*policy.Policy) (subjects []p
 	inOne := func(stack string) bool {
 		return slices.ContainsFunc(t.stacks[stack].policies, func(key policy.Key) bool { _, asked := policies[key]; return asked })
 	}
+	namespaces := map[string]bool{}
+	for key := range policies {
+		namespaces[key.Namespace] = true
+	}
 	for key := range t.addrs {
 		if slices.ContainsFunc(t.stacksOf[key], inOne) {
 			subjects = append(subjects, key)
+			continue
+		}
+		if !namespaces[key.Namespace] { // what isolates a pod by itself is a NetworkPolicy of its namespace
 			continue
 		}
 		for _, d := range policy.Directions {

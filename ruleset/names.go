@@ -67,9 +67,11 @@ const (
 	maxHash = 16
 )
 
+var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567")
+
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
-	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:maxHash]
+	return base32Lower.EncodeToString(sum[:maxHash*5/8])
 }
 
 func objectName(prefix string, key policy.Key) string {
