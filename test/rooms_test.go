@@ -31,6 +31,7 @@ var rules = []struct {
 	{module + "/explain", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "golang.org/x/sys"}},
 	// Questions and answers are for programs on every platform.
 	{module + "/api/answers", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
+	{module + "/api/flows", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
 	// Draws graphs, whatever they are about.
 	{module + "/explain/graph", []string{module, "github.com", "k8s.io", "sigs.k8s.io"}},
 	// Pure: objects and tables as values. No client, logger, kernel or files.
@@ -60,7 +61,9 @@ var rules = []struct {
 	// The others have the enforcer and the reports, and not each other.
 	{module + "/controllers/attachments", besides("attachments")},
 	{module + "/controllers/announcements", besides("announcements")},
-	{module + "/controllers/answers", besides("answers")},
+	{module + "/controllers/answers", append(besides("answers"), "!"+module+"/controllers/observer")},
+	{module + "/controllers/observer", besides("observer")},
+	{module + "/controllers/hubble", append(besides("hubble"), "!"+module+"/controllers/observer")},
 	{module + "/controllers/network", besides("network")},
 	{module + "/controllers/folder", append(besides("folder"), "!"+module+"/controllers/nodes")},
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
