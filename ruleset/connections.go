@@ -58,7 +58,7 @@ func connectionsChain(limit uint32) *nft.Chain {
 			dropped(comment,
 				nft.Lookup{Fields: []nft.Field{f.src(), f.src()}, Set: samePodSet(f)},
 				nft.Connections{Field: f.src(), Set: connectionsSet(f), Over: limit},
-				nft.Noted{Field: f.src(), Set: pausedSet(f)},
+				nft.Noted{Fields: []nft.Field{f.src()}, Set: pausedSet(f)},
 			),
 		)
 	}

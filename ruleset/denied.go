@@ -19,7 +19,7 @@ func (t *Table) Denied(tr nft.Trace) string {
 	if tr.Verdict == nft.Accept || len(tr.Steps) == 0 {
 		return ""
 	}
-	last := tr.Steps[len(tr.Steps)-1]
+	last := denying(tr)
 	if by, is := last.Rule.Origin.(PolicyRule); is {
 		return fmt.Sprintf("%s of %s, by ClusterNetworkPolicy %s", by.Direction, t.subjectOf(tr, by.Direction), by.Comment())
 	}
@@ -43,6 +43,16 @@ func (t *Table) Denied(tr nft.Trace) string {
 		}
 	}
 	return fmt.Sprintf("%s of %s, by %s", by.Direction, by.Pod, strings.Join(policies, " "))
+}
+
+// denying is the step of the rule that has denied a packet. What tells denials comes behind it.
+func denying(tr nft.Trace) nft.Step {
+	for i := len(tr.Steps) - 1; i > 0; i-- {
+		if chain := tr.Steps[i].Chain; chain != chainDenied && chain != chainRejected {
+			return tr.Steps[i]
+		}
+	}
+	return tr.Steps[0]
 }
 
 // subjectOf is the pod whose chain for a direction a packet has come to.

@@ -32,7 +32,7 @@ func TestFieldsFitSets(t *testing.T) {
 					case nft.Connections:
 						expect(name, m.Set, m.Field)
 					case nft.Noted:
-						expect(name, m.Set, m.Field)
+						expect(name, m.Set, m.Fields...)
 					}
 				}
 				if v := rule.Verdict; v.Action == nft.Dispatch {

@@ -49,7 +49,7 @@ func goldens(t *testing.T) map[string]*nft.Table {
 			fenced := ruleset.Build(intent, ruleset.Options{Links: true})
 			fenced.UpdateLinks(links)
 			tables[name+"-links.nft"] = &fenced.Table
-			tables[name+"-options.nft"] = &ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000}).Table
+			tables[name+"-options.nft"] = &ruleset.Build(intent, ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000, LogGroup: 28774}).Table
 		}
 	}
 	tables["testdata/links.nft"] = &ruleset.BuildLinks(links, ruleset.FragmentMemory{}).Table

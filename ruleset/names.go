@@ -29,6 +29,8 @@ const (
 	chainOrphansOutput  = "orphans-output"
 	chainErrorsSent     = "errors-sent"
 	chainErrorsReceived = "errors-received"
+	chainDenied         = "denied"
+	chainRejected       = "rejected"
 
 	setSolicited         = "discovery-solicited"
 	setAdvertised        = "discovery-advertised"

@@ -32,6 +32,9 @@ type Options struct {
 	// LongRun is how many rules of ClusterNetworkPolicies in a row are found by the peer's address, see
 	// index. Zero: as many as DefaultLongRun.
 	LongRun int
+	// LogGroup is the nflog group that denied packets are told to, the first of each flow: see
+	// deniedChain. Zero: none is told.
+	LogGroup uint16
 	// RevokedMark is the bit of the conntrack mark that says that a flow has been revoked. Zero:
 	// no rule looks for such a mark.
 	RevokedMark uint32

@@ -101,7 +101,7 @@ func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) 
 	chain := &nft.Chain{Name: objectName(sharedChain(d, addr), key)}
 	chains = []*nft.Chain{chain}
 	for _, rule := range u.Chains[podChain(d, key)].Rules {
-		if rule.Verdict.Action != nft.Jump {
+		if rule.Verdict.Action != nft.Jump || denies(rule) {
 			chain.Rules = append(chain.Rules, returningRule(rule))
 			continue
 		}
@@ -144,7 +144,7 @@ func returningRule(rule nft.Rule) nft.Rule {
 // them.
 func (t *Table) flat(chain string) (rules []nft.Rule) {
 	for _, rule := range t.Chains[chain].Rules {
-		if rule.Verdict.Action == nft.Jump {
+		if rule.Verdict.Action == nft.Jump && !denies(rule) {
 			rules = append(rules, t.flat(rule.Verdict.Chain)...)
 		} else {
 			rules = append(rules, rule)

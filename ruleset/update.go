@@ -15,6 +15,13 @@ func Build(in policy.Intent, o Options) *Table {
 	t := newTable(o)
 	t.AddSets(baseSets(o)...)
 	t.AddChains(staticChains(o)...)
+	if o.LogGroup != 0 {
+		for _, chain := range t.Chains {
+			o.tell(chain)
+		}
+		t.AddSets(toldSets()...)
+		t.AddChains(deniedChains(o)...)
+	}
 	t.Update(in.Delta())
 	return t
 }
@@ -214,6 +221,9 @@ func (u *update) rulesIn(chain *nft.Chain, sets []*nft.Set) {
 
 // setChain makes a chain what it must be.
 func (u *update) setChain(want *nft.Chain) {
+	if u.options.LogGroup != 0 {
+		u.options.tell(want)
+	}
 	have, exists := u.Chains[want.Name]
 	if exists && nft.SameRules(have.Rules, want.Rules) {
 		return

@@ -56,7 +56,7 @@ func tableOf(t *testing.T, input string) *nft.Table {
 	case strings.HasSuffix(name, "-links"):
 		input, options = strings.TrimSuffix(input, "-links"), ruleset.Options{Links: true}
 	case strings.HasSuffix(name, "-options"):
-		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000}
+		input, options = strings.TrimSuffix(input, "-options"), ruleset.Options{Reject: true, AllowToNode: true, RevokedMark: 1 << 29, MaxConnections: 10_000, LogGroup: 28774}
 	}
 	objects, err := manifests.Load(input + ".yaml")
 	if err != nil {

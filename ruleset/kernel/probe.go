@@ -50,7 +50,7 @@ func requirements(options Options) []requirement {
 		needs = append(needs,
 			requirement{"CONFIG_NF_TABLES", nft.AddSet{Name: "connections", Type: nft.Of(nft.IPv4Addr), Dynamic: true}},
 			requirement{"CONFIG_NFT_CONNLIMIT (--max-connections-per-pod 0 does without)", rule(nft.Rule{Matches: []nft.Match{
-				nft.Unconfirmed{}, nft.Connections{Field: nft.SrcAddr4, Set: "connections", Over: 1}, nft.Noted{Field: nft.SrcAddr4, Set: "rates"},
+				nft.Unconfirmed{}, nft.Connections{Field: nft.SrcAddr4, Set: "connections", Over: 1}, nft.Noted{Fields: []nft.Field{nft.SrcAddr4}, Set: "rates"},
 			}})},
 		)
 	}

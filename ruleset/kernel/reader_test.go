@@ -183,7 +183,7 @@ func TestReaderARP(t *testing.T) {
 
 // TestReaderRandom: for random clusters and packets, after a replacement and after updates.
 func TestReaderRandom(t *testing.T) {
-	options := []ruleset.Options{{}, {Reject: true, RevokedMark: 1 << 29}, {AllowToNode: true, MaxConnections: 100}, {Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: random.TunnelPort}}
+	options := []ruleset.Options{{}, {Reject: true, RevokedMark: 1 << 29, LogGroup: 28774}, {AllowToNode: true, MaxConnections: 100}, {Guard: true, Masquerade: true, SourceCheck: true, Bridge: "podfence0", TunnelPort: random.TunnelPort, LogGroup: 28774}}
 	for seed := range int64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			r := rand.New(rand.NewSource(seed))

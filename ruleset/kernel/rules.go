@@ -25,6 +25,10 @@ func program(rule nft.Rule, bridge bool) ([]expr.Any, error) {
 		// counter
 		p.emit(&expr.Counter{})
 	}
+	if rule.Log != 0 {
+		// log group 28774 snaplen 128
+		p.emit(&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: rule.Log, Snaplen: nft.LogSnaplen})
+	}
 	if err := p.verdict(rule.Verdict); err != nil {
 		return nil, err
 	}
@@ -110,6 +114,9 @@ func (p *assembler) match(match nft.Match) error {
 		)
 	case nft.Midstream:
 		return p.midstream(packet.Protocol(m))
+	case nft.ICMP:
+		// meta l4proto icmp
+		p.requireProtocol(unix.IPPROTO_ICMP)
 	case nft.ICMPv6:
 		// meta l4proto ipv6-icmp
 		p.requireProtocol(unix.IPPROTO_ICMPV6)
@@ -173,7 +180,7 @@ func (p *assembler) match(match nft.Match) error {
 		}})
 	case nft.Noted:
 		// add @set { ip saddr }
-		if err := p.load([]nft.Field{m.Field}); err != nil {
+		if err := p.load(m.Fields); err != nil {
 			return err
 		}
 		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD})

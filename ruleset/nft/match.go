@@ -2,7 +2,7 @@ package nft
 
 import "github.com/podfence/podfence/policy/packet"
 
-// Match is one of Loopback, InGroup, PacketType, CtState, Mark, Midstream, ICMPv6,
+// Match is one of Loopback, InGroup, PacketType, CtState, Mark, Midstream, ICMP, ICMPv6,
 // Authenticated, ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
 // Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted. The set is closed.
 type Match interface {
@@ -46,6 +46,9 @@ type Mark uint32
 // tracking does not know their connection any more, it still takes such packets for new
 // (nf_conntrack_tcp_loose; an SCTP HEARTBEAT).
 type Midstream packet.Protocol
+
+// ICMP matches ICMP: meta l4proto icmp.
+type ICMP struct{}
 
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
@@ -131,16 +134,17 @@ type Connections struct {
 	Over  uint32
 }
 
-// Noted puts the value of the field into the set, a dynamic one: add @set { ip saddr }. It matches
+// Noted puts the fields, concatenated, into the set, a dynamic one: add @set { ip saddr }. It matches
 // unless the set is full.
 type Noted struct {
-	Field Field
-	Set   string
+	Fields []Field
+	Set    string
 }
 
 func (Unconfirmed) match()   {}
 func (Connections) match()   {}
 func (Noted) match()         {}
+func (ICMP) match()          {}
 func (ICMPv6Error) match()   {}
 func (Redirect) match()      {}
 func (Fragment) match()      {}

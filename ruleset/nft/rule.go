@@ -2,16 +2,22 @@ package nft
 
 import "slices"
 
-// Rule is one rule: if every match holds, the packet is counted and the verdict is reached. The nft
-// text has the same order.
+// Rule is one rule: if every match holds, the packet is counted and logged, and the verdict is reached.
+// The nft text has the same order.
 type Rule struct {
 	Matches []Match
 	// Counter counts packets and bytes that reach the verdict.
 	Counter bool
+	// Log is the nflog group that packets are told to before the verdict; 0: they are not.
+	Log     uint16
 	Verdict Verdict
 	// Origin is what the rule is for. It is nil where nobody asks for that.
 	Origin Origin
 }
+
+// LogSnaplen is how many octets of a packet are told of it: an IPv6 header with the extension headers that
+// packets usually have, and a TCP header.
+const LogSnaplen = 128
 
 // Origin is what a rule is for, as a value. Metrics, the log and explanations read it, and nft shows
 // its comment. Its type must be comparable, because rules are compared by it, too.
@@ -39,19 +45,22 @@ func (r Rule) Comment() string {
 // would compare, without the memory that reflection takes.
 func SameRules(a, b []Rule) bool {
 	return slices.EqualFunc(a, b, func(a, b Rule) bool {
-		return a.Verdict == b.Verdict && a.Counter == b.Counter && a.Origin == b.Origin && slices.EqualFunc(a.Matches, b.Matches, sameMatch)
+		return a.Verdict == b.Verdict && a.Counter == b.Counter && a.Log == b.Log && a.Origin == b.Origin && slices.EqualFunc(a.Matches, b.Matches, sameMatch)
 	})
 }
 
-// sameMatch reports whether two matches are the same. Lookup is the only type of match that ==
-// cannot compare.
+// sameMatch reports whether two matches are the same. Lookup and Noted are the only types of match that
+// == cannot compare.
 func sameMatch(a, b Match) bool {
-	lookup, is := a.(Lookup)
-	if !is {
-		return a == b
+	switch a := a.(type) {
+	case Lookup:
+		b, is := b.(Lookup)
+		return is && a.Set == b.Set && a.Not == b.Not && slices.Equal(a.Fields, b.Fields)
+	case Noted:
+		b, is := b.(Noted)
+		return is && a.Set == b.Set && slices.Equal(a.Fields, b.Fields)
 	}
-	other, is := b.(Lookup)
-	return is && lookup.Set == other.Set && lookup.Not == other.Not && slices.Equal(lookup.Fields, other.Fields)
+	return a == b
 }
 
 // LooksUp reports whether a match of the rule is a lookup in the set.

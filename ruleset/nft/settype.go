@@ -19,7 +19,7 @@ type SetType struct {
 }
 
 // maxParts is how many datatypes an element has at most.
-const maxParts = 3
+const maxParts = 4
 
 // Of is the type of sets whose elements are concatenations of these datatypes, or of a single
 // datatype. Where the same datatype comes twice, the second part is the element's second value.

@@ -92,6 +92,9 @@ func (r Rule) String() string {
 	if r.Counter {
 		words = append(words, "counter")
 	}
+	if r.Log != 0 {
+		words = append(words, fmt.Sprintf("log group %d snaplen %d", r.Log, LogSnaplen))
+	}
 	words = append(words, r.Verdict.String())
 	if comment := r.Comment(); comment != "" {
 		words = append(words, fmt.Sprintf("comment %q", comment))
@@ -117,8 +120,10 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("%s vmap @%s", v.Field, v.Map)
 }
 
-func (Loopback) String() string      { return `iifname "lo"` }
-func (g InGroup) String() string     { return fmt.Sprintf("iifgroup %d", uint32(g)) }
+func (Loopback) String() string  { return `iifname "lo"` }
+func (g InGroup) String() string { return fmt.Sprintf("iifgroup %d", uint32(g)) }
+func (ICMP) String() string      { return "meta l4proto icmp" }
+
 func (ICMPv6) String() string        { return "meta l4proto ipv6-icmp" }
 func (Authenticated) String() string { return "meta l4proto ah" }
 func (n NextHeader) String() string {
@@ -192,7 +197,7 @@ func (c Connections) String() string {
 	return fmt.Sprintf("add @%s { %s ct count over %d }", c.Set, c.Field, c.Over)
 }
 
-func (n Noted) String() string { return fmt.Sprintf("add @%s { %s }", n.Set, n.Field) }
+func (n Noted) String() string { return fmt.Sprintf("add @%s { %s }", n.Set, fieldsText(n.Fields)) }
 
 func (m MessageType) String() string { return "icmpv6 type " + named(icmpv6Types, uint8(m), "%d") }
 
@@ -207,13 +212,18 @@ func (s CtState) String() string {
 }
 
 func (l Lookup) String() string {
-	fields := make([]string, len(l.Fields))
-	for i, f := range l.Fields {
-		fields[i] = f.String()
-	}
 	not := ""
 	if l.Not {
 		not = "!= "
 	}
-	return fmt.Sprintf("%s %s@%s", strings.Join(fields, " . "), not, l.Set)
+	return fmt.Sprintf("%s %s@%s", fieldsText(l.Fields), not, l.Set)
+}
+
+// fieldsText is fields, concatenated.
+func fieldsText(fields []Field) string {
+	texts := make([]string, len(fields))
+	for i, f := range fields {
+		texts[i] = f.String()
+	}
+	return strings.Join(texts, " . ")
 }

@@ -115,15 +115,19 @@ func (t *tracer) match(m Match) bool {
 	case UpperLayer:
 		return t.hasUpper()
 	case Limit: // a single packet is not too many
-		return true
+		_, has := t.key([]Field{m.Field})
+		return has
 	case Unconfirmed:
 		return t.packet.State == New
 	case Connections: // and a single connection is not too many either
 		return false
 	case Noted:
-		return true
+		_, has := t.key(m.Fields)
+		return has
 	case Authenticated:
 		return t.packet.Protocol == packet.AH
+	case ICMP:
+		return t.packet.Protocol == packet.ICMP
 	case ICMPv6:
 		return t.packet.Protocol == packet.ICMPv6
 	case NextHeader:

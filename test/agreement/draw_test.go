@@ -28,6 +28,9 @@ func drawOptions(seed int64, attach lab.Attach) ruleset.Options {
 		o.MaxConnections = 60_000 // more than there ever are: test/semantics has fewer
 	}
 	if on() {
+		o.LogGroup = agreement.LogGroup
+	}
+	if on() {
 		o.LongRun = 1 + r.Intn(3)
 	}
 	if o.SourceCheck && o.Guard {

@@ -17,6 +17,9 @@ import (
 // whose rules are to drop those.
 const RevokedMark = 1 << 29
 
+// LogGroup is the nflog group that denials are told to, where the table tells them.
+const LogGroup = 28774
+
 // Revoked is a flow that the node tracks, with what two say of it.
 type Revoked struct {
 	// Packet is the first of the flow, as the hook has seen it.

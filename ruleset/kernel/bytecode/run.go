@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/podfence/podfence/ruleset/nft"
+	"golang.org/x/sys/unix"
 )
 
 // maxDepth is how many jumps there can be one in another (NFT_JUMP_STACK_SIZE).
@@ -141,6 +142,9 @@ func (m *machine) expression(e Expression) (outcome, error) {
 		return m.dynset(a)
 	case "counter":
 		return m.counter(a)
+	case "log": // whoever listens does not change what becomes of the packet
+		a.ignore(unix.NFTA_LOG_GROUP, unix.NFTA_LOG_SNAPLEN, unix.NFTA_LOG_QTHRESHOLD)
+		return goesOn, a.end()
 	case "immediate":
 		return m.immediate(a)
 	case "reject":
