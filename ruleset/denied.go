@@ -48,7 +48,7 @@ func (t *Table) Denied(tr nft.Trace) string {
 // denying is the step of the rule that has denied a packet. What tells denials comes behind it.
 func denying(tr nft.Trace) nft.Step {
 	for i := len(tr.Steps) - 1; i > 0; i-- {
-		if chain := tr.Steps[i].Chain; chain != chainDenied && chain != chainRejected {
+		if !tells(tr.Steps[i].Chain) {
 			return tr.Steps[i]
 		}
 	}

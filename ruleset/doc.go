@@ -33,6 +33,7 @@
 //	affected.go  whose flows may be judged otherwise
 //	denied.go    who has denied a packet
 //	reasons.go   why a rule denies, and what its counter counts of policies
+//	denial.go    why a packet that the kernel has told of was denied
 //	users.go     the policies that an operation is for
 //
 // What is in them:

@@ -31,6 +31,9 @@ const (
 	chainErrorsReceived = "errors-received"
 	chainDenied         = "denied"
 	chainRejected       = "rejected"
+	chainDeniedInvalid  = "denied-invalid"
+	chainDeniedRevoked  = "denied-revoked"
+	chainDeniedMidway   = "denied-midway"
 
 	setSolicited         = "discovery-solicited"
 	setAdvertised        = "discovery-advertised"

@@ -13,7 +13,7 @@ import (
 // empty where no pod's own rules deny: those that keep up order say nothing about it. Both are empty for
 // a rule that denies nothing.
 func ReasonOf(rule nft.Rule) (flows.Direction, flows.Reason) {
-	if rule.Verdict.Action != nft.Drop && rule.Verdict.Action != nft.Reject {
+	if !denies(rule) {
 		return "", ""
 	}
 	switch origin := rule.Origin.(type) {
@@ -102,12 +102,12 @@ func CountOf(chains map[string]*nft.Chain, chain string, rule nft.Rule) (count P
 	switch origin := rule.Origin.(type) {
 	case PolicyRule:
 		count = PolicyCount{Policies: []policy.Key{origin.Policy}, Direction: directionOf(origin.Direction)}
-		switch rule.Verdict.Action {
-		case nft.Drop, nft.Reject:
+		switch {
+		case denies(rule):
 			count.Verdict = flows.Denied
-		case nft.Accept:
+		case rule.Verdict.Action == nft.Accept:
 			count.Verdict = flows.Allowed
-		case nft.Return: // where several pods have an address, what one's policies allow goes on to the others'
+		case rule.Verdict.Action == nft.Return: // where several pods have an address, what one's policies allow goes on to the others'
 			if !isOfSharedAddr(chain) {
 				return PolicyCount{}, false
 			}

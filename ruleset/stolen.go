@@ -29,7 +29,7 @@ func outputChain() *nft.Chain {
 		)
 	}
 	const notOwn = "not to the pod's own address"
-	return &nft.Chain{Name: chainLinksOutput, Hook: &nft.Hook{Point: nft.Output, Priority: -10}, Rules: append(rules,
+	return &nft.Chain{Name: chainLinksOutput, Hook: &nft.Hook{Point: nft.Output, Priority: -9}, Rules: append(rules,
 		dropped(notOwn, of(nft.OutPort, setIngressLinks), not(nft.OutPort, setSomewhereLinks), not(nft.DstAddr4, setGroups4)),
 		dropped(notOwn, of(nft.OutPort, setIngressLinks), not(nft.OutPort, setSomewhereLinks), not(nft.DstAddr6, setGroups6), not(nft.DstAddr6, setLinkLocal6)),
 	)}

@@ -53,21 +53,25 @@ func toldSets() (sets []*nft.Set) {
 
 // deniedChains are the chains that rules which deny lead to.
 func deniedChains(o Options) []*nft.Chain {
-	chains := []*nft.Chain{deniedChain(chainDenied, nft.Drop, o.LogGroup)}
+	chains := []*nft.Chain{deniedChain(chainDenied, nft.Drop, o.LogGroup), deniedChain(chainDeniedInvalid, nft.Drop, o.LogGroup)}
 	if o.Reject {
 		chains = append(chains, deniedChain(chainRejected, nft.Reject, o.LogGroup))
+	}
+	if o.RevokedMark != 0 {
+		chains = append(chains, deniedChain(chainDeniedRevoked, nft.Drop, o.LogGroup), deniedChain(chainDeniedMidway, nft.Drop, o.LogGroup))
 	}
 	return chains
 }
 
-// deniedChain tells the first packet of a flow to a group, and has one verdict on all.
+// deniedChain tells the first packet of a flow to a group, with the chain's name, and has one verdict on
+// all.
 func deniedChain(name string, verdict nft.Action, group uint16) *nft.Chain {
 	chain := &nft.Chain{Name: name}
-	end := func(log uint16, matches ...nft.Match) {
+	end := func(log nft.Log, matches ...nft.Match) {
 		chain.Rules = append(chain.Rules, nft.Rule{Matches: matches, Log: log, Verdict: nft.Verdict{Action: verdict}})
 	}
 	tell := func(f family, ports bool, of ...nft.Match) {
-		end(group, append(of,
+		end(nft.Log{Group: group, Prefix: name}, append(of,
 			nft.Limit{Field: f.src(), Set: tellingSet(f, "source"), PerSecond: toldPerSource, Burst: 2 * toldPerSource},
 			nft.Limit{Field: f.dst(), Set: tellingSet(f, "destination"), PerSecond: toldPerDestination, Burst: 2 * toldPerDestination},
 			nft.Noted{Fields: toldFields(f, ports), Set: toldSet(f, ports)},
@@ -75,17 +79,17 @@ func deniedChain(name string, verdict nft.Action, group uint16) *nft.Chain {
 	}
 	for _, ports := range []bool{true, false} {
 		for _, f := range families {
-			end(0, nft.Lookup{Fields: toldFields(f, ports), Set: toldSet(f, ports)})
+			end(nft.Log{}, nft.Lookup{Fields: toldFields(f, ports), Set: toldSet(f, ports)})
 		}
 	}
 	for _, f := range families {
 		tell(f, false, f.icmp())
-		end(0, f.icmp()) // where others have a port, ICMP has a checksum
+		end(nft.Log{}, f.icmp()) // where others have a port, ICMP has a checksum
 	}
 	for _, f := range families {
 		tell(f, true)
 	}
-	end(0)
+	end(nft.Log{})
 	return chain
 }
 
@@ -116,15 +120,35 @@ func (o Options) tell(chain *nft.Chain) {
 	for i, rule := range chain.Rules {
 		switch rule.Verdict.Action {
 		case nft.Drop:
-			chain.Rules[i].Verdict = nft.Verdict{Action: nft.Jump, Chain: chainDenied}
+			chain.Rules[i].Verdict = nft.Verdict{Action: nft.Jump, Chain: o.deniedBy(rule)}
 		case nft.Reject:
 			chain.Rules[i].Verdict = nft.Verdict{Action: nft.Jump, Chain: chainRejected}
 		}
 	}
 }
 
+// deniedBy is the chain that a rule leads to which drops. What only connection tracking knows has chains of
+// its own, so that whoever is told need not ask it: not every kernel tells (CONFIG_NETFILTER_NETLINK_GLUE_CT),
+// and the flow of a packet that was dropped is not kept.
+func (o Options) deniedBy(rule nft.Rule) string {
+	switch {
+	case refusesInvalid(rule):
+		return chainDeniedInvalid
+	case o.RevokedMark != 0 && slices.Contains(rule.Matches, nft.Match(nft.Mark(o.RevokedMark))):
+		return chainDeniedRevoked
+	case slices.ContainsFunc(rule.Matches, func(m nft.Match) bool { _, is := m.(nft.Midstream); return is }):
+		return chainDeniedMidway
+	}
+	return chainDenied
+}
+
+// tells reports whether a chain is one that rules which deny lead to.
+func tells(chain string) bool {
+	return chain == chainDenied || chain == chainRejected || chain == chainDeniedInvalid || chain == chainDeniedRevoked || chain == chainDeniedMidway
+}
+
 // denies reports whether a rule denies, by itself or by leading to where denials are told.
 func denies(rule nft.Rule) bool {
 	v := rule.Verdict
-	return v.Action == nft.Drop || v.Action == nft.Reject || v.Action == nft.Jump && (v.Chain == chainDenied || v.Chain == chainRejected)
+	return v.Action == nft.Drop || v.Action == nft.Reject || v.Action == nft.Jump && tells(v.Chain)
 }

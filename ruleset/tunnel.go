@@ -38,7 +38,7 @@ func tunnelChains(o Options) []*nft.Chain {
 				of(f.src(), podRangeSet(f), false), of(f.dst(), clusterSet(f), true)))
 		}
 	}
-	input := &nft.Chain{Name: chainTunnelInput, Hook: &nft.Hook{Point: nft.Input, Priority: -10}, Rules: []nft.Rule{{
+	input := &nft.Chain{Name: chainTunnelInput, Hook: &nft.Hook{Point: nft.Input, Priority: -11}, Rules: []nft.Rule{{
 		Matches: []nft.Match{tunnelPort}, Verdict: nft.Verdict{Action: nft.Jump, Chain: chainIntoTunnel},
 	}}}
 	return []*nft.Chain{input, into, towards}

@@ -25,9 +25,12 @@ func program(rule nft.Rule, bridge bool) ([]expr.Any, error) {
 		// counter
 		p.emit(&expr.Counter{})
 	}
-	if rule.Log != 0 {
-		// log group 28774 snaplen 128
-		p.emit(&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: rule.Log, Snaplen: nft.LogSnaplen})
+	if log := rule.Log; log != (nft.Log{}) {
+		// log prefix "denied" group 28774 snaplen 128
+		p.emit(&expr.Log{
+			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_SNAPLEN,
+			Group: log.Group, Data: []byte(log.Prefix), Snaplen: nft.LogSnaplen,
+		})
 	}
 	if err := p.verdict(rule.Verdict); err != nil {
 		return nil, err

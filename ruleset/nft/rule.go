@@ -8,11 +8,17 @@ type Rule struct {
 	Matches []Match
 	// Counter counts packets and bytes that reach the verdict.
 	Counter bool
-	// Log is the nflog group that packets are told to before the verdict; 0: they are not.
-	Log     uint16
+	// Log tells packets to an nflog group before the verdict, unless it is the zero Log.
+	Log     Log
 	Verdict Verdict
 	// Origin is what the rule is for. It is nil where nobody asks for that.
 	Origin Origin
+}
+
+// Log is which nflog group is told of packets, and what is said with each: "log prefix P group N".
+type Log struct {
+	Group  uint16
+	Prefix string
 }
 
 // LogSnaplen is how many octets of a packet are told of it: an IPv6 header with the extension headers that

@@ -92,8 +92,8 @@ func (r Rule) String() string {
 	if r.Counter {
 		words = append(words, "counter")
 	}
-	if r.Log != 0 {
-		words = append(words, fmt.Sprintf("log group %d snaplen %d", r.Log, LogSnaplen))
+	if r.Log != (Log{}) {
+		words = append(words, fmt.Sprintf("log prefix %q group %d snaplen %d", r.Log.Prefix, r.Log.Group, LogSnaplen))
 	}
 	words = append(words, r.Verdict.String())
 	if comment := r.Comment(); comment != "" {

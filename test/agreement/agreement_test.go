@@ -78,7 +78,10 @@ func TestThreeWayAgreement(t *testing.T) {
 					t.Logf("seed %d: %s", next, total)
 				}
 			}
-			t.Logf("seeds %d to %d: %s", *seed, next-1, total)
+			t.Logf("seeds %d to %d: %s; denied flows that were told %d", *seed, next-1, total, c.Told)
+			if c.Told == 0 && next-*seed >= enough {
+				t.Error("no denied flow was told")
+			}
 			had.report(t)
 			for what, coverage := range map[string]*random.Coverage{"packets": &total.packets, "rounds": &total.options} {
 				t.Log(coverage.Table(what))

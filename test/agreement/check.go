@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -216,6 +217,13 @@ func (c *Cluster) send(ctx context.Context, s policy.Snapshot, cases []Case, rea
 	for i, r := range report {
 		probes[i] = r.Probe.Probe
 	}
+	if c.told != nil && c.options.LogGroup != 0 {
+		c.told.take() // what was told of others
+		if err := c.forgetTold(); err != nil {
+			return nil, err
+		}
+	}
+	began := time.Now()
 	probed, err := c.Lab.Probe(ctx, probes)
 	if err != nil {
 		return nil, err
@@ -223,7 +231,9 @@ func (c *Cluster) send(ctx context.Context, s policy.Snapshot, cases []Case, rea
 	for i := range report {
 		report[i].Probe = probed[i]
 	}
-	return report, nil
+	compared, err := c.checkTold(report, time.Since(began))
+	c.Told += compared
+	return report, err
 }
 
 // prepare works out how to send a packet and what the node's hook sees of it.

@@ -60,6 +60,9 @@ type Cluster struct {
 	truth Homes
 	// flows is where Revoke marks flows; nil until then.
 	flows *kernel.Flows
+	// told is what the node's kernel tells of denied packets. Told counts the flows that it was compared for.
+	told *told
+	Told int
 }
 
 // New makes a cluster without pods, its node without a table.
@@ -101,6 +104,9 @@ func (c *Cluster) furnish() (err error) {
 		if err := c.Node.SetSysctl("net/netfilter/nf_conntrack_"+setting, value); err != nil {
 			return err
 		}
+	}
+	if c.told, err = hear(c.Node); err != nil {
+		return err
 	}
 	return c.Reconnect()
 }
@@ -149,6 +155,9 @@ func (c *Cluster) Close() error {
 	}
 	if c.flows != nil {
 		errs = append(errs, c.flows.Close())
+	}
+	if c.told != nil {
+		errs = append(errs, c.told.close())
 	}
 	return errors.Join(append(errs, c.Lab.Close())...)
 }

@@ -17,6 +17,9 @@
 // has it in each of its states by real packets before it. Resume goes on with flows after a
 // change, and Revoke compares the verdicts with the marks of all flows.
 //
+// What the node's kernel tells of denied packets is held against the same: of each denied flow once, with
+// the reason and the policies, and of nothing that passes (told.go).
+//
 // policy.Judge says what may begin. judge.go here says what becomes of all else, and what the
 // node's stack refuses, whatever a table says.
 package agreement

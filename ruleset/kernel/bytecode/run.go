@@ -143,7 +143,7 @@ func (m *machine) expression(e Expression) (outcome, error) {
 	case "counter":
 		return m.counter(a)
 	case "log": // whoever listens does not change what becomes of the packet
-		a.ignore(unix.NFTA_LOG_GROUP, unix.NFTA_LOG_SNAPLEN, unix.NFTA_LOG_QTHRESHOLD)
+		a.ignore(unix.NFTA_LOG_GROUP, unix.NFTA_LOG_PREFIX, unix.NFTA_LOG_SNAPLEN, unix.NFTA_LOG_QTHRESHOLD)
 		return goesOn, a.end()
 	case "immediate":
 		return m.immediate(a)

@@ -1,0 +1,99 @@
+package ruleset
+
+import (
+	"fmt"
+
+	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
+)
+
+// Denial is why a packet was denied.
+type Denial struct {
+	// Direction and Reason are those of the rule that has denied it (see ReasonOf).
+	Direction flows.Direction
+	Reason    flows.Reason
+	// Text says the same in words.
+	Text string
+	// Pod is the subject of the rules; the zero Key where no pod's own rules have denied it.
+	Pod policy.Key
+	// Policies are as in a flows.Flow.
+	Policies []flows.Policy
+}
+
+// DenialOf says why a packet that the kernel has told of was denied, by the table as it is now. If that lets
+// the packet pass, the rule that has denied it has changed since: the Reason is flows.Changed.
+func (t *Table) DenialOf(l nft.Logged) Denial {
+	p := l.Packet
+	p.Elsewhere = l.Hook == nft.Prerouting // what is denied there alone
+	p.Hairpin = p.Src == p.Dst             // a packet to oneself comes here only round by a Service
+	if l.Prefix == chainDeniedRevoked {
+		p.Mark |= t.options.RevokedMark
+	}
+	for _, state := range statesOf(l) {
+		p.State = state
+		trace := t.Trace(l.Hook, p)
+		if trace.Verdict != nft.Accept && trace.Steps[len(trace.Steps)-1].Chain == l.Prefix {
+			return t.denial(trace)
+		}
+	}
+	return Denial{Reason: flows.Changed, Text: "by a rule that has changed since"}
+}
+
+// statesOf are what connection tracking may have said of a packet, the most probable first: where the kernel
+// did not tell it, and where somebody may have exempted the packet. Which of them it was, the chain that has
+// told of the packet says.
+func statesOf(l nft.Logged) []nft.CtState {
+	if l.Tracked && l.Packet.State != nft.Invalid {
+		return []nft.CtState{l.Packet.State}
+	}
+	states := []nft.CtState{l.Packet.State}
+	for _, other := range []nft.CtState{nft.New, nft.Invalid, nft.Untracked, nft.Related, nft.Established} {
+		if other != l.Packet.State {
+			states = append(states, other)
+		}
+	}
+	return states
+}
+
+// denial is why a packet was denied, by its trace.
+func (t *Table) denial(tr nft.Trace) Denial {
+	last := denying(tr)
+	d := Denial{Text: t.Denied(tr)}
+	d.Direction, d.Reason = ReasonOf(last.Rule)
+	switch origin := last.Rule.Origin.(type) {
+	case PolicyRule:
+		d.Pod = t.subjectOf(tr, origin.Direction)
+		d.Policies = []flows.Policy{t.policyOf(origin)}
+	case Isolated:
+		d.Pod = origin.Pod
+		if d.Reason == flows.DefaultDeny {
+			if len(isolating(t.Chains, origin)) == 0 {
+				d.Reason, d.Text = flows.UnknownPod, fmt.Sprintf("%s of %s, whose labels or Namespace are not known", d.Direction, origin.Pod)
+			}
+			for _, key := range isolating(t.Chains, origin) {
+				d.Policies = append(d.Policies, flows.Policy{Kind: "NetworkPolicy", Tier: flowTiers[policy.NetworkPolicyTier], Namespace: key.Namespace, Name: key.Name})
+			}
+		}
+	}
+	return d
+}
+
+// policyOf names the policy of a rule, and the rule.
+func (t *Table) policyOf(origin PolicyRule) flows.Policy {
+	p := flows.Policy{Kind: "NetworkPolicy", Tier: flowTiers[policy.NetworkPolicyTier], Namespace: origin.Policy.Namespace, Name: origin.Policy.Name, RuleName: origin.Name}
+	if origin.Policy.Namespace == "" {
+		p.Kind, p.Tier = "ClusterNetworkPolicy", ""
+		if of := t.clusterPolicies[origin.Policy]; of != nil {
+			p.Tier = flowTiers[of.Tier]
+		}
+	}
+	if origin.Index >= 0 {
+		index := origin.Index
+		p.Rule = &index
+	}
+	return p
+}
+
+// flowTiers are the tiers as a flows.Policy has them.
+var flowTiers = map[policy.Tier]string{policy.AdminTier: "Admin", policy.NetworkPolicyTier: "NetworkPolicy", policy.BaselineTier: "Baseline"}
