@@ -13,6 +13,7 @@
 //	          the same for the second table where another plugin connects them
 //	Affected  the addresses whose flows may be judged otherwise after an Update
 //	Denied    who has denied a packet, by its trace
+//	AllowedBy which rules have accepted one
 //	Users     the policies that an operation is for
 //
 // The tables:
@@ -32,6 +33,7 @@
 //	shared.go    addresses that several pods have
 //	affected.go  whose flows may be judged otherwise
 //	denied.go    who has denied a packet
+//	allowed.go   which rules of policies have accepted one
 //	users.go     the policies that an operation is for
 //
 // What is in them:
