@@ -2,6 +2,7 @@ package observer
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -186,6 +187,9 @@ func (c *Connections) tell(e *nft.ConnEvent) {
 	for _, rule := range by {
 		judged := flow
 		judged.Direction, judged.Policies = directionOf(rule), []flows.Policy{policyOf(rule)}
+		if rule.Merged != "" {
+			judged.Text = fmt.Sprintf("allowed by one of the %s rules %s of %s", rule.Direction, rule.Merged, rule.Policy.Name)
+		}
 		o.Tell(&judged)
 	}
 }
@@ -197,8 +201,9 @@ func directionOf(rule ruleset.Allowed) flows.Direction {
 	return flows.Ingress
 }
 
-// policyOf is a rule's policy, as flows name it. A rule that stands for several that the same packets match
-// is the first of them.
+// policyOf is a rule's policy, as flows name it. If the rule was made one with others of the policy, nobody
+// can tell any more which of them has let the packet pass: the flow then has no rule, and which it may be in
+// its text.
 func policyOf(rule ruleset.Allowed) flows.Policy {
 	p := flows.Policy{
 		Kind: "NetworkPolicy", Tier: tierName(rule.Tier), Namespace: rule.Policy.Namespace, Name: rule.Policy.Name, RuleName: rule.Name,
@@ -206,7 +211,7 @@ func policyOf(rule ruleset.Allowed) flows.Policy {
 	if rule.Policy.Namespace == "" {
 		p.Kind = "ClusterNetworkPolicy"
 	}
-	if index := rule.Index; index >= 0 {
+	if index := rule.Index; index >= 0 && rule.Merged == "" {
 		p.Rule = &index
 	}
 	return p

@@ -126,7 +126,8 @@ func TestConnectionsAreFlows(t *testing.T) {
 			{PolicyRule: ruleset.PolicyRule{Policy: policy.Key{Namespace: "shop", Name: "out"}, Direction: policy.Egress, Index: 1}},
 			{PolicyRule: ruleset.PolicyRule{Policy: policy.Key{Name: "admin"}, Direction: policy.Ingress, Index: -1, Name: "let in"}, Tier: policy.AdminTier},
 		},
-		nft.Output: {{PolicyRule: ruleset.PolicyRule{Policy: policy.Key{Name: "base"}, Direction: policy.Ingress, Index: 1}, Tier: policy.BaselineTier}},
+		nft.Prerouting: {{PolicyRule: ruleset.PolicyRule{Policy: policy.Key{Namespace: "shop", Name: "out"}, Direction: policy.Egress, Index: 0, Merged: "0,2"}}},
+		nft.Output:     {{PolicyRule: ruleset.PolicyRule{Policy: policy.Key{Name: "base"}, Direction: policy.Ingress, Index: 1}, Tier: policy.BaselineTier}},
 	}
 	egress := func(f *flows.Flow) {
 		f.Direction, f.Policies = flows.Egress, []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "out", Rule: &second}}
@@ -151,7 +152,14 @@ func TestConnectionsAreFlows(t *testing.T) {
 				f.Direction, f.Policies = flows.Ingress, []flows.Policy{{Kind: "ClusterNetworkPolicy", Tier: "Baseline", Name: "base", Rule: &second}}
 			}),
 		}},
-		"announced":     {with(event(tcp, pod1, pod2, pod2), func(e *nft.ConnEvent) { e.Announced = true }), []flows.Flow{flow(client, server, nil)}},
+		"announced": {with(event(tcp, pod1, pod2, pod2), func(e *nft.ConnEvent) { e.Announced = true }), []flows.Flow{flow(client, server, nil)}},
+		"rules made one": {with(event(tcp, pod1, pod2, pod2), func(e *nft.ConnEvent) { e.Hook = nft.Prerouting }), []flows.Flow{
+			flow(client, server, func(f *flows.Flow) {
+				egress(f)
+				f.Policies[0].Rule = nil
+				f.Text = "allowed by one of the egress rules 0,2 of out"
+			}),
+		}},
 		"nobody's":      {event(tcp, far, "203.0.113.8:80", "203.0.113.8:80"), nil},
 		"in the sample": {with(event(tcp, pod1, far, far), func(e *nft.ConnEvent) { e.SampledOf, e.Hook = 8, nft.Input }), []flows.Flow{flow(client, outside, func(f *flows.Flow) { f.SampledOf = 8 })}},
 		"ended": {with(event(tcp, pod1, pod2, pod2), func(e *nft.ConnEvent) {
