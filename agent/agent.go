@@ -26,6 +26,7 @@ import (
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/folder"
 	"github.com/podfence/podfence/controllers/network"
+	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -58,6 +59,10 @@ type Options struct {
 	// Flows is where to cut established flows that policy no longer allows; it
 	// needs Ruleset.RevokedMark. Nil: they are left alone.
 	Flows Flows
+	// Connections tells which connections begin and end, and Names who is at their ends. If either is nil,
+	// connections cannot be observed.
+	Connections observer.ConnEvents
+	Names       observer.Names
 	// Watch notices what others do to the tables. Nil: nothing does.
 	Watch enforcer.Watch
 	// PodLinks finds the pods' links where another plugin makes them; it needs
@@ -164,6 +169,8 @@ type Agent struct {
 	Enforcer *enforcer.Enforcer
 	// Manifests is the source if that is a folder, else nil.
 	Manifests *folder.Source
+	// Flows are the last flows, for whoever observes.
+	Flows *observer.Store
 
 	report *report.Reporter
 	// answers answers questions; nil: it answers none.
@@ -242,6 +249,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	}
 	a.checkHealth(plugin)
 	return a, errors.Join(err,
+		a.observe(),
 		a.serveAnswers(plugin),
 		mgr.Add(a.Enforcer),
 		mgr.Add(manager.RunnableFunc(a.report.WatchMemory)),

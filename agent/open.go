@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -48,6 +49,10 @@ const (
 	ConnectChained Connect = "chained" // by another plugin, and podfence-cni after it tells the agent
 )
 
+// connEventsLimit is how many beginnings and ends of connections a second are told to who observes them. Of
+// more, those of a sample of the connections are.
+const connEventsLimit = 2000
+
 // Node are the connections to a node's kernel.
 type Node struct {
 	// Kernel carries out plans, for New.
@@ -89,6 +94,12 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 		return n, err
 	}
+	connections, err := kernel.OpenConnEvents(kernel.Options{NetNS: h.NetNS}, cmp.Or(h.ProcSys, "/proc/sys"), connEventsLimit)
+	if err != nil {
+		return n, err
+	}
+	n.add(connections.Close)
+	o.Connections = connections
 	watch, err := conn.Watch(tables)
 	if err != nil {
 		return n, err

@@ -13,6 +13,7 @@
 //	          the same for the second table where another plugin connects them
 //	Affected  the addresses whose flows may be judged otherwise after an Update
 //	Denied    who has denied a packet, by its trace
+//	AllowedBy which rules have accepted one
 //	Users     the policies that an operation is for
 //
 // The tables:
@@ -34,6 +35,7 @@
 //	denied.go    who has denied a packet
 //	reasons.go   why a rule denies, and what its counter counts of policies
 //	denial.go    why a packet that the kernel has told of was denied
+//	allowed.go   which rules of policies have accepted one
 //	users.go     the policies that an operation is for
 //
 // What is in them:

@@ -65,6 +65,8 @@ type Enforcer struct {
 	loop  *loop
 	flows *judge // nil: established flows are left alone
 	links *links // nil: podfence connects the pods
+	// policies is the policies' table, as the kernel holds it.
+	policies *sharedTable
 }
 
 // New returns an enforcer for a node.
@@ -72,8 +74,8 @@ func New(kernel Kernel, o Options) *Enforcer {
 	if o.Report == nil {
 		o.Report = func(Outcome) {}
 	}
-	e := &Enforcer{inbox: newInbox(o), links: newLinks(o)}
 	shared := &sharedTable{}
+	e := &Enforcer{inbox: newInbox(o), links: newLinks(o), policies: shared}
 	if o.Flows != nil {
 		e.flows = newJudge(o.Flows, shared, o.Report)
 	}

@@ -1,4 +1,5 @@
 // Package observer keeps what was last seen of denied packets and of connections, for whoever observes.
 //
-//	store.go  Store: the last flows, and who waits for the next
+//	store.go        Store: the last flows, and who waits for the next
+//	connections.go  Connections: tells of those that begin and end, while somebody observes
 package observer

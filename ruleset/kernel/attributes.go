@@ -54,6 +54,7 @@ func (a *attributeReader) sized(length int) []byte {
 
 func (a *attributeReader) uint8() uint8 { return a.sized(1)[0] }
 
-// uint16 and uint32 are in network byte order.
+// uint16, uint32 and uint64 are in network byte order.
 func (a *attributeReader) uint16() uint16 { return binary.BigEndian.Uint16(a.sized(2)) }
 func (a *attributeReader) uint32() uint32 { return binary.BigEndian.Uint32(a.sized(4)) }
+func (a *attributeReader) uint64() uint64 { return binary.BigEndian.Uint64(a.sized(8)) }

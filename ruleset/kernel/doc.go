@@ -56,6 +56,10 @@
 //	drops.go      how many packets rules have dropped
 //	flows.go      Flows: connection tracking; marks flows that are no longer allowed
 //	flowentry.go  an entry of connection tracking
+//	connevents.go  ConnEvents: connections that begin and end, while somebody observes
+//	connevent.go  one of connection tracking's events
+//	connsample.go  which connections are told when there are too many
+//	sysctl.go     settings of a network namespace
 //	forget.go     ends flows by their addresses
 //	local.go      which addresses the namespace takes for its own
 //	line.go       answers to a dump, one after another

@@ -69,7 +69,9 @@ const (
 	ctaProtoSrcPort    = 2
 	ctaProtoDstPort    = 3
 	ctaProtoICMPType   = 5
+	ctaProtoICMPCode   = 6
 	ctaProtoICMPv6Type = 8
+	ctaProtoICMPv6Code = 9
 
 	// nfgenmsgLength is the header before the attributes.
 	nfgenmsgLength = 4
@@ -169,6 +171,7 @@ type tuple struct {
 	protocol         packet.Protocol
 	srcPort, dstPort uint16
 	icmpType         uint8
+	icmpCode         uint8
 }
 
 func (t *tuple) parse(a attributeReader) attributeReader {
@@ -195,6 +198,8 @@ func (t *tuple) parse(a attributeReader) attributeReader {
 					t.dstPort = within.uint16()
 				case ctaProtoICMPType, ctaProtoICMPv6Type:
 					t.icmpType = within.uint8()
+				case ctaProtoICMPCode, ctaProtoICMPv6Code:
+					t.icmpCode = within.uint8()
 				}
 			}
 		}

@@ -1,0 +1,158 @@
+package agent_test
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/test/check"
+	"github.com/podfence/podfence/test/lab"
+)
+
+// cluster is two pods of which policies let the client out and the server be reached.
+const cluster = `apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop, labels: {app: client}}
+spec: {nodeName: node, containers: [{name: c, image: i}]}
+status: {phase: Running, podIP: 10.0.0.2, podIPs: [{ip: 10.0.0.2}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: shop, labels: {app: server}}
+spec: {nodeName: node, containers: [{name: c, image: i}]}
+status: {phase: Running, podIP: 10.0.0.4, podIPs: [{ip: 10.0.0.4}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: shop}
+spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: other}}}]}, {to: [{podSelector: {matchLabels: {app: server}}}], ports: [{port: 80}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: in, namespace: shop}
+spec: {podSelector: {matchLabels: {app: server}}, ingress: [{ports: [{port: 80}]}]}
+`
+
+// names are the names of the two pods.
+type names struct{}
+
+func (names) Endpoint(addr netip.Addr, port uint16) flows.Endpoint {
+	e := flows.Endpoint{IP: addr, Port: port}
+	if pod := map[string]string{"10.0.0.2": "client", "10.0.0.4": "server"}[addr.String()]; pod != "" {
+		e.Namespace, e.Pod = "shop", pod
+	}
+	return e
+}
+
+// TestConnectionsAreObserved: of a real connection between two pods of a node, whoever observes is told by a
+// real agent that it begins, in both directions with the rule, and that it ends, with what it has carried.
+func TestConnectionsAreObserved(t *testing.T) {
+	if err := lab.Check(); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	l := check.Value(lab.New(lab.Options{}))(t)
+	t.Cleanup(func() { check.NoError(t, l.Close()) })
+	node := check.Value(l.AddNode("node", netip.MustParseAddr("192.0.2.1")))(t)
+	pod := func(name, addr string) *lab.Host {
+		return check.Value(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr(addr)}}))(t)
+	}
+	client, server := pod("client", "10.0.0.2"), pod("server", "10.0.0.4")
+	check.Value(server.Serve(policy.TCP, 80))(t)
+	check.NoError(t, node.SetSysctl("net/netfilter/nf_conntrack_acct", "0"))
+
+	folder := t.TempDir()
+	check.NoError(t, os.WriteFile(filepath.Join(folder, "cluster.yaml"), []byte(cluster), 0o644))
+	o := agent.Options{
+		Node: "node", Manifests: folder, MetricsAddress: "0", HealthAddress: "0", Ruleset: ruleset.Options{RevokedMark: 1 << 29},
+		Names: names{}, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
+	}
+	host := &agent.Host{NetNS: node.NetNS(), Connect: agent.ConnectNone}
+	opened := check.Value(host.Open(&o))(t)
+	a := check.Value(agent.New(opened.Kernel, o))(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- a.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		check.NoError(t, <-ended)
+		check.NoError(t, opened.Close())
+	})
+	fenced, stopWaiting := context.WithTimeout(ctx, 30*time.Second)
+	defer stopWaiting()
+	check.NoError(t, a.Enforcer.SyncFirst(fenced))
+
+	// to has the client talk to the server until that is observed, which takes a moment.
+	to := netip.MustParseAddrPort("10.0.0.4:80")
+	done := a.Flows.Observe()
+	check.Eventually(t, 20*time.Second, "connections that are observed", func() error {
+		if err := client.Exchange(policy.TCP, to, 5*time.Second); err != nil {
+			return err
+		}
+		return check.Holds(func() bool { _, last := a.Flows.Bounds(); return last > 0 })()
+	})
+	check.NoError(t, node.FlushConntrack())
+	var egress, ingress, over *flows.Flow
+	find := func() bool {
+		for from := uint64(0); ; {
+			f, number := a.Flows.Get(from)
+			if f == nil {
+				return egress != nil && ingress != nil && over != nil
+			}
+			switch {
+			case f.Event == flows.Ended && f.Packets > 0:
+				over = f
+			case f.Direction == flows.Egress:
+				egress = f
+			case f.Direction == flows.Ingress:
+				ingress = f
+			}
+			from = number + 1
+		}
+	}
+	check.Eventually(t, 20*time.Second, "flows of every kind", check.Holds(find))
+	for direction, f := range map[flows.Direction]*flows.Flow{flows.Egress: egress, flows.Ingress: ingress} {
+		name, rule := "out", 1
+		if direction == flows.Ingress {
+			name, rule = "in", 0
+		}
+		if len(f.Policies) != 1 || f.Policies[0].Name != name || f.Policies[0].Rule == nil || *f.Policies[0].Rule != rule {
+			t.Errorf("%s: it is let pass by %+v", direction, f.Policies)
+		}
+		if f.Source.Pod != "client" || f.Destination.Pod != "server" || f.Destination.Port != 80 || f.Verdict != flows.Allowed || f.Event != flows.Began {
+			t.Errorf("%s: %+v", direction, f)
+		}
+	}
+	if over.Packets < 6 || over.Bytes < 6*52 || over.Source.Pod != "client" {
+		t.Errorf("%+v", over)
+	}
+
+	done()
+	check.Eventually(t, 20*time.Second, "an end of the counting", func() error {
+		var text []byte
+		err := node.Do(func() (err error) { text, err = os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_acct"); return err })
+		if err != nil {
+			return err
+		}
+		return check.Holds(func() bool { return text[0] == '0' })()
+	})
+	_, before := a.Flows.Bounds()
+	check.NoError(t, client.Exchange(policy.TCP, to, 5*time.Second))
+	time.Sleep(200 * time.Millisecond)
+	if _, last := a.Flows.Bounds(); last != before {
+		t.Errorf("nobody observes, and %d flows are told", last-before)
+	}
+}
