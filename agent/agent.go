@@ -59,10 +59,13 @@ type Options struct {
 	// Flows is where to cut established flows that policy no longer allows; it
 	// needs Ruleset.RevokedMark. Nil: they are left alone.
 	Flows Flows
-	// Connections tells which connections begin and end, and Names who is at their ends. If either is nil,
-	// connections cannot be observed.
+	// Connections tells which connections begin and end; nil: they cannot be observed.
 	Connections observer.ConnEvents
-	Names       observer.Names
+	// Denials opens what the kernel tells of denied packets; nil: it tells nothing. It is called again if
+	// that has ended. Only one at a time can be open.
+	Denials func() (observer.Log, error)
+	// LinkName is the name of a link of the node, by its index; nil: nobody knows.
+	LinkName func(index int) string
 	// Watch notices what others do to the tables. Nil: nothing does.
 	Watch enforcer.Watch
 	// PodLinks finds the pods' links where another plugin makes them; it needs

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers/observer"
 )
@@ -8,18 +10,28 @@ import (
 // flowsKept is how many of the last flows are kept for whoever observes.
 const flowsKept = 4096
 
-// observe makes the store of flows, and has the manager tell it of connections while somebody observes; if
-// connections cannot be observed, or nobody knows names for them, it does not.
+// observe makes the store of flows, and has the manager tell it of denied packets, and of connections while
+// somebody observes, as far as the kernel tells of them.
 func (a *Agent) observe() error {
 	o := a.options
-	if o.Connections == nil || o.Names == nil {
-		a.Flows = observer.NewStore(flowsKept, nil)
-		return nil
+	names := observer.ModelNames{Holders: a.Enforcer}
+	tell := func(f *flows.Flow) { a.Flows.Add(f) }
+	var observing func(bool)
+	var err error
+	if o.Connections != nil {
+		connections := observer.NewConnections(observer.ConnectionsOptions{
+			Node: o.Node, Events: o.Connections, Names: names, AllowedBy: a.Enforcer.Allowances(), Tell: tell, Log: o.Log.WithName("connections"),
+		})
+		observing, err = connections.Observing, a.Add(connections)
 	}
-	connections := observer.NewConnections(observer.ConnectionsOptions{
-		Node: o.Node, Events: o.Connections, Names: o.Names, AllowedBy: a.Enforcer.Allowances(),
-		Tell: func(f *flows.Flow) { a.Flows.Add(f) }, Log: o.Log.WithName("connections"),
-	})
-	a.Flows = observer.NewStore(flowsKept, connections.Observing)
-	return a.Add(connections)
+	a.Flows = observer.NewStore(flowsKept, observing)
+	if o.Denials == nil {
+		return err
+	}
+	if o.LinkName == nil {
+		o.LinkName = func(int) string { return "" }
+	}
+	return errors.Join(err, a.Add(observer.NewDenials(observer.DenialsOptions{
+		Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: o.LinkName, Names: names, Tell: tell, Log: o.Log.WithName("denials"),
+	})))
 }

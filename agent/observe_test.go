@@ -47,20 +47,9 @@ metadata: {name: in, namespace: shop}
 spec: {podSelector: {matchLabels: {app: server}}, ingress: [{ports: [{port: 80}]}]}
 `
 
-// names are the names of the two pods.
-type names struct{}
-
-func (names) Endpoint(addr netip.Addr, port uint16) flows.Endpoint {
-	e := flows.Endpoint{IP: addr, Port: port}
-	if pod := map[string]string{"10.0.0.2": "client", "10.0.0.4": "server"}[addr.String()]; pod != "" {
-		e.Namespace, e.Pod = "shop", pod
-	}
-	return e
-}
-
-// TestConnectionsAreObserved: of a real connection between two pods of a node, whoever observes is told by a
-// real agent that it begins, in both directions with the rule, and that it ends, with what it has carried.
-func TestConnectionsAreObserved(t *testing.T) {
+// fencedPods are the two pods, on a node with a real agent, until the test ends.
+func fencedPods(t *testing.T) (*agent.Agent, *lab.Host, *lab.Node) {
+	t.Helper()
 	if err := lab.Check(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
@@ -77,8 +66,8 @@ func TestConnectionsAreObserved(t *testing.T) {
 	folder := t.TempDir()
 	check.NoError(t, os.WriteFile(filepath.Join(folder, "cluster.yaml"), []byte(cluster), 0o644))
 	o := agent.Options{
-		Node: "node", Manifests: folder, MetricsAddress: "0", HealthAddress: "0", Ruleset: ruleset.Options{RevokedMark: 1 << 29},
-		Names: names{}, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
+		Node: "node", Manifests: folder, MetricsAddress: "0", HealthAddress: "0", Ruleset: ruleset.Options{RevokedMark: 1 << 29, LogGroup: 28774},
+		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}
 	host := &agent.Host{NetNS: node.NetNS(), Connect: agent.ConnectNone}
 	opened := check.Value(host.Open(&o))(t)
@@ -94,7 +83,13 @@ func TestConnectionsAreObserved(t *testing.T) {
 	fenced, stopWaiting := context.WithTimeout(ctx, 30*time.Second)
 	defer stopWaiting()
 	check.NoError(t, a.Enforcer.SyncFirst(fenced))
+	return a, client, node
+}
 
+// TestConnectionsAreObserved: of a real connection between two pods of a node, whoever observes is told by a
+// real agent that it begins, in both directions with the rule, and that it ends, with what it has carried.
+func TestConnectionsAreObserved(t *testing.T) {
+	a, client, node := fencedPods(t)
 	// to has the client talk to the server until that is observed, which takes a moment.
 	to := netip.MustParseAddrPort("10.0.0.4:80")
 	done := a.Flows.Observe()
@@ -149,10 +144,43 @@ func TestConnectionsAreObserved(t *testing.T) {
 		}
 		return check.Holds(func() bool { return text[0] == '0' })()
 	})
-	_, before := a.Flows.Bounds()
+	allowed := func() (n int) {
+		for f, number := a.Flows.Get(0); f != nil; f, number = a.Flows.Get(number + 1) {
+			if f.Verdict == flows.Allowed {
+				n++
+			}
+		}
+		return n
+	}
+	before := allowed()
 	check.NoError(t, client.Exchange(policy.TCP, to, 5*time.Second))
 	time.Sleep(200 * time.Millisecond)
-	if _, last := a.Flows.Bounds(); last != before {
-		t.Errorf("nobody observes, and %d flows are told", last-before)
+	if n := allowed() - before; n > 0 {
+		t.Errorf("nobody observes, and %d flows are told", n)
+	}
+}
+
+// TestDenialsAreTold: of a real packet that a policy denies, a real agent tells at once and once, with the
+// names of both ends, the reason and the policies; of what is allowed it tells nothing.
+func TestDenialsAreTold(t *testing.T) {
+	a, client, _ := fencedPods(t)
+	to := netip.MustParseAddrPort("10.0.0.4:81")
+	for range 3 {
+		if err := client.Exchange(policy.TCP, to, 300*time.Millisecond); err == nil {
+			t.Fatal("it is not denied")
+		}
+	}
+	check.NoError(t, client.Exchange(policy.TCP, netip.MustParseAddrPort("10.0.0.4:80"), 5*time.Second))
+	time.Sleep(500 * time.Millisecond)
+	if _, last := a.Flows.Bounds(); last != 1 {
+		t.Fatalf("%d flows are told, want 1", last)
+	}
+	f, _ := a.Flows.Get(1)
+	if f.Verdict != flows.Denied || f.Direction != flows.Egress || f.Reason != flows.DefaultDeny || f.Source.Pod != "client" ||
+		f.Destination.Pod != "server" || f.Destination.Port != 81 || f.Protocol != "TCP" || f.TCPFlags != "SYN" || f.Node != "node" {
+		t.Errorf("%+v", f)
+	}
+	if len(f.Policies) != 1 || f.Policies[0] != (flows.Policy{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "out"}) {
+		t.Errorf("by %+v", f.Policies)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/podfence/podfence/cni/node"
 	"github.com/podfence/podfence/cni/plugin"
 	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 )
@@ -73,7 +74,7 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	}()
 	tables := kernel.Options{
 		NetNS: h.NetNS, Guard: o.Ruleset.Guard || o.Ruleset.Links, Masquerade: o.Ruleset.Masquerade, SourceCheck: o.Ruleset.SourceCheck,
-		MaxConnections: o.Ruleset.MaxConnections != 0, Own: h.Own,
+		MaxConnections: o.Ruleset.MaxConnections != 0, Log: o.Ruleset.LogGroup != 0, Own: h.Own,
 	}
 	conn, err := kernel.Open(tables)
 	if err != nil {
@@ -81,6 +82,9 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	}
 	n.add(conn.Close)
 	n.Kernel, n.Owns = conn, conn.Owns()
+	if h.NetNS == 0 { // else links of the process's own namespace would be named
+		o.LinkName = observer.LinkName
+	}
 	o.OwnsTables, o.ProcSys = conn.Owns(), h.ProcSys
 	if o.QueryAddress != "0" && o.QueryAddress != "" {
 		reader, err := conn.OpenReader(tables)
@@ -100,6 +104,15 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	}
 	n.add(connections.Close)
 	o.Connections = connections
+	if group := o.Ruleset.LogGroup; group != 0 {
+		o.Denials = func() (observer.Log, error) {
+			log, err := kernel.OpenLog(kernel.Options{NetNS: h.NetNS}, group)
+			if err != nil {
+				return nil, err
+			}
+			return log, nil
+		}
+	}
 	watch, err := conn.Watch(tables)
 	if err != nil {
 		return n, err

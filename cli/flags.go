@@ -15,12 +15,14 @@ import (
 type enforcement struct {
 	deny, podToNode, revokedMark string
 	maxConnections               uint32
+	nflogGroup                   uint16
 }
 
 func (e *enforcement) flags(f *pflag.FlagSet) {
 	f.StringVar(&e.deny, "deny", "drop", "what happens to denied packets: drop (silently) or reject (with an ICMP error, admin-prohibited)")
 	f.StringVar(&e.podToNode, "pod-to-node", "police", "traffic of pods to their own node: police (by their egress policies) or allow")
 	f.Uint32Var(&e.maxConnections, "max-connections-per-pod", 0, "how many connections that a pod has begun connection tracking may know, of each IP family; the next ones are dropped; 0: as many as the node takes")
+	f.Uint16Var(&e.nflogGroup, "nflog-group", 28774, "nflog group that the kernel tells denied packets to, the first of each flow, and by which the agent knows them; no other program may read it; 0: none is told")
 	f.StringVar(&e.revokedMark, "revoked-mark", "0x20000000", "bit of the conntrack mark that cuts established flows when a policy no longer allows them; 0: leave them alone")
 }
 
@@ -33,7 +35,7 @@ func (e *enforcement) options() (o ruleset.Options, err error) {
 	if err != nil {
 		return o, err
 	}
-	o.MaxConnections = e.maxConnections
+	o.MaxConnections, o.LogGroup = e.maxConnections, e.nflogGroup
 	o.RevokedMark, err = markBit(e.revokedMark)
 	return o, err
 }

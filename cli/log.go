@@ -73,7 +73,7 @@ func starting(o *agent.Options, e *enforcement, c *cniFlags, owns bool) []any {
 		about = append(about, "lastPodCIDRs", o.LastPodCIDRs)
 	}
 	about = append(about, "sourceCheck", o.Ruleset.SourceCheck, "podCIDRs", c.podCIDRs, "deny", e.deny, "podToNode", e.podToNode,
-		"maxConnectionsPerPod", e.maxConnections, "revokedMark", e.revokedMark, "ownsTable", owns)
+		"maxConnectionsPerPod", e.maxConnections, "nflogGroup", e.nflogGroup, "revokedMark", e.revokedMark, "ownsTable", owns)
 	if not := notHeld(c.mode, o.Ruleset.SourceCheck); len(not) > 0 {
 		about = append(about, "notHeld", not)
 	}

@@ -98,6 +98,26 @@ func (m *Model) holders(ip netip.Addr) []*Pod {
 	return best(claims, m.node, ours)
 }
 
+// PodAt is the pod that has an address, as far as this node can tell; nil if none has, or nobody can tell
+// which of several.
+func (m *Model) PodAt(ip netip.Addr) *Pod {
+	if holders := m.holders(ip); len(holders) == 1 {
+		return holders[0]
+	}
+	return nil
+}
+
+// NodeAt is the name of the node that shows an address as its own; empty if none does. It looks through all
+// nodes.
+func (m *Model) NodeAt(ip netip.Addr) string {
+	for name, node := range m.nodes {
+		if slices.Contains(node.Addrs, ip) || slices.Contains(node.Listed, ip) {
+			return name
+		}
+	}
+	return ""
+}
+
 // ours reports whether an address is the node's own, or one of its ranges.
 func (m *Model) ours(ip netip.Addr) bool {
 	return contains(m.podCIDRs, ip) || slices.Contains(m.nodes[m.node].Addrs, ip)

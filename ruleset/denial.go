@@ -22,8 +22,13 @@ type Denial struct {
 }
 
 // DenialOf says why a packet that the kernel has told of was denied, by the table as it is now. If that lets
-// the packet pass, the rule that has denied it has changed since: the Reason is flows.Changed.
+// the packet pass, or if there is no table yet, the rule that has denied it has changed since: the Reason is
+// flows.Changed.
 func (t *Table) DenialOf(l nft.Logged) Denial {
+	changed := Denial{Reason: flows.Changed, Text: "by a rule that has changed since"}
+	if t == nil {
+		return changed
+	}
 	p := l.Packet
 	p.Elsewhere = l.Hook == nft.Prerouting // what is denied there alone
 	p.Hairpin = p.Src == p.Dst             // a packet to oneself comes here only round by a Service
@@ -37,7 +42,7 @@ func (t *Table) DenialOf(l nft.Logged) Denial {
 			return t.denial(trace)
 		}
 	}
-	return Denial{Reason: flows.Changed, Text: "by a rule that has changed since"}
+	return changed
 }
 
 // statesOf are what connection tracking may have said of a packet, the most probable first: where the kernel
@@ -88,8 +93,7 @@ func (t *Table) policyOf(origin PolicyRule) flows.Policy {
 			p.Tier = flowTiers[of.Tier]
 		}
 	}
-	if origin.Index >= 0 {
-		index := origin.Index
+	if index := origin.Index; index >= 0 && origin.Merged == "" { // else nobody can tell which of several it was
 		p.Rule = &index
 	}
 	return p

@@ -135,3 +135,10 @@ func (s *sharedTable) denied(hook nft.HookPoint, p policy.Packet) string {
 	}
 	return s.table.Denied(s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}))
 }
+
+// denialOf says why a packet was denied, by the table as it is.
+func (s *sharedTable) denialOf(l nft.Logged) ruleset.Denial {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.table.DenialOf(l)
+}

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // What others may ask of the model. Nothing here changes it.
@@ -41,6 +43,25 @@ func (e *Enforcer) NotBehind(attached func(policy.Attachment) bool) []netip.Addr
 
 // Nodes are all nodes that are known, in no order.
 func (e *Enforcer) Nodes() []policy.Node { return ask(e.inbox, (*policy.Model).Nodes) }
+
+// HolderOf is who has an address: a pod, or else a node. Of a pod, neither labels nor ports are there if they
+// were not kept.
+func (e *Enforcer) HolderOf(addr netip.Addr) (pod *policy.Pod, node string) {
+	type holder struct {
+		pod  *policy.Pod
+		node string
+	}
+	h := ask(e.inbox, func(m *policy.Model) (h holder) {
+		if h.pod = m.PodAt(addr); h.pod == nil {
+			h.node = m.NodeAt(addr)
+		}
+		return h
+	})
+	return h.pod, h.node
+}
+
+// DenialOf says why a packet that the kernel has told of was denied (see ruleset.Table.DenialOf).
+func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial { return e.policies.denialOf(l) }
 
 // Problems say why a policy is quarantined; there are none if it is not.
 func (e *Enforcer) Problems(key policy.Key) []policy.Problem {

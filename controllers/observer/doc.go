@@ -1,5 +1,7 @@
 // Package observer keeps what was last seen of denied packets and of connections, for whoever observes.
 //
 //	store.go        Store: the last flows, and who waits for the next
+//	denials.go      Denials: tells of packets that this node denies
+//	names.go        ModelNames: who has an address
 //	connections.go  Connections: tells of those that begin and end, while somebody observes
 package observer

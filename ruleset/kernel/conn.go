@@ -40,6 +40,8 @@ type Options struct {
 	// MaxConnections: the table of family inet will have a bound on a pod's connections
 	// (ruleset.Options).
 	MaxConnections bool
+	// Log: the table of family inet will tell denied packets to an nflog group (ruleset.Options).
+	Log bool
 	// Own: the connection is to own the tables, where the kernel can do that without removing
 	// them when the connection ends. Until it ends, the kernel then refuses to anybody else
 	// what would change them.

@@ -60,6 +60,8 @@
 //	connevent.go  one of connection tracking's events
 //	connsample.go  which connections are told when there are too many
 //	sysctl.go     settings of a network namespace
+//	logged.go     LogReader: what an nflog group is told
+//	loggedpacket.go  one packet of that
 //	forget.go     ends flows by their addresses
 //	local.go      which addresses the namespace takes for its own
 //	line.go       answers to a dump, one after another

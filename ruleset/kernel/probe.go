@@ -54,6 +54,11 @@ func requirements(options Options) []requirement {
 			}})},
 		)
 	}
+	if options.Log {
+		needs = append(needs, requirement{
+			"CONFIG_NFT_LOG, with CONFIG_NETFILTER_NETLINK_LOG (--nflog-group 0 does without)", rule(nft.Rule{Log: nft.Log{Group: 1, Prefix: "denied"}}),
+		})
+	}
 	if options.SourceCheck {
 		needs = append(needs, requirement{
 			"CONFIG_NFT_FIB_INET (--source-check off does without)", rule(nft.Rule{Matches: []nft.Match{nft.Elsewhere{}}}),

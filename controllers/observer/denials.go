@@ -1,0 +1,158 @@
+package observer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
+)
+
+// Log is what the kernel tells of denied packets. Receive may be called by one goroutine, and Close by any.
+type Log interface {
+	// Receive waits for packets, and calls do with each. It returns how many were told that did not arrive.
+	// An error ends the log.
+	Receive(do func(nft.Logged)) (lost int, err error)
+	Close() error
+}
+
+// DenialsOptions are what Denials are told. All fields must be set.
+type DenialsOptions struct {
+	// Node is the name of this node.
+	Node string
+	// Open opens the log.
+	Open func() (Log, error)
+	// DenialOf says why a packet was denied.
+	DenialOf func(nft.Logged) ruleset.Denial
+	// LinkName is the name of a link of the node's network namespace; empty if there is none.
+	LinkName func(index int) string
+	Names    Names
+	// Tell gets each flow. It must not wait.
+	Tell func(*flows.Flow)
+	Log  logr.Logger
+}
+
+// Denials tells of each packet that this node denies, but for repeats within ten seconds (see package
+// ruleset's told.go).
+type Denials struct {
+	options DenialsOptions
+	told    atomic.Uint64
+	lost    atomic.Uint64
+}
+
+// NewDenials returns Denials. Start runs them.
+func NewDenials(o DenialsOptions) *Denials { return &Denials{options: o} }
+
+// Told is how many denials were told, and Lost how many more the kernel has told of that came too fast to be
+// read.
+func (d *Denials) Told() uint64 { return d.told.Load() }
+
+// Lost is how many denials were lost.
+func (d *Denials) Lost() uint64 { return d.lost.Load() }
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: every node's agent tells.
+func (*Denials) NeedLeaderElection() bool { return false }
+
+// hearAgain is after how long it tries again to hear of denials.
+const hearAgain = 5 * time.Second
+
+// Start tells of denials until ctx is done. It implements manager.Runnable. If the log cannot be opened, as
+// when another program reads the group, it says so once, and tries again: nothing depends on it but what is
+// told.
+func (d *Denials) Start(ctx context.Context) error {
+	for said := ""; ; {
+		err := d.hear(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && err.Error() != said {
+			d.options.Log.Error(err, "Cannot hear of denied packets; policies are enforced all the same. Another program may read the group (--nflog-group)", "retryAfter", hearAgain.String())
+			said = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(hearAgain):
+		}
+	}
+}
+
+// hear tells of denials until ctx is done or the log ends.
+func (d *Denials) hear(ctx context.Context) error {
+	log, err := d.options.Open()
+	if err != nil {
+		return err
+	}
+	closed := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { closed <- log.Close() })
+	for {
+		lost, err := log.Receive(d.tell)
+		if lost > 0 {
+			d.lost.Add(uint64(lost))
+			d.options.Log.Info("Packets were denied faster than they could be told; some are missing", "lost", lost)
+		}
+		if err == nil {
+			continue
+		}
+		if stop() {
+			return errors.Join(err, log.Close())
+		}
+		return <-closed
+	}
+}
+
+// tell tells of a packet.
+func (d *Denials) tell(l nft.Logged) {
+	o := &d.options
+	l.Packet.Frame.Port, l.Packet.Frame.Out = o.LinkName(l.InLink), o.LinkName(l.OutLink)
+	l.Packet.Loopback = l.Packet.Frame.Port == "lo"
+	denial := o.DenialOf(l)
+	flow := &flows.Flow{
+		Time: l.Time, Node: o.Node, Verdict: flows.Denied, Direction: denial.Direction, Reason: denial.Reason, Text: denial.Text, Policies: denial.Policies,
+		Source: o.Names.Endpoint(l.Packet.Src, l.SrcPort), Destination: o.Names.Endpoint(l.Packet.Dst, l.Packet.DstPort), Protocol: protocolName(l.Packet.Protocol),
+	}
+	if l.Asked.IsValid() {
+		flow.Asked = &flows.Asked{IP: l.Asked.Addr(), Port: l.Asked.Port()}
+	}
+	switch l.Packet.Protocol {
+	case packet.ICMP, packet.ICMPv6:
+		icmpType, icmpCode := l.Packet.ICMPType, l.ICMPCode
+		flow.ICMPType, flow.ICMPCode = &icmpType, &icmpCode
+	case packet.TCP:
+		flow.TCPFlags = tcpFlags(l.TCPFlags)
+	}
+	d.told.Add(1)
+	o.Tell(flow)
+}
+
+// tcpFlags names the flags that are set.
+func tcpFlags(octet uint8) string {
+	var set []string
+	for bit, name := range [...]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"} {
+		if octet>>bit&1 != 0 {
+			set = append(set, name)
+		}
+	}
+	return strings.Join(set, ",")
+}
+
+// LinkName is the name of a link of the network namespace that the process is in.
+func LinkName(index int) string {
+	if index == 0 {
+		return ""
+	}
+	link, err := net.InterfaceByIndex(index)
+	if err != nil {
+		return fmt.Sprintf("#%d", index)
+	}
+	return link.Name
+}
