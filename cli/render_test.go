@@ -93,7 +93,7 @@ func TestRender(t *testing.T) {
 // as docs/RULESET.md shows it.
 func TestRenderAsTheAgent(t *testing.T) {
 	render := func(args ...string) string {
-		text, _, err := run(t, append([]string{"render", "-f", "../ruleset/testdata/masquerade.yaml", "--node", "node-1", "--revoked-mark", "0"}, args...)...)
+		text, _, err := run(t, append([]string{"render", "-f", "../ruleset/testdata/masquerade.yaml", "--node", "node-1", "--revoked-mark", "0", "--nflog-group", "0"}, args...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
