@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
@@ -26,6 +27,10 @@ type Denial struct {
 // flows.Changed.
 func (t *Table) DenialOf(l nft.Logged) Denial {
 	changed := Denial{Reason: flows.Changed, Text: "by a rule that has changed since"}
+	if l.Family == nft.Bridge {
+		reason := flows.Reason(strings.TrimPrefix(l.Prefix, chainDenied+"-"))
+		return Denial{Reason: reason, Text: frameTexts[reason]}
+	}
 	if t == nil {
 		return changed
 	}
@@ -43,6 +48,13 @@ func (t *Table) DenialOf(l nft.Logged) Denial {
 		}
 	}
 	return changed
+}
+
+// frameTexts are what is said of frames that were denied.
+var frameTexts = map[flows.Reason]string{
+	flows.Spoofed: "not from the pod's own address, or not to whom a pod may send",
+	flows.Invalid: "a first fragment without an upper-layer header",
+	flows.TooMany: "too many fragments",
 }
 
 // statesOf are what connection tracking may have said of a packet, the most probable first: where the kernel

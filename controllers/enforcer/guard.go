@@ -37,9 +37,9 @@ func (b *Bridge) Connects(a policy.Attachment) bool {
 
 // guard is the content of the bridge's table: who may send by which of its ports.
 type guard struct {
-	bridge    *Bridge
-	fragments ruleset.FragmentMemory
-	table     *ruleset.Guard
+	bridge  *Bridge
+	options ruleset.Options
+	table   *ruleset.Guard
 
 	attachments map[policy.AttachmentKey]policy.Attachment
 	podCIDRs    []netip.Prefix
@@ -47,8 +47,8 @@ type guard struct {
 	changed bool
 }
 
-func newGuard(bridge *Bridge, fragments ruleset.FragmentMemory) *guard {
-	return &guard{bridge: bridge, fragments: fragments}
+func newGuard(bridge *Bridge, options ruleset.Options) *guard {
+	return &guard{bridge: bridge, options: options}
 }
 
 func (g *guard) follow(c Committed) {
@@ -74,7 +74,10 @@ func (g *guard) plan(anew bool) (nft.Plan, error) {
 	}
 	attachments := slices.Collect(maps.Values(g.attachments))
 	if anew {
-		g.table = ruleset.BuildGuard(attachments, gateway, g.fragments)
+		g.table = ruleset.BuildGuard(attachments, gateway, g.options.Fragments)
+		if group := g.options.LogGroup; group != 0 {
+			g.table.Tell(group)
+		}
 		return g.table.Replacement(), nil
 	}
 	return g.table.UpdateGuard(attachments, gateway), nil

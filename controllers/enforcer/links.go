@@ -138,20 +138,23 @@ func (p *linksPart) plan(bool) (plan nft.Plan, err error) {
 // frames is the content of the table of family bridge that is about the links. It is planned after
 // linksPart, which has looked where the links are.
 type frames struct {
-	links     *links
-	fragments ruleset.FragmentMemory
-	table     *ruleset.Frames
+	links   *links
+	options ruleset.Options
+	table   *ruleset.Frames
 }
 
-func newFrames(l *links, fragments ruleset.FragmentMemory) *frames {
-	return &frames{links: l, fragments: fragments}
+func newFrames(l *links, options ruleset.Options) *frames {
+	return &frames{links: l, options: options}
 }
 
 func (f *frames) follow(Committed) {}
 
 func (f *frames) plan(anew bool) (nft.Plan, error) {
 	if anew {
-		f.table = ruleset.BuildLinks(f.links.now, f.fragments)
+		f.table = ruleset.BuildLinks(f.links.now, f.options.Fragments)
+		if group := f.options.LogGroup; group != 0 {
+			f.table.Tell(group)
+		}
 		return f.table.Replacement(), nil
 	}
 	return f.table.UpdateLinks(f.links.now), nil

@@ -47,12 +47,12 @@ func newLoop(kernel Kernel, o Options, in *inbox, policies *sharedTable, flows *
 		policies: policies,
 	}
 	if o.Bridge != nil {
-		l.beside = append(l.beside, newTable("the bridge's table", o.Bridge.Kernel, newGuard(o.Bridge, o.Ruleset.Fragments), nil))
+		l.beside = append(l.beside, newTable("the bridge's table", o.Bridge.Kernel, newGuard(o.Bridge, o.Ruleset), nil))
 	}
 	if links != nil {
 		l.beside = append(l.beside,
 			newTable("the pods' links", kernel, &linksPart{links, policies}, &l.trust),
-			newTable("the bridges' table", kernel, newFrames(links, o.Ruleset.Fragments), nil))
+			newTable("the bridges' table", kernel, newFrames(links, o.Ruleset), nil))
 	}
 	return l
 }
