@@ -29,13 +29,14 @@ func newConnSample(limit int) *connSample {
 }
 
 // at says what time it is, before events are asked about. Each second, the sample is made anew by how many
-// events the last one had.
+// events the last one had; but it no more than doubles in a second, as the next burst may be about to come.
 func (s *connSample) at(now time.Time) {
 	s.now = now
-	if now.Sub(s.began) < time.Second {
+	passed := now.Sub(s.began)
+	if passed < time.Second {
 		return
 	}
-	s.of = s.enough()
+	s.of = max(s.enough(), s.of>>min(int64(passed/time.Second), 31))
 	s.began, s.arrived, s.told = now, 0, 0
 }
 

@@ -38,9 +38,22 @@ func TestConnSample(t *testing.T) {
 			t.Errorf("of %d events a second, %d are told, one of %d", 16*limit, told, s.of)
 		}
 	}
-	second(limit / 2)
+	second(limit / 2) // whose sample is by the second before
+	was := s.of
+	if second(limit / 2); s.of != was/2 {
+		t.Errorf("after a second with few, one of %d is told, and one of %d was", s.of, was)
+	}
+	for range 5 {
+		second(limit / 2)
+	}
 	if told := second(limit / 2); told != limit/2 || s.of != 1 {
-		t.Errorf("after a second with few, %d of %d are told, one of %d", told, limit/2, s.of)
+		t.Errorf("after seconds with few, %d of %d are told, one of %d", told, limit/2, s.of)
+	}
+
+	second(16 * limit)
+	now = now.Add(time.Minute)
+	if told := second(limit); told != limit || s.of != 1 {
+		t.Errorf("after a quiet minute %d of %d are told, one of %d", told, limit, s.of)
 	}
 
 	// Both ends of a connection, in samples that nest.
