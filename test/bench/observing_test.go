@@ -30,7 +30,7 @@ import (
 //	at=10000/sampled   the same two, while pods begin 10,000 connections a second besides, as a node does
 //	at=10000/everything that is very busy: what the packets of an established flow lose by that
 //
-// events/s is how many flows were told a second while observed, and lost how many events were lost in all.
+// flows/s is how many flows were told a second while observed, and lost how many events were lost in all.
 func BenchmarkObserving(b *testing.B) {
 	if err := lab.Check(); err != nil {
 		b.Skipf("skipped: %v", err)
@@ -139,7 +139,7 @@ func (o *observing) report(b *testing.B) {
 		b.Fatalf("%d flows were told; observed: %t", told, o.observed)
 	}
 	if o.observed {
-		b.ReportMetric(float64(told)/o.took.Seconds(), "events/s")
+		b.ReportMetric(float64(told)/o.took.Seconds(), "flows/s")
 		b.ReportMetric(float64(lost), "lost")
 	}
 }
