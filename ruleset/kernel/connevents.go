@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -49,17 +48,17 @@ var ErrNoConnEvents = errors.New("the kernel tells nobody of connections")
 // Its methods may be called from any goroutine.
 type ConnEvents struct {
 	settings settings
-	limit    int
 	lost     atomic.Uint64
-	// observing is held by the one who observes.
-	observing sync.Mutex
+	// observing has a token while somebody observes, who has the sample.
+	observing chan struct{}
+	sample    *connSample
 }
 
 // OpenConnEvents prepares to observe; it connects to nothing yet. procSys is where sysctls can be written.
 // limit is how many events a second are told: of more, those of a sample of the connections are. It must be
 // positive. It fails if the network namespace cannot be kept.
 func OpenConnEvents(options Options, procSys string, limit int) (*ConnEvents, error) {
-	c := &ConnEvents{settings: settings{proc: procSys}, limit: limit}
+	c := &ConnEvents{settings: settings{proc: procSys}, sample: newConnSample(limit), observing: make(chan struct{}, 1)}
 	if options.NetNS != 0 {
 		netns, err := unix.FcntlInt(uintptr(options.NetNS), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -91,8 +90,12 @@ func (c *ConnEvents) Lost() uint64 { return c.lost.Load() }
 // An error says why it does not listen, or does no longer; ErrNoConnEvents is one. There is one observer at
 // a time; another waits for its turn.
 func (c *ConnEvents) Observe(ctx context.Context, began func(uncounted error), tell func(*nft.ConnEvent)) (err error) {
-	c.observing.Lock()
-	defer c.observing.Unlock()
+	select {
+	case <-ctx.Done():
+		return nil
+	case c.observing <- struct{}{}:
+	}
+	defer func() { <-c.observing }()
 	if err := c.speaks(); err != nil {
 		return &OpError{Op: "observe connections", Err: err}
 	}
@@ -166,7 +169,7 @@ type connReader struct {
 
 // listen connects, and joins the groups.
 func (c *ConnEvents) listen(tell func(*nft.ConnEvent)) (*connReader, error) {
-	r := &connReader{tell: tell, sample: newConnSample(c.limit), routes: &judging{route: newLine(unix.NETLINK_ROUTE, c.settings.netns)}, lost: &c.lost}
+	r := &connReader{tell: tell, sample: c.sample, routes: &judging{route: newLine(unix.NETLINK_ROUTE, c.settings.netns)}, lost: &c.lost}
 	var err error
 	if r.own, err = r.routes.localRanges(); err != nil {
 		return nil, errors.Join(fmt.Errorf("list the node's addresses: %w", err), r.routes.route.close())

@@ -51,8 +51,9 @@ func (h *heard) of(protocol policy.Protocol, asked netip.AddrPort, ended bool) (
 	return events
 }
 
-// observe observes a node's connections until stop is called, which returns what Observe has.
-func observe(t *testing.T, events *kernel.ConnEvents, tell func(*nft.ConnEvent)) (uncounted error, stop func() error) {
+// observe observes a node's connections until stop is called, which returns what Observe has. uncounted is what it
+// has said when it began.
+func observe(t *testing.T, events *kernel.ConnEvents, tell func(*nft.ConnEvent)) (stop func() error, uncounted error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	began, ended := make(chan error, 1), make(chan error, 1)
@@ -64,7 +65,7 @@ func observe(t *testing.T, events *kernel.ConnEvents, tell func(*nft.ConnEvent))
 	case err := <-ended:
 		t.Fatalf("it does not observe: %v", err)
 	}
-	return uncounted, stop
+	return stop, uncounted
 }
 
 // openConnEvents opens those of a node.
@@ -103,7 +104,7 @@ func TestConnEvents(t *testing.T) {
 	check.Value(n.Serve(policy.TCP, 8080))(t)
 
 	events, all := openConnEvents(t, n.Node, 1_000_000), &heard{}
-	uncounted, stop := observe(t, events, all.tell)
+	stop, uncounted := observe(t, events, all.tell)
 	g.Expect(uncounted).NotTo(HaveOccurred())
 	g.Expect(setting(t, n.Node, acct)).To(Equal("1"))
 
@@ -173,7 +174,7 @@ func TestConnEvents(t *testing.T) {
 
 	// And again, by one who has found the counts on, and leaves them on.
 	check.NoError(t, n.SetSysctl("net/netfilter/"+acct, "1"))
-	_, stop = observe(t, events, all.tell)
+	stop, _ = observe(t, events, all.tell)
 	again := check.Value(client.Dial(t.Context(), policy.UDP, netip.MustParseAddrPort("10.0.0.4:8080")))(t)
 	defer again.Close()
 	g.Expect(lab.Echo(again, []byte("hello"), 5*time.Second)).To(Succeed())
@@ -231,7 +232,7 @@ func TestConnEventsOff(t *testing.T) {
 	g.Expect(err).To(And(MatchError(kernel.ErrNoConnEvents), MatchError(ContainSubstring("CONFIG_NF_CONNTRACK_EVENTS"))))
 	check.NoError(t, os.WriteFile(filepath.Join(proc, "net/netfilter", ctEvents), []byte("2\n"), 0o644))
 	all := &heard{}
-	uncounted, stop := observe(t, without, all.tell)
+	stop, uncounted := observe(t, without, all.tell)
 	g.Expect(uncounted).To(MatchError(ContainSubstring("sysctl -w net.netfilter.nf_conntrack_acct=1")))
 	client, server := n.pod("client", 2), n.pod("server", 4)
 	check.Value(server.Serve(policy.UDP, 80))(t)
@@ -251,7 +252,7 @@ func TestConnEventsSample(t *testing.T) {
 	n := newFlowNode(t, 1)
 	client, server := n.pod("client", 2), n.pod("server", 4)
 	events, all := openConnEvents(t, n.Node, limit), &heard{}
-	_, stop := observe(t, events, all.tell)
+	stop, _ := observe(t, events, all.tell)
 	begin(t, client, server.IPs[0], connections)
 	check.NoError(t, n.FlushConntrack())
 	g.Eventually(func() bool { return slices.ContainsFunc(all.all(), func(e nft.ConnEvent) bool { return e.Ended }) }, "10s").Should(BeTrue())

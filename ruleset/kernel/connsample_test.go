@@ -14,9 +14,11 @@ func TestConnSample(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	// second is how many of a second's events are told, each of another connection.
 	second := func(events int) (told int) {
-		now = now.Add(time.Second)
 		s.at(now)
+		defer func(began time.Time) { now = began.Add(time.Second) }(now)
 		for n := range events {
+			now = now.Add(time.Second / time.Duration(events+1))
+			s.at(now)
 			if s.has(binary.NativeEndian.AppendUint64(nil, uint64(n))) {
 				told++
 			}
@@ -28,7 +30,7 @@ func TestConnSample(t *testing.T) {
 			t.Errorf("of %d events, %d are told, one of %d", events, told, s.of)
 		}
 	}
-	if told := second(16 * limit); told < limit || told > 8*limit || s.of < 4 {
+	if told := second(16 * limit); told < limit || told > 3*limit || s.of < 8 {
 		t.Errorf("in the first second with too many, %d are told, one of %d", told, s.of)
 	}
 	for range 3 {
@@ -36,9 +38,22 @@ func TestConnSample(t *testing.T) {
 			t.Errorf("of %d events a second, %d are told, one of %d", 16*limit, told, s.of)
 		}
 	}
-	second(limit / 2)
+	second(limit / 2) // whose sample is by the second before
+	was := s.of
+	if second(limit / 2); s.of != was/2 {
+		t.Errorf("after a second with few, one of %d is told, and one of %d was", s.of, was)
+	}
+	for range 5 {
+		second(limit / 2)
+	}
 	if told := second(limit / 2); told != limit/2 || s.of != 1 {
-		t.Errorf("after a second with few, %d of %d are told, one of %d", told, limit/2, s.of)
+		t.Errorf("after seconds with few, %d of %d are told, one of %d", told, limit/2, s.of)
+	}
+
+	second(16 * limit)
+	now = now.Add(time.Minute)
+	if told := second(limit); told != limit || s.of != 1 {
+		t.Errorf("after a quiet minute %d of %d are told, one of %d", told, limit, s.of)
 	}
 
 	// Both ends of a connection, in samples that nest.

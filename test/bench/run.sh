@@ -56,6 +56,7 @@ if [[ $only != end-to-end ]]; then
     bench "round-$round.txt" test/connectivity Add 1x
     bench "round-$round.txt" test/bench FirstCommit 3x
     bench "round-$round.txt" test/bench DataPlane 1x
+    bench "round-$round.txt" test/bench Observing 1x
   done
 fi
 if [[ $only != rounds ]]; then
