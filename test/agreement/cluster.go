@@ -240,6 +240,9 @@ func (c *Cluster) replaceGuard() error {
 		return nil
 	}
 	c.guard = ruleset.BuildGuard(c.attachments(), ruleset.Gateway{MAC: c.gatewayMAC()}, c.options.Fragments)
+	if c.options.LogGroup != 0 {
+		c.guard.Tell(c.options.LogGroup)
+	}
 	return c.conn.Apply(c.guard.Replacement())
 }
 

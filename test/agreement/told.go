@@ -79,8 +79,18 @@ func (c *Cluster) forgetTold() error {
 	commands := ""
 	for _, set := range toldSets {
 		commands += "flush set inet podfence " + set + "\n"
+		if c.guard != nil {
+			commands += "flush set bridge podfence " + set + "\n"
+		}
 	}
 	return c.NFT(commands)
+}
+
+// isPlain reports whether a packet is one of which frames are told: from an address that is not link-local,
+// not wrapped, and with its upper layer.
+func isPlain(r *Result) bool {
+	return r.Wire.Wrap == lab.Plain && r.Wire.Fragments == lab.Uncut && len(r.Wire.Extensions) == 0 && !r.Seen.Src.IsLinkLocalUnicast() && !r.Seen.Src.IsUnspecified() &&
+		!r.addressed().IsMulticast() && r.addressed() != broadcast
 }
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
@@ -110,9 +120,13 @@ func (c *Cluster) checkTold(report Report, took time.Duration) (compared int, er
 	if lost > 0 {
 		return 0, fmt.Errorf("%d of what was told is lost", lost)
 	}
-	have := map[toldFlow][]nft.Logged{}
+	have, frames := map[toldFlow][]nft.Logged{}, map[toldFlow][]nft.Logged{}
 	for _, l := range all {
 		key := toldFlowOf(l.Packet.Packet)
+		if l.Family == nft.Bridge {
+			frames[key] = append(frames[key], l)
+			continue
+		}
 		have[key] = append(have[key], l)
 	}
 	denied, passes := map[toldFlow][]*Result{}, map[toldFlow]*Result{}
@@ -132,6 +146,19 @@ func (c *Cluster) checkTold(report Report, took time.Duration) (compared int, er
 			unclear[key] = true
 		case r.Traced:
 			passes[key] = r
+		case c.guard != nil && len(r.Trace.Steps) > 0 && c.guard.Chains[r.Trace.Steps[0].Chain] != nil:
+			if !isPlain(r) {
+				continue
+			}
+			seen.Dst, seen.DstPort = r.addressed(), r.Probe.Packet.DstPort
+			compared++
+			n := len(frames[toldFlowOf(seen)])
+			if n == 0 || n > 1 && took < 8*time.Second {
+				return compared, fmt.Errorf("a frame told %d times, want once: %s", n, r)
+			}
+			if said := c.table.DenialOf(frames[toldFlowOf(seen)][0]); !strings.HasSuffix(r.Trace.Steps[len(r.Trace.Steps)-1].Chain, string(said.Reason)) {
+				return compared, fmt.Errorf("it says %+v of a frame: %s", said, r)
+			}
 		case slices.ContainsFunc(r.Trace.Steps, func(s nft.Step) bool { return s.Chain == "rejected" || strings.HasPrefix(s.Chain, "denied") }):
 			denied[key] = append(denied[key], r)
 		}
