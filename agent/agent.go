@@ -25,7 +25,9 @@ import (
 	"github.com/podfence/podfence/controllers/attachments"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/folder"
+	"github.com/podfence/podfence/controllers/hubble"
 	"github.com/podfence/podfence/controllers/network"
+	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -89,6 +91,10 @@ type Options struct {
 	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
 	// known.
 	Drops func() (map[string]uint64, error)
+	// ObserveFlows is how many of the last flows are kept for those who observe; at least one is.
+	ObserveFlows int
+	// Hubble says where to serve Hubble's API.
+	Hubble Hubble
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -164,7 +170,11 @@ type Agent struct {
 	Enforcer *enforcer.Enforcer
 	// Manifests is the source if that is a folder, else nil.
 	Manifests *folder.Source
+	// Observer keeps the last denied packets and connections, for those who observe.
+	Observer *observer.Store
 
+	// hubble serves Hubble's API; nil: nobody does.
+	hubble *hubble.Server
 	report *report.Reporter
 	// answers answers questions; nil: it answers none.
 	answers *answers.Server
@@ -181,7 +191,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{Manager: mgr, options: o}
+	a := &Agent{Manager: mgr, options: o, Observer: observer.NewStore(o.ObserveFlows, nil)}
 	reports := report.Options{Node: o.Node, Log: o.Log, Registry: o.Registry, Checks: a.checks()}
 	var direct client.Reader // for the lists that ADDs wait for
 	if o.API != nil {
@@ -207,6 +217,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 			if a.answers != nil {
 				a.answers.Note(outcome)
 			}
+			a.noteHubblePeers(outcome)
 		},
 	})
 	a.report.Of(a.Enforcer)
@@ -243,6 +254,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	a.checkHealth(plugin)
 	return a, errors.Join(err,
 		a.serveAnswers(plugin),
+		a.serveHubble(),
 		mgr.Add(a.Enforcer),
 		mgr.Add(manager.RunnableFunc(a.report.WatchMemory)),
 		mgr.Add(a.report.Health),
