@@ -29,7 +29,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN mkdir /out && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out . ./cni/podfence-cni
+RUN mkdir /out && CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out . ./cni/podfence-cni
 
 FROM base
 COPY --from=build /out/ /

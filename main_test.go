@@ -69,7 +69,7 @@ func TestProcessIsToldToStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, signal := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
-		cmd := podfence(t, "agent", "--node-name", "node-1", "--manifests", folder, "--metrics-address", "0", "--health-address", "0", "--query-address", "0")
+		cmd := podfence(t, "agent", "--node-name", "node-1", "--manifests", folder, "--metrics-address", "0", "--health-address", "0", "--query-address", "0", "--hubble-address", "0")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 		logs, err := cmd.StderrPipe()
 		if err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/podfence/podfence/controllers/attachments"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/folder"
+	"github.com/podfence/podfence/controllers/hubble"
 	"github.com/podfence/podfence/controllers/network"
 	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/controllers/report"
@@ -97,6 +98,10 @@ type Options struct {
 	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
 	// known.
 	Drops func() (map[string]uint64, error)
+	// ObserveFlows is how many of the last flows are kept for those who observe; at least one is.
+	ObserveFlows int
+	// Hubble says where to serve Hubble's API.
+	Hubble Hubble
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -175,6 +180,8 @@ type Agent struct {
 	// Flows are the last flows, for whoever observes.
 	Flows *observer.Store
 
+	// hubble serves Hubble's API; nil: nobody does.
+	hubble *hubble.Server
 	report *report.Reporter
 	// answers answers questions; nil: it answers none.
 	answers *answers.Server
@@ -217,6 +224,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 			if a.answers != nil {
 				a.answers.Note(outcome)
 			}
+			a.noteHubblePeers(outcome)
 		},
 	})
 	a.report.Of(a.Enforcer)
@@ -254,6 +262,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	return a, errors.Join(err,
 		a.observe(),
 		a.serveAnswers(plugin),
+		a.serveHubble(),
 		mgr.Add(a.Enforcer),
 		mgr.Add(manager.RunnableFunc(a.report.WatchMemory)),
 		mgr.Add(a.report.Health),

@@ -10,6 +10,7 @@
 //	checks.go     what is looked at, now and then, to know whether the node is healthy
 //	observe.go    the flows that are kept, and connections while somebody observes
 //	answers.go    the answers to questions about the agent and its node
+//	hubble.go     Hubble's API, and the agents of all nodes
 //	nodename.go   whether --node-name is the name of a Node
 //	kinds.go      the kinds of objects, without asking the API server
 //	buildinfo.go  the metric that says what runs here

@@ -1,14 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers/observer"
 )
 
-// flowsKept is how many of the last flows are kept for whoever observes.
-const flowsKept = 4096
+// DefaultObserveFlows is how many of the last flows are kept, unless Options say otherwise.
+const DefaultObserveFlows = 4096
 
 // observe makes the store of flows, and has the manager tell it of denied packets, and of connections while
 // somebody observes, as far as the kernel tells of them.
@@ -24,7 +25,7 @@ func (a *Agent) observe() error {
 		})
 		observing, err = connections.Observing, a.Add(connections)
 	}
-	a.Flows = observer.NewStore(flowsKept, observing)
+	a.Flows = observer.NewStore(cmp.Or(o.ObserveFlows, DefaultObserveFlows), observing)
 	if o.Denials == nil {
 		return err
 	}

@@ -56,6 +56,11 @@ func TestMistakes(t *testing.T) {
 		{"--pprof-address of the network", nil, []string{"agent", "--node-name", "n", "--pprof-address", "10.0.0.1:9480"}, []string{"--pprof-address", "10.0.0.1", "loopback"}},
 		{"--query-address of the network", nil, []string{"agent", "--node-name", "n", "--query-address", "10.0.0.1:9477"}, []string{"--query-address", "10.0.0.1", "loopback"}},
 		{"--query-address of all", nil, []string{"agent", "--node-name", "n", "--query-address", ":9477"}, []string{"--query-address", "loopback"}},
+		{"--hubble-address of all without TLS", nil, []string{"agent", "--node-name", "n", "--hubble-address", ":4244"}, []string{"--hubble-address", "--hubble-tls-client-ca-file", "loopback"}},
+		{"--hubble-address of the network without TLS", nil, []string{"agent", "--node-name", "n", "--hubble-address", "10.0.0.1:4244"}, []string{"--hubble-address", "10.0.0.1", "loopback"}},
+		{"--hubble-address with half of TLS", nil, []string{"agent", "--node-name", "n", "--hubble-address", ":4244", "--hubble-tls-cert-file", "c", "--hubble-tls-key-file", "k"}, []string{"--hubble-tls-client-ca-file", "three files"}},
+		{"--hubble-address without a port", nil, []string{"agent", "--node-name", "n", "--hubble-address", "127.0.0.1"}, []string{"--hubble-address", "port"}},
+		{"--observe-flows of none", nil, []string{"agent", "--node-name", "n", "--observe-flows", "0"}, []string{"--observe-flows", "from 1 to"}},
 		{"--pprof-address of all", nil, []string{"agent", "--node-name", "n", "--pprof-address", ":9480"}, []string{"--pprof-address", "loopback"}},
 		{"--pprof-address without a port", nil, []string{"agent", "--node-name", "n", "--pprof-address", "127.0.0.1"}, []string{"--pprof-address", "loopback"}},
 		{"--pprof-address by a name", nil, []string{"agent", "--node-name", "n", "--pprof-address", "localhost:9480"}, []string{"--pprof-address", "loopback"}},
@@ -128,7 +133,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 		}
 	}
 	for command, flags := range map[string][]string{
-		"agent":         {"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "query-address", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"},
+		"agent":         {"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "query-address", "hubble-address", "hubble-tls-cert-file", "hubble-tls-key-file", "hubble-tls-client-ca-file", "observe-flows", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"},
 		"status-writer": {"kubeconfig", "leader-elect-namespace", "metrics-bind-address", "health-probe-bind-address", "log-level", "log-format"},
 	} {
 		help, _, err := run(t, command, "--help")

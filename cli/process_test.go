@@ -76,7 +76,7 @@ func (a *agents) podfence(args ...string) *exec.Cmd {
 // start starts an agent, and returns its log line by line.
 func (a *agents) start(args ...string) (*exec.Cmd, <-chan string) {
 	a.t.Helper()
-	cmd := a.podfence(append([]string{"agent", "--node-name", "node-1", "--manifests", a.folder, "--metrics-address", "0", "--health-address", "0", "--query-address", "0"}, args...)...)
+	cmd := a.podfence(append([]string{"agent", "--node-name", "node-1", "--manifests", a.folder, "--metrics-address", "0", "--health-address", "0", "--query-address", "0", "--hubble-address", "0"}, args...)...)
 	logs, err := cmd.StderrPipe()
 	if err != nil {
 		a.t.Fatal(err)
@@ -192,7 +192,7 @@ func TestProcessFails(t *testing.T) {
 
 // The agent as the command line starts it commits, and ends well on SIGTERM.
 func TestProcessRunsAgent(t *testing.T) {
-	cmd := podfence(t, "agent", "--node-name", "node-1", "--manifests", samples(t), "--metrics-address", "0", "--health-address", "0", "--query-address", "0")
+	cmd := podfence(t, "agent", "--node-name", "node-1", "--manifests", samples(t), "--metrics-address", "0", "--health-address", "0", "--query-address", "0", "--hubble-address", "0")
 	logs, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -74,7 +74,7 @@ func TestDocsListFiles(t *testing.T) {
 	}
 	// A list that is written in another way would not be seen.
 	for _, folder := range []string{
-		"agent", "api/v1alpha1", "cli", "controllers", "controllers/announcements", "controllers/attachments", "controllers/clusterstatus", "controllers/enforcer", "controllers/folder", "controllers/network",
+		"agent", "api/v1alpha1", "cli", "controllers", "controllers/announcements", "controllers/attachments", "controllers/clusterstatus", "controllers/enforcer", "controllers/folder", "controllers/hubble", "controllers/network",
 		"controllers/nodes", "controllers/report", "kubectl-podfence/agents", "kubectl-podfence/cluster", "kubectl-podfence/commands", "policy", "policy/packet", "ruleset", "ruleset/kernel", "ruleset/nft",
 	} {
 		if !slices.Contains(lists, folder) {

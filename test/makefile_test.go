@@ -32,3 +32,17 @@ func TestResultsAreFresh(t *testing.T) {
 		t.Errorf("only %d commands seen that test", seen)
 	}
 }
+
+// TestReleasedWithoutTraces: whatever builds podfence as it is released leaves gRPC's traces out, which
+// would make it 12 MB larger.
+func TestReleasedWithoutTraces(t *testing.T) {
+	for _, path := range []string{"../Makefile", "../Dockerfile", "prebuilt/prebuilt.go"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !regexp.MustCompile(`go"?,? "?build"?,? "?-tags"?,? "?grpcnotrace`).Match(text) {
+			t.Errorf("%s builds without -tags grpcnotrace", path)
+		}
+	}
+}

@@ -75,7 +75,7 @@ func Reference(dir string, plugins ...string) error {
 // build builds a program of this module.
 func build(folder, path string) error {
 	program := strings.TrimSuffix("github.com/podfence/podfence/"+folder, "/")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, program)
+	cmd := exec.Command("go", "build", "-tags", "grpcnotrace", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", program, err, out)

@@ -174,7 +174,7 @@ func (s *Stage) start() {
 	var err error
 	s.agent, err = agent.Start(agent.Options{Binary: program("podfence-agent"), Node: s.Node, Manifests: s.path("manifests"), Args: []string{
 		"--cni", s.Mode.CNI, "--cni-socket", s.path("agent.sock"), "--cni-state", s.path("attachments"), "--cni-conf-dir", s.path("net.d"),
-		"--cni-bin-dir", s.path("bin"), "--cni-data-dir", s.path("leases"), "--cni-plugin", program("podfence"), "--metrics-address", "0", "--query-address", "0",
+		"--cni-bin-dir", s.path("bin"), "--cni-data-dir", s.path("leases"), "--cni-plugin", program("podfence"), "--metrics-address", "0", "--query-address", "0", "--hubble-address", "0",
 		"--routing", cmp.Or(s.Mode.Routing, "auto"), "--source-check", cmp.Or(s.Mode.SourceCheck, "auto"),
 	}})
 	s.Must(err)
