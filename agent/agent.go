@@ -26,6 +26,7 @@ import (
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/folder"
 	"github.com/podfence/podfence/controllers/network"
+	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/ruleset"
 )
@@ -89,6 +90,10 @@ type Options struct {
 	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
 	// known.
 	Drops func() (map[string]uint64, error)
+	// ObserveFlows is how many of the last flows are kept; 0: DefaultObserveFlows.
+	ObserveFlows int
+	// DropLog says where denials are logged; its Wants is the source's to say.
+	DropLog observer.DropLogOptions
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -164,6 +169,8 @@ type Agent struct {
 	Enforcer *enforcer.Enforcer
 	// Manifests is the source if that is a folder, else nil.
 	Manifests *folder.Source
+	// Flows are what was last seen of denied packets and of connections.
+	Flows *observer.Store
 
 	report *report.Reporter
 	// answers answers questions; nil: it answers none.
@@ -182,6 +189,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{Manager: mgr, options: o}
+	a.keepFlows()
 	reports := report.Options{Node: o.Node, Log: o.Log, Registry: o.Registry, Checks: a.checks()}
 	var direct client.Reader // for the lists that ADDs wait for
 	if o.API != nil {
@@ -243,6 +251,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	a.checkHealth(plugin)
 	return a, errors.Join(err,
 		a.serveAnswers(plugin),
+		a.logDrops(cluster),
 		mgr.Add(a.Enforcer),
 		mgr.Add(manager.RunnableFunc(a.report.WatchMemory)),
 		mgr.Add(a.report.Health),

@@ -9,6 +9,7 @@
 //	health.go     /healthz and /readyz, and what makes the node unhealthy
 //	checks.go     what is looked at, now and then, to know whether the node is healthy
 //	answers.go    the answers to questions about the agent and its node
+//	observer.go   what was last seen of denied packets and of connections, and the drop log
 //	nodename.go   whether --node-name is the name of a Node
 //	kinds.go      the kinds of objects, without asking the API server
 //	buildinfo.go  the metric that says what runs here
