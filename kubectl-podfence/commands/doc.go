@@ -22,6 +22,9 @@
 //	status.go       how podfence is on each node: which agents are asked
 //	statusvalue.go  Status, and how it reads as JSON
 //	statustext.go   how it reads as text
+//	observe.go        which packets are denied: what agents are asked for
+//	observestream.go  their flows, in the order of time, and again when an agent restarts
+//	observetext.go    a flow as a line of text, and the command that explains it
 //	version.go      the plugin's version
 //
 // A command returns errNo for exit code 1, and any other error for exit code 2.
