@@ -56,11 +56,6 @@ func (s *Server) serveFlows(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	out := stream{w: w, control: http.NewResponseController(w)}
-	// The server's timeout is for requests. After it, net/http would take a stream's reader for gone.
-	if err := out.control.SetReadDeadline(time.Time{}); err != nil {
-		fail(w, http.StatusInternalServerError, "Unavailable", fmt.Sprintf("flows cannot be sent: %v", err))
-		return
-	}
 	_ = out.all(r.Context(), s.options.Flows, &query) // who has gone, or reads too slowly, is not told
 }
 

@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/podfence/podfence/api/answers"
@@ -208,6 +210,56 @@ func TestSlowReader(t *testing.T) {
 	if missed == 0 || read == 0 || read+int(missed) != added {
 		t.Errorf("%d were read and %d missed of %d", read, missed, added)
 	}
+}
+
+// stuck is a connection whose other side takes nothing once it is full.
+type stuck struct {
+	*httptest.ResponseRecorder
+	room  int
+	write time.Time
+}
+
+func (s *stuck) SetWriteDeadline(at time.Time) error {
+	s.write = at
+	return nil
+}
+
+func (s *stuck) Write(text []byte) (int, error) {
+	if s.room -= len(text); s.room < 0 {
+		if s.write.IsZero() {
+			select {}
+		}
+		time.Sleep(time.Until(s.write))
+		return 0, os.ErrDeadlineExceeded
+	}
+	return s.ResponseRecorder.Write(text)
+}
+
+// TestStuckReader: who takes nothing loses the connection after a while, and makes room; who gets no flows gets
+// empty lines instead.
+func TestStuckReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(&fakeKernel{}, &fakeModel{})
+		s.options.Flows = observer.NewStore(10, nil)
+		w := &stuck{ResponseRecorder: httptest.NewRecorder(), room: 10}
+		began, ended := time.Now(), time.Time{}
+		r := httptest.NewRequestWithContext(t.Context(), "GET", flows.Path+"?follow=true", nil)
+		go func() {
+			s.serveFlows(w, r)
+			ended = time.Now()
+		}()
+		time.Sleep(5*keepAlive + time.Second)
+		synctest.Wait()
+		if got := w.Body.String(); got != "\n\n\n\n\n" || !w.Flushed {
+			t.Errorf("without flows it got %q", got)
+		}
+		s.options.Flows.Add(observed(1, nil))
+		time.Sleep(sendTimeout + time.Second)
+		synctest.Wait()
+		if ended.IsZero() || ended.Sub(began) > 6*keepAlive+sendTimeout || len(s.streaming) > 0 {
+			t.Errorf("it ended after %s, with %d streams left", ended.Sub(began), len(s.streaming))
+		}
+	})
 }
 
 // TestManyStreams: no more than some may read at once, and one who goes makes room.

@@ -54,6 +54,12 @@ func answers(w http.ResponseWriter, r *http.Request) {
 		}
 	case "/v1/lines":
 		fmt.Fprint(w, "one\n\ntwo\n")
+	case "/v1/ticks":
+		for range 6 {
+			fmt.Fprintln(w, "tick")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
 	case "/v1/stalls":
 		fmt.Fprintln(w, "one")
 		_ = http.NewResponseController(w).Flush()
@@ -227,6 +233,7 @@ func streams(t *testing.T, agent *agents.Agent) {
 		says  string // in the error; empty: there is none
 	}{
 		"/v1/lines":   {"one||two", ""},
+		"/v1/ticks":   {"tick|tick|tick|tick|tick|tick", ""},
 		"/v1/stalls":  {"one", "it has said nothing for 300ms"},
 		"/v1/slow":    {"", "no answer within 2s"},
 		"/v1/broken":  {"", "it answers 503 Service Unavailable: it starts"},
