@@ -98,8 +98,10 @@ type Options struct {
 	// Drops are how many packets the kernel's table has dropped, by reason. Nil: not
 	// known.
 	Drops func() (map[string]uint64, error)
-	// ObserveFlows is how many of the last flows are kept for those who observe; at least one is.
+	// ObserveFlows is how many of the last flows are kept; 0: DefaultObserveFlows.
 	ObserveFlows int
+	// DropLog says where denials are logged; its Wants is the source's to say.
+	DropLog observer.DropLogOptions
 	// Hubble says where to serve Hubble's API.
 	Hubble Hubble
 	// Registry gets the agent's metrics.
@@ -177,7 +179,7 @@ type Agent struct {
 	Enforcer *enforcer.Enforcer
 	// Manifests is the source if that is a folder, else nil.
 	Manifests *folder.Source
-	// Flows are the last flows, for whoever observes.
+	// Flows are what was last seen of denied packets and of connections.
 	Flows *observer.Store
 
 	// hubble serves Hubble's API; nil: nobody does.
@@ -263,6 +265,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		a.observe(),
 		a.serveAnswers(plugin),
 		a.serveHubble(),
+		a.logDrops(cluster),
 		mgr.Add(a.Enforcer),
 		mgr.Add(manager.RunnableFunc(a.report.WatchMemory)),
 		mgr.Add(a.report.Health),

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/observer"
 )
 
@@ -35,4 +36,15 @@ func (a *Agent) observe() error {
 	return errors.Join(err, a.Add(observer.NewDenials(observer.DenialsOptions{
 		Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: o.LinkName, Names: names, Tell: tell, Log: o.Log.WithName("denials"),
 	})))
+}
+
+// logDrops has the manager write the drop log. The source says which namespaces ask for it.
+func (a *Agent) logDrops(cluster *controllers.Source) error {
+	o := a.options.DropLog
+	if a.Manifests != nil {
+		o.Wants = a.Manifests.WantsDropLog
+	} else {
+		o.Wants = cluster.WantsDropLog
+	}
+	return a.Add(observer.NewDropLog(a.Flows, o, a.options.Registry, a.options.Log.WithName("droplog")))
 }

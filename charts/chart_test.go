@@ -265,6 +265,26 @@ var settings = []setting{
 		`+ ` + agent + `args[4]: "--log-format=json"`,
 		`+ ` + writes + `args[1]: "--log-format=json"`,
 	}},
+	{"dropLog.to", nil, []string{`dropLog.to="stdout"`}, []string{`+ ` + agent + `args[4]: "--drop-log=stdout"`}},
+	{"dropLog.to", nil, []string{`dropLog=null`}, nil}, // as after an upgrade with --reuse-values
+	{"dropLog.to", []string{`cni.mode="none"`}, []string{`dropLog.to="/var/log/podfence/drops.log"`}, []string{
+		`+ ` + agent + `args[1]: "--drop-log=/var/log/podfence/drops.log"`,
+		`+ ` + agent + `args[2]: "--drop-log-max-size-mb=100"`,
+		`+ ` + agent + `args[3]: "--drop-log-max-files=3"`,
+		`+ ` + agent + `volumeMounts[1].mountPath: "/var/log/podfence"`,
+		`+ ` + agent + `volumeMounts[1].name: "drop-log"`,
+		`+ ` + pod + `volumes[1].hostPath.path: "/var/log/podfence"`,
+		`+ ` + pod + `volumes[1].hostPath.type: "DirectoryOrCreate"`,
+		`+ ` + pod + `volumes[1].name: "drop-log"`,
+	}},
+	{"dropLog.maxSizeMB", []string{`dropLog.to="/d/l"`}, []string{`dropLog.maxSizeMB=7`}, []string{
+		`+ ` + agent + `args[5]: "--drop-log-max-size-mb=7"`,
+		`- ` + agent + `args[5]: "--drop-log-max-size-mb=100"`,
+	}},
+	{"dropLog.maxFiles", []string{`dropLog.to="/d/l"`}, []string{`dropLog.maxFiles=9`}, []string{
+		`+ ` + agent + `args[6]: "--drop-log-max-files=9"`,
+		`- ` + agent + `args[6]: "--drop-log-max-files=3"`,
+	}},
 	{"extraArgs", []string{`deny="reject"`}, []string{`extraArgs=["--revoked-mark=0","--metrics-address=0"]`}, []string{
 		`+ ` + agent + `args[5]: "--revoked-mark=0"`,
 		`+ ` + agent + `args[6]: "--metrics-address=0"`,
@@ -538,6 +558,9 @@ func TestSchemaRefuses(t *testing.T) {
 	refused(`podToNode="deny"`, "'/podToNode': value must be one of '', 'police', 'allow'")
 	refused(`log.level="all"`, "'/log/level'")
 	refused(`log.format="xml"`, "'/log/format'")
+	refused(`dropLog.to="stderr"`, "'/dropLog/to'")
+	refused(`dropLog.to="/drops.log"`, "'/dropLog/to'") // the node's root would be mounted
+	refused(`dropLog.maxFiles=0`, "'/dropLog/maxFiles'")
 	refused(`image.tag=1.0`, "'/image/tag': got number, want string")
 	refused(`fullnameOverride="Fence"`, "'/fullnameOverride'")
 	refused(`extraArgs=["deny=reject"]`, "'/extraArgs/0'")

@@ -58,7 +58,7 @@ GOMEMLIMIT sets another.`,
 			if o.Ruleset, err = e.options(); err != nil {
 				return err
 			}
-			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), loopback("--query-address", o.QueryAddress), checkObservation(&o), c.network.options(&o.Ruleset), c.check()); err != nil {
+			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), loopback("--query-address", o.QueryAddress), c.network.options(&o.Ruleset), c.check(), checkObserver(&o), checkHubble(&o)); err != nil {
 				return err
 			}
 			if o.IgnorePodCIDRs, err = c.network.ignorePodCIDRs(); err != nil {
@@ -128,10 +128,11 @@ GOMEMLIMIT sets another.`,
 	f.BoolVar(&allowEmpty, "allow-empty", false, "with --manifests, a folder without objects is a cluster without pods; else what is enforced stays, and the agent is not ready, until there is a file")
 	f.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "where to serve Prometheus metrics on /metrics; 0: nowhere")
 	f.StringVar(&o.HealthAddress, "health-address", "127.0.0.1:9479", "where to serve /healthz and /readyz; 0: nowhere")
-	f.StringVar(&o.QueryAddress, "query-address", "127.0.0.1:9477", "where to answer kubectl podfence: how the agent is, and what the kernel does to a packet; of loopback addresses only; 0: nowhere")
+	f.StringVar(&o.QueryAddress, "query-address", "127.0.0.1:9477", "where to answer kubectl podfence: how the agent is, what the kernel does to a packet, and what was denied; of loopback addresses only; 0: nowhere")
 	f.StringVar(&o.PprofAddress, "pprof-address", "0", "where to serve Go's profiles on /debug/pprof, such as 127.0.0.1:9480; of loopback addresses only; 0: nowhere")
 	f.IntVar(&o.NamespaceBudget, "namespace-budget", policy.DefaultBudget, "what the policies of one namespace may take of the node: members of their selectors and port names, and 250 for each set, rule and jump to one; over it, the largest of them allow nothing")
-	observationFlags(f, &o)
+	observerFlags(f, &o)
+	hubbleFlags(f, &o)
 	e.flags(f)
 	c.flags(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")

@@ -23,8 +23,8 @@ func TestAgentTakesChart(t *testing.T) {
 	outside(t)
 	for _, mode := range []string{"bridge", "chained", "none"} {
 		for _, values := range []string{
-			"deny=drop,podToNode=police,log.level=info,log.format=text,cni.routing=host-gw,cni.peersFirst=prefer",
-			"deny=reject,podToNode=allow,log.level=debug,log.format=json,cni.routing=vxlan,cni.peersFirst=require",
+			"deny=drop,podToNode=police,log.level=info,log.format=text,cni.routing=host-gw,cni.peersFirst=prefer,dropLog.to=stdout",
+			"deny=reject,podToNode=allow,log.level=debug,log.format=json,cni.routing=vxlan,cni.peersFirst=require,dropLog.to=/var/log/podfence/drops.log",
 			"log.level=error,metrics.prometheus.enabled=true,cni.peersFirst=off",
 		} {
 			t.Run(mode+","+values, func(t *testing.T) {

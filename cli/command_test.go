@@ -52,6 +52,12 @@ func TestMistakes(t *testing.T) {
 		{"bad --deny from the environment", map[string]string{"PODFENCE_DENY": "refuse"}, []string{"render", "-f", folder, "--node", "n"}, []string{"--deny", `"refuse"`}},
 		{"bad --pod-to-node", nil, []string{"agent", "--pod-to-node", "deny"}, []string{"--pod-to-node", "police", "allow"}},
 		{"small --namespace-budget", nil, []string{"agent", "--node-name", "n", "--namespace-budget", "0"}, []string{"--namespace-budget", "1000"}},
+		{"no --observe-flows", nil, []string{"agent", "--node-name", "n", "--observe-flows", "0"}, []string{"--observe-flows", "from 1 to 1048576"}},
+		{"many --observe-flows", nil, []string{"agent", "--node-name", "n", "--observe-flows", "1048577"}, []string{"--observe-flows", "1048577"}},
+		{"relative --drop-log", nil, []string{"agent", "--node-name", "n", "--drop-log", "stderr"}, []string{"--drop-log", `"stderr"`, "stdout", "absolute"}},
+		{"--drop-log that is a folder", nil, []string{"agent", "--node-name", "n", "--drop-log", folder}, []string{"--drop-log", folder, "no file"}},
+		{"--drop-log without a size", nil, []string{"agent", "--node-name", "n", "--drop-log", "/drops", "--drop-log-max-size-mb", "0"}, []string{"--drop-log-max-size-mb", "from 1"}},
+		{"--drop-log of all files", nil, []string{"agent", "--node-name", "n", "--drop-log", "/drops", "--drop-log-max-files", "0"}, []string{"--drop-log-max-files", "from 1"}},
 		{"bad --revoked-mark", nil, []string{"agent", "--revoked-mark", "0x3"}, []string{"--revoked-mark", `"0x3"`, "one bit"}},
 		{"--pprof-address of the network", nil, []string{"agent", "--node-name", "n", "--pprof-address", "10.0.0.1:9480"}, []string{"--pprof-address", "10.0.0.1", "loopback"}},
 		{"--query-address of the network", nil, []string{"agent", "--node-name", "n", "--query-address", "10.0.0.1:9477"}, []string{"--query-address", "10.0.0.1", "loopback"}},
@@ -133,7 +139,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 		}
 	}
 	for command, flags := range map[string][]string{
-		"agent":         {"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "query-address", "hubble-address", "hubble-tls-cert-file", "hubble-tls-key-file", "hubble-tls-client-ca-file", "observe-flows", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"},
+		"agent":         {"node-name", "kubeconfig", "manifests", "deny", "pod-to-node", "metrics-address", "health-address", "pprof-address", "query-address", "hubble-address", "hubble-tls-cert-file", "hubble-tls-key-file", "hubble-tls-client-ca-file", "observe-flows", "drop-log", "drop-log-max-size-mb", "drop-log-max-files", "nflog-group", "max-connections-per-pod", "revoked-mark", "log-level", "log-format"},
 		"status-writer": {"kubeconfig", "leader-elect-namespace", "metrics-bind-address", "health-probe-bind-address", "log-level", "log-format"},
 	} {
 		help, _, err := run(t, command, "--help")

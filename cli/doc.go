@@ -13,6 +13,7 @@
 //	cni.go           the flags about connecting pods, and what comes of them
 //	modes.go         what is left on the node of another --cni; what each mode does not hold
 //	fragments.go     what memory the node has for fragments
+//	observer.go      the flags about denied packets: how many are kept, and the drop log
 //	log.go           the logger, and the line that says what was started
 //	memory.go        the limit of Go's memory, from the cgroup's
 //	running.go       how uninstall knows that an agent runs

@@ -94,6 +94,33 @@ func (a *agents) start(args ...string) (*exec.Cmd, <-chan string) {
 	return cmd, lines
 }
 
+// TestDropLogIsAlone: with the drop log on standard output, nothing else is there.
+func TestDropLogIsAlone(t *testing.T) {
+	a := newAgents(t)
+	cmd := a.podfence("agent", "--node-name", "node-1", "--manifests", a.folder, "--metrics-address", "0", "--health-address", "0", "--query-address", "0", "--drop-log", "stdout", "--log-level", "debug")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	logs, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for lines := bufio.NewScanner(logs); lines.Scan(); {
+		if !said && strings.Contains(lines.Text(), "Replaced the table") {
+			said = true
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); err != nil || !said || out.Len() > 0 {
+		t.Errorf("%v; its log is on standard error: %t; standard output has\n%s", err, said, &out)
+	}
+}
+
 // await waits for a line of a log.
 func (a *agents) await(lines <-chan string, text string) string {
 	a.t.Helper()

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 )
@@ -130,8 +131,13 @@ func stripMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
+// stripNamespace keeps one annotation, that by which a namespace asks for the drop log.
 func stripNamespace(ns *corev1.Namespace) *corev1.Namespace {
-	return &corev1.Namespace{ObjectMeta: stripMeta(ns.ObjectMeta)}
+	kept := &corev1.Namespace{ObjectMeta: stripMeta(ns.ObjectMeta)}
+	if value, has := ns.Annotations[flows.DropLogAnnotation]; has {
+		kept.Annotations = map[string]string{flows.DropLogAnnotation: value}
+	}
+	return kept
 }
 
 func stripNode(n *corev1.Node) *corev1.Node {

@@ -13,6 +13,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/api/v1alpha1"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/test/random"
@@ -80,6 +81,21 @@ func TestCacheKeepsWhatIsReadOfFullObjects(t *testing.T) {
 		t.Fatal("the broken policy has no problems")
 	}
 	same(t, parsed, broken)
+}
+
+// TestCacheKeepsOneAnnotation: of a Namespace's annotations, the cache keeps the one that is read.
+func TestCacheKeepsOneAnnotation(t *testing.T) {
+	for _, annotations := range []map[string]string{nil, {"other": "x"}, {flows.DropLogAnnotation: "true", "other": "x"}, {flows.DropLogAnnotation: ""}} {
+		var want map[string]string
+		if value, has := annotations[flows.DropLogAnnotation]; has {
+			want = map[string]string{flows.DropLogAnnotation: value}
+		}
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Annotations: annotations}}
+		if got := transformed(t, ns).Annotations; !reflect.DeepEqual(got, want) {
+			t.Errorf("of %v the cache keeps %v", annotations, got)
+		}
+		same(t, policy.NamespaceOf, ns)
+	}
 }
 
 func samePod(t *testing.T, pod *corev1.Pod) {

@@ -5,7 +5,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -36,4 +38,14 @@ func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 // SetupWithManager has the manager call Reconcile.
 func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).For(&corev1.Namespace{}).Named("namespace").Complete(r)
+}
+
+// WantsDropLog reports whether a namespace asks for the drop log, as the cache has it. It may be called from
+// any goroutine, and does not wait.
+func (s *Source) WantsDropLog(namespace string) bool {
+	ns := &corev1.Namespace{}
+	if s.cache == nil || s.cache.Get(context.Background(), client.ObjectKey{Name: namespace}, ns) != nil {
+		return false // it is gone, or not known yet
+	}
+	return ns.Annotations[flows.DropLogAnnotation] == "true"
 }

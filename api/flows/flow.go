@@ -156,3 +156,7 @@ type Policy struct {
 	// RuleName is what the policy calls that rule.
 	RuleName string `json:"ruleName,omitempty"`
 }
+
+// DropLogAnnotation of a Namespace asks agents, by the value "true", for a line of the drop log for each denial
+// at whose ends is a pod of this namespace, also where the drop log is off (--drop-log).
+const DropLogAnnotation = "podfence.io/drop-log"

@@ -6,8 +6,9 @@
 //	question.go  what a question about a packet says
 //	way.go       which hooks a packet takes on this node
 //	trace.go     what the kernel does to it there
+//	flows.go     what was last seen of denied packets and of connections, and what comes, as a stream
 //
-// It reads, and changes nothing. What is asked is package api/answers' to say. No answer keeps a commit
+// It reads, and changes nothing. What is asked is package api/answers' to say, and package api/flows'. No answer keeps a commit
 // waiting: what it takes from the model are a few numbers, kept for a second (status.go), and what it
 // asks the kernel goes by connections of its own.
 package answers

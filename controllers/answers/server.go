@@ -15,7 +15,9 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/policy/packet"
@@ -65,7 +67,10 @@ type Options struct {
 	Waiting func() []answers.WaitingPod
 	// Kernel is nil where there is none to ask: then traces are refused.
 	Kernel Kernel
-	Log    logr.Logger
+	// Flows are what was last seen of denied packets and of connections; nil: they are not kept, and who asks
+	// for them is refused.
+	Flows *observer.Store
+	Log   logr.Logger
 }
 
 // Server answers. Its methods may be called from any goroutine.
@@ -76,6 +81,8 @@ type Server struct {
 	counted counted
 	// tracing has a token for each trace that is under way.
 	tracing chan struct{}
+	// streaming has a token for each who reads flows.
+	streaming chan struct{}
 }
 
 // What is asked at once, and for how long.
@@ -98,7 +105,7 @@ const (
 
 // New returns a server. Start runs it.
 func New(o Options) *Server {
-	return &Server{options: o, started: time.Now(), tracing: make(chan struct{}, tracesAtOnce)}
+	return &Server{options: o, started: time.Now(), tracing: make(chan struct{}, tracesAtOnce), streaming: make(chan struct{}, streamsAtOnce)}
 }
 
 // Note notes an outcome, for statuses. It does not wait.
@@ -157,8 +164,9 @@ func (s *Server) Handler() http.Handler {
 		}
 	})
 	mux.HandleFunc(answers.TracePath, s.serveTrace)
+	mux.HandleFunc(flows.Path, s.serveFlows)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath))
+		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s, %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath, flows.Path))
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// What is routed to a loopback address from elsewhere is nobody of this node. A browser that some page

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/nodes"
 	"github.com/podfence/podfence/controllers/report"
@@ -82,6 +83,16 @@ func (m *Source) Reload() error {
 	), policy.Synced())...)
 	m.last = now
 	return nil
+}
+
+// WantsDropLog reports whether a namespace asks for the drop log, as the last valid state of the folder has it.
+// It may be called from any goroutine.
+func (m *Source) WantsDropLog(namespace string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.last.Namespaces, func(ns *corev1.Namespace) bool {
+		return ns.Name == namespace && ns.Annotations[flows.DropLogAnnotation] == "true"
+	})
 }
 
 // read reads the folder, and says once what it passes over.

@@ -4,4 +4,5 @@
 //	denials.go      Denials: tells of packets that this node denies
 //	names.go        ModelNames: who has an address
 //	connections.go  Connections: tells of those that begin and end, while somebody observes
+//	droplog.go      DropLog: a line of JSON for each denial, on standard output or in a file
 package observer

@@ -141,6 +141,16 @@ func newRequest(ctx context.Context, method, path string, in any) (*http.Request
 
 // exchange sends a request over a way, and returns the body of an answer that is a success.
 func exchange(w io.ReadWriter, request *http.Request) ([]byte, error) {
+	response, err := begin(w, request)
+	if err != nil {
+		return nil, err
+	}
+	return bodyOf(response)
+}
+
+// begin sends a request over a way, and reads the head of the answer. The body is not to be closed, as that would
+// read it to its end, which may never come. The caller closes the way.
+func begin(w io.ReadWriter, request *http.Request) (*http.Response, error) {
 	if err := request.Write(w); err != nil {
 		return nil, fmt.Errorf("sending the request: %w", err)
 	}
@@ -148,7 +158,11 @@ func exchange(w io.ReadWriter, request *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
-	// The body is not closed, as that would read it to its end, which may never come. The caller closes the way.
+	return response, nil
+}
+
+// bodyOf reads the body of an answer that is a success.
+func bodyOf(response *http.Response) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	switch {
 	case err != nil:

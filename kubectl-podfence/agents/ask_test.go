@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -51,6 +52,18 @@ func answers(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
+	case "/v1/lines":
+		fmt.Fprint(w, "one\n\ntwo\n")
+	case "/v1/ticks":
+		for range 6 {
+			fmt.Fprintln(w, "tick")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
+	case "/v1/stalls":
+		fmt.Fprintln(w, "one")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
 	case "/v1/slow":
 		<-r.Context().Done()
 	default:
@@ -165,7 +178,10 @@ func TestAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, agent := range map[string]*agents.Agent{"WebSocket": byWebsocket, "SPDY": bySPDY, "address": byAddress} {
-		t.Run(name, func(t *testing.T) { asks(t, agent) })
+		t.Run(name, func(t *testing.T) {
+			asks(t, agent)
+			streams(t, agent)
+		})
 	}
 	if counted.calls.Load() != fallenBack.calls.Load()/2 {
 		t.Errorf("%d calls by WebSocket, %d where SPDY was tried behind it", counted.calls.Load(), fallenBack.calls.Load())
@@ -207,6 +223,44 @@ func asks(t *testing.T, agent *agents.Agent) {
 	begun := time.Now()
 	if err := agent.Ask(ctx, http.MethodGet, "/v1/slow", nil, &echo); err == nil || !strings.Contains(err.Error(), "deadline exceeded") || time.Since(begun) > 5*time.Second {
 		t.Errorf("an agent that is silent: %v, after %s", err, time.Since(begun))
+	}
+}
+
+// streams: lines are read as they come, until the agent has sent all, or says nothing for too long.
+func streams(t *testing.T, agent *agents.Agent) {
+	for path, c := range map[string]struct {
+		lines string
+		says  string // in the error; empty: there is none
+	}{
+		"/v1/lines":   {"one||two", ""},
+		"/v1/ticks":   {"tick|tick|tick|tick|tick|tick", ""},
+		"/v1/stalls":  {"one", "it has said nothing for 300ms"},
+		"/v1/slow":    {"", "no answer within 2s"},
+		"/v1/broken":  {"", "it answers 503 Service Unavailable: it starts"},
+		"/v1/busy":    {"", "too many ask at once"},
+		"/v1/none":    {"", "older version than this plugin"},
+		"/v1/endless": {"", "a line of more than 1024 KiB"},
+	} {
+		opened := false
+		var lines []string
+		err := agent.Stream(t.Context(), path, agents.Stream{
+			Opening: 2 * time.Second, Silence: 300 * time.Millisecond,
+			Opened: func(at time.Time) { opened = time.Since(at) < time.Minute },
+			Line: func(line []byte) error {
+				lines = append(lines, string(line))
+				return nil
+			},
+		})
+		if (err == nil) != (c.says == "") || err != nil && (!strings.Contains(err.Error(), c.says) || !strings.HasPrefix(err.Error(), "asking agent "+agent.Name+" for "+path)) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if got := strings.Join(lines, "|"); got != c.lines || opened != (c.lines != "" || path == "/v1/endless") {
+			t.Errorf("%s: opened %t, %q", path, opened, got)
+		}
+	}
+	stop := errors.New("enough")
+	if err := agent.Stream(t.Context(), "/v1/lines", agents.Stream{Opening: time.Second, Silence: time.Second, Opened: func(time.Time) {}, Line: func([]byte) error { return stop }}); !errors.Is(err, stop) {
+		t.Errorf("a reader that has enough: %v", err)
 	}
 }
 

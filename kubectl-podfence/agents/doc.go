@@ -1,6 +1,7 @@
 // Package agents finds podfence's agents in a cluster, and asks them.
 //
 //	ask.go      Agent, and Ask: one HTTP request and its answer, over whatever leads to the agent
+//	stream.go   Stream: an answer that is read line by line as it comes
 //	forward.go  the way to an agent's loopback address by the API server: port-forward
 //	pods.go     Client: which pods are agents; what their flags say; the cluster's nodes
 //

@@ -126,6 +126,37 @@ func (a *asking) find(ctx context.Context, f *frame) (asked []*askedAgent, notes
 	return asked, notes, nil
 }
 
+// stream reads a stream of an agent, which has as long as a call may take until it begins to answer.
+func (a *asking) stream(ctx context.Context, of *askedAgent, path string, s agents.Stream) error {
+	if !of.runs() {
+		return errors.New(of.Message)
+	}
+	s.Opening = a.timeout
+	return of.agent.Stream(ctx, path, s)
+}
+
+// findAgain finds the agent of a node again, which may be another pod by now. If it cannot, the agent stays as it
+// was known.
+func (a *asking) findAgain(ctx context.Context, f *frame, of *askedAgent) {
+	if a.byAddress() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	config, err := f.rest()
+	if err != nil {
+		return
+	}
+	client, err := agents.New(config)
+	if err != nil {
+		return
+	}
+	if pods, err := client.Pods(ctx, a.agentsIn); err == nil {
+		found := askedOf(client, of.Node, pods[of.Node])
+		of.agent, of.Message = found.agent, found.Message
+	}
+}
+
 // askedOf is the agent of a node, which its pod may not be able to be.
 func askedOf(client *agents.Client, node string, pod *corev1.Pod) *askedAgent {
 	of := &askedAgent{NodeStatus: NodeStatus{Node: node, State: NoAgent}}

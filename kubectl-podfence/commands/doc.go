@@ -3,26 +3,29 @@
 //
 // What all commands share:
 //
-//	root.go         Main and Command, which the plugin is; exit codes; which cluster is asked
-//	source.go       where objects come from: a cluster, or --filename; what is missing
-//	sourcefiles.go  objects of --filename
-//	judge.go        what verdicts depend on beside the objects: --pod-to-node
-//	asking.go       which agents are asked, by commands that ask them
-//	output.go       --output, colours
-//	complete.go     completion in shells: of targets such as svc/shop/web:80
+//	root.go           Main and Command, which the plugin is; exit codes; which cluster is asked
+//	source.go         where objects come from: a cluster, or --filename; what is missing
+//	sourcefiles.go    objects of --filename
+//	judge.go          what verdicts depend on beside the objects: --pod-to-node
+//	asking.go         which agents are asked, by commands that ask them
+//	output.go         --output, colours
+//	complete.go       completion in shells: of targets such as svc/shop/web:80
 //
 // The commands, each a function that takes the frame and returns a cobra.Command, and a line in Command:
 //
-//	explain.go      why FROM reaches TO, or why not
-//	verify.go       what kernels do with such a packet: --verify
-//	reach.go        who reaches a pod, a workload or a namespace, and whom it reaches
-//	diff.go         what a change of policies, labels or namespaces opens and closes
-//	test.go         policies held against what is expected of them
-//	lint.go         what policies say and cannot mean
-//	status.go       how podfence is on each node: which agents are asked
-//	statusvalue.go  Status, and how it reads as JSON
-//	statustext.go   how it reads as text
-//	version.go      the plugin's version
+//	explain.go        why FROM reaches TO, or why not
+//	verify.go         what kernels do with such a packet: --verify
+//	reach.go          who reaches a pod, a workload or a namespace, and whom it reaches
+//	diff.go           what a change of policies, labels or namespaces opens and closes
+//	test.go           policies held against what is expected of them
+//	lint.go           what policies say and cannot mean
+//	status.go         how podfence is on each node: which agents are asked
+//	statusvalue.go    Status, and how it reads as JSON
+//	statustext.go     how it reads as text
+//	observe.go        which packets are denied: what agents are asked for
+//	observestream.go  their flows, in the order of time, and again when an agent restarts
+//	observetext.go    a flow as a line of text, and the command that explains it
+//	version.go        the plugin's version
 //
 // A command returns errNo for exit code 1, and any other error for exit code 2.
 package commands

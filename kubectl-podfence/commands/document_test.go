@@ -3,14 +3,17 @@ package commands_test
 import (
 	"bytes"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/kubectl-podfence/commands"
 )
 
@@ -25,9 +28,12 @@ func TestDocuments(t *testing.T) {
 	for _, document := range []struct {
 		file, folder string
 		commands     []string // that have an example
+		// flows are those that an agent has seen; nil: no agent is asked.
+		flows []*flows.Flow
 	}{
-		{"LINT.md", mistakes, []string{"lint"}},
-		{"REACH.md", shop, []string{"reach", "diff"}},
+		{"LINT.md", mistakes, []string{"lint"}, nil},
+		{"REACH.md", shop, []string{"reach", "diff"}, nil},
+		{"OBSERVE.md", ".", []string{"observe"}, documentFlows()},
 	} {
 		t.Run(document.file, func(t *testing.T) {
 			file, err := filepath.Abs("../../docs/" + document.file)
@@ -39,11 +45,16 @@ func TestDocuments(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Chdir(document.folder)
+			agent := ""
+			if document.flows != nil {
+				utc(t)
+				agent = " " + (&flowAgent{seen: document.flows}).start(t)
+			}
 			shown := map[string]bool{}
 			want := example.ReplaceAllStringFunc(string(data), func(block string) string {
 				call := example.FindStringSubmatch(block)[1]
 				shown[strings.Fields(call)[0]] = true
-				return "<!-- example -->\n\n```\n$ kubectl podfence " + call + "\n" + printed(t, call) + "```\n"
+				return "<!-- example -->\n\n```\n$ kubectl podfence " + call + "\n" + printed(t, call+agent) + "```\n"
 			})
 			for _, command := range document.commands {
 				if !shown[command] {
@@ -70,4 +81,28 @@ func printed(t *testing.T, call string) string {
 		t.Errorf("%s: %s", call, &out)
 	}
 	return out.String()
+}
+
+// documentFlows are what the examples of OBSERVE.md show.
+func documentFlows() []*flows.Flow {
+	from := func(name, ip string) flows.Endpoint {
+		return flows.Endpoint{IP: netip.MustParseAddr(ip), Port: 40000, Namespace: "shop", Pod: name, Workload: &flows.Workload{Kind: "Deployment", Name: "cart"}}
+	}
+	rule := 0
+	return []*flows.Flow{
+		denied(62345*time.Millisecond, func(f *flows.Flow) {
+			f.NearestMiss = "egress[1] of NetworkPolicy shop/web-egress allows port 5433"
+		}),
+		denied(64*time.Second, func(f *flows.Flow) {
+			f.Source, f.Direction = from("cart-5c8", "10.1.0.9"), flows.Ingress
+			f.Policies = []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "db"}, {Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "default"}}
+		}),
+		denied(72345*time.Millisecond, func(f *flows.Flow) { f.Repeats = 42 }),
+		denied(75*time.Second, func(f *flows.Flow) {
+			f.Source, f.Reason, f.Asked = from("cart-5c8", "10.1.0.9"), flows.ByRule, nil
+			f.Destination = flows.Endpoint{IP: netip.MustParseAddr("169.254.169.254"), Port: 80}
+			f.Policies = []flows.Policy{{Kind: "ClusterNetworkPolicy", Tier: "Admin", Name: "no-metadata", Rule: &rule, RuleName: "cloud metadata"}}
+			f.Text = "a rule of a ClusterNetworkPolicy denies it"
+		}),
+	}
 }

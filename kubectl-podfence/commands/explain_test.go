@@ -86,6 +86,7 @@ func TestCluster(t *testing.T) {
 	t.Run("reach", func(t *testing.T) { reaches(t, call) })
 	t.Run("diff", func(t *testing.T) { differs(t, api, call) })
 	t.Run("complete", func(t *testing.T) { completes(t, api, call) })
+	t.Run("observe", func(t *testing.T) { observes(t, api, call) })
 	t.Run("status", func(t *testing.T) { statuses(t, api, call) })
 }
 

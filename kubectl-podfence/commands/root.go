@@ -69,6 +69,7 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 		testCommand(f),
 		lintCommand(f),
 		statusCommand(f),
+		observeCommand(f),
 		versionCommand(f, version),
 	)
 	f.completeFlags(root)

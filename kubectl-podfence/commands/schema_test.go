@@ -13,6 +13,7 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/explain/expect"
 	"github.com/podfence/podfence/explain/lint"
@@ -32,13 +33,14 @@ var schemas = map[string]any{
 	"agent.podfence.io_v1_Trace":               answers.Trace{},
 	"agent.podfence.io_v1_TraceQuestion":       answers.TraceQuestion{},
 	"agent.podfence.io_v1_Failure":             answers.Failure{},
+	"flow":                                     flows.Flow{}, // a line has no version of its own
 }
 
 // TestSchemas: docs/schema has the JSON Schema of each value, as its type and the comments there have it. With
 // -update it is written anew. A field that goes, or gets another type, takes a new version.
 func TestSchemas(t *testing.T) {
 	reflector := &jsonschema.Reflector{AllowAdditionalProperties: true, Mapper: textual, Namer: named}
-	for _, room := range []string{"explain", "explain/expect", "explain/lint", "kubectl-podfence/commands", "api/answers"} {
+	for _, room := range []string{"explain", "explain/expect", "explain/lint", "kubectl-podfence/commands", "api/answers", "api/flows"} {
 		comments(t, reflector, room)
 	}
 	const folder = "../../docs/schema"
