@@ -32,6 +32,7 @@
 //	shared.go    addresses that several pods have
 //	affected.go  whose flows may be judged otherwise
 //	denied.go    who has denied a packet
+//	reasons.go   why a rule denies, and what its counter counts of policies
 //	users.go     the policies that an operation is for
 //
 // What is in them:

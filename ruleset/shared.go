@@ -105,7 +105,7 @@ func (u *update) returning(d policy.Direction, addr netip.Addr, key policy.Key) 
 			chain.Rules = append(chain.Rules, returningRule(rule))
 			continue
 		}
-		rest := &nft.Chain{Name: objectName("then-"+sharedChain(d, addr), key)}
+		rest := &nft.Chain{Name: objectName(thenPrefix+sharedChain(d, addr), key)}
 		tier, is := rule.Origin.(InTier)
 		admin := is && tier.Tier == policy.AdminTier
 		var flattened []nft.Rule
@@ -163,9 +163,12 @@ func (u *update) touchShared() {
 	}
 }
 
+// What the names of the chains begin with that sharedChain and returning make.
+const sharedPrefix, thenPrefix = "shared-", "then-"
+
 // sharedChain is the chain of an address that several subjects have.
 func sharedChain(d policy.Direction, addr netip.Addr) string {
-	return fmt.Sprintf("shared-%s-%s", d, strings.ReplaceAll(addr.String(), ":", "_"))
+	return fmt.Sprintf(sharedPrefix+"%s-%s", d, strings.ReplaceAll(addr.String(), ":", "_"))
 }
 
 // addresses brings the maps up to date for the addresses whose subjects were touched.

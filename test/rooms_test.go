@@ -38,7 +38,7 @@ var rules = []struct {
 	{module + "/policy", []string{module, "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
 	{module + "/policy/packet", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
-	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
+	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/api/flows", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
 	// nftables' own things, whatever they are for.
 	{module + "/ruleset/nft", []string{module, "!" + module + "/policy/packet", "os", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// No netlink, and no way around the Kernel interface.
