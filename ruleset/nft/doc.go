@@ -20,6 +20,7 @@
 //	text.go         a table as nft reads it
 //	plantext.go     a plan as nft reads it
 //	packet.go       TracePacket: a packet with all that a rule can ask of it
+//	counters.go     Counters: what the rules of a table have counted
 //	visit.go        Visit: what the kernel is asked about a packet, and what it answers
 //	trace.go        Trace: the way that a packet takes through a table
 //	refusal.go      Refusal: the error of a plan that the kernel refuses
