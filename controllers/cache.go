@@ -16,6 +16,7 @@ import (
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/api/v1alpha1"
+	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -130,6 +131,14 @@ func stripMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
+// stripPolicyMeta keeps, besides, whether a policy asks for metrics, and when somebody has changed it.
+func stripPolicyMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
+	kept := stripMeta(m)
+	kept.Annotations = annotationsOf(m, false)
+	kept.ManagedFields = report.ChangeTime(&m)
+	return kept
+}
+
 func stripNamespace(ns *corev1.Namespace) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: stripMeta(ns.ObjectMeta)}
 }
@@ -147,9 +156,9 @@ func stripPodAddresses(o *v1alpha1.PodAddresses) *v1alpha1.PodAddresses {
 }
 
 func stripPolicy(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
-	return &networkingv1.NetworkPolicy{ObjectMeta: stripMeta(np.ObjectMeta), Spec: np.Spec}
+	return &networkingv1.NetworkPolicy{ObjectMeta: stripPolicyMeta(np.ObjectMeta), Spec: np.Spec}
 }
 
 func stripClusterPolicy(cnp *clusterv1beta1.ClusterNetworkPolicy) *clusterv1beta1.ClusterNetworkPolicy {
-	return &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: cnp.TypeMeta, ObjectMeta: stripMeta(cnp.ObjectMeta), Spec: cnp.Spec}
+	return &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: cnp.TypeMeta, ObjectMeta: stripPolicyMeta(cnp.ObjectMeta), Spec: cnp.Spec}
 }

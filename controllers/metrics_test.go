@@ -45,6 +45,24 @@ var _ = Describe("Metrics", func() {
 		Expect(started.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1), "the others are there all the same")
 	})
 
+	It("say how long a policy took to be enforced, and which policies ask to be counted", func(ctx SpecContext) {
+		c := newCluster()
+		c.namespace("shop", nil)
+		runsAt(c.pod("shop", "web", set{"app": "web"}), c.ips(2)...)
+		c.policy("shop", "before", "podSelector: {}")
+		started := run(&recorder.Kernel{}, agent.Options{Node: c.node, API: agentUser, Counters: noCounters})
+		started.awaitReady()
+		Expect(started.observations("podfence_policy_enforcement_seconds")).To(Equal(map[string]uint64{"change": 0, "watch": 0}), "it was there before the agent")
+		c.policy("shop", "elsewhere", "podSelector: {matchLabels: {app: db}}")
+		np := c.policy("shop", "web", "podSelector: {matchLabels: {app: web}}")
+		Eventually(started.observationsOf("podfence_policy_enforcement_seconds"), soon, often).Should(Equal(map[string]uint64{"change": 1, "watch": 1}))
+		np.Annotations = map[string]string{report.CountAnnotation: "true", "other": "yes"}
+		Expect(admin.Update(ctx, np)).To(Succeed())
+		denied := []string{"direction=ingress", "namespace=" + np.Namespace, "policy=web", "verdict=denied"}
+		Eventually(started.metricOf("podfence_policy_packets_total", denied...), soon, often).Should(BeEquivalentTo(0))
+		Expect(started.observations("podfence_policy_enforcement_seconds")).To(Equal(map[string]uint64{"change": 1, "watch": 1}), "it says what it said before")
+	})
+
 	It("are each in docs/METRICS.md, which has no others", func() {
 		text, err := os.ReadFile(filepath.Join("..", "docs", "METRICS.md"))
 		Expect(err).NotTo(HaveOccurred())
