@@ -82,12 +82,13 @@ demo: build kubectl-podfence ## Show podfence at work in network namespaces (roo
 fmt: ## Format the Go code
 	gofmt -w .
 
-# The chart's template cannot reach out of the chart, so that has a file of its own.
+# The chart's templates cannot reach out of the chart, so that has files of its own.
 .PHONY: generate
-generate: $(TOOLS)/controller-gen ## What is made of the types in api/: deep copies, CRDs
+generate: $(TOOLS)/controller-gen ## What is made of the types in api/, deep copies and CRDs; the chart's alerts and dashboard
 	$(TOOLS)/controller-gen object paths=./api/...
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=charts/podfence/files
+	cp config/prometheus/rules.yaml config/prometheus/dashboard.json charts/podfence/monitoring/
 
 .PHONY: golden
 golden: ## Write the golden rulesets anew; read the difference before you commit
