@@ -176,6 +176,10 @@ faults: packages envtest-assets ## Faults put back, and the random suites that f
 chaos: packages envtest-assets ## Faults under live traffic, a line each, into docs/RELIABILITY.md's table (root)
 	go test -count 1 -timeout 0 -v ./test/chaos -chaos -table $(CURDIR)/docs/RELIABILITY.md
 
+.PHONY: test-alerts
+test-alerts: packages envtest-assets ## Each fault that an alert is for, made to a real agent, and what the alert says (root): five minutes
+	go test -count 1 -timeout 20m -v ./test/alerts -alerts
+
 .PHONY: paths
 paths: packages ## Frames of every kind between a pod and all others, against the list of what may arrive (root)
 	go test -count 1 -timeout 0 -v ./test/paths -paths
