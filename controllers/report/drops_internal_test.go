@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -58,8 +59,8 @@ func newCounts() *counts {
 // remake makes the kernel's table anew, with rules that have other handles, and have counted nothing.
 func (c *counts) remake(table, handle uint64) {
 	c.kernel = nft.Counters{Table: table, Chains: map[string][]nft.Counted{}}
-	for name, chain := range c.table.Chains {
-		for _, rule := range chain.Rules {
+	for _, name := range slices.Sorted(maps.Keys(c.table.Chains)) { // so that the same rules get the same handles
+		for _, rule := range c.table.Chains[name].Rules {
 			handle++
 			c.kernel.Chains[name] = append(c.kernel.Chains[name], nft.Counted{Handle: handle, Counter: rule.Counter})
 		}
