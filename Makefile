@@ -83,12 +83,13 @@ demo: build kubectl-podfence ## Show podfence at work in network namespaces (roo
 fmt: ## Format the Go code
 	gofmt -w .
 
-# The chart's template cannot reach out of the chart, so that has a file of its own.
+# The chart's templates cannot reach out of the chart, so that has files of its own.
 .PHONY: generate
-generate: $(TOOLS)/controller-gen ## What is made of the types in api/: deep copies, CRDs
+generate: $(TOOLS)/controller-gen ## What is made of the types in api/, deep copies and CRDs; the chart's alerts and dashboard
 	$(TOOLS)/controller-gen object paths=./api/...
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=charts/podfence/files
+	cp config/prometheus/rules.yaml config/prometheus/dashboard.json charts/podfence/monitoring/
 
 .PHONY: golden
 golden: ## Write the golden rulesets anew; read the difference before you commit
@@ -175,6 +176,10 @@ faults: packages envtest-assets ## Faults put back, and the random suites that f
 .PHONY: chaos
 chaos: packages envtest-assets ## Faults under live traffic, a line each, into docs/RELIABILITY.md's table (root)
 	go test -count 1 -timeout 0 -v ./test/chaos -chaos -table $(CURDIR)/docs/RELIABILITY.md
+
+.PHONY: test-alerts
+test-alerts: packages envtest-assets ## Each fault that an alert is for, made to a real agent, and what the alert says (root): five minutes
+	go test -count 1 -timeout 20m -v ./test/alerts -alerts
 
 .PHONY: paths
 paths: packages ## Frames of every kind between a pod and all others, against the list of what may arrive (root)

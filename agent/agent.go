@@ -104,6 +104,9 @@ type Options struct {
 	DropLog observer.DropLogOptions
 	// Hubble says where to serve Hubble's API.
 	Hubble Hubble
+	// Counters read what the rules of the policies' table have counted; whole is false if the rules have
+	// changed meanwhile. Nil: not known.
+	Counters report.ReadCounters
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -230,7 +233,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		},
 	})
 	a.report.Of(a.Enforcer)
-	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")))
+	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")), a.report.Counters(o.Counters, o.Log.WithName("metrics")))
 
 	if o.API != nil {
 		err = errors.Join(mgr.Add(a.report.Events), mgr.Add(a.report.Problems), cluster.SetupWithManager(mgr, controllers.Options{
@@ -260,6 +263,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 			err = errors.Join(err, mgr.Add(routes))
 		}
 	}
+	o.Registry.MustRegister(report.NodeMetrics(o.ProcSys, waitingSince(plugin)))
 	a.checkHealth(plugin)
 	return a, errors.Join(err,
 		a.observe(),

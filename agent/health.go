@@ -23,6 +23,19 @@ func (a *Agent) checkHealth(plugin *attachments.Server) {
 	health.Check()
 }
 
+// waitingSince returns since when each pod waits whose ADD has failed; nil if no plugin is served.
+func waitingSince(plugin *attachments.Server) func() []time.Time {
+	if plugin == nil {
+		return nil
+	}
+	return func() (since []time.Time) {
+		for _, w := range plugin.Waiting() {
+			since = append(since, w.Since)
+		}
+		return since
+	}
+}
+
 // serveHealth has the manager answer /healthz, while the process lives, and /readyz,
 // while the node is healthy too.
 func (a *Agent) serveHealth() error {

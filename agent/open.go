@@ -94,6 +94,12 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 		n.add(reader.Close)
 		o.Query = reader
 	}
+	counters, err := conn.OpenCounters(tables)
+	if err != nil {
+		return n, err
+	}
+	n.add(counters.Close)
+	o.Counters = counters.Read
 	o.Drops = func() (map[string]uint64, error) { return conn.Drops(ruleset.DropChains[:]...) }
 	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 		return n, err

@@ -39,7 +39,8 @@ func TestChartEqualsOverlays(t *testing.T) {
 	} {
 		for _, prometheus := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, prometheus %v", c.overlay, prometheus), func(t *testing.T) {
-				got := render(t, `namespace.create=true`, `cni.mode="`+c.mode+`"`, fmt.Sprintf("metrics.prometheus.enabled=%v", prometheus))
+				got := render(t, `namespace.create=true`, `cni.mode="`+c.mode+`"`, fmt.Sprintf("metrics.prometheus.enabled=%v", prometheus),
+					fmt.Sprintf("prometheusRule.enabled=%v", prometheus), fmt.Sprintf("dashboard.enabled=%v", prometheus))
 				compare(t, got, overlay(t, c.overlay, prometheus))
 			})
 		}
@@ -320,6 +321,7 @@ var settings = []setting{
 		`- PodMonitor/podfence-agent.metadata.labels.app.kubernetes.io/name: "podfence"`,
 		`- PodMonitor/podfence-agent.metadata.name: "podfence-agent"`,
 		`- PodMonitor/podfence-agent.metadata.namespace: "podfence-system"`,
+		`- PodMonitor/podfence-agent.spec.podMetricsEndpoints[0].honorLabels: true`,
 		`- PodMonitor/podfence-agent.spec.podMetricsEndpoints[0].path: "/metrics"`,
 		`- PodMonitor/podfence-agent.spec.podMetricsEndpoints[0].port: "metrics"`,
 		`- PodMonitor/podfence-agent.spec.selector.matchLabels.app.kubernetes.io/component: "agent"`,
@@ -341,6 +343,18 @@ var settings = []setting{
 	{"metrics.prometheus.podMonitorLabels", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.podMonitorLabels={"release":"a"}`}, []string{
 		`+ PodMonitor/podfence-agent.metadata.labels.release: "a"`,
 		`+ PodMonitor/podfence-status-writer.metadata.labels.release: "a"`,
+	}},
+	// What these add TestChartEqualsOverlays tells.
+	{"prometheusRule.enabled", nil, []string{`prometheusRule.enabled=false`}, nil},
+	{"prometheusRule.enabled", nil, []string{`prometheusRule=null`}, nil}, // as after an upgrade with --reuse-values
+	{"prometheusRule.labels", []string{`prometheusRule.enabled=true`}, []string{`prometheusRule.labels={"release":"a"}`}, []string{
+		`+ PrometheusRule/podfence-agent.metadata.labels.release: "a"`,
+	}},
+	{"dashboard.enabled", nil, []string{`dashboard.enabled=false`}, nil},
+	{"dashboard.enabled", nil, []string{`dashboard=null`}, nil}, // as after an upgrade with --reuse-values
+	{"dashboard.labels", []string{`dashboard.enabled=true`}, []string{`dashboard.labels={"my_dashboard":"yes","grafana_dashboard":null}`}, []string{
+		`+ ConfigMap/podfence-dashboard.metadata.labels.my_dashboard: "yes"`,
+		`- ConfigMap/podfence-dashboard.metadata.labels.grafana_dashboard: "1"`,
 	}},
 	{"resources", nil, []string{`resources.limits={"memory":"2Gi"}`, `resources.requests.cpu=1`}, []string{
 		`+ ` + agent + `resources.limits.memory: "2Gi"`,

@@ -17,6 +17,7 @@ import (
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/api/v1alpha1"
+	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -131,6 +132,14 @@ func stripMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
+// stripPolicyMeta keeps, besides, whether a policy asks for metrics, and when somebody has changed it.
+func stripPolicyMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
+	kept := stripMeta(m)
+	kept.Annotations = annotationsOf(m, false)
+	kept.ManagedFields = report.ChangeTime(&m)
+	return kept
+}
+
 // stripNamespace keeps one annotation, that by which a namespace asks for the drop log.
 func stripNamespace(ns *corev1.Namespace) *corev1.Namespace {
 	kept := &corev1.Namespace{ObjectMeta: stripMeta(ns.ObjectMeta)}
@@ -153,9 +162,9 @@ func stripPodAddresses(o *v1alpha1.PodAddresses) *v1alpha1.PodAddresses {
 }
 
 func stripPolicy(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
-	return &networkingv1.NetworkPolicy{ObjectMeta: stripMeta(np.ObjectMeta), Spec: np.Spec}
+	return &networkingv1.NetworkPolicy{ObjectMeta: stripPolicyMeta(np.ObjectMeta), Spec: np.Spec}
 }
 
 func stripClusterPolicy(cnp *clusterv1beta1.ClusterNetworkPolicy) *clusterv1beta1.ClusterNetworkPolicy {
-	return &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: cnp.TypeMeta, ObjectMeta: stripMeta(cnp.ObjectMeta), Spec: cnp.Spec}
+	return &clusterv1beta1.ClusterNetworkPolicy{TypeMeta: cnp.TypeMeta, ObjectMeta: stripPolicyMeta(cnp.ObjectMeta), Spec: cnp.Spec}
 }

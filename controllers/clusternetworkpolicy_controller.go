@@ -297,8 +297,9 @@ func (c *clusterPolicies) Replace(list []any, _ string) error {
 // Resync has nothing to do, because what was fed is in the model.
 func (c *clusterPolicies) Resync() error { return nil }
 
-// keep is what is fed of an object that the reflector brings.
+// keep is what is fed of an object that the reflector brings. It notes when that is.
 func (c *clusterPolicies) keep(object any) *clusterv1beta1.ClusterNetworkPolicy {
+	c.report.Enforcement.Arrived(policy.Key{Name: object.(*clusterv1beta1.ClusterNetworkPolicy).Name})
 	kept := c.clusterSizes.keep(object.(*clusterv1beta1.ClusterNetworkPolicy))
 	kept.TypeMeta = metav1.TypeMeta{APIVersion: clusterGroup + "/" + c.version, Kind: clusterNetworkPolicyKind}
 	return kept
@@ -321,17 +322,20 @@ func (c *clusterPolicies) apply(changed []*clusterv1beta1.ClusterNetworkPolicy, 
 	if len(changes) == 0 {
 		return
 	}
-	_ = c.feed(func() ([]policy.Change, error) { return changes, nil }, func() { c.note(changed, gone) }) // only reading can fail
+	_ = c.feed(func() ([]policy.Change, error) { return changes, nil }, func(fed uint64) { c.note(changed, gone, fed) }) // only reading can fail
 	for _, name := range gone {
 		c.report.Problems.Gone(policy.Key{Name: name})
+		c.report.Counting.Gone(policy.Key{Name: name})
+		c.report.Enforcement.Gone(policy.Key{Name: name})
 	}
 	for i, cnp := range changed {
+		c.report.Counting.Set(cnp)
 		c.report.Problems.Report(cnp, problems[i])
 	}
 }
 
-// note notes what was fed.
-func (c *clusterPolicies) note(changed []*clusterv1beta1.ClusterNetworkPolicy, gone []string) {
+// note notes what was fed, and what Feed has returned for it.
+func (c *clusterPolicies) note(changed []*clusterv1beta1.ClusterNetworkPolicy, gone []string, fed uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range gone {
@@ -346,6 +350,7 @@ func (c *clusterPolicies) note(changed []*clusterv1beta1.ClusterNetworkPolicy, g
 	for _, cnp := range changed {
 		c.kept[cnp.Name] = packer.keep(cnp)
 		c.fed.set(clusterScope, cnp)
+		c.report.Enforcement.Fed(cnp, fed)
 	}
 }
 

@@ -214,7 +214,7 @@ func TestNotesAreOfTheStep(t *testing.T) {
 	s := NewSource()
 	s.enforcer = enforcer.New(&recorder.Kernel{}, enforcer.Options{Node: "node"})
 	noted := false
-	note := func() {
+	note := func(uint64) {
 		noted = true
 		if s.mu.TryLock() {
 			t.Error("another step could come between")

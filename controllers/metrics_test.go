@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"github.com/podfence/podfence/agent"
+	"github.com/podfence/podfence/controllers/report"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/recorder"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -43,6 +45,28 @@ var _ = Describe("Metrics", func() {
 		broken.Store(true)
 		Expect(started.metric("podfence_dropped_packets_total", "reason=no pod known by this address")).To(BeEquivalentTo(-1))
 		Expect(started.metric("podfence_pods", "isolated=true")).To(BeEquivalentTo(1), "the others are there all the same")
+	})
+
+	It("say how long a policy took to be enforced, and which policies ask to be counted", func(ctx SpecContext) {
+		c := newCluster()
+		c.namespace("shop", nil)
+		runsAt(c.pod("shop", "web", set{"app": "web"}), c.ips(2)...)
+		c.policy("shop", "before", "podSelector: {}")
+		var started *running
+		started = run(&recorder.Kernel{}, agent.Options{Node: c.node, API: agentUser, Counters: func() (nft.Counters, bool, error) {
+			rules, held := started.Enforcer.Rules()
+			return countersOf(rules.Chains), held, nil
+		}})
+		started.awaitReady()
+		Expect(started.observations("podfence_policy_enforcement_seconds")).To(Equal(map[string]uint64{"change": 0, "watch": 0}), "it was there before the agent")
+		c.policy("shop", "elsewhere", "podSelector: {matchLabels: {app: db}}")
+		np := c.policy("shop", "web", "podSelector: {matchLabels: {app: web}}")
+		Eventually(started.observations, soon, often).WithArguments("podfence_policy_enforcement_seconds").Should(Equal(map[string]uint64{"change": 1, "watch": 1}))
+		np.Annotations = map[string]string{report.CountAnnotation: "true", "other": "yes"}
+		Expect(admin.Update(ctx, np)).To(Succeed())
+		denied := []string{"direction=ingress", "namespace=" + np.Namespace, "policy=web", "verdict=denied"}
+		Eventually(started.metricOf("podfence_policy_packets_total", denied...), soon, often).Should(BeEquivalentTo(0))
+		Expect(started.observations("podfence_policy_enforcement_seconds")).To(Equal(map[string]uint64{"change": 1, "watch": 1}), "it says what it said before")
 	})
 
 	It("are each in docs/METRICS.md, which has no others", func() {
@@ -93,4 +117,31 @@ func (d *describing) described() map[string]string {
 		}
 	}
 	return all
+}
+
+// countersOf are counters as the kernel has them whose rules have met no packet.
+func countersOf(chains map[string]*nft.Chain) nft.Counters {
+	counters := nft.Counters{Table: 1, Chains: map[string][]nft.Counted{}}
+	for name, chain := range chains {
+		for _, rule := range chain.Rules {
+			counters.Chains[name] = append(counters.Chains[name], nft.Counted{Counter: rule.Counter})
+		}
+	}
+	return counters
+}
+
+// observations are how often a histogram was observed, by the value of its label.
+func (r *running) observations(name string) map[string]uint64 {
+	counts := map[string]uint64{}
+	families, err := r.registry.Gather()
+	Expect(err).NotTo(HaveOccurred())
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			counts[metric.GetLabel()[0].GetValue()] = metric.GetHistogram().GetSampleCount()
+		}
+	}
+	return counts
 }

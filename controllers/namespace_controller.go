@@ -26,7 +26,7 @@ func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 			gone = true
 			return policy.DeleteNamespace(req.Name)
 		},
-		func() {
+		func(uint64) {
 			if gone {
 				r.fed.delete(namespaceScope(req.Name), req.Name)
 			} else {

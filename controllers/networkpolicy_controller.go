@@ -5,6 +5,10 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/podfence/podfence/policy"
 )
@@ -41,24 +45,37 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 			r.policySizes.forget(req.NamespacedName)
 			return policy.DeletePolicy(req.NamespacedName)
 		},
-		func() {
+		func(fed uint64) {
 			if gone {
 				r.fed.delete(policiesOf(req.Namespace), req.Name)
 			} else {
 				r.fed.set(policiesOf(req.Namespace), np)
+				r.report.Enforcement.Fed(np, fed)
 			}
 		})
 	switch {
 	case err != nil:
 	case gone:
 		r.report.Problems.Gone(req.NamespacedName)
+		r.report.Counting.Gone(req.NamespacedName)
+		r.report.Enforcement.Gone(req.NamespacedName)
 	default:
+		r.report.Counting.Set(np)
 		r.report.Problems.Report(np, problems)
 	}
 	return result, err
 }
 
-// SetupWithManager has the manager call Reconcile.
+// SetupWithManager has the manager call Reconcile. When the watch tells of a policy is noted before the
+// policy waits for its turn.
 func (r *NetworkPolicyReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return ctrl.NewControllerManagedBy(mgr).For(&networkingv1.NetworkPolicy{}).Named("networkpolicy").Complete(r)
+	arrived := func(object client.Object) bool {
+		r.report.Enforcement.Arrived(client.ObjectKeyFromObject(object))
+		return true
+	}
+	noted := predicate.Funcs{
+		CreateFunc: func(e event.CreateEvent) bool { return arrived(e.Object) },
+		UpdateFunc: func(e event.UpdateEvent) bool { return arrived(e.ObjectNew) },
+	}
+	return ctrl.NewControllerManagedBy(mgr).For(&networkingv1.NetworkPolicy{}, builder.WithPredicates(noted)).Named("networkpolicy").Complete(r)
 }

@@ -95,7 +95,7 @@ func (r *PodAddressesReconciler) Reconcile(ctx context.Context, req ctrl.Request
 			now = o.Pods
 			return policy.ChangeOf(o)
 		}, gone,
-		func() {
+		func(uint64) {
 			fresh = newOf(r.fed[req.Name], now, r.began)
 			if delete(r.fed, req.Name); len(now) > 0 {
 				r.fed[req.Name] = now

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
+	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -35,8 +36,24 @@ const (
 )
 
 // notKept is the annotation of a policy whose rules are not kept. Only policies in the cache have it,
-// and the cache keeps no annotations that others have given.
+// and the cache keeps of the annotations that others have given only one.
 const notKept = "podfence.io/not-kept"
+
+// annotationsOf are those that are kept of a policy: that it asks for metrics, and whether its rules are not
+// kept.
+func annotationsOf(m metav1.ObjectMeta, emptied bool) map[string]string {
+	var kept map[string]string
+	if m.Annotations[report.CountAnnotation] == "true" {
+		kept = map[string]string{report.CountAnnotation: "true"}
+	}
+	if emptied {
+		if kept == nil {
+			kept = map[string]string{}
+		}
+		kept[notKept] = "true"
+	}
+	return kept
+}
 
 // policySizes are how large the policies are that the cache keeps. Its methods may be
 // called concurrently.
@@ -51,7 +68,7 @@ func newPolicySizes() *policySizes {
 func (s *policySizes) keep(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
 	kept := stripPolicy(np)
 	if _, been := np.Annotations[notKept]; been && len(np.Spec.Ingress)+len(np.Spec.Egress) == 0 {
-		kept.Annotations = map[string]string{notKept: "true"}
+		kept.Annotations = annotationsOf(np.ObjectMeta, true)
 	}
 	if s.count(keyOf(kept), memoryOf(kept)) {
 		return kept
@@ -108,7 +125,7 @@ func emptied(np *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
 	}}
 	parsed, _ := policy.Parse(bare)
 	emptied := &networkingv1.NetworkPolicy{ObjectMeta: np.ObjectMeta, Spec: networkingv1.NetworkPolicySpec{PodSelector: np.Spec.PodSelector}}
-	emptied.Labels, emptied.Annotations = nil, map[string]string{notKept: "true"}
+	emptied.Labels, emptied.Annotations = nil, annotationsOf(np.ObjectMeta, true)
 	if np.Spec.PodSelector.Size() > subjectBytes {
 		emptied.Spec.PodSelector = metav1.LabelSelector{}
 	}
@@ -195,7 +212,7 @@ func emptiedCluster(cnp *clusterv1beta1.ClusterNetworkPolicy) *clusterv1beta1.Cl
 	emptied := &clusterv1beta1.ClusterNetworkPolicy{ObjectMeta: cnp.ObjectMeta, Spec: clusterv1beta1.ClusterNetworkPolicySpec{
 		Tier: cnp.Spec.Tier, Priority: cnp.Spec.Priority, Subject: cnp.Spec.Subject,
 	}}
-	emptied.Labels, emptied.Annotations = nil, map[string]string{notKept: "true"}
+	emptied.Labels, emptied.Annotations = nil, annotationsOf(cnp.ObjectMeta, true)
 	if text, _ := json.Marshal(cnp.Spec.Subject); len(text) > subjectBytes {
 		emptied.Spec.Subject = clusterv1beta1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}}
 	}

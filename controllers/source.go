@@ -149,17 +149,18 @@ func (s *Source) Policy(key policy.Key) client.Object {
 }
 
 // feed reads a cache and feeds what it has read, or nothing if that fails. Then it notes what was
-// fed, in the same step: a note that comes late must not be taken for what was fed since.
-func (s *Source) feed(read func() ([]policy.Change, error), note func()) error {
+// fed, in the same step: a note that comes late must not be taken for what was fed since. note gets what Feed
+// has returned.
+func (s *Source) feed(read func() ([]policy.Change, error), note func(fed uint64)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changes, err := read()
 	if err != nil {
 		return err
 	}
-	s.enforcer.Feed(changes...)
+	fed := s.enforcer.Feed(changes...)
 	if note != nil {
-		note()
+		note(fed)
 	}
 	return nil
 }
@@ -167,7 +168,7 @@ func (s *Source) feed(read func() ([]policy.Change, error), note func()) error {
 // reconcile is what the reconcilers have in common: the object as the cache has it is fed as the
 // change that set makes of it; if it is gone, as that of gone. Then note is called, unless it is nil.
 // All are called under mu.
-func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request, object T, set func(T) policy.Change, gone func() policy.Change, note func()) (ctrl.Result, error) {
+func reconcile[T client.Object](ctx context.Context, s *Source, req ctrl.Request, object T, set func(T) policy.Change, gone func() policy.Change, note func(fed uint64)) (ctrl.Result, error) {
 	err := s.feed(func() ([]policy.Change, error) {
 		switch err := s.cache.Get(ctx, req.NamespacedName, object); {
 		case apierrors.IsNotFound(err):
@@ -225,7 +226,7 @@ func (l *firstLoad) Start(ctx context.Context) error {
 			changes = append(changes, policy.ChangeOf(&policies.Items[i]))
 		}
 		return append(changes, policy.Synced()), nil
-	}, func() {
+	}, func(uint64) {
 		for i := range namespaces.Items {
 			l.fed.set(namespaceScope(namespaces.Items[i].Name), &namespaces.Items[i])
 		}

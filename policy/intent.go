@@ -217,6 +217,9 @@ type Delta struct {
 	// Sections come before the policies that have them, and never change; nil means that the
 	// section was removed.
 	Sections map[SectionKey][]Rule
+	// Unfinished are policies that are not yet handed out as they are: not at all, or in a form in which
+	// they wait. Later deltas have them.
+	Unfinished map[Key]struct{}
 }
 
 // Members is a change to a set of members.

@@ -42,6 +42,9 @@ func (m *Model) take(room *stage) Delta {
 	}
 	m.takeGone(&d, room)
 	m.dirtyPodCIDRs, m.dirtyCluster = false, false
+	if len(m.dirtyPolicies) > 0 {
+		d.Unfinished = maps.Clone(m.dirtyPolicies)
+	}
 	return d
 }
 

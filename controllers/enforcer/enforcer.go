@@ -63,10 +63,10 @@ type Options struct {
 type Enforcer struct {
 	inbox *inbox
 	loop  *loop
-	flows *judge // nil: established flows are left alone
-	links *links // nil: podfence connects the pods
-	// policies is the policies' table, as the kernel holds it.
+	// policies is the policies' table, for those who ask for its rules.
 	policies *sharedTable
+	flows    *judge // nil: established flows are left alone
+	links    *links // nil: podfence connects the pods
 }
 
 // New returns an enforcer for a node.
@@ -83,8 +83,9 @@ func New(kernel Kernel, o Options) *Enforcer {
 	return e
 }
 
-// Feed takes changes into the model. They are committed together.
-func (e *Enforcer) Feed(changes ...policy.Change) { e.inbox.feed(changes) }
+// Feed takes changes into the model. They are committed together. It returns how many times changes have
+// been fed by then, these included: a Committed whose Fed is at least that has them.
+func (e *Enforcer) Feed(changes ...policy.Change) (fed uint64) { return e.inbox.feed(changes) }
 
 // Start commits until ctx is done. It takes nothing away when it stops: the
 // last rules stay in force. It implements manager.Runnable.

@@ -58,18 +58,20 @@ func (i *inbox) wakeUp()                { signal(i.wake) }
 // untilSynced is closed when all that there was at the start has been fed.
 func (i *inbox) untilSynced() <-chan struct{} { return i.synced }
 
-// feed takes changes into the model.
-func (i *inbox) feed(changes []policy.Change) {
+// feed takes changes into the model. It returns what fed is then.
+func (i *inbox) feed(changes []policy.Change) (fed uint64) {
 	i.mu.Lock()
 	before := i.model.HasSynced()
 	i.model.Apply(changes...)
 	i.fed++
+	fed = i.fed
 	if !before && i.model.HasSynced() {
 		close(i.synced)
 	}
 	i.waiters.fed(i.model)
 	i.mu.Unlock()
 	signal(i.wake)
+	return fed
 }
 
 // hasSynced reports whether all that there was at the start has been fed.

@@ -145,6 +145,7 @@ func (l *loop) commit() error {
 		l.inbox.fail(err)
 		return err
 	}
+	l.policies.settle()
 	l.repairs.done(l.report)
 	quarantined, overBudget := l.inbox.settle(fed)
 	l.report(Settled{Size: l.policies.get().Size(), Quarantined: quarantined, OverBudget: overBudget})
@@ -200,7 +201,7 @@ func (l *loop) commitPolicies() (fed uint64, err error) {
 // table.
 func (l *loop) committed(b batch, plan nft.Plan, affected map[netip.Addr]bool, took time.Duration) {
 	l.trust, l.replaced = known, plan.Replace
-	c := Committed{Intent: b.Intent, Delta: b.Delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
+	c := Committed{Fed: b.Fed, Intent: b.Intent, Delta: b.Delta, Operations: len(plan.Ops), Replaced: plan.Replace, Took: took}
 	for _, t := range l.beside {
 		t.follow(c)
 	}

@@ -32,6 +32,9 @@ type Transacted struct {
 // follows the one before. So whoever applies the deltas, and begins anew with each intent, knows
 // what is in force.
 type Committed struct {
+	// Fed is how many times changes had been fed when it was taken out of the model: all that Feed has
+	// returned no higher number for is in force, but for what is handed out bit by bit.
+	Fed uint64
 	// Intent is all that is enforced, but for the members of peers and named ports, if the table
 	// was built anew. Otherwise it is nil, and Delta is what has changed.
 	Intent *policy.Intent

@@ -121,5 +121,6 @@ func (l *loop) takeTampering() (*nft.Tampering, error) {
 		return nil, nil
 	}
 	l.trust = min(l.trust, undone)
+	l.policies.doubt()
 	return &noticed[len(noticed)-1], nil
 }

@@ -2,6 +2,7 @@ package enforcer
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/podfence/podfence/policy"
@@ -78,8 +79,9 @@ func (t *table) commit() error {
 type sharedTable struct {
 	mu    sync.RWMutex
 	table *ruleset.Table // nil before the first commit
-	// version counts the changes.
-	version uint64
+	// version counts the changes. settled is the version that the kernel holds with all of its parts; 0: it
+	// may hold another.
+	version, settled uint64
 }
 
 // put replaces the table by another.
@@ -101,6 +103,37 @@ func (s *sharedTable) change(f func(*ruleset.Table)) {
 // get returns the table. It is for the loop, which alone changes the table and so needs no lock to
 // read it.
 func (s *sharedTable) get() *ruleset.Table { return s.table }
+
+// settle notes that the kernel holds the table as it is. doubt notes that it may hold another.
+func (s *sharedTable) settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled = s.version
+}
+
+func (s *sharedTable) doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled = 0
+}
+
+// rules are the chains of the table, if the kernel holds it as it is, and its version. Nobody changes a
+// chain: another takes its place.
+func (s *sharedTable) rules() (chains map[string]*nft.Chain, version uint64, held bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.settled == 0 || s.settled != s.version {
+		return nil, 0, false
+	}
+	return maps.Clone(s.table.Chains), s.version, true
+}
+
+// holds reports whether the kernel holds that version of the table.
+func (s *sharedTable) holds(version uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.version == version && s.settled == version
+}
 
 // judge returns a judge of flows, which reports whether the table lets a new connection pass. While
 // there is no table, nothing is known, and nothing is cut. Many flows usually lead from the same

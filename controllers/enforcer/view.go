@@ -15,6 +15,24 @@ func (e *Enforcer) Knows(c policy.Change) bool {
 	return ask(e.inbox, func(m *policy.Model) bool { return m.Knows(c) })
 }
 
+// Rules are the chains of the policies' table as the kernel held it at one time, by name. Nobody changes
+// them.
+type Rules struct {
+	Chains  map[string]*nft.Chain
+	version uint64
+}
+
+// Rules returns the rules that are in the kernel; held is false while a commit is under way, or somebody
+// else has changed the table.
+func (e *Enforcer) Rules() (rules Rules, held bool) {
+	rules.Chains, rules.version, held = e.policies.rules()
+	return rules, held
+}
+
+// Held reports whether the rules are still those in the kernel, and have been all the time since Rules
+// returned them.
+func (e *Enforcer) Held(rules Rules) bool { return e.policies.holds(rules.version) }
+
 // HasSynced reports whether all that there was at the start has been fed.
 func (e *Enforcer) HasSynced() bool { return e.inbox.hasSynced() }
 

@@ -81,6 +81,8 @@ func (m *Source) Reload() error {
 		differing(m.last.Policies, now.Policies, changeOf, gone),
 		differing(m.last.ClusterPolicies, now.ClusterPolicies, changeOf, gone),
 	), policy.Synced())...)
+	count(m.Report.Counting, m.last.Policies, now.Policies)
+	count(m.Report.Counting, m.last.ClusterPolicies, now.ClusterPolicies)
 	m.last = now
 	return nil
 }
@@ -93,6 +95,21 @@ func (m *Source) WantsDropLog(namespace string) bool {
 	return slices.ContainsFunc(m.last.Namespaces, func(ns *corev1.Namespace) bool {
 		return ns.Name == namespace && ns.Annotations[flows.DropLogAnnotation] == "true"
 	})
+}
+
+// count says which policies ask for metrics of their own.
+func count[T client.Object](counting *report.Counting, before, now []T) {
+	gone := map[policy.Key]struct{}{}
+	for _, object := range before {
+		gone[client.ObjectKeyFromObject(object)] = struct{}{}
+	}
+	for _, object := range now {
+		delete(gone, client.ObjectKeyFromObject(object))
+		counting.Set(object)
+	}
+	for key := range gone {
+		counting.Gone(key)
+	}
 }
 
 // read reads the folder, and says once what it passes over.

@@ -10,6 +10,7 @@ import (
 
 // committed reports what a commit has changed.
 func (r *Reporter) committed(c enforcer.Committed) {
+	r.Enforcement.committed(c)
 	switch {
 	case c.Intent != nil:
 		r.podCIDRs = texts(c.Intent.PodCIDRs)

@@ -13,5 +13,9 @@
 //	events.go      creates Events, beside all else
 //	metrics.go     what is counted as it happens
 //	gathered.go    what is worked out when somebody asks for the metrics
+//	drops.go       what the kernel's rules have counted
+//	counting.go    which policies have metrics of their own
+//	enforcement.go  how long policies take to be enforced
+//	node.go        connection tracking, and pods that wait
 //	warn.go        the level warn, and lists that are shortened
 package report

@@ -35,6 +35,7 @@ type Metrics struct {
 	announced      *prometheus.CounterVec
 	announcing     prometheus.Gauge
 	peerAddress    prometheus.Histogram
+	enforcement    *prometheus.HistogramVec
 }
 
 // newMetrics registers the agent's metrics.
@@ -100,6 +101,10 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "podfence_peer_address_seconds", Help: "Time from when a pod of another node was given its address until the rules here know it, by announcements. It spans two nodes' clocks: one that is behind the other node's by more than that takes counts only what it took here.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
+		enforcement: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "podfence_policy_enforcement_seconds", Help: "Time until a policy that has come or changed, and selects pods of this node, is in the kernel: from the change (from=change; it is known in whole seconds, and of another machine's clock) and from when the watch has told of it (from=watch).",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 18),
+		}, []string{"from"}),
 		networkRepairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_network_repairs_total", Help: "Links, addresses, routes, neighbours, rules and settings of the pods' network that podfence has made again because somebody else had changed them; the log names them.",
 		}),
@@ -115,10 +120,13 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 		m.adds.WithLabelValues(result)
 		m.announced.WithLabelValues(result)
 	}
+	for _, from := range []string{"change", "watch"} {
+		m.enforcement.WithLabelValues(from)
+	}
 	for _, change := range []string{"revoked", "restored"} {
 		m.flows.WithLabelValues(change)
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration, m.announced, m.announcing, m.peerAddress)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration, m.announced, m.announcing, m.peerAddress, m.enforcement)
 	return m
 }
 
@@ -130,6 +138,13 @@ func (m *Metrics) transacted(o enforcer.Transacted) {
 	m.commits.WithLabelValues("success").Inc()
 	m.duration.Observe(o.Took.Seconds())
 	m.operations.Add(float64(o.Operations))
+}
+
+// enforced counts a policy that is in the kernel now, after what time since its change and since the watch has
+// told of that. Another machine's clock says when the change was.
+func (m *Metrics) enforced(change, watch time.Duration) {
+	m.enforcement.WithLabelValues("change").Observe(max(change, 0).Seconds())
+	m.enforcement.WithLabelValues("watch").Observe(max(watch, 0).Seconds())
 }
 
 func (m *Metrics) settled(o enforcer.Settled) {

@@ -37,6 +37,10 @@ type Reporter struct {
 	Problems *Problems
 	Findings *Findings
 	Events   *Events
+	// Counting knows which policies have metrics of their own, and Enforcement measures how long they take
+	// to be enforced.
+	Counting    *Counting
+	Enforcement *Enforcement
 
 	node string
 	// log is for outcomes of the enforcer, and agent for all else.
@@ -56,6 +60,7 @@ func New(o Options) *Reporter {
 	}
 	r.Problems = newProblems(events, o, metrics, func(key policy.Key) []policy.Problem { return r.enforcer.Problems(key) })
 	r.Findings = newFindings(events, o)
+	r.Counting, r.Enforcement = newCounting(o.Log), newEnforcement(metrics)
 	r.Health.Set(NotStarted, enforcer.ErrNotStarted)
 	return r
 }

@@ -88,12 +88,12 @@ func (r *Reader) try(ctx context.Context, way []nft.Visit) (visited []nft.Visite
 	if sending%2 != 0 {
 		return nil, false, nil
 	}
-	before, err := r.generation()
+	before, err := generationOf(r.tables)
 	if err != nil {
 		return nil, true, err
 	}
 	visited, err = r.run(ctx, way)
-	after, also := r.generation()
+	after, also := generationOf(r.tables)
 	if also != nil {
 		return nil, true, also
 	}
@@ -141,9 +141,9 @@ func (r *Reader) run(ctx context.Context, way []nft.Visit) (visited []nft.Visite
 	return visited, nil
 }
 
-// generation is the ruleset's.
-func (r *Reader) generation() (generation uint32, err error) {
-	err = r.tables.ask(netlink.Message{
+// generationOf is the ruleset's generation.
+func generationOf(l *line) (generation uint32, err error) {
+	err = l.ask(netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   nfgenmsg(unix.AF_UNSPEC),
 	}, func(m netlink.Message) error {

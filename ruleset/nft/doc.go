@@ -22,6 +22,7 @@
 //	packet.go       TracePacket: a packet with all that a rule can ask of it
 //	connevent.go    ConnEvent: a connection has begun or ended
 //	logged.go       Logged: a packet that an nflog group was told of
+//	counters.go     Counters: what the rules of a table have counted
 //	visit.go        Visit: what the kernel is asked about a packet, and what it answers
 //	trace.go        Trace: the way that a packet takes through a table
 //	refusal.go      Refusal: the error of a plan that the kernel refuses

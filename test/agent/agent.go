@@ -213,10 +213,16 @@ func (a *Agent) Proc(file string) ([]byte, error) {
 	return text, nil
 }
 
+// Exposition is what the agent serves on /metrics.
+func (a *Agent) Exposition(ctx context.Context) (string, error) {
+	_, body, err := a.get(ctx, "9478", "/metrics")
+	return body, err
+}
+
 // Metrics are the values on /metrics by name: of those with labels, the sum; of
 // histograms, name_count and name_sum.
 func (a *Agent) Metrics(ctx context.Context) (map[string]float64, error) {
-	_, body, err := a.get(ctx, "9478", "/metrics")
+	body, err := a.Exposition(ctx)
 	if err != nil {
 		return nil, err
 	}

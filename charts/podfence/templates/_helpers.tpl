@@ -76,3 +76,8 @@ volumeMounts:
 - name: run
   mountPath: /run/podfence
 {{- end -}}
+
+{{/* The name of the dashboard's ConfigMap. */}}
+{{- define "podfence.dashboard" -}}
+{{- include "podfence.name" . | trunc 53 | trimSuffix "-" -}}-dashboard
+{{- end -}}

@@ -1,0 +1,199 @@
+package report
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/controllers/enforcer"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
+)
+
+// countersEvery is how often the counters of the kernel's rules are read at most. Who scrapes more often
+// gets what was read last.
+const countersEvery = 5 * time.Second
+
+// countersTries is how often they are read anew, at once, if the rules have changed meanwhile. If they always
+// have, what was read last is told once more.
+const countersTries = 3
+
+// ReadCounters reads what the rules of the policies' table have counted; whole is false if the rules have
+// changed meanwhile.
+type ReadCounters func() (counters nft.Counters, whole bool, err error)
+
+// counters are the metrics that are made of what the kernel's rules have counted. A rule that is replaced
+// counts from 0. So what is told is the sum of what each rule has counted between two readings, which never
+// goes back. What a rule has counted between the last reading and its end is lost.
+type counters struct {
+	read   ReadCounters // nil: the kernel counts nothing
+	rules  func() (enforcer.Rules, bool)
+	held   func(enforcer.Rules) bool
+	asking func() map[policy.Key]struct{}
+	now    func() time.Time
+	log    logr.Logger
+
+	mu sync.Mutex
+	// looked is when the counters were read last, of which table, and before what its rules had counted,
+	// by handle.
+	looked time.Time
+	table  uint64
+	before map[uint64]uint64
+	// asked are the policies that had metrics of their own then.
+	asked map[policy.Key]struct{}
+	// drops and policies are what is told.
+	drops    map[denial]float64
+	policies map[ofPolicy]float64
+}
+
+// denial is what podfence_drop_total is divided by, and ofPolicy what podfence_policy_packets_total is.
+type denial struct {
+	direction flows.Direction
+	reason    flows.Reason
+}
+
+type ofPolicy struct {
+	policy    policy.Key
+	direction flows.Direction
+	verdict   flows.Verdict
+}
+
+// Counters are the metrics that are made of what the kernel's rules have counted. read reads that; nil:
+// nobody can.
+func (r *Reporter) Counters(read ReadCounters, log logr.Logger) prometheus.Collector {
+	return newCounters(&counters{
+		read: read, asking: r.Counting.Policies, now: time.Now, log: log,
+		rules: func() (enforcer.Rules, bool) { return r.enforcer.Rules() }, held: func(rules enforcer.Rules) bool { return r.enforcer.Held(rules) },
+	})
+}
+
+func newCounters(c *counters) *counters {
+	c.before, c.drops, c.policies = map[uint64]uint64{}, map[denial]float64{}, map[ofPolicy]float64{}
+	// So that the first packet is an increase.
+	for _, reason := range flows.Reasons {
+		switch reason {
+		case flows.Changed: // which no rule has
+		case flows.DefaultDeny, flows.ByRule:
+			c.drops[denial{flows.Ingress, reason}], c.drops[denial{flows.Egress, reason}] = 0, 0
+		case flows.Invalid:
+			c.drops[denial{flows.Ingress, reason}], c.drops[denial{flows.Egress, reason}] = 0, 0
+			fallthrough
+		default:
+			c.drops[denial{"", reason}] = 0
+		}
+	}
+	return c
+}
+
+var (
+	dropDescription = prometheus.NewDesc("podfence_drop_total",
+		"Packets that podfence's rules have denied since the agent started, by reason, and by the direction of the pod's rules that denied them (empty: no pod's own rules did). Read from the kernel at most every 5 seconds.",
+		[]string{"direction", "reason"}, nil)
+	policyDescription = prometheus.NewDesc("podfence_policy_packets_total",
+		"Packets that rules of a policy have decided about, for policies that ask for it by the annotation podfence.io/metrics: true. Allowed are first packets of connections; denied by a NetworkPolicy are those that none of the policies allows that isolate the pod, counted for each of these.",
+		[]string{"namespace", "policy", "direction", "verdict"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *counters) Describe(to chan<- *prometheus.Desc) {
+	to <- dropDescription
+	to <- policyDescription
+}
+
+// Collect implements prometheus.Collector.
+func (c *counters) Collect(to chan<- prometheus.Metric) {
+	if c.read == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.now(); c.looked.IsZero() || now.Sub(c.looked) >= countersEvery {
+		c.looked = now
+		c.look()
+	}
+	for of, packets := range c.drops {
+		to <- prometheus.MustNewConstMetric(dropDescription, prometheus.CounterValue, packets, string(of.direction), string(of.reason))
+	}
+	for of, packets := range c.policies {
+		to <- prometheus.MustNewConstMetric(policyDescription, prometheus.CounterValue, packets,
+			of.policy.Namespace, of.policy.Name, string(of.direction), string(of.verdict))
+	}
+}
+
+// look reads the counters, and takes them in if they are those of the rules that are known. The caller
+// holds mu.
+func (c *counters) look() {
+	for range countersTries {
+		rules, held := c.rules()
+		if !held {
+			continue
+		}
+		read, whole, err := c.read()
+		if err != nil {
+			c.log.Error(err, "Cannot read what the kernel's rules have counted; the metrics tell what was read before")
+			return
+		}
+		if whole && c.held(rules) && sameRules(rules.Chains, read.Chains) {
+			c.take(rules.Chains, read)
+			return
+		}
+	}
+}
+
+// sameRules reports whether the chains that were read have as many rules as those that are known, and the
+// same of these count. Somebody else may have changed the table, which will be noticed and repaired.
+func sameRules(known map[string]*nft.Chain, read map[string][]nft.Counted) bool {
+	for name, chain := range known {
+		if len(read[name]) != len(chain.Rules) {
+			return false
+		}
+		for i := range chain.Rules {
+			if read[name][i].Counter != chain.Rules[i].Counter {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// take adds what the rules have counted since the last reading. The caller holds mu.
+func (c *counters) take(known map[string]*nft.Chain, read nft.Counters) {
+	asking := c.asking()
+	maps.DeleteFunc(c.policies, func(of ofPolicy, _ float64) bool { return !isIn(asking, of.policy) })
+	if read.Table != c.table { // whose rules have other numbers
+		c.before = nil
+	}
+	before := map[uint64]uint64{}
+	for name, chain := range known {
+		for i, rule := range chain.Rules {
+			direction, reason := ruleset.ReasonOf(rule)
+			count, ofPolicies := ruleset.PolicyCount{}, false
+			if len(asking) > 0 {
+				count, ofPolicies = ruleset.CountOf(known, name, rule)
+			}
+			if !rule.Counter || reason == "" && !ofPolicies {
+				continue
+			}
+			counted := read.Chains[name][i]
+			before[counted.Handle] = counted.Packets
+			more := float64(counted.Packets - min(c.before[counted.Handle], counted.Packets))
+			if reason != "" {
+				c.drops[denial{direction, reason}] += more
+			}
+			for _, key := range count.Policies {
+				switch of := (ofPolicy{key, count.Direction, count.Verdict}); {
+				case isIn(c.asked, key) && isIn(asking, key):
+					c.policies[of] += more
+				case isIn(asking, key): // what its rules have counted until now is nobody's
+					c.policies[of] += 0
+				}
+			}
+		}
+	}
+	c.table, c.before, c.asked = read.Table, before, asking
+}
