@@ -157,6 +157,11 @@ func (c *Conn) apply(plan nft.Plan) error {
 	if err != nil {
 		return err
 	}
+	if !plan.Replace {
+		if first, last := ahead(messages, plan.Ops); len(first) > 0 && len(last) > 0 {
+			return c.update(plan, first, last, unheard)
+		}
+	}
 	index, err := c.commit(messages, 0, unheard)
 	switch {
 	case tooLarge(err) && plan.Replace:
@@ -165,6 +170,43 @@ func (c *Conn) apply(plan nft.Plan) error {
 		return c.updateInSlices(messages, plan.Ops)
 	}
 	return refusal(messages, index, err)
+}
+
+// update carries an update out whose new sets of ranges come first (ahead.go). If the kernel refuses what
+// comes then, they are removed again.
+func (c *Conn) update(plan nft.Plan, first, last []message, unheard bool) error {
+	index, err := c.commit(first, 0, unheard)
+	begun := err == nil
+	if tooLarge(err) {
+		begun, err = c.slices(first)
+	} else {
+		err = refusal(first, index, err)
+	}
+	if err == nil {
+		if index, err = c.commit(last, 0, unheard); err == nil {
+			return nil
+		}
+		if tooLarge(err) {
+			err = c.updateInSlices(last, plan.Ops)
+		} else {
+			err = refusal(last, index, err)
+		}
+	}
+	if !begun || errors.Is(err, ErrUnknown) {
+		return err
+	}
+	undo := encoder{table: c.table(plan.Family), op: -1}
+	for _, op := range plan.Ops {
+		if op, is := op.(nft.AddSet); is && op.Type.Interval() {
+			if also := undo.encode(nft.DeleteSet{Name: op.Name}); also != nil {
+				return errors.Join(err, also)
+			}
+		}
+	}
+	if _, also := c.commit(undo.messages, 0, true); also != nil {
+		return fmt.Errorf("%w: sets of ranges are left that nothing uses: %w", ErrUnknown, errors.Join(err, also))
+	}
+	return err
 }
 
 // Check has the kernel check the plan as a whole, against the table as it is, and undo

@@ -36,7 +36,7 @@ func numbered(text string) (string, map[string][]uint64) {
 		if begins := regexp.MustCompile(`^\tchain "?([^" ]+)"? \{`).FindStringSubmatch(line); begins != nil {
 			chain = begins[1]
 		}
-		if strings.HasPrefix(line, "\t\t") && regexp.MustCompile(`\bcounter (drop|accept|reject|return|masquerade)`).MatchString(line) {
+		if strings.HasPrefix(line, "\t\t") && regexp.MustCompile(`\bcounter (drop|accept|reject|return|masquerade|jump)`).MatchString(line) {
 			n++
 			numbers[chain] = append(numbers[chain], n)
 			line = strings.Replace(line, "counter ", fmt.Sprintf("counter packets %d bytes 1 ", n), 1)

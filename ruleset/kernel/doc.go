@@ -45,6 +45,7 @@
 //	batch.go      a batch of messages, and the answers to it
 //	socket.go     the socket that a batch goes through
 //	inplace.go    a replacement that leaves base chains where they are
+//	ahead.go      sets of ranges come before the rules that look them up
 //	slices.go     a transaction that is too large for one
 //	errors.go     what errors mean
 //	watch.go      Watch: what others do to the tables

@@ -16,6 +16,9 @@ var (
 	DatagramOf = datagramOf
 )
 
+// Opens reports whether a replacement in place would open something for a moment.
+var Opens = opens
+
 // LimitSendBuffer has the socket take no larger transactions than a process without
 // privileges could make it.
 func (c *Conn) LimitSendBuffer(bytes int) error { return c.socket.SetWriteBuffer(bytes) }

@@ -6,6 +6,7 @@ import (
 	"math/rand"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -292,11 +293,25 @@ func (k *kept) step(t *testing.T, r *rand.Rand, c, reference *Conn, m *policy.Mo
 		counts["unclear, not done"]++
 	case have == want:
 		counts["unclear, done"]++
+	case withoutUnused(have) == withoutUnused(k.holds): // sets of ranges come first, and no rule looks them up yet
+		counts["unclear, sets only"]++
 	default:
 		t.Fatalf("%v: the table is neither as before nor as it should be (-want +have):\n%s", err, cmp.Diff(want, have))
 	}
 	k.holds = have
 }
+
+// withoutUnused is a listing without the sets that no rule looks up.
+func withoutUnused(listing string) string {
+	return setBlock.ReplaceAllStringFunc(listing, func(block string) string {
+		if name := setBlock.FindStringSubmatch(block)[1]; strings.Contains(listing, "@"+name) {
+			return block
+		}
+		return ""
+	})
+}
+
+var setBlock = regexp.MustCompile(`(?ms)^\tset (\S+) \{\n.*?^\t\}\n+`)
 
 // whole is the plan that puts the whole table in place of what the kernel has.
 func (k *kept) whole() nft.Plan {

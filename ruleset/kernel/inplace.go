@@ -49,8 +49,9 @@ var noRetry = []error{
 	ErrPermission, ErrUnknown, ErrClosed, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EAGAIN, unix.EMSGSIZE,
 }
 
-// errCover says that a replacement in place would take base chains from their hooks.
-var errCover = errors.New("base chains are not as they must be")
+// errCover says that a replacement in place would take base chains from their hooks, or open something for a
+// moment (ahead.go).
+var errCover = errors.New("the table cannot be replaced in place")
 
 // inPlace carries a replacement out in place, with the error of Apply. unheard is for
 // commit. If the table must be replaced whole, because it does not exist, is strange, or the
@@ -70,6 +71,8 @@ func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 			return true, errCover
 		case there.strange:
 			return false, nil
+		case opens(plan):
+			return true, errCover
 		}
 		messages, removesBase, err := encodeInPlace(table, plan, there)
 		if err != nil {

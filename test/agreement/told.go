@@ -142,7 +142,7 @@ func (c *Cluster) checkTold(report Report, took time.Duration) (compared int, er
 		key := toldFlowOf(seen)
 		switch {
 		case r.Refused != "" || seen.Dst.IsMulticast() || seen.Dst == broadcast || // a bridge floods it, and each copy is judged
-			r.Wire.Fragments == lab.LaterAlone || r.Agree() == false:
+			r.Wire.Fragments == lab.LaterAlone || !r.Agree():
 			unclear[key] = true
 		case r.Traced:
 			passes[key] = r
