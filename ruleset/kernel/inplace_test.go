@@ -74,7 +74,7 @@ func TestReplaceInPlace(t *testing.T) {
 					}
 				}
 				want.load(after.Text())
-				if !goes && len(handles) == len(now) { // in the same order
+				if !goes && len(handles) == len(now) && !kernel.Opens(after.Replacement()) { // in the same order
 					expectSame(t, have, want)
 				}
 				g.Expect(have.sorted()).To(Equal(want.sorted()))
