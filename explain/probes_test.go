@@ -205,3 +205,13 @@ func TestVerify(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyNamesTheRule: of a denial that is told, the rule that denies is named, and not the chain that tells.
+func TestVerifyNamesTheRule(t *testing.T) {
+	v := explain.Verification{Kernel: explain.Denied, Trace: &answers.Trace{Hooks: []answers.Hook{{Hook: "forward", Verdict: answers.Drop, Steps: []answers.Step{
+		{Chain: "ingress-server", Action: "jump denied"}, {Chain: "denied", Action: "drop"},
+	}}}}}
+	if text := v.String(); !strings.Contains(text, "by drop in chain ingress-server of forward") {
+		t.Error(text)
+	}
+}

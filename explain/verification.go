@@ -81,7 +81,14 @@ func (v *Verification) by() string {
 			if v.Kernel == Allowed && step.Comment == "" {
 				continue
 			}
-			text := fmt.Sprintf("%s in chain %s of %s", step.Action, step.Chain, hook.Hook)
+			if tells(step.Chain) {
+				continue // the rule that has led there is the one that denies
+			}
+			action := step.Action
+			if _, to, jumps := strings.Cut(action, "jump "); jumps && tells(to) {
+				action = string(hook.Verdict)
+			}
+			text := fmt.Sprintf("%s in chain %s of %s", action, step.Chain, hook.Hook)
 			if step.Comment != "" {
 				text += fmt.Sprintf(" (%q)", step.Comment)
 			}
@@ -89,6 +96,12 @@ func (v *Verification) by() string {
 		}
 	}
 	return ""
+}
+
+// tells reports whether a chain is one that rules lead to which deny, so that denials are told
+// (docs/RULESET.md).
+func tells(chain string) bool {
+	return chain == "denied" || chain == "rejected" || strings.HasPrefix(chain, "denied-")
 }
 
 // Differs are the verifications in which a kernel does another thing than policies say, and unasked those for
