@@ -63,11 +63,11 @@ func TestObserve(t *testing.T) {
 	}
 	p.expect(t, 1, []string{"DENIED", "nearest miss"}, strings.Fields(explain[1])...)
 
-	server := portForward(t, agentPods(t)["node2"].Name, 4244)
 	hubble := filepath.Join(t.TempDir(), "hubble")
 	if out, err := exec.CommandContext(t.Context(), "go", "-C", "../hubble/stock", "build", "-o", hubble, "github.com/cilium/cilium/hubble").CombinedOutput(); err != nil {
 		t.Fatalf("building hubble: %v\n%s", err, out)
 	}
+	server := portForward(t, agentPods(t)["node2"].Name, 4244)
 	observe := func(args ...string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
