@@ -193,9 +193,14 @@ func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) (*exec.Cmd
 	if _, err := os.Stat(c.AdminConfig()); err != nil {
 		return nil, err
 	}
-	// Only the network namespace: paths mean what they mean to the caller.
-	enter := []string{"--net=" + filepath.Join(namesDir, c.netns(controlPlane)), filepath.Join(c.Bin, "kubectl")}
-	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+	cmd := c.BesideKubectl(ctx, filepath.Join(c.Bin, "kubectl"), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.AdminConfig()) // plugins take no flags before their names
 	return cmd, nil
+}
+
+// BesideKubectl makes a command that runs a program where kubectl runs, such as one that uses a port that
+// kubectl forwards. That is another network namespace; paths mean what they mean to the caller.
+func (c *Cluster) BesideKubectl(ctx context.Context, program string, args ...string) *exec.Cmd {
+	enter := []string{"--net=" + filepath.Join(namesDir, c.netns(controlPlane)), program}
+	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
 }

@@ -72,7 +72,7 @@ func TestObserve(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		out, err := exec.CommandContext(ctx, hubble, append([]string{"observe", "--server", server, "--print-policy-names"}, args...)...).CombinedOutput()
+		out, err := theCluster.BesideKubectl(ctx, hubble, append([]string{"observe", "--server", server, "--print-policy-names"}, args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("hubble observe %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
@@ -84,7 +84,7 @@ func TestObserve(t *testing.T) {
 			t.Errorf("hubble does not say %q:\n%s", text, said)
 		}
 	}
-	following := exec.CommandContext(t.Context(), hubble, "observe", "--server", server, "--verdict", "FORWARDED", "--pod", s.namespace+"/client", "--follow")
+	following := theCluster.BesideKubectl(t.Context(), hubble, "observe", "--server", server, "--verdict", "FORWARDED", "--pod", s.namespace+"/client", "--follow")
 	var lines strings.Builder
 	following.Stdout, following.Stderr = &lines, &lines
 	check.NoError(t, following.Start())
