@@ -51,17 +51,17 @@ func BenchmarkFlood(b *testing.B) {
 		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
 			flood := startFlood(b, flooder, serverAddr, ports)
 			before, began := told.Load(), time.Now()
-			var datagrams, connections comparison
+			var datagrams, stream comparison
 			for b.Loop() {
 				must(b, node.FlushConntrack())
 				datagrams.measure(b, w.datagrams, enforce(telling), enforce(silent))
-				connections.measure(b, w.connections, enforce(telling), enforce(silent))
+				stream.measure(b, w.stream, enforce(telling), enforce(silent))
 			}
 			took := time.Since(began).Seconds()
 			b.ReportMetric(float64(told.Load()-before)/took, "told/s")
 			b.ReportMetric(flood.stop(b), "flood/s")
 			datagrams.report(b, "Mpkt/s", func(t turn) float64 { return t.perSecond() / 1e6 })
-			connections.report(b, "conn/s", turn.perSecond)
+			stream.report(b, "Gbit/s", func(t turn) float64 { return t.perSecond() * 8 / 1e9 })
 			b.ReportMetric(0, "ns/op")
 		})
 	}

@@ -57,6 +57,7 @@ if [[ $only != end-to-end ]]; then
     bench "round-$round.txt" test/bench FirstCommit 3x
     bench "round-$round.txt" test/bench DataPlane 1x
     bench "round-$round.txt" test/bench Observing 1x
+    bench "round-$round.txt" test/bench 'Flood$' 1x
   done
 fi
 if [[ $only != rounds ]]; then
@@ -65,7 +66,7 @@ if [[ $only != rounds ]]; then
   bench end-to-end.txt test/bench Answer 100x
   bench end-to-end.txt test/bench Askers 6x
   bench end-to-end.txt test/bench Events 1x
-  bench end-to-end.txt test/bench Agent 1x
+  bench end-to-end.txt test/bench 'Agent$' 1x # with FloodedAgent
 fi
 rm -f "$results"/*.test
 # Not the ends of each figure's interval: the report has them.
