@@ -1,7 +1,10 @@
 package kernel
 
 import (
+	"fmt"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/ruleset/nft"
 )
@@ -52,14 +55,16 @@ func setOfRanges(op nft.Op) string {
 }
 
 // opens reports whether a replacement in place would open something: whether a rule of it that does not accept
-// looks ports up in a new set of ranges. Such a table is replaced under cover (slices.go).
+// looks something up in a new set of ranges. Such a table is replaced under cover (slices.go).
 //
-// Sets of address ranges are nft_set_rbtree's, which up to Linux 6.18 has elements in force as soon as the rules.
-func opens(plan nft.Plan) bool {
-	ofPorts := map[string]bool{}
+// Sets of ranges of ports are nft_set_pipapo's, of any kernel. Those of addresses are nft_set_rbtree's, whose
+// elements are in force as soon as the rules; until Linux 7.0, which has it search an array that is made anew
+// (commit 7e43e0a1141d). late says that the kernel is that new.
+func opens(plan nft.Plan, late bool) bool {
+	comesLate := map[string]bool{}
 	for _, op := range plan.Ops {
-		if op, is := op.(nft.AddSet); is && op.Type.Interval() && op.Type.Concatenated() {
-			ofPorts[op.Name] = true
+		if op, is := op.(nft.AddSet); is && op.Type.Interval() && (late || op.Type.Concatenated()) {
+			comesLate[op.Name] = true
 		}
 	}
 	for _, op := range plan.Ops {
@@ -70,11 +75,30 @@ func opens(plan nft.Plan) bool {
 		for _, rule := range set.Rules {
 			if rule.Verdict.Action != nft.Accept && slices.ContainsFunc(rule.Matches, func(m nft.Match) bool {
 				lookup, is := m.(nft.Lookup)
-				return is && ofPorts[lookup.Set]
+				return is && comesLate[lookup.Set]
 			}) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// isLate reports whether a release of Linux has nft_set_rbtree search an array. Of one that cannot be read it is
+// taken for granted, as are those right before, to which distributions may have brought it.
+func isLate(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n < 2 {
+		return true
+	}
+	return major > 6 || major == 6 && minor > 18
+}
+
+// release is that of the kernel that runs.
+func release() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(name.Release[:])
 }

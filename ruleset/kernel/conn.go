@@ -129,8 +129,8 @@ func prepare(socket *netlink.Conn) error {
 // the moment, the error is a *nft.Refusal too. Of several operations that the
 // kernel refuses, it names the first.
 //
-// A plan that is too large for one transaction, or that takes base chains from their hooks,
-// is carried out in several. Packets meet only the effects of the last (see slices.go).
+// A plan that is too large for one transaction, that takes base chains from their hooks, or that has new sets of
+// ranges, is carried out in several. Packets meet only the effects of the last (see slices.go).
 func (c *Conn) Apply(plan nft.Plan) error {
 	if plan.Empty() {
 		return nil

@@ -17,7 +17,7 @@ var (
 )
 
 // Opens reports whether a replacement in place would open something for a moment.
-var Opens = opens
+func Opens(plan nft.Plan) bool { return opens(plan, isLate(release())) }
 
 // LimitSendBuffer has the socket take no larger transactions than a process without
 // privileges could make it.

@@ -71,7 +71,7 @@ func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 			return true, errCover
 		case there.strange:
 			return false, nil
-		case opens(plan):
+		case opens(plan, isLate(release())):
 			return true, errCover
 		}
 		messages, removesBase, err := encodeInPlace(table, plan, there)
