@@ -83,7 +83,7 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	n.add(conn.Close)
 	n.Kernel, n.Owns = conn, conn.Owns()
 	if h.NetNS == 0 { // else links of the process's own namespace would be named
-		o.LinkName = observer.LinkName
+		o.LinkName = (&observer.LinkNames{}).Name
 	}
 	o.OwnsTables, o.ProcSys = conn.Owns(), h.ProcSys
 	if o.QueryAddress != "0" && o.QueryAddress != "" {

@@ -107,15 +107,17 @@ func (m *Model) PodAt(ip netip.Addr) *Pod {
 	return nil
 }
 
-// NodeAt is the name of the node that shows an address as its own; empty if none does. It looks through all
-// nodes.
+// NodeAt is the name of the node that shows an address as its own; empty if none does.
 func (m *Model) NodeAt(ip netip.Addr) string {
-	for name, node := range m.nodes {
-		if slices.Contains(node.Addrs, ip) || slices.Contains(node.Listed, ip) {
-			return name
+	if m.nodeNames == nil {
+		m.nodeNames = map[netip.Addr]string{}
+		for name, node := range m.nodes {
+			for _, addr := range node.listed() {
+				m.nodeNames[addr] = name
+			}
 		}
 	}
-	return ""
+	return m.nodeNames[ip]
 }
 
 // ours reports whether an address is the node's own, or one of its ranges.

@@ -59,6 +59,9 @@ func denying(tr nft.Trace) nft.Step {
 func (t *Table) subjectOf(tr nft.Trace, d policy.Direction) policy.Key {
 	for _, step := range tr.Steps {
 		for key, addrs := range t.addrs {
+			if !mayName(step.Chain, key) {
+				continue
+			}
 			ofAddr := func(addr netip.Addr) bool { return step.Chain == objectName(sharedChain(d, addr), key) }
 			if step.Chain == podChain(d, key) || slices.ContainsFunc(addrs, ofAddr) {
 				return key
@@ -66,4 +69,11 @@ func (t *Table) subjectOf(tr nft.Trace, d policy.Direction) policy.Key {
 		}
 	}
 	return policy.Key{}
+}
+
+// mayName reports whether a chain's name may be made of a key: whether it ends with the key, which may be cut.
+// To make the name instead would take a hash for each pod.
+func mayName(chain string, key policy.Key) bool {
+	namespace, _, has := strings.Cut(chain, "/")
+	return has && strings.HasSuffix(namespace, "-"+key.Namespace)
 }

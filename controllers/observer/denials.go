@@ -3,7 +3,6 @@ package observer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -62,26 +61,34 @@ func (d *Denials) Lost() uint64 { return d.lost.Load() }
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every node's agent tells.
 func (*Denials) NeedLeaderElection() bool { return false }
 
-// hearAgain is after how long it tries again to hear of denials.
-const hearAgain = 5 * time.Second
+// hearSoon and hearAgain are after how long it tries again to hear of denials: at first, as an earlier agent may
+// just be ending, and after soonest tries.
+const (
+	hearSoon, hearAgain = 100 * time.Millisecond, 5 * time.Second
+	soonest             = 20
+)
 
 // Start tells of denials until ctx is done. It implements manager.Runnable. If the log cannot be opened, as
 // when another program reads the group, it says so once, and tries again: nothing depends on it but what is
 // told.
 func (d *Denials) Start(ctx context.Context) error {
-	for said := ""; ; {
+	said := ""
+	for tries := 1; ; tries++ {
 		err := d.hear(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && err.Error() != said {
-			d.options.Log.Error(err, "Cannot hear of denied packets; policies are enforced all the same. Another program may read the group (--nflog-group)", "retryAfter", hearAgain.String())
-			said = err.Error()
+		after := hearSoon
+		if tries >= soonest {
+			if after = hearAgain; err.Error() != said {
+				d.options.Log.Error(err, "Cannot hear of denied packets; policies are enforced all the same. Another program may read the group (--nflog-group)", "retryAfter", hearAgain.String())
+				said = err.Error()
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(hearAgain):
+		case <-time.After(after):
 		}
 	}
 }
@@ -145,14 +152,29 @@ func tcpFlags(octet uint8) string {
 	return strings.Join(set, ",")
 }
 
-// LinkName is the name of a link of the network namespace that the process is in.
-func LinkName(index int) string {
+// LinkNames knows the names of the links of the network namespace that the process is in. To ask for one, all
+// are listed, so it remembers them for a while. It is for one goroutine.
+type LinkNames struct {
+	names map[int]string
+	until time.Time
+}
+
+// linkNamesLast is for how long names are remembered: links keep theirs, and their numbers are not given again
+// soon.
+const linkNamesLast = 2 * time.Second
+
+// Name is the name of a link; empty if there is none.
+func (l *LinkNames) Name(index int) string {
 	if index == 0 {
 		return ""
 	}
-	link, err := net.InterfaceByIndex(index)
-	if err != nil {
-		return fmt.Sprintf("#%d", index)
+	if now := time.Now(); now.After(l.until) {
+		l.names, l.until = map[int]string{}, now.Add(linkNamesLast)
+		if links, err := net.Interfaces(); err == nil { // without them, no link has a name
+			for _, link := range links {
+				l.names[link.Index] = link.Name
+			}
+		}
 	}
-	return link.Name
+	return l.names[index]
 }

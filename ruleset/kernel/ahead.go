@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -85,13 +86,14 @@ func opens(plan nft.Plan, late bool) bool {
 }
 
 // isLate reports whether a release of Linux has nft_set_rbtree search an array. Of one that cannot be read it is
-// taken for granted, as are those right before, to which distributions may have brought it.
+// taken for granted, as of those right before, and of those of enterprise distributions, which bring what is
+// newer to kernels with old numbers.
 func isLate(release string) bool {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n < 2 {
 		return true
 	}
-	return major > 6 || major == 6 && minor > 18
+	return major > 6 || major == 6 && minor > 18 || strings.Contains(release, ".el")
 }
 
 // release is that of the kernel that runs.

@@ -203,7 +203,7 @@ func (c *Conn) update(plan nft.Plan, first, last []message, unheard bool) error 
 			}
 		}
 	}
-	if _, also := c.commit(undo.messages, 0, true); also != nil {
+	if _, also := c.commit(undo.messages, 0, false); also != nil {
 		return fmt.Errorf("%w: sets of ranges are left that nothing uses: %w", ErrUnknown, errors.Join(err, also))
 	}
 	return err

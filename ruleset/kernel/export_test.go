@@ -27,6 +27,7 @@ func (c *Conn) LimitSendBuffer(bytes int) error { return c.socket.SetWriteBuffer
 func (c *Conn) InForce(family nft.Family) (names []string, err error) {
 	for {
 		names = nil
+		interrupted := false // the list then lacks what has moved, even if the generation is that of before by now
 		before, err := c.generation()
 		if err != nil {
 			return nil, err
@@ -37,11 +38,13 @@ func (c *Conn) InForce(family nft.Family) (names []string, err error) {
 			switch {
 			case err == nil && len(there.bases) > 0:
 				names = append(names, table.Name)
-			case err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR) && !errors.Is(err, errInterrupted):
+			case errors.Is(err, unix.EINTR) || errors.Is(err, errInterrupted):
+				interrupted = true
+			case err != nil && !errors.Is(err, unix.ENOENT):
 				return nil, err
 			}
 		}
-		if after, err := c.generation(); err != nil || after == before {
+		if after, err := c.generation(); err != nil || after == before && !interrupted {
 			return names, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -16,9 +17,12 @@ import (
 // is. When the reader ends, however it does, the kernel tells the group nothing any more.
 type LogReader struct {
 	source
-	group  uint16
-	flows  *line // to ask for the flow of a packet, where the kernel does not tell it
-	tracks bool  // the kernel tells connection tracking's entry of each packet
+	group uint16
+	// flows is to ask for the flow of a packet, where the kernel does not tell it. Whoever uses it holds
+	// asking; nil: the reader is closed.
+	asking sync.Mutex
+	flows  *line
+	tracks bool // the kernel tells connection tracking's entry of each packet
 	// next is the number that the next packet should have; 0: none has come yet.
 	next uint32
 }
@@ -65,7 +69,17 @@ func OpenLog(options Options, group uint16) (*LogReader, error) {
 }
 
 // Close ends the reader. A Receive that waits returns with an error.
-func (r *LogReader) Close() error { return errors.Join(r.source.Close(), r.flows.close()) }
+func (r *LogReader) Close() error {
+	err := r.source.Close()
+	r.asking.Lock()
+	defer r.asking.Unlock()
+	if r.flows == nil {
+		return err
+	}
+	flows := r.flows
+	r.flows = nil
+	return errors.Join(err, flows.close())
+}
 
 // bind binds, and has the kernel tell the beginning of each packet, its number, and connection tracking's
 // entry where the kernel can (CONFIG_NETFILTER_NETLINK_GLUE_CT).

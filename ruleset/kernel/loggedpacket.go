@@ -103,6 +103,8 @@ const ctIsEstablished, ctIsRelated, ctIsReply = 0, 1, 3
 // node. Whether such a packet begins a flow or is invalid is then told by its TCP flags (tcp_conntracks in
 // net/netfilter/nf_conntrack_proto_tcp.c).
 func (r *LogReader) lookUp(l *logged) {
+	r.asking.Lock()
+	defer r.asking.Unlock()
 	for _, reply := range []bool{false, true} {
 		f, found := r.flowOf(l, reply)
 		if !found {
@@ -123,7 +125,7 @@ func (r *LogReader) lookUp(l *logged) {
 // flowOf asks for the flow that a packet belongs to, as one of its first direction or as a reply.
 func (r *LogReader) flowOf(l *logged, reply bool) (f flow, found bool) {
 	p := l.Packet
-	if p.Protocol == packet.ICMP || p.Protocol == packet.ICMPv6 {
+	if r.flows == nil || p.Protocol == packet.ICMP || p.Protocol == packet.ICMPv6 {
 		return f, false
 	}
 	family, src, dst := byte(unix.AF_INET), uint16(ctaIPv4Src), uint16(ctaIPv4Dst)

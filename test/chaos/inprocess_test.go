@@ -69,7 +69,7 @@ func startUnowned(t *testing.T, w *world, api *rest.Config, manifests string) *u
 	check.NoError(t, w.lab.Node.Do(func() error { u.links, err = node.OpenPodLinks(); return err }))
 	u.Agent, err = agent.New(timedKernel{u}, agent.Options{
 		Node: random.Node, API: api, Manifests: manifests, MetricsAddress: "0", HealthAddress: "0",
-		Flows: timedFlows{u}, Watch: u.listens, Ruleset: ruleset.Options{RevokedMark: revokedMark, Links: true}, PodLinks: u.links,
+		Flows: timedFlows{u}, Watch: u.listens, Ruleset: ruleset.Options{RevokedMark: revokedMark, LogGroup: nflogGroup, Links: true}, PodLinks: u.links,
 		Registry: prometheus.NewRegistry(), Log: u.log.Logger(),
 	})
 	check.NoError(t, err)

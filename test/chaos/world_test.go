@@ -29,6 +29,9 @@ import (
 // revokedMark is the agent's default.
 const revokedMark = 1 << 29
 
+// nflogGroup is the agent's default.
+const nflogGroup = 28774
+
 // world is what the faults share, one after the other: an API server, with objects
 // that change at random and those of steady traffic, and a lab with a node for them.
 type world struct {
@@ -166,7 +169,7 @@ func (w *world) wanted(s policy.Snapshot) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	table := ruleset.Build(intent, ruleset.Options{RevokedMark: revokedMark, Links: true})
+	table := ruleset.Build(intent, ruleset.Options{RevokedMark: revokedMark, LogGroup: nflogGroup, Links: true})
 	table.UpdateLinks(w.links(intent))
 	if err := conn.Apply(table.Replacement()); err != nil {
 		return "", err
