@@ -18,9 +18,9 @@ type Model struct {
 	synced bool
 	// podCIDRs are this node's ranges, as last known (see keepRanges). There are none if
 	// ignored is set (see IgnorePodCIDRs).
-	podCIDRs   []netip.Prefix
-	ignored    bool
-	nodes      map[string]Node
+	podCIDRs []netip.Prefix
+	ignored  bool
+	nodes    map[string]Node
 	// nodeNames are the nodes' names by their addresses; nil: to be made anew when somebody asks.
 	nodeNames  map[netip.Addr]string
 	namespaces map[string]*namespace
