@@ -105,9 +105,6 @@ func (c *Cluster) furnish() (err error) {
 			return err
 		}
 	}
-	if c.told, err = hear(c.Node); err != nil {
-		return err
-	}
 	return c.Reconnect()
 }
 
@@ -197,6 +194,12 @@ func (c *Cluster) Disconnect() error {
 func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
 	if err := c.settle(s); err != nil {
 		return err
+	}
+	if o.LogGroup != 0 && c.told == nil { // an agent at this node would have the group
+		var err error
+		if c.told, err = hear(c.Node); err != nil {
+			return err
+		}
 	}
 	c.options, c.snapshot, c.model = o, policy.Snapshot{}, policy.NewModel(random.Node)
 	c.feed(s)
