@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podfence/podfence/agent"
 	"github.com/podfence/podfence/api/flows"
@@ -61,9 +63,11 @@ var _ = Describe("What was denied", func() {
 
 	It("is logged for a namespace that asks for it, while it does", func(ctx SpecContext) {
 		c, out := newCluster(), &printout{}
-		asks, other := c.namespace("asks", nil), c.namespace("other", nil)
-		asks.Annotations = map[string]string{flows.DropLogAnnotation: "true", "other": "kept by nobody"}
-		Expect(admin.Update(ctx, asks)).To(Succeed())
+		asks, always, other := c.namespace("asks", nil), c.namespace("always", nil), c.namespace("other", nil)
+		for _, ns := range []*corev1.Namespace{asks, always} {
+			ns.Annotations = map[string]string{flows.DropLogAnnotation: "true", "other": "kept by nobody"}
+			Expect(admin.Update(ctx, ns)).To(Succeed())
+		}
 		other.Annotations = map[string]string{flows.DropLogAnnotation: "false"}
 		Expect(admin.Update(ctx, other)).To(Succeed())
 		started := run(&recorder.Kernel{}, agent.Options{Node: c.node, API: agentUser, DropLog: observer.DropLogOptions{To: observer.DropLogOff, Stdout: out}})
@@ -75,12 +79,17 @@ var _ = Describe("What was denied", func() {
 
 		asks.Annotations = nil
 		Expect(admin.Update(ctx, asks)).To(Succeed())
-		Eventually(func() int { // until the agent knows
-			before := strings.Count(out.String(), "\n")
-			started.Flows.Add(deniedIn(asks.Name, "probe"))
-			Eventually(func() float64 { return started.metric("podfence_drop_log_lines_total", "result=written") }, soon, often).Should(BeEquivalentTo(strings.Count(out.String(), "\n")))
-			return strings.Count(out.String(), "\n") - before
-		}, soon, often).Should(BeZero())
+		probes := 0
+		Eventually(func() bool { // until the agent knows
+			probes++
+			probe, end := fmt.Sprintf("probe %d.", probes), fmt.Sprintf("end %d.", probes)
+			started.Flows.Add(deniedIn(asks.Name, probe))
+			started.Flows.Add(deniedIn(always.Name, end))
+			Eventually(out.String, soon, often).Should(ContainSubstring(end))
+			return strings.Contains(out.String(), probe)
+		}, soon, often).Should(BeFalse())
+		Eventually(func() float64 { return started.metric("podfence_drop_log_lines_total", "result=written") }, soon, often).
+			Should(BeEquivalentTo(strings.Count(out.String(), "\n")))
 	})
 
 	It("is logged for a namespace of a folder that asks for it", func() {
