@@ -101,7 +101,8 @@ func (v *Verification) by() string {
 // tells reports whether a chain is one that rules lead to which deny, so that denials are told
 // (docs/RULESET.md).
 func tells(chain string) bool {
-	return chain == "denied" || chain == "rejected" || strings.HasPrefix(chain, "denied-")
+	leads := func(to string) bool { return chain == to || strings.HasPrefix(chain, to+"-") }
+	return leads("denied") || leads("rejected")
 }
 
 // Differs are the verifications in which a kernel does another thing than policies say, and unasked those for

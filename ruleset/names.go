@@ -42,6 +42,7 @@ const (
 	setMulticast6        = "discovery-multicast"
 	setLinkLocal6        = "discovery-link-local"
 	setMulticastListener = "discovery-messages"
+	setPorted            = "ported"
 	setTunnel            = "tunnel"
 	setGuarded           = "guarded-links"
 	setErrors            = "icmp-errors"

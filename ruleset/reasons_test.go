@@ -57,7 +57,9 @@ func sharedModel() *policy.Model {
 }
 
 // tells reports whether a chain is one that rules which deny lead to.
-func tells(chain string) bool { return chain == "rejected" || strings.HasPrefix(chain, "denied") }
+func tells(chain string) bool {
+	return strings.HasPrefix(chain, "rejected") || strings.HasPrefix(chain, "denied")
+}
 
 // TestEveryDenialHasAReason: whatever rule denies a packet, it is known why.
 func TestEveryDenialHasAReason(t *testing.T) {

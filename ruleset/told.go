@@ -3,20 +3,36 @@ package ruleset
 import (
 	"fmt"
 	"slices"
+	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // A rule that denies does not drop the packet itself if denials are told (Options.LogGroup): it counts the
-// packet, and leads to the chain "denied", or "rejected" where the sender is answered. That tells the
-// first packet of a flow to whoever listens to the nflog group, and drops it as it drops all others. If
-// nobody listens, the kernel tells nobody, and takes no time to speak of for it.
+// packet, and leads to a chain whose name begins with "denied", or with "rejected" where the sender is answered.
+// That tells the first packet of a flow to whoever listens to the nflog group, and drops it as it drops all
+// others. If nobody listens, the kernel tells nobody, and takes no time to speak of for it.
 //
 // A pod that goes on to send what is denied must neither cost the node much nor hide what others are
-// denied. So a flow (source, destination, protocol and destination port) is told once in toldFor seconds.
-// Whoever tries many ports or addresses is told of up to toldPerSource times a second, and as the
-// destination of others up to toldPerDestination times. Those bounds come first, so that nobody can fill
-// the sets of flows that were told. Fragments behind the first have no port, and are not told.
+// denied. So a flow (source, destination, protocol and, where the protocol has ports, destination port) is
+// told once in toldFor seconds, and its other packets are counted meanwhile. How many flows are told is bounded,
+// too, and by addresses that nobody can make up:
+//
+//   - of a pod's egress by its source, which is its own address;
+//   - of a pod's ingress by its destination, which is the pod's, and only then by the source, so that who
+//     makes sources up is told of toldPerDestination times a second at most;
+//   - of the rest by the source, apart from the others. Where a frame is denied it is by the port that it has
+//     come in by.
+//
+// Those bounds come before a flow is noted, so that nobody can fill the sets of flows that were told.
+// Fragments behind the first have no port, and are not told.
+//
+// The kernel looks at each of these chains once for every rule that leads there, whenever a rule changes (up to
+// Linux 6.18; see ADR 59). So rules that are about one family of addresses, as most are, lead to chains for that
+// family alone.
 
 const (
 	// toldFor is for how many seconds a flow that was told is not told again.
@@ -26,68 +42,147 @@ const (
 	toldPerSource, toldPerDestination = 50, 200
 )
 
-// toldSet holds the flows that were told: those of ICMP, and all others.
+// toldSet holds the flows that were told: those of protocols with ports, or those of others. Each has a counter
+// of the packets that came after the first.
 func toldSet(f family, ports bool) string {
 	if ports {
 		return fmt.Sprintf("told-%d", f)
 	}
-	return fmt.Sprintf("told-icmp-%d", f)
+	return fmt.Sprintf("told-portless-%d", f)
 }
 
-// tellingSet keeps account of how many flows of each source, or to each destination, are told.
-func tellingSet(f family, of string) string { return fmt.Sprintf("telling-%s-%d", of, f) }
+// The sets by which podfence keeps account of how many flows are told: of whose egress, to whose ingress, from
+// whom to anybody's ingress, and from whom else.
+const (
+	tellingEgress  = "telling-egress"
+	tellingIngress = "telling-ingress"
+	tellingSource  = "telling-source"
+	tellingOther   = "telling-other"
+)
 
-func toldSets() (sets []*nft.Set) {
-	dynamic := func(name string, t nft.SetType, comment string) {
-		sets = append(sets, &nft.Set{Name: name, Type: t, Dynamic: true, Timeout: toldFor, Elements: map[nft.Element]struct{}{}, Comment: comment})
-	}
+func tellingSet(f family, of string) string { return fmt.Sprintf("%s-%d", of, f) }
+
+// toldSets are the sets of flows that were told, and telling the sets that say how often.
+func toldSets(telling ...*nft.Set) (sets []*nft.Set) {
 	for _, f := range families {
 		addr := f.datatype()
-		dynamic(toldSet(f, true), nft.Of(addr, addr, nft.InetProto, nft.InetService), "denied flows that were told")
-		dynamic(toldSet(f, false), nft.Of(addr, addr, nft.InetProto), "denied flows of ICMP that were told")
-		dynamic(tellingSet(f, "source"), f.addr(), "how often denials are told")
-		dynamic(tellingSet(f, "destination"), f.addr(), "how often denials are told")
+		sets = append(sets,
+			dynamicSet(toldSet(f, true), "denied flows that were told", nft.Of(addr, addr, nft.InetProto, nft.InetService)),
+			dynamicSet(toldSet(f, false), "denied flows without ports that were told", nft.Of(addr, addr, nft.InetProto)),
+		)
+	}
+	ported := &nft.Set{Name: setPorted, Type: nft.Of(nft.InetProto), Elements: map[nft.Element]struct{}{}, Comment: "protocols with ports"}
+	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE} {
+		ported.Elements[nft.Element{Protocol: protocol}] = struct{}{}
+	}
+	return append(append(sets, ported), telling...)
+}
+
+// tellingSets are those of the policies' table.
+func tellingSets() (sets []*nft.Set) {
+	for _, f := range families {
+		for _, of := range []string{tellingEgress, tellingIngress, tellingSource, tellingOther} {
+			sets = append(sets, dynamicSet(tellingSet(f, of), "how often denials are told", f.addr()))
+		}
 	}
 	return sets
 }
 
-// deniedChains are the chains that rules which deny lead to.
-func deniedChains(o Options) []*nft.Chain {
-	chains := []*nft.Chain{deniedChain(chainDenied, nft.Drop, o.LogGroup), deniedChain(chainDeniedInvalid, nft.Drop, o.LogGroup)}
-	if o.Reject {
-		chains = append(chains, deniedChain(chainRejected, nft.Reject, o.LogGroup))
+func dynamicSet(name, comment string, t nft.SetType) *nft.Set {
+	return &nft.Set{Name: name, Type: t, Dynamic: true, Timeout: toldFor, Elements: map[nft.Element]struct{}{}, Comment: comment}
+}
+
+// denied is a kind of chain that rules which deny lead to: what happens to packets there, for which direction of
+// a pod's rules, and for packets of which families.
+type denied struct {
+	// name is chainDenied or chainRejected, or one of those for what only connection tracking knows.
+	name      string
+	direction policy.Direction
+	// anyDirection is for what is not about the egress or the ingress of a pod.
+	anyDirection bool
+	families     []family
+}
+
+// chain is the chain's name.
+func (k denied) chain() string {
+	name := k.name
+	if !k.anyDirection {
+		name += "-" + k.direction.String()
 	}
+	if len(k.families) == 1 {
+		name += fmt.Sprintf("-%d", k.families[0])
+	}
+	return name
+}
+
+// limits bound how many flows are told.
+func (k denied) limits(f family) []nft.Match {
+	limit := func(field nft.Field, set string, rate uint32) nft.Match {
+		return nft.Limit{Field: field, Set: tellingSet(f, set), PerSecond: rate, Burst: 2 * rate}
+	}
+	switch {
+	case k.anyDirection:
+		return []nft.Match{limit(f.src(), tellingOther, toldPerSource)}
+	case k.direction == policy.Egress:
+		return []nft.Match{limit(f.src(), tellingEgress, toldPerSource)}
+	}
+	return []nft.Match{limit(f.dst(), tellingIngress, toldPerDestination), limit(f.src(), tellingSource, toldPerSource)}
+}
+
+// deniedKinds are the kinds of chains that rules which deny lead to.
+func deniedKinds(o Options) (kinds []denied) {
+	names := []string{chainDenied}
+	if o.Reject {
+		names = append(names, chainRejected)
+	}
+	for _, name := range names {
+		kinds = append(kinds, denied{name: name, anyDirection: true, families: families[:]})
+		for _, d := range policy.Directions {
+			for _, of := range [][]family{families[:], families[:1], families[1:]} {
+				kinds = append(kinds, denied{name: name, direction: d, families: of})
+			}
+		}
+	}
+	names = []string{chainDeniedInvalid}
 	if o.RevokedMark != 0 {
-		chains = append(chains, deniedChain(chainDeniedRevoked, nft.Drop, o.LogGroup), deniedChain(chainDeniedMidway, nft.Drop, o.LogGroup))
+		names = append(names, chainDeniedRevoked, chainDeniedMidway)
+	}
+	for _, name := range names {
+		kinds = append(kinds, denied{name: name, anyDirection: true, families: families[:]})
+	}
+	return kinds
+}
+
+// deniedChains are the chains that rules which deny lead to.
+func deniedChains(o Options) (chains []*nft.Chain) {
+	for _, kind := range deniedKinds(o) {
+		verdict := nft.Drop
+		if kind.name == chainRejected {
+			verdict = nft.Reject
+		}
+		chains = append(chains, deniedChain(kind.chain(), verdict, o.LogGroup, kind.families, kind.limits))
 	}
 	return chains
 }
 
-// deniedChain tells the first packet of a flow to a group, with the chain's name, and has one verdict on
-// all.
-func deniedChain(name string, verdict nft.Action, group uint16) *nft.Chain {
+// deniedChain tells the first packet of a flow to a group, with the chain's name, within limits, and has one
+// verdict on all.
+func deniedChain(name string, verdict nft.Action, group uint16, families []family, limits func(family) []nft.Match) *nft.Chain {
 	chain := &nft.Chain{Name: name}
 	end := func(log nft.Log, matches ...nft.Match) {
 		chain.Rules = append(chain.Rules, nft.Rule{Matches: matches, Log: log, Verdict: nft.Verdict{Action: verdict}})
 	}
-	tell := func(f family, ports bool, of ...nft.Match) {
-		end(nft.Log{Group: group, Prefix: name}, append(of,
-			nft.Limit{Field: f.src(), Set: tellingSet(f, "source"), PerSecond: toldPerSource, Burst: 2 * toldPerSource},
-			nft.Limit{Field: f.dst(), Set: tellingSet(f, "destination"), PerSecond: toldPerDestination, Burst: 2 * toldPerDestination},
-			nft.Noted{Fields: toldFields(f, ports), Set: toldSet(f, ports)},
-		)...)
-	}
-	for _, ports := range []bool{true, false} {
-		for _, f := range families {
+	for _, f := range families {
+		for _, ports := range []bool{true, false} {
 			end(nft.Log{}, nft.Lookup{Fields: toldFields(f, ports), Set: toldSet(f, ports)})
 		}
 	}
 	for _, f := range families {
-		tell(f, false, f.icmp())
-		end(nft.Log{}, f.icmp()) // where others have a port, ICMP has a checksum
-	}
-	for _, f := range families {
-		tell(f, true)
+		for _, ports := range []bool{true, false} {
+			has := nft.Lookup{Fields: []nft.Field{nft.L4Protocol}, Set: setPorted, Not: !ports}
+			note := nft.Noted{Fields: toldFields(f, ports), Set: toldSet(f, ports), Count: true}
+			end(nft.Log{Group: group, Prefix: name}, slices.Concat([]nft.Match{has}, limits(f), []nft.Match{note})...)
+		}
 	}
 	end(nft.Log{})
 	return chain
@@ -102,49 +197,80 @@ func toldFields(f family, ports bool) []nft.Field {
 	return fields
 }
 
-// icmp matches the family's ICMP.
-func (f family) icmp() nft.Match {
-	if f == 4 {
-		return nft.ICMP{}
-	}
-	return nft.ICMPv6{}
-}
-
 // tell has the rules of a chain that deny lead to where denials are told.
 func (o Options) tell(chain *nft.Chain) {
 	ends := func(r nft.Rule) bool { return r.Verdict.Action == nft.Drop || r.Verdict.Action == nft.Reject }
 	if !slices.ContainsFunc(chain.Rules, ends) {
 		return
 	}
+	kind := kindFor(chain.Name)
 	chain.Rules = slices.Clone(chain.Rules) // others may have the same
 	for i, rule := range chain.Rules {
-		switch rule.Verdict.Action {
-		case nft.Drop:
-			chain.Rules[i].Verdict = nft.Verdict{Action: nft.Jump, Chain: o.deniedBy(rule)}
-		case nft.Reject:
-			chain.Rules[i].Verdict = nft.Verdict{Action: nft.Jump, Chain: chainRejected}
+		if ends(rule) {
+			chain.Rules[i].Verdict = nft.Verdict{Action: nft.Jump, Chain: kind.of(rule, o).chain()}
 		}
 	}
 }
 
-// deniedBy is the chain that a rule leads to which drops. What only connection tracking knows has chains of
+// kindFor is the kind of chains that the rules of a chain lead to. The name of a chain that is about one
+// direction has that before all that others may have chosen.
+func kindFor(chain string) denied {
+	egress, ingress := strings.Index(chain, policy.Egress.String()), strings.Index(chain, policy.Ingress.String())
+	switch {
+	case egress < 0 && ingress < 0:
+		return denied{anyDirection: true}
+	case ingress < 0 || 0 <= egress && egress < ingress:
+		return denied{direction: policy.Egress}
+	}
+	return denied{direction: policy.Ingress}
+}
+
+// of is the kind of chain that a rule leads to. What only connection tracking knows has chains of
 // its own, so that whoever is told need not ask it: not every kernel tells (CONFIG_NETFILTER_NETLINK_GLUE_CT),
 // and the flow of a packet that was dropped is not kept.
-func (o Options) deniedBy(rule nft.Rule) string {
+func (k denied) of(rule nft.Rule, o Options) denied {
+	anyDirection := func(name string) denied { return denied{name: name, anyDirection: true, families: families[:]} }
 	switch {
+	case rule.Verdict.Action == nft.Reject:
+		k.name = chainRejected
 	case refusesInvalid(rule):
-		return chainDeniedInvalid
+		return anyDirection(chainDeniedInvalid)
 	case o.RevokedMark != 0 && slices.Contains(rule.Matches, nft.Match(nft.Mark(o.RevokedMark))):
-		return chainDeniedRevoked
+		return anyDirection(chainDeniedRevoked)
 	case slices.ContainsFunc(rule.Matches, func(m nft.Match) bool { _, is := m.(nft.Midstream); return is }):
-		return chainDeniedMidway
+		return anyDirection(chainDeniedMidway)
+	default:
+		k.name = chainDenied
 	}
-	return chainDenied
+	k.families = families[:]
+	if f := familyOfRule(rule); f != 0 && !k.anyDirection {
+		k.families = []family{f}
+	}
+	return k
+}
+
+// familyOfRule is the family whose packets alone a rule is about; 0: that cannot be told.
+func familyOfRule(rule nft.Rule) family {
+	for _, m := range rule.Matches {
+		lookup, is := m.(nft.Lookup)
+		if !is {
+			continue
+		}
+		for _, field := range lookup.Fields {
+			for _, f := range families {
+				if field.Datatype() == f.datatype() {
+					return f
+				}
+			}
+		}
+	}
+	return 0
 }
 
 // tells reports whether a chain is one that rules which deny lead to.
 func tells(chain string) bool {
-	return chain == chainDenied || chain == chainRejected || chain == chainDeniedInvalid || chain == chainDeniedRevoked || chain == chainDeniedMidway
+	return chain == chainDenied || chain == chainRejected ||
+		strings.HasPrefix(chain, chainDenied+"-") || strings.HasPrefix(chain, chainRejected+"-")
 }
 
 // denies reports whether a rule denies, by itself or by leading to where denials are told.

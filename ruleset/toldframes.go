@@ -36,10 +36,10 @@ func tellFrames(t *nft.Table, group uint16) {
 	}
 	never := &nft.Set{Name: setNeverTold, Type: family(6).ranges(), Elements: map[nft.Element]struct{}{}, Comment: "what is sent from here is denied untold"}
 	never.SetElements(family(6).prefixes([]netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}))
-	t.AddSets(append(toldSets(), never)...)
+	t.AddSets(toldSets(never, dynamicSet(tellingPorts, "how often denials are told", nft.Of(nft.IfName)))...)
 	drop := nft.Verdict{Action: nft.Drop}
 	for reason := range reasons {
-		chain := deniedChain(deniedFor(reason), nft.Drop, group)
+		chain := deniedChain(deniedFor(reason), nft.Drop, group, families[:], ofPort)
 		chain.Rules = append([]nft.Rule{
 			{Matches: []nft.Match{nft.Multicast}, Verdict: drop},
 			{Matches: []nft.Match{nft.Broadcast}, Verdict: drop},
@@ -47,6 +47,14 @@ func tellFrames(t *nft.Table, group uint16) {
 		}, chain.Rules...)
 		t.AddChains(chain)
 	}
+}
+
+// tellingPorts is the set that says how often denials of frames are told, by the port that they come in by.
+const tellingPorts = "telling-ports"
+
+// ofPort bounds how many flows are told by the port that frames come in by, as a pod may make up all of a frame.
+func ofPort(family) []nft.Match {
+	return []nft.Match{nft.Limit{Field: nft.InPort, Set: tellingPorts, PerSecond: toldPerSource, Burst: 2 * toldPerSource}}
 }
 
 // deniedFor is the chain in which frames end that are denied for a reason.

@@ -19,7 +19,7 @@ func Build(in policy.Intent, o Options) *Table {
 		for _, chain := range t.Chains {
 			o.tell(chain)
 		}
-		t.AddSets(toldSets()...)
+		t.AddSets(toldSets(tellingSets()...)...)
 		t.AddChains(deniedChains(o)...)
 	}
 	t.Update(in.Delta())

@@ -304,18 +304,22 @@ func (n *namespace) objects() []string {
 }
 
 // readUserData leaves of a set's user data what nft reads, or nil. It also writes, and
-// makes nothing of, a byte order for verdicts (1) and for concatenations (0), an
+// makes nothing of, a byte order for verdicts (1) and for what has none (0), an
 // expression for the key that holds no more than the type does (3), and that
 // verdicts are no ranges (6).
 func readUserData(data []byte, set []netlink.Attribute) []byte {
 	var kept []byte
 	for len(data) >= 2 && len(data) >= 2+int(data[1]) {
 		length := 2 + int(data[1])
-		concatenation := slices.ContainsFunc(set, func(a netlink.Attribute) bool {
-			return a.Type == unix.NFTA_SET_KEY_TYPE && binary.BigEndian.Uint32(a.Data) >= 1<<nftables.SetConcatTypeBits
+		orderless := slices.ContainsFunc(set, func(a netlink.Attribute) bool {
+			if a.Type != unix.NFTA_SET_KEY_TYPE {
+				return false
+			}
+			kind := binary.BigEndian.Uint32(a.Data)
+			return kind >= 1<<nftables.SetConcatTypeBits || kind == nftables.TypeInetProto.GetNFTMagic()
 		})
 		switch kind := userdata.Type(data[0]); {
-		case kind == userdata.NFTNL_UDATA_SET_KEYBYTEORDER && concatenation,
+		case kind == userdata.NFTNL_UDATA_SET_KEYBYTEORDER && orderless,
 			kind == userdata.NFTNL_UDATA_SET_DATABYTEORDER,
 			kind == userdata.NFTNL_UDATA_SET_KEY_TYPEOF,
 			kind == userdata.NFTNL_UDATA_SET_DATA_INTERVAL:

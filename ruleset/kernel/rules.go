@@ -117,9 +117,6 @@ func (p *assembler) match(match nft.Match) error {
 		)
 	case nft.Midstream:
 		return p.midstream(packet.Protocol(m))
-	case nft.ICMP:
-		// meta l4proto icmp
-		p.requireProtocol(unix.IPPROTO_ICMP)
 	case nft.ICMPv6:
 		// meta l4proto ipv6-icmp
 		p.requireProtocol(unix.IPPROTO_ICMPV6)
@@ -186,7 +183,11 @@ func (p *assembler) match(match nft.Match) error {
 		if err := p.load(m.Fields); err != nil {
 			return err
 		}
-		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD})
+		note := &expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_ADD}
+		if m.Count {
+			note.Exprs = []expr.Any{&expr.Counter{}}
+		}
+		p.emit(note)
 	case nft.NextHeader:
 		// ip6 nexthdr ipv6-icmp
 		op := expr.CmpOpEq

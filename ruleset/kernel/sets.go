@@ -25,8 +25,9 @@ var libraryTypes = map[nft.Datatype]nftables.SetDatatype{
 // setKey sets the type of a set's keys to the library's type for t.
 //
 // The byte order that goes with it is only for nft, which reads elements by it.
-// A concatenation has no byte order, because its fields have their own. (The library
-// claims big endian for one with ranges; nft takes no notice.)
+// A concatenation has no byte order, because its fields have their own (the library
+// claims big endian for one with ranges; nft takes no notice), and to nft neither has
+// a protocol.
 func setKey(set *nftables.Set, t nft.SetType) error {
 	var parts []nftables.SetDatatype
 	for datatype := range t.Datatypes() {
@@ -43,7 +44,9 @@ func setKey(set *nftables.Set, t nft.SetType) error {
 	case len(parts) == 0:
 		return errUnknownType
 	case len(parts) == 1:
-		set.KeyType = parts[0]
+		if set.KeyType = parts[0]; set.KeyType == nftables.TypeInetProto {
+			set.KeyByteOrder = nil
+		}
 	default:
 		set.KeyType, set.KeyByteOrder = nftables.MustConcatSetType(parts...), nil
 	}

@@ -47,9 +47,6 @@ type Mark uint32
 // (nf_conntrack_tcp_loose; an SCTP HEARTBEAT).
 type Midstream packet.Protocol
 
-// ICMP matches ICMP: meta l4proto icmp.
-type ICMP struct{}
-
 // ICMPv6 matches ICMPv6: meta l4proto ipv6-icmp.
 type ICMPv6 struct{}
 
@@ -139,12 +136,14 @@ type Connections struct {
 type Noted struct {
 	Fields []Field
 	Set    string
+	// Count gives the element a counter, which counts this packet and those that a Lookup finds in the set:
+	// add @set { ip saddr counter }.
+	Count bool
 }
 
 func (Unconfirmed) match()   {}
 func (Connections) match()   {}
 func (Noted) match()         {}
-func (ICMP) match()          {}
 func (ICMPv6Error) match()   {}
 func (Redirect) match()      {}
 func (Fragment) match()      {}

@@ -122,7 +122,6 @@ func (v Verdict) String() string {
 
 func (Loopback) String() string  { return `iifname "lo"` }
 func (g InGroup) String() string { return fmt.Sprintf("iifgroup %d", uint32(g)) }
-func (ICMP) String() string      { return "meta l4proto icmp" }
 
 func (ICMPv6) String() string        { return "meta l4proto ipv6-icmp" }
 func (Authenticated) String() string { return "meta l4proto ah" }
@@ -197,7 +196,13 @@ func (c Connections) String() string {
 	return fmt.Sprintf("add @%s { %s ct count over %d }", c.Set, c.Field, c.Over)
 }
 
-func (n Noted) String() string { return fmt.Sprintf("add @%s { %s }", n.Set, fieldsText(n.Fields)) }
+func (n Noted) String() string {
+	counter := ""
+	if n.Count {
+		counter = " counter"
+	}
+	return fmt.Sprintf("add @%s { %s%s }", n.Set, fieldsText(n.Fields), counter)
+}
 
 func (m MessageType) String() string { return "icmpv6 type " + named(icmpv6Types, uint8(m), "%d") }
 

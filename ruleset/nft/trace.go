@@ -126,8 +126,6 @@ func (t *tracer) match(m Match) bool {
 		return has
 	case Authenticated:
 		return t.packet.Protocol == packet.AH
-	case ICMP:
-		return t.packet.Protocol == packet.ICMP
 	case ICMPv6:
 		return t.packet.Protocol == packet.ICMPv6
 	case NextHeader:

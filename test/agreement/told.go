@@ -71,17 +71,19 @@ func (t *told) take() (all []nft.Logged, lost int) {
 	return all, lost
 }
 
-// toldSets are those by which the table knows what it has told, and how often.
-var toldSets = []string{"told-4", "told-6", "told-icmp-4", "told-icmp-6", "telling-source-4", "telling-source-6", "telling-destination-4", "telling-destination-6"}
-
-// forgetTold has the table tell all flows once more.
+// forgetTold has the tables tell all flows once more.
 func (c *Cluster) forgetTold() error {
 	commands := ""
-	for _, set := range toldSets {
-		commands += "flush set inet podfence " + set + "\n"
-		if c.guard != nil {
-			commands += "flush set bridge podfence " + set + "\n"
+	forget := func(family string, t *nft.Table) {
+		for name := range t.Sets {
+			if strings.HasPrefix(name, "told-") || strings.HasPrefix(name, "telling-") { // what was told, and how often
+				commands += fmt.Sprintf("flush set %s podfence %s\n", family, name)
+			}
 		}
+	}
+	forget("inet", &c.table.Table)
+	if c.guard != nil {
+		forget("bridge", &c.guard.Table)
 	}
 	return c.NFT(commands)
 }
@@ -159,7 +161,9 @@ func (c *Cluster) checkTold(report Report, took time.Duration) (compared int, er
 			if said := c.table.DenialOf(frames[toldFlowOf(seen)][0]); !strings.HasSuffix(r.Trace.Steps[len(r.Trace.Steps)-1].Chain, string(said.Reason)) {
 				return compared, fmt.Errorf("it says %+v of a frame: %s", said, r)
 			}
-		case slices.ContainsFunc(r.Trace.Steps, func(s nft.Step) bool { return s.Chain == "rejected" || strings.HasPrefix(s.Chain, "denied") }):
+		case slices.ContainsFunc(r.Trace.Steps, func(s nft.Step) bool {
+			return strings.HasPrefix(s.Chain, "rejected") || strings.HasPrefix(s.Chain, "denied")
+		}):
 			denied[key] = append(denied[key], r)
 		}
 	}

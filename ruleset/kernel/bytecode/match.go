@@ -157,7 +157,7 @@ func (m *machine) dynset(a *arguments) (outcome, error) {
 		return breaks, err
 	}
 	switch account.Name {
-	case "":
+	case "", "counter":
 		m.assume("set " + set + " is not full")
 		return goesOn, nil
 	case "limit":
