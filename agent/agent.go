@@ -30,6 +30,7 @@ import (
 	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Options are what an agent is told.
@@ -65,6 +66,8 @@ type Options struct {
 	// Denials opens what the kernel tells of denied packets; nil: it tells nothing. It is called again if
 	// that has ended. Only one at a time can be open.
 	Denials func() (observer.Log, error)
+	// Repeats is how many more packets of a told packet's flow were denied since; nil: nobody counts.
+	Repeats func(nft.Logged) (uint64, error)
 	// LinkName is the name of a link of the node, by its index; nil: nobody knows.
 	LinkName func(index int) string
 	// Watch notices what others do to the tables. Nil: nothing does.

@@ -36,7 +36,7 @@ func (a *Agent) observe() (err error) {
 			linkName = func(int) string { return "" }
 		}
 		denials := observer.NewDenials(observer.DenialsOptions{
-			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: linkName, Names: names, Tell: tell, Log: o.Log.WithName("denials"),
+			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: tell, Log: o.Log.WithName("denials"),
 		})
 		told, lost, err = denials.Told, denials.Lost, errors.Join(err, a.Add(denials))
 	}

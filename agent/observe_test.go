@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -161,7 +162,8 @@ func TestConnectionsAreObserved(t *testing.T) {
 }
 
 // TestDenialsAreTold: of a real packet that a policy denies, a real agent tells at once and once, with the
-// names of both ends, the reason and the policies; of what is allowed it tells nothing.
+// names of both ends, the reason and the policies; of what is allowed it tells nothing. Some seconds later it
+// sums up how many more of them were denied.
 func TestDenialsAreTold(t *testing.T) {
 	a, client, _ := fencedPods(t)
 	to := netip.MustParseAddrPort("10.0.0.4:81")
@@ -183,4 +185,44 @@ func TestDenialsAreTold(t *testing.T) {
 	if len(f.Policies) != 1 || f.Policies[0] != (flows.Policy{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "out"}) {
 		t.Errorf("by %+v", f.Policies)
 	}
+	var sum *flows.Flow
+	check.Eventually(t, 15*time.Second, "a sum of the repeats", check.Holds(func() bool { sum, _ = a.Flows.Get(2); return sum != nil }))
+	same := *sum
+	same.Time, same.Repeats, same.Source.Port = f.Time, 0, f.Source.Port
+	if sum.Repeats < 2 || sum.Repeats > 5 || !reflect.DeepEqual(&same, f) { // each attempt sends a SYN or two
+		t.Errorf("%+v", sum)
+	}
+}
+
+// TestForgedSourcesHideNobody: whoever sends to one isolated pod from more sources than the kernel keeps account of
+// hides only what else that pod is denied: what another pod is denied is told.
+func TestForgedSourcesHideNobody(t *testing.T) {
+	a, client, node := fencedPods(t)
+	stranger := check.Value(node.AddPod("stranger", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.6")}}))(t)
+	forged := policy.Packet{Protocol: policy.UDP, Dst: netip.MustParseAddr("10.0.0.4"), DstPort: 81}
+	for i := range 70_000 {
+		forged.Src = netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})
+		check.NoError(t, stranger.Send(check.Value(lab.Craft(forged, 1000, nil))(t)))
+	}
+	toServer := 0
+	for f, number := a.Flows.Get(0); f != nil; f, number = a.Flows.Get(number + 1) {
+		if f.Direction == flows.Ingress && f.Destination.Pod == "server" {
+			toServer++
+		}
+	}
+	if toServer == 0 {
+		t.Error("of the forged packets none is told")
+	}
+	if err := client.Exchange(policy.TCP, netip.MustParseAddrPort("10.0.0.4:82"), 300*time.Millisecond); err == nil {
+		t.Fatal("it is not denied")
+	}
+	check.Eventually(t, 5*time.Second, "the client's denial", check.Holds(func() bool {
+		for f, number := a.Flows.Get(0); f != nil; f, number = a.Flows.Get(number + 1) {
+			if f.Source.Pod == "client" && f.Destination.Port == 82 {
+				return true
+			}
+		}
+		return false
+	}))
+	t.Logf("of 70,000 forged packets %d were told", toServer)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/podfence/podfence/controllers/observer"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // Host is the node that an agent works on, and how its pods are connected.
@@ -117,6 +118,16 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 				return nil, err
 			}
 			return log, nil
+		}
+		elements, err := conn.OpenElementCounters(tables)
+		if err != nil {
+			return n, err
+		}
+		n.add(elements.Close)
+		o.Repeats = func(l nft.Logged) (uint64, error) {
+			set, of, element := ruleset.ToldIn(l)
+			counted, _, err := elements.Read(l.Family, set, of, element)
+			return max(counted, 1) - 1, err // it has counted the packet that was told, too
 		}
 	}
 	watch, err := conn.Watch(tables)

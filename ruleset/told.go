@@ -18,7 +18,7 @@ import (
 //
 // A pod that goes on to send what is denied must neither cost the node much nor hide what others are
 // denied. So a flow (source, destination, protocol and, where the protocol has ports, destination port) is
-// told once in toldFor seconds, and its other packets are counted meanwhile. How many flows are told is bounded,
+// told once in ToldFor seconds, and its other packets are counted meanwhile. How many flows are told is bounded,
 // too, and by addresses that nobody can make up:
 //
 //   - of a pod's egress by its source, which is its own address;
@@ -35,8 +35,8 @@ import (
 // family alone.
 
 const (
-	// toldFor is for how many seconds a flow that was told is not told again.
-	toldFor = 10
+	// ToldFor is for how many seconds a flow that was told is not told again.
+	ToldFor = 10
 	// toldPerSource and toldPerDestination are how many denied flows of one source, or to one
 	// destination, are told per second; twice as many at once.
 	toldPerSource, toldPerDestination = 50, 200
@@ -49,6 +49,29 @@ func toldSet(f family, ports bool) string {
 		return fmt.Sprintf("told-%d", f)
 	}
 	return fmt.Sprintf("told-portless-%d", f)
+}
+
+// ToldIn is where a table that has told of a packet keeps account of the packet's flow, until it tells of that
+// again: the set, its type, and the flow's element, which counts the flow's packets since.
+func ToldIn(l nft.Logged) (set string, t nft.SetType, e nft.Element) {
+	f, p := familyOf(l.Packet.Src), l.Packet
+	e = nft.AddrsElement(p.Src, p.Dst)
+	e.Protocol = uint8(p.Protocol)
+	ports := slices.Contains(ported, e.Protocol)
+	if ports {
+		e.First = p.DstPort
+	}
+	return toldSet(f, ports), toldType(f, ports), e
+}
+
+// ported are the protocols that have ports.
+var ported = []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE}
+
+func toldType(f family, ports bool) nft.SetType {
+	if ports {
+		return nft.Of(f.datatype(), f.datatype(), nft.InetProto, nft.InetService)
+	}
+	return nft.Of(f.datatype(), f.datatype(), nft.InetProto)
 }
 
 // The sets by which podfence keeps account of how many flows are told: of whose egress, to whose ingress, from
@@ -65,17 +88,16 @@ func tellingSet(f family, of string) string { return fmt.Sprintf("%s-%d", of, f)
 // toldSets are the sets of flows that were told, and telling the sets that say how often.
 func toldSets(telling ...*nft.Set) (sets []*nft.Set) {
 	for _, f := range families {
-		addr := f.datatype()
 		sets = append(sets,
-			dynamicSet(toldSet(f, true), "denied flows that were told", nft.Of(addr, addr, nft.InetProto, nft.InetService)),
-			dynamicSet(toldSet(f, false), "denied flows without ports that were told", nft.Of(addr, addr, nft.InetProto)),
+			dynamicSet(toldSet(f, true), "denied flows that were told", toldType(f, true)),
+			dynamicSet(toldSet(f, false), "denied flows without ports that were told", toldType(f, false)),
 		)
 	}
-	ported := &nft.Set{Name: setPorted, Type: nft.Of(nft.InetProto), Elements: map[nft.Element]struct{}{}, Comment: "protocols with ports"}
-	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE} {
-		ported.Elements[nft.Element{Protocol: protocol}] = struct{}{}
+	protocols := &nft.Set{Name: setPorted, Type: nft.Of(nft.InetProto), Elements: map[nft.Element]struct{}{}, Comment: "protocols with ports"}
+	for _, protocol := range ported {
+		protocols.Elements[nft.Element{Protocol: protocol}] = struct{}{}
 	}
-	return append(append(sets, ported), telling...)
+	return append(append(sets, protocols), telling...)
 }
 
 // tellingSets are those of the policies' table.
@@ -89,7 +111,7 @@ func tellingSets() (sets []*nft.Set) {
 }
 
 func dynamicSet(name, comment string, t nft.SetType) *nft.Set {
-	return &nft.Set{Name: name, Type: t, Dynamic: true, Timeout: toldFor, Elements: map[nft.Element]struct{}{}, Comment: comment}
+	return &nft.Set{Name: name, Type: t, Dynamic: true, Timeout: ToldFor, Elements: map[nft.Element]struct{}{}, Comment: comment}
 }
 
 // denied is a kind of chain that rules which deny lead to: what happens to packets there, for which direction of

@@ -24,7 +24,7 @@ type Log interface {
 	Close() error
 }
 
-// DenialsOptions are what Denials are told. All fields must be set.
+// DenialsOptions are what Denials are told. All fields but Repeats must be set.
 type DenialsOptions struct {
 	// Node is the name of this node.
 	Node string
@@ -35,21 +35,31 @@ type DenialsOptions struct {
 	// LinkName is the name of a link of the node's network namespace; empty if there is none.
 	LinkName func(index int) string
 	Names    Names
-	// Tell gets each flow. It must not wait.
+	// Repeats is how many more packets of a told packet's flow were denied since, as long as it is known
+	// (ruleset.ToldFor); nil: nobody counts. It is called by one goroutine.
+	Repeats func(nft.Logged) (uint64, error)
+	// Tell gets each flow, by several goroutines. It must not wait.
 	Tell func(*flows.Flow)
 	Log  logr.Logger
 }
 
-// Denials tells of each packet that this node denies, but for repeats within ten seconds (see package
-// ruleset's told.go).
+// Denials tells of the first packet of each flow that this node denies, and sums up its repeats within ten seconds
+// (see package ruleset's told.go).
 type Denials struct {
 	options DenialsOptions
 	told    atomic.Uint64
 	lost    atomic.Uint64
+	repeats *repeats // nil: nobody counts
 }
 
 // NewDenials returns Denials. Start runs them.
-func NewDenials(o DenialsOptions) *Denials { return &Denials{options: o} }
+func NewDenials(o DenialsOptions) *Denials {
+	d := &Denials{options: o}
+	if o.Repeats != nil {
+		d.repeats = newRepeats(o.Repeats, o.Tell, o.Log)
+	}
+	return d
+}
 
 // Told is how many denials were told, and Lost how many more the kernel has told of that came too fast to be
 // read.
@@ -72,6 +82,9 @@ const (
 // when another program reads the group, it says so once, and tries again: nothing depends on it but what is
 // told.
 func (d *Denials) Start(ctx context.Context) error {
+	if d.repeats != nil {
+		go d.repeats.sumUp(ctx)
+	}
 	said := ""
 	for tries := 1; ; tries++ {
 		err := d.hear(ctx)
@@ -139,6 +152,9 @@ func (d *Denials) tell(l nft.Logged) {
 	}
 	d.told.Add(1)
 	o.Tell(flow)
+	if d.repeats != nil {
+		d.repeats.add(l, flow)
+	}
 }
 
 // tcpFlags names the flags that are set.

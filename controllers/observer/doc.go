@@ -2,6 +2,7 @@
 //
 //	store.go        Store: the last flows, and who waits for the next
 //	denials.go      Denials: tells of packets that this node denies
+//	repeats.go      of denied flows that were told, how often they were denied again
 //	names.go        ModelNames: who has an address
 //	connections.go  Connections: tells of those that begin and end, while somebody observes
 //	droplog.go      DropLog: a line of JSON for each denial, on standard output or in a file

@@ -78,15 +78,24 @@ func (t *readTable) setKind(set string) (kind setKind, err error) {
 
 // element asks for an element, by its key or its flags. data is what a map has for it.
 func (t *readTable) element(set string, by netlink.Attribute) (data []byte, found bool, err error) {
+	err = t.askElement(set, by, func(ad *netlink.AttributeDecoder) { data, found = elementData(ad) })
+	if errors.Is(err, unix.ENOENT) { // of the set itself it would be, too, but its rule keeps that
+		return nil, false, nil
+	}
+	return data, found, err
+}
+
+// askElement asks for an element, by its key or its flags, and calls do with its attributes.
+func (t *readTable) askElement(set string, by netlink.Attribute, do func(*netlink.AttributeDecoder)) error {
 	element, err := netlink.MarshalAttributes([]netlink.Attribute{by})
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	list, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: netlink.Nested | nftaListElem, Data: element}})
 	if err != nil {
-		return nil, false, err
+		return err
 	}
-	err = t.ask(unix.NFT_MSG_GETSETELEM, []netlink.Attribute{
+	return t.ask(unix.NFT_MSG_GETSETELEM, []netlink.Attribute{
 		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: append([]byte(set), 0)},
 		{Type: netlink.Nested | nftaSetElemListElements, Data: list},
 	}, func(m netlink.Message) error {
@@ -95,7 +104,7 @@ func (t *readTable) element(set string, by netlink.Attribute) (data []byte, foun
 				ad.Nested(func(ad *netlink.AttributeDecoder) error {
 					for ad.Next() {
 						ad.Nested(func(ad *netlink.AttributeDecoder) error {
-							data, found = elementData(ad)
+							do(ad)
 							return nil
 						})
 					}
@@ -104,10 +113,6 @@ func (t *readTable) element(set string, by netlink.Attribute) (data []byte, foun
 			}
 		})
 	})
-	if errors.Is(err, unix.ENOENT) { // of the set itself it would be, too, but its rule keeps that
-		return nil, false, nil
-	}
-	return data, found, err
 }
 
 // elementData reads an element. It is none if it only ends a range.
