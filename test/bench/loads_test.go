@@ -182,8 +182,12 @@ func (w *wire) datagrams(b *testing.B) load {
 }
 
 // establish sends a datagram there and one back: to connection tracking, a UDP
-// flow is established once it has seen both directions.
+// flow is established once it has seen both directions. Others may send to the receiver, too.
 func establish(sender, receiver int) error {
+	own, err := unix.Getsockname(sender)
+	if err != nil {
+		return fmt.Errorf("ask for the sender's port: %w", err)
+	}
 	timeout := &unix.Timeval{Sec: 1}
 	if err := errors.Join(
 		unix.SetsockoptTimeval(sender, unix.SOL_SOCKET, unix.SO_RCVTIMEO, timeout),
@@ -195,11 +199,15 @@ func establish(sender, receiver int) error {
 	if _, err := unix.Write(sender, octet); err != nil {
 		return fmt.Errorf("send a datagram: %w", err)
 	}
-	_, from, err := unix.Recvfrom(receiver, octet, 0)
-	if err != nil {
-		return fmt.Errorf("receive a datagram: %w", err)
+	for received := false; !received; {
+		_, from, err := unix.Recvfrom(receiver, octet, 0)
+		if err != nil {
+			return fmt.Errorf("receive a datagram: %w", err)
+		}
+		of, is := from.(*unix.SockaddrInet4)
+		received = is && of.Port == own.(*unix.SockaddrInet4).Port
 	}
-	if err := unix.Sendto(receiver, octet, 0, from); err != nil {
+	if err := unix.Sendto(receiver, octet, 0, own); err != nil {
 		return fmt.Errorf("answer a datagram: %w", err)
 	}
 	if _, err := unix.Read(sender, octet); err != nil {
