@@ -20,14 +20,13 @@ func ReasonOf(rule nft.Rule) (flows.Direction, flows.Reason) {
 	case PolicyRule:
 		return directionOf(origin.Direction), flows.ByRule
 	case Isolated:
-		if refusesInvalid(rule) {
-			return directionOf(origin.Direction), flows.Invalid
-		}
 		return directionOf(origin.Direction), flows.DefaultDeny
+	case InvalidFor:
+		return directionOf(origin.Direction), flows.Invalid
 	case nft.Sentence:
 		return "", reasons[origin]
 	}
-	if refusesInvalid(rule) {
+	if refusesInvalid(rule) { // for a pod that policies are about in the other direction alone
 		return "", flows.Invalid
 	}
 	return "", ""
@@ -117,9 +116,6 @@ func CountOf(chains map[string]*nft.Chain, chain string, rule nft.Rule) (count P
 		}
 		return count, true
 	case Isolated:
-		if refusesInvalid(rule) {
-			return PolicyCount{}, false
-		}
 		return PolicyCount{Policies: isolating(chains, origin), Direction: directionOf(origin.Direction), Verdict: flows.Denied}, true
 	}
 	return PolicyCount{}, false
