@@ -82,6 +82,10 @@ var reasons = map[nft.Sentence]flows.Reason{
 	"too many ICMP errors":                                      flows.TooMany,
 }
 
+// ReasonOfComment is why a rule denies that has this comment in the kernel; empty: it is not one of podfence's, or
+// not about order.
+func ReasonOfComment(comment string) flows.Reason { return reasons[nft.Sentence(comment)] }
+
 // PolicyCount says what a rule's counter counts of policies.
 type PolicyCount struct {
 	// Policies are those that it counts for: the one whose rule it is, or, of a default deny, all that

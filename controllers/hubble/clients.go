@@ -20,6 +20,11 @@ type clients struct {
 	log   logr.Logger
 }
 
+// newClients accepts connections of a listener; with local, only those from loopback addresses.
+func newClients(listener net.Listener, local bool, log logr.Logger) *clients {
+	return &clients{Listener: listener, local: local, log: log}
+}
+
 // Accept waits for the next connection that may be served.
 func (c *clients) Accept() (net.Conn, error) {
 	for {

@@ -57,7 +57,7 @@ func TestOnlyLoopbackWithoutTLS(t *testing.T) {
 			q := &queue{conns: make(chan net.Conn, 1)}
 			q.conns <- &remote{conn, from}
 			close(q.conns)
-			accepted, err := (&clients{Listener: q, local: local, log: testr.New(t)}).Accept()
+			accepted, err := newClients(q, local, testr.New(t)).Accept()
 			if want := loopback || !local; (err == nil) != want || err != nil && !errors.Is(err, net.ErrClosed) {
 				t.Errorf("without TLS %t, from %s: %v, %v", local, from, accepted, err)
 				continue
@@ -161,7 +161,7 @@ func TestClientsAreBounded(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			ended := make(chan error, 1)
 			go func() {
-				ended <- server.serve(ctx, netutil.LimitListener(&clients{Listener: listener, local: true, log: logr.Discard()}, maxConnections), nil)
+				ended <- server.serve(ctx, netutil.LimitListener(newClients(listener, true, logr.Discard()), maxConnections), nil)
 			}()
 			t.Cleanup(func() { cancel(); <-ended })
 			before := taken()

@@ -133,7 +133,7 @@ func (s *Server) listen(ctx context.Context) error {
 		return fmt.Errorf("listening for Hubble's API: %w", err)
 	}
 	s.options.Log.V(1).Info("Serving Hubble's API", "address", listener.Addr().String(), "tls", secure != nil)
-	return s.serve(ctx, netutil.LimitListener(&clients{Listener: listener, local: secure == nil, log: s.options.Log}, maxConnections), secure)
+	return s.serve(ctx, netutil.LimitListener(newClients(listener, secure == nil, s.options.Log), maxConnections), secure)
 }
 
 // serve serves whoever comes by a listener, which it closes, until ctx is done. secure is nil for no TLS.

@@ -55,7 +55,6 @@
 //	pathof.go     which links a packet takes
 //	flowsof.go    the flows of one kind of packet
 //	counters.go   Counters: what each rule has counted
-//	drops.go      how many packets rules have dropped
 //	flows.go      Flows: connection tracking; marks flows that are no longer allowed
 //	flowentry.go  an entry of connection tracking
 //	connevents.go  ConnEvents: connections that begin and end, while somebody observes
