@@ -202,3 +202,19 @@ func TestManyCalls(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestIdleCallsStay: a client that takes what there is may wait for the next flow for as long as it likes.
+func TestIdleCallsStay(t *testing.T) {
+	s := serve(t, stored(4, denied(0)), func(s *Server) { s.sendTimeout = 100 * time.Millisecond })
+	stream, err := s.client.GetFlows(t.Context(), &observerpb.GetFlowsRequest{Follow: true, Number: 1, Whitelist: drops()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for second := range 3 {
+		if m, err := stream.Recv(); err != nil || told(m) != fmt.Sprint(second) {
+			t.Fatalf("%v, %v, want %d", m, err, second)
+		}
+		time.Sleep(400 * time.Millisecond)
+		s.store.Add(denied(second + 1))
+	}
+}
