@@ -101,7 +101,10 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	}
 	n.add(counters.Close)
 	o.Counters = counters.Read
-	o.Drops = func() (map[string]uint64, error) { return conn.Drops(ruleset.DropChains[:]...) }
+	if tables.Guard {
+		o.FrameCounters = counters.ReadFrames
+	}
+	o.Drops = func() (map[string]uint64, error) { return counters.Drops(ruleset.DropChains[:]...) }
 	if o.LastPodCIDRs, err = conn.Ranges(ruleset.PodRangeSets[:]...); err != nil {
 		return n, err
 	}

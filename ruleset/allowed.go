@@ -1,15 +1,6 @@
 package ruleset
 
-import (
-	"github.com/podfence/podfence/policy"
-	"github.com/podfence/podfence/ruleset/nft"
-)
-
-// Allowed is a rule of a policy that has accepted a packet in a direction.
-type Allowed struct {
-	PolicyRule
-	Tier policy.Tier
-}
+import "github.com/podfence/podfence/ruleset/nft"
 
 // AllowedBy says which rules of policies have accepted a packet: for each direction in which policies are
 // about a pod, the one rule that ended the search, in the order of the trace, so egress comes first. It is
@@ -17,7 +8,7 @@ type Allowed struct {
 // policy is about the pod, where none of those about it decides, and for what is let pass before policies
 // are asked. Of an address that several pods have, nobody can tell which pod's rules those are: it has
 // nothing for that either.
-func (t *Table) AllowedBy(tr nft.Trace) (by []Allowed) {
+func (t *Table) AllowedBy(tr nft.Trace) (by []Decided) {
 	if tr.Verdict != nft.Accept {
 		return nil
 	}
@@ -26,11 +17,7 @@ func (t *Table) AllowedBy(tr nft.Trace) (by []Allowed) {
 		if !is || step.Rule.Verdict.Action != nft.Accept {
 			continue
 		}
-		allowed := Allowed{PolicyRule: rule, Tier: policy.NetworkPolicyTier}
-		if p := t.clusterPolicies[rule.Policy]; p != nil {
-			allowed.Tier = p.Tier
-		}
-		by = append(by, allowed)
+		by = append(by, t.decided(rule))
 	}
 	return by
 }

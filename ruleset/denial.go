@@ -81,7 +81,7 @@ func (t *Table) denial(tr nft.Trace) Denial {
 	switch origin := last.Rule.Origin.(type) {
 	case PolicyRule:
 		d.Pod = t.subjectOf(tr, origin.Direction)
-		d.Policies = []flows.Policy{t.policyOf(origin)}
+		d.Policies = []flows.Policy{t.decided(origin).FlowPolicy()}
 	case Isolated:
 		d.Pod = origin.Pod
 		if d.Reason == flows.DefaultDeny {
@@ -89,27 +89,11 @@ func (t *Table) denial(tr nft.Trace) Denial {
 				d.Reason, d.Text = flows.UnknownPod, fmt.Sprintf("%s of %s, whose labels or Namespace are not known", d.Direction, origin.Pod)
 			}
 			for _, key := range isolating(t.Chains, origin) {
-				d.Policies = append(d.Policies, flows.Policy{Kind: "NetworkPolicy", Tier: flowTiers[policy.NetworkPolicyTier], Namespace: key.Namespace, Name: key.Name})
+				d.Policies = append(d.Policies, Decided{PolicyRule: PolicyRule{Policy: key, Index: -1}}.FlowPolicy())
 			}
 		}
+	case InvalidFor:
+		d.Pod = origin.Pod
 	}
 	return d
 }
-
-// policyOf names the policy of a rule, and the rule.
-func (t *Table) policyOf(origin PolicyRule) flows.Policy {
-	p := flows.Policy{Kind: "NetworkPolicy", Tier: flowTiers[policy.NetworkPolicyTier], Namespace: origin.Policy.Namespace, Name: origin.Policy.Name, RuleName: origin.Name}
-	if origin.Policy.Namespace == "" {
-		p.Kind, p.Tier = "ClusterNetworkPolicy", ""
-		if of := t.clusterPolicies[origin.Policy]; of != nil {
-			p.Tier = flowTiers[of.Tier]
-		}
-	}
-	if index := origin.Index; index >= 0 && origin.Merged == "" { // else nobody can tell which of several it was
-		p.Rule = &index
-	}
-	return p
-}
-
-// flowTiers are the tiers as a flows.Policy has them.
-var flowTiers = map[policy.Tier]string{policy.AdminTier: "Admin", policy.NetworkPolicyTier: "NetworkPolicy", policy.BaselineTier: "Baseline"}

@@ -12,8 +12,8 @@ import (
 )
 
 // Denied says who has denied a packet. If that was a pod's chain, it names the direction and the
-// pod, and the policies that isolate the pod and did not allow the packet. If it was a rule of a
-// ClusterNetworkPolicy, it names the rule as well. Else it is what the rule says of itself. It is empty
+// pod, and the policies that isolate the pod and did not allow the packet, or that connection tracking calls
+// the packet invalid. If it was a rule of a ClusterNetworkPolicy, it names the rule as well. Else it is what the rule says of itself. It is empty
 // for a packet that passes.
 func (t *Table) Denied(tr nft.Trace) string {
 	if tr.Verdict == nft.Accept || len(tr.Steps) == 0 {
@@ -22,6 +22,9 @@ func (t *Table) Denied(tr nft.Trace) string {
 	last := denying(tr)
 	if by, is := last.Rule.Origin.(PolicyRule); is {
 		return fmt.Sprintf("%s of %s, by ClusterNetworkPolicy %s", by.Direction, t.subjectOf(tr, by.Direction), by.Comment())
+	}
+	if by, is := last.Rule.Origin.(InvalidFor); is {
+		return fmt.Sprintf("%s of %s: invalid by connection tracking", by.Direction, by.Pod)
 	}
 	by, isolated := last.Rule.Origin.(Isolated)
 	if !isolated {

@@ -35,6 +35,7 @@
 //	denied.go    who has denied a packet
 //	reasons.go   why a rule denies, and what its counter counts of policies
 //	denial.go    why a packet that the kernel has told of was denied
+//	decided.go   a rule that has decided, as flows name it
 //	allowed.go   which rules of policies have accepted one
 //	users.go     the policies that an operation is for
 //

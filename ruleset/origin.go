@@ -94,7 +94,17 @@ type IsolatedBy struct{ Policy policy.Key }
 // Comment is empty: the chain that the rule leads to has the policy's name.
 func (o IsolatedBy) Comment() string { return "" }
 
-// Isolated is the origin of the rules that deny to an isolated pod what none of its policies has
+// InvalidFor is the origin of the rule that refuses what connection tracking calls invalid, for a direction
+// in which policies are about a pod, of whichever kind they are.
+type InvalidFor struct {
+	Pod       policy.Key
+	Direction policy.Direction
+}
+
+// Comment is empty: the chain has the pod's name.
+func (o InvalidFor) Comment() string { return "" }
+
+// Isolated is the origin of the rule that denies to an isolated pod what none of its policies has
 // allowed.
 type Isolated struct {
 	Pod       policy.Key

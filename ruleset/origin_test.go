@@ -16,7 +16,7 @@ import (
 // TestOrigins: a policy's rule and a pod's have their origin as a value, wherever they are, and
 // every other rule that drops says in a sentence why, but for what is invalid.
 func TestOrigins(t *testing.T) {
-	rules, pods := 0, 0
+	rules, pods, invalid := 0, 0, 0
 	for seed := range random.Seeds(*seed, *histories/4) {
 		s := random.Cluster(rand.New(rand.NewSource(seed)), 12, 8)
 		in, _ := policy.Compile(s, random.Node)
@@ -34,6 +34,11 @@ func TestOrigins(t *testing.T) {
 					if s, there := in.Subjects[origin.Pod]; !there || !s.Isolated[origin.Direction] || !strings.Contains(name, origin.Direction.String()) {
 						t.Errorf("seed %d: chain %s: %+v is no pod's", seed, name, origin)
 					}
+				case ruleset.InvalidFor:
+					invalid++
+					if s, there := in.Subjects[origin.Pod]; !there || !s.Fenced(origin.Direction) || !slices.Equal(rule.Matches, []nft.Match{nft.Invalid}) {
+						t.Errorf("seed %d: chain %s: %+v is no pod's", seed, name, origin)
+					}
 				case ruleset.IsolatedBy:
 					if p, there := in.Policies[origin.Policy]; !there || rule.Verdict.Action != nft.Jump {
 						t.Errorf("seed %d: chain %s: %s leads to policy %s", seed, name, rule, p.Key)
@@ -47,16 +52,17 @@ func TestOrigins(t *testing.T) {
 						t.Errorf("seed %d: chain %s: %s leads to the tier %s", seed, name, rule, origin.Tier)
 					}
 				case nil:
-					invalid := slices.Equal(rule.Matches, []nft.Match{nft.Invalid})
-					if rule.Verdict.Action == nft.Drop && !invalid {
+					// The chain that both directions have in common is no pod's.
+					common := name == "beginnings" && slices.Equal(rule.Matches, []nft.Match{nft.Invalid})
+					if rule.Verdict.Action == nft.Drop && !common {
 						t.Errorf("seed %d: chain %s: %s has no origin", seed, name, rule)
 					}
 				}
 			}
 		}
 	}
-	if rules < 100 || pods < 100 {
-		t.Errorf("only %d rules of policies and %d of pods are seen", rules, pods)
+	if rules < 100 || pods < 100 || invalid < 100 {
+		t.Errorf("only %d rules of policies, %d of isolated pods and %d of what is invalid are seen", rules, pods, invalid)
 	}
 }
 

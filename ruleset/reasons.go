@@ -20,14 +20,13 @@ func ReasonOf(rule nft.Rule) (flows.Direction, flows.Reason) {
 	case PolicyRule:
 		return directionOf(origin.Direction), flows.ByRule
 	case Isolated:
-		if refusesInvalid(rule) {
-			return directionOf(origin.Direction), flows.Invalid
-		}
 		return directionOf(origin.Direction), flows.DefaultDeny
+	case InvalidFor:
+		return directionOf(origin.Direction), flows.Invalid
 	case nft.Sentence:
 		return "", reasons[origin]
 	}
-	if refusesInvalid(rule) {
+	if refusesInvalid(rule) { // for a pod that policies are about in the other direction alone
 		return "", flows.Invalid
 	}
 	return "", ""
@@ -83,6 +82,10 @@ var reasons = map[nft.Sentence]flows.Reason{
 	"too many ICMP errors":                                      flows.TooMany,
 }
 
+// ReasonOfComment is why a rule denies that has this comment in the kernel; empty: it is not one of podfence's, or
+// not about order.
+func ReasonOfComment(comment string) flows.Reason { return reasons[nft.Sentence(comment)] }
+
 // PolicyCount says what a rule's counter counts of policies.
 type PolicyCount struct {
 	// Policies are those that it counts for: the one whose rule it is, or, of a default deny, all that
@@ -117,9 +120,6 @@ func CountOf(chains map[string]*nft.Chain, chain string, rule nft.Rule) (count P
 		}
 		return count, true
 	case Isolated:
-		if refusesInvalid(rule) {
-			return PolicyCount{}, false
-		}
 		return PolicyCount{Policies: isolating(chains, origin), Direction: directionOf(origin.Direction), Verdict: flows.Denied}, true
 	}
 	return PolicyCount{}, false

@@ -145,3 +145,41 @@ func TestCountOf(t *testing.T) {
 		t.Errorf("in the other chains (-want +have):\n%s", diff)
 	}
 }
+
+// TestInvalidHasADirection: what is refused because connection tracking calls it invalid is told with the
+// direction and the pod, whichever kind of policies is about the pod, and counts for no policy.
+func TestInvalidHasADirection(t *testing.T) {
+	pod := policy.Key{Namespace: "shop", Name: "db-0"}
+	subject := &policy.Selector{Namespace: "shop"}
+	anybody := policy.Rule{AnyPeer: true, AnyPort: true}
+	for name, p := range map[string]policy.Policy{
+		"NetworkPolicy":        {Key: policy.Key{Namespace: "shop", Name: "db"}, Subject: subject, Isolates: [2]bool{true, true}},
+		"ClusterNetworkPolicy": {Key: policy.Key{Name: "admin"}, Tier: policy.AdminTier, Subject: subject, Rules: [2][]policy.Rule{{anybody}, {anybody}}},
+	} {
+		m := policy.NewModel("node")
+		m.Apply(policy.SetNamespace(policy.Namespace{Name: "shop"}))
+		m.Apply(policy.SetPod(&policy.Pod{Key: pod, Node: "node", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.8")}}))
+		m.Apply(policy.SetPolicy(p))
+		table := ruleset.Build(m.Intent(), ruleset.Options{LogGroup: 1})
+		for direction, ends := range map[flows.Direction][2]string{flows.Ingress: {"192.0.2.7", "10.244.1.8"}, flows.Egress: {"10.244.1.8", "192.0.2.7"}} {
+			packet := policy.Packet{Src: netip.MustParseAddr(ends[0]), Dst: netip.MustParseAddr(ends[1]), Protocol: policy.TCP, DstPort: 80, HopLimit: 64}
+			logged := nft.Logged{Family: nft.Inet, Hook: nft.Forward, Prefix: "denied-invalid", Packet: nft.TracePacket{Packet: packet, State: nft.Invalid}}
+			want := ruleset.Denial{
+				Direction: direction, Reason: flows.Invalid, Pod: pod, Text: string(direction) + " of shop/db-0: invalid by connection tracking",
+			}
+			if diff := cmp.Diff(want, table.DenialOf(logged)); diff != "" {
+				t.Errorf("%s, %s (-want +have):\n%s", name, direction, diff)
+			}
+		}
+		for _, chain := range table.Chains {
+			for _, rule := range chain.Rules {
+				if _, reason := ruleset.ReasonOf(rule); reason != flows.Invalid {
+					continue
+				}
+				if count, ok := ruleset.CountOf(table.Chains, chain.Name, rule); ok {
+					t.Errorf("%s: what is invalid counts for %+v", name, count)
+				}
+			}
+		}
+	}
+}

@@ -227,12 +227,8 @@ func messageTypes(types []uint8) map[nft.Element]struct{} {
 // NetworkPolicies in turn may accept a packet; what none accepts is denied. If it is not isolated, the
 // other ClusterNetworkPolicies come last; what they don't deny is accepted.
 func podChainOf(d policy.Direction, s *policy.Subject, o Options) *nft.Chain {
-	var isolated nft.Origin
-	if s.Isolated[d] {
-		isolated = Isolated{Pod: s.Key, Direction: d}
-	}
 	chain := &nft.Chain{Name: podChain(d, s.Key), Rules: []nft.Rule{
-		{Matches: []nft.Match{nft.Invalid}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: isolated},
+		{Matches: []nft.Match{nft.Invalid}, Counter: true, Verdict: nft.Verdict{Action: nft.Drop}, Origin: InvalidFor{Pod: s.Key, Direction: d}},
 	}}
 	if o.RevokedMark != 0 && s.Fenced(d.Opposite()) {
 		chain.Rules = append(chain.Rules, beginnings()...)
@@ -249,7 +245,7 @@ func podChainOf(d policy.Direction, s *policy.Subject, o Options) *nft.Chain {
 		chain.Rules = append(chain.Rules, nft.Rule{Verdict: nft.Verdict{Action: nft.Accept}})
 		return chain
 	}
-	chain.Rules = append(chain.Rules, nft.Rule{Counter: true, Verdict: o.deny(), Origin: isolated})
+	chain.Rules = append(chain.Rules, nft.Rule{Counter: true, Verdict: o.deny(), Origin: Isolated{Pod: s.Key, Direction: d}})
 	return chain
 }
 

@@ -14,14 +14,14 @@ import (
 //
 // The function remembers its answers until the table changes, because many connections usually lead from
 // the same address to the same port; nobody may change an answer. It is for one goroutine.
-func (e *Enforcer) Allowances() func(nft.HookPoint, policy.Packet) []ruleset.Allowed {
+func (e *Enforcer) Allowances() func(nft.HookPoint, policy.Packet) []ruleset.Decided {
 	return e.policies.allowances()
 }
 
-func (s *sharedTable) allowances() func(nft.HookPoint, policy.Packet) []ruleset.Allowed {
-	answers := map[judged][]ruleset.Allowed{}
+func (s *sharedTable) allowances() func(nft.HookPoint, policy.Packet) []ruleset.Decided {
+	answers := map[judged][]ruleset.Decided{}
 	var of uint64 // the version that the answers are of
-	return func(hook nft.HookPoint, p policy.Packet) []ruleset.Allowed {
+	return func(hook nft.HookPoint, p policy.Packet) []ruleset.Decided {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
 		if s.table == nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/api/flows"
@@ -74,13 +75,20 @@ func (m *Source) Reload() error {
 		return err
 	}
 	m.Report.Metrics.ManifestsValid(true)
-	m.Enforcer.Feed(append(slices.Concat(
+	changed := append(different(m.last.Policies, now.Policies), different(m.last.ClusterPolicies, now.ClusterPolicies)...)
+	for _, key := range changed {
+		m.Report.Enforcement.Arrived(key)
+	}
+	fed := m.Enforcer.Feed(append(slices.Concat(
 		differing(m.last.Nodes, now.Nodes, m.nodes.Set, func(n *corev1.Node) policy.Change { return m.nodes.Gone(n.Name) }),
 		differing(m.last.Namespaces, now.Namespaces, changeOf, gone),
 		differing(m.last.Pods, now.Pods, changeOf, gone),
 		differing(m.last.Policies, now.Policies, changeOf, gone),
 		differing(m.last.ClusterPolicies, now.ClusterPolicies, changeOf, gone),
 	), policy.Synced())...)
+	for _, key := range changed {
+		m.Report.Enforcement.FedUndated(key, fed)
+	}
 	count(m.Report.Counting, m.last.Policies, now.Policies)
 	count(m.Report.Counting, m.last.ClusterPolicies, now.ClusterPolicies)
 	m.last = now
@@ -110,6 +118,21 @@ func count[T client.Object](counting *report.Counting, before, now []T) {
 	for key := range gone {
 		counting.Gone(key)
 	}
+}
+
+// different are the policies that have come or changed.
+func different[T client.Object](before, now []T) (keys []policy.Key) {
+	was := map[policy.Key]T{}
+	for _, object := range before {
+		was[client.ObjectKeyFromObject(object)] = object
+	}
+	for _, object := range now {
+		key := client.ObjectKeyFromObject(object)
+		if old, is := was[key]; !is || !equality.Semantic.DeepEqual(old, object) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // read reads the folder, and says once what it passes over.

@@ -2,6 +2,7 @@ package folder_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -127,4 +128,65 @@ spec:
 	g.Expect(m.Reload()).To(Succeed())
 	g.Expect(e.Sync(t.Context())).To(Succeed())
 	g.Expect(policies).To(HaveKeyWithValue(policy.Key{Name: "metadata"}, false))
+}
+
+// TestEnforcementIsMeasured: of policies in a folder that come or change, and of no others, it is measured how
+// long it takes until they are in the kernel, from when the folder was read.
+func TestEnforcementIsMeasured(t *testing.T) {
+	g := NewWithT(t)
+	dir := t.TempDir()
+	write := func(name, text string) {
+		g.Expect(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)).To(Succeed())
+	}
+	policyNamed := func(name string, port int) {
+		write(name+".yaml", fmt.Sprintf(`
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: %s, namespace: shop}
+spec: {podSelector: {}, ingress: [{ports: [{port: %d}]}]}
+`, name, port))
+	}
+	write("pod.yaml", `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec: {nodeName: node}
+status: {phase: Running, podIPs: [{ip: 10.9.0.2}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+`)
+	policyNamed("first", 80)
+	policyNamed("same", 80)
+	registry := prometheus.NewRegistry()
+	reports := report.New(report.Options{Node: "node", Log: logr.Discard(), Registry: registry})
+	e := enforcer.New(&recorder.Kernel{}, enforcer.Options{Node: "node", Report: reports.Report})
+	reports.Of(e)
+	ended := make(chan error)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { ended <- e.Start(ctx) }()
+	defer func() { cancel(); <-ended }()
+	m := folder.NewSource(folder.SourceOptions{Path: dir, Enforcer: e, Report: reports, Log: logr.Discard()})
+	measured := func() map[string]uint64 {
+		g.Expect(m.Reload()).To(Succeed())
+		g.Expect(e.Sync(t.Context())).To(Succeed())
+		families, err := registry.Gather()
+		g.Expect(err).NotTo(HaveOccurred())
+		counts := map[string]uint64{}
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				if family.GetName() == "podfence_policy_enforcement_seconds" {
+					counts[metric.GetLabel()[0].GetValue()] = metric.GetHistogram().GetSampleCount()
+				}
+			}
+		}
+		return counts
+	}
+	g.Expect(measured()).To(HaveKeyWithValue("watch", uint64(0)), "what there is at the start")
+	policyNamed("first", 81)
+	g.Expect(measured()).To(Equal(map[string]uint64{"watch": 1, "change": 0}))
+	policyNamed("second", 80)
+	g.Expect(measured()).To(Equal(map[string]uint64{"watch": 2, "change": 0}))
+	g.Expect(measured()).To(Equal(map[string]uint64{"watch": 2, "change": 0}), "nothing has changed")
 }

@@ -3,6 +3,7 @@
 // github.com/cilium/cilium/api/v1, of which docs/HUBBLE.md says what is filled in.
 //
 //	server.go    Server: where it listens, and what clients may take at once
+//	clients.go   who may connect, and what becomes of clients that do not read
 //	tls.go       which addresses need TLS, and mutual TLS whose files may change
 //	service.go   the calls, but for two: how the server is, nodes, namespaces
 //	query.go     GetFlows: which flows are asked for, in which order they are sent, and which were lost

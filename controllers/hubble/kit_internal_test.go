@@ -71,7 +71,7 @@ type served struct {
 }
 
 // serve serves a store, over a connection in memory.
-func serve(t *testing.T, store *observer.Store, change ...func(*service)) *served {
+func serve(t *testing.T, store *observer.Store, change ...func(*Server)) *served {
 	t.Helper()
 	server, err := New(Options{
 		Address: "127.0.0.1:4244", Node: "node-1", Version: "v1.2.3", Store: store, Log: testr.New(t),
@@ -81,12 +81,12 @@ func serve(t *testing.T, store *observer.Store, change ...func(*service)) *serve
 		t.Fatal(err)
 	}
 	for _, c := range change {
-		c(server.service)
+		c(server)
 	}
 	listener := bufconn.Listen(1 << 10)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- server.serve(ctx, listener) }()
+	go func() { ended <- server.serve(ctx, listener, nil) }()
 	conn, err := grpc.NewClient("passthrough:///memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	if err != nil {

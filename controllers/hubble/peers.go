@@ -59,7 +59,7 @@ func (s *service) Notify(_ *peerpb.NotifyRequest, stream peerpb.Peer_NotifyServe
 	for {
 		all, changed := s.peers.get()
 		for _, n := range s.news(known, all) {
-			if err := send(stream, n, s.sendTimeout); err != nil {
+			if err := stream.Send(n); err != nil {
 				return err
 			}
 		}

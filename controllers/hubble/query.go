@@ -18,6 +18,10 @@ import (
 // lostInterval is how often, at most, a client is told that it has missed flows.
 const lostInterval = time.Second
 
+// late is how long after a flow was seen it is in the store at the latest: who follows until a time gets what
+// was seen until then.
+const late = time.Second
+
 // query is what a client asks GetFlows for.
 type query struct {
 	store *observer.Store
@@ -58,8 +62,16 @@ func readQuery(store *observer.Store, c *converter, node string, r *observerpb.G
 	if q.since, err = readTime("since", r.GetSince()); err != nil {
 		return nil, err
 	}
-	q.until, err = readTime("until", r.GetUntil())
-	return q, err
+	if q.until, err = readTime("until", r.GetUntil()); err != nil {
+		return nil, err
+	}
+	if q.follow && !q.until.IsZero() && time.Until(q.until) < -late { // nothing can follow any more
+		q.follow = false
+		if !q.since.IsZero() {
+			q.number = 0 // which means little to who follows (see start)
+		}
+	}
+	return q, nil
 }
 
 // readTime reads a time; nil is the zero Time.
@@ -113,22 +125,27 @@ func (q *query) start() (from uint64, skip int, last uint64) {
 // run sends what is asked for. It ends when that is all, when ctx is done, or when send fails.
 func (q *query) run(ctx context.Context, send func(*observerpb.GetFlowsResponse) error) error {
 	from, skip, last := q.start()
-	client := ctx
-	if q.follow && !q.until.IsZero() {
+	follow, following := q.follow, ctx
+	if follow && !q.until.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, q.until)
+		following, cancel = context.WithDeadline(ctx, q.until.Add(late))
 		defer cancel()
 	}
-	if q.follow && q.allowed {
+	if follow && q.allowed {
 		defer q.store.Observe()()
 	}
 	l := lost{node: q.node, send: send}
 	var sent uint64
-	for q.follow || from <= last {
-		f, number, err := q.next(ctx, from, &l)
+	for follow || from <= last {
+		f, number, err := q.next(following, from, &l)
 		switch {
-		case ctx.Err() != nil && client.Err() == nil:
-			return l.say(true) // nothing that comes from now on is asked for
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case follow && following.Err() != nil:
+			// What is kept now is all that can be asked for.
+			follow, following = false, ctx
+			_, last = q.store.Bounds()
+			continue
 		case err != nil:
 			return err
 		case f == nil:

@@ -2,8 +2,12 @@ package hubble
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
 	"time"
 
 	observerpb "github.com/cilium/cilium/api/v1/observer"
@@ -12,26 +16,30 @@ import (
 	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 
 	"github.com/podfence/podfence/controllers/observer"
 )
 
-// What clients may take at once.
+// What clients may take at once. All together, however many there are and whatever they do, take less than
+// 4 MB (TestClientsAreBounded).
 const (
 	// maxConnections is how many may be connected; others wait in the kernel's queue. Each may have
-	// callsOfConnection calls under way, and all together maxStreams that go on.
-	maxConnections    = 64
-	callsOfConnection = 32
-	maxStreams        = 64
-	// maxRequest is the most bytes of a request.
-	maxRequest = 256 << 10
-	// sendTimeout is how long a client may take for one message.
+	// callsOfConnection calls under way. Of all together, maxCalls are answered, of which maxStreams may go on.
+	maxConnections    = 16
+	callsOfConnection = 24
+	maxCalls          = 32
+	maxStreams        = 24
+	// maxRequest is the most bytes of a request, and maxHeader of its header.
+	maxRequest, maxHeader = 16 << 10, 8 << 10
+	// window is how much of a request is taken before it is read.
+	window = 64 << 10
+	// sendBuffer is how much the kernel takes for a client that does not read. It may take twice as much.
+	sendBuffer = 16 << 10
+	// sendTimeout is how long a client may take for one message, and for a request.
 	sendTimeout = 10 * time.Second
 	// pingAfter is how long nothing is heard of a client until it is asked whether it is there, and
 	// pingTimeout how long it may take to answer.
@@ -61,8 +69,10 @@ type Options struct {
 type Server struct {
 	options Options
 	service *service
-	// streams has a token for each call that goes on.
-	streams chan struct{}
+	// calls has a token for each call, and streams one for each that goes on.
+	calls, streams chan struct{}
+	// sendTimeout is how long a client may take for one message, and for a request.
+	sendTimeout time.Duration
 }
 
 // New returns a server. Start runs it. Options whose address CheckAddress refuses are an error.
@@ -70,7 +80,9 @@ func New(o Options) (*Server, error) {
 	if err := CheckAddress(o.Address, o.TLS); err != nil {
 		return nil, fmt.Errorf("serving Hubble's API: %w", err)
 	}
-	return &Server{options: o, streams: make(chan struct{}, maxStreams), service: newService(&o)}, nil
+	return &Server{
+		options: o, service: newService(&o), calls: make(chan struct{}, maxCalls), streams: make(chan struct{}, maxStreams), sendTimeout: sendTimeout,
+	}, nil
 }
 
 // NotePeers says that the peers may have changed. It does not wait.
@@ -103,7 +115,7 @@ func (s *Server) Start(ctx context.Context) error {
 func (s *Server) listen(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var options []grpc.ServerOption
+	var secure *tls.Config
 	if files := s.options.TLS; files.Given() {
 		watcher, err := certwatcher.New(files.Cert, files.Key)
 		if err != nil {
@@ -114,36 +126,52 @@ func (s *Server) listen(ctx context.Context) error {
 				s.options.Log.Error(err, "The certificate for Hubble's API is not read again when it changes", "file", files.Cert)
 			}
 		}()
-		options = append(options, grpc.Creds(credentials.NewTLS(files.config(watcher.GetCertificate))))
+		secure = files.config(watcher.GetCertificate)
 	}
 	listener, err := net.Listen("tcp", s.options.Address)
 	if err != nil {
 		return fmt.Errorf("listening for Hubble's API: %w", err)
 	}
-	s.options.Log.V(1).Info("Serving Hubble's API", "address", listener.Addr().String(), "tls", s.options.TLS.Given())
-	return s.serve(ctx, netutil.LimitListener(listener, maxConnections), options...)
+	s.options.Log.V(1).Info("Serving Hubble's API", "address", listener.Addr().String(), "tls", secure != nil)
+	return s.serve(ctx, netutil.LimitListener(newClients(listener, secure == nil, s.options.Log), maxConnections), secure)
 }
 
-// serve serves whoever comes by a listener, which it closes, until ctx is done.
-func (s *Server) serve(ctx context.Context, listener net.Listener, options ...grpc.ServerOption) error {
-	server := grpc.NewServer(append(options,
-		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxConcurrentStreams(callsOfConnection), grpc.StreamInterceptor(s.limitStreams),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
-		grpc.ConnectionTimeout(sendTimeout),
-	)...)
-	observerpb.RegisterObserverServer(server, s.service)
-	peerpb.RegisterPeerServer(server, s.service)
+// serve serves whoever comes by a listener, which it closes, until ctx is done. secure is nil for no TLS.
+//
+// The connections are net/http's: gRPC's own server keeps up to 64 kB for each call of a client that does not
+// read, and goes on keeping them when the call has ended.
+func (s *Server) serve(ctx context.Context, listener net.Listener, secure *tls.Config) error {
+	calls := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.StreamInterceptor(s.limitStreams))
+	defer calls.Stop()
+	observerpb.RegisterObserverServer(calls, s.service)
+	peerpb.RegisterPeerServer(calls, s.service)
 	healthy := health.NewServer()
 	healthy.SetServingStatus(healthName, healthpb.HealthCheckResponse_SERVING)
-	healthpb.RegisterHealthServer(server, healthy)
+	healthpb.RegisterHealthServer(calls, healthy)
+	server := &http.Server{
+		Handler: s.limitCalls(calls), Protocols: &http.Protocols{}, TLSConfig: secure, MaxHeaderBytes: maxHeader, ReadHeaderTimeout: sendTimeout,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: callsOfConnection, MaxReceiveBufferPerConnection: window, MaxReceiveBufferPerStream: window,
+			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: sendTimeout,
+		},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(logr.ToSlogHandler(s.options.Log), slog.LevelDebug),
+	}
+	server.Protocols.SetHTTP2(secure != nil)
+	server.Protocols.SetUnencryptedHTTP2(secure == nil)
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
+	go func() {
+		if secure != nil {
+			ended <- server.ServeTLS(listener, "", "")
+		} else {
+			ended <- server.Serve(listener)
+		}
+	}()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serving Hubble's API: %w", err)
 	case <-ctx.Done():
-		server.Stop()
-		return ctx.Err()
+		return errors.Join(ctx.Err(), server.Close())
 	}
 }
 

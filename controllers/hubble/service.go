@@ -9,7 +9,6 @@ import (
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	peerpb "github.com/cilium/cilium/api/v1/peer"
 	relaypb "github.com/cilium/cilium/api/v1/relay"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -35,14 +34,12 @@ type service struct {
 	peers         *peers
 	tls           bool
 	started       time.Time
-	// sendTimeout is how long a client may take for one message.
-	sendTimeout time.Duration
 }
 
 func newService(o *Options) *service {
 	return &service{
 		store: o.Store, convert: newConverter(o.Node, o.Version), node: o.Node, version: o.Version,
-		peers: newPeers(o.Peers), tls: o.TLS.Given(), started: time.Now(), sendTimeout: sendTimeout,
+		peers: newPeers(o.Peers), tls: o.TLS.Given(), started: time.Now(),
 	}
 }
 
@@ -55,28 +52,7 @@ func (s *service) GetFlows(r *observerpb.GetFlowsRequest, stream observerpb.Obse
 	if err != nil {
 		return err
 	}
-	return q.run(stream.Context(), func(m *observerpb.GetFlowsResponse) error { return send(stream, m, s.sendTimeout) })
-}
-
-// sender is a stream of messages to a client.
-type sender[T any] interface {
-	grpc.ServerStream
-	Send(T) error
-}
-
-// send sends a message, and gives up on a client that does not take it in time: its call ends with an
-// error, and with the call what still waits to be sent.
-func send[T any](stream sender[T], message T, timeout time.Duration) error {
-	done := make(chan error, 1)
-	go func() { done <- stream.Send(message) }()
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-timer.C:
-		return status.Errorf(codes.DeadlineExceeded, "the client has not taken a message within %s: ask again, for less, or read faster", timeout)
-	}
+	return q.run(stream.Context(), stream.Send)
 }
 
 // GetAgentEvents has nothing to tell: Cilium's agent tells of its endpoints and policies by it.

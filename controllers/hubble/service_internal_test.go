@@ -97,9 +97,9 @@ func TestUnimplemented(t *testing.T) {
 func TestNotify(t *testing.T) {
 	lists := make(chan []Peer, 1)
 	now := []Peer{{"b", "10.0.0.2:4244"}, {"a.example.com", "10.0.0.1:4244"}}
-	s := serve(t, stored(4), func(s *service) {
-		s.tls = true
-		s.peers.list = func() []Peer {
+	s := serve(t, stored(4), func(s *Server) {
+		s.service.tls = true
+		s.service.peers.list = func() []Peer {
 			select {
 			case now = <-lists:
 			default:

@@ -42,7 +42,7 @@ type ConnectionsOptions struct {
 	Names  Names
 	// AllowedBy says which rules of policies let the first packet of a connection pass a hook. It is called by
 	// one goroutine at a time.
-	AllowedBy func(nft.HookPoint, policy.Packet) []ruleset.Allowed
+	AllowedBy func(nft.HookPoint, policy.Packet) []ruleset.Decided
 	// Tell gets each flow. It must not wait.
 	Tell func(*flows.Flow)
 	Log  logr.Logger
@@ -176,7 +176,7 @@ func (c *Connections) tell(e *nft.ConnEvent) {
 		o.Tell(&flow)
 		return
 	}
-	var by []ruleset.Allowed
+	var by []ruleset.Decided
 	if !e.Announced { // such a connection was not judged
 		by = o.AllowedBy(e.Hook, e.First())
 	}
@@ -186,46 +186,12 @@ func (c *Connections) tell(e *nft.ConnEvent) {
 	}
 	for _, rule := range by {
 		judged := flow
-		judged.Direction, judged.Policies = directionOf(rule), []flows.Policy{policyOf(rule)}
+		judged.Direction, judged.Policies = rule.FlowDirection(), []flows.Policy{rule.FlowPolicy()}
 		if rule.Merged != "" {
 			judged.Text = fmt.Sprintf("allowed by one of the %s rules %s of %s", rule.Direction, rule.Merged, rule.Policy.Name)
 		}
 		o.Tell(&judged)
 	}
-}
-
-func directionOf(rule ruleset.Allowed) flows.Direction {
-	if rule.Direction == policy.Egress {
-		return flows.Egress
-	}
-	return flows.Ingress
-}
-
-// policyOf is a rule's policy, as flows name it. If the rule was made one with others of the policy, nobody
-// can tell any more which of them has let the packet pass: the flow then has no rule, and which it may be in
-// its text.
-func policyOf(rule ruleset.Allowed) flows.Policy {
-	p := flows.Policy{
-		Kind: "NetworkPolicy", Tier: tierName(rule.Tier), Namespace: rule.Policy.Namespace, Name: rule.Policy.Name, RuleName: rule.Name,
-	}
-	if rule.Policy.Namespace == "" {
-		p.Kind = "ClusterNetworkPolicy"
-	}
-	if index := rule.Index; index >= 0 && rule.Merged == "" {
-		p.Rule = &index
-	}
-	return p
-}
-
-// tierName is a tier as flows.Policy has it.
-func tierName(t policy.Tier) string {
-	switch t {
-	case policy.AdminTier:
-		return "Admin"
-	case policy.BaselineTier:
-		return "Baseline"
-	}
-	return "NetworkPolicy"
 }
 
 // protocolName is a protocol as flows.Flow has it.

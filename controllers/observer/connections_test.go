@@ -72,7 +72,7 @@ type observed struct {
 }
 
 // observedBy runs Connections until ctx is done, whose rules are these.
-func observedBy(ctx context.Context, allowedBy func(nft.HookPoint, policy.Packet) []ruleset.Allowed) *observed {
+func observedBy(ctx context.Context, allowedBy func(nft.HookPoint, policy.Packet) []ruleset.Decided) *observed {
 	o := &observed{source: &source{events: make(chan nft.ConnEvent)}}
 	o.Connections = observer.NewConnections(observer.ConnectionsOptions{
 		Node: "node", Events: o.source, Names: pods{"10.0.0.1": "client", "10.0.0.2": "server"}, AllowedBy: allowedBy,
@@ -96,7 +96,7 @@ func (o *observed) told() (told []flows.Flow) {
 	}
 }
 
-func nothing(nft.HookPoint, policy.Packet) []ruleset.Allowed { return nil }
+func nothing(nft.HookPoint, policy.Packet) []ruleset.Decided { return nil }
 
 // event is a connection from src to asked, which is led to real.
 func event(protocol policy.Protocol, src, asked, real string) nft.ConnEvent {
@@ -121,7 +121,7 @@ func TestConnectionsAreFlows(t *testing.T) {
 		}
 		return f
 	}
-	second, rules := 1, map[nft.HookPoint][]ruleset.Allowed{
+	second, rules := 1, map[nft.HookPoint][]ruleset.Decided{
 		nft.Forward: {
 			{PolicyRule: ruleset.PolicyRule{Policy: policy.Key{Namespace: "shop", Name: "out"}, Direction: policy.Egress, Index: 1}},
 			{PolicyRule: ruleset.PolicyRule{Policy: policy.Key{Name: "admin"}, Direction: policy.Ingress, Index: -1, Name: "let in"}, Tier: policy.AdminTier},
@@ -177,7 +177,7 @@ func TestConnectionsAreFlows(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := observedBy(t.Context(), func(hook nft.HookPoint, p policy.Packet) []ruleset.Allowed {
+				o := observedBy(t.Context(), func(hook nft.HookPoint, p policy.Packet) []ruleset.Decided {
 					if p != c.event.First() || c.event.Ended {
 						t.Errorf("it asks about %+v", p)
 					}

@@ -23,8 +23,7 @@ const countersEvery = 5 * time.Second
 // have, what was read last is told once more.
 const countersTries = 3
 
-// ReadCounters reads what the rules of the policies' table have counted; whole is false if the rules have
-// changed meanwhile.
+// ReadCounters reads what the rules of a table have counted; whole is false if the rules have changed meanwhile.
 type ReadCounters func() (counters nft.Counters, whole bool, err error)
 
 // counters are the metrics that are made of what the kernel's rules have counted. A rule that is replaced
@@ -32,6 +31,7 @@ type ReadCounters func() (counters nft.Counters, whole bool, err error)
 // goes back. What a rule has counted between the last reading and its end is lost.
 type counters struct {
 	read   ReadCounters // nil: the kernel counts nothing
+	frames ReadCounters // nil: there is no table of family bridge
 	rules  func() (enforcer.Rules, bool)
 	held   func(enforcer.Rules) bool
 	asking func() map[policy.Key]struct{}
@@ -39,16 +39,29 @@ type counters struct {
 	log    logr.Logger
 
 	mu sync.Mutex
-	// looked is when the counters were read last, of which table, and before what its rules had counted,
-	// by handle.
+	// looked is when the counters were read last.
 	looked time.Time
-	table  uint64
-	before map[uint64]uint64
+	// ofPackets and ofFrames are what the rules of the two tables had counted then.
+	ofPackets, ofFrames lastCounted
 	// asked are the policies that had metrics of their own then.
 	asked map[policy.Key]struct{}
 	// drops and policies are what is told.
 	drops    map[denial]float64
 	policies map[ofPolicy]float64
+}
+
+// lastCounted is what the rules of a table had counted when that was read last, by handle.
+type lastCounted struct {
+	table  uint64
+	before map[uint64]uint64
+}
+
+// more is how many packets a rule has counted since. A rule that is new, or of another table, counts from 0.
+func (l lastCounted) more(table uint64, rule nft.Counted) float64 {
+	if table != l.table { // whose rules have other numbers
+		return float64(rule.Packets)
+	}
+	return float64(rule.Packets - min(l.before[rule.Handle], rule.Packets))
 }
 
 // denial is what podfence_drop_total is divided by, and ofPolicy what podfence_policy_packets_total is.
@@ -63,17 +76,18 @@ type ofPolicy struct {
 	verdict   flows.Verdict
 }
 
-// Counters are the metrics that are made of what the kernel's rules have counted. read reads that; nil:
-// nobody can.
-func (r *Reporter) Counters(read ReadCounters, log logr.Logger) prometheus.Collector {
+// Counters are the metrics that are made of what the kernel's rules have counted. read reads that of the
+// policies' table; nil: nobody can. frames reads that of the table of family bridge, with comments; nil: there is
+// none.
+func (r *Reporter) Counters(read, frames ReadCounters, log logr.Logger) prometheus.Collector {
 	return newCounters(&counters{
-		read: read, asking: r.Counting.Policies, now: time.Now, log: log,
+		read: read, frames: frames, asking: r.Counting.Policies, now: time.Now, log: log,
 		rules: func() (enforcer.Rules, bool) { return r.enforcer.Rules() }, held: func(rules enforcer.Rules) bool { return r.enforcer.Held(rules) },
 	})
 }
 
 func newCounters(c *counters) *counters {
-	c.before, c.drops, c.policies = map[uint64]uint64{}, map[denial]float64{}, map[ofPolicy]float64{}
+	c.drops, c.policies = map[denial]float64{}, map[ofPolicy]float64{}
 	// So that the first packet is an increase.
 	for _, reason := range flows.Reasons {
 		switch reason {
@@ -115,6 +129,7 @@ func (c *counters) Collect(to chan<- prometheus.Metric) {
 	if now := c.now(); c.looked.IsZero() || now.Sub(c.looked) >= countersEvery {
 		c.looked = now
 		c.look()
+		c.lookAtFrames()
 	}
 	for of, packets := range c.drops {
 		to <- prometheus.MustNewConstMetric(dropDescription, prometheus.CounterValue, packets, string(of.direction), string(of.reason))
@@ -165,9 +180,6 @@ func sameRules(known map[string]*nft.Chain, read map[string][]nft.Counted) bool 
 func (c *counters) take(known map[string]*nft.Chain, read nft.Counters) {
 	asking := c.asking()
 	maps.DeleteFunc(c.policies, func(of ofPolicy, _ float64) bool { return !isIn(asking, of.policy) })
-	if read.Table != c.table { // whose rules have other numbers
-		c.before = nil
-	}
 	before := map[uint64]uint64{}
 	for name, chain := range known {
 		for i, rule := range chain.Rules {
@@ -181,7 +193,7 @@ func (c *counters) take(known map[string]*nft.Chain, read nft.Counters) {
 			}
 			counted := read.Chains[name][i]
 			before[counted.Handle] = counted.Packets
-			more := float64(counted.Packets - min(c.before[counted.Handle], counted.Packets))
+			more := c.ofPackets.more(read.Table, counted)
 			if reason != "" {
 				c.drops[denial{direction, reason}] += more
 			}
@@ -195,5 +207,34 @@ func (c *counters) take(known map[string]*nft.Chain, read nft.Counters) {
 			}
 		}
 	}
-	c.table, c.before, c.asked = read.Table, before, asking
+	c.ofPackets, c.asked = lastCounted{read.Table, before}, asking
+}
+
+// lookAtFrames adds what the rules of the table of family bridge have denied since the last reading. Their
+// comments say why, so nobody needs to know which rules there are. The caller holds mu.
+func (c *counters) lookAtFrames() {
+	if c.frames == nil {
+		return
+	}
+	for range countersTries {
+		read, whole, err := c.frames()
+		if err != nil {
+			c.log.Error(err, "Cannot read what the kernel's rules for frames have counted; the metrics tell what was read before")
+			return
+		}
+		if !whole {
+			continue
+		}
+		before := map[uint64]uint64{}
+		for _, rules := range read.Chains {
+			for _, rule := range rules {
+				if reason := ruleset.ReasonOfComment(rule.Comment); reason != "" && rule.Counter {
+					before[rule.Handle] = rule.Packets
+					c.drops[denial{"", reason}] += c.ofFrames.more(read.Table, rule)
+				}
+			}
+		}
+		c.ofFrames = lastCounted{read.Table, before}
+		return
+	}
 }

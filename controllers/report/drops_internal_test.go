@@ -31,6 +31,7 @@ type counts struct {
 	clock  time.Time
 	asks   map[policy.Key]struct{}
 	lines  []string
+	frames nft.Counters
 }
 
 // newCounts has a pod that two policies isolate for ingress, of which "web" allows something.
@@ -47,8 +48,9 @@ func newCounts() *counts {
 	}
 	c := &counts{table: ruleset.Build(m.Intent(), ruleset.Options{}), whole: true, held: true, clock: time.Unix(1, 0), asks: map[policy.Key]struct{}{}}
 	c.counters = newCounters(&counters{
-		read:  func() (nft.Counters, bool, error) { c.reads++; return c.kernel, c.whole, c.err },
-		rules: func() (enforcer.Rules, bool) { return enforcer.Rules{Chains: c.table.Chains}, true }, held: func(enforcer.Rules) bool { return c.held },
+		frames: func() (nft.Counters, bool, error) { return c.frames, c.whole, c.err },
+		read:   func() (nft.Counters, bool, error) { c.reads++; return c.kernel, c.whole, c.err },
+		rules:  func() (enforcer.Rules, bool) { return enforcer.Rules{Chains: c.table.Chains}, true }, held: func(enforcer.Rules) bool { return c.held },
 		asking: func() map[policy.Key]struct{} { return maps.Clone(c.asks) }, now: func() time.Time { return c.clock },
 		log: funcr.New(func(_, args string) { c.lines = append(c.lines, args) }, funcr.Options{}),
 	})
@@ -169,6 +171,38 @@ func TestDropsOfRulesThatAreNotKnown(t *testing.T) {
 			t.Errorf("%s: the log says %v", what, c.lines)
 		}
 	}
+}
+
+// TestFramesAccumulate: what the bridge's table denies counts beside what the policies' table does, by its
+// comments, and never goes back, whatever the numbers of the rules are.
+func TestFramesAccumulate(t *testing.T) {
+	const spoofed, tooMany = "podfence_drop_total direction= reason=spoofed", "podfence_drop_total direction= reason=too-many"
+	c := newCounts()
+	count := func(table, handle, wrong, fragments, foreign uint64) {
+		c.frames = nft.Counters{Table: table, Chains: map[string][]nft.Counted{
+			"a": {{Handle: handle, Counter: true, Packets: wrong, Comment: "not to the gateway, or not from the pod's own address"}, {Handle: handle + 1}},
+			"b": {
+				{Handle: handle + 2, Counter: true, Packets: fragments, Comment: "too many fragments"},
+				{Handle: handle + 3, Counter: true, Packets: foreign, Comment: "somebody else's"}, {Handle: handle + 4, Counter: true, Packets: foreign},
+			},
+		}}
+	}
+	c.expect(t, "before the first frame", spoofed, 0)
+	count(7, 1, 3, 2, 100)
+	c.pass(denied, 5)
+	c.expect(t, "after 3 frames", spoofed, 3)
+	count(7, 1, 4, 2, 200)
+	c.expect(t, "after one more", spoofed, 4)
+	c.expect(t, "after 2 fragments", tooMany, 2)
+	c.expect(t, "of the other table, whose rules have the same numbers", defaultDeny, 5)
+	c.whole = false
+	count(7, 1, 9, 9, 0)
+	c.expect(t, "while the rules change", spoofed, 4)
+	c.whole = true
+	count(8, 1, 1, 0, 0)
+	c.expect(t, "after one frame for another table's rule with the same number", spoofed, 5)
+	c.frames = nft.Counters{}
+	c.expect(t, "without the table", spoofed, 5)
 }
 
 // TestCountersAreReadSeldom: the kernel is asked at most every 5 seconds, however often somebody scrapes.

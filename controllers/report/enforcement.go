@@ -41,7 +41,8 @@ type commit struct {
 
 // change is a policy that was fed.
 type change struct {
-	// changed and arrived are when somebody changed it and when the watch told of that.
+	// changed and arrived are when somebody changed it, zero if nobody says so, and when the watch told of
+	// that.
 	changed, arrived time.Time
 	// fed is what Feed has returned.
 	fed uint64
@@ -65,7 +66,14 @@ func (e *Enforcement) Arrived(key policy.Key) {
 
 // Fed notes that a policy was fed as it is, and what Feed has returned for it.
 func (e *Enforcement) Fed(object client.Object, fed uint64) {
-	key := client.ObjectKeyFromObject(object)
+	e.note(client.ObjectKeyFromObject(object), ChangedAt(object), fed)
+}
+
+// FedUndated does the same for a policy of which nobody says when it was changed, as in a folder, where objects
+// have no managed fields. Only the time from when it has arrived is measured then.
+func (e *Enforcement) FedUndated(key policy.Key, fed uint64) { e.note(key, time.Time{}, fed) }
+
+func (e *Enforcement) note(key policy.Key, changed time.Time, fed uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	arrived, told := e.arrived[key]
@@ -73,7 +81,7 @@ func (e *Enforcement) Fed(object client.Object, fed uint64) {
 	if !told || e.began.IsZero() || arrived.Before(e.began) {
 		return
 	}
-	now := change{changed: ChangedAt(object), arrived: arrived, fed: fed}
+	now := change{changed: changed, arrived: arrived, fed: fed}
 	if waits, is := e.fed[key]; is { // the earlier change is not in force either
 		now.changed, now.arrived, now.begun = waits.changed, waits.arrived, waits.begun
 	}
@@ -129,7 +137,10 @@ func (e *Enforcement) done(key policy.Key, change change) {
 	}
 	delete(e.fed, key)
 	if change.begun {
-		e.metrics.enforced(e.last.at.Sub(change.changed), e.last.at.Sub(change.arrived))
+		e.metrics.enforcedSinceWatch(e.last.at.Sub(change.arrived))
+		if !change.changed.IsZero() {
+			e.metrics.enforcedSinceChange(e.last.at.Sub(change.changed))
+		}
 	}
 }
 

@@ -174,3 +174,29 @@ func TestChangeTime(t *testing.T) {
 		t.Errorf("of one that was never changed, %v is kept", kept)
 	}
 }
+
+// TestEnforcementWithoutADate: of a policy of which nobody says when it was changed, only the time from when it
+// has arrived is measured.
+func TestEnforcementWithoutADate(t *testing.T) {
+	m := newMeasured()
+	m.Arrived(shopWeb)
+	m.clock = m.clock.Add(2 * time.Second)
+	m.FedUndated(shopWeb, 7)
+	m.clock = m.clock.Add(time.Second)
+	m.committed(commitOf(7, shopWeb))
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "podfence_policy_enforcement_seconds" {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			of, h := metric.GetLabel()[0].GetValue(), metric.GetHistogram()
+			if of == "change" && h.GetSampleCount() != 0 || of == "watch" && (h.GetSampleCount() != 1 || h.GetSampleSum() != 3) {
+				t.Errorf("from the %s: %d observed, %v s", of, h.GetSampleCount(), h.GetSampleSum())
+			}
+		}
+	}
+}

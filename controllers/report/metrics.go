@@ -140,11 +140,15 @@ func (m *Metrics) transacted(o enforcer.Transacted) {
 	m.operations.Add(float64(o.Operations))
 }
 
-// enforced counts a policy that is in the kernel now, after what time since its change and since the watch has
-// told of that. Another machine's clock says when the change was.
-func (m *Metrics) enforced(change, watch time.Duration) {
-	m.enforcement.WithLabelValues("change").Observe(max(change, 0).Seconds())
-	m.enforcement.WithLabelValues("watch").Observe(max(watch, 0).Seconds())
+// enforcedSinceChange counts a policy that is in the kernel now, by the time since its change. Another machine's
+// clock says when that was.
+func (m *Metrics) enforcedSinceChange(took time.Duration) {
+	m.enforcement.WithLabelValues("change").Observe(max(took, 0).Seconds())
+}
+
+// enforcedSinceWatch counts it by the time since the watch has told of it.
+func (m *Metrics) enforcedSinceWatch(took time.Duration) {
+	m.enforcement.WithLabelValues("watch").Observe(max(took, 0).Seconds())
 }
 
 func (m *Metrics) settled(o enforcer.Settled) {

@@ -94,7 +94,9 @@ func TestConnectionsOfAPod(t *testing.T) {
 			}
 		}
 	}
-	drops, err := conn.Drops(ruleset.DropChains[:]...)
+	counters := check.Value(conn.OpenCounters(kernel.Options{NetNS: node.NetNS()}))(t)
+	defer counters.Close()
+	drops, err := counters.Drops(ruleset.DropChains[:]...)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(drops).To(HaveKeyWithValue("the pod has too many connections", BeNumerically(">=", 12)))
 

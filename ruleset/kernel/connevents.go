@@ -84,8 +84,8 @@ func (c *ConnEvents) Lost() uint64 { return c.lost.Load() }
 // Observe calls tell with each event, in order, until ctx is done. The event is valid during the call only.
 // Before the first it calls began once it listens; uncounted then says why packets and bytes are not
 // counted; nil: they are, of the connections that begin from now on. For that, the setting
-// net.netfilter.nf_conntrack_acct is switched on if it was off, and off again in the end. If the process is
-// killed before, it stays on.
+// net.netfilter.nf_conntrack_acct is switched on if it was off, and stays on: nobody can tell who else relies on
+// it by the end, as whoever finds it on, or switches it on once more, leaves no trace.
 //
 // An error says why it does not listen, or does no longer; ErrNoConnEvents is one. There is one observer at
 // a time; another waits for its turn.
@@ -99,8 +99,7 @@ func (c *ConnEvents) Observe(ctx context.Context, began func(uncounted error), t
 	if err := c.speaks(); err != nil {
 		return &OpError{Op: "observe connections", Err: err}
 	}
-	restore, uncounted := c.count()
-	defer func() { err = errors.Join(err, restore()) }()
+	uncounted := c.count()
 	r, err := c.listen(tell)
 	if err != nil {
 		return &OpError{Op: "observe connections", Err: err}
@@ -131,25 +130,16 @@ func (c *ConnEvents) speaks() error {
 	return errors.Join(noConntrack(err), line.close())
 }
 
-// count has the kernel count packets and bytes of connections. restore has it be as it was.
-func (c *ConnEvents) count() (restore func() error, err error) {
-	nothing := func() error { return nil }
+// count has the kernel count packets and bytes of connections, from now on.
+func (c *ConnEvents) count() error {
 	value, err := c.settings.read(settingCounts)
-	if err == nil && value != "0" {
-		return nothing, nil
-	}
-	if err == nil {
+	if err == nil && value == "0" {
 		err = c.settings.write(settingCounts, "1")
 	}
 	if err != nil {
-		return nothing, fmt.Errorf("packets and bytes of connections are not counted (sysctl -w net.netfilter.nf_conntrack_acct=1 on the node has them counted): %w", err)
+		return fmt.Errorf("packets and bytes of connections are not counted (sysctl -w net.netfilter.nf_conntrack_acct=1 on the node has them counted): %w", err)
 	}
-	return func() error {
-		if err := c.settings.write(settingCounts, "0"); err != nil {
-			return &OpError{Op: "stop counting packets and bytes of connections", Err: err}
-		}
-		return nil
-	}, nil
+	return nil
 }
 
 // connReader reads events for one observer.

@@ -5,14 +5,15 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/ruleset/nft"
 )
 
-// Counters reads what the rules of a Conn's table of family inet have counted. It has a connection of its
-// own, and takes no lock of the Conn's, so that no commit waits for it. Its methods may be called from any
+// Counters reads what the rules of a Conn's tables have counted. It has a connection of its own, and takes no
+// lock of the Conn's: no commit waits for it, and it waits for no commit. Its methods may be called from any
 // goroutine; they take turns.
 type Counters struct {
 	conn *Conn
@@ -38,21 +39,31 @@ func (c *Counters) Close() error {
 	return c.line.close()
 }
 
-// Read reads the counters of all rules. whole is false if the ruleset has changed meanwhile, so that what
-// was read is of no one table; it is then not asked again. To read a rule takes the kernel about a
-// microsecond.
+// Read reads the counters of all rules of the table of family inet. whole is false if the ruleset has changed
+// meanwhile, so that what was read is of no one table; it is then not asked again. To read a rule takes the
+// kernel about a microsecond.
 func (c *Counters) Read() (counters nft.Counters, whole bool, err error) {
+	return c.readWhole(unix.NFPROTO_INET, false)
+}
+
+// ReadFrames does the same for the table of family bridge, and reads the rules' comments as well. It is whole
+// and has no rule if there is no such table, or the kernel does not know the family.
+func (c *Counters) ReadFrames() (counters nft.Counters, whole bool, err error) {
+	return c.readWhole(unix.NFPROTO_BRIDGE, true)
+}
+
+func (c *Counters) readWhole(family uint8, comments bool) (counters nft.Counters, whole bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before, err := generationOf(c.line)
 	if err != nil {
 		return nft.Counters{}, false, &OpError{Op: "read the counters", Err: err}
 	}
-	counters, err = c.read()
+	counters, err = c.read(family, comments)
 	switch {
 	case errors.Is(err, errInterrupted) || errors.Is(err, unix.EINTR):
 		return nft.Counters{}, false, nil
-	case errors.Is(err, unix.ENOENT):
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT):
 		counters = nft.Counters{}
 	case err != nil:
 		return nft.Counters{}, false, &OpError{Op: "read the counters", Err: err}
@@ -64,9 +75,32 @@ func (c *Counters) Read() (counters nft.Counters, whole bool, err error) {
 	return counters, before == after, nil
 }
 
-// read asks for the table, and then for all of its rules.
-func (c *Counters) read() (counters nft.Counters, err error) {
+// Drops returns how many packets were dropped by those rules of these chains, in the table of family inet, that
+// have a comment, by comment. A new table counts from 0. Without a table the result is empty.
+func (c *Counters) Drops(chains ...string) (map[string]uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	drops := map[string]uint64{}
 	t := &readTable{line: c.line, name: c.conn.name, family: unix.NFPROTO_INET}
+	for _, chain := range chains {
+		of := []netlink.Attribute{{Type: unix.NFTA_RULE_CHAIN, Data: append([]byte(chain), 0)}}
+		err := t.list(unix.NFT_MSG_GETRULE, of, func(m netlink.Message) error {
+			_, _, counted, err := parseCounted(m, true)
+			if err == nil && counted.Comment != "" {
+				drops[counted.Comment] += counted.Packets
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, &OpError{Op: "read the counters of chain " + chain, Err: err}
+		}
+	}
+	return drops, nil
+}
+
+// read asks for the table, and then for all of its rules.
+func (c *Counters) read(family uint8, comments bool) (counters nft.Counters, err error) {
+	t := &readTable{line: c.line, name: c.conn.name, family: family}
 	if err := t.ask(unix.NFT_MSG_GETTABLE, nil, func(m netlink.Message) error {
 		return eachAttribute(m, func(ad *netlink.AttributeDecoder) {
 			if ad.Type() == nftaTableHandle {
@@ -79,7 +113,7 @@ func (c *Counters) read() (counters nft.Counters, err error) {
 	counters.Chains = map[string][]nft.Counted{}
 	var chain string
 	return counters, t.list(unix.NFT_MSG_GETRULE, nil, func(m netlink.Message) error {
-		table, in, counted, err := parseCounted(m)
+		table, in, counted, err := parseCounted(m, comments)
 		if err != nil || string(table) != t.name {
 			return err
 		}
@@ -94,8 +128,9 @@ func (c *Counters) read() (counters nft.Counters, err error) {
 // What golang.org/x/sys/unix lacks of linux/netfilter/nf_tables.h.
 const nftaTableHandle = 4 // NFTA_TABLE_HANDLE
 
-// parseCounted reads what a rule has counted. The names are valid as long as the message.
-func parseCounted(m netlink.Message) (table, chain []byte, counted nft.Counted, err error) {
+// parseCounted reads what a rule has counted, and its comment if that is asked for. The names are valid as long
+// as the message.
+func parseCounted(m netlink.Message, comments bool) (table, chain []byte, counted nft.Counted, err error) {
 	if len(m.Data) < nfgenmsgLength {
 		return nil, nil, counted, errNoRule
 	}
@@ -108,6 +143,10 @@ func parseCounted(m netlink.Message) (table, chain []byte, counted nft.Counted, 
 			chain = withoutNUL(attributes.data)
 		case unix.NFTA_RULE_HANDLE:
 			counted.Handle = binary.BigEndian.Uint64(attributes.sized(8))
+		case unix.NFTA_RULE_USERDATA:
+			if comments {
+				counted.Comment, _ = userdata.GetString(attributes.data, userdata.TypeComment)
+			}
 		case unix.NFTA_RULE_EXPRESSIONS:
 			expressions := attributes.nested()
 			for expressions.next() {

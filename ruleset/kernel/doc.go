@@ -56,7 +56,6 @@
 //	flowsof.go    the flows of one kind of packet
 //	counters.go   Counters: what each rule has counted
 //	elementcounters.go  ElementCounters: what an element of a set has counted
-//	drops.go      how many packets rules have dropped
 //	flows.go      Flows: connection tracking; marks flows that are no longer allowed
 //	flowentry.go  an entry of connection tracking
 //	connevents.go  ConnEvents: connections that begin and end, while somebody observes

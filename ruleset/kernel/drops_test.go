@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/kernel"
 )
 
 // TestDrops reads what rules have counted, by their comments, from a table that nft has
@@ -15,7 +17,7 @@ import (
 func TestDrops(t *testing.T) {
 	g := NewWithT(t)
 	n := newNamespace(t)
-	c := n.open()
+	c := n.counters(t)
 	g.Expect(c.Drops(ruleset.DropChains[:]...)).To(BeEmpty(), "there is no table")
 	const unknown = `counter drop comment "no pod known by this address"`
 	text := ruleset.Build(policy.Intent{}, ruleset.Options{RevokedMark: 1}).Text()
@@ -33,7 +35,58 @@ func TestDrops(t *testing.T) {
 		"not a pod's to send":                                  0,
 		"too many ICMP errors":                                 0,
 	}))
-	g.Expect(c.Close()).To(Succeed())
-	_, err = c.Drops(ruleset.DropChains[:]...)
-	g.Expect(err).To(HaveOccurred())
+
+	// Whoever asks does not wait for a commit, which holds the connection for as long as it takes.
+	conn := n.open()
+	counters, err := conn.OpenCounters(kernel.Options{NetNS: n.fd})
+	g.Expect(err).NotTo(HaveOccurred())
+	defer counters.Close()
+	unlock := kernel.Hold(conn)
+	defer unlock()
+	answered := make(chan error, 1)
+	go func() { _, err := counters.Drops(ruleset.DropChains[:]...); answered <- err }()
+	g.Eventually(answered, "10s").Should(Receive(BeNil()))
+}
+
+// TestFrameCounters: what each rule for frames has counted is read with its comment, and every rule that denies
+// has a reason by that.
+func TestFrameCounters(t *testing.T) {
+	n := newNamespace(t)
+	counters := n.counters(t)
+	if none, whole, err := counters.ReadFrames(); err != nil || !whole || none.Table != 0 || len(none.Chains) != 0 {
+		t.Fatalf("without a table: %v, whole %t, %v", none, whole, err)
+	}
+	guard := ruleset.BuildGuard(nil, ruleset.Gateway{}, ruleset.FragmentMemory{})
+	guard.Tell(1)
+	text, want := numbered(guard.Text())
+	n.load(text)
+	have, whole, err := counters.ReadFrames()
+	if err != nil || !whole || have.Table == 0 {
+		t.Fatalf("table %d, whole %t, %v", have.Table, whole, err)
+	}
+	denials := 0
+	for name, chain := range guard.Chains {
+		var packets []uint64
+		for i, rule := range chain.Rules {
+			counted := have.Chains[name][i]
+			if counted.Counter {
+				packets = append(packets, counted.Packets)
+			}
+			if counted.Comment != rule.Comment() {
+				t.Errorf("chain %s, rule %d: the comment is %q, not %q", name, i, counted.Comment, rule.Comment())
+			}
+			if _, reason := ruleset.ReasonOf(rule); reason != "" {
+				denials++
+				if ruleset.ReasonOfComment(counted.Comment) != reason || !counted.Counter {
+					t.Errorf("chain %s, rule %d (%q): %q, counts %t, want %q", name, i, counted.Comment, ruleset.ReasonOfComment(counted.Comment), counted.Counter, reason)
+				}
+			}
+		}
+		if !slices.Equal(packets, want[name]) {
+			t.Errorf("chain %s: %v, not %v", name, packets, want[name])
+		}
+	}
+	if denials < 5 {
+		t.Errorf("only %d rules deny", denials)
+	}
 }

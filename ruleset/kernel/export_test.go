@@ -16,6 +16,12 @@ var (
 	DatagramOf = datagramOf
 )
 
+// Hold takes a connection as a commit does, until unlock is called.
+func Hold(c *Conn) (unlock func()) {
+	c.mu.Lock()
+	return c.mu.Unlock
+}
+
 // Opens reports whether a replacement in place would open something for a moment.
 func Opens(plan nft.Plan) bool { return opens(plan, isLate(release())) }
 

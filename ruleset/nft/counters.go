@@ -16,4 +16,6 @@ type Counted struct {
 	// Counter: the rule counts. Otherwise Packets is 0.
 	Counter bool
 	Packets uint64
+	// Comment is the rule's, if it was asked for.
+	Comment string
 }

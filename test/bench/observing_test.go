@@ -160,13 +160,13 @@ func (measuredNames) Endpoint(addr netip.Addr, port uint16) flows.Endpoint {
 
 // answering says which rules of a table that does not change let packets pass, and remembers that, as the
 // enforcer does.
-func answering(table *ruleset.Table) func(nft.HookPoint, policy.Packet) []ruleset.Allowed {
+func answering(table *ruleset.Table) func(nft.HookPoint, policy.Packet) []ruleset.Decided {
 	type question struct {
 		hook   nft.HookPoint
 		packet policy.Packet
 	}
-	answers := map[question][]ruleset.Allowed{}
-	return func(hook nft.HookPoint, p policy.Packet) []ruleset.Allowed {
+	answers := map[question][]ruleset.Decided{}
+	return func(hook nft.HookPoint, p policy.Packet) []ruleset.Decided {
 		by, known := answers[question{hook, p}]
 		if !known {
 			by = table.AllowedBy(table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}))
