@@ -35,6 +35,7 @@ func kinds(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace)
 	// Its plural is its singular, which the mapper would not guess.
 	addresses := v1alpha1.GroupVersion.WithResource("podaddresses")
 	mapper.AddSpecific(v1alpha1.GroupVersion.WithKind("PodAddresses"), addresses, addresses, meta.RESTScopeRoot)

@@ -3,8 +3,10 @@ package agent
 import (
 	"cmp"
 	"errors"
+	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers"
@@ -19,8 +21,10 @@ const DefaultObserveFlows = 4096
 func (a *Agent) observe() (err error) {
 	o := a.options
 	names := observer.ModelNames{Holders: a.Enforcer}
-	tell := func(f *flows.Flow) { a.Flows.Add(f) }
-	none := func() uint64 { return 0 }
+	tell, err := a.nameServices(names)
+	if err != nil {
+		return err
+	}
 	told, lost, connectionsLost := none, none, none
 	var observing func(bool)
 	if o.Connections != nil {
@@ -40,9 +44,6 @@ func (a *Agent) observe() (err error) {
 		})
 		told, lost, err = denials.Told, denials.Lost, errors.Join(err, a.Add(denials))
 	}
-	counted := func(name, help string, n func() uint64) prometheus.Collector {
-		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
-	}
 	o.Registry.MustRegister(
 		counted("podfence_denials_told_total", "Denied packets that the kernel has told the agent of, the first of each flow: what kubectl podfence observe shows.", told),
 		counted("podfence_denials_lost_total", "Denied packets that the kernel has told of faster than the agent could read.", lost),
@@ -50,6 +51,39 @@ func (a *Agent) observe() (err error) {
 	)
 	return err
 }
+
+// counted is a counter of the metrics.
+func counted(name, help string, n func() uint64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
+}
+
+// nameServices returns what adds a flow to the store, with the name of the Service that it has asked for. A folder
+// has no addresses of Services, so that there they have no names.
+func (a *Agent) nameServices(names observer.Names) (tell func(*flows.Flow), err error) {
+	o := a.options
+	tell = func(f *flows.Flow) { a.Flows.Add(f) }
+	answered, failed := none, none
+	if o.API != nil {
+		const unlimited, burst = -1, 0 // Naming bounds how often it asks, and does not wait for its turn
+		own, err := ownClient(o.API, client.Options{Scheme: a.GetScheme(), Mapper: a.GetRESTMapper()}, unlimited, burst)
+		if err != nil {
+			return nil, fmt.Errorf("setting up the client for Services: %w", err)
+		}
+		naming := observer.NewNaming(observer.NamingOptions{Services: controllers.NewServices(own), Names: names, Tell: tell, Log: o.Log.WithName("services")})
+		if err := a.Add(naming); err != nil {
+			return nil, err
+		}
+		tell, answered, failed = naming.Tell, naming.Answered, naming.Failed
+	}
+	o.Registry.MustRegister(
+		counted("podfence_service_lookups_total", "Times that the API server has told which Services flows have asked for.", answered),
+		counted("podfence_service_lookups_failed_total", "Times that the API server could not be asked which Services flows have asked for, or has refused to say; these flows are told without the names.", failed),
+	)
+	return tell, nil
+}
+
+// none counts nothing.
+func none() uint64 { return 0 }
 
 // logDrops has the manager write the drop log. The source says which namespaces ask for it.
 func (a *Agent) logDrops(cluster *controllers.Source) error {

@@ -8,6 +8,7 @@
 //	networkpolicy_controller.go  NetworkPolicies, and what of them cannot be enforced
 //	lint.go                      what policies cannot mean, looked for now and then by a few agents
 //	podaddresses_controller.go   addresses that other nodes' agents announce
+//	services.go                  Services, read when a flow has asked for one
 //	cache.go                     what the caches keep of each object
 //	shares.go                    how much memory objects of a kind have, and each namespace of it
 //	podsizes.go                  pods whose labels and ports there is no room for

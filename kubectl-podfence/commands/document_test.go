@@ -89,16 +89,13 @@ func documentFlows() []*flows.Flow {
 		return flows.Endpoint{IP: netip.MustParseAddr(ip), Port: 40000, Namespace: "shop", Pod: name, Workload: &flows.Workload{Kind: "Deployment", Name: "cart"}}
 	}
 	rule := 0
-	// An agent knows the address that was asked for, and no Services.
-	unnamed := func(f *flows.Flow) { f.Asked.Namespace, f.Asked.Service = "", "" }
 	return []*flows.Flow{
-		denied(62345*time.Millisecond, unnamed),
+		denied(62345*time.Millisecond, nil),
 		denied(64*time.Second, func(f *flows.Flow) {
-			unnamed(f)
 			f.Source, f.Direction = from("cart-5c8", "10.1.0.9"), flows.Ingress
 			f.Policies = []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "db"}, {Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "default"}}
 		}),
-		denied(72345*time.Millisecond, unnamed),
+		denied(72345*time.Millisecond, nil),
 		denied(75*time.Second, func(f *flows.Flow) {
 			f.Source, f.Reason, f.Asked = from("cart-5c8", "10.1.0.9"), flows.ByRule, nil
 			f.Destination = flows.Endpoint{IP: netip.MustParseAddr("169.254.169.254"), Port: 80}
