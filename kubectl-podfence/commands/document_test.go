@@ -90,12 +90,16 @@ func documentFlows() []*flows.Flow {
 	}
 	rule := 0
 	// An agent knows the address that was asked for, and no Services.
-	unnamed := func(f *flows.Flow) { f.Asked.Namespace, f.Asked.Service = "", "" }
+	unnamed := func(f *flows.Flow) {
+		f.Asked.Namespace, f.Asked.Service = "", ""
+		f.NearestMiss = "NetworkPolicy shop/web-egress spec.egress[0].ports[0]: port 5432 is not in 5433"
+	}
 	return []*flows.Flow{
 		denied(62345*time.Millisecond, unnamed),
 		denied(64*time.Second, func(f *flows.Flow) {
 			unnamed(f)
 			f.Source, f.Direction = from("cart-5c8", "10.1.0.9"), flows.Ingress
+			f.NearestMiss = "NetworkPolicy shop/db spec.ingress[0].from[0].podSelector.matchLabels[app]: label app=card: the pod has app=cart"
 			f.Policies = []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "db"}, {Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "default"}}
 		}),
 		denied(72345*time.Millisecond, unnamed),
