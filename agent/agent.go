@@ -271,7 +271,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	o.Registry.MustRegister(report.NodeMetrics(o.ProcSys, waitingSince(plugin)))
 	a.checkHealth(plugin)
 	return a, errors.Join(err,
-		a.observe(),
+		a.observe(cluster),
 		a.serveAnswers(plugin),
 		a.serveHubble(),
 		a.logDrops(cluster),

@@ -17,15 +17,16 @@ import (
 const DefaultObserveFlows = 4096
 
 // observe makes the store of flows, and has the manager tell it of denied packets, and of connections while
-// somebody observes, as far as the kernel tells of them.
-func (a *Agent) observe() (err error) {
+// somebody observes, as far as the kernel tells of them. The source has the policies that have nearly allowed
+// what was denied.
+func (a *Agent) observe(cluster *controllers.Source) (err error) {
 	o := a.options
 	names := observer.ModelNames{Holders: a.Enforcer}
 	tell, err := a.nameServices(names)
 	if err != nil {
 		return err
 	}
-	told, lost, connectionsLost := none, none, none
+	told, lost, connectionsLost, without := none, none, none, none
 	var observing func(bool)
 	if o.Connections != nil {
 		connections := observer.NewConnections(observer.ConnectionsOptions{
@@ -39,14 +40,20 @@ func (a *Agent) observe() (err error) {
 		if linkName == nil {
 			linkName = func(int) string { return "" }
 		}
+		var policies observer.Policies = cluster
+		if a.Manifests != nil {
+			policies = a.Manifests
+		}
+		misses := observer.NewMisses(observer.NewNearest(a.Enforcer, policies).Of, tell)
 		denials := observer.NewDenials(observer.DenialsOptions{
-			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: tell, Log: o.Log.WithName("denials"),
+			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
 		})
-		told, lost, err = denials.Told, denials.Lost, errors.Join(err, a.Add(denials))
+		told, lost, without, err = denials.Told, denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(denials))
 	}
 	o.Registry.MustRegister(
 		counted("podfence_denials_told_total", "Denied packets that the kernel has told the agent of, the first of each flow: what kubectl podfence observe shows.", told),
 		counted("podfence_denials_lost_total", "Denied packets that the kernel has told of faster than the agent could read.", lost),
+		counted("podfence_denials_without_near_miss_total", "Denied packets that were told before the agent knew whether a rule has nearly allowed them: there were too many, or the policies are too large.", without),
 		counted("podfence_connections_lost_total", "Beginnings and ends of connections that came faster than they could be told to those who observe.", connectionsLost),
 	)
 	return err

@@ -183,6 +183,9 @@ func TestDenialsAreTold(t *testing.T) {
 	if len(f.Policies) != 1 || f.Policies[0] != (flows.Policy{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "out"}) {
 		t.Errorf("by %+v", f.Policies)
 	}
+	if want := "NetworkPolicy shop/out spec.egress[1].ports[0]: port 81 is not in 80"; f.NearestMiss != want {
+		t.Errorf("the near miss is %q instead of %q", f.NearestMiss, want)
+	}
 	var sum *flows.Flow
 	check.Eventually(t, 15*time.Second, "a sum of the repeats", check.Holds(func() bool { sum, _ = a.Flows.Get(2); return sum != nil }))
 	same := *sum

@@ -119,6 +119,21 @@ func (c *clusterPolicies) policy(name string) *clusterv1beta1.ClusterNetworkPoli
 	return c.kept[name].bare()
 }
 
+// whole returns a policy as it was fed; nil: there is none.
+func (c *clusterPolicies) whole(name string) *clusterv1beta1.ClusterNetworkPolicy {
+	c.mu.Lock()
+	fed, is := c.kept[name]
+	c.mu.Unlock()
+	if !is {
+		return nil
+	}
+	whole, err := fed.whole()
+	if err != nil {
+		return nil // what was packed here can be unpacked
+	}
+	return whole
+}
+
 // among are those policies, as they were fed, whose metadata is among what is asked for.
 func (c *clusterPolicies) among(is func(client.Object) bool) (all []*clusterv1beta1.ClusterNetworkPolicy, err error) {
 	c.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/nodes"
@@ -146,6 +147,25 @@ func (s *Source) Policy(key policy.Key) client.Object {
 		return nil
 	}
 	return np
+}
+
+// NetworkPolicy is a NetworkPolicy as the cache has it, which nobody may change; nil: there is none. It may be
+// called from any goroutine.
+func (s *Source) NetworkPolicy(key policy.Key) *networkingv1.NetworkPolicy {
+	np := &networkingv1.NetworkPolicy{}
+	if s.cache == nil || s.cache.Get(context.Background(), key, np) != nil {
+		return nil
+	}
+	return np
+}
+
+// ClusterNetworkPolicy is a ClusterNetworkPolicy that was fed, with its specification, which is unpacked for
+// each call; nil: there is none. It may be called from any goroutine.
+func (s *Source) ClusterNetworkPolicy(name string) *clusterv1beta1.ClusterNetworkPolicy {
+	if s.cluster == nil {
+		return nil
+	}
+	return s.cluster.whole(name)
 }
 
 // feed reads a cache and feeds what it has read, or nothing if that fails. Then it notes what was

@@ -21,6 +21,7 @@
 //	rules.go            the rules of both kinds of policies, in one form
 //	misses.go           which rules nearly allowed a packet, and what of them did not mean it
 //	words.go            that in words
+//	nearmiss.go         NearMiss: the same of one packet that an agent has denied
 //	open.go             which ports are open
 //	placeholders.go     what nobody knows of pods that do not run yet, and have no real addresses
 //	hints.go            what policies say and probably do not mean; where nobody enforces it

@@ -160,7 +160,10 @@ func (c podChange) apply(m *Model) {
 	}
 }
 
-func (c namespaceChange) apply(m *Model) { m.namespaceChanged(c.name, c.namespace) }
+func (c namespaceChange) apply(m *Model) {
+	m.revision++
+	m.namespaceChanged(c.name, c.namespace)
+}
 
 func (c nodeChange) apply(m *Model) {
 	if c.node == nil {
@@ -171,6 +174,7 @@ func (c nodeChange) apply(m *Model) {
 }
 
 func (c policyChange) apply(m *Model) {
+	m.revision++
 	if c.policy == nil {
 		m.deletePolicy(c.key)
 	} else {

@@ -46,6 +46,7 @@
 //	meant.go       which pods a selector or a port name means
 //	nodepeers.go   which addresses of nodes a selector means
 //	owners.go      whose an address is
+//	ends.go        what is known of the two ends of a packet
 //	doubt.go       addresses of which nobody can tell what denies to them
 //	attachment.go  what the CNI plugin has connected
 //	announced.go   what the agents of other nodes have announced of their pods

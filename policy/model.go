@@ -44,6 +44,8 @@ type Model struct {
 	turn int
 	// removalsPending: a Take had no room to remove all that no policy names any more.
 	removalsPending bool
+	// revision counts the changes of policies, namespaces and nodes (see Ends).
+	revision uint64
 	// found is the memory that meant puts the addresses into.
 	found []netip.Addr
 	// handed are the policies as they were handed out, handedSubjects the subjects.
@@ -121,6 +123,7 @@ func (m *Model) setNode(n Node) {
 	if reflect.DeepEqual(n, before) {
 		return
 	}
+	m.revision++
 	m.dirtyCluster = true
 	m.dirtyNodes[n.Name] = struct{}{}
 	m.nodeNames = nil

@@ -78,6 +78,11 @@ func (e *Enforcer) HolderOf(addr netip.Addr) (pod *policy.Pod, node string) {
 	return h.pod, h.node
 }
 
+// EndsOf is what is known of the two ends of a packet (see policy.Model.EndsOf).
+func (e *Enforcer) EndsOf(src, dst netip.Addr) policy.Ends {
+	return ask(e.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) })
+}
+
 // DenialOf says why a packet that the kernel has told of was denied (see ruleset.Table.DenialOf).
 func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial { return e.policies.denialOf(l) }
 

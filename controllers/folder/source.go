@@ -12,7 +12,9 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1beta1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers/enforcer"
@@ -103,6 +105,30 @@ func (m *Source) WantsDropLog(namespace string) bool {
 	return slices.ContainsFunc(m.last.Namespaces, func(ns *corev1.Namespace) bool {
 		return ns.Name == namespace && ns.Annotations[flows.DropLogAnnotation] == "true"
 	})
+}
+
+// NetworkPolicy is a NetworkPolicy of the last valid state of the folder, which nobody may change; nil: there is
+// none. It may be called from any goroutine, and waits while the folder is read.
+func (m *Source) NetworkPolicy(key policy.Key) *networkingv1.NetworkPolicy {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return find(m.last.Policies, key)
+}
+
+// ClusterNetworkPolicy is a ClusterNetworkPolicy of the last valid state of the folder, as NetworkPolicy is of
+// the other kind.
+func (m *Source) ClusterNetworkPolicy(name string) *clusterv1beta1.ClusterNetworkPolicy {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return find(m.last.ClusterPolicies, policy.Key{Name: name})
+}
+
+// find returns the object of a key; its zero value: there is none.
+func find[T client.Object](objects []T, key policy.Key) (object T) {
+	if at := slices.IndexFunc(objects, func(o T) bool { return client.ObjectKeyFromObject(o) == key }); at >= 0 {
+		object = objects[at]
+	}
+	return object
 }
 
 // count says which policies ask for metrics of their own.

@@ -38,7 +38,7 @@ type DenialsOptions struct {
 	// Repeats is how many more packets of a told packet's flow were denied since, as long as it is known
 	// (ruleset.ToldFor); nil: nobody counts. It is called by one goroutine.
 	Repeats func(nft.Logged) (uint64, error)
-	// Tell gets each flow, by several goroutines. It must not wait.
+	// Tell gets each flow, which is its own from then on, by several goroutines. It must not wait.
 	Tell func(*flows.Flow)
 	Log  logr.Logger
 }
@@ -151,10 +151,10 @@ func (d *Denials) tell(l nft.Logged) {
 		flow.TCPFlags = tcpFlags(l.TCPFlags)
 	}
 	d.told.Add(1)
-	o.Tell(flow)
 	if d.repeats != nil {
-		d.repeats.add(l, flow)
+		d.repeats.add(l, *flow)
 	}
+	o.Tell(flow)
 }
 
 // tcpFlags names the flags that are set.

@@ -3,6 +3,8 @@
 //	store.go        Store: the last flows, and who waits for the next
 //	denials.go      Denials: tells of packets that this node denies
 //	repeats.go      of denied flows that were told, how often they were denied again
+//	misses.go       Misses: tells denials with their near miss, if that is known in time
+//	nearest.go      Nearest: which rule has nearly allowed a packet
 //	names.go        ModelNames: who has an address
 //	naming.go       Naming: names the Services that flows have asked for
 //	service.go      which Service has an address, as far as the API server has said so of late

@@ -92,14 +92,14 @@ func asking(namespace, asked string, change func(*flows.Flow)) *flows.Flow {
 	return f
 }
 
-// told are flows, as "NAMESPACE/SERVICE" and how late they were told.
-type told struct {
+// namedFlows are flows, as "NAMESPACE/SERVICE" and how late they were told.
+type namedFlows struct {
 	mu    sync.Mutex
 	begun time.Time
 	flows []string
 }
 
-func (t *told) tell(f *flows.Flow) {
+func (t *namedFlows) tell(f *flows.Flow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	name := "-"
@@ -110,7 +110,7 @@ func (t *told) tell(f *flows.Flow) {
 }
 
 // take returns what was told since the last call, and takes the time anew.
-func (t *told) take() []string {
+func (t *namedFlows) take() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := t.flows
@@ -129,9 +129,9 @@ func (n nodes) Endpoint(addr netip.Addr, _ uint16) (e flows.Endpoint) {
 }
 
 // naming runs what a test does with a Naming that runs, in a time of its own, and returns what it has logged.
-func naming(t *testing.T, r *registry, do func(n *observer.Naming, out *told)) (log []string) {
+func naming(t *testing.T, r *registry, do func(n *observer.Naming, out *namedFlows)) (log []string) {
 	synctest.Test(t, func(t *testing.T) {
-		out := &told{begun: time.Now()}
+		out := &namedFlows{begun: time.Now()}
 		n := observer.NewNaming(observer.NamingOptions{
 			Services: r, Names: nodes{"192.0.2.1"}, Tell: out.tell, Log: funcr.New(func(_, text string) { log = append(log, text) }, funcr.Options{}),
 		})
@@ -188,7 +188,7 @@ func TestServicesAreNamed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &registry{services: services, takes: 10 * time.Millisecond}
-			naming(t, r, func(n *observer.Naming, out *told) {
+			naming(t, r, func(n *observer.Naming, out *namedFlows) {
 				asks := len(strings.Fields(c.asks))
 				for again := range 2 { // the second time, all is known
 					n.Tell(c.flow)
@@ -225,7 +225,7 @@ func TestNamingIsNeverLate(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := c.r
 			r.services = []observer.Service{service("shop", "db", 5432, 0, "10.96.0.7")}
-			log := naming(t, r, func(n *observer.Naming, out *told) {
+			log := naming(t, r, func(n *observer.Naming, out *namedFlows) {
 				n.Tell(asking("shop", "10.96.0.7:5432", nil))
 				n.Tell(asking("", "10.96.0.8:5432", nil))
 				n.Tell(asking("shop", "10.96.0.7:5432", func(f *flows.Flow) { f.Asked = nil }))
@@ -267,7 +267,7 @@ func TestNamingIsNeverLate(t *testing.T) {
 // are named however much is to be asked for the first.
 func TestNamingKeepsTheOrder(t *testing.T) {
 	r := &registry{takes: 400 * time.Millisecond, services: []observer.Service{service("a", "one", 1, 0, "10.96.0.1"), service("b", "two", 2, 0, "10.96.0.2")}}
-	naming(t, r, func(n *observer.Naming, out *told) {
+	naming(t, r, func(n *observer.Naming, out *namedFlows) {
 		n.Tell(asking("a", "10.96.0.1:1", nil))
 		time.Sleep(500 * time.Millisecond)
 		out.take()
@@ -286,7 +286,7 @@ func TestNamingKeepsTheOrder(t *testing.T) {
 func TestNamingIsBounded(t *testing.T) {
 	t.Run("requests", func(t *testing.T) {
 		r := &registry{}
-		naming(t, r, func(n *observer.Naming, out *told) {
+		naming(t, r, func(n *observer.Naming, out *namedFlows) {
 			for i := range 1000 {
 				n.Tell(asking(fmt.Sprint("ns-", i), "192.0.2.1:30000", nil))
 				time.Sleep(20 * time.Millisecond)
@@ -301,7 +301,7 @@ func TestNamingIsBounded(t *testing.T) {
 	})
 	t.Run("requests for cluster IPs", func(t *testing.T) {
 		r := &registry{}
-		naming(t, r, func(n *observer.Naming, out *told) {
+		naming(t, r, func(n *observer.Naming, out *namedFlows) {
 			for i := range 1000 {
 				n.Tell(asking("", fmt.Sprintf("10.96.%d.%d:80", i/256, i%256), nil))
 				time.Sleep(30 * time.Millisecond)
@@ -315,7 +315,7 @@ func TestNamingIsBounded(t *testing.T) {
 		})
 	})
 	t.Run("flows that wait", func(t *testing.T) {
-		naming(t, &registry{takes: time.Hour}, func(n *observer.Naming, out *told) {
+		naming(t, &registry{takes: time.Hour}, func(n *observer.Naming, out *namedFlows) {
 			for range 5000 {
 				n.Tell(asking("shop", "10.96.0.7:5432", nil))
 			}
@@ -332,7 +332,7 @@ func TestNamingIsBounded(t *testing.T) {
 	})
 	t.Run("time", func(t *testing.T) {
 		r := &registry{services: []observer.Service{service("shop", "db", 5432, 0, "10.96.0.7")}}
-		naming(t, r, func(n *observer.Naming, out *told) {
+		naming(t, r, func(n *observer.Naming, out *namedFlows) {
 			for _, after := range []time.Duration{0, 4 * time.Minute, 2 * time.Minute} {
 				time.Sleep(after)
 				n.Tell(asking("shop", "10.96.0.7:5432", nil))
@@ -361,7 +361,7 @@ func TestNamingIsBounded(t *testing.T) {
 	})
 	t.Run("large namespaces", func(t *testing.T) {
 		r := &registry{more: true, services: []observer.Service{service("shop", "db", 5432, 0, "10.96.0.7")}}
-		naming(t, r, func(n *observer.Naming, out *told) {
+		naming(t, r, func(n *observer.Naming, out *namedFlows) {
 			for range 4 {
 				n.Tell(asking("shop", "10.96.0.9:80", nil))
 				time.Sleep(time.Minute)
@@ -376,7 +376,7 @@ func TestNamingIsBounded(t *testing.T) {
 // TestNamingBeforeAndAfter: while it does not run, nobody waits.
 func TestNamingBeforeAndAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out := &told{begun: time.Now()}
+		out := &namedFlows{begun: time.Now()}
 		r := &registry{takes: 300 * time.Millisecond, services: []observer.Service{service("shop", "db", 5432, 0, "10.96.0.7")}}
 		n := observer.NewNaming(observer.NamingOptions{Services: r, Names: nodes{}, Tell: out.tell, Log: funcr.New(func(_, text string) { t.Error(text) }, funcr.Options{})})
 		n.Tell(asking("shop", "10.96.0.7:5432", nil))
@@ -406,7 +406,7 @@ func TestNamingForgetsTheOldest(t *testing.T) {
 			r.services = append(r.services, service(fmt.Sprint("ns-", n), fmt.Sprint("s-", i), 80, 0, addr.String()))
 		}
 	}
-	naming(t, r, func(n *observer.Naming, out *told) {
+	naming(t, r, func(n *observer.Naming, out *namedFlows) {
 		tell := func(i int, addr string) {
 			n.Tell(asking(fmt.Sprint("ns-", i), fmt.Sprintf("10.%d.%s:80", 100+i, addr), nil))
 			time.Sleep(3 * time.Second)

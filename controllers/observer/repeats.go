@@ -24,7 +24,7 @@ type repeats struct {
 // toldDenial is a packet that was told, and the flow that says so.
 type toldDenial struct {
 	packet nft.Logged
-	flow   *flows.Flow
+	flow   flows.Flow
 }
 
 const (
@@ -40,7 +40,7 @@ func newRepeats(count func(nft.Logged) (uint64, error), tell func(*flows.Flow), 
 }
 
 // add has a flow summed up later. It does not wait.
-func (r *repeats) add(l nft.Logged, f *flows.Flow) {
+func (r *repeats) add(l nft.Logged, f flows.Flow) {
 	select {
 	case r.queue <- toldDenial{l, f}:
 	default:
@@ -71,9 +71,8 @@ func (r *repeats) sumUp(ctx context.Context) {
 			failed = false
 		}
 		if n > 0 {
-			sum := *told.flow
-			sum.Time, sum.Repeats = time.Now(), n
-			r.tell(&sum)
+			told.flow.Time, told.flow.Repeats = time.Now(), n
+			r.tell(&told.flow)
 		}
 	}
 }

@@ -43,9 +43,9 @@ func (nobody) Endpoint(ip netip.Addr, port uint16) flows.Endpoint {
 	return flows.Endpoint{IP: ip, Port: port}
 }
 
-// denials runs Denials of these packets, whose repeats count says, for a minute. It returns what is told, after how
+// toldOf runs Denials of these packets, whose repeats count says, for a minute. It returns what is told, after how
 // long.
-func denials(t *testing.T, logged []nft.Logged, log logr.Logger, count func(nft.Logged) (uint64, error)) (told []*flows.Flow) {
+func toldOf(t *testing.T, logged []nft.Logged, log logr.Logger, count func(nft.Logged) (uint64, error)) (told []*flows.Flow) {
 	t.Helper()
 	var mu sync.Mutex
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +90,7 @@ func to(port uint16) nft.Logged {
 func TestRepeatsAreSummedUp(t *testing.T) {
 	said := 0
 	log := funcr.New(func(string, string) { said++ }, funcr.Options{})
-	told := denials(t, []nft.Logged{to(1), to(2), to(3), to(4), to(5)}, log, func(l nft.Logged) (uint64, error) {
+	told := toldOf(t, []nft.Logged{to(1), to(2), to(3), to(4), to(5)}, log, func(l nft.Logged) (uint64, error) {
 		switch l.Packet.DstPort {
 		case 2, 3:
 			return 0, errors.New("no answer")
@@ -123,7 +123,7 @@ func TestRepeatsAreBounded(t *testing.T) {
 	for i := range many {
 		many[i] = to(uint16(i))
 	}
-	told := denials(t, many, logr.Discard(), func(nft.Logged) (uint64, error) { return 1, nil })
+	told := toldOf(t, many, logr.Discard(), func(nft.Logged) (uint64, error) { return 1, nil })
 	if sums := len(told) - n; sums < 4096 || sums > 5000 {
 		t.Errorf("%d flows are told, and %d sums", n, sums)
 	}

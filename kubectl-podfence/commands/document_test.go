@@ -89,13 +89,17 @@ func documentFlows() []*flows.Flow {
 		return flows.Endpoint{IP: netip.MustParseAddr(ip), Port: 40000, Namespace: "shop", Pod: name, Workload: &flows.Workload{Kind: "Deployment", Name: "cart"}}
 	}
 	rule := 0
+	missed := func(f *flows.Flow) {
+		f.NearestMiss = "NetworkPolicy shop/web-egress spec.egress[0].ports[0]: port 5432 is not in 5433"
+	}
 	return []*flows.Flow{
-		denied(62345*time.Millisecond, nil),
+		denied(62345*time.Millisecond, missed),
 		denied(64*time.Second, func(f *flows.Flow) {
 			f.Source, f.Direction = from("cart-5c8", "10.1.0.9"), flows.Ingress
+			f.NearestMiss = "NetworkPolicy shop/db spec.ingress[0].from[0].podSelector.matchLabels[app]: label app=card: the pod has app=cart"
 			f.Policies = []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "db"}, {Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "default"}}
 		}),
-		denied(72345*time.Millisecond, nil),
+		denied(72345*time.Millisecond, missed),
 		denied(75*time.Second, func(f *flows.Flow) {
 			f.Source, f.Reason, f.Asked = from("cart-5c8", "10.1.0.9"), flows.ByRule, nil
 			f.Destination = flows.Endpoint{IP: netip.MustParseAddr("169.254.169.254"), Port: 80}
