@@ -19,6 +19,9 @@ const DefaultObserveFlows = 4096
 func (a *Agent) observe() (err error) {
 	o := a.options
 	names := observer.ModelNames{Holders: a.Enforcer}
+	if o.CNI.bridge() != nil {
+		names.GatewayAt = a.Enforcer.GatewayAt
+	}
 	tell := func(f *flows.Flow) { a.Flows.Add(f) }
 	none := func() uint64 { return 0 }
 	told, lost, connectionsLost := none, none, none

@@ -78,6 +78,11 @@ func (e *Enforcer) HolderOf(addr netip.Addr) (pod *policy.Pod, node string) {
 	return h.pod, h.node
 }
 
+// GatewayAt is the node whose pods' gateway an address is, where podfence connects the pods; empty if none is.
+func (e *Enforcer) GatewayAt(addr netip.Addr) string {
+	return ask(e.inbox, func(m *policy.Model) string { return m.GatewayAt(addr) })
+}
+
 // DenialOf says why a packet that the kernel has told of was denied (see ruleset.Table.DenialOf).
 func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial { return e.policies.denialOf(l) }
 
