@@ -22,6 +22,9 @@ const DefaultObserveFlows = 4096
 func (a *Agent) observe(cluster *controllers.Source) (err error) {
 	o := a.options
 	names := observer.ModelNames{Holders: a.Enforcer}
+	if o.CNI.bridge() != nil {
+		names.GatewayAt = a.Enforcer.GatewayAt
+	}
 	tell, err := a.nameServices(names)
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 
 // mistakes are the reasons of notes that name what its author probably did not mean. They are shown
 // before everything else.
-var mistakes = []string{"PlaceholderAddress", "PolicyTypes", "WrongNamespace", "SelectsNoPod", "TwoPeers", "EgressWithoutDNS", "HostNetwork", "ServiceAddress", "ExternalTrafficPolicy", "AgentMissing", "AgentNotReady"}
+var mistakes = []string{"PlaceholderAddress", "PolicyTypes", "WrongNamespace", "SelectsNoPod", "NotSelected", "TwoPeers", "EgressWithoutDNS", "HostNetwork", "ServiceAddress", "ExternalTrafficPolicy", "AgentMissing", "AgentNotReady"}
 
 // hints are notes about what policies say, but probably do not mean, of the two ends of an answer.
 func (x *Explainer) hints(a Answer, egress, ingress packet) (notes []Note) {
@@ -28,6 +28,9 @@ func (x *Explainer) hints(a Answer, egress, ingress packet) (notes []Note) {
 			notes = append(notes, x.withoutPolicyType(pod, at.p.d)...)
 			if len(at.side.Rules) == 0 {
 				notes = append(notes, x.misplaced(pod, at.p.d)...)
+			}
+			if at.side.Verdict == Denied && len(at.side.Rules) == 0 {
+				notes = append(notes, x.notSelected(pod, at.p)...)
 			}
 		}
 		if at.side.Verdict == Allowed {
@@ -79,6 +82,22 @@ func (x *Explainer) misplaced(pod *corev1.Pod, d policy.Direction) (notes []Note
 		failed := missedLabels(selector, "spec.podSelector", pod.Labels, "pod "+pod.Name)
 		if len(failed) == 1 && failed[0].distance <= nearLabel && !x.selectsSome(np) {
 			notes = append(notes, Note{"SelectsNoPod", fmt.Sprintf("NetworkPolicy %s selects no pod: %s, %s.", name, failed[0].Path, failed[0].Reason)})
+		}
+	}
+	return notes
+}
+
+// notSelected names policies with a rule that allows the packet of a pod, and that select others than this one,
+// which has one label wrong.
+func (x *Explainer) notSelected(pod *corev1.Pod, p packet) (notes []Note) {
+	for _, np := range x.policies[pod.Namespace] {
+		failed := missedLabels(&np.Spec.PodSelector, "spec.podSelector", pod.Labels, "pod "+pod.Name)
+		if len(failed) != 1 || failed[0].distance > nearLabel || !isolatesFor(np, p.d) || !x.selectsSome(np) {
+			continue
+		}
+		if allows := slices.IndexFunc(networkRules(np, p.d), func(r rule) bool { return len(x.miss(r, p)) == 0 }); allows >= 0 {
+			notes = append(notes, Note{"NotSelected", fmt.Sprintf("NetworkPolicy %s/%s allows this to the pods that it selects (spec.%s[%d]), and does not select this one: %s, %s.",
+				np.Namespace, np.Name, p.d, allows, failed[0].Path, failed[0].Reason)})
 		}
 	}
 	return notes

@@ -26,6 +26,7 @@ var mistakes = []struct {
 }{
 	{"label-typo", "shop/client-0", "svc/shop/web:80", explain.Denied, []string{"NetworkPolicy shop/web spec.ingress[0]", "label app=cleint: the pod has app=client"}},
 	{"selector-typo", "prod/batch-0", "shop/web-0:8080", explain.Allowed, []string{"NetworkPolicy shop/web selects no pod", "label app=wbe: pod web-0 has app=web"}},
+	{"not-selected", "shop/client-1", "shop/web-0:8080", explain.Denied, []string{"NetworkPolicy shop/client allows this", "spec.egress[0]", "does not select this one", "label app=client: pod client-1 has app=cleint"}},
 	{"two-peers", "prod/batch-0", "shop/web-0:8080", explain.Allowed, []string{"spec.ingress[0].from[0]", "spec.ingress[0].from[1]", "two peers, and either is enough"}},
 	{"no-dns", "shop/client-0", "svc/shop/web:80", explain.Allowed, []string{"client-0 may not reach the cluster's DNS", "53/UDP"}},
 	{"service-port", "shop/client-0", "svc/shop/web:80", explain.Denied, []string{"port 8080 is not in 80", "80 is the port of Service shop/web", "targetPort 8080"}},
@@ -63,6 +64,14 @@ func TestNoFalseAlarm(t *testing.T) {
 		if len(e.Answers) != 1 || len(e.Answers[0].Notes) > 0 {
 			t.Errorf("%s:\n%s", m.file, textOf(t, e))
 		}
+	}
+}
+
+// TestNotSelectedWouldNotHelp: a policy that does not select the pod is not named where it allows something else.
+func TestNotSelectedWouldNotHelp(t *testing.T) {
+	e := ask(t, load(t, "cluster.yaml", "not-selected.yaml"), "shop/client-1", "prod/batch-0:22")
+	if e.Verdict != explain.Denied || len(e.Answers) != 1 || len(e.Answers[0].Notes) > 0 {
+		t.Errorf("%s:\n%s", e.Verdict, textOf(t, e))
 	}
 }
 

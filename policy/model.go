@@ -21,9 +21,10 @@ type Model struct {
 	podCIDRs []netip.Prefix
 	ignored  bool
 	nodes    map[string]Node
-	// nodeNames are the nodes' names by their addresses; nil: to be made anew when somebody asks.
-	nodeNames  map[netip.Addr]string
-	namespaces map[string]*namespace
+	// nodeNames are the nodes' names by their addresses, and gateways by those of their pods' gateways; nil: to be
+	// made anew when somebody asks.
+	nodeNames, gateways map[netip.Addr]string
+	namespaces          map[string]*namespace
 	// made are the attachments that the CNI plugin has made, and attachments the same by
 	// pod. announced is what the agents of other nodes have announced, by node and pod.
 	made        map[AttachmentKey]Attachment
@@ -126,7 +127,7 @@ func (m *Model) setNode(n Node) {
 	m.revision++
 	m.dirtyCluster = true
 	m.dirtyNodes[n.Name] = struct{}{}
-	m.nodeNames = nil
+	m.nodeNames, m.gateways = nil, nil
 	was, is := before.listed(), n.listed()
 	m.change(united(was, is), func() {
 		m.nodes[n.Name] = n

@@ -120,6 +120,20 @@ func (m *Model) NodeAt(ip netip.Addr) string {
 	return m.nodeNames[ip]
 }
 
+// GatewayAt is the name of the node one of whose pod ranges begins before an address: where podfence connects the
+// pods, that address is the node's own, their gateway. Empty if there is none.
+func (m *Model) GatewayAt(ip netip.Addr) string {
+	if m.gateways == nil {
+		m.gateways = map[netip.Addr]string{}
+		for name, node := range m.nodes {
+			for _, cidr := range node.PodCIDRs {
+				m.gateways[cidr.Masked().Addr().Next()] = name
+			}
+		}
+	}
+	return m.gateways[ip]
+}
+
 // ours reports whether an address is the node's own, or one of its ranges.
 func (m *Model) ours(ip netip.Addr) bool {
 	return contains(m.podCIDRs, ip) || slices.Contains(m.nodes[m.node].Addrs, ip)

@@ -78,6 +78,11 @@ func (e *Enforcer) HolderOf(addr netip.Addr) (pod *policy.Pod, node string) {
 	return h.pod, h.node
 }
 
+// GatewayAt is the node whose pods' gateway an address is, where podfence connects the pods; empty if none is.
+func (e *Enforcer) GatewayAt(addr netip.Addr) string {
+	return ask(e.inbox, func(m *policy.Model) string { return m.GatewayAt(addr) })
+}
+
 // EndsOf is what is known of the two ends of a packet (see policy.Model.EndsOf).
 func (e *Enforcer) EndsOf(src, dst netip.Addr) policy.Ends {
 	return ask(e.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) })

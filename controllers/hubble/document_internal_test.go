@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -32,8 +33,11 @@ func document(t *testing.T) string {
 	return string(text)
 }
 
-// objects are the Kubernetes objects of the document's YAML, by kind and name, read strictly. Those of
-// cert-manager are read as what they are in YAML.
+// manifests are the files in config/hubble that the document has applied.
+var manifests = []string{"certificates/certificates.yaml", "agents/patch.yaml", "relay.yaml", "ui/ui.yaml"}
+
+// objects are the Kubernetes objects of those files, by kind and name, read strictly. Those of cert-manager are
+// read as what they are in YAML.
 func objects(t *testing.T) map[string]any {
 	t.Helper()
 	kinds := map[string]func() any{
@@ -43,8 +47,12 @@ func objects(t *testing.T) map[string]any {
 		"ClusterRole": func() any { return &rbacv1.ClusterRole{} }, "ClusterRoleBinding": func() any { return &rbacv1.ClusterRoleBinding{} },
 	}
 	all := map[string]any{}
-	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(document(t), -1) {
-		for reader := yaml.NewDocumentDecoder(io.NopCloser(strings.NewReader(block[1]))); ; {
+	for _, file := range manifests {
+		text, err := os.ReadFile(filepath.Join("../../config/hubble", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for reader := yaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(text))); ; {
 			buffer := make([]byte, 1<<20)
 			n, err := reader.Read(buffer)
 			if errors.Is(err, io.EOF) {
@@ -74,6 +82,23 @@ func objects(t *testing.T) map[string]any {
 		}
 	}
 	return all
+}
+
+// TestDocumentedManifests: the document names what is in config/hubble, and nothing that is not there.
+func TestDocumentedManifests(t *testing.T) {
+	for _, named := range regexp.MustCompile(`config/hubble[\w./-]*`).FindAllString(document(t), -1) {
+		if _, err := os.Stat(filepath.Join("../..", named)); err != nil {
+			t.Errorf("the document names %s: %v", named, err)
+		}
+	}
+	for _, step := range []string{
+		"kubectl apply -k config/hubble\n", "kubectl apply -k config/hubble/certificates\n", "kubectl apply -k config/hubble/ui\n",
+		"kubectl -n podfence-system patch daemonset podfence-agent --patch-file config/hubble/agents/patch.yaml\n",
+	} {
+		if !strings.Contains(document(t), step) {
+			t.Errorf("the document does not say %q", step)
+		}
+	}
 }
 
 // TestManifests: the document's manifests are what Kubernetes takes, and fit each other: Secrets, ports,

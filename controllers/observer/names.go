@@ -15,14 +15,22 @@ type Holders interface {
 }
 
 // ModelNames are Names by what a node's model knows.
-type ModelNames struct{ Holders Holders }
+type ModelNames struct {
+	Holders Holders
+	// GatewayAt is the node whose pods' gateway an address is, from which a node reaches its own pods, and masquerades;
+	// empty if none is. It may be called from any goroutine. Nil: another plugin connects the pods, and nobody
+	// knows their gateways.
+	GatewayAt func(netip.Addr) string
+}
 
 // Endpoint is the end of a flow.
 func (n ModelNames) Endpoint(addr netip.Addr, port uint16) flows.Endpoint {
 	e := flows.Endpoint{IP: addr, Port: port}
 	pod, node := n.Holders.HolderOf(addr)
 	if pod == nil {
-		e.Node = node
+		if e.Node = node; node == "" && n.GatewayAt != nil {
+			e.Node = n.GatewayAt(addr)
+		}
 		return e
 	}
 	e.Namespace, e.Pod, e.Labels = pod.Namespace, pod.Name, maps.Collect(pod.Labels.All())

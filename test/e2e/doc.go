@@ -38,5 +38,9 @@
 //	clustermany      a thousand policies of one priority
 //	clustermistake   a policy denies everything of kube-system, and is taken back
 //
-// And one is kubectl podfence (plugin), as it is built and as kubectl calls it.
+// One is kubectl podfence (plugin), as it is built and as kubectl calls it. And one is who sees what is denied:
+//
+//	observe  kubectl podfence observe, and Hubble's own CLI at an agent
+//	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
+//	         makes the certificates
 package e2e

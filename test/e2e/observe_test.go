@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -63,11 +61,8 @@ func TestObserve(t *testing.T) {
 	}
 	p.expect(t, 1, []string{"DENIED", "nearest miss"}, strings.Fields(explain[1])...)
 
-	hubble := filepath.Join(t.TempDir(), "hubble")
-	if out, err := exec.CommandContext(t.Context(), "go", "-C", "../hubble/stock", "build", "-o", hubble, "github.com/cilium/cilium/hubble").CombinedOutput(); err != nil {
-		t.Fatalf("building hubble: %v\n%s", err, out)
-	}
-	server := portForward(t, agentPods(t)["node2"].Name, 4244)
+	hubble := hubbleProgram(t, "hubble")
+	server := portForward(t, "pod/"+agentPods(t)["node2"].Name, 4244)
 	observe := func(args ...string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -98,11 +93,12 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// portForward makes a pod's port one of this machine's until the test ends, and returns its address.
-func portForward(t *testing.T, pod string, port int) string {
+// portForward makes a port of a pod or Service of podfence's namespace, such as pod/NAME, one of this machine's
+// until the test ends, and returns its address.
+func portForward(t *testing.T, of string, port int) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd, err := theCluster.KubectlCommand(ctx, "port-forward", "-n", "podfence-system", "pod/"+pod, fmt.Sprintf(":%d", port))
+	cmd, err := theCluster.KubectlCommand(ctx, "port-forward", "-n", "podfence-system", of, fmt.Sprintf(":%d", port))
 	check.NoError(t, err)
 	out := check.Value(cmd.StdoutPipe())(t)
 	check.NoError(t, cmd.Start())

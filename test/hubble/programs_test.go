@@ -124,7 +124,7 @@ func denial(on string, second int) *flows.Flow {
 		Time: noon.Add(time.Duration(second) * time.Second), Node: on, Verdict: flows.Denied, Direction: flows.Ingress,
 		Source: pod("10.244.2.3", 40000, "shop", "web-0"), Destination: pod("10.244.1.7", 5432, "shop", "db-0"),
 		Protocol: "TCP", TCPFlags: "SYN", Reason: flows.DefaultDeny,
-		Text:     "2 NetworkPolicies isolate shop/db-0 for ingress, and no rule allows it",
+		Text:     "ingress of shop/db-0, by shop/db shop/default-deny",
 		Policies: []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "db"}, {Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "default-deny"}},
 	}
 }
@@ -134,7 +134,7 @@ func denial(on string, second int) *flows.Flow {
 func ofNode(on string) []*flows.Flow {
 	metadata, spoofed, asked := denial(on, 1), denial(on, 2), denial(on, 3)
 	rule := 0
-	metadata.Direction, metadata.Reason, metadata.Text, metadata.Destination = flows.Egress, flows.ByRule, "the rule no-metadata denies it", flows.Endpoint{IP: netip.MustParseAddr("169.254.169.254"), Port: 80}
+	metadata.Direction, metadata.Reason, metadata.Text, metadata.Destination = flows.Egress, flows.ByRule, "egress of shop/web-0, by ClusterNetworkPolicy egress[0] of no-metadata", flows.Endpoint{IP: netip.MustParseAddr("169.254.169.254"), Port: 80}
 	metadata.Policies = []flows.Policy{{Kind: "ClusterNetworkPolicy", Tier: "Admin", Name: "no-metadata", Rule: &rule}}
 	spoofed.Direction, spoofed.Reason, spoofed.Text, spoofed.Policies, spoofed.Source = "", flows.Spoofed, "it is not from a pod of this node", nil, flows.Endpoint{IP: netip.MustParseAddr("192.0.2.9"), Port: 1024}
 	asked.Verdict, asked.Event, asked.Reason, asked.Text, asked.TCPFlags, asked.Protocol = flows.Allowed, flows.Began, "", "", "", "UDP"
