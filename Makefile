@@ -24,8 +24,14 @@ CHART_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed
 NODES ?= 2
 IPFAMILY ?= ipv4
 KPROXY ?= nftables
-# Debian's packages of the kernels for `make test-kernels`; empty: 6.1 and 6.12.
+# Debian's packages of the kernels for `make test-kernels`; empty: 6.1 and 6.12. The emulated machine's
+# architecture, arm64 or s390x; empty: this machine's.
 KERNELS ?=
+ARCH ?=
+# What `make test-arch` builds the pure rooms and the encoding of netlink for and runs, and what it type-checks
+# all of the code for besides.
+ARCHS ?= arm64 s390x
+VET_ARCHS ?= arm64 arm s390x ppc64le riscv64
 # What `make conformance` goes through: each family with each proxy, RUNS times.
 FAMILIES ?= ipv4 dual
 PROXIES ?= nftables iptables
@@ -112,9 +118,15 @@ test-unit: ## The pure rooms only; no root, no packages
 	go test $(PURE) $(QUESTIONS)
 
 .PHONY: test-kernels
-test-kernels: ## The suites that talk to the kernel, under Linux 6.1 and 6.12, emulated; KERNELS= names packages (root)
+test-kernels: ## The suites that talk to the kernel, under Linux 6.1 and 6.12, emulated; KERNELS= names packages, ARCH=arm64|s390x (root)
 	test/packages.sh
-	test/kernels/run.sh $(KERNELS)
+	ARCH="$(ARCH)" test/kernels/run.sh $(KERNELS)
+
+.PHONY: test-arch
+test-arch: ## go vet for VET_ARCHS, and the pure rooms and what podfence sends to the kernel as ARCHS, by qemu's user emulation
+	test/packages.sh arch
+	@for arch in $(VET_ARCHS); do echo "go vet for $$arch"; GOARCH=$$arch CGO_ENABLED=0 go vet -tags '$(TAGS)' ./...; done
+	test/kernels/arch.sh $(ARCHS)
 
 .PHONY: packages
 packages: ## Install, or name, the Debian packages that the tests need

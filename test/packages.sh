@@ -4,7 +4,8 @@
 #
 #   packages.sh            for `make test`
 #   packages.sh cluster    for `make cluster-up`
-#   packages.sh kernels    for `make test-kernels`
+#   packages.sh kernels [ARCH]    for `make test-kernels`; ARCH is that of the emulated machine
+#   packages.sh arch       for `make test-arch`
 #   packages.sh conformance-cnp    for that, beside cluster's
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # nft is there, and a user's PATH may lack it
@@ -33,11 +34,19 @@ if [[ ${1:-} == conformance-cnp ]]; then
   need bash-static bash-static # into the image of the suite's pods, which have no libc
 fi
 if [[ ${1:-} == kernels ]]; then
-  need qemu-system-x86_64 qemu-system-x86
+  case ${2:-amd64} in
+  amd64) need qemu-system-x86_64 qemu-system-x86 ;;
+  arm64) need qemu-system-aarch64 qemu-system-arm ;;
+  s390x) need qemu-system-s390x qemu-system-misc ;;
+  esac
+  [[ -z ${2:-} ]] || need qemu-aarch64 qemu-user # to ask a suite which tests it has
   need busybox busybox-static # no libc in the first root file system
   need cpio cpio
   need depmod kmod
   need xz xz-utils
+fi
+if [[ ${1:-} == arch ]]; then
+  need qemu-aarch64 qemu-user
 fi
 
 ((${#missing[@]})) || exit 0

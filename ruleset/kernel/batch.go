@@ -52,6 +52,7 @@ func (c *Conn) batchOf(messages []message) (batch []netlink.Message, err error) 
 		// The kernel would write every rule back.
 		batch[i].Header.Flags &^= netlink.Echo
 	}
+	userDataInHostOrder(batch, binary.NativeEndian)
 	// The answer to the last message says that all were carried out, or would be.
 	batch[len(batch)-1].Header.Flags |= netlink.Acknowledge
 	return batch, nil

@@ -67,6 +67,7 @@
 //	forget.go     ends flows by their addresses
 //	local.go      which addresses the namespace takes for its own
 //	line.go       answers to a dump, one after another
+//	userdata.go   numbers in nft's own data, in the order of the machine
 //	attributes.go  attributes of an answer, read in place
 //
 // Package bytecode, below, runs rules as they were read back.

@@ -1,14 +1,24 @@
 package kernel
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"flag"
+	"fmt"
 	"net/netip"
+	"slices"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
 )
+
+// Update has tests write what is in testdata anew.
+var Update = flag.Bool("update", false, "write testdata anew")
 
 // DialSocket and DatagramOf are the socket that a batch goes through, and what it sends.
 var (
@@ -71,3 +81,44 @@ func (f *Flows) RevokeListed(addrs []netip.Addr, judge func(nft.HookPoint, polic
 
 // Entries is how many flows the kernel says there are.
 func (f *Flows) Entries() (uint32, error) { return f.deletions.entries() }
+
+// TransactionOf is the datagram of a replacement's or an update's batch with the messages around it, as if the
+// kernel had a generation. Messages have no numbers yet.
+func TransactionOf(plan nft.Plan, owned bool) ([]byte, error) {
+	c := &Conn{name: nft.TableName, owns: owned}
+	messages, err := encode(c.table(plan.Family), plan)
+	if err != nil {
+		return nil, err
+	}
+	batch, err := c.batchOf(messages)
+	if err != nil {
+		return nil, err
+	}
+	return sentOf(slices.Concat(
+		[]netlink.Message{bracket(unix.NFNL_MSG_BATCH_BEGIN, 7)}, batch, []netlink.Message{bracket(unix.NFNL_MSG_BATCH_END, 0)},
+	)...)
+}
+
+// sentOf is the octets of messages, without numbers.
+func sentOf(messages ...netlink.Message) ([]byte, error) {
+	for i := range messages {
+		messages[i].Header.Length = uint32(unix.SizeofNlMsghdr+len(messages[i].Data)+3) &^ 3
+		messages[i].Header.Sequence, messages[i].Header.PID = 0, 0
+	}
+	return datagramOf(messages)
+}
+
+// Neutral is a transaction as text that is the same whatever the order of the machine's octets, with a sum over
+// the octets that a little-endian machine sends. It fails if the octets are not just what the text says.
+func Neutral(datagram []byte) (string, error) { return neutral(netfilterMessages, datagram) }
+
+func neutral(messages map[uint16]wireMessage, datagram []byte) (string, error) {
+	all, err := readWire(binary.NativeEndian, messages, datagram)
+	if err != nil {
+		return "", err
+	}
+	if again := writeWire(binary.NativeEndian, messages, all); !bytes.Equal(again, datagram) {
+		return "", fmt.Errorf("%d octets are read as what has %d octets:\n%x\n%x", len(datagram), len(again), datagram, again)
+	}
+	return fmt.Sprintf("%ssum %x\n", wireLines(all), sha256.Sum256(writeWire(binary.LittleEndian, messages, all))), nil
+}

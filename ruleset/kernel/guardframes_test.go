@@ -67,7 +67,7 @@ func (w *watch) packets(n *namespace, link, where string) {
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
 			return err
 		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0300 /* ETH_P_ALL, in network order */, Ifindex: index.Index})
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) /* in network order */, Ifindex: index.Index})
 	})
 	stop, done := make(chan struct{}), make(chan struct{})
 	n.t.Cleanup(func() { close(stop); <-done; _ = unix.Close(fd) })

@@ -4,13 +4,14 @@
 #   run.sh [PACKAGE...]
 #
 # PACKAGEs are Debian's, linux-image-amd64 (6.1, Debian 12's own) and
-# linux-image-6.12-amd64 if none are named. The test binaries are compiled here,
+# linux-image-6.12-amd64 if none are named; with ARCH those of that architecture. The test binaries are compiled here,
 # without the race detector, and run there one after another (vm.sh, inside.sh).
 # Prints a line for each kernel and suite, and each test that was skipped, with
 # its reason (test/results, which has the list of those that may be). It fails if a test
 # failed, did not run or was skipped without being expected to, or if the kernel
 # complained. Logs: bin/kernels/results/PACKAGE/.
 #
+#   ARCH    arm64 or s390x: kernels, programs and test binaries are of that architecture
 #   SUITES  which packages, such as "ruleset/kernel cni/node"
 #   RUN     which tests, as in `go test -run`
 #
@@ -18,9 +19,21 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
-tests=$root/bin/kernels/tests
+own=$(dpkg --print-architecture)
+arch=${ARCH:-$own}
+tests=$root/bin/kernels/tests-$arch
 results=$root/bin/kernels/results
-(($#)) || set -- linux-image-amd64 linux-image-6.12-amd64
+case $arch in
+s390x) (($#)) || set -- linux-image-s390x ;; # 6.12 has no package for it
+*) (($#)) || set -- "linux-image-$arch" "linux-image-6.12-$arch" ;;
+esac
+
+# list runs a test binary of the architecture, to ask it which tests it has.
+case $arch in
+"$own") list=() ;;
+arm64) list=(qemu-aarch64) ;;
+*) list=("qemu-$arch") ;;
+esac
 
 # suites are the packages whose tests talk to the kernel: those that netlink is
 # linked into, and the rest of the CNI part. A new one is not forgotten.
@@ -47,12 +60,12 @@ compile() {
   local package
   mkdir -p "$tests"
   : >"$tests/list"
+  go build -o "$tests/results" ./test/results
   # As `make build` does, so that what it has compiled is used.
-  export CGO_ENABLED=0
+  export CGO_ENABLED=0 GOARCH=$arch
   local flags=(-trimpath -buildvcs=false -ldflags "-s -w")
   go build "${flags[@]}" -o "$tests/podfence-cni" ./cni/podfence-cni
   go build -o "$tests/test2json" cmd/test2json
-  go build -o "$tests/results" ./test/results
   for package in ${SUITES:-$(suites)}; do
     if [[ -n ${without[$package]:-} && -z ${SUITES:-} ]]; then
       echo "kernels: without $package: ${without[$package]}"
@@ -67,7 +80,7 @@ compile() {
     done
     go test -c "${flags[@]}" -o "$tests/$name.test" "./$package"
     # The tests that there are, to be compared with those that ran.
-    (cd "$package" && "$tests/$name.test" -test.list "${RUN:-.}" 2>/dev/null) |
+    (cd "$package" && "${list[@]}" "$tests/$name.test" -test.list "${RUN:-.}" 2>/dev/null) |
       grep -E '^(Test|Fuzz|Example)' | grep -vE "${skip:-^\$}" >"$tests/$name.tests" || true
     echo "$name $package $skip" >>"$tests/list"
   done
@@ -109,6 +122,7 @@ report() { # PACKAGE
   return "$bad"
 }
 
+if [[ $arch == "$own" ]]; then test/packages.sh kernels; else test/packages.sh kernels "$arch"; fi
 compile
 failed=0
 for package in "$@"; do

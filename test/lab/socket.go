@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -128,7 +129,9 @@ func openRawTap(run uint32, kind tapKind) (int, error) {
 	return fd, nil
 }
 
-func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
+func networkOrder(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
 
 // packetOtherHost is PACKET_OTHERHOST of linux/if_packet.h.
 const packetOtherHost = 3
