@@ -47,6 +47,8 @@ ELSEWHERE := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 DIST ?= dist
 IMAGE ?= ghcr.io/podfence/podfence
 CHARTS ?= oci://ghcr.io/podfence/charts
+# A folder with binaries that kubectl-podfence-all packs, rather than building them; empty: none.
+BINARIES ?=
 # Build tags that some files need: vet and staticcheck read those files too.
 TAGS ?= e2e,hubble
 
@@ -90,7 +92,7 @@ kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARC
 
 .PHONY: kubectl-podfence-all
 kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with checksums and krew's manifest (5 minutes)
-	VERSION="$(VERSION)" kubectl-podfence/package.sh dist
+	VERSION="$(VERSION)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
 
 .PHONY: demo
 demo: build kubectl-podfence ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
@@ -337,16 +339,15 @@ uninstall: undeploy ## The same as undeploy
 release: ## All that a release has, into dist, with checksums: VERSION=v1.2.3 (an hour on two cores, cold)
 	rm -rf dist
 	$(MAKE) --no-print-directory release-binaries release-sbom release-image release-changelog release-manifests \
-	  kubectl-podfence-all chart CHART_VERSION=$(VERSION:v%=%)
+	  kubectl-podfence-all chart CHART_VERSION=$(VERSION:v%=%) BINARIES=dist
 	$(SUMS)
 
 .PHONY: release-binaries
 release-binaries: ## podfence, podfence-cni and kubectl-podfence for each platform, into dist, with SHA256SUMS
 	@mkdir -p $(DIST)
 	@rm -f $(DIST)/podfence-{linux,cni}-* $(DIST)/kubectl-podfence-{linux,darwin,windows}-*
-	@overlays=$$(mktemp -d); trap 'rm -rf "$$overlays"' EXIT; overlay=$$(release/overlay.sh "$$overlays"); \
-	build() { echo "building $$1 for $$2/$$3"; export GOOS=$$2 GOARCH=$$3; flags=(); \
-	  [[ $$3 != arm ]] || flags=(-overlay "$$overlay"); \
+	@build() { echo "building $$1 for $$2/$$3"; export GOOS=$$2 GOARCH=$$3; flags=(); \
+	  if [[ $$3 == arm ]]; then flags=(-modfile "$$(release/modfile32.sh)"); fi; \
 	  $(GO_RELEASE) "$${flags[@]}" -o "$(DIST)/$$1-$$2-$$3$$([[ $$2 != windows ]] || echo .exe)" "$$4"; }; \
 	for arch in $(LINUX); do \
 	  build podfence linux $$arch .; build podfence-cni linux $$arch ./cni/podfence-cni; build kubectl-podfence linux $$arch ./kubectl-podfence; \

@@ -134,6 +134,7 @@ func TestImage(t *testing.T) {
 func TestImageWithWrongProgram(t *testing.T) {
 	for wanted, wrong := range map[string][]byte{
 		"it is for EM_X86_64":          header(elf.EM_X86_64, elf.ELFCLASS64, binary.LittleEndian, false),
+		"it is for EM_PPC64":           header(elf.EM_PPC64, elf.ELFCLASS64, binary.BigEndian, false),
 		"it is no ELF file":            []byte("#!/bin/sh\n"),
 		"asks for a dynamic linker":    header(elf.EM_S390, elf.ELFCLASS64, binary.BigEndian, true),
 		"it is for EM_S390, ELFCLASS3": header(elf.EM_S390, elf.ELFCLASS32, binary.BigEndian, false),

@@ -108,8 +108,8 @@ func (r *recipe) verifyFiles(layer io.Reader, t target) error {
 		if _, is := r.files["/"+header.Name]; !is {
 			return fmt.Errorf("it holds /%s, which the Dockerfile does not copy", header.Name)
 		}
-		if header.Mode != 0o755 || header.Uid != 0 || header.Gid != 0 {
-			return fmt.Errorf("/%s has the mode %o and the owner %d:%d", header.Name, header.Mode, header.Uid, header.Gid)
+		if header.Mode != 0o755 || header.Uid != 0 || header.Gid != 0 || header.ModTime.Unix() != 0 {
+			return fmt.Errorf("/%s has the mode %o, the owner %d:%d and the time %v", header.Name, header.Mode, header.Uid, header.Gid, header.ModTime)
 		}
 		program, err := io.ReadAll(archive)
 		if err != nil {
