@@ -69,7 +69,7 @@ GO_RELEASE := GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOPPC64=pow
 # When the release's commit was made, in seconds since 1970: the date of all that has one.
 CREATED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 # The checksums of all that is in $(DIST).
-SUMS = cd $(DIST) && find . -maxdepth 1 -type f ! -name 'SHA256SUMS*' ! -name image-digest -printf '%P\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS
+SUMS = cd $(DIST) && find . -maxdepth 1 -type f ! -name 'SHA256SUMS*' ! -name image-digests -printf '%P\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS
 export KUBEBUILDER_ASSETS ?= $(BIN)/assets
 
 ##@ Develop
@@ -387,9 +387,9 @@ release-manifests: ## dist/install.yaml, install-chained.yaml, install-policy-on
 
 .PHONY: release-push
 release-push: $(TOOLS)/helm ## Push dist/image as IMAGE:VERSION, and the chart to CHARTS; needs a login (docker login)
-	go -C release run . push $(CURDIR)/$(DIST)/image $(IMAGE):$(VERSION) | tee $(DIST)/image-digest
+	go -C release run . push $(CURDIR)/$(DIST)/image $(IMAGE):$(VERSION) | tee $(DIST)/image-digests
 	$(TOOLS)/helm push $(DIST)/podfence-$(VERSION:v%=%).tgz $(CHARTS)
-	@[[ -z $${GITHUB_OUTPUT:-} ]] || echo "digest=$$(sed 's/.*@//' $(DIST)/image-digest)" >>"$$GITHUB_OUTPUT"
+	@[[ -z $${GITHUB_OUTPUT:-} ]] || echo "digest=$$(sed 's/.*@//; q' $(DIST)/image-digests)" >>"$$GITHUB_OUTPUT"
 
 .PHONY: release-sign
 release-sign: ## Sign checksums and the pushed image, and state its SBOMs, by cosign, without keys
@@ -398,7 +398,7 @@ release-sign: ## Sign checksums and the pushed image, and state its SBOMs, by co
 .PHONY: release-publish
 release-publish: ## The release VERSION on GitHub, with what is in dist, by gh
 	gh release create $(VERSION) --verify-tag --title $(VERSION) --notes-file $(DIST)/CHANGELOG.md \
-	  $$([[ $(VERSION) != *-* ]] || echo --prerelease) $$(find $(DIST) -maxdepth 1 -type f ! -name image-digest | LC_ALL=C sort)
+	  $$([[ $(VERSION) != *-* ]] || echo --prerelease) $$(find $(DIST) -maxdepth 1 -type f ! -name image-digests | LC_ALL=C sort)
 
 ##@ Other
 

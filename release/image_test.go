@@ -115,11 +115,20 @@ func TestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if wanted := ref.Context().Digest(digestOf(t, folder).String()).String() + "\n"; pushed.String() != wanted {
-		t.Errorf("pushed %q, not %q", &pushed, wanted)
+	told := strings.Split(strings.TrimSpace(pushed.String()), "\n")
+	if wanted := ref.Context().Digest(digestOf(t, folder).String()).String(); told[0] != wanted || len(told) != 1+len(targets()) {
+		t.Fatalf("told of %q; the first was to be %s", told, wanted)
 	}
-	for _, target := range targets() {
-		got, err := remote.Image(ref, remote.WithPlatform(target.platform))
+	for i, target := range targets() {
+		digest, arch, _ := strings.Cut(told[1+i], " ")
+		if arch != target.platform.Architecture {
+			t.Errorf("told of %q for %s", told[1+i], target.platform)
+		}
+		named, err := name.NewDigest(digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := remote.Image(named)
 		if err != nil {
 			t.Fatalf("%s: %v", target.platform, err)
 		}

@@ -9,14 +9,14 @@
 # (their SPDX documents) is attested of that image.
 set -euo pipefail
 out=${1:?usage: sign.sh FOLDER}
-index=$(cat "$out/image-digest") # as in ghcr.io/podfence/podfence@sha256:…
-repository=${index%@*}
 cosign sign-blob --yes --bundle "$out/SHA256SUMS.sigstore.json" "$out/SHA256SUMS"
-cosign sign --yes --recursive "$index"
-# The layout's index has one entry, whose manifest lists a digest and an architecture for each platform.
-manifest=$out/image/blobs/sha256/${index#*@sha256:}
-jq --raw-output '.manifests[] | "\(.digest) \(.platform.architecture)"' "$manifest" | while read -r digest arch; do
+# The image by digest, as in ghcr.io/podfence/podfence@sha256:…, and then each platform's, with the architecture.
+while read -r image arch <&3; do
+  if [[ -z $arch ]]; then
+    cosign sign --yes --recursive "$image"
+    continue
+  fi
   for program in podfence podfence-cni; do
-    cosign attest --yes --type spdxjson --predicate "$out/$program-linux-$arch.spdx.json" "$repository@$digest"
+    cosign attest --yes --type spdxjson --predicate "$out/$program-linux-$arch.spdx.json" "$image"
   done
-done
+done 3<"$out/image-digests"
