@@ -49,8 +49,6 @@ IMAGE ?= ghcr.io/podfence/podfence
 CHARTS ?= oci://ghcr.io/podfence/charts
 # A folder with binaries that kubectl-podfence-all packs, rather than building them; empty: none.
 BINARIES ?=
-# Build tags that some files need: vet and staticcheck read those files too.
-TAGS ?= e2e,hubble
 
 # The rooms that only compute: no root, no kernel, no API server.
 PURE := ./policy/... ./ruleset ./ruleset/nft
@@ -146,16 +144,19 @@ envtest-assets: ## Build kube-apiserver and etcd for the envtest suites; cold 10
 	@if [[ "$$KUBEBUILDER_ASSETS" == $(BIN)/assets ]]; then test/assets/build.sh $(BIN)/assets etcd kube-apiserver; \
 	else echo "envtest: using KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; fi
 
+# golangci-lint reads one module at a time. Those that only pin programs have no code.
+LINTED := . release test/bench/report test/conformance/cnp
+
 .PHONY: lint
-lint: packages $(TOOLS)/staticcheck $(TOOLS)/kustomize vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
-	@unformatted=$$(gofmt -l .); \
-	if [[ -n $$unformatted ]]; then echo "not formatted; run make fmt:"; echo "$$unformatted"; exit 1; fi
-	go vet -tags '$(TAGS)' ./...
-	go -C test/bench/report vet ./...
-	go -C test/conformance/cnp vet -tags conformance ./...
-	$(TOOLS)/staticcheck -tags '$(TAGS)' ./...
+lint: packages $(TOOLS)/golangci-lint $(TOOLS)/actionlint $(TOOLS)/kustomize vuln ## golangci-lint (.golangci.yml), actionlint, kustomize, govulncheck
+	@for module in $(LINTED); do echo "golangci-lint: $$module"; (cd $$module && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+	$(TOOLS)/actionlint
 	@for overlay in default chained policy-only samples samples/cluster uninstall; do echo "kustomize build config/$$overlay"; \
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
+
+.PHONY: lint-fix
+lint-fix: $(TOOLS)/golangci-lint ## Mend what golangci-lint can mend itself, format included; read the difference
+	@for module in $(LINTED); do (cd $$module && $(TOOLS)/golangci-lint run --fix --config $(CURDIR)/.golangci.yml ./...); done
 
 .PHONY: vuln
 vuln: $(TOOLS)/govulncheck ## govulncheck, where its database (GOVULNDB, or vuln.go.dev) can be reached
@@ -405,6 +406,12 @@ release-publish: ## The release VERSION on GitHub, with what is in dist, by gh
 .PHONY: clean
 clean: ## Remove what was built, but not the envtest assets
 	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(BIN)/podfence-demo $(BIN)/kubectl-podfence $(TOOLS) dist
+
+# Built with the versions of linters that it was released with: a module of its own.
+$(TOOLS)/golangci-lint: test/tools/golangci-lint/go.mod test/tools/golangci-lint/go.sum
+	@mkdir -p $(TOOLS)
+	@echo "tools: building golangci-lint; cold this takes five minutes on two cores"
+	go -C test/tools/golangci-lint build -o $@ tool
 
 # The tools that test/tools pins, each when a target needs it.
 $(TOOLS)/%: test/tools/go.mod test/tools/go.sum
