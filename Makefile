@@ -42,8 +42,19 @@ CHANNELS ?= standard experimental
 TESTS ?=
 # How many pods of each kind `make first-packets` starts.
 PODS ?= 1000
-# Build tags that some files need: vet and staticcheck read those files too.
-TAGS ?= e2e,hubble
+# The newest release before this one: `make bench-compare` measures against it, and how much worse a
+# figure may be, in percent.
+BASE ?= $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null)
+WORSE ?= 10
+# What a release is for: podfence and its image, and beside those platforms kubectl-podfence.
+LINUX := amd64 arm64 arm s390x ppc64le riscv64
+ELSEWHERE := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+# Where a release is put, and where its image and its chart are pushed to.
+DIST ?= dist
+IMAGE ?= ghcr.io/podfence/podfence
+CHARTS ?= oci://ghcr.io/podfence/charts
+# A folder with binaries that kubectl-podfence-all packs, rather than building them; empty: none.
+BINARIES ?=
 
 # The rooms that only compute: no root, no kernel, no API server.
 PURE := ./policy/... ./ruleset ./ruleset/nft
@@ -56,6 +67,13 @@ TOOLS := $(BIN)/tools
 PODFENCE_CLUSTER := $(BIN)/assets/podfence-cluster
 # Without the tag, gRPC takes html/template along, with which the linker leaves nothing out: 12 MB.
 GO_BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+# The same, whatever the environment asks of Go: each platform's oldest processors, in the form that
+# Go has by default. The same Go makes the same octets.
+GO_RELEASE := GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOPPC64=power8 GORISCV64=rva20u64 $(GO_BUILD)
+# When the release's commit was made, in seconds since 1970: the date of all that has one.
+CREATED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+# The checksums of all that is in $(DIST).
+SUMS = cd $(DIST) && find . -maxdepth 1 -type f ! -name 'SHA256SUMS*' ! -name image-digests -printf '%P\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS
 export KUBEBUILDER_ASSETS ?= $(BIN)/assets
 
 ##@ Develop
@@ -78,7 +96,7 @@ kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARC
 
 .PHONY: kubectl-podfence-all
 kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with checksums and krew's manifest (5 minutes)
-	VERSION="$(VERSION)" kubectl-podfence/package.sh dist
+	VERSION="$(VERSION)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
 
 .PHONY: demo
 demo: build kubectl-podfence ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
@@ -112,6 +130,7 @@ test: packages ## Every test, with the race detector (root)
 	go test -json -count 1 -race -timeout 20m $$(go list ./... | grep -vxF "$$(go list $(PURE) $(QUESTIONS))") | go run ./test/results test
 	go -C test/bench/report test -json -count 1 ./... | go run ./test/results test
 	go -C test/conformance/cnp test -json -count 1 -race ./... | go run ./test/results test
+	go -C release test -json -count 1 ./... | go run ./test/results test
 
 .PHONY: test-unit
 test-unit: ## The pure rooms only; no root, no packages
@@ -137,16 +156,19 @@ envtest-assets: ## Build kube-apiserver and etcd for the envtest suites; cold 10
 	@if [[ "$$KUBEBUILDER_ASSETS" == $(BIN)/assets ]]; then test/assets/build.sh $(BIN)/assets etcd kube-apiserver; \
 	else echo "envtest: using KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; fi
 
+# golangci-lint reads one module at a time. Those that only pin programs have no code.
+LINTED := . release test/bench/report test/conformance/cnp
+
 .PHONY: lint
-lint: packages $(TOOLS)/staticcheck $(TOOLS)/kustomize vuln ## gofmt, go vet, staticcheck, kustomize, govulncheck
-	@unformatted=$$(gofmt -l .); \
-	if [[ -n $$unformatted ]]; then echo "not formatted; run make fmt:"; echo "$$unformatted"; exit 1; fi
-	go vet -tags '$(TAGS)' ./...
-	go -C test/bench/report vet ./...
-	go -C test/conformance/cnp vet -tags conformance ./...
-	$(TOOLS)/staticcheck -tags '$(TAGS)' ./...
+lint: packages $(TOOLS)/golangci-lint $(TOOLS)/actionlint $(TOOLS)/kustomize vuln ## golangci-lint (.golangci.yml), actionlint, kustomize, govulncheck
+	@for module in $(LINTED); do echo "golangci-lint: $$module"; (cd $$module && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+	$(TOOLS)/actionlint
 	@for overlay in default chained policy-only samples samples/cluster uninstall hubble hubble/certificates hubble/ui; do echo "kustomize build config/$$overlay"; \
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
+
+.PHONY: lint-fix
+lint-fix: $(TOOLS)/golangci-lint ## Mend what golangci-lint can mend itself, format included; read the difference
+	@for module in $(LINTED); do (cd $$module && $(TOOLS)/golangci-lint run --fix --config $(CURDIR)/.golangci.yml ./...); done
 
 .PHONY: vuln
 vuln: $(TOOLS)/govulncheck ## govulncheck, where its database (GOVULNDB, or vuln.go.dev) can be reached
@@ -171,6 +193,14 @@ fuzz-kernel: packages ## Random clusters, options and packets, each judged, trac
 .PHONY: bench
 bench: packages envtest-assets $(TOOLS)/benchstat ## Measure all of it, write docs/benchmarks.md (root; 30 minutes): ROUNDS=3
 	ROUNDS="$(ROUNDS)" test/bench/run.sh $(BIN)/bench docs README.md
+
+.PHONY: bench-compare
+bench-compare: packages envtest-assets $(TOOLS)/benchstat ## Measure the release BASE and this, in bin/bench-*; fails if a figure is WORSE=10 percent worse (root; an hour)
+	BASE="$(BASE)" WORSE="$(WORSE)" ROUNDS="$(ROUNDS)" test/bench/compare.sh $(BIN)
+
+.PHONY: bench-issue
+bench-issue: ## An issue on GitHub with what bench-compare has found worse, by gh
+	gh issue create --title "Slower than $(BASE)" --body-file $(BIN)/bench-compare.md
 
 .PHONY: soak
 soak: packages envtest-assets ## Random changes and live probes against the verdict function (root): SOAK=10m
@@ -316,11 +346,84 @@ undeploy: manifest ## Remove the agents; what they have put on the nodes stays
 install: deploy ## The same as deploy
 uninstall: undeploy ## The same as undeploy
 
+##@ Release
+
+.PHONY: release
+release: ## All that a release has, into dist, with checksums: VERSION=v1.2.3 (an hour on two cores, cold)
+	rm -rf dist
+	$(MAKE) --no-print-directory release-binaries release-sbom release-image release-changelog release-manifests \
+	  kubectl-podfence-all chart CHART_VERSION=$(VERSION:v%=%) BINARIES=dist
+	$(SUMS)
+
+.PHONY: release-binaries
+release-binaries: ## podfence, podfence-cni and kubectl-podfence for each platform, into dist, with SHA256SUMS
+	@mkdir -p $(DIST)
+	@rm -f $(DIST)/podfence-{linux,cni}-* $(DIST)/kubectl-podfence-{linux,darwin,windows}-*
+	@build() { echo "building $$1 for $$2/$$3"; export GOOS=$$2 GOARCH=$$3; flags=(); \
+	  if [[ $$3 == arm ]]; then flags=(-modfile "$$(release/modfile32.sh)"); fi; \
+	  $(GO_RELEASE) "$${flags[@]}" -o "$(DIST)/$$1-$$2-$$3$$([[ $$2 != windows ]] || echo .exe)" "$$4"; }; \
+	for arch in $(LINUX); do \
+	  build podfence linux $$arch .; build podfence-cni linux $$arch ./cni/podfence-cni; build kubectl-podfence linux $$arch ./kubectl-podfence; \
+	done; \
+	for platform in $(ELSEWHERE); do build kubectl-podfence $${platform%/*} $${platform#*/} ./kubectl-podfence; done
+	@$(SUMS)
+
+.PHONY: release-check
+release-check: ## Build what release-binaries has built again, of a copy of the source elsewhere, and compare each octet
+	@elsewhere=$$(mktemp -d); trap 'rm -rf "$$elsewhere"' EXIT; mkdir "$$elsewhere/source" "$$elsewhere/tmp"; \
+	git ls-files -z | xargs -0 tar --create --no-recursion --file - -- | tar --extract --directory "$$elsewhere/source"; \
+	GOTMPDIR=$$elsewhere/tmp $(MAKE) --no-print-directory -C "$$elsewhere/source" release-binaries VERSION=$(VERSION) LINUX="$(LINUX)" ELSEWHERE="$(ELSEWHERE)" DIST="$$elsewhere/dist"; \
+	(cd "$$elsewhere/dist" && find . -type f ! -name SHA256SUMS) | while read -r built; do cmp "$(DIST)/$$built" "$$elsewhere/dist/$$built"; done; \
+	echo "the same octets: $$(wc -l <"$$elsewhere/dist/SHA256SUMS") programs"
+
+.PHONY: release-image
+release-image: ## The image of those binaries for all of linux, by the Dockerfile and no engine, an OCI layout in dist/image
+	go -C release run . image -version $(VERSION) -created $(CREATED) $(CURDIR)/Dockerfile $(CURDIR)/$(DIST) $(CURDIR)/$(DIST)/image
+
+.PHONY: release-sbom
+release-sbom: ## What each of those binaries is made of, beside it: SPDX 2.3
+	go -C release run . sbom -version $(VERSION) -created $(CREATED) \
+	  $$(find $(CURDIR)/$(DIST) -maxdepth 1 -type f \( -name 'podfence-*' -o -name 'kubectl-podfence-*' \) \
+	    ! -name '*.json' ! -name '*.tgz' ! -name '*.tar.gz' ! -name '*.txt' | LC_ALL=C sort)
+	@$(SUMS)
+
+.PHONY: release-changelog
+release-changelog: ## dist/CHANGELOG.md: the commits since the release before, by room
+	@mkdir -p $(DIST)
+	go -C release run . changelog $(CURDIR) HEAD >$(DIST)/CHANGELOG.md
+
+.PHONY: release-manifests
+release-manifests: ## dist/install.yaml, install-chained.yaml, install-policy-only.yaml and uninstall.yaml, with the image VERSION
+	@for overlay in chained policy-only; do \
+	  $(MAKE) --no-print-directory manifest OVERLAY=$$overlay IMG=$(IMAGE):$(VERSION); mv dist/install.yaml dist/install-$$overlay.yaml; done
+	@$(MAKE) --no-print-directory manifest OVERLAY=default IMG=$(IMAGE):$(VERSION)
+
+.PHONY: release-push
+release-push: $(TOOLS)/helm ## Push dist/image as IMAGE:VERSION, and the chart to CHARTS; needs a login (docker login)
+	go -C release run . push $(CURDIR)/$(DIST)/image $(IMAGE):$(VERSION) | tee $(DIST)/image-digests
+	$(TOOLS)/helm push $(DIST)/podfence-$(VERSION:v%=%).tgz $(CHARTS)
+	@[[ -z $${GITHUB_OUTPUT:-} ]] || echo "digest=$$(sed 's/.*@//; q' $(DIST)/image-digests)" >>"$$GITHUB_OUTPUT"
+
+.PHONY: release-sign
+release-sign: ## Sign checksums and the pushed image, and state its SBOMs, by cosign, without keys
+	release/sign.sh $(DIST)
+
+.PHONY: release-publish
+release-publish: ## The release VERSION on GitHub, with what is in dist, by gh
+	gh release create $(VERSION) --verify-tag --title $(VERSION) --notes-file $(DIST)/CHANGELOG.md \
+	  $$([[ $(VERSION) != *-* ]] || echo --prerelease) $$(find $(DIST) -maxdepth 1 -type f ! -name image-digests | LC_ALL=C sort)
+
 ##@ Other
 
 .PHONY: clean
 clean: ## Remove what was built, but not the envtest assets
 	rm -rf $(BIN)/podfence $(BIN)/podfence-cni $(BIN)/podfence-demo $(BIN)/kubectl-podfence $(TOOLS) dist
+
+# Built with the versions of linters that it was released with: a module of its own.
+$(TOOLS)/golangci-lint: test/tools/golangci-lint/go.mod test/tools/golangci-lint/go.sum
+	@mkdir -p $(TOOLS)
+	@echo "tools: building golangci-lint; cold this takes five minutes on two cores"
+	go -C test/tools/golangci-lint build -o $@ tool
 
 # The tools that test/tools pins, each when a target needs it.
 $(TOOLS)/%: test/tools/go.mod test/tools/go.sum

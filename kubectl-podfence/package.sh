@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the plugin for every platform into a folder: an archive each with LICENSE and the completion script,
 # checksums.txt, and, if VERSION is a release (v1.2.3), podfence.yaml for krew. The same source makes the
-# same archives, octet by octet.
+# same archives, octet by octet. If BINARIES is a folder with what `make release-binaries` has built, the
+# archives get the programs in it, and nothing is built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: VERSION=v1.2.3 $0 FOLDER}
@@ -16,9 +17,13 @@ for os in linux darwin windows; do
   for arch in amd64 arm64; do
     name=kubectl-podfence
     [[ $os == windows ]] && name=kubectl-podfence.exe
-    echo "building kubectl-podfence for $os/$arch"
-    GOOS=$os GOARCH=$arch CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" \
-      -o "$stage/$name" ./kubectl-podfence
+    if [[ -n ${BINARIES:-} ]]; then
+      cp "$BINARIES/kubectl-podfence-$os-$arch${name#kubectl-podfence}" "$stage/$name"
+    else
+      echo "building kubectl-podfence for $os/$arch"
+      GOOS=$os GOARCH=$arch CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" \
+        -o "$stage/$name" ./kubectl-podfence
+    fi
     archive=kubectl-podfence-$os-$arch.tar.gz
     tar --create --directory "$stage" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
       "$name" LICENSE kubectl_complete-podfence | gzip -9 --no-name >"$out/$archive"

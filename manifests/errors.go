@@ -36,7 +36,7 @@ func (e *Error) Error() string {
 		place = fmt.Sprintf("%s:%d", e.File, e.Line)
 	}
 	what := e.Err.Error()
-	if f, ok := e.Err.(*field.Error); ok {
+	if f, ok := e.Err.(*field.Error); ok { //nolint:errorlint // around another one there would be more to say than its body
 		what = f.ErrorBody() // the path is e.Field already
 	}
 	parts := []string{place, e.Object, e.Field, what}

@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// DefaultConfDir and DefaultBinDir are where runtimes look.
+	// DefaultConfDir is where runtimes look for configurations.
 	DefaultConfDir = "/etc/cni/net.d"
-	DefaultBinDir  = "/opt/cni/bin"
+	// DefaultBinDir is where runtimes look for plugins.
+	DefaultBinDir = "/opt/cni/bin"
 	// ConflistName is the configuration's file, if no other name is given: runtimes take
 	// the first by name.
 	ConflistName = "10-podfence.conflist"

@@ -160,7 +160,7 @@ func TestWriteConflist(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(text, false)
-	if again, err := os.Stat(path); err != nil || !os.SameFile(first, again) || first.ModTime() != again.ModTime() {
+	if again, err := os.Stat(path); err != nil || !os.SameFile(first, again) || !first.ModTime().Equal(again.ModTime()) {
 		t.Errorf("written again: %v", err)
 	}
 	// Of the same size, shorter, with another mode.

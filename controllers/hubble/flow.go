@@ -121,7 +121,7 @@ func (c *converter) common(f *flows.Flow, number uint64, event string) *flowpb.F
 	}
 	if f.Verdict == flows.Denied {
 		h.Verdict, h.DropReasonDesc = flowpb.Verdict_DROPPED, reasons[f.Reason]
-		h.DropReason = uint32(h.DropReasonDesc) //lint:ignore SA1019 older clients, such as Hubble's UI, read it.
+		h.DropReason = uint32(h.DropReasonDesc) //nolint:staticcheck // It is deprecated; older clients, such as Hubble's UI, read it.
 	}
 	if f.Verdict != flows.Denied || f.Reason == flows.DefaultDeny || f.Reason == flows.ByRule {
 		h.IsReply = wrapperspb.Bool(false) // the source has begun; of other denials, nobody can tell
@@ -129,7 +129,7 @@ func (c *converter) common(f *flows.Flow, number uint64, event string) *flowpb.F
 	if f.Asked != nil && f.Asked.Service != "" {
 		h.DestinationService = &flowpb.Service{Namespace: f.Asked.Namespace, Name: f.Asked.Service}
 	}
-	h.Summary = summary(f) //lint:ignore SA1019 hubble observe prints it.
+	h.Summary = summary(f) //nolint:staticcheck // It is deprecated; hubble observe prints it.
 	decidedBy(h, f)
 	aggregate(h, f)
 	return h

@@ -208,7 +208,7 @@ func byNode(err error) (here, elsewhere error) {
 // ranges, so that pods can be connected. Otherwise it returns nil, also for a PartialError that is
 // joined with other errors: there is more missing then.
 func partialOnly(err error) *node.PartialError {
-	partial, _ := err.(*node.PartialError)
+	partial, _ := err.(*node.PartialError) //nolint:errorlint // joined with others it is not the only one
 	return partial
 }
 

@@ -348,7 +348,7 @@ func TestNetworkPods(t *testing.T) {
 		_, repair, err := n.reconcile(n.world())
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(routes.pods).To(HaveLen(30))
-		if routes.rounds[0] != routes.rounds[len(routes.times())-1] {
+		if !routes.rounds[0].Equal(routes.rounds[len(routes.times())-1]) {
 			g.Expect(repair).To(BeTrue(), "the same world")
 		}
 	}

@@ -88,7 +88,7 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 		return missing, err
 	})
 	all.add(func() (missing string, err error) {
-		all := true
+		var all bool
 		c.Policies, all, err = scoped(ctx, r.namespaces, "networkpolicies.networking.k8s.io", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return r.kinds.NetworkingV1().NetworkPolicies(ns).List(ctx, o)
 		}, slim[*networkingv1.NetworkPolicy])
@@ -116,7 +116,7 @@ func (r *reader) read(ctx context.Context) (*Result, error) {
 		return forgiven("podaddresses.podfence.io", "a pod that has just started may be without an address here that podfence knows already.", err)
 	})
 	all.add(func() (missing string, err error) {
-		all := true
+		var all bool
 		c.Services, all, err = scoped(ctx, r.namespaces, "services", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return r.kinds.CoreV1().Services(ns).List(ctx, o)
 		}, slim[*corev1.Service])

@@ -160,7 +160,7 @@ func (c *Conn) answers(begin uint32, messages int) (index int, ended bool, refus
 func refusedBy(err error) (number uint32, errno syscall.Errno, reported bool) {
 	var op *netlink.OpError
 	if errors.As(err, &op) {
-		errno, reported = op.Err.(syscall.Errno)
+		errno, reported = op.Err.(syscall.Errno) //nolint:errorlint // the kernel's own answer is never wrapped
 		number = op.Sequence
 	}
 	return number, errno, reported && number != 0

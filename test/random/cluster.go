@@ -30,10 +30,10 @@ var (
 
 	// Outside are addresses that are no pod's and no node's.
 	Outside = addrs("203.0.113.7", "203.0.113.200", "2001:db8::2", "2001:db8::9")
-	// NodeAddrs are Node's own, and OwnAddrs all that it has: with one of its own that
-	// the API server calls external.
+	// NodeAddrs are Node's own.
 	NodeAddrs = addrs("192.0.2.1", "2001:db8:1::1")
-	OwnAddrs  = append(addrs("192.0.2.1", "2001:db8:1::1"), External(Node))
+	// OwnAddrs are all that it has: with one of its own that the API server calls external.
+	OwnAddrs = append(addrs("192.0.2.1", "2001:db8:1::1"), External(Node))
 	// OtherNodeAddrs are OtherNode's.
 	OtherNodeAddrs = addrs("192.0.2.2", "2001:db8:1::2")
 	// Strangers are addresses of Node's pod ranges that no pod ever has.

@@ -11,6 +11,10 @@
 //
 // A unit may have others beside it that end in -lo and -hi, as package quantiles reports
 // them: what is between them may be chance.
+//
+// And it compares the results of two versions, which fails if a figure is worse by more percent:
+//
+//	go -C test/bench/report run . compare FOLDER-OF-OLD FOLDER-OF-NEW PERCENT
 package main
 
 import (
@@ -20,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 )
@@ -28,14 +33,35 @@ import (
 var page string
 
 func main() {
+	if len(os.Args) == 5 && os.Args[1] == "compare" {
+		os.Exit(compareFolders(os.Args[2], os.Args[3], os.Args[4]))
+	}
 	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: report FOLDER-OF-TXT DOCS-FOLDER README")
+		fmt.Fprintln(os.Stderr, "usage: report FOLDER-OF-TXT DOCS-FOLDER README\n       report compare FOLDER-OF-OLD FOLDER-OF-NEW PERCENT")
 		os.Exit(2)
 	}
 	if err := report(fromCaller(os.Args[1]), fromCaller(os.Args[2]), fromCaller(os.Args[3])); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
 	}
+}
+
+// compareFolders compares the results in two folders, and returns the exit code: 1 if figures are worse by
+// more percent than the limit, or if it cannot be said.
+func compareFolders(before, after, limit string) int {
+	percent, err := strconv.ParseFloat(limit, 64)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "report: PERCENT %q is no number\n", limit)
+		return 2
+	}
+	worse, err := compare(fromCaller(before), fromCaller(after), percent, os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "report:", err)
+	}
+	if err != nil || worse > 0 {
+		return 1
+	}
+	return 0
 }
 
 // fromCaller makes a path absolute by the caller's folder. That of this process is
