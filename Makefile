@@ -144,7 +144,9 @@ test-kernels: ## The suites that talk to the kernel, under Linux 6.1 and 6.12, e
 .PHONY: test-arch
 test-arch: ## go vet for VET_ARCHS, and the pure rooms and what podfence sends to the kernel as ARCHS, by qemu's user emulation
 	test/packages.sh arch
-	@for arch in $(VET_ARCHS); do echo "go vet for $$arch"; GOARCH=$$arch CGO_ENABLED=0 go vet -tags '$(TAGS)' ./...; done
+	@for arch in $(VET_ARCHS); do echo "go vet for $$arch"; flags=(); \
+	if [[ $$arch == arm ]]; then flags=(-modfile "$$(release/modfile32.sh)"); fi; \
+	GOARCH=$$arch CGO_ENABLED=0 go vet "$${flags[@]}" -tags e2e,hubble ./...; done
 	test/kernels/arch.sh $(ARCHS)
 
 .PHONY: packages
