@@ -186,7 +186,10 @@ func (o *observation) read(ctx context.Context, of *askedAgent) {
 	r := &reading{observation: o, of: of, query: o.query}
 	for {
 		err := r.once(ctx)
-		if ctx.Err() == nil && err == nil && o.query.Follow {
+		if ctx.Err() != nil { // it was broken off, which is no failure
+			return
+		}
+		if err == nil && o.query.Follow {
 			err = errors.New("its agent has ended the stream, as when it restarts; asking again")
 		}
 		o.tell(ctx, observed{of: of, ended: true, err: err})

@@ -58,8 +58,8 @@ func deleteLastRule(tr *trial) string {
 	tr.t.Helper()
 	listing, err := tr.lab.Run(&tr.lab.Node.Host, "", "nft", "--handle", "--stateless", "list", "table", "inet", "podfence")
 	check.NoError(tr.t, err)
-	// The chain's last line, which is "counter drop # handle 47".
-	chain := regexp.MustCompile(`(?ms)^\tchain (egress-\S+-` + steady.Namespace + "/" + steady.Mute + `) .*?jump denied # handle (\d+)\n\t}$`).FindStringSubmatch(listing)
+	// The chain's last line, which is "counter jump denied-egress # handle 47".
+	chain := regexp.MustCompile(`(?ms)^\tchain (egress-\S+-` + steady.Namespace + "/" + steady.Mute + `) .*?jump denied-egress # handle (\d+)\n\t}$`).FindStringSubmatch(listing)
 	if chain == nil {
 		tr.t.Fatalf("no rule denies what %s sends:\n%s", steady.Mute, listing)
 	}
