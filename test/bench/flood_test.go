@@ -28,7 +28,7 @@ const floodRate = 100_000
 // BenchmarkFlood measures what it costs others that denied packets are told, while a pod sends 100,000 packets
 // a second that are denied: of a single flow, and to all ports, so that each is of a new flow. The loads are
 // those of DataPlane, in turns with a table that tells denials, somebody reading them, and with one that does
-// not. told/s is how many were told, and flood/s how many were sent.
+// not, and so are round trips of single datagrams. told/s is how many were told, and flood/s how many were sent.
 func BenchmarkFlood(b *testing.B) {
 	if err := lab.Check(); err != nil {
 		b.Skipf("skipped: %v", err)
@@ -52,16 +52,19 @@ func BenchmarkFlood(b *testing.B) {
 			flood := startFlood(b, flooder, serverAddr, ports)
 			before, began := told.Load(), time.Now()
 			var datagrams, stream comparison
+			var trips roundTrips
 			for b.Loop() {
 				must(b, node.FlushConntrack())
 				datagrams.measure(b, w.datagrams, enforce(telling), enforce(silent))
 				stream.measure(b, w.stream, enforce(telling), enforce(silent))
+				trips.measure(b, w, enforce(telling), enforce(silent))
 			}
 			took := time.Since(began).Seconds()
 			b.ReportMetric(float64(told.Load()-before)/took, "told/s")
 			b.ReportMetric(flood.stop(b), "flood/s")
 			datagrams.report(b, "Mpkt/s", func(t turn) float64 { return t.perSecond() / 1e6 })
 			stream.report(b, "Gbit/s", func(t turn) float64 { return t.perSecond() * 8 / 1e9 })
+			trips.report(b)
 			b.ReportMetric(0, "ns/op")
 		})
 	}
