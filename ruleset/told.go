@@ -24,8 +24,8 @@ import (
 //   - of a pod's egress by its source, which is its own address;
 //   - of a pod's ingress by its destination, which is the pod's, and only then by the source, so that who
 //     makes sources up is told of toldPerDestination times a second at most;
-//   - of the rest by the source, apart from the others. Where a frame is denied it is by the port that it has
-//     come in by.
+//   - of the rest, and of what base chains deny themselves, by the link that the packet has come in by, and only
+//     then by the source. Where a frame is denied it is by that link alone, the bridge's port.
 //
 // Those bounds come before a flow is noted, so that nobody can fill the sets of flows that were told.
 // Fragments behind the first have no port, and are not told.
@@ -38,7 +38,7 @@ const (
 	// ToldFor is for how many seconds a flow that was told is not told again.
 	ToldFor = 10
 	// toldPerSource and toldPerDestination are how many denied flows of one source, or to one
-	// destination, are told per second; twice as many at once.
+	// destination or in by one link, are told per second; twice as many at once.
 	toldPerSource, toldPerDestination = 50, 200
 )
 
@@ -83,6 +83,18 @@ const (
 	tellingOther   = "telling-other"
 )
 
+// tellingLinks is the set that says how often denials are told by the link that packets come in by.
+const tellingLinks = "telling-links"
+
+func linksTelling() *nft.Set {
+	return dynamicSet(tellingLinks, "how often denials are told", nft.Of(nft.IfName))
+}
+
+// byLink bounds how many flows are told by the link that they come in by.
+func byLink(rate uint32) nft.Match {
+	return nft.Limit{Field: nft.InPort, Set: tellingLinks, PerSecond: rate, Burst: 2 * rate}
+}
+
 func tellingSet(f family, of string) string { return fmt.Sprintf("%s-%d", of, f) }
 
 // toldSets are the sets of flows that were told, and telling the sets that say how often.
@@ -107,7 +119,7 @@ func tellingSets() (sets []*nft.Set) {
 			sets = append(sets, dynamicSet(tellingSet(f, of), "how often denials are told", f.addr()))
 		}
 	}
-	return sets
+	return append(sets, linksTelling())
 }
 
 func dynamicSet(name, comment string, t nft.SetType) *nft.Set {
@@ -144,7 +156,7 @@ func (k denied) limits(f family) []nft.Match {
 	}
 	switch {
 	case k.anyDirection:
-		return []nft.Match{limit(f.src(), tellingOther, toldPerSource)}
+		return []nft.Match{byLink(toldPerDestination), limit(f.src(), tellingOther, toldPerSource)}
 	case k.direction == policy.Egress:
 		return []nft.Match{limit(f.src(), tellingEgress, toldPerSource)}
 	}
@@ -225,7 +237,7 @@ func (o Options) tell(chain *nft.Chain) {
 	if !slices.ContainsFunc(chain.Rules, ends) {
 		return
 	}
-	kind := kindFor(chain.Name)
+	kind := kindFor(chain)
 	chain.Rules = slices.Clone(chain.Rules) // others may have the same
 	for i, rule := range chain.Rules {
 		if ends(rule) {
@@ -234,12 +246,13 @@ func (o Options) tell(chain *nft.Chain) {
 	}
 }
 
-// kindFor is the kind of chains that the rules of a chain lead to. The name of a chain that is about one
-// direction has that before all that others may have chosen.
-func kindFor(chain string) denied {
-	egress, ingress := strings.Index(chain, policy.Egress.String()), strings.Index(chain, policy.Ingress.String())
+// kindFor is the kind of chains that the rules of a chain lead to. Packets come to the chain of a direction by a
+// pod's address, but for base chains: those deny by addresses of which there may be any number, such as that of no
+// known pod. The name of a chain that is about one direction has that before all that others may have chosen.
+func kindFor(chain *nft.Chain) denied {
+	egress, ingress := strings.Index(chain.Name, policy.Egress.String()), strings.Index(chain.Name, policy.Ingress.String())
 	switch {
-	case egress < 0 && ingress < 0:
+	case chain.Hook != nil || egress < 0 && ingress < 0:
 		return denied{anyDirection: true}
 	case ingress < 0 || 0 <= egress && egress < ingress:
 		return denied{direction: policy.Egress}

@@ -36,7 +36,7 @@ func tellFrames(t *nft.Table, group uint16) {
 	}
 	never := &nft.Set{Name: setNeverTold, Type: family(6).ranges(), Elements: map[nft.Element]struct{}{}, Comment: "what is sent from here is denied untold"}
 	never.SetElements(family(6).prefixes([]netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}))
-	t.AddSets(toldSets(never, dynamicSet(tellingPorts, "how often denials are told", nft.Of(nft.IfName)))...)
+	t.AddSets(toldSets(never, linksTelling())...)
 	drop := nft.Verdict{Action: nft.Drop}
 	for reason := range reasons {
 		chain := deniedChain(deniedFor(reason), nft.Drop, group, families[:], ofPort)
@@ -49,13 +49,8 @@ func tellFrames(t *nft.Table, group uint16) {
 	}
 }
 
-// tellingPorts is the set that says how often denials of frames are told, by the port that they come in by.
-const tellingPorts = "telling-ports"
-
 // ofPort bounds how many flows are told by the port that frames come in by, as a pod may make up all of a frame.
-func ofPort(family) []nft.Match {
-	return []nft.Match{nft.Limit{Field: nft.InPort, Set: tellingPorts, PerSecond: toldPerSource, Burst: 2 * toldPerSource}}
-}
+func ofPort(family) []nft.Match { return []nft.Match{byLink(toldPerSource)} }
 
 // deniedFor is the chain in which frames end that are denied for a reason.
 func deniedFor(reason flows.Reason) string { return chainDenied + "-" + string(reason) }
