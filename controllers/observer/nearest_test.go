@@ -63,20 +63,9 @@ func (k *known) become(s policy.Snapshot) {
 	k.Snapshot = s
 }
 
+// objects are all objects of a cluster, podfence's own too.
 func objects(s policy.Snapshot) (all []metav1.Object) {
-	for _, o := range s.Nodes {
-		all = append(all, o)
-	}
-	for _, o := range s.Namespaces {
-		all = append(all, o)
-	}
-	for _, o := range s.Pods {
-		all = append(all, o)
-	}
-	for _, o := range s.Policies {
-		all = append(all, o)
-	}
-	for _, o := range s.ClusterPolicies {
+	for _, o := range random.Objects(s) {
 		all = append(all, o)
 	}
 	for _, o := range s.PodAddresses {
