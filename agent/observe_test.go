@@ -195,35 +195,93 @@ func TestDenialsAreTold(t *testing.T) {
 	}
 }
 
-// TestForgedSourcesHideNobody: whoever sends to one isolated pod from more sources than the kernel keeps account of
-// hides only what else that pod is denied: what another pod is denied is told.
+// TestForgedSourcesHideNobody: whoever sends to one isolated pod from more sources than the kernel keeps account of,
+// be it datagrams or TCP segments that begin no connection, hides only what else that pod is denied: what another pod
+// is denied is told.
 func TestForgedSourcesHideNobody(t *testing.T) {
-	a, client, node := fencedPods(t)
-	stranger := check.Value(node.AddPod("stranger", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.6")}}))(t)
-	forged := policy.Packet{Protocol: policy.UDP, Dst: netip.MustParseAddr("10.0.0.4"), DstPort: 81}
-	for i := range 70_000 {
-		forged.Src = netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})
-		check.NoError(t, stranger.Send(check.Value(lab.Craft(forged, 1000, nil))(t)))
-	}
-	toServer := 0
-	for f, number := a.Flows.Get(0); f != nil; f, number = a.Flows.Get(number + 1) {
-		if f.Direction == flows.Ingress && f.Destination.Pod == "server" {
-			toServer++
-		}
-	}
-	if toServer == 0 {
-		t.Error("of the forged packets none is told")
-	}
-	if err := client.Exchange(policy.TCP, netip.MustParseAddrPort("10.0.0.4:82"), 300*time.Millisecond); err == nil {
-		t.Fatal("it is not denied")
-	}
-	check.Eventually(t, 5*time.Second, "the client's denial", check.Holds(func() bool {
-		for f, number := a.Flows.Get(0); f != nil; f, number = a.Flows.Get(number + 1) {
-			if f.Source.Pod == "client" && f.Destination.Port == 82 {
-				return true
+	for protocol, craft := range map[policy.Protocol]func(policy.Packet) ([]byte, error){policy.UDP: datagram, policy.TCP: ack} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			a, client, node := fencedPods(t)
+			stranger := check.Value(node.AddPod("stranger", lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.6")}}))(t)
+			forged := policy.Packet{Protocol: protocol, Dst: netip.MustParseAddr("10.0.0.4"), DstPort: 81}
+			for i := range 70_000 {
+				forged.Src = netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})
+				check.NoError(t, stranger.Send(check.Value(craft(forged))(t)))
 			}
+			toServer := len(told(a, func(f *flows.Flow) bool { return f.Direction == flows.Ingress && f.Destination.Pod == "server" }))
+			if toServer == 0 {
+				t.Error("of the forged packets none is told")
+			}
+			if err := client.Exchange(policy.TCP, netip.MustParseAddrPort("10.0.0.4:82"), 300*time.Millisecond); err == nil {
+				t.Fatal("it is not denied")
+			}
+			awaitDenial(t, a, 82)
+			t.Logf("of 70,000 forged packets %d were told", toServer)
+		})
+	}
+}
+
+// TestFloodHidesNobody: whoever floods an isolated pod from one address, each packet to another port, hides nothing
+// but more of its own, even of what that pod is denied to others.
+func TestFloodHidesNobody(t *testing.T) {
+	a, _, node := fencedPods(t)
+	pod := func(name, addr string) *lab.Host {
+		return check.Value(node.AddPod(name, lab.PodOptions{IPs: []netip.Addr{netip.MustParseAddr(addr)}}))(t)
+	}
+	flooder, other := pod("flooder", "10.0.0.6"), pod("other", "10.0.0.8")
+	sent := 0
+	flood := func() {
+		packet := policy.Packet{Protocol: policy.UDP, Src: netip.MustParseAddr("10.0.0.6"), Dst: netip.MustParseAddr("10.0.0.4"), DstPort: uint16(10_000 + sent%50_000)}
+		check.NoError(t, flooder.Send(check.Value(datagram(packet))(t)))
+		sent++
+	}
+	for began := time.Now(); time.Since(began) < 2*time.Second; {
+		flood()
+	}
+	for port := range uint16(20) { // each once, in the middle of the flood: no second attempt hides that the first is not told
+		for range 100 {
+			flood()
 		}
-		return false
+		packet := policy.Packet{Protocol: policy.UDP, Src: netip.MustParseAddr("10.0.0.8"), Dst: netip.MustParseAddr("10.0.0.4"), DstPort: 83 + port}
+		check.NoError(t, other.Send(check.Value(datagram(packet))(t)))
+	}
+	for port := range uint16(20) {
+		awaitDenial(t, a, 83+port)
+	}
+	const most = 200 + 100*10 // at once, and in as many seconds as this may take at most
+	if n := len(told(a, func(f *flows.Flow) bool { return f.Source.IP == netip.MustParseAddr("10.0.0.6") })); n == 0 || n > most {
+		t.Errorf("of %d packets of the flood %d are told, and not from 1 to %d", sent, n, most)
+	}
+}
+
+func datagram(p policy.Packet) ([]byte, error) { return lab.Craft(p, 1000, nil) }
+
+// ack is a segment with the flag ACK alone, which begins no connection.
+func ack(p policy.Packet) ([]byte, error) {
+	segment, err := lab.Craft(p, 1000, nil)
+	if err != nil {
+		return nil, err
+	}
+	const header, flags = 20, 13
+	segment[header+flags] = 0x10
+	lab.Checksum(p, segment[header:])
+	return segment, nil
+}
+
+// told are flows that were told and of which something holds.
+func told(a *agent.Agent, of func(*flows.Flow) bool) (all []*flows.Flow) {
+	for f, number := a.Flows.Get(0); f != nil; f, number = a.Flows.Get(number + 1) {
+		if of(f) {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// awaitDenial waits until it is told that something was denied that was for a port.
+func awaitDenial(t *testing.T, a *agent.Agent, port uint16) {
+	t.Helper()
+	check.Eventually(t, 5*time.Second, fmt.Sprintf("the denial at port %d", port), check.Holds(func() bool {
+		return len(told(a, func(f *flows.Flow) bool { return f.Destination.Port == port && f.Repeats == 0 })) > 0
 	}))
-	t.Logf("of 70,000 forged packets %d were told", toServer)
 }

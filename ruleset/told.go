@@ -18,28 +18,28 @@ import (
 //
 // A pod that goes on to send what is denied must neither cost the node much nor hide what others are
 // denied. So a flow (source, destination, protocol and, where the protocol has ports, destination port) is
-// told once in ToldFor seconds, and its other packets are counted meanwhile. How many flows are told is bounded,
-// too, and by addresses that nobody can make up:
+// told once in ToldFor seconds, and its other packets are counted meanwhile. And who is denied more than
+// floodRate packets a second is flooding: the kernel looks at none of those packets any further for a second, and
+// drops them after a single lookup. It tells who that is apart
 //
-//   - of a pod's egress by its source, which is its own address;
-//   - of a pod's ingress by its destination, which is the pod's, and only then by the source, so that who
-//     makes sources up is told of toldPerDestination times a second at most;
-//   - of the rest, and of what base chains deny themselves, by the link that the packet has come in by, and only
-//     then by the source. Where a frame is denied it is by that link alone, the bridge's port.
+//   - of a pod's egress, which is the pod's own, of its ingress, and of what base chains deny themselves, by source;
+//   - of frames by the link that they come in by, the bridge's port, as a pod may make up all of a frame.
 //
-// Those bounds come before a flow is noted, so that nobody can fill the sets of flows that were told.
-// Fragments behind the first have no port, and are not told.
+// Who makes sources up is not flooding by that. How many flows are told is bounded, too, and by addresses that
+// nobody can make up: of a pod's ingress by its destination, which is the pod's, and of what base chains deny
+// themselves by the link. That comes before a flow is noted, so that nobody can fill the sets of flows that
+// were told. Fragments behind the first have no port, and are not told.
 //
 // The kernel looks at each of these chains once for every rule that leads there, whenever a rule changes (up to
 // Linux 6.18; see ADR 59). So rules that are about one family of addresses, as most are, lead to chains for that
-// family alone.
+// family alone. Others, such as a default deny, lead there by a chain that only tells the families apart.
 
 const (
 	// ToldFor is for how many seconds a flow that was told is not told again.
 	ToldFor = 10
-	// toldPerSource and toldPerDestination are how many denied flows of one source, or to one
-	// destination or in by one link, are told per second; twice as many at once.
-	toldPerSource, toldPerDestination = 50, 200
+	// toldPerSecond is how many denied flows to one pod, or in by one link, are told per second; twice as many
+	// at once.
+	toldPerSecond = 200
 )
 
 // toldSet holds the flows that were told: those of protocols with ports, or those of others. Each has a counter
@@ -74,56 +74,46 @@ func toldType(f family, ports bool) nft.SetType {
 	return nft.Of(f.datatype(), f.datatype(), nft.InetProto)
 }
 
-// The sets by which podfence keeps account of how many flows are told: of whose egress, to whose ingress, from
-// whom to anybody's ingress, and from whom else.
-const (
-	tellingEgress  = "telling-egress"
-	tellingIngress = "telling-ingress"
-	tellingSource  = "telling-source"
-	tellingOther   = "telling-other"
-)
-
-// tellingLinks is the set that says how often denials are told by the link that packets come in by.
+// tellingLinks is the set that says how often denials are told of packets that come in by a link, and
+// tellingSet the one that says it of packets to a pod.
 const tellingLinks = "telling-links"
 
-func linksTelling() *nft.Set {
-	return dynamicSet(tellingLinks, "how often denials are told", nft.Of(nft.IfName))
+func tellingSet(f family) string { return fmt.Sprintf("telling-%d", f) }
+
+// telling bounds how many flows are told with the same value of a field.
+func telling(field nft.Field, set string) nft.Match {
+	return nft.Limit{Field: field, Set: set, PerSecond: toldPerSecond, Burst: 2 * toldPerSecond}
 }
 
-// byLink bounds how many flows are told by the link that they come in by.
-func byLink(rate uint32) nft.Match {
-	return nft.Limit{Field: nft.InPort, Set: tellingLinks, PerSecond: rate, Burst: 2 * rate}
-}
-
-func tellingSet(f family, of string) string { return fmt.Sprintf("%s-%d", of, f) }
-
-// toldSets are the sets of flows that were told, and telling the sets that say how often.
-func toldSets(telling ...*nft.Set) (sets []*nft.Set) {
+// toldSets are the sets of flows that were told, and others.
+func toldSets(others ...*nft.Set) (sets []*nft.Set) {
 	for _, f := range families {
 		sets = append(sets,
-			dynamicSet(toldSet(f, true), "denied flows that were told", toldType(f, true)),
-			dynamicSet(toldSet(f, false), "denied flows without ports that were told", toldType(f, false)),
+			dynamicSet(toldSet(f, true), "denied flows that were told", toldType(f, true), ToldFor),
+			dynamicSet(toldSet(f, false), "denied flows without ports that were told", toldType(f, false), ToldFor),
 		)
 	}
 	protocols := &nft.Set{Name: setPorted, Type: nft.Of(nft.InetProto), Elements: map[nft.Element]struct{}{}, Comment: "protocols with ports"}
 	for _, protocol := range ported {
 		protocols.Elements[nft.Element{Protocol: protocol}] = struct{}{}
 	}
-	return append(append(sets, protocols), telling...)
+	return append(append(sets, protocols), others...)
 }
 
-// tellingSets are those of the policies' table.
+// tellingSets are those of the policies' table that say how often denials are told, and who is flooding.
 func tellingSets() (sets []*nft.Set) {
+	const comment = "how often denials are told"
 	for _, f := range families {
-		for _, of := range []string{tellingEgress, tellingIngress, tellingSource, tellingOther} {
-			sets = append(sets, dynamicSet(tellingSet(f, of), "how often denials are told", f.addr()))
+		for _, kind := range []denied{{direction: policy.Egress}, {direction: policy.Ingress}, {anyDirection: true}} {
+			sets = append(sets, kind.flooders(f).sets()...)
 		}
+		sets = append(sets, dynamicSet(tellingSet(f), comment, f.addr(), ToldFor))
 	}
-	return append(sets, linksTelling())
+	return append(sets, dynamicSet(tellingLinks, comment, nft.Of(nft.IfName), ToldFor))
 }
 
-func dynamicSet(name, comment string, t nft.SetType) *nft.Set {
-	return &nft.Set{Name: name, Type: t, Dynamic: true, Timeout: ToldFor, Elements: map[nft.Element]struct{}{}, Comment: comment}
+func dynamicSet(name, comment string, t nft.SetType, timeout uint32) *nft.Set {
+	return &nft.Set{Name: name, Type: t, Dynamic: true, Timeout: timeout, Elements: map[nft.Element]struct{}{}, Comment: comment}
 }
 
 // denied is a kind of chain that rules which deny lead to: what happens to packets there, for which direction of
@@ -149,18 +139,16 @@ func (k denied) chain() string {
 	return name
 }
 
-// limits bound how many flows are told.
+// limits bound how many flows are told. Of a pod's egress, which has no other source, it is enough that it is not
+// flooding.
 func (k denied) limits(f family) []nft.Match {
-	limit := func(field nft.Field, set string, rate uint32) nft.Match {
-		return nft.Limit{Field: field, Set: tellingSet(f, set), PerSecond: rate, Burst: 2 * rate}
-	}
 	switch {
 	case k.anyDirection:
-		return []nft.Match{byLink(toldPerDestination), limit(f.src(), tellingOther, toldPerSource)}
-	case k.direction == policy.Egress:
-		return []nft.Match{limit(f.src(), tellingEgress, toldPerSource)}
+		return []nft.Match{telling(nft.InPort, tellingLinks)}
+	case k.direction == policy.Ingress:
+		return []nft.Match{telling(f.dst(), tellingSet(f))}
 	}
-	return []nft.Match{limit(f.dst(), tellingIngress, toldPerDestination), limit(f.src(), tellingSource, toldPerSource)}
+	return nil
 }
 
 // deniedKinds are the kinds of chains that rules which deny lead to.
@@ -190,32 +178,77 @@ func deniedKinds(o Options) (kinds []denied) {
 // deniedChains are the chains that rules which deny lead to.
 func deniedChains(o Options) (chains []*nft.Chain) {
 	for _, kind := range deniedKinds(o) {
-		verdict := nft.Drop
-		if kind.name == chainRejected {
-			verdict = nft.Reject
+		if len(kind.families) > 1 && !kind.anyDirection {
+			chains = append(chains, kind.byFamily())
+			continue
 		}
-		chains = append(chains, deniedChain(kind.chain(), verdict, o.LogGroup, kind.families, kind.limits))
+		teller := teller{name: kind.chain(), verdict: kind.verdict(), group: o.LogGroup}
+		for _, f := range kind.families {
+			teller.flooders = append(teller.flooders, kind.flooders(f))
+			teller.flows = append(teller.flows, flowsTold{f, kind.limits(f)})
+		}
+		chains = append(chains, teller.chain())
 	}
 	return chains
 }
 
-// deniedChain tells the first packet of a flow to a group, with the chain's name, within limits, and has one
-// verdict on all.
-func deniedChain(name string, verdict nft.Action, group uint16, families []family, limits func(family) []nft.Match) *nft.Chain {
-	chain := &nft.Chain{Name: name}
-	end := func(log nft.Log, matches ...nft.Match) {
-		chain.Rules = append(chain.Rules, nft.Rule{Matches: matches, Log: log, Verdict: nft.Verdict{Action: verdict}})
+func (k denied) verdict() nft.Verdict {
+	if k.name == chainRejected {
+		return nft.Verdict{Action: nft.Reject}
 	}
-	for _, f := range families {
-		for _, ports := range []bool{true, false} {
-			end(nft.Log{}, nft.Lookup{Fields: toldFields(f, ports), Set: toldSet(f, ports)})
+	return nft.Verdict{Action: nft.Drop}
+}
+
+// byFamily leads to the chains of its kind for a single family.
+func (k denied) byFamily() *nft.Chain {
+	chain := &nft.Chain{Name: k.chain()}
+	for _, f := range k.families {
+		of := k
+		of.families = []family{f}
+		chain.Rules = append(chain.Rules, nft.Rule{
+			Matches: []nft.Match{nft.OfFamily(f)}, Verdict: nft.Verdict{Action: nft.Jump, Chain: of.chain()},
+		})
+	}
+	chain.Rules = append(chain.Rules, nft.Rule{Verdict: k.verdict()})
+	return chain
+}
+
+// teller is a chain that tells the first packet of a flow to a group, with the chain's name, and has one verdict on
+// all packets.
+type teller struct {
+	name     string
+	verdict  nft.Verdict
+	group    uint16
+	flooders []flooders
+	flows    []flowsTold
+}
+
+// flowsTold are the flows of a family, and what bounds how many of them are told.
+type flowsTold struct {
+	family family
+	limits []nft.Match
+}
+
+func (t teller) chain() *nft.Chain {
+	chain := &nft.Chain{Name: t.name}
+	end := func(log nft.Log, matches ...nft.Match) {
+		chain.Rules = append(chain.Rules, nft.Rule{Matches: matches, Log: log, Verdict: t.verdict})
+	}
+	for _, who := range t.flooders {
+		for _, matches := range who.matches() {
+			end(nft.Log{}, matches...)
 		}
 	}
-	for _, f := range families {
+	for _, flows := range t.flows {
+		for _, ports := range []bool{true, false} {
+			end(nft.Log{}, nft.Lookup{Fields: toldFields(flows.family, ports), Set: toldSet(flows.family, ports)})
+		}
+	}
+	for _, flows := range t.flows {
 		for _, ports := range []bool{true, false} {
 			has := nft.Lookup{Fields: []nft.Field{nft.L4Protocol}, Set: setPorted, Not: !ports}
-			note := nft.Noted{Fields: toldFields(f, ports), Set: toldSet(f, ports), Count: true}
-			end(nft.Log{Group: group, Prefix: name}, slices.Concat([]nft.Match{has}, limits(f), []nft.Match{note})...)
+			note := nft.Noted{Fields: toldFields(flows.family, ports), Set: toldSet(flows.family, ports), Count: true}
+			end(nft.Log{Group: t.group, Prefix: t.name}, slices.Concat([]nft.Match{has}, flows.limits, []nft.Match{note})...)
 		}
 	}
 	end(nft.Log{})

@@ -36,10 +36,14 @@ func tellFrames(t *nft.Table, group uint16) {
 	}
 	never := &nft.Set{Name: setNeverTold, Type: family(6).ranges(), Elements: map[nft.Element]struct{}{}, Comment: "what is sent from here is denied untold"}
 	never.SetElements(family(6).prefixes([]netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}))
-	t.AddSets(toldSets(never, linksTelling())...)
+	t.AddSets(toldSets(append(linkFlooders.sets(), never)...)...)
 	drop := nft.Verdict{Action: nft.Drop}
 	for reason := range reasons {
-		chain := deniedChain(deniedFor(reason), nft.Drop, group, families[:], ofPort)
+		teller := teller{name: deniedFor(reason), verdict: drop, group: group, flooders: []flooders{linkFlooders}}
+		for _, f := range families {
+			teller.flows = append(teller.flows, flowsTold{family: f})
+		}
+		chain := teller.chain()
 		chain.Rules = append([]nft.Rule{
 			{Matches: []nft.Match{nft.Multicast}, Verdict: drop},
 			{Matches: []nft.Match{nft.Broadcast}, Verdict: drop},
@@ -48,9 +52,6 @@ func tellFrames(t *nft.Table, group uint16) {
 		t.AddChains(chain)
 	}
 }
-
-// ofPort bounds how many flows are told by the port that frames come in by, as a pod may make up all of a frame.
-func ofPort(family) []nft.Match { return []nft.Match{byLink(toldPerSource)} }
 
 // deniedFor is the chain in which frames end that are denied for a reason.
 func deniedFor(reason flows.Reason) string { return chainDenied + "-" + string(reason) }

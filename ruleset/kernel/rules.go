@@ -151,6 +151,13 @@ func (p *assembler) match(match nft.Match) error {
 			&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 7, Len: 1, DestRegister: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpGte, Register: firstRegister, Data: []byte{0}},
 		)
+	case nft.OfFamily:
+		// meta nfproto ipv4
+		family := byte(unix.NFPROTO_IPV4)
+		if m == 6 {
+			family = unix.NFPROTO_IPV6
+		}
+		p.requireFamily(family)
 	case nft.Limit:
 		// update @set { ip daddr limit rate 100/second burst 100 packets }
 		if err := p.load([]nft.Field{m.Field}); err != nil {
@@ -161,7 +168,7 @@ func (p *assembler) match(match nft.Match) error {
 			kind = expr.LimitTypePktBytes
 		}
 		p.emit(&expr.Dynset{SrcRegKey: firstRegister, SetName: m.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{
-			&expr.Limit{Type: kind, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst},
+			&expr.Limit{Type: kind, Rate: uint64(m.PerSecond), Unit: expr.LimitTimeSecond, Burst: m.Burst, Over: m.Over},
 		}})
 	case nft.Unconfirmed:
 		// ct status ! confirmed

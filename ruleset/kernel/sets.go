@@ -68,8 +68,11 @@ func newSet(table *nftables.Table, op nft.AddSet) (*nftables.Set, error) {
 	if err := setKey(set, op.Type); err != nil {
 		return nil, err
 	}
-	if op.Dynamic { // size 65535; flags dynamic,timeout; timeout 60s
-		set.Dynamic, set.Size = true, nft.DynamicSize
+	if op.Dynamic { // flags dynamic,timeout; timeout 60s
+		// Without a size, a set grows with what is in it, to nft.DynamicSize elements (nft_dynset_init in
+		// net/netfilter/nft_dynset.c). With that as its size the kernel would at once make a hash table of
+		// a megabyte, and go through all of it each second.
+		set.Dynamic = true
 		set.HasTimeout, set.Timeout = op.Timeout != 0, time.Duration(op.Timeout)*time.Second
 	}
 	if op.Map && op.Type.Interval() {

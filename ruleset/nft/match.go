@@ -4,7 +4,7 @@ import "github.com/podfence/podfence/policy/packet"
 
 // Match is one of Loopback, InGroup, PacketType, CtState, Mark, Midstream, ICMP, ICMPv6,
 // Authenticated, ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
-// Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted. The set is closed.
+// Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted, OfFamily. The set is closed.
 type Match interface {
 	// String is the match as nft writes it.
 	String() string
@@ -104,7 +104,12 @@ type Lookup struct {
 	Not bool
 }
 
-// Limit matches as long as packets with the same value of the field come at no more than a rate.
+// OfFamily matches packets of one family of addresses: meta nfproto ipv4, meta nfproto ipv6. It is for tables of
+// family inet.
+type OfFamily int
+
+// Limit matches as long as packets with the same value of the field come at no more than a rate; with Over, it
+// matches those that are beyond it.
 // The set, a dynamic one, keeps account of the rate of each value:
 // update @set { ip daddr limit rate N/second burst N packets }. If the set is full, Limit does
 // not match.
@@ -114,7 +119,7 @@ type Limit struct {
 	// PerSecond is the rate, and Burst is how many may come at once. They are numbers of packets
 	// or, with Octets, of octets.
 	PerSecond, Burst uint32
-	Octets           bool
+	Octets, Over     bool
 }
 
 // Unconfirmed matches the first packet of a connection, as long as that has not passed the node: ct
@@ -156,6 +161,7 @@ func (PacketType) match()    {}
 func (CtState) match()       {}
 func (Mark) match()          {}
 func (Midstream) match()     {}
+func (OfFamily) match()      {}
 func (ICMPv6) match()        {}
 func (Authenticated) match() {}
 func (NextHeader) match()    {}

@@ -31,7 +31,8 @@ type AddSet struct {
 	Timeout uint32
 }
 
-// DynamicSize is how many elements a dynamic set has at most.
+// DynamicSize is how many elements a dynamic set has at most. The kernel says so of one that a rule fills and that was
+// made without a size.
 const DynamicSize = 65535
 
 // dynamicText is what nft writes for a dynamic set, line by line.

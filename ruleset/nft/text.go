@@ -173,11 +173,17 @@ func (f Fragment) String() string {
 	return "frag frag-off 0"
 }
 
+func (f OfFamily) String() string { return fmt.Sprintf("meta nfproto ipv%d", int(f)) }
+
 func (l Limit) String() string {
-	if l.Octets {
-		return fmt.Sprintf("update @%s { %s limit rate %s/second burst %s }", l.Set, l.Field, octetsText(l.PerSecond), octetsText(l.Burst))
+	over := ""
+	if l.Over {
+		over = "over "
 	}
-	return fmt.Sprintf("update @%s { %s limit rate %d/second burst %d packets }", l.Set, l.Field, l.PerSecond, l.Burst)
+	if l.Octets {
+		return fmt.Sprintf("update @%s { %s limit rate %s%s/second burst %s }", l.Set, l.Field, over, octetsText(l.PerSecond), octetsText(l.Burst))
+	}
+	return fmt.Sprintf("update @%s { %s limit rate %s%d/second burst %d packets }", l.Set, l.Field, over, l.PerSecond, l.Burst)
 }
 
 // octetsText is a number of octets in the unit that nft chooses: the largest unit of which the

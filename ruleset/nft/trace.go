@@ -116,7 +116,9 @@ func (t *tracer) match(m Match) bool {
 		return t.hasUpper()
 	case Limit: // a single packet is not too many
 		_, has := t.key([]Field{m.Field})
-		return has
+		return has && !m.Over
+	case OfFamily:
+		return t.packet.Src.IsValid() && t.packet.Src.Is4() == (m == 4)
 	case Unconfirmed:
 		return t.packet.State == New
 	case Connections: // and a single connection is not too many either

@@ -71,12 +71,12 @@ func (t *told) take() (all []nft.Logged, lost int) {
 	return all, lost
 }
 
-// forgetTold has the tables tell all flows once more.
+// forgetTold has the tables tell all flows once more, as if nothing had been denied before.
 func (c *Cluster) forgetTold() error {
 	commands := ""
 	forget := func(family string, t *nft.Table) {
 		for name := range t.Sets {
-			if strings.HasPrefix(name, "told-") || strings.HasPrefix(name, "telling-") { // what was told, and how often
+			if slices.ContainsFunc([]string{"told-", "telling-", "denied-rates-", "flooding-"}, func(begin string) bool { return strings.HasPrefix(name, begin) }) {
 				commands += fmt.Sprintf("flush set %s podfence %s\n", family, name)
 			}
 		}

@@ -163,13 +163,21 @@ func (m *machine) dynset(a *arguments) (outcome, error) {
 	case "limit":
 		arguments := argumentsOf(account)
 		arguments.ignore(unix.NFTA_LIMIT_RATE, unix.NFTA_LIMIT_UNIT, unix.NFTA_LIMIT_BURST, unix.NFTA_LIMIT_TYPE)
+		over := false
 		if arguments.has(unix.NFTA_LIMIT_FLAGS) {
-			arguments.want(unix.NFTA_LIMIT_FLAGS, 0) // 1 turns it round: over the rate
+			flags := arguments.number(unix.NFTA_LIMIT_FLAGS)
+			over = flags == 1 // NFT_LIMIT_F_INV: over the rate
+			if flags > 1 {
+				return breaks, fmt.Errorf("a limit has the flags %d", flags)
+			}
 		}
 		if err := arguments.end(); err != nil {
 			return breaks, err
 		}
 		m.assume("the limit in set " + set + " is not exceeded")
+		if over {
+			return breaks, nil
+		}
 		return goesOn, nil
 	case "connlimit":
 		arguments := argumentsOf(account)
