@@ -29,7 +29,11 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN mkdir /out && CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out . ./cni/podfence-cni
+# What to build for, from builders that build for several platforms; elsewhere they are empty, and Go builds for
+# the machine that it runs on.
+ARG TARGETOS
+ARG TARGETARCH
+RUN mkdir /out && CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out . ./cni/podfence-cni
 
 FROM base
 COPY --from=build /out/ /

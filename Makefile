@@ -6,6 +6,18 @@ SHELL := /bin/bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMG ?= ghcr.io/podfence/podfence:latest
+# What builds and pushes an image, by kubebuilder's names: docker, podman or nerdctl. `make image` needs none.
+CONTAINER_TOOL ?= docker
+# What docker-buildx builds for. Linux on arm takes a mended module: release-image has that.
+PLATFORMS ?= linux/amd64,linux/arm64,linux/s390x,linux/ppc64le,linux/riscv64
+# Asks the cluster to deploy to. That of cluster-up: KUBECTL="bin/assets/podfence-cluster kubectl".
+KUBECTL ?= kubectl
+# Whether undeploy and uninstall pass over what is not there; kubebuilder's spelling, too.
+IGNORE_NOT_FOUND ?= false
+ignore-not-found ?= $(IGNORE_NOT_FOUND)
+# The cluster of its own that `make test-e2e` starts.
+KIND ?= kind
+KIND_CLUSTER ?= podfence-test-e2e
 FUZZTIME ?= 30s
 FUZZKERNEL ?= 1h
 SEED ?= 1
@@ -76,7 +88,7 @@ CREATED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 SUMS = cd $(DIST) && find . -maxdepth 1 -type f ! -name 'SHA256SUMS*' ! -name image-digests -printf '%P\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS
 export KUBEBUILDER_ASSETS ?= $(BIN)/assets
 
-##@ Develop
+##@ General
 
 .PHONY: help
 help: ## List the targets
@@ -84,19 +96,7 @@ help: ## List the targets
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: build
-build: ## bin/podfence and bin/podfence-cni, static
-	@[[ -x $(BIN)/podfence ]] || echo "building podfence; cold this takes some minutes"
-	$(GO_BUILD) -o $(BIN)/podfence .
-	$(GO_BUILD) -o $(BIN)/podfence-cni ./cni/podfence-cni
-
-.PHONY: kubectl-podfence
-kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARCH for another machine
-	$(GO_BUILD) -o $(BIN)/kubectl-podfence ./kubectl-podfence
-
-.PHONY: kubectl-podfence-all
-kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with checksums and krew's manifest (5 minutes)
-	VERSION="$(VERSION)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
+##@ Development
 
 .PHONY: demo
 demo: build kubectl-podfence ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
@@ -107,19 +107,28 @@ demo: build kubectl-podfence ## Show podfence at work in network namespaces (roo
 fmt: ## Format the Go code
 	gofmt -w .
 
+.PHONY: vet
+vet: ## go vet, of all modules that have code
+	go vet -tags e2e,hubble ./...
+	@for module in $(filter-out .,$(LINTED)); do echo "go vet: $$module"; go -C $$module vet ./...; done
+
+# The roles are written by hand, with a reason for each rule; a test holds them equal to the markers in the code.
 # The chart's templates cannot reach out of the chart, so that has files of its own.
-.PHONY: generate
-generate: $(TOOLS)/controller-gen ## What is made of the types in api/, deep copies and CRDs; the chart's alerts and dashboard
-	$(TOOLS)/controller-gen object paths=./api/...
+.PHONY: manifests
+manifests: $(TOOLS)/controller-gen ## The CRD, of the types in api/, into config/crd and the chart
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=charts/podfence/files
+
+.PHONY: generate
+generate: manifests ## The same, and the deep copies; the chart's alerts and dashboard
+	$(TOOLS)/controller-gen object paths=./api/...
 	cp config/prometheus/rules.yaml config/prometheus/dashboard.json charts/podfence/monitoring/
 
 .PHONY: golden
 golden: ## Write the golden rulesets anew; read the difference before you commit
 	go test ./ruleset -run "TestGoldens|TestRulesetDocument" -update
 
-##@ Test
+##@ Development: tests and linters
 
 .PHONY: test
 test: packages ## Every test, with the race detector (root)
@@ -135,6 +144,15 @@ test: packages ## Every test, with the race detector (root)
 .PHONY: test-unit
 test-unit: ## The pure rooms only; no root, no packages
 	go test $(PURE) $(QUESTIONS)
+
+.PHONY: test-e2e setup-test-e2e cleanup-test-e2e
+test-e2e: setup-test-e2e ## Deploy to a kind cluster of its own, fence pods there, undeploy; needs docker and kind (without: cluster-up e2e)
+	@status=0; KIND="$(KIND)" CONTAINER_TOOL="$(CONTAINER_TOOL)" KUBECTL="$(KUBECTL)" test/kind/run.sh $(KIND_CLUSTER) || status=$$?; \
+	$(MAKE) --no-print-directory cleanup-test-e2e; exit $$status
+setup-test-e2e: ## Start that cluster, without a network plugin
+	@KIND="$(KIND)" CONTAINER_TOOL="$(CONTAINER_TOOL)" KUBECTL="$(KUBECTL)" test/kind/setup.sh $(KIND_CLUSTER)
+cleanup-test-e2e: ## Remove that cluster
+	$(KIND) delete cluster --name $(KIND_CLUSTER)
 
 .PHONY: test-kernels
 test-kernels: ## The suites that talk to the kernel, under Linux 6.1 and 6.12, emulated; KERNELS= names packages, ARCH=arm64|s390x (root)
@@ -165,7 +183,7 @@ LINTED := . release test/bench/report test/conformance/cnp
 lint: packages $(TOOLS)/golangci-lint $(TOOLS)/actionlint $(TOOLS)/kustomize vuln ## golangci-lint (.golangci.yml), actionlint, kustomize, govulncheck
 	@for module in $(LINTED); do echo "golangci-lint: $$module"; (cd $$module && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
 	$(TOOLS)/actionlint
-	@for overlay in default chained policy-only samples samples/cluster uninstall hubble hubble/certificates hubble/ui; do echo "kustomize build config/$$overlay"; \
+	@for overlay in default chained policy-only samples samples/cluster uninstall hubble hubble/certificates hubble/ui network-policy; do echo "kustomize build config/$$overlay"; \
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
 
 .PHONY: lint-fix
@@ -305,7 +323,28 @@ cluster-assets: $(PODFENCE_CLUSTER)
 $(PODFENCE_CLUSTER):
 	CGO_ENABLED=0 go build -o $@ ./test/cluster/podfence-cluster
 
-##@ Deploy
+##@ Build
+
+.PHONY: build
+build: ## bin/podfence and bin/podfence-cni, static
+	@[[ -x $(BIN)/podfence ]] || echo "building podfence; cold this takes some minutes"
+	$(GO_BUILD) -o $(BIN)/podfence .
+	$(GO_BUILD) -o $(BIN)/podfence-cni ./cni/podfence-cni
+
+.PHONY: run
+run: ## Says why not: an agent fences the node that it runs on
+	@echo "An agent writes the nftables of the node that it runs on, so it is not run beside a cluster."
+	@echo "make demo runs it in network namespaces, make cluster-up as a DaemonSet on a real cluster on this machine;"
+	@echo "bin/podfence render shows what it would write, bin/podfence agent --manifests enforces a folder without a cluster."
+	@exit 1
+
+.PHONY: kubectl-podfence
+kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARCH for another machine
+	$(GO_BUILD) -o $(BIN)/kubectl-podfence ./kubectl-podfence
+
+.PHONY: kubectl-podfence-all
+kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with checksums and krew's manifest (5 minutes)
+	VERSION="$(VERSION)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
 
 .PHONY: image
 image: ## The container image IMG, by docker, or else by buildah from what is in bin
@@ -321,32 +360,57 @@ image-prebuilt: build
 	buildah --storage-driver vfs bud --isolation chroot --target prebuilt \
 	  --build-arg VERSION=$(VERSION) -t $(IMG) .
 
-.PHONY: manifest
-manifest: $(TOOLS)/kustomize ## dist/install.yaml, all that a cluster needs, from OVERLAY, with IMG; dist/uninstall.yaml
+HAVE_CONTAINER_TOOL = @command -v $(CONTAINER_TOOL) >/dev/null || { \
+  echo "there is no $(CONTAINER_TOOL): say CONTAINER_TOOL=docker, podman or nerdctl; make image does with buildah, and release-image with Go alone"; exit 1; }
+
+.PHONY: docker-build docker-push docker-buildx
+docker-build: ## The container image IMG, by CONTAINER_TOOL=docker|podman|nerdctl, built inside it
+	$(HAVE_CONTAINER_TOOL)
+	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) -t $(IMG) .
+docker-push: ## Push the image IMG, by CONTAINER_TOOL
+	$(HAVE_CONTAINER_TOOL)
+	$(CONTAINER_TOOL) push $(IMG)
+docker-buildx: ## Build the image IMG for PLATFORMS and push it, by CONTAINER_TOOL
+	$(HAVE_CONTAINER_TOOL)
+	release/buildx.sh "$(CONTAINER_TOOL)" "$(IMG)" "$(VERSION)" "$(PLATFORMS)"
+
+.PHONY: build-installer
+build-installer: $(TOOLS)/kustomize ## dist/install.yaml, all that a cluster needs, from OVERLAY, with IMG; dist/uninstall.yaml
 	@rm -rf dist/config && mkdir -p dist && cp -r config dist/
 	for of in manager status uninstall; do (cd dist/config/$$of && $(TOOLS)/kustomize edit set image podfence=$(IMG)); done
 	$(TOOLS)/kustomize build dist/config/$(OVERLAY) >dist/install.yaml
 	$(TOOLS)/kustomize build dist/config/uninstall >dist/uninstall.yaml
 	@rm -rf dist/config
 
+# Its name before it had kubebuilder's; not to be mixed up with manifests.
+.PHONY: manifest
+manifest: build-installer
+
 .PHONY: chart
 chart: $(TOOLS)/helm ## dist/podfence-CHART_VERSION.tgz, a Helm chart for the image VERSION
 	@mkdir -p dist
 	$(TOOLS)/helm package charts/podfence --version $(CHART_VERSION) --app-version $(VERSION) --destination dist
 
+##@ Deployment
+
+.PHONY: install
+install: $(TOOLS)/kustomize ## Only the CRD, in the cluster of the current kubeconfig; deploy has it, too
+	$(TOOLS)/kustomize build config/crd | $(KUBECTL) apply -f -
+
+.PHONY: uninstall
+uninstall: $(TOOLS)/kustomize ## Remove only the CRD; agents go on, and announce no addresses: IGNORE_NOT_FOUND=true
+	$(TOOLS)/kustomize build config/crd | $(KUBECTL) delete --ignore-not-found=$(ignore-not-found) -f -
+
 .PHONY: deploy
-deploy: manifest ## Install in the cluster of the current kubeconfig
-	kubectl apply -f dist/install.yaml
+deploy: build-installer ## Install the OVERLAY, with IMG, in the cluster of the current kubeconfig
+	$(KUBECTL) apply -f dist/install.yaml
 
 .PHONY: undeploy
-undeploy: manifest ## Remove the agents; what they have put on the nodes stays
-	kubectl delete --ignore-not-found -f dist/install.yaml
+undeploy: build-installer ## Remove it, the agents included; what they have put on the nodes stays: IGNORE_NOT_FOUND=true
+	@# In reverse, so that the namespace goes last: kubectl would not find what has gone with it.
+	awk '/^---$$/ { n++; next } { part[n+0] = part[n+0] $$0 "\n" } END { for (; n >= 0; n--) printf "---\n%s", part[n] }' dist/install.yaml | \
+	  $(KUBECTL) delete --ignore-not-found=$(ignore-not-found) -f -
 	@echo 'The rules stay in force. To clear the nodes: docs/CNI.md, "Removing it", with dist/uninstall.yaml.'
-
-# Kubebuilder's names. The CRD goes with all the rest, so installing is deploying.
-.PHONY: install uninstall
-install: deploy ## The same as deploy
-uninstall: undeploy ## The same as undeploy
 
 ##@ Release
 
@@ -397,8 +461,8 @@ release-changelog: ## dist/CHANGELOG.md: the commits since the release before, b
 .PHONY: release-manifests
 release-manifests: ## dist/install.yaml, install-chained.yaml, install-policy-only.yaml and uninstall.yaml, with the image VERSION
 	@for overlay in chained policy-only; do \
-	  $(MAKE) --no-print-directory manifest OVERLAY=$$overlay IMG=$(IMAGE):$(VERSION); mv dist/install.yaml dist/install-$$overlay.yaml; done
-	@$(MAKE) --no-print-directory manifest OVERLAY=default IMG=$(IMAGE):$(VERSION)
+	  $(MAKE) --no-print-directory build-installer OVERLAY=$$overlay IMG=$(IMAGE):$(VERSION); mv dist/install.yaml dist/install-$$overlay.yaml; done
+	@$(MAKE) --no-print-directory build-installer OVERLAY=default IMG=$(IMAGE):$(VERSION)
 
 .PHONY: release-push
 release-push: $(TOOLS)/helm ## Push dist/image as IMAGE:VERSION, and the chart to CHARTS; needs a login (docker login)
@@ -415,7 +479,7 @@ release-publish: ## The release VERSION on GitHub, with what is in dist, by gh
 	gh release create $(VERSION) --verify-tag --title $(VERSION) --notes-file $(DIST)/CHANGELOG.md \
 	  $$([[ $(VERSION) != *-* ]] || echo --prerelease) $$(find $(DIST) -maxdepth 1 -type f ! -name image-digests | LC_ALL=C sort)
 
-##@ Other
+##@ Dependencies and cleaning up
 
 .PHONY: clean
 clean: ## Remove what was built, but not the envtest assets

@@ -374,6 +374,15 @@ var settings = []setting{
 		`+ ConfigMap/podfence-dashboard.metadata.labels.my_dashboard: "yes"`,
 		`- ConfigMap/podfence-dashboard.metadata.labels.grafana_dashboard: "1"`,
 	}},
+	// What these add TestNetworkPolicy tells.
+	{"networkPolicy.enabled", nil, []string{`networkPolicy.enabled=false`}, nil},
+	{"networkPolicy.enabled", nil, []string{`networkPolicy=null`}, nil}, // as after an upgrade with --reuse-values
+	{"networkPolicy.apiServerPorts", []string{`networkPolicy.enabled=true`}, []string{`networkPolicy.apiServerPorts=[16443]`}, []string{
+		`+ NetworkPolicy/podfence-allow-api-server.spec.egress[0].ports[0].port: 16443`,
+		`- NetworkPolicy/podfence-allow-api-server.spec.egress[0].ports[0].port: 6443`,
+		`- NetworkPolicy/podfence-allow-api-server.spec.egress[0].ports[1].port: 443`,
+		`- NetworkPolicy/podfence-allow-api-server.spec.egress[0].ports[1].protocol: "TCP"`,
+	}},
 	{"resources", nil, []string{`resources.limits={"memory":"2Gi"}`, `resources.requests.cpu=1`}, []string{
 		`+ ` + agent + `resources.limits.memory: "2Gi"`,
 		`+ ` + agent + `resources.requests.cpu: 1`,

@@ -43,4 +43,6 @@
 //	observe  kubectl podfence observe, and Hubble's own CLI at an agent
 //	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
 //	         makes the certificates
+//
+// And walk: the targets of the Makefile that kubebuilder's users know, from a fresh clone (test/walk).
 package e2e
