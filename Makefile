@@ -332,7 +332,7 @@ manifest: $(TOOLS)/kustomize ## dist/install.yaml, all that a cluster needs, fro
 .PHONY: chart
 chart: $(TOOLS)/helm ## dist/podfence-CHART_VERSION.tgz, a Helm chart for the image VERSION
 	@mkdir -p dist
-	$(TOOLS)/helm package charts/podfence --version $(CHART_VERSION) --app-version $(VERSION) --destination dist
+	HELM=$(TOOLS)/helm charts/package.sh "$(CHART_VERSION)" "$(VERSION)" "$(IMAGE)" dist
 
 .PHONY: deploy
 deploy: manifest ## Install in the cluster of the current kubeconfig
