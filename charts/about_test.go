@@ -53,12 +53,20 @@ func TestAbout(t *testing.T) {
 	if err := yaml.UnmarshalStrict([]byte(about.Annotations["artifacthub.io/crds"]), &kinds); err != nil {
 		t.Fatal(err)
 	}
-	rendered := flat(t, render(t))
-	for key := range render(t) {
+	objects, seen := render(t), 0
+	rendered := flat(t, objects)
+	for key := range objects {
 		name, is := strings.CutPrefix(key, "CustomResourceDefinition/")
-		if is && (len(kinds) != 1 || kinds[0].Name != name || `"`+kinds[0].Kind+`"` != rendered[key+".spec.names.kind"] || `"`+kinds[0].Version+`"` != rendered[key+".spec.versions[0].name"]) {
+		if !is {
+			continue
+		}
+		seen++
+		if len(kinds) != 1 || kinds[0].Name != name || `"`+kinds[0].Kind+`"` != rendered[key+".spec.names.kind"] || `"`+kinds[0].Version+`"` != rendered[key+".spec.versions[0].name"] {
 			t.Errorf("%s is rendered, and Chart.yaml has %+v", name, kinds)
 		}
+	}
+	if seen != len(kinds) {
+		t.Errorf("%d kinds are rendered, and Chart.yaml has %+v", seen, kinds)
 	}
 }
 

@@ -95,6 +95,17 @@ func TestPools(t *testing.T) {
 	}
 }
 
+// TestPoolsUninstall: podfence is taken off nodes whose taints only one pool's agents tolerate, too.
+func TestPoolsUninstall(t *testing.T) {
+	got := flat(t, render(t, `uninstall=true`, `tolerations=[{"key":"a","operator":"Exists"}]`,
+		`pools.byName={"b":{"tolerations":[{"key":"a","operator":"Exists"},{"key":"b","operator":"Exists"}]},"c":{}}`))
+	for path, want := range map[string]string{"[0].key": `"a"`, "[1].key": `"b"`, "[2].key": ""} {
+		if path = "DaemonSet/podfence-uninstall.spec.template.spec.tolerations" + path; got[path] != want {
+			t.Errorf("%s is %s, not %s", path, got[path], want)
+		}
+	}
+}
+
 // pool is a path in the DaemonSet of a pool.
 func pool(name, path string) string {
 	return strings.Replace(path, "DaemonSet/podfence-agent", "DaemonSet/podfence-agent-"+name, 1)
