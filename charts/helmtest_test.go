@@ -41,6 +41,7 @@ func TestHelmTest(t *testing.T) {
 		t.Error(diff)
 	}
 
+	image := flat(t, render(t))[agent+"image"]
 	const server, client = "Deployment/podfence-test.spec.template.", "Pod/podfence-test."
 	for _, of := range []string{server, client} {
 		for path, want := range map[string]string{
@@ -52,7 +53,7 @@ func TestHelmTest(t *testing.T) {
 			"spec.containers[0].securityContext.allowPrivilegeEscalation": "false",
 			"spec.containers[0].securityContext.capabilities.drop[0]":     `"ALL"`,
 			"spec.containers[0].securityContext.capabilities.add[0]":      "",
-			"spec.containers[0].image":                                    `"ghcr.io/podfence/podfence:latest"`,
+			"spec.containers[0].image":                                    image,
 			"spec.nodeSelector.kubernetes.io/os":                          `"linux"`,
 			"spec.tolerations[0].key":                                     `"node-role.kubernetes.io/control-plane"`,
 			"spec.volumes[0].name":                                        "",
@@ -90,7 +91,7 @@ func TestHelmTest(t *testing.T) {
 	for _, of := range []string{server, client} {
 		for path, want := range map[string]string{
 			"spec.tolerations[0].key": "", "spec.tolerations[0].operator": `"Exists"`, "spec.imagePullSecrets[0].name": `"a"`, "spec.nodeSelector.zone": `"a"`,
-			"spec.containers[0].image": `"ghcr.io/podfence/podfence:latest@` + digest + `"`,
+			"spec.containers[0].image": strings.TrimSuffix(image, `"`) + "@" + digest + `"`,
 		} {
 			if changed[of+path] != want {
 				t.Errorf("%s%s is %s, not %q", of, path, changed[of+path], want)

@@ -125,10 +125,10 @@ func expectScraped(t *testing.T) {
 	}
 }
 
-// TestChart: the chart is installed in place of config/default, and helm test passes, also while the agent of one node
-// is that of a pool. podfence is taken off the
-// nodes by the release, and another network plugin connects the pods: helm test fails, as nothing is denied. With
-// podfence as policy alone on top of that plugin, and then behind it in its chain, helm test passes again.
+// TestChart: the chart is installed in place of config/default, and helm test passes, also while the agent of one
+// node is that of a pool. podfence is taken off the nodes by the release, and another network plugin connects the
+// pods: helm test fails, as nothing is denied. With podfence as policy alone on top of that plugin, and then behind
+// it in its chain, helm test passes again.
 func TestChart(t *testing.T) {
 	c, other := newChart(t), newOtherPlugin(t)
 	ns := newNamespace(t) // for showNodes
