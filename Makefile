@@ -389,7 +389,7 @@ manifest: build-installer
 .PHONY: chart
 chart: $(TOOLS)/helm ## dist/podfence-CHART_VERSION.tgz, a Helm chart for the image VERSION
 	@mkdir -p dist
-	$(TOOLS)/helm package charts/podfence --version $(CHART_VERSION) --app-version $(VERSION) --destination dist
+	HELM=$(TOOLS)/helm charts/package.sh "$(CHART_VERSION)" "$(VERSION)" "$(IMAGE)" dist
 
 ##@ Deployment
 

@@ -89,7 +89,7 @@ func TestAnnouncements(t *testing.T) {
 	})
 	off := func(t *testing.T, mode string, args ...string) {
 		t.Helper()
-		args = append([]string{"template", release, "podfence", "-n", namespace, "--set-json", `cni.mode="` + mode + `"`}, args...)
+		args = append([]string{"template", release, "podfence", "-n", namespace, "--skip-tests", "--set-json", `cni.mode="` + mode + `"`}, args...)
 		out, err := helm(t, args...)
 		if err != nil {
 			t.Fatal(err)
@@ -148,6 +148,13 @@ const (
 	pod   = ds + "template.spec."
 	agent = pod + "containers[0]."
 
+	inPool     = "DaemonSet/podfence-agent-big.spec.template.spec." + notUninstalled
+	outOfPools = pod + notUninstalled
+	// The second of what is asked of a node; the first is that podfence is not removed from there.
+	notUninstalled = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[1]."
+
+	digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 	writers = "Deployment/podfence-status-writer.spec."
 	writer  = writers + "template.spec."
 	writes  = writer + "containers[0]."
@@ -183,6 +190,12 @@ var settings = []setting{
 		`+ ` + writes + `image: "ghcr.io/podfence/podfence:v1"`,
 		`- ` + agent + `image: "ghcr.io/podfence/podfence:latest"`,
 		`- ` + writes + `image: "ghcr.io/podfence/podfence:latest"`,
+	}},
+	{"image.digest", []string{`image.tag="v1"`}, []string{`image.digest="` + digest + `"`}, []string{
+		`+ ` + agent + `image: "ghcr.io/podfence/podfence:v1@` + digest + `"`,
+		`+ ` + writes + `image: "ghcr.io/podfence/podfence:v1@` + digest + `"`,
+		`- ` + agent + `image: "ghcr.io/podfence/podfence:v1"`,
+		`- ` + writes + `image: "ghcr.io/podfence/podfence:v1"`,
 	}},
 	{"image.pullPolicy", nil, []string{`image.pullPolicy="Always"`}, []string{
 		`+ ` + agent + `imagePullPolicy: "Always"`,
@@ -238,6 +251,9 @@ var settings = []setting{
 		`+ ` + writers + `replicas: 1`,
 		`- ` + writers + `replicas: 2`,
 	}},
+	{"clusterNetworkPolicies.status.priorityClassName", nil, []string{`clusterNetworkPolicies.status.priorityClassName="low"`}, []string{
+		`+ ` + writer + `priorityClassName: "low"`,
+	}},
 	{"clusterNetworkPolicies.status.resources", nil, []string{`clusterNetworkPolicies.status.resources.limits.memory="1Gi"`, `clusterNetworkPolicies.status.resources.requests=null`}, []string{
 		`+ ` + writes + `resources.limits.memory: "1Gi"`,
 		`- ` + writes + `resources.limits.memory: "256Mi"`,
@@ -287,7 +303,7 @@ var settings = []setting{
 		`- ` + agent + `args[6]: "--drop-log-max-files=3"`,
 	}},
 	{"hubble.tlsSecret", nil, []string{`hubble=null`}, nil}, // as after an upgrade with --reuse-values
-	{"hubble.tlsSecret", nil, []string{`hubble.tlsSecret="hubble-server"`}, []string{ // and TestHubble
+	{"hubble.tlsSecret", nil, []string{`hubble.tlsSecret="hubble-server"`}, []string{ // and TestSetsEqualOverlays
 		`+ ` + agent + `env[1].name: "PODFENCE_HUBBLE_ADDRESS"`,
 		`+ ` + agent + `env[1].value: ":4244"`,
 		`+ ` + agent + `env[2].name: "PODFENCE_HUBBLE_TLS_CERT_FILE"`,
@@ -308,6 +324,14 @@ var settings = []setting{
 		`+ ` + agent + `args[5]: "--revoked-mark=0"`,
 		`+ ` + agent + `args[6]: "--metrics-address=0"`,
 	}},
+	{"extraEnv", nil, []string{`extraEnv=[{"name":"GOGC","value":"50"},{"name":"POD_IP","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}}]`}, []string{
+		`+ ` + agent + `env[1].name: "GOGC"`,
+		`+ ` + agent + `env[1].value: "50"`,
+		`+ ` + agent + `env[2].name: "POD_IP"`,
+		`+ ` + agent + `env[2].valueFrom.fieldRef.fieldPath: "status.podIP"`,
+	}},
+	{"podLabels", nil, []string{`podLabels={"team":"net"}`}, []string{`+ ` + ds + `template.metadata.labels.team: "net"`}},
+	{"podAnnotations", nil, []string{`podAnnotations={"team":"net"}`}, []string{`+ ` + ds + `template.metadata.annotations.team: "net"`}},
 	// What is added TestChartEqualsOverlays tells.
 	{"metrics.prometheus.enabled", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.enabled=false`}, []string{
 		`+ ` + agent + `env[0].name: "PODFENCE_NODE_NAME"`,
@@ -353,6 +377,15 @@ var settings = []setting{
 		`- PodMonitor/podfence-status-writer.spec.podMetricsEndpoints[0].port: "metrics"`,
 		`- PodMonitor/podfence-status-writer.spec.selector.matchLabels.app.kubernetes.io/component: "status-writer"`,
 		`- PodMonitor/podfence-status-writer.spec.selector.matchLabels.app.kubernetes.io/name: "podfence"`,
+	}},
+	{"metrics.prometheus.annotations", nil, []string{`metrics.prometheus.annotations=false`}, nil}, // and TestSetsEqualOverlays
+	{"metrics.prometheus.annotations", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.annotations=true`}, []string{
+		`+ ` + ds + `template.metadata.annotations.prometheus.io/path: "/metrics"`,
+		`+ ` + ds + `template.metadata.annotations.prometheus.io/port: "9478"`,
+		`+ ` + ds + `template.metadata.annotations.prometheus.io/scrape: "true"`,
+		`+ ` + writers + `template.metadata.annotations.prometheus.io/path: "/metrics"`,
+		`+ ` + writers + `template.metadata.annotations.prometheus.io/port: "9478"`,
+		`+ ` + writers + `template.metadata.annotations.prometheus.io/scrape: "true"`,
 	}},
 	{"metrics.prometheus.ipv6", []string{`metrics.prometheus.enabled=true`}, []string{`metrics.prometheus.ipv6=true`}, []string{
 		`+ ` + agent + `env[1].value: "[$(HOST_IP)]:9478"`,
@@ -421,6 +454,14 @@ var settings = []setting{
 	{"tolerations", nil, []string{`tolerations=[]`}, []string{
 		`- ` + pod + `tolerations[0].operator: "Exists"`,
 	}},
+	{"pools.label", []string{`pools.byName.big={}`}, []string{`pools.label="agentpool"`}, []string{ // and TestPools
+		`+ ` + inPool + `key: "agentpool"`,
+		`+ ` + outOfPools + `key: "agentpool"`,
+		`- ` + inPool + `key: "podfence.io/pool"`,
+		`- ` + outOfPools + `key: "podfence.io/pool"`,
+	}},
+	{"pools.byName", nil, []string{`pools=null`}, nil},    // as after an upgrade with --reuse-values
+	{"test.tolerations", nil, []string{`test=null`}, nil}, // TestHelmTest tells what it does
 	{"seLinuxOptions", nil, []string{`seLinuxOptions={"type":"spc_t"}`}, []string{
 		`+ ` + agent + `securityContext.seLinuxOptions.type: "spc_t"`,
 	}},
@@ -632,6 +673,11 @@ func TestNotes(t *testing.T) {
 		{nil, "no other network plugin", "conflist"},
 		{nil, "rollout status daemonset/podfence-agent", "{{"},
 		{nil, "label namespace podfence-system pod-security.kubernetes.io/enforce=privileged", "\n\n\n"},
+		{nil, "helm test podfence -n podfence-system", "component=agent"},
+		{nil, "kubectl podfence status", "\n\n\n"},
+		{nil, "Without policies, all pods may reach each other", "\n\n\n"},
+		{nil, "kubectl podfence observe", "\n\n\n"},
+		{[]string{`pools.byName.a={}`}, "rollout status daemonset -l app.kubernetes.io/component=agent", "daemonset/podfence-agent"},
 		{[]string{`namespace.create=true`}, "--set uninstall=true", "label namespace"},
 		{[]string{`uninstall=true`}, "rollout status daemonset/podfence-uninstall", "--set uninstall"},
 		{[]string{`cni.mode="chained"`}, `{"type":"podfence","mode":"chained"}`, "\n\n\n"},
@@ -695,7 +741,7 @@ func render(t *testing.T, sets ...string) map[string]any {
 
 func template(t *testing.T, release, namespace string, sets ...string) string {
 	t.Helper()
-	args := []string{"template", release, "podfence", "-n", namespace}
+	args := []string{"template", release, "podfence", "-n", namespace, "--skip-tests"}
 	for _, set := range sets {
 		args = append(args, "--set-json", set)
 	}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
@@ -97,6 +99,31 @@ func TestStatusWriterTakesChart(t *testing.T) {
 	}
 }
 
+// The server and the client of helm test take all that the chart gives them, and agree on the ports.
+func TestConnectivityTakesChart(t *testing.T) {
+	deployment, client := &appsv1.Deployment{}, &corev1.Pod{}
+	chart(t, "tests/connectivity.yaml", "", client)
+	chart(t, "tests/connectivity.yaml", "", deployment)
+	flags := func(container corev1.Container) *pflag.FlagSet {
+		cmd, rest, err := Command(version).Find(container.Args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.ParseFlags(rest); err != nil || cmd.Flags().NArg() != 0 {
+			t.Errorf("%v: %v, with %v left", container.Args, err, cmd.Flags().Args())
+		}
+		return cmd.Flags()
+	}
+	server, asker := flags(deployment.Spec.Template.Spec.Containers[0]), flags(client.Spec.Containers[0])
+	got, want := server.Lookup("listen").Value.String(), fmt.Sprintf("[:%s,:%s]", asker.Lookup("allowed-port").Value, asker.Lookup("denied-port").Value)
+	if got != want {
+		t.Errorf("the server listens on %s, and the client asks at %s", got, want)
+	}
+	if got := asker.Lookup("server").Value.String(); got != "podfence-test.default.svc" {
+		t.Errorf("the client asks %q", got)
+	}
+}
+
 // chartDaemonSet is the chart's DaemonSet.
 func chartDaemonSet(t *testing.T, values string) *appsv1.DaemonSet {
 	t.Helper()
@@ -108,7 +135,7 @@ func chartDaemonSet(t *testing.T, values string) *appsv1.DaemonSet {
 	return ds
 }
 
-// chart reads the last object of one of the chart's templates, strictly.
+// chart reads the object of that kind in one of the chart's templates, strictly.
 func chart(t *testing.T, template, values string, object any) {
 	t.Helper()
 	if err := inputs.Trees("../charts/podfence", "../test/tools"); err != nil {
@@ -120,8 +147,12 @@ func chart(t *testing.T, template, values string, object any) {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	documents := strings.Split(string(out), "\n---\n")
-	if err := yaml.UnmarshalStrict([]byte(documents[len(documents)-1]), object); err != nil {
+	kind := "\nkind: " + reflect.TypeOf(object).Elem().Name() + "\n"
+	documents := slices.DeleteFunc(strings.Split(string(out), "\n---\n"), func(document string) bool { return !strings.Contains(document, kind) })
+	if len(documents) != 1 {
+		t.Fatalf("%s has %d documents with%s:\n%s", template, len(documents), kind, out)
+	}
+	if err := yaml.UnmarshalStrict([]byte(documents[0]), object); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -50,6 +50,6 @@ patch or the chart's extraArgs (README.md, Flags), and not by the environment.`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) },
 	}
-	root.AddCommand(agentCommand(version), renderCommand(), statusWriterCommand(version), uninstallCommand(), versionCommand(version))
+	root.AddCommand(agentCommand(version), renderCommand(), statusWriterCommand(version), connectivityCommand(), uninstallCommand(), versionCommand(version))
 	return root
 }

@@ -58,6 +58,9 @@ func TestMistakes(t *testing.T) {
 		{"--drop-log that is a folder", nil, []string{"agent", "--node-name", "n", "--drop-log", folder}, []string{"--drop-log", folder, "no file"}},
 		{"--drop-log without a size", nil, []string{"agent", "--node-name", "n", "--drop-log", "/drops", "--drop-log-max-size-mb", "0"}, []string{"--drop-log-max-size-mb", "from 1"}},
 		{"--drop-log of all files", nil, []string{"agent", "--node-name", "n", "--drop-log", "/drops", "--drop-log-max-files", "0"}, []string{"--drop-log-max-files", "from 1"}},
+		{"no --server", nil, []string{"connectivity", "check"}, []string{"--server", "DNS name"}},
+		{"bad --own-addresses", nil, []string{"connectivity", "check", "--server", "s", "--own-addresses", "10.0.0.1,web-0"}, []string{"--own-addresses", "web-0"}},
+		{"no such --listen", nil, []string{"connectivity", "serve", "--listen", "198.51.100.7:0"}, []string{"198.51.100.7"}},
 		{"bad --revoked-mark", nil, []string{"agent", "--revoked-mark", "0x3"}, []string{"--revoked-mark", `"0x3"`, "one bit"}},
 		{"--pprof-address of the network", nil, []string{"agent", "--node-name", "n", "--pprof-address", "10.0.0.1:9480"}, []string{"--pprof-address", "10.0.0.1", "loopback"}},
 		{"--query-address of the network", nil, []string{"agent", "--node-name", "n", "--query-address", "10.0.0.1:9477"}, []string{"--query-address", "10.0.0.1", "loopback"}},
@@ -133,7 +136,7 @@ func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"agent", "render", "status-writer", "uninstall", "version"} {
+	for _, name := range []string{"agent", "connectivity", "render", "status-writer", "uninstall", "version"} {
 		if !strings.Contains(help, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, help)
 		}

@@ -5,6 +5,7 @@
 //	agent.go         podfence agent: what a node's agent is put together from
 //	render.go        podfence render: manifests in, a ruleset out
 //	statuswriter.go  podfence status-writer: the status of ClusterNetworkPolicies
+//	connectivity.go  podfence connectivity: whether a NetworkPolicy is enforced, by real connections
 //	uninstall.go     podfence uninstall: what it removes, in which order, and what it refuses
 //	version.go       podfence version
 //	environment.go   each flag's variable in the environment, and which wins

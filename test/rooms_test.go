@@ -23,6 +23,8 @@ var rules = []struct {
 	// along that is for tests.
 	{module, []string{module, "!" + module + "/cli"}},
 	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/agent", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/manifests", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
+	// Two pods' question whether policy holds between them: TCP, and nothing of Kubernetes.
+	{module + "/cli/connectivity", []string{module, "github.com", "k8s.io", "sigs.k8s.io"}},
 	// podfence's own API objects: what the API server knows of them, and nothing of podfence.
 	{module + "/api", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "!k8s.io/apimachinery", "sigs.k8s.io"}},
 	// Files to API objects, for whoever wants them: nothing of the agent.
@@ -160,6 +162,8 @@ func TestRooms(t *testing.T) {
 		{module, module + "/test/check"},
 		{module + "/cli", module + "/test/check"},
 		{module + "/cli", "github.com/google/nftables"},
+		{module + "/cli/connectivity", module + "/policy"},
+		{module + "/cli/connectivity", "k8s.io/client-go/kubernetes"},
 		{module + "/cli", "github.com/vishvananda/netlink"},
 		{module + "/policy", module + "/cli"},
 		{module + "/ruleset", module + "/cli"},

@@ -38,6 +38,9 @@
 //	clustermany      a thousand policies of one priority
 //	clustermistake   a policy denies everything of kube-system, and is taken back
 //
+// One is the Helm chart (chart), installed in place of config/default, and its helm test in each mode, which must
+// fail where nothing is enforced.
+//
 // One is kubectl podfence (plugin), as it is built and as kubectl calls it. And one is who sees what is denied:
 //
 //	observe  kubectl podfence observe, and Hubble's own CLI at an agent

@@ -49,7 +49,7 @@ true
 
 {{/* What both containers of the uninstaller have. */}}
 {{- define "podfence.uninstaller" -}}
-image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+image: {{ include "podfence.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   runAsUser: 0
@@ -80,4 +80,74 @@ volumeMounts:
 {{/* The name of the dashboard's ConfigMap. */}}
 {{- define "podfence.dashboard" -}}
 {{- include "podfence.name" . | trunc 53 | trimSuffix "-" -}}-dashboard
+{{- end -}}
+
+{{/* What all containers run. With a digest, the tag is for those who read it. */}}
+{{- define "podfence.image" -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- with .Values.image.digest -}}@{{ . }}{{- end -}}
+{{- end -}}
+
+{{/* Whether metrics are served where others than the node itself can read them: if so, not empty. */}}
+{{- define "podfence.servesMetrics" -}}
+{{- if or .Values.metrics.prometheus.enabled .Values.metrics.prometheus.annotations -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* The annotations by which a Prometheus without the operator finds the metrics of a pod. */}}
+{{- define "podfence.scraped" -}}
+{{- if .Values.metrics.prometheus.annotations -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: "9478"
+prometheus.io/path: /metrics
+{{- end -}}
+{{- end -}}
+
+{{/* What the objects of `helm test` are called. */}}
+{{- define "podfence.test" -}}
+{{- include "podfence.name" . -}}-test
+{{- end -}}
+
+{{/* What both of its pods have: nothing that Pod Security's "restricted" does not admit. */}}
+{{- define "podfence.testPod" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with (.Values.test | default dict).tolerations }}
+tolerations:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+terminationGracePeriodSeconds: 1
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- end -}}
+
+{{/* And both of their containers. */}}
+{{- define "podfence.testContainer" -}}
+image: {{ include "podfence.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop:
+    - ALL
+resources:
+  requests:
+    cpu: 10m
+    memory: 32Mi
+  limits:
+    memory: 128Mi
 {{- end -}}
