@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Tries pages of docs/migrations, each on a cluster of its own that has the program which the page is about, and
+# puts what was measured into the page:
+#
+#   run.sh "kube-router flannel" PODFENCE_CLUSTER
+#
+# The others' programs are built from their own modules, pinned in the folders beside this.
+set -euo pipefail
+pages=$1 cluster=$2
+cd "$(dirname "$0")/../.."
+bin=$PWD/bin
+export CLUSTER=${CLUSTER:-migrate} # beside one that is up for other work
+
+build() { # FOLDER PACKAGE OUTPUT
+  mkdir -p "$bin/migrations/$1"
+  # flanneld's backend of UDP takes cgo.
+  CGO_ENABLED=$([[ $3 == flanneld ]] && echo 1 || echo 0) nice -n 10 go -C "test/migrations/$1" build -p 2 -trimpath \
+    -tags netgo,osusergo -ldflags '-s -w -extldflags "-static"' -o "$bin/migrations/$1/$3" "$2"
+}
+
+image() { # TARGET NAME
+  local archive=$bin/images/$1.tar
+  buildah --storage-driver vfs build --quiet --isolation chroot --target "$1" --tag "$2" \
+    --file test/migrations/Dockerfile "$bin/migrations" >/dev/null
+  rm -f "$archive"
+  buildah --storage-driver vfs push --quiet "$2" "docker-archive:$archive:$2"
+}
+
+for page in $pages; do
+  images=(pause agnhost coredns podfence)
+  echo "migrations: building $page; cold this takes some minutes"
+  case $page in
+  kube-router)
+    build kube-router github.com/cloudnativelabs/kube-router/v2/cmd/kube-router kube-router
+    image kube-router docker.io/cloudnativelabs/kube-router:latest
+    images+=(kube-router)
+    ;;
+  flannel)
+    build flannel github.com/flannel-io/flannel flanneld
+    build flannel-plugin github.com/containernetworking/plugins/plugins/meta/flannel flannel
+    image flannel ghcr.io/flannel-io/flannel:v0.28.4
+    image flannel-cni-plugin ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel1
+    images+=(flannel flannel-cni-plugin)
+    ;;
+  *)
+    echo "migrations: no page that can be tried is called $page" >&2
+    exit 1
+    ;;
+  esac
+  "$cluster" down
+  archives=()
+  for name in "${images[@]}"; do archives+=(--image "$bin/images/$name.tar"); done
+  "$cluster" up --nodes 2 "${archives[@]}"
+  failed=0
+  go test -count 1 -timeout 40m -tags e2e -v ./test/e2e -run '^TestMigration' -migration "$page" -migration-publish || failed=1
+  "$cluster" down
+  ((failed == 0)) || exit 1
+done
