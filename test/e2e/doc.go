@@ -43,4 +43,10 @@
 //	observe  kubectl podfence observe, and Hubble's own CLI at an agent
 //	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
 //	         makes the certificates
+//
+// And one is who comes from another program: the commands of docs/migrations, each on a cluster of that program's,
+// which only -migration has (make test-migrations); migration has what is common:
+//
+//	migration_kuberouter  kube-router connects and fences, and podfence takes over the one, then the other
+//	migration_flannel     flannel connects, and podfence comes behind its plugin
 package e2e

@@ -53,7 +53,7 @@ func TestMigrationFromFlannel(t *testing.T) {
 	})
 	forbidden.end()
 	p.expectDenied(t, "by agents whose plugin nobody calls yet")
-	p.row(t, "until all is closed")
+	p.row(t, "the agents alone")
 	p.expectClosed(t, "behind-flannel", p.step(t, "behind-flannel"))
 	late := start(t, newPod(p.namespace, "late", on("node2"), labelled("app", "server")))
 	expectWays(t, "a new server to be connected and fenced", waysBetween(t, p.pods.friends, late), waysBetween(t, p.pods.strangers, late))

@@ -3,16 +3,17 @@
 package e2e
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/test/check"
@@ -58,8 +59,10 @@ func TestMigrationFromKubeRouter(t *testing.T) {
 	deletePods(t, p.control.Namespace)
 
 	rows := p.rows
-	first := unreadyNode(t)
-	for _, node := range []string{first, otherNode(first)} {
+	for _, node := range bothNodes {
+		expectShadowed(t, node)
+	}
+	for _, node := range bothNodes {
 		rows = append(rows, replaceNetwork(t, page, node)...)
 	}
 	page.run(t, "gone", "")
@@ -79,6 +82,9 @@ func replaceNetwork(t *testing.T, page migrationPage, node string) []string {
 	}
 	server := start(t, newPod(p.namespace, "server-"+node, on(node), labelled("app", "server")))
 	expectWays(t, "pods of "+otherNode(node)+" to reach the new pod on "+node+", and strangers not to", waysBetween(t, p.pods.friends, server), waysBetween(t, p.pods.strangers, server))
+	if node == bothNodes[0] { // the other one still has kube-router
+		expectRoutesKept(t, otherNode(node), p.pods.friends[0], server[0])
+	}
 	p.expectClosed(t, "a new pod", p.row(t, "a pod on "+node+" is reached from "+otherNode(node)))
 	p.end()
 	deletePods(t, p.namespace)
@@ -90,24 +96,31 @@ func otherNode(node string) string {
 	return bothNodes[1-slices.Index(bothNodes, node)]
 }
 
-// unreadyNode waits until the agent of a node is not ready because another network's configuration comes first.
-func unreadyNode(t *testing.T) (found string) {
+// expectShadowed waits until the agent of a node is not ready because kube-router's configuration comes first.
+func expectShadowed(t *testing.T, node string) {
 	t.Helper()
-	check.Eventually(t, 2*time.Minute, "an agent to find kube-router's configuration", func() error {
-		pods, err := client.CoreV1().Pods(agentNamespace).List(context.Background(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=agent"})
-		if err != nil {
-			return err
+	check.Eventually(t, 2*time.Minute, "the agent of "+node+" to find kube-router's configuration", func() error {
+		status, text, err := readyz(node)
+		if err == nil && (status == http.StatusOK || !strings.Contains(text, "ConflistShadowed")) {
+			err = fmt.Errorf("it says %d: %s", status, text)
 		}
-		for _, pod := range pods.Items {
-			if status, text, err := readyz(pod.Spec.NodeName); err == nil && status != http.StatusOK {
-				t.Logf("%s: %s", pod.Spec.NodeName, text)
-				found = pod.Spec.NodeName
-				return nil
-			}
-		}
-		return errors.New("all are ready")
+		return err
 	})
-	return found
+}
+
+// expectRoutesKept waits until a node's kube-router has taken its routes to nodes away that it has left, while a
+// pod of the node talks with one of such a node: podfence's routes come in their place.
+func expectRoutesKept(t *testing.T, node string, from, to *corev1.Pod) {
+	t.Helper()
+	talk := keepTalking(t, from, podIPs(to)[0])
+	check.Eventually(t, 6*time.Minute, "kube-router of "+node+" to take its routes away", func() error {
+		if routes := run(t, node, "ip", "route", "show", "proto", "17"); routes != "" {
+			return errors.New(routes)
+		}
+		return nil
+	})
+	time.Sleep(5 * time.Second)
+	talk.check(t, "from a node with kube-router to one without, until its routes are gone")
 }
 
 func unmarshal(t *testing.T, text string, to any) {

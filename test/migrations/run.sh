@@ -11,11 +11,9 @@ cd "$(dirname "$0")/../.."
 bin=$PWD/bin
 export CLUSTER=${CLUSTER:-migrate} # beside one that is up for other work
 
-build() { # FOLDER PACKAGE OUTPUT
+build() { # FOLDER PACKAGE OUTPUT FLAG...
   mkdir -p "$bin/migrations/$1"
-  # flanneld's backend of UDP takes cgo.
-  CGO_ENABLED=$([[ $3 == flanneld ]] && echo 1 || echo 0) nice -n 10 go -C "test/migrations/$1" build -p 2 -trimpath \
-    -tags netgo,osusergo -ldflags '-s -w -extldflags "-static"' -o "$bin/migrations/$1/$3" "$2"
+  nice -n 10 go -C "test/migrations/$1" build -p 2 -trimpath "${@:4}" -o "$bin/migrations/$1/$3" "$2"
 }
 
 image() { # TARGET NAME
@@ -31,15 +29,18 @@ for page in $pages; do
   echo "migrations: building $page; cold this takes some minutes"
   case $page in
   kube-router)
-    build kube-router github.com/cloudnativelabs/kube-router/v2/cmd/kube-router kube-router
+    CGO_ENABLED=0 build kube-router github.com/cloudnativelabs/kube-router/v2/cmd/kube-router kube-router -ldflags '-s -w'
     image kube-router docker.io/cloudnativelabs/kube-router:latest
     images+=(kube-router)
     ;;
   flannel)
-    build flannel github.com/flannel-io/flannel flanneld
-    build flannel-plugin github.com/containernetworking/plugins/plugins/meta/flannel flannel
-    image flannel ghcr.io/flannel-io/flannel:v0.28.4
-    image flannel-cni-plugin ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel1
+    # Its backend of UDP takes cgo.
+    CGO_ENABLED=1 build flannel github.com/flannel-io/flannel flanneld -tags netgo,osusergo -ldflags '-s -w -extldflags "-static"'
+    CGO_ENABLED=0 build flannel-plugin github.com/containernetworking/plugins/plugins/meta/flannel flannel -ldflags '-s -w'
+    manifest=$(go -C test/migrations/flannel list -m -f '{{.Dir}}' github.com/flannel-io/flannel)/Documentation/kube-flannel.yml
+    for name in flannel flannel-cni-plugin; do
+      image $name "$(sed -n "s#^ *image: *\\(.*/$name:.*\\)#\\1#p" "$manifest" | head -n 1)"
+    done
     images+=(flannel flannel-cni-plugin)
     ;;
   *)

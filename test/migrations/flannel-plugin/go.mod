@@ -1,3 +1,6 @@
+// flannel's CNI plugin, for `make test-migrations`: the last version of it in containernetworking/plugins, before it
+// got a repository of its own, which is no Go module that can be had by a tag. A module of its own, as flanneld takes
+// a later version of that module, without the plugin.
 module github.com/podfence/podfence/test/migrations/flannel-plugin
 
 go 1.26.0

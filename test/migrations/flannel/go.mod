@@ -1,3 +1,5 @@
+// flanneld, for `make test-migrations`. A module of its own, so that what it needs does not reach podfence's own
+// dependency graph. test/e2e takes flannel's manifest from it, too.
 module github.com/podfence/podfence/test/migrations/flannel
 
 go 1.26.0

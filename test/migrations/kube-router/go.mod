@@ -1,3 +1,5 @@
+// kube-router, for `make test-migrations`. A module of its own, so that what it needs does not reach podfence's own
+// dependency graph. test/e2e takes kube-router's manifest from it, too.
 module github.com/podfence/podfence/test/migrations/kube-router
 
 go 1.26.0
