@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/test/check"
 )
@@ -121,20 +120,4 @@ func expectRoutesKept(t *testing.T, node string, from, to *corev1.Pod) {
 	})
 	time.Sleep(5 * time.Second)
 	talk.check(t, "from a node with kube-router to one without, until its routes are gone")
-}
-
-func unmarshal(t *testing.T, text string, to any) {
-	t.Helper()
-	if err := yaml.UnmarshalStrict([]byte(text), to); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func marshal(t *testing.T, object any) string {
-	t.Helper()
-	text, err := yaml.Marshal(object)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

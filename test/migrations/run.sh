@@ -36,7 +36,10 @@ for page in $pages; do
   flannel)
     # Its backend of UDP takes cgo.
     CGO_ENABLED=1 build flannel github.com/flannel-io/flannel flanneld -tags netgo,osusergo -ldflags '-s -w -extldflags "-static"'
-    CGO_ENABLED=0 build flannel-plugin github.com/containernetworking/plugins/plugins/meta/flannel flannel -ldflags '-s -w'
+    # Its CNI plugin, of the last version that containernetworking had it in, before it got a repository of its own,
+    # which is no Go module that can be had by a tag.
+    CGO_ENABLED=0 GOBIN=$bin/migrations/flannel-plugin nice -n 10 go install -ldflags '-s -w' \
+      github.com/containernetworking/plugins/plugins/meta/flannel@v0.9.1
     manifest=$(go -C test/migrations/flannel list -m -f '{{.Dir}}' github.com/flannel-io/flannel)/Documentation/kube-flannel.yml
     for name in flannel flannel-cni-plugin; do
       image $name "$(sed -n "s#^ *image: *\\(.*/$name:.*\\)#\\1#p" "$manifest" | head -n 1)"
