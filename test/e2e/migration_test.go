@@ -45,6 +45,7 @@ type migrationPage struct {
 	path     string
 	commands map[string]string
 	on       map[string]string // "" where kubectl is, "each node" or "the node"
+	ran      map[string]bool
 }
 
 // readPage reads the page of that name, or skips the test if another is tried.
@@ -53,7 +54,7 @@ func readPage(t *testing.T, name string) migrationPage {
 	if *migration != name {
 		t.Skipf("it needs a cluster of its own: make test-migrations MIGRATIONS=%s", name)
 	}
-	p := migrationPage{path: filepath.Join("../../docs/migrations", name+".md"), commands: map[string]string{}, on: map[string]string{}}
+	p := migrationPage{path: filepath.Join("../../docs/migrations", name+".md"), commands: map[string]string{}, on: map[string]string{}, ran: map[string]bool{}}
 	text, err := os.ReadFile(p.path)
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +79,7 @@ func (p migrationPage) run(t *testing.T, step, node string) {
 	if text == "" {
 		t.Fatalf("%s has no step %s", p.path, step)
 	}
+	p.ran[step] = true
 	nodes := []string{node}
 	switch p.on[step] {
 	case "":
@@ -327,12 +329,18 @@ func (p *passage) expectKept(t *testing.T, step string, d tally) {
 	}
 }
 
-// publish puts the rows of passages into the page, if that is asked for, and more behind them.
+// publish puts the rows of passages into the page, if that is asked for, and more behind them. It fails the test if
+// a step of the page has not been run.
 func publish(t *testing.T, page migrationPage, took time.Duration, more string, rows ...string) {
 	t.Helper()
 	table := "| step | took | denied packets sent to each server | denied packets that arrived | requests answered on kept connections | new connections | of these with a packet sent twice | failed |\n" +
 		"| --- | --- | --- | --- | --- | --- | --- | --- |\n" + strings.Join(rows, "\n") + "\n" + more
 	t.Log(table)
+	for step := range page.commands {
+		if !page.ran[step] {
+			t.Errorf("%s: the step %s has not been tried", page.path, step)
+		}
+	}
 	if !*migrationPublish || t.Failed() {
 		return
 	}
