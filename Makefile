@@ -52,6 +52,8 @@ FOCUS ?= Netpol
 # And `make conformance-cnp`, with each channel of the API; TESTS is an expression for names.
 CHANNELS ?= standard experimental
 TESTS ?=
+# Which pages of docs/migrations `make test-migrations` tries.
+MIGRATIONS ?= kube-router flannel
 # How many pods of each kind `make first-packets` starts.
 PODS ?= 1000
 # The newest release before this one: `make bench-compare` measures against it, and how much worse a
@@ -294,6 +296,11 @@ e2e: ## podfence's own tests on the cluster that is up
 .PHONY: first-packets
 first-packets: ## First packets of PODS=1000 new pods that are let in, and of as many that are not, on that cluster
 	go test -count 1 -timeout 90m -tags e2e -v ./test/e2e -run '^TestFirstPacket$$' -first-packets $(PODS)
+
+.PHONY: test-migrations
+test-migrations: cluster-assets ## The commands of docs/migrations, under traffic, on a cluster of each; what is measured goes into the pages: MIGRATIONS="kube-router flannel" (root)
+	test/packages.sh migrations
+	test/migrations/run.sh "$(MIGRATIONS)" $(PODFENCE_CLUSTER)
 
 .PHONY: conformance
 conformance: cluster-assets ## Kubernetes' NetworkPolicy suite: FAMILIES, PROXIES, RUNS=1, FOCUS=Netpol

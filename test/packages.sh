@@ -7,6 +7,7 @@
 #   packages.sh kernels [ARCH]    for `make test-kernels`; ARCH is that of the emulated machine
 #   packages.sh arch       for `make test-arch`
 #   packages.sh conformance-cnp    for that, beside cluster's
+#   packages.sh migrations         for `make test-migrations`, beside cluster's
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # nft is there, and a user's PATH may lack it
 
@@ -32,6 +33,9 @@ if [[ ${1:-} == cluster ]]; then
 fi
 if [[ ${1:-} == conformance-cnp ]]; then
   need bash-static bash-static # into the image of the suite's pods, which have no libc
+fi
+if [[ ${1:-} == migrations ]]; then
+  need ipset ipset # kube-router runs the node's own
 fi
 if [[ ${1:-} == kernels ]]; then
   case ${2:-amd64} in

@@ -118,7 +118,7 @@ func (t *tracer) match(m Match) bool {
 		_, has := t.key([]Field{m.Field})
 		return has && !m.Over
 	case OfFamily:
-		return t.packet.Src.IsValid() && t.packet.Src.Is4() == (m == 4)
+		return t.isOf(m)
 	case Unconfirmed:
 		return t.packet.State == New
 	case Connections: // and a single connection is not too many either
@@ -139,6 +139,10 @@ func (t *tracer) match(m Match) bool {
 		return ok && t.table.Sets[m.Set].contains(key) != m.Not
 	}
 	panic(fmt.Sprintf("the tracer does not know the match %T", m))
+}
+
+func (t *tracer) isOf(f OfFamily) bool {
+	return t.packet.Src.IsValid() && t.packet.Src.Is4() == (f == 4)
 }
 
 // hasUpper reports whether the packet has an upper-layer header, of which rules can ask ports, types and

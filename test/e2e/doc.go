@@ -48,4 +48,11 @@
 //	         makes the certificates
 //
 // And walk: the targets of the Makefile that kubebuilder's users know, from a fresh clone (test/walk).
+//
+// And one is who comes from another program: the commands of docs/migrations, each on a cluster of that program's,
+// which only -migration has (make test-migrations); migration has the pages and the traffic, migration_other puts
+// the other programs on the nodes:
+//
+//	migration_kuberouter  kube-router connects and fences, and podfence takes over the one, then the other
+//	migration_flannel     flannel connects, and podfence comes behind its plugin
 package e2e
