@@ -4,8 +4,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-IMG ?= ghcr.io/podfence/podfence:latest
+# A release's tag, or a name that this state of the tree alone has.
+VERSION ?= $(shell release/version.sh)
+VERSION := $(VERSION)
+# Where releases' images are pushed to, and the image that is built and deployed.
+IMAGE ?= ghcr.io/podfence/podfence
+IMG ?= $(IMAGE):$(VERSION)
 FUZZTIME ?= 30s
 FUZZKERNEL ?= 1h
 SEED ?= 1
@@ -19,7 +23,7 @@ KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
 OVERLAY ?= default
 # Helm wants a semantic version, without the v.
-CHART_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//' | grep . || echo 0.0.0-dev)
+CHART_VERSION ?= $(if $(filter v%,$(VERSION)),$(VERSION:v%=%),0.0.0-dev-$(VERSION))
 # The cluster that `make cluster-up` starts.
 NODES ?= 2
 IPFAMILY ?= ipv4
@@ -49,9 +53,8 @@ WORSE ?= 10
 # What a release is for: podfence and its image, and beside those platforms kubectl-podfence.
 LINUX := amd64 arm64 arm s390x ppc64le riscv64
 ELSEWHERE := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
-# Where a release is put, and where its image and its chart are pushed to.
+# Where a release is put, and where its chart is pushed to.
 DIST ?= dist
-IMAGE ?= ghcr.io/podfence/podfence
 CHARTS ?= oci://ghcr.io/podfence/charts
 # A folder with binaries that kubectl-podfence-all packs, rather than building them; empty: none.
 BINARIES ?=
@@ -252,7 +255,8 @@ cluster-up: cluster-assets ## Start it, with podfence: NODES=2 IPFAMILY=ipv4|dua
 	$(PODFENCE_CLUSTER) up --nodes $(NODES) --ip-family $(IPFAMILY) --kube-proxy $(KPROXY) \
 	  $(foreach image,pause agnhost coredns podfence,--image $(BIN)/images/$(image).tar)
 	$(PODFENCE_CLUSTER) kubectl apply -f test/cluster/manifests
-	$(PODFENCE_CLUSTER) kubectl apply -k config/$(OVERLAY)
+	$(MAKE) --no-print-directory manifest
+	$(PODFENCE_CLUSTER) kubectl apply -f dist/install.yaml
 	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace podfence-system daemonset/podfence-agent
 	$(PODFENCE_CLUSTER) kubectl wait --timeout=3m --for=condition=Ready nodes --all
 	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace kube-system deployment/coredns
@@ -262,7 +266,8 @@ cluster-up: cluster-assets ## Start it, with podfence: NODES=2 IPFAMILY=ipv4|dua
 cluster-reload: $(PODFENCE_CLUSTER) image-prebuilt ## Run the code as it is now on the cluster that is up
 	test/cluster/images/build.sh $(BIN)/assets $(BIN)/images $(IMG)
 	$(PODFENCE_CLUSTER) load $(BIN)/images/podfence.tar
-	$(PODFENCE_CLUSTER) kubectl rollout restart --namespace podfence-system daemonset/podfence-agent
+	$(PODFENCE_CLUSTER) kubectl set image --namespace podfence-system daemonset/podfence-agent deployment/podfence-status-writer '*=$(IMG)'
+	$(PODFENCE_CLUSTER) kubectl rollout restart --namespace podfence-system daemonset/podfence-agent deployment/podfence-status-writer
 	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace podfence-system daemonset/podfence-agent
 
 .PHONY: cluster-down
@@ -351,11 +356,25 @@ uninstall: undeploy ## The same as undeploy
 ##@ Release
 
 .PHONY: release
-release: ## All that a release has, into dist, with checksums: VERSION=v1.2.3 (an hour on two cores, cold)
+release: release-version-check ## All that a release has, into dist, with checksums: VERSION=v1.2.3 (an hour on two cores, cold)
 	rm -rf dist
 	$(MAKE) --no-print-directory release-binaries release-sbom release-image release-changelog release-manifests \
 	  kubectl-podfence-all chart CHART_VERSION=$(VERSION:v%=%) BINARIES=dist
 	$(SUMS)
+
+# What has the tag of a release, or its number, in the tree that is tagged.
+VERSIONED := config/manager/kustomization.yaml config/status/kustomization.yaml config/uninstall/kustomization.yaml charts/podfence/Chart.yaml
+
+.PHONY: release-version
+release-version: ## Write VERSION=v1.2.3 into config, the chart and README.md, to be committed and tagged
+	@[[ "$(VERSION)" =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$$ ]] || { echo "VERSION=$(VERSION) is no release: it takes one such as v1.2.3"; exit 1; }
+	sed -i -e 's/^  newTag: .*/  newTag: $(VERSION)/' -e 's/^version: .*/version: $(VERSION:v%=%)/' -e 's/^appVersion: .*/appVersion: $(VERSION)/' $(VERSIONED)
+	sed -i -E -e 's#(podfence/config/default\?ref=|image\.tag=)v[0-9][^"@]*#\1$(VERSION)#; s#(charts/podfence --version )[0-9]\S*#\1$(VERSION:v%=%)#' README.md
+
+.PHONY: release-version-check
+release-version-check: ## Fail unless config and the chart have the tag VERSION, as what users apply of a release must
+	@for file in $(VERSIONED); do grep -qxE '(  newTag|appVersion): $(subst .,\.,$(VERSION))' $$file || \
+	  { echo "$$file does not have the tag $(VERSION): make release-version VERSION=$(VERSION), commit, and tag that commit"; exit 1; }; done
 
 .PHONY: release-binaries
 release-binaries: ## podfence, podfence-cni and kubectl-podfence for each platform, into dist, with SHA256SUMS

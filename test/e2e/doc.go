@@ -43,4 +43,6 @@
 //	observe  kubectl podfence observe, and Hubble's own CLI at an agent
 //	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
 //	         makes the certificates
+//
+// Where podfence is installed anew, overlay has the image that the cluster has in place of a release's.
 package e2e
