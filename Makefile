@@ -50,6 +50,10 @@ PODS ?= 1000
 # figure may be, in percent.
 BASE ?= $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null)
 WORSE ?= 10
+# What `make test-upgrade` upgrades from: the newest release before this commit. Before the first one, a commit
+# whose tables and manifests differ from those of all that came later: after it, what is told of denied packets is
+# bounded in another way, and images have tags of their own.
+UPGRADE_FROM ?= $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' HEAD^ 2>/dev/null || echo 08c19ed)
 # What a release is for: podfence and its image, and beside those platforms kubectl-podfence.
 LINUX := amd64 arm64 arm s390x ppc64le riscv64
 ELSEWHERE := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
@@ -277,6 +281,10 @@ cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
 .PHONY: e2e
 e2e: ## podfence's own tests on the cluster that is up
 	go test -count 1 -timeout 2h -tags e2e -v ./test/e2e
+
+.PHONY: test-upgrade
+test-upgrade: $(PODFENCE_CLUSTER) image-prebuilt ## From UPGRADE_FROM's agents to this tree's and back, under traffic, on that cluster
+	test/e2e/upgrade.sh $(UPGRADE_FROM) $(IMG)
 
 .PHONY: first-packets
 first-packets: ## First packets of PODS=1000 new pods that are let in, and of as many that are not, on that cluster

@@ -7,6 +7,7 @@
 // must notice nothing (life_test.go has who they are, and what they would notice):
 //
 //	rollout        agents are replaced
+//	upgrade        by those of another version, and back; make test-upgrade builds both (upgrade.sh)
 //	slowimage      by an image that takes two minutes to come
 //	crashloop      by agents that end as soon as they start
 //	restart        a node loses its power
