@@ -29,7 +29,9 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN mkdir /out && CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out . ./cni/podfence-cni
+# What make says of commit and date as well, as .git is not here.
+ARG STAMP="-X main.version=${VERSION}"
+RUN mkdir /out && CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w ${STAMP}" -o /out . ./cni/podfence-cni
 
 FROM base
 COPY --from=build /out/ /

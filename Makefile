@@ -72,8 +72,15 @@ QUESTIONS := ./explain/...
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
 PODFENCE_CLUSTER := $(BIN)/assets/podfence-cluster
+# What a program says of itself: version, commit, and when that was made (api/build).
+BUILT := github.com/podfence/podfence/api/build
+COMMIT ?= $(shell git rev-parse --verify --quiet HEAD)$(if $(shell git status --porcelain 2>/dev/null),-dirty)
+COMMIT := $(COMMIT)
+DATE ?= $(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
+DATE := $(DATE)
+STAMP := -X main.version=$(VERSION) -X $(BUILT).commit=$(COMMIT) -X $(BUILT).date=$(DATE)
 # Without the tag, gRPC takes html/template along, with which the linker leaves nothing out: 12 MB.
-GO_BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+GO_BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w $(STAMP)"
 # The same, whatever the environment asks of Go: each platform's oldest processors, in the form that
 # Go has by default. The same Go makes the same octets.
 GO_RELEASE := GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOPPC64=power8 GORISCV64=rva20u64 $(GO_BUILD)
@@ -103,7 +110,7 @@ kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARC
 
 .PHONY: kubectl-podfence-all
 kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with checksums and krew's manifest (5 minutes)
-	VERSION="$(VERSION)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
+	VERSION="$(VERSION)" STAMP="$(STAMP)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
 
 .PHONY: demo
 demo: build kubectl-podfence ## Show podfence at work in network namespaces (root); KEEP=1 leaves them
@@ -323,7 +330,7 @@ $(PODFENCE_CLUSTER):
 .PHONY: image
 image: ## The container image IMG, by docker, or else by buildah from what is in bin
 	@if docker info >/dev/null 2>&1; then set -x; \
-	  docker build --build-arg VERSION=$(VERSION) -t $(IMG) .; \
+	  docker build --build-arg VERSION=$(VERSION) --build-arg STAMP="$(STAMP)" -t $(IMG) .; \
 	else $(MAKE) --no-print-directory image-prebuilt; fi
 
 # No base image, so nothing is pulled; vfs and chroot need neither overlayfs nor
@@ -401,7 +408,7 @@ release-binaries: ## podfence, podfence-cni and kubectl-podfence for each platfo
 release-check: ## Build what release-binaries has built again, of a copy of the source elsewhere, and compare each octet
 	@elsewhere=$$(mktemp -d); trap 'rm -rf "$$elsewhere"' EXIT; mkdir "$$elsewhere/source" "$$elsewhere/tmp"; \
 	git ls-files -z | xargs -0 tar --create --no-recursion --file - -- | tar --extract --directory "$$elsewhere/source"; \
-	GOTMPDIR=$$elsewhere/tmp $(MAKE) --no-print-directory -C "$$elsewhere/source" release-binaries VERSION=$(VERSION) LINUX="$(LINUX)" ELSEWHERE="$(ELSEWHERE)" DIST="$$elsewhere/dist"; \
+	GOTMPDIR=$$elsewhere/tmp $(MAKE) --no-print-directory -C "$$elsewhere/source" release-binaries VERSION=$(VERSION) COMMIT=$(COMMIT) DATE=$(DATE) LINUX="$(LINUX)" ELSEWHERE="$(ELSEWHERE)" DIST="$$elsewhere/dist"; \
 	(cd "$$elsewhere/dist" && find . -type f ! -name SHA256SUMS) | while read -r built; do cmp "$(DIST)/$$built" "$$elsewhere/dist/$$built"; done; \
 	echo "the same octets: $$(wc -l <"$$elsewhere/dist/SHA256SUMS") programs"
 
