@@ -17,6 +17,7 @@
 //	staticpod      a pod that kubelet has from a file
 //	flap           links, routes, neighbours and settings are taken away
 //	modes          agents of another mode find pods that were connected by the one before
+//	helm           the agents' DaemonSet comes to belong to a Helm release, and to kubectl again
 //	otherplugin    podfence is removed, another plugin comes, and podfence on top of it
 //
 // Another is what agents announce of new pods:
