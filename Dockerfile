@@ -33,7 +33,9 @@ ARG VERSION=dev
 # the machine that it runs on.
 ARG TARGETOS
 ARG TARGETARCH
-RUN mkdir /out && CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out . ./cni/podfence-cni
+# What make says of commit and date as well, as .git is not here.
+ARG STAMP="-X main.version=${VERSION}"
+RUN mkdir /out && CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w ${STAMP}" -o /out . ./cni/podfence-cni
 
 FROM base
 COPY --from=build /out/ /

@@ -4,8 +4,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-IMG ?= ghcr.io/podfence/podfence:latest
+# A release's tag, or a name that this state of the tree alone has.
+VERSION ?= $(shell release/version.sh)
+VERSION := $(VERSION)
+# Where releases' images are pushed to, and the image that is built and deployed.
+IMAGE ?= ghcr.io/podfence/podfence
+IMG ?= $(IMAGE):$(VERSION)
 # What builds and pushes an image, by kubebuilder's names: docker, podman or nerdctl. `make image` needs none.
 CONTAINER_TOOL ?= docker
 # What docker-buildx builds for. Linux on arm takes a mended module: release-image has that.
@@ -31,7 +35,7 @@ KEEP ?=
 # What to deploy: default (podfence connects the pods), chained or policy-only.
 OVERLAY ?= default
 # Helm wants a semantic version, without the v.
-CHART_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//' | grep . || echo 0.0.0-dev)
+CHART_VERSION ?= $(if $(filter v%,$(VERSION)),$(VERSION:v%=%),0.0.0-dev-$(VERSION))
 # The cluster that `make cluster-up` starts.
 NODES ?= 2
 IPFAMILY ?= ipv4
@@ -60,12 +64,15 @@ PODS ?= 1000
 # figure may be, in percent.
 BASE ?= $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null)
 WORSE ?= 10
+# What `make test-upgrade` upgrades from: the newest release before this commit. Before the first one, a commit
+# whose tables and manifests differ from those of all that came later: after it, what is told of denied packets is
+# bounded in another way, and images have tags of their own.
+UPGRADE_FROM ?= $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' HEAD^ 2>/dev/null || echo 08c19ed)
 # What a release is for: podfence and its image, and beside those platforms kubectl-podfence.
 LINUX := amd64 arm64 arm s390x ppc64le riscv64
 ELSEWHERE := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
-# Where a release is put, and where its image and its chart are pushed to.
+# Where a release is put, and where its chart is pushed to.
 DIST ?= dist
-IMAGE ?= ghcr.io/podfence/podfence
 CHARTS ?= oci://ghcr.io/podfence/charts
 # A folder with binaries that kubectl-podfence-all packs, rather than building them; empty: none.
 BINARIES ?=
@@ -79,8 +86,15 @@ QUESTIONS := ./explain/...
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
 PODFENCE_CLUSTER := $(BIN)/assets/podfence-cluster
+# What a program says of itself: version, commit, and when that was made (api/build).
+BUILT := github.com/podfence/podfence/api/build
+COMMIT ?= $(shell git rev-parse --verify --quiet HEAD)$(if $(shell git status --porcelain 2>/dev/null),-dirty)
+COMMIT := $(COMMIT)
+DATE ?= $(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
+DATE := $(DATE)
+STAMP := -X main.version=$(VERSION) -X $(BUILT).commit=$(COMMIT) -X $(BUILT).date=$(DATE)
 # Without the tag, gRPC takes html/template along, with which the linker leaves nothing out: 12 MB.
-GO_BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+GO_BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w $(STAMP)"
 # The same, whatever the environment asks of Go: each platform's oldest processors, in the form that
 # Go has by default. The same Go makes the same octets.
 GO_RELEASE := GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOPPC64=power8 GORISCV64=rva20u64 $(GO_BUILD)
@@ -272,7 +286,8 @@ cluster-up: cluster-assets ## Start it, with podfence: NODES=2 IPFAMILY=ipv4|dua
 	$(PODFENCE_CLUSTER) up --nodes $(NODES) --ip-family $(IPFAMILY) --kube-proxy $(KPROXY) \
 	  $(foreach image,pause agnhost coredns podfence,--image $(BIN)/images/$(image).tar)
 	$(PODFENCE_CLUSTER) kubectl apply -f test/cluster/manifests
-	$(PODFENCE_CLUSTER) kubectl apply -k config/$(OVERLAY)
+	$(MAKE) --no-print-directory build-installer
+	$(PODFENCE_CLUSTER) kubectl apply -f dist/install.yaml
 	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace podfence-system daemonset/podfence-agent
 	$(PODFENCE_CLUSTER) kubectl wait --timeout=3m --for=condition=Ready nodes --all
 	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace kube-system deployment/coredns
@@ -282,7 +297,8 @@ cluster-up: cluster-assets ## Start it, with podfence: NODES=2 IPFAMILY=ipv4|dua
 cluster-reload: $(PODFENCE_CLUSTER) image-prebuilt ## Run the code as it is now on the cluster that is up
 	test/cluster/images/build.sh $(BIN)/assets $(BIN)/images $(IMG)
 	$(PODFENCE_CLUSTER) load $(BIN)/images/podfence.tar
-	$(PODFENCE_CLUSTER) kubectl rollout restart --namespace podfence-system daemonset/podfence-agent
+	$(PODFENCE_CLUSTER) kubectl set image --namespace podfence-system daemonset/podfence-agent deployment/podfence-status-writer '*=$(IMG)'
+	$(PODFENCE_CLUSTER) kubectl rollout restart --namespace podfence-system daemonset/podfence-agent deployment/podfence-status-writer
 	$(PODFENCE_CLUSTER) kubectl rollout status --timeout=3m --namespace podfence-system daemonset/podfence-agent
 
 .PHONY: cluster-down
@@ -292,6 +308,10 @@ cluster-down: $(PODFENCE_CLUSTER) ## Remove it, whatever state it is in
 .PHONY: e2e
 e2e: ## podfence's own tests on the cluster that is up
 	go test -count 1 -timeout 2h -tags e2e -v ./test/e2e
+
+.PHONY: test-upgrade
+test-upgrade: $(PODFENCE_CLUSTER) image-prebuilt ## From UPGRADE_FROM's agents to this tree's and back, under traffic, on that cluster
+	test/e2e/upgrade.sh $(UPGRADE_FROM) $(IMG)
 
 .PHONY: first-packets
 first-packets: ## First packets of PODS=1000 new pods that are let in, and of as many that are not, on that cluster
@@ -351,12 +371,12 @@ kubectl-podfence: ## bin/kubectl-podfence, the plugin of kubectl; GOOS and GOARC
 
 .PHONY: kubectl-podfence-all
 kubectl-podfence-all: ## It for linux, darwin and windows, into dist, with checksums and krew's manifest (5 minutes)
-	VERSION="$(VERSION)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
+	VERSION="$(VERSION)" STAMP="$(STAMP)" BINARIES="$(BINARIES)" kubectl-podfence/package.sh dist
 
 .PHONY: image
 image: ## The container image IMG, by docker, or else by buildah from what is in bin
 	@if docker info >/dev/null 2>&1; then set -x; \
-	  docker build --build-arg VERSION=$(VERSION) -t $(IMG) .; \
+	  docker build --build-arg VERSION=$(VERSION) --build-arg STAMP="$(STAMP)" -t $(IMG) .; \
 	else $(MAKE) --no-print-directory image-prebuilt; fi
 
 # No base image, so nothing is pulled; vfs and chroot need neither overlayfs nor
@@ -373,13 +393,13 @@ HAVE_CONTAINER_TOOL = @command -v $(CONTAINER_TOOL) >/dev/null || { \
 .PHONY: docker-build docker-push docker-buildx
 docker-build: ## The container image IMG, by CONTAINER_TOOL=docker|podman|nerdctl, built inside it
 	$(HAVE_CONTAINER_TOOL)
-	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) -t $(IMG) .
+	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) --build-arg STAMP="$(STAMP)" -t $(IMG) .
 docker-push: ## Push the image IMG, by CONTAINER_TOOL
 	$(HAVE_CONTAINER_TOOL)
 	$(CONTAINER_TOOL) push $(IMG)
 docker-buildx: ## Build the image IMG for PLATFORMS and push it, by CONTAINER_TOOL
 	$(HAVE_CONTAINER_TOOL)
-	release/buildx.sh "$(CONTAINER_TOOL)" "$(IMG)" "$(VERSION)" "$(PLATFORMS)"
+	release/buildx.sh "$(CONTAINER_TOOL)" "$(IMG)" "$(VERSION)" "$(STAMP)" "$(PLATFORMS)"
 
 .PHONY: build-installer
 build-installer: $(TOOLS)/kustomize ## dist/install.yaml, all that a cluster needs, from OVERLAY, with IMG; dist/uninstall.yaml
@@ -422,11 +442,25 @@ undeploy: build-installer ## Remove it, the agents included; what they have put 
 ##@ Release
 
 .PHONY: release
-release: ## All that a release has, into dist, with checksums: VERSION=v1.2.3 (an hour on two cores, cold)
+release: release-version-check ## All that a release has, into dist, with checksums: VERSION=v1.2.3 (an hour on two cores, cold)
 	rm -rf dist
 	$(MAKE) --no-print-directory release-binaries release-sbom release-image release-changelog release-manifests \
 	  kubectl-podfence-all chart CHART_VERSION=$(VERSION:v%=%) BINARIES=dist
 	$(SUMS)
+
+# What has the tag of a release, or its number, in the tree that is tagged.
+VERSIONED := config/manager/kustomization.yaml config/status/kustomization.yaml config/uninstall/kustomization.yaml charts/podfence/Chart.yaml
+
+.PHONY: release-version
+release-version: ## Write VERSION=v1.2.3 into config, the chart and README.md, to be committed and tagged
+	@[[ "$(VERSION)" =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$$ ]] || { echo "VERSION=$(VERSION) is no release: it takes one such as v1.2.3"; exit 1; }
+	sed -i -e 's/^  newTag: .*/  newTag: $(VERSION)/' -e 's/^version: .*/version: $(VERSION:v%=%)/' -e 's/^appVersion: .*/appVersion: $(VERSION)/' $(VERSIONED)
+	sed -i -E -e 's#(podfence/config/default\?ref=)v[0-9][^"]*#\1$(VERSION)#; s#(charts/podfence --version )[0-9]\S*#\1$(VERSION:v%=%)#' README.md
+
+.PHONY: release-version-check
+release-version-check: ## Fail unless config and the chart have the tag VERSION, as what users apply of a release must
+	@for file in $(VERSIONED); do grep -qxE '(  newTag|appVersion): $(subst .,\.,$(VERSION))' $$file || \
+	  { echo "$$file does not have the tag $(VERSION): make release-version VERSION=$(VERSION), commit, and tag that commit"; exit 1; }; done
 
 .PHONY: release-binaries
 release-binaries: ## podfence, podfence-cni and kubectl-podfence for each platform, into dist, with SHA256SUMS
@@ -445,7 +479,7 @@ release-binaries: ## podfence, podfence-cni and kubectl-podfence for each platfo
 release-check: ## Build what release-binaries has built again, of a copy of the source elsewhere, and compare each octet
 	@elsewhere=$$(mktemp -d); trap 'rm -rf "$$elsewhere"' EXIT; mkdir "$$elsewhere/source" "$$elsewhere/tmp"; \
 	git ls-files -z | xargs -0 tar --create --no-recursion --file - -- | tar --extract --directory "$$elsewhere/source"; \
-	GOTMPDIR=$$elsewhere/tmp $(MAKE) --no-print-directory -C "$$elsewhere/source" release-binaries VERSION=$(VERSION) LINUX="$(LINUX)" ELSEWHERE="$(ELSEWHERE)" DIST="$$elsewhere/dist"; \
+	GOTMPDIR=$$elsewhere/tmp $(MAKE) --no-print-directory -C "$$elsewhere/source" release-binaries VERSION=$(VERSION) COMMIT=$(COMMIT) DATE=$(DATE) LINUX="$(LINUX)" ELSEWHERE="$(ELSEWHERE)" DIST="$$elsewhere/dist"; \
 	(cd "$$elsewhere/dist" && find . -type f ! -name SHA256SUMS) | while read -r built; do cmp "$(DIST)/$$built" "$$elsewhere/dist/$$built"; done; \
 	echo "the same octets: $$(wc -l <"$$elsewhere/dist/SHA256SUMS") programs"
 

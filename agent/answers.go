@@ -2,6 +2,7 @@ package agent
 
 import (
 	api "github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/api/build"
 	"github.com/podfence/podfence/controllers/answers"
 	"github.com/podfence/podfence/controllers/attachments"
 )
@@ -14,7 +15,7 @@ func (a *Agent) serveAnswers(plugin *attachments.Server) error {
 		return nil
 	}
 	server := answers.Options{
-		Address: o.QueryAddress, Node: o.Node, Version: o.Version, Source: o.source(),
+		Address: o.QueryAddress, Node: o.Node, Build: build.Of(o.Version), Source: o.source(),
 		Choices: o.choices(), OwnsTables: o.OwnsTables, BridgeTable: o.Ruleset.Links, ProcSys: o.ProcSys,
 		Model: a.Enforcer, Health: a.report.Health, Problems: a.report.Problems, Kernel: o.Query, Flows: a.Flows, Log: o.Log.WithName("answers"),
 	}

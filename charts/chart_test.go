@@ -180,16 +180,16 @@ var settings = []setting{
 		`+ Namespace/podfence-system.metadata.name: "podfence-system"`,
 	}},
 	{"image.repository", nil, []string{`image.repository="localhost:5000/podfence"`}, []string{
-		`+ ` + agent + `image: "localhost:5000/podfence:latest"`,
-		`+ ` + writes + `image: "localhost:5000/podfence:latest"`,
-		`- ` + agent + `image: "ghcr.io/podfence/podfence:latest"`,
-		`- ` + writes + `image: "ghcr.io/podfence/podfence:latest"`,
+		`+ ` + agent + `image: "localhost:5000/podfence:` + released + `"`,
+		`+ ` + writes + `image: "localhost:5000/podfence:` + released + `"`,
+		`- ` + agent + `image: "ghcr.io/podfence/podfence:` + released + `"`,
+		`- ` + writes + `image: "ghcr.io/podfence/podfence:` + released + `"`,
 	}},
 	{"image.tag", nil, []string{`image.tag="v1"`}, []string{
 		`+ ` + agent + `image: "ghcr.io/podfence/podfence:v1"`,
 		`+ ` + writes + `image: "ghcr.io/podfence/podfence:v1"`,
-		`- ` + agent + `image: "ghcr.io/podfence/podfence:latest"`,
-		`- ` + writes + `image: "ghcr.io/podfence/podfence:latest"`,
+		`- ` + agent + `image: "ghcr.io/podfence/podfence:` + released + `"`,
+		`- ` + writes + `image: "ghcr.io/podfence/podfence:` + released + `"`,
 	}},
 	{"image.digest", []string{`image.tag="v1"`}, []string{`image.digest="` + digest + `"`}, []string{
 		`+ ` + agent + `image: "ghcr.io/podfence/podfence:v1@` + digest + `"`,
@@ -488,7 +488,7 @@ func TestUninstall(t *testing.T) {
 
 	before := flat(t, render(t, `uninstall=true`))
 	for set, value := range map[string]string{
-		`image.repository="localhost:5000/podfence"`: "localhost:5000/podfence:latest",
+		`image.repository="localhost:5000/podfence"`: "localhost:5000/podfence:" + released,
 		`image.tag="v1"`:                                "ghcr.io/podfence/podfence:v1",
 		`image.pullPolicy="Always"`:                     "Always",
 		`imagePullSecrets=[{"name":"a"}]`:               "a",

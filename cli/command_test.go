@@ -122,15 +122,6 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-func TestVersion(t *testing.T) {
-	for _, arg := range []string{"version", "--version"} {
-		stdout, _, err := run(t, arg)
-		if err != nil || stdout != "podfence version "+version+"\n" {
-			t.Errorf("%s: got %q, %v", arg, stdout, err)
-		}
-	}
-}
-
 func TestHelpNamesAllCommandsAndFlags(t *testing.T) {
 	help, _, err := run(t, "--help")
 	if err != nil {

@@ -21,7 +21,7 @@ for os in linux darwin windows; do
       cp "$BINARIES/kubectl-podfence-$os-$arch${name#kubectl-podfence}" "$stage/$name"
     else
       echo "building kubectl-podfence for $os/$arch"
-      GOOS=$os GOARCH=$arch CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" \
+      GOOS=$os GOARCH=$arch CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w ${STAMP:--X main.version=$VERSION}" \
         -o "$stage/$name" ./kubectl-podfence
     fi
     archive=kubectl-podfence-$os-$arch.tar.gz

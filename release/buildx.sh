@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Builds the image for several platforms by the Dockerfile, and pushes it; `make docker-buildx` calls it:
 #
-#   buildx.sh docker|podman|nerdctl IMAGE VERSION PLATFORM,...
+#   buildx.sh docker|podman|nerdctl IMAGE VERSION STAMP PLATFORM,...
+#
+# STAMP is what the linker is to put into the programs, as the Makefile has it.
 set -euo pipefail
-tool=$1 image=$2 version=$3 platforms=$4
+tool=$1 image=$2 version=$3 stamp=$4 platforms=$5
 cd "$(dirname "$0")/.."
 
 # Go compiles for any platform on the one that it runs on, which is many times quicker than emulating the other.
@@ -11,7 +13,7 @@ cd "$(dirname "$0")/.."
 dockerfile=$(mktemp)
 trap 'rm -f "$dockerfile"' EXIT
 sed 's/^FROM golang/FROM --platform=$BUILDPLATFORM golang/' Dockerfile >"$dockerfile"
-options=(--platform "$platforms" --build-arg "VERSION=$version" --file "$dockerfile")
+options=(--platform "$platforms" --build-arg "VERSION=$version" --build-arg "STAMP=$stamp" --file "$dockerfile")
 
 case $(basename "$tool") in
 docker)

@@ -57,9 +57,9 @@ func TestContainerTools(t *testing.T) {
 	}
 	const (
 		image   = "example.com/fence:v9"
-		build   = "build --build-arg VERSION=v9 -t " + image + " .\n"
+		build   = "build --build-arg VERSION=v9 --build-arg STAMP=-X main.version=v9 -t " + image + " .\n"
 		push    = "push " + image + "\n"
-		options = " --platform linux/amd64,linux/riscv64 --build-arg VERSION=v9 --file DOCKERFILE"
+		options = " --platform linux/amd64,linux/riscv64 --build-arg VERSION=v9 --build-arg STAMP=-X main.version=v9 --file DOCKERFILE"
 		cross   = "FROM --platform=$BUILDPLATFORM golang:1.26 AS build\n"
 	)
 	for tool, buildx := range map[string]string{
@@ -80,7 +80,7 @@ func TestContainerTools(t *testing.T) {
 				if err := os.WriteFile(log, nil, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				out, err := exec.Command("make", "-C", "..", c.target, "CONTAINER_TOOL="+program, "IMG="+image, "VERSION=v9", "PLATFORMS=linux/amd64,linux/riscv64").CombinedOutput()
+				out, err := exec.Command("make", "-C", "..", c.target, "CONTAINER_TOOL="+program, "IMG="+image, "VERSION=v9", "STAMP=-X main.version=v9", "PLATFORMS=linux/amd64,linux/riscv64").CombinedOutput()
 				if err != nil {
 					t.Errorf("make %s: %v: %s", c.target, err, out)
 				}

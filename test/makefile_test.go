@@ -2,6 +2,8 @@ package test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -45,4 +47,74 @@ func TestReleasedWithoutTraces(t *testing.T) {
 			t.Errorf("%s builds without -tags grpcnotrace", path)
 		}
 	}
+}
+
+// TestReleaseVersion: make release-version writes the release's tag wherever it is, and make
+// release-version-check finds each place that has another.
+func TestReleaseVersion(t *testing.T) {
+	folder := t.TempDir()
+	for _, of := range []string{"config", "charts/podfence", "release"} {
+		if err := os.CopyFS(filepath.Join(folder, of), os.DirFS("../"+of)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(folder, "README.md")
+	if err := os.WriteFile(path, readme, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	makes := func(target, version string) (string, error) {
+		out, err := exec.Command("make", "-C", folder, "-f", filepath.Join(abs(t, ".."), "Makefile"), target, "VERSION="+version).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := makes("release-version", "v12.34.56-rc.1"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := makes("release-version-check", "v12.34.56-rc.1"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if text, err := os.ReadFile(path); err != nil || strings.Count(string(text), "12.34.56-rc.1") != 2 {
+		t.Errorf("README.md has the version %d times: %v", strings.Count(string(text), "12.34.56-rc.1"), err)
+	}
+	for _, other := range []string{"v12.34.56", "v12.34x56-rc.1", "v12.34.56-rc.12"} {
+		if out, err := makes("release-version-check", other); err == nil {
+			t.Errorf("the check for %s has passed: %s", other, out)
+		}
+	}
+	if out, err := makes("release-version", "8fa5320-dirty-12345678"); err == nil {
+		t.Errorf("it takes what is no release: %s", out)
+	}
+	places := 0
+	err = filepath.WalkDir(folder, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".yaml" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), "v12.34.56-rc.1") {
+			return err
+		}
+		places++
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "v12.34.56-rc.1", "v12.34.55")), 0o600); err != nil {
+			return err
+		}
+		if out, err := makes("release-version-check", "v12.34.56-rc.1"); err == nil || !strings.Contains(out, strings.TrimPrefix(path, folder+"/")) {
+			t.Errorf("the check does not see that %s has another tag: %v: %s", path, err, out)
+		}
+		return os.WriteFile(path, text, 0o600)
+	})
+	if err != nil || places < 4 {
+		t.Errorf("%d files with the tag: %v", places, err)
+	}
+}
+
+func abs(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

@@ -22,17 +22,18 @@ var rules = []struct {
 	// The program is the command line, and that puts the rooms together. It takes nothing
 	// along that is for tests.
 	{module, []string{module, "!" + module + "/cli"}},
-	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/agent", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/manifests", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
+	{module + "/cli", []string{module, "!" + module + "/cli", "!" + module + "/api/build", "!" + module + "/agent", "!" + module + "/controllers", "!" + module + "/cni", "!" + module + "/manifests", "!" + module + "/policy", "!" + module + "/ruleset", "!" + module + "/ruleset/kernel"}},
 	// Two pods' question whether policy holds between them: TCP, and nothing of Kubernetes.
 	{module + "/cli/connectivity", []string{module, "github.com", "k8s.io", "sigs.k8s.io"}},
 	// podfence's own API objects: what the API server knows of them, and nothing of podfence.
-	{module + "/api", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "!k8s.io/apimachinery", "sigs.k8s.io"}},
+	{module + "/api", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "!k8s.io/apimachinery", "sigs.k8s.io", "!" + module + "/api/build"}},
 	// Files to API objects, for whoever wants them: nothing of the agent.
 	{module + "/manifests", []string{module, "!" + module + "/policy", "!" + module + "/api", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"}},
 	// Questions about policies: pure as well.
 	{module + "/explain", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "golang.org/x/sys"}},
 	// Questions and answers are for programs on every platform.
-	{module + "/api/answers", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
+	{module + "/api/build", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
+	{module + "/api/answers", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io", "!" + module + "/api/build"}},
 	{module + "/api/flows", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
 	// Draws graphs, whatever they are about.
 	{module + "/explain/graph", []string{module, "github.com", "k8s.io", "sigs.k8s.io"}},
@@ -79,7 +80,7 @@ var rules = []struct {
 	// What the kernel has is read by the room above; here it is run, whoever has made it.
 	{module + "/ruleset/kernel/bytecode", []string{module, "!" + module + "/ruleset/nft", "!" + module + "/policy/packet", "os", "net/http", "github.com/google/nftables/expr"}},
 	// The CNI rooms know links and files, not clusters and not tables.
-	{module + "/cni", []string{module, "!" + module + "/cni", "net/http", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/mdlayher"}},
+	{module + "/cni", []string{module, "!" + module + "/cni", "!" + module + "/api/build", "net/http", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/mdlayher"}},
 	// The plugin is a process of its own: it has the agent by the handshake alone.
 	{module + "/cni/plugin", []string{module + "/cni/node", module + "/cni/install"}},
 	{module + "/cni/handshake", []string{module, "!" + module + "/cni/handshake", "github.com/vishvananda", "github.com/containernetworking"}},
@@ -175,6 +176,8 @@ func TestRooms(t *testing.T) {
 		{module + "/api/v1alpha1", "sigs.k8s.io/controller-runtime/pkg/scheme"},
 		{module + "/api/answers", "k8s.io/apimachinery/pkg/types"},
 		{module + "/api/answers", module + "/api/v1alpha1"},
+		{module + "/api/build", module + "/api/answers"},
+		{module + "/cni/podfence-cni", module + "/api/answers"},
 		{module + "/cli", module + "/api/v1alpha1"},
 		{module + "/policy/packet", module + "/api/v1alpha1"},
 		{module + "/ruleset", module + "/api/v1alpha1"},

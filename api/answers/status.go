@@ -1,6 +1,10 @@
 package answers
 
-import "time"
+import (
+	"time"
+
+	"github.com/podfence/podfence/api/build"
+)
 
 // Status is how an agent and its node are, at the moment of Time. What is counted is of this node, but
 // for Policies.Total and the refused and unreadable policies, which are of the whole cluster.
@@ -8,8 +12,10 @@ type Status struct {
 	TypeMeta `json:",inline"`
 	// Node is the name of the Node whose pods the agent fences.
 	Node string `json:"node"`
-	// AgentVersion is the version of the program.
-	AgentVersion string `json:"agentVersion"`
+	// AgentVersion is the version of the program, and Build what it was built of; nil: the agent is of a version
+	// that does not say so.
+	AgentVersion string      `json:"agentVersion"`
+	Build        *build.Info `json:"build,omitempty"`
 	// Time is when the answer was made, Started when the agent was; UptimeSeconds is between them.
 	Time          time.Time `json:"time"`
 	Started       time.Time `json:"started"`

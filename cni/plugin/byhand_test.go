@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -32,7 +33,7 @@ func TestByHand(t *testing.T) {
 		}
 	}
 	// Without arguments a plugin says what it is, to whoever looks.
-	if _, stderr, exit := byHand(); exit != 0 || !strings.Contains(stderr, "CNI plugin podfence") {
+	if _, stderr, exit := byHand(); exit != 0 || !strings.Contains(stderr, "CNI plugin podfence") || !strings.Contains(stderr, ", "+runtime.GOOS+"/"+runtime.GOARCH+")\n") {
 		t.Errorf("without arguments it ends with %d, and says %q", exit, stderr)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 
+	"github.com/podfence/podfence/api/build"
 	"github.com/podfence/podfence/cni/plugin"
 )
 
@@ -28,8 +29,14 @@ func main() {
 	// A runtime asks for a plugin by its file's name. On a node without the
 	// loopback plugin that is the name of a copy of this program.
 	if filepath.Base(os.Args[0]) == plugin.LoopbackType {
-		skel.PluginMainFuncs(plugin.Loopback{}.Funcs(), plugin.Versions(), "CNI plugin loopback of podfence "+version)
+		skel.PluginMainFuncs(plugin.Loopback{}.Funcs(), plugin.Versions(), about("loopback of podfence"))
 		return
 	}
-	skel.PluginMainFuncs(plugin.Plugin{}.Funcs(), plugin.Versions(), "CNI plugin podfence "+version)
+	skel.PluginMainFuncs(plugin.Plugin{}.Funcs(), plugin.Versions(), about("podfence"))
+}
+
+// about is what a plugin says of itself when it is run by hand: on standard error, before the versions of the
+// CNI specification that it knows.
+func about(name string) string {
+	return "CNI plugin " + name + " " + build.Of(version).Line()
 }

@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/api/build"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
@@ -101,7 +102,7 @@ func newServer(k *fakeKernel, m *fakeModel) *Server {
 	r := report.New(report.Options{Node: "node-1", Log: logr.Discard(), Registry: prometheus.NewRegistry()})
 	r.Of(enforcer.New(nil, enforcer.Options{Node: "node-1"})) // of which nothing is quarantined
 	return New(Options{
-		Node: "node-1", Version: "v1", Source: "api", Choices: answers.Options{CNI: "bridge", Guard: true, RevokedMark: 1 << 29},
+		Node: "node-1", Build: build.Info{Version: "v1", Commit: "0123abc", GoVersion: "go1.26.1"}, Source: "api", Choices: answers.Options{CNI: "bridge", Guard: true, RevokedMark: 1 << 29},
 		BridgeMAC: [6]byte{2, 9}, Model: m, Health: r.Health, Problems: r.Problems, Kernel: k, Log: logr.Discard(),
 		Waiting: func() []answers.WaitingPod {
 			return []answers.WaitingPod{{Name: "later", Since: time.Unix(2, 0), Reason: "why"}, {Name: "first", Since: time.Unix(1, 0)}}

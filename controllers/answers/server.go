@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/api/build"
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/observer"
@@ -47,8 +48,10 @@ type Model interface {
 type Options struct {
 	// Address is where to listen: a loopback address and a port.
 	Address string
-	// Node is the node's name, Version the program's, and Source where objects come from.
-	Node, Version, Source string
+	// Node is the node's name, and Source where objects come from.
+	Node, Source string
+	// Build is what the program was built of.
+	Build build.Info
 	// Choices are the agent's that change verdicts. OwnsTables: the kernel lets nobody else change the
 	// tables.
 	Choices    answers.Options

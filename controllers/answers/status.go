@@ -39,7 +39,7 @@ func (s *Server) status(now time.Time, namespace string) answers.Status {
 	counts, attached := s.counted.get(now, s.options.Model)
 	status := answers.Status{
 		TypeMeta: answers.TypeMeta{APIVersion: answers.Version, Kind: "Status"},
-		Node:     s.options.Node, AgentVersion: s.options.Version, Source: s.options.Source,
+		Node:     s.options.Node, AgentVersion: s.options.Build.Version, Build: &s.options.Build, Source: s.options.Source,
 		Time: now, Started: s.started, UptimeSeconds: now.Sub(s.started).Seconds(),
 		Options: s.options.Choices, OwnsTables: s.options.OwnsTables,
 		Pods:     answers.Pods{Fenced: counts.Pods, Isolated: counts.Isolated, Attached: attached},

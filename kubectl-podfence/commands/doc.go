@@ -25,7 +25,8 @@
 //	observe.go        which packets are denied: what agents are asked for
 //	observestream.go  their flows, in the order of time, and again when an agent restarts
 //	observetext.go    a flow as a line of text, and the command that explains it
-//	version.go        the plugin's version
+//	version.go        the versions of the plugin and of the agents
+//	versionvalue.go   Versions, whether they go together, and how they read
 //
 // A command returns errNo for exit code 1, and any other error for exit code 2.
 package commands

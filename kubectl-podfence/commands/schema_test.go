@@ -13,6 +13,7 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"github.com/podfence/podfence/api/answers"
+	"github.com/podfence/podfence/api/build"
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/explain/expect"
@@ -33,6 +34,8 @@ var schemas = map[string]any{
 	"agent.podfence.io_v1_Trace":               answers.Trace{},
 	"agent.podfence.io_v1_TraceQuestion":       answers.TraceQuestion{},
 	"agent.podfence.io_v1_Failure":             answers.Failure{},
+	"version.podfence.io_v1_Version":           build.Version{},
+	"version.podfence.io_v1_Versions":          commands.Versions{},
 	"flow":                                     flows.Flow{}, // a line has no version of its own
 }
 
@@ -40,7 +43,7 @@ var schemas = map[string]any{
 // -update it is written anew. A field that goes, or gets another type, takes a new version.
 func TestSchemas(t *testing.T) {
 	reflector := &jsonschema.Reflector{AllowAdditionalProperties: true, Mapper: textual, Namer: named}
-	for _, room := range []string{"explain", "explain/expect", "explain/lint", "kubectl-podfence/commands", "api/answers", "api/flows"} {
+	for _, room := range []string{"explain", "explain/expect", "explain/lint", "kubectl-podfence/commands", "api/answers", "api/build", "api/flows"} {
 		comments(t, reflector, room)
 	}
 	const folder = "../../docs/schema"

@@ -7,6 +7,7 @@
 // must notice nothing (life_test.go has who they are, and what they would notice):
 //
 //	rollout        agents are replaced
+//	upgrade        by those of another version, and back; make test-upgrade builds both (upgrade.sh)
 //	slowimage      by an image that takes two minutes to come
 //	crashloop      by agents that end as soon as they start
 //	restart        a node loses its power
@@ -16,6 +17,7 @@
 //	staticpod      a pod that kubelet has from a file
 //	flap           links, routes, neighbours and settings are taken away
 //	modes          agents of another mode find pods that were connected by the one before
+//	helm           the agents' DaemonSet comes to belong to a Helm release, and to kubectl again
 //	otherplugin    podfence is removed, another plugin comes, and podfence on top of it
 //
 // Another is what agents announce of new pods:
@@ -46,6 +48,8 @@
 //	observe  kubectl podfence observe, and Hubble's own CLI at an agent
 //	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
 //	         makes the certificates
+//
+// Where podfence is installed anew, overlay has the image that the cluster has in place of a release's.
 //
 // And walk: the targets of the Makefile that kubebuilder's users know, from a fresh clone (test/walk).
 //

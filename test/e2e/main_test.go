@@ -43,7 +43,7 @@ func connect() (err error) {
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	_, err = client.Discovery().ServerVersion()
+	theImage, err = findImage()
 	return err
 }
 

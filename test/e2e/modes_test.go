@@ -22,7 +22,7 @@ func TestModeChanged(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			g := keepGoing(t)
 			t.Cleanup(func() {
-				kubectl(t, "apply", "-k", "../../config/default")
+				applyOverlay(t, "default")
 				agentsReady(t)
 			})
 			before := agents(t)
@@ -64,7 +64,7 @@ func TestModeChanged(t *testing.T) {
 					ways("stranger", netnsOf(t, g.strangers[0]), podIPs(pod), 8080, 0))
 			}
 
-			kubectl(t, "apply", "-k", "../../config/default")
+			applyOverlay(t, "default")
 			agentsReady(t)
 			pod := start(t, newPod(g.namespace, "back", on("node2"), labelled("app", "server")))[0]
 			expectWays(t, "a new pod to be connected and fenced", ways("friend", netnsOf(t, g.friends[0]), podIPs(pod), 8080, 0),

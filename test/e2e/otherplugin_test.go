@@ -161,11 +161,11 @@ func TestUninstall(t *testing.T) {
 	}
 
 	unlabel(t)
-	kubectl(t, "apply", "-k", "../../config/policy-only")
+	applyOverlay(t, "policy-only")
 	agentsReady(t)
 	pods.expectFenced(t, "policy alone")
 	pods.expectVerified(t, asker, "policy alone")
-	kubectl(t, "apply", "-k", "../../config/chained")
+	applyOverlay(t, "chained")
 	check.Eventually(t, 3*time.Minute, "an agent to say that nobody calls podfence", func() error {
 		var said []string
 		for _, node := range bothNodes {
@@ -187,7 +187,7 @@ func TestUninstall(t *testing.T) {
 	pods.expectFenced(t, "chained, with pods of its own")
 	pods.expectVerified(t, asker, "chained")
 
-	kubectl(t, "apply", "-k", "../../config/uninstall")
+	applyOverlay(t, "uninstall")
 	kubectl(t, "label", "node", "node2", uninstallKey+"=true")
 	expectRefused(t, "node2", otherConflist)
 	pods.expectFenced(t, "refused to be removed")
@@ -195,7 +195,7 @@ func TestUninstall(t *testing.T) {
 	for _, node := range bothNodes {
 		other.configure(t, node)
 	}
-	kubectl(t, "apply", "-k", "../../config/policy-only")
+	applyOverlay(t, "policy-only")
 	agentsReady(t)
 	pods.expectFenced(t, "policy alone, after chained")
 	for _, node := range bothNodes {
@@ -248,7 +248,7 @@ func (p allPods) expectOpen(t *testing.T, when string) {
 // uninstallFrom removes podfence from a node, as docs/CNI.md says.
 func uninstallFrom(t *testing.T, node string) {
 	t.Helper()
-	kubectl(t, "apply", "-k", "../../config/uninstall")
+	applyOverlay(t, "uninstall")
 	kubectl(t, "label", "node", node, uninstallKey+"=true")
 	check.Eventually(t, 3*time.Minute, "podfence to be removed from "+node, func() error {
 		pod, err := uninstaller(node)
@@ -351,7 +351,7 @@ func reinstall(t *testing.T, namespaces ...string) {
 // pods of before to be made anew keeps no other from being replaced.
 func applyToAll(t *testing.T, overlay string) {
 	t.Helper()
-	kubectl(t, "apply", "-k", "../../config/"+overlay)
+	applyOverlay(t, overlay)
 	kubectl(t, "--namespace", agentNamespace, "patch", "daemonset", agentName, "--patch",
 		`{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"100%"}}}}`)
 }

@@ -22,6 +22,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/yaml"
 
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/kubectl-podfence/commands"
@@ -135,6 +136,7 @@ func TestPlugin(t *testing.T) {
 	t.Run("verify", func(t *testing.T) { verifies(t, p, s) })
 	t.Run("differs", func(t *testing.T) { differs(t, p, s) })
 	t.Run("status", func(t *testing.T) { statuses(t, p, s) })
+	t.Run("version", func(t *testing.T) { versions(t, p) })
 	t.Run("reach", func(t *testing.T) { reaches(t, p, s) })
 	t.Run("diff", func(t *testing.T) { diffs(t, p, s) })
 	t.Run("lint", func(t *testing.T) { lints(t, p, s) })
@@ -267,6 +269,23 @@ func statuses(t *testing.T, p plugin, s *asked) {
 	})
 	p.expect(t, 0, []string{"node1 ", "node2 ", "Ready", "owned", "Problems of policies:", "NetworkPolicy " + s.namespace + "/broken", "2 of 2"}, "status")
 	p.expect(t, 0, []string{"bridge", "podfence-agent-"}, "status", "-o", "wide", "--no-headers")
+}
+
+// versions: each agent says what it was built of, as its image's tag is.
+func versions(t *testing.T, p plugin) {
+	agentsReady(t)
+	out := p.expect(t, 0, []string{"k8s.io/api: v"}, "version", "-o", "yaml")
+	var v commands.Versions
+	if err := yaml.UnmarshalStrict([]byte(out), &v); err != nil {
+		t.Fatal(err)
+	}
+	for i, node := range bothNodes {
+		agent := v.Agents[i]
+		if agent.Node != node || agent.Build == nil || !strings.HasSuffix(theImage, ":"+agent.Build.Version) || agent.Build.Commit == "" || agent.Build.Date == "" ||
+			agent.Build.GoVersion == "" || agent.Build.Modules["sigs.k8s.io/network-policy-api"] == "" || agent.Build.Modules["sigs.k8s.io/controller-runtime"] == "" {
+			t.Errorf("the agent of %s, with the image %s: %+v", node, theImage, agent)
+		}
+	}
 }
 
 // sameCounts holds the pods that agents count against those that the API has on their nodes.
