@@ -27,12 +27,15 @@ type flooders struct {
 func (w flooders) rates() string    { return "denied-rates-" + w.of }
 func (w flooders) flooding() string { return "flooding-" + w.of }
 
-// matches are two rules' matches: of who is flooding, and of who begins to.
-func (w flooders) matches() [2][]nft.Match {
-	fields := []nft.Field{w.field}
-	return [2][]nft.Match{
-		{nft.Lookup{Fields: fields, Set: w.flooding()}},
-		{nft.Limit{Field: w.field, Set: w.rates(), PerSecond: floodRate, Burst: 2 * floodRate, Over: true}, nft.Noted{Fields: fields, Set: w.flooding()}},
+// isFlooding matches packets of who is flooding, and beginsTo the packet by which somebody comes to be.
+func (w flooders) isFlooding() []nft.Match {
+	return []nft.Match{nft.Lookup{Fields: []nft.Field{w.field}, Set: w.flooding()}}
+}
+
+func (w flooders) beginsTo() []nft.Match {
+	return []nft.Match{
+		nft.Limit{Field: w.field, Set: w.rates(), PerSecond: floodRate, Burst: 2 * floodRate, Over: true},
+		nft.Noted{Fields: []nft.Field{w.field}, Set: w.flooding()},
 	}
 }
 

@@ -199,9 +199,13 @@ func (k denied) verdict() nft.Verdict {
 	return nft.Verdict{Action: nft.Drop}
 }
 
-// byFamily leads to the chains of its kind for a single family.
+// byFamily leads to the chains of its kind for a single family. It asks who is flooding itself, as that is quicker by
+// a jump.
 func (k denied) byFamily() *nft.Chain {
 	chain := &nft.Chain{Name: k.chain()}
+	for _, f := range k.families {
+		chain.Rules = append(chain.Rules, nft.Rule{Matches: k.flooders(f).isFlooding(), Verdict: k.verdict()})
+	}
 	for _, f := range k.families {
 		of := k
 		of.families = []family{f}
@@ -235,9 +239,8 @@ func (t teller) chain() *nft.Chain {
 		chain.Rules = append(chain.Rules, nft.Rule{Matches: matches, Log: log, Verdict: t.verdict})
 	}
 	for _, who := range t.flooders {
-		for _, matches := range who.matches() {
-			end(nft.Log{}, matches...)
-		}
+		end(nft.Log{}, who.isFlooding()...)
+		end(nft.Log{}, who.beginsTo()...)
 	}
 	for _, flows := range t.flows {
 		for _, ports := range []bool{true, false} {

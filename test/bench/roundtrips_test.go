@@ -17,8 +17,12 @@ import (
 // without.
 type roundTrips struct{ rules, none [][]time.Duration }
 
-// tripsPause is how long the client waits between two: its processor is to be free for others.
-const tripsPause = 200 * time.Microsecond
+const (
+	// tripsPause is how long the client waits between two: its processor is to be free for others.
+	tripsPause = 200 * time.Microsecond
+	// tripsSlice is how long a turn is: the 99th percentile is that of some thirty of the slowest.
+	tripsSlice = time.Second
+)
 
 // measure adds turns. Which of a pair comes first changes.
 func (r *roundTrips) measure(b *testing.B, w *wire, rules, none func()) {
@@ -57,13 +61,13 @@ func (r *roundTrips) measure(b *testing.B, w *wire, rules, none func()) {
 	must(b, errors.Join(unix.Close(sender), unix.Close(receiver)))
 }
 
-// turnOfTrips measures round trips for a slice. One that is lost takes as long as it is waited for, a second.
+// turnOfTrips measures round trips for a tripsSlice. One that is lost takes as long as it is waited for, a second.
 func turnOfTrips(b *testing.B, sender int) (took []time.Duration) {
 	b.Helper()
 	time.Sleep(settling)
 	answer := make([]byte, 1)
 	number := byte(0)
-	for end := time.Now().Add(slice); time.Now().Before(end); number++ {
+	for end := time.Now().Add(tripsSlice); time.Now().Before(end); number++ {
 		began := time.Now()
 		if _, err := unix.Write(sender, []byte{number}); err != nil {
 			must(b, fmt.Errorf("send a datagram: %w", err))
