@@ -105,8 +105,8 @@ func TestDocumentedManifests(t *testing.T) {
 // labels and the version of Hubble.
 func TestManifests(t *testing.T) {
 	all := objects(t)
-	if len(all) != 17 {
-		t.Errorf("%d objects, want 17", len(all))
+	if len(all) != 18 {
+		t.Errorf("%d objects, want 18", len(all))
 	}
 	relay, ui := all["Deployment hubble-relay"].(*appsv1.Deployment), all["Deployment hubble-ui"].(*appsv1.Deployment)
 	agent, peer := all["DaemonSet podfence-agent"].(*appsv1.DaemonSet), all["Service hubble-peer"].(*corev1.Service)
