@@ -70,10 +70,11 @@ type stream struct {
 
 // all sends what a query asks for. An error says why no more can be sent.
 func (s *stream) all(ctx context.Context, store *observer.Store, q *flows.Query) error {
-	if err := s.flush(); err != nil { // who asks knows now that there is an answer
+	last := s.begin(store, q)
+	if err := s.flush(); err != nil { // who asks knows now that there is an answer, and that nothing goes past it
 		return err
 	}
-	if err := s.kept(store, q); err != nil || !q.Follow {
+	if err := s.kept(store, q, last); err != nil || !q.Follow {
 		return err
 	}
 	for {
@@ -96,17 +97,22 @@ func (s *stream) all(ctx context.Context, store *observer.Store, q *flows.Query)
 	}
 }
 
-// kept sends what the store has now and is asked for.
-func (s *stream) kept(store *observer.Store, q *flows.Query) error {
+// begin sets the number of the flow that is read first, and returns that of the last that the store has now.
+func (s *stream) begin(store *observer.Store, q *flows.Query) (last uint64) {
 	oldest, last := store.Bounds()
-	s.next = oldest
-	if q.Last == 0 {
+	switch {
+	case q.Last == 0:
 		s.next = last + 1
-		return nil
-	}
-	if q.Last > 0 {
+	case q.Last > 0:
 		s.next = nthLast(store, q, oldest, last)
+	default:
+		s.next = oldest
 	}
+	return last
+}
+
+// kept sends what is asked for of what the store had when the answer began.
+func (s *stream) kept(store *observer.Store, q *flows.Query, last uint64) error {
 	for s.next <= last {
 		f, number := store.Get(s.next)
 		if f == nil {

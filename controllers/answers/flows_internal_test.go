@@ -179,6 +179,9 @@ func TestSlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil { // a flow that goes missing is not waited for
+		t.Fatal(err)
+	}
 	fmt.Fprintf(conn, "GET %s?follow=true&last=0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", flows.Path)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
