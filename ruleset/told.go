@@ -19,20 +19,19 @@ import (
 // A pod that goes on to send what is denied must neither cost the node much nor hide what others are
 // denied. So a flow (source, destination, protocol and, where the protocol has ports, destination port) is
 // told once in ToldFor seconds, and its other packets are counted meanwhile. And who is denied more than
-// floodRate packets a second is flooding: the kernel looks at none of those packets any further for a second, and
-// drops them after a single lookup. It tells who that is apart
+// floodRate packets a second is flooding (flooding.go): its packets are dropped after a single lookup for a second.
+// What counts as one is a source, and of frames the port of the bridge that they come in by, as a pod may make up
+// all of a frame.
 //
-//   - of a pod's egress, which is the pod's own, of its ingress, and of what base chains deny themselves, by source;
-//   - of frames by the link that they come in by, the bridge's port, as a pod may make up all of a frame.
-//
-// Who makes sources up is not flooding by that. How many flows are told is bounded, too, and by addresses that
-// nobody can make up: of a pod's ingress by its destination, which is the pod's, and of what base chains deny
-// themselves by the link. That comes before a flow is noted, so that nobody can fill the sets of flows that
-// were told. Fragments behind the first have no port, and are not told.
+// Who sends from many made-up sources is not found to flood. So how many flows are told is bounded as well, by what
+// such a sender cannot choose: of a pod's ingress by its destination, which is the pod's, and of what base chains
+// deny themselves by the link. That comes before a flow is noted, so that nobody can fill the sets of flows
+// that were told. Fragments behind the first have no port, and are not told.
 //
 // The kernel looks at each of these chains once for every rule that leads there, whenever a rule changes (up to
 // Linux 6.18; see ADR 59). So rules that are about one family of addresses, as most are, lead to chains for that
-// family alone. Others, such as a default deny, lead there by a chain that only tells the families apart.
+// family alone. Others, such as a default deny, lead there by a chain that tells
+// the families apart.
 
 const (
 	// ToldFor is for how many seconds a flow that was told is not told again.
