@@ -199,6 +199,7 @@ LINTED := . release test/bench/report test/conformance/cnp
 lint: packages $(TOOLS)/golangci-lint $(TOOLS)/actionlint $(TOOLS)/kustomize vuln ## golangci-lint (.golangci.yml), actionlint, kustomize, govulncheck
 	@for module in $(LINTED); do echo "golangci-lint: $$module"; (cd $$module && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
 	$(TOOLS)/actionlint
+	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' || { echo 'that is what a merge has left'; exit 1; }
 	@for overlay in default chained policy-only samples samples/cluster uninstall hubble hubble/certificates hubble/ui network-policy; do echo "kustomize build config/$$overlay"; \
 	  $(TOOLS)/kustomize build config/$$overlay >/dev/null; done
 
