@@ -52,7 +52,7 @@
 //	announced.go   what the agents of other nodes have announced of their pods
 //	local.go       addresses of this node's containers, for those who look for their links
 //	take.go        hands out what has changed
-//	stage.go       hands it out bit by bit where it is much
+//	portion.go     hands it out bit by bit where it is much
 //	budget.go      what the policies of a namespace may take
 //	quarantine.go  policies that isolate their pods and allow nothing
 //	counts.go      how much there is

@@ -47,7 +47,7 @@ func TestUpdateEqualsBuild(t *testing.T) {
 				m.Apply(event.Change())
 			}
 			done = next
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				fake.apply(table.Update(m.Take()))
 			}
 			intent, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)

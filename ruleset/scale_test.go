@@ -152,7 +152,7 @@ func BenchmarkClusterPolicies(b *testing.B) {
 		table := ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1})
 		live, size := heap()-before, table.Size()
 		settle := func() {
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				table.Update(m.Take())
 			}
 		}
@@ -205,7 +205,7 @@ func BenchmarkChange(b *testing.B) {
 		table := ruleset.Build(m.Intent(), ruleset.Options{})
 		operations := 0
 		settle := func() {
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				operations += len(table.Update(m.Take()).Ops)
 			}
 		}
@@ -309,7 +309,7 @@ func TestChangesAffectTheSame(t *testing.T) {
 		have := map[string]int{}
 		count := func(name string, change func()) {
 			change()
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				have[name] += len(table.Update(m.Take()).Ops)
 			}
 		}

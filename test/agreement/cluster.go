@@ -215,7 +215,7 @@ func (c *Cluster) Set(s policy.Snapshot) (nft.Plan, error) {
 	}
 	c.feed(s)
 	var all nft.Plan
-	for first := true; first || c.model.Staging(); first = false {
+	for first := true; first || c.model.Pending(); first = false {
 		plan := c.table.Update(c.model.Take())
 		if err := c.conn.Apply(plan); err != nil {
 			return plan, err

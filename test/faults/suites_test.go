@@ -41,7 +41,7 @@ func fromOne(found, _ int64) int64     { return found }
 var suites = map[string]suite{
 	"policy": {
 		pkg: "policy", found: ofSeed, number: fromSeed, args: histories,
-		run: "TestModelEqualsCompile|TestHistoryOrder|TestSharedAddresses|TestClosedModelEqualsCompile|TestStages|TestStagesMet|TestBudgetHistories",
+		run: "TestModelEqualsCompile|TestHistoryOrder|TestSharedAddresses|TestClosedModelEqualsCompile|TestPortions|TestPortionsMet|TestBudgetHistories",
 	},
 	"ruleset": {
 		pkg: "ruleset", found: ofSeed, number: fromSeed, args: histories,
