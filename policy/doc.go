@@ -45,6 +45,7 @@
 //	members.go     how the members of peers and named ports differ from what was handed out
 //	meant.go       which pods a selector or a port name means
 //	nodepeers.go   which addresses of nodes a selector means
+//	staged.go      policies that are not in force, and a model in which they are
 //	owners.go      whose an address is
 //	ends.go        what is known of the two ends of a packet
 //	doubt.go       addresses of which nobody can tell what denies to them

@@ -103,7 +103,7 @@ func (m *Model) subject(key Key) *Subject {
 // undecidedOf are the ClusterNetworkPolicies that may be about a pod that is undecided.
 func (m *Model) undecidedOf(pod *Pod, ns *Namespace) (policies []*Policy) {
 	for _, s := range m.clusterPolicies() {
-		if s.matcher != nil && s.matcher.mayMatch(pod, ns) {
+		if s.matcher != nil && m.takesPart(s, pod.Key) && s.matcher.mayMatch(pod, ns) {
 			policies = append(policies, &s.Policy)
 		}
 	}
