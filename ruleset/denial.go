@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podfence/podfence/api/flows"
@@ -43,7 +44,8 @@ func (t *Table) DenialOf(l nft.Logged) Denial {
 	for _, state := range statesOf(l) {
 		p.State = state
 		trace := t.Trace(l.Hook, p)
-		if trace.Verdict != nft.Accept && trace.Steps[len(trace.Steps)-1].Chain == l.Prefix {
+		if at := slices.IndexFunc(trace.Steps, func(s nft.Step) bool { return s.Chain == l.Prefix }); at >= 0 {
+			trace.Steps = trace.Steps[:at+1]
 			return t.denial(trace)
 		}
 	}
