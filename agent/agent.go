@@ -70,6 +70,8 @@ type Options struct {
 	Repeats func(nft.Logged) (uint64, error)
 	// LinkName is the name of a link of the node, by its index; nil: nobody knows.
 	LinkName func(index int) string
+	// Staged is where what staged policies would do is worked out; nil: nowhere.
+	Staged *enforcer.Staged
 	// Watch notices what others do to the tables. Nil: nothing does.
 	Watch enforcer.Watch
 	// PodLinks finds the pods' links where another plugin makes them; it needs
@@ -225,7 +227,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 	var routes *network.Network
 	a.Enforcer = enforcer.New(kernel, enforcer.Options{
 		Node: o.Node, Ruleset: o.Ruleset, LastPodCIDRs: o.LastPodCIDRs, NamespaceBudget: o.NamespaceBudget, IgnorePodCIDRs: o.IgnorePodCIDRs,
-		Flows: o.Flows, Watch: o.Watch, Bridge: o.CNI.bridge(), PodLinks: o.PodLinks,
+		Flows: o.Flows, Watch: o.Watch, Bridge: o.CNI.bridge(), PodLinks: o.PodLinks, Staged: o.Staged,
 		Report: func(outcome enforcer.Outcome) {
 			if c, is := outcome.(enforcer.Committed); is && routes != nil {
 				routes.Committed(c)

@@ -49,7 +49,7 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 		}
 		misses := observer.NewMisses(observer.NewNearest(a.Enforcer, policies).Of, tell)
 		denials := observer.NewDenials(observer.DenialsOptions{
-			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
+			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, WouldAllow: a.Enforcer.WouldAllow, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
 		})
 		told, lost, without, err = denials.Told, denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(denials))
 	}

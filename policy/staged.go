@@ -88,8 +88,14 @@ func (m *Model) NewStaged() *Model {
 // StagedPolicies are the policies that are staged, in order.
 func (m *Model) StagedPolicies() []Key { return sortedKeys(slices.Collect(maps.Keys(m.staged))) }
 
+// IsStaged reports whether a policy is staged, by itself or by its namespace.
+func (m *Model) IsStaged(key Key) bool { _, is := m.staged[key]; return is }
+
 // HasStaged reports whether a policy is staged.
 func (m *Model) HasStaged() bool { return len(m.staged) > 0 }
+
+// Rehearsed is how many pods of the node a staged policy is about. Only a model of NewStaged knows.
+func (m *Model) Rehearsed() int { return len(m.rehearsed) }
 
 // noteStaged notes whether a policy is staged, and reports whether that has changed.
 func (m *Model) noteStaged(ns *namespace, key Key) (changed bool) {

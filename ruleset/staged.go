@@ -17,9 +17,6 @@ import (
 // accepted. No rule of the table drops or rejects anything, and what it accepts other tables have judged. So whatever
 // is in it, and whatever goes wrong with it, changes no verdict.
 
-// StagedTableName is the name of the staged table, of family inet.
-const StagedTableName = nft.TableName + "-staged"
-
 // ForStaged are the options of the staged table beside a table with these: it has what bears on the verdicts of
 // policies, and nothing that keeps up order.
 func (o Options) ForStaged() Options {
@@ -76,6 +73,15 @@ func IsStaged(l nft.Logged) bool { return l.Family == nft.Inet && wouldDeny(l.Pr
 // wouldDeny reports whether a chain is one that rules lead to which would deny.
 func wouldDeny(chain string) bool {
 	return chain == chainWouldDeny || strings.HasPrefix(chain, chainWouldDeny+"-")
+}
+
+// WouldAllow reports whether the table, which must be a staged one, would have a packet allowed that the policies' table
+// has denied in a direction, and which policies would.
+func (t *Table) WouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {
+	p := l.Packet
+	p.Hairpin, p.State = p.Src == p.Dst, nft.New
+	s := t.StagedVerdict(d, l.Hook, p)
+	return s.By, s.Rehearsed && s.Denial == nil
 }
 
 // Staged is what a staged table says of a packet in one direction of a pod's rules.

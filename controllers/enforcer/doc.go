@@ -17,6 +17,7 @@
 //	links.go     the pods' links, where another plugin connects the pods
 //	allowed.go   which rules let connections pass, for whoever observes them
 //	flows.go     established flows, judged anew after each commit
+//	staged.go    what staged policies would do: a second model, loop and table
 //	revoked.go   which of them are cut that were not cut before, and by whom
 //	repairs.go   drift: what others do to the tables, and how soon that is repaired
 //	refusals.go  policies that the kernel refuses are quarantined

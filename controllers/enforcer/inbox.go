@@ -35,9 +35,12 @@ type inbox struct {
 	failure, fought error
 	foughtUntil     time.Time
 	waiters         waiters
+	// rehearsal is fed the same changes; nil: there is none.
+	rehearsal *rehearsal
 }
 
-func newInbox(o Options) *inbox {
+// newModel is the model of an empty cluster.
+func newModel(o Options) *policy.Model {
 	model := policy.NewModel(o.Node)
 	if o.IgnorePodCIDRs {
 		model.IgnorePodCIDRs()
@@ -46,6 +49,10 @@ func newInbox(o Options) *inbox {
 		model.SetBudget(o.NamespaceBudget)
 	}
 	model.RememberPodCIDRs(o.LastPodCIDRs)
+	return model
+}
+
+func newInbox(model *policy.Model) *inbox {
 	return &inbox{
 		wake: make(chan struct{}, 1), synced: make(chan struct{}), model: model, waiters: newWaiters(),
 	}
@@ -69,6 +76,7 @@ func (i *inbox) feed(changes []policy.Change) (fed uint64) {
 		close(i.synced)
 	}
 	i.waiters.fed(i.model)
+	i.rehearsal.feed(i.model, changes)
 	i.mu.Unlock()
 	signal(i.wake)
 	return fed

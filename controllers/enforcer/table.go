@@ -5,6 +5,7 @@ import (
 	"maps"
 	"sync"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -171,7 +172,24 @@ func (s *sharedTable) denied(hook nft.HookPoint, p policy.Packet) string {
 
 // denialOf says why a packet was denied, by the table as it is.
 func (s *sharedTable) denialOf(l nft.Logged) ruleset.Denial {
+	if s == nil {
+		return (*ruleset.Table)(nil).DenialOf(l)
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.table.DenialOf(l)
+}
+
+// wouldAllow says whether the table, which must be a staged one, would have a packet allowed that was denied in a
+// direction. Without a table nothing is known.
+func (s *sharedTable) wouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {
+	if s == nil {
+		return nil, false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.table == nil {
+		return nil, false
+	}
+	return s.table.WouldAllow(l, d)
 }

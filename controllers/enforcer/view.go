@@ -3,6 +3,7 @@ package enforcer
 import (
 	"net/netip"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -88,8 +89,43 @@ func (e *Enforcer) EndsOf(src, dst netip.Addr) policy.Ends {
 	return ask(e.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) })
 }
 
-// DenialOf says why a packet that the kernel has told of was denied (see ruleset.Table.DenialOf).
-func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial { return e.policies.denialOf(l) }
+// DenialOf says why a packet that the kernel has told of was denied, or would be denied with the staged policies in
+// force (see ruleset.Table.DenialOf).
+func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial {
+	denial := ruleset.Denial{}
+	if ruleset.IsStaged(l) {
+		denial = e.rehearsal.table().denialOf(l)
+	} else {
+		denial = e.policies.denialOf(l)
+	}
+	e.markStaged(denial.Policies)
+	return denial
+}
+
+// WouldAllow reports whether a packet that was denied in a direction would be allowed with the staged policies in
+// force, and by which policies.
+func (e *Enforcer) WouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {
+	by, would = e.rehearsal.table().wouldAllow(l, d)
+	e.markStaged(by)
+	return by, would
+}
+
+// markStaged marks the policies that are staged.
+func (e *Enforcer) markStaged(policies []flows.Policy) {
+	for i := range policies {
+		policies[i].Staged = e.IsStaged(policy.Key{Namespace: policies[i].Namespace, Name: policies[i].Name})
+	}
+}
+
+// IsStaged reports whether a policy is staged, and StagedPolicies are all that are, in order.
+func (e *Enforcer) IsStaged(key policy.Key) bool {
+	return ask(e.inbox, func(m *policy.Model) bool { return m.IsStaged(key) })
+}
+
+// StagedPolicies are all policies that are staged, in order.
+func (e *Enforcer) StagedPolicies() []policy.Key {
+	return ask(e.inbox, (*policy.Model).StagedPolicies)
+}
 
 // Problems say why a policy is quarantined; there are none if it is not.
 func (e *Enforcer) Problems(key policy.Key) []policy.Problem {

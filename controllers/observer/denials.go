@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/policy/packet"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -24,7 +25,7 @@ type Log interface {
 	Close() error
 }
 
-// DenialsOptions are what Denials are told. All fields but Repeats must be set.
+// DenialsOptions are what Denials are told. All fields but Repeats and WouldAllow must be set.
 type DenialsOptions struct {
 	// Node is the name of this node.
 	Node string
@@ -32,6 +33,9 @@ type DenialsOptions struct {
 	Open func() (Log, error)
 	// DenialOf says why a packet was denied.
 	DenialOf func(nft.Logged) ruleset.Denial
+	// WouldAllow reports whether a denied packet would be allowed in a direction with the staged policies in force, and
+	// by which policies; nil: nobody knows.
+	WouldAllow func(nft.Logged, policy.Direction) (by []flows.Policy, would bool)
 	// LinkName is the name of a link of the node's network namespace; empty if there is none.
 	LinkName func(index int) string
 	Names    Names
@@ -43,7 +47,8 @@ type DenialsOptions struct {
 	Log  logr.Logger
 }
 
-// Denials tells of the first packet of each flow that this node denies, and sums up its repeats within ten seconds
+// Denials tells of the first packet of each flow that this node denies, or would deny with the staged policies in force,
+// and sums up its repeats within ten seconds
 // (see package ruleset's told.go).
 type Denials struct {
 	options DenialsOptions
@@ -150,11 +155,36 @@ func (d *Denials) tell(l nft.Logged) {
 	case packet.TCP:
 		flow.TCPFlags = tcpFlags(l.TCPFlags)
 	}
+	if ruleset.IsStaged(l) {
+		flow.Verdict = flows.WouldDeny
+	}
 	d.told.Add(1)
 	if d.repeats != nil {
 		d.repeats.add(l, *flow)
 	}
 	o.Tell(flow)
+	d.tellWouldAllow(l, *flow)
+}
+
+// tellWouldAllow tells that a denied packet would be allowed, in the direction that has denied it, with the staged
+// policies in force. The kernel does not ask the staged policies about what it denies, but has told of the packet all
+// that they ask.
+func (d *Denials) tellWouldAllow(l nft.Logged, denied flows.Flow) {
+	if d.options.WouldAllow == nil || denied.Verdict != flows.Denied || denied.Reason != flows.DefaultDeny && denied.Reason != flows.ByRule {
+		return
+	}
+	direction := policy.Ingress
+	if denied.Direction == flows.Egress {
+		direction = policy.Egress
+	}
+	by, would := d.options.WouldAllow(l, direction)
+	if !would {
+		return
+	}
+	flow := denied
+	flow.Verdict, flow.Reason, flow.Policies = flows.WouldAllow, "", by
+	flow.Text = "allowed with the staged policies in force"
+	d.options.Tell(&flow)
 }
 
 // tcpFlags names the flags that are set.
