@@ -45,7 +45,7 @@ func (t *Table) DenialOf(l nft.Logged) Denial {
 		p.State = state
 		trace := t.Trace(l.Hook, p)
 		if at := slices.IndexFunc(trace.Steps, func(s nft.Step) bool { return s.Chain == l.Prefix }); at >= 0 {
-			trace.Steps = trace.Steps[:at+1]
+			trace.Steps, trace.Verdict = trace.Steps[:at+1], nft.Drop // or so it would be
 			return t.denial(trace)
 		}
 	}

@@ -114,7 +114,7 @@ func (t *Table) StagedVerdict(d policy.Direction, hook nft.HookPoint, p nft.Trac
 		steps = steps[:end+1]
 	}
 	if at := slices.IndexFunc(steps, func(s nft.Step) bool { return wouldDeny(s.Chain) }); at >= 0 {
-		denial := t.denial(nft.Trace{Steps: steps[:at+1]})
+		denial := t.denial(nft.Trace{Steps: steps[:at+1], Verdict: nft.Drop})
 		s.Denial = &denial
 		return s
 	}
