@@ -63,8 +63,9 @@ type Options struct {
 type Enforcer struct {
 	inbox *inbox
 	loop  *loop
-	// policies is the policies' table, for those who ask for its rules.
+	// policies is the policies' table, for those who ask for its rules, and ruleset the choices that change it.
 	policies *sharedTable
+	ruleset  ruleset.Options
 	flows    *judge // nil: established flows are left alone
 	links    *links // nil: podfence connects the pods
 }
@@ -75,7 +76,7 @@ func New(kernel Kernel, o Options) *Enforcer {
 		o.Report = func(Outcome) {}
 	}
 	shared := &sharedTable{}
-	e := &Enforcer{inbox: newInbox(o), links: newLinks(o), policies: shared}
+	e := &Enforcer{inbox: newInbox(o), links: newLinks(o), policies: shared, ruleset: o.Ruleset}
 	if o.Flows != nil {
 		e.flows = newJudge(o.Flows, shared, o.Report)
 	}
