@@ -103,6 +103,8 @@ type LiveEnd struct {
 	Name string `json:"name,omitempty"`
 	// Pod is one of the workload's pods that has such a connection.
 	Pod string `json:"pod,omitempty"`
+	// Labels are those of that pod, as they are.
+	Labels map[string]string `json:"labels,omitempty"`
 	// Address is that of one of these ends.
 	Address netip.Addr `json:"address"`
 }

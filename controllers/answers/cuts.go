@@ -152,7 +152,7 @@ func (c *cuts) of(p judgedPacket) []*answers.Cut {
 // end is who has an address.
 func (c *cuts) end(addr netip.Addr) answers.LiveEnd {
 	e := c.names.Endpoint(addr, 0)
-	end := answers.LiveEnd{Kind: "Address", Namespace: e.Namespace, Pod: e.Pod, Address: addr}
+	end := answers.LiveEnd{Kind: "Address", Namespace: e.Namespace, Pod: e.Pod, Labels: e.Labels, Address: addr}
 	switch {
 	case e.Workload != nil:
 		end.Kind, end.Name = e.Workload.Kind, e.Workload.Name
