@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -148,6 +149,9 @@ func readLive(w http.ResponseWriter, r *http.Request) (q answers.LiveQuestion, c
 	decoder.DisallowUnknownFields() // a part that is not understood would be left out of the answer
 	if err := decoder.Decode(&q); err != nil {
 		return q, nil, fmt.Errorf("the question is not a LiveQuestion in JSON: %w", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) { // only at the end is it noticed if who asks goes
+		return q, nil, errors.New("there is more after the question: ask one at a time")
 	}
 	if q.Seconds < 0 || q.Seconds > answers.MaxLiveSeconds {
 		return q, nil, fmt.Errorf("seconds is %d: it must be from 0 to %d", q.Seconds, answers.MaxLiveSeconds)
