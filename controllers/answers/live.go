@@ -69,8 +69,7 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { <-s.living }()
 	out := stream{w: w, control: http.NewResponseController(w)}
-	// Both deadlines are for questions that are answered at once. Of a test's writer there are none.
-	_ = out.control.SetReadDeadline(time.Time{})
+	// The server's deadline is for questions that are answered at once. A test's writer has none.
 	_ = out.control.SetWriteDeadline(time.Now().Add(traceWait + lookTimeout + sendTimeout))
 	cuts := newCuts(s.options.Names)
 	open, err := s.look(r.Context(), cuts, changes)
