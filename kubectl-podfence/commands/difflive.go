@@ -129,7 +129,10 @@ func (c *diffing) askOne(ctx context.Context, of *askedAgent, question answers.L
 		})
 		switch {
 		case err != nil && agents.IsBusy(err) && time.Now().Before(until) && ctx.Err() == nil:
-			time.Sleep(askLiveAgain)
+			select {
+			case <-ctx.Done():
+			case <-time.After(askLiveAgain):
+			}
 			continue
 		case err != nil && last.Message == "":
 			last.Done, last.Message = false, err.Error()
