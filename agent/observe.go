@@ -21,10 +21,7 @@ const DefaultObserveFlows = 4096
 // what was denied.
 func (a *Agent) observe(cluster *controllers.Source) (err error) {
 	o := a.options
-	names := observer.ModelNames{Holders: a.Enforcer}
-	if o.CNI.bridge() != nil {
-		names.GatewayAt = a.Enforcer.GatewayAt
-	}
+	names := a.names()
 	tell, err := a.nameServices(names)
 	if err != nil {
 		return err
@@ -60,6 +57,15 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 		counted("podfence_connections_lost_total", "Beginnings and ends of connections that came faster than they could be told to those who observe.", connectionsLost),
 	)
 	return err
+}
+
+// names say who has an address.
+func (a *Agent) names() observer.ModelNames {
+	names := observer.ModelNames{Holders: a.Enforcer}
+	if a.options.CNI.bridge() != nil {
+		names.GatewayAt = a.Enforcer.GatewayAt
+	}
+	return names
 }
 
 // counted is a counter of the metrics.

@@ -38,6 +38,9 @@
 //	reachmatrix.go      ReachMatrix: who reaches whom
 //	apply.go            Apply: a cluster after objects were applied to it
 //	diff.go             Compare: what a change opens and closes
+//	changes.go          Changes: what of it an agent has to be told
+//	live.go             Live: which open connections a change would cut, by what agents answer
+//	liverule.go         the rules that would have to be added for these
 //	counterparts.go     which pods of two clusters are held against each other
 //
 // What goes out:

@@ -57,6 +57,7 @@
 //	budget.go      what the policies of a namespace may take
 //	quarantine.go  policies that isolate their pods and allow nothing
 //	counts.go      how much there is
+//	suppose.go     what would be if some objects were others
 //
 // What the model is held against:
 //

@@ -52,6 +52,17 @@ func (t *Table) DenialOf(l nft.Logged) Denial {
 	return changed
 }
 
+// Denials say why a table would deny a packet: one for each base chain of the hook that would, in the order of
+// the hook. So of a packet between two pods of a node there may be one for egress, and one for ingress.
+func (t *Table) Denials(hook nft.HookPoint, p nft.TracePacket) (all []Denial) {
+	for _, trace := range t.Traces(hook, p) {
+		if trace.Verdict != nft.Accept {
+			all = append(all, t.denial(trace))
+		}
+	}
+	return all
+}
+
 // frameTexts are what is said of frames that were denied.
 var frameTexts = map[flows.Reason]string{
 	flows.Spoofed: "not from the pod's own address, or not to whom a pod may send",

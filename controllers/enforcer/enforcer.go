@@ -65,8 +65,9 @@ type Options struct {
 type Enforcer struct {
 	inbox *inbox
 	loop  *loop
-	// policies is the policies' table, for those who ask for its rules.
+	// policies is the policies' table, for those who ask for its rules, and ruleset the choices that change it.
 	policies *sharedTable
+	ruleset  ruleset.Options
 	flows    *judge // nil: established flows are left alone
 	links    *links // nil: podfence connects the pods
 	// rehearsal is of the staged policies; nil: there is none.
@@ -79,7 +80,7 @@ func New(kernel Kernel, o Options) *Enforcer {
 		o.Report = func(Outcome) {}
 	}
 	shared := &sharedTable{}
-	e := &Enforcer{inbox: newInbox(newModel(o)), links: newLinks(o), policies: shared, rehearsal: newRehearsal(o)}
+	e := &Enforcer{inbox: newInbox(newModel(o)), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: newRehearsal(o)}
 	e.inbox.rehearsal = e.rehearsal
 	if o.Flows != nil {
 		e.flows = newJudge(o.Flows, shared, o.Report)
