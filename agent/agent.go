@@ -192,6 +192,8 @@ type Agent struct {
 	// Flows are what was last seen of denied packets and of connections.
 	Flows *observer.Store
 
+	// denials tells of denied packets; nil: nobody does.
+	denials *observer.Denials
 	// hubble serves Hubble's API; nil: nobody does.
 	hubble *hubble.Server
 	report *report.Reporter
@@ -224,6 +226,15 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		reports.Policy = cluster.Policy
 	}
 	a.report = report.New(reports)
+	if o.Staged != nil {
+		staged := *o.Staged
+		staged.Tell = func(l nft.Logged) {
+			if a.denials != nil {
+				a.denials.Tell(l)
+			}
+		}
+		o.Staged = &staged
+	}
 	var routes *network.Network
 	a.Enforcer = enforcer.New(kernel, enforcer.Options{
 		Node: o.Node, Ruleset: o.Ruleset, LastPodCIDRs: o.LastPodCIDRs, NamespaceBudget: o.NamespaceBudget, IgnorePodCIDRs: o.IgnorePodCIDRs,

@@ -45,10 +45,10 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 			policies = a.Manifests
 		}
 		misses := observer.NewMisses(observer.NewNearest(a.Enforcer, policies).Of, tell)
-		denials := observer.NewDenials(observer.DenialsOptions{
+		a.denials = observer.NewDenials(observer.DenialsOptions{
 			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, WouldAllow: a.Enforcer.WouldAllow, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
 		})
-		told, lost, without, err = denials.Told, denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(denials))
+		told, lost, without, err = a.denials.Told, a.denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(a.denials))
 	}
 	o.Registry.MustRegister(
 		counted("podfence_denials_told_total", "Denied packets that the kernel has told the agent of, the first of each flow: what kubectl podfence observe shows.", told),

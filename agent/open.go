@@ -169,7 +169,12 @@ func (h *Host) openStaged(o *Options, n *Node, tables kernel.Options) (*kernel.C
 		return nil, err
 	}
 	n.add(conn.Close)
-	o.Staged = &enforcer.Staged{Kernel: conn, Uninstall: conn.Uninstall}
+	reader, err := conn.OpenReader(tables)
+	if err != nil {
+		return nil, err
+	}
+	n.add(reader.Close)
+	o.Staged = &enforcer.Staged{Kernel: conn, Uninstall: conn.Uninstall, Flows: reader}
 	return conn, nil
 }
 

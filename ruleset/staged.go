@@ -75,6 +75,17 @@ func wouldDeny(chain string) bool {
 	return chain == chainWouldDeny || strings.HasPrefix(chain, chainWouldDeny+"-")
 }
 
+// WouldTell are the chains of the table, which must be a staged one, that would tell of a packet: one for each direction in
+// which it would be denied.
+func (t *Table) WouldTell(hook nft.HookPoint, p nft.TracePacket) (chains []string) {
+	for _, step := range t.Trace(hook, p).Steps {
+		if wouldDeny(step.Chain) && step.Rule.Verdict.Action == nft.Accept {
+			chains = append(chains, step.Chain)
+		}
+	}
+	return chains
+}
+
 // WouldAllow reports whether the table, which must be a staged one, would have a packet allowed that the policies' table
 // has denied in a direction, and which policies would.
 func (t *Table) WouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {

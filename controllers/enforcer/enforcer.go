@@ -80,7 +80,7 @@ func New(kernel Kernel, o Options) *Enforcer {
 		o.Report = func(Outcome) {}
 	}
 	shared := &sharedTable{}
-	e := &Enforcer{inbox: newInbox(newModel(o)), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: newRehearsal(o)}
+	e := &Enforcer{inbox: newInbox(newModel(o)), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: newRehearsal(o, shared)}
 	e.inbox.rehearsal = e.rehearsal
 	if o.Flows != nil {
 		e.flows = newJudge(o.Flows, shared, o.Report)

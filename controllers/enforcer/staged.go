@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 // What staged policies would do is worked out by a second model, of the same changes, and a second table in the kernel
@@ -19,11 +20,18 @@ type Staged struct {
 	// Kernel carries out plans for it, and Uninstall removes it; it is no error if it is not there.
 	Kernel    Kernel
 	Uninstall func() error
+	// Flows are the established flows; nil: they are not looked at.
+	Flows OpenFlows
+	// Tell is told of those that would be cut, as the kernel tells of a packet, by one goroutine. It must be set if Flows
+	// are.
+	Tell func(nft.Logged)
 }
 
 // rehearsal keeps the staged table as long as a policy is staged.
 type rehearsal struct {
 	options Options
+	// inForce judges flows by the policies' table.
+	inForce func(nft.HookPoint, policy.Packet) bool
 	// changed holds a token when a policy has come to be staged, or none is any more.
 	changed chan struct{}
 
@@ -35,13 +43,14 @@ type rehearsal struct {
 type world struct {
 	inbox    *inbox
 	policies *sharedTable
+	flows    openFlows
 }
 
-func newRehearsal(o Options) *rehearsal {
+func newRehearsal(o Options, policies *sharedTable) *rehearsal {
 	if o.Staged == nil {
 		return nil
 	}
-	return &rehearsal{options: o, changed: make(chan struct{}, 1)}
+	return &rehearsal{options: o, inForce: policies.judge(), changed: make(chan struct{}, 1)}
 }
 
 // feed takes in changes that were fed to a model. The caller sees to it that the model does not change meanwhile. When
@@ -54,7 +63,7 @@ func (r *rehearsal) feed(m *policy.Model, changes []policy.Change) {
 	defer r.mu.Unlock()
 	switch {
 	case r.current == nil && m.HasSynced() && m.HasStaged():
-		r.current = &world{newInbox(m.NewStaged()), &sharedTable{}}
+		r.current = &world{newInbox(m.NewStaged()), &sharedTable{}, newOpenFlows()}
 	case r.current != nil && !m.HasStaged():
 		r.current = nil
 	case r.current != nil:
@@ -102,11 +111,11 @@ func (r *rehearsal) keep(ctx context.Context, w *world) {
 	o.Watch, o.Bridge, o.PodLinks = nil, nil, nil
 	l := newLoop(o.Staged.Kernel, o, w.inbox, w.policies, nil, nil)
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = l.run(ctx) // without a watch it does not fail
-	}()
+	var ended sync.WaitGroup
+	ended.Go(func() { _ = l.run(ctx) }) // without a watch it does not fail
+	if r.options.Staged.Flows != nil {
+		ended.Go(func() { r.judgeFlows(ctx, w) })
+	}
 	for r.now() == w && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -114,7 +123,7 @@ func (r *rehearsal) keep(ctx context.Context, w *world) {
 		}
 	}
 	cancel()
-	<-ended
+	ended.Wait()
 }
 
 // remove removes the table, and waits until a policy is staged.
@@ -142,6 +151,8 @@ func (r *rehearsal) remove(ctx context.Context) {
 // report tells what has come of a world, of which nothing is enforced.
 func (r *rehearsal) report(w *world, outcome Outcome) {
 	switch o := outcome.(type) {
+	case Committed:
+		w.flows.committed(o)
 	case Settled:
 		r.options.Report(ask(w.inbox, func(m *policy.Model) Rehearsed {
 			return Rehearsed{Policies: len(m.StagedPolicies()), Pods: m.Rehearsed()}

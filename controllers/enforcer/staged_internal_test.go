@@ -14,6 +14,7 @@ import (
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/recorder"
 )
 
@@ -25,6 +26,9 @@ type rehearsed struct {
 	removed        atomic.Int32
 	troubles       atomic.Int32
 	last           atomic.Value // the last Rehearsed
+	flows          openFlowsOf
+	told           []nft.Logged
+	revoke         atomic.Int32 // flows that would be cut
 }
 
 func (r *rehearsed) policy(staged bool) policy.Change {
@@ -39,12 +43,15 @@ func rehearse(t *testing.T, then func(*WithT, *rehearsed)) {
 		r := &rehearsed{}
 		r.Enforcer = New(&r.kernel, Options{Node: "node", Ruleset: ruleset.Options{LogGroup: 1, RevokedMark: 1}, Staged: &Staged{
 			Kernel: &r.staged, Uninstall: func() error { r.removed.Add(1); return nil },
+			Flows: &r.flows, Tell: func(l nft.Logged) { r.told = append(r.told, l) },
 		}, Report: func(o Outcome) {
 			switch o := o.(type) {
 			case Troubled:
 				r.troubles.Add(1)
 			case Rehearsed:
 				r.last.Store(o)
+			case WouldRevoke:
+				r.revoke.Add(int32(o.Flows))
 			}
 		}})
 		web := pod("web")
@@ -134,5 +141,54 @@ func TestStagedFails(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		g.Expect(r.last.Load()).To(Equal(Rehearsed{Policies: 1, Pods: 1}))
+	})
+}
+
+// openFlowsOf are flows that connection tracking has.
+type openFlowsOf struct {
+	packets []policy.Packet
+	asked   int
+}
+
+func (f *openFlowsOf) WouldCut(_ context.Context, _ uint32, asIs, wouldBe func(nft.HookPoint, policy.Packet) bool, tell func(nft.OpenFlow)) (int, error) {
+	f.asked++
+	for _, p := range f.packets {
+		if asIs(nft.Forward, p) && !wouldBe(nft.Forward, p) {
+			tell(nft.OpenFlow{Packet: p, JudgedBy: p, Hook: nft.Forward})
+		}
+	}
+	return len(f.packets), nil
+}
+
+// TestStagedFlows: established flows that would be cut are told once when a policy is staged, and not again by what
+// comes to other pods; and none by a policy that is in force.
+func TestStagedFlows(t *testing.T) {
+	rehearse(t, func(g *WithT, r *rehearsed) {
+		to := func(addr string) policy.Packet {
+			return policy.Packet{Src: netip.MustParseAddr("10.244.2.9"), Dst: netip.MustParseAddr(addr), Protocol: policy.TCP, DstPort: 80, HopLimit: 64}
+		}
+		r.flows.packets = []policy.Packet{to("10.244.1.7"), to("10.244.9.9")}
+		r.Feed(r.policy(true))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		g.Expect(r.told).To(HaveLen(1))
+		g.Expect(r.told[0].Packet.Dst).To(Equal(r.flows.packets[0].Dst))
+		g.Expect(r.revoke.Load()).To(BeEquivalentTo(1))
+		denial := r.DenialOf(r.told[0])
+		g.Expect(denial.Policies).To(HaveLen(1))
+		g.Expect(denial.Policies[0].Name).To(Equal("deny"))
+		g.Expect(denial.Policies[0].Staged).To(BeTrue())
+
+		other := pod("other")
+		other.IPs = []netip.Addr{netip.MustParseAddr("10.244.1.8")}
+		r.Feed(policy.SetPod(other))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		g.Expect(r.flows.asked).To(Equal(1), "flows are looked at for a pod that is new")
+
+		r.Feed(r.policy(false))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		g.Expect(r.told).To(HaveLen(1))
 	})
 }

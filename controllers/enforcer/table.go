@@ -180,6 +180,16 @@ func (s *sharedTable) denialOf(l nft.Logged) ruleset.Denial {
 	return s.table.DenialOf(l)
 }
 
+// wouldTell says which chains of the table, which must be a staged one, would tell of the first packet of a flow.
+func (s *sharedTable) wouldTell(hook nft.HookPoint, p policy.Packet) []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.table == nil {
+		return nil
+	}
+	return s.table.WouldTell(hook, nft.TracePacket{Packet: p, State: nft.New})
+}
+
 // wouldAllow says whether the table, which must be a staged one, would have a packet allowed that was denied in a
 // direction. Without a table nothing is known.
 func (s *sharedTable) wouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {

@@ -120,7 +120,7 @@ func (d *Denials) hear(ctx context.Context) error {
 	closed := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { closed <- log.Close() })
 	for {
-		lost, err := log.Receive(d.tell)
+		lost, err := log.Receive(d.Tell)
 		if lost > 0 {
 			d.lost.Add(uint64(lost))
 			d.options.Log.Info("Packets were denied faster than they could be told; some are missing", "lost", lost)
@@ -135,8 +135,8 @@ func (d *Denials) hear(ctx context.Context) error {
 	}
 }
 
-// tell tells of a packet.
-func (d *Denials) tell(l nft.Logged) {
+// Tell tells of a packet. It may be called beside the log, for packets that came in by no link.
+func (d *Denials) Tell(l nft.Logged) {
 	o := &d.options
 	l.Packet.Frame.Port, l.Packet.Frame.Out = o.LinkName(l.InLink), o.LinkName(l.OutLink)
 	l.Packet.Loopback = l.Packet.Frame.Port == "lo"

@@ -1,0 +1,129 @@
+package enforcer
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/ruleset/nft"
+)
+
+// OpenFlows are the flows that connection tracking has.
+type OpenFlows interface {
+	// WouldCut tells of the flows that pass now, and would be cut by other rules; asIs and wouldBe judge by those that there
+	// are and by the others. bit is that of the mark that revokes; 0: none does. It changes nothing.
+	WouldCut(ctx context.Context, bit uint32, asIs, wouldBe func(nft.HookPoint, policy.Packet) bool, tell func(nft.OpenFlow)) (open int, err error)
+}
+
+// openFlows notes whose established flows are to be judged by the staged table: those of pods that a policy has come
+// to be staged for. The kernel does it for what begins from then on.
+type openFlows struct {
+	// known are the pods of the node that were committed. It is for the loop's goroutine alone.
+	known map[policy.Key]struct{}
+	// come holds a token while there are addresses.
+	come chan struct{}
+
+	mu    sync.Mutex
+	addrs map[netip.Addr]struct{}
+}
+
+func newOpenFlows() openFlows {
+	return openFlows{known: map[policy.Key]struct{}{}, come: make(chan struct{}, 1), addrs: map[netip.Addr]struct{}{}}
+}
+
+// committed notes the pods whose policies in the staged table are others than before. A pod that is new has no flows.
+func (f *openFlows) committed(c Committed) {
+	var addrs []netip.Addr
+	note := func(s *policy.Subject, changed bool) {
+		if changed && (s.Fenced(policy.Ingress) || s.Fenced(policy.Egress)) {
+			addrs = append(addrs, s.IPs...)
+		}
+		f.known[s.Key] = struct{}{}
+	}
+	first := len(f.known) == 0
+	if c.Intent != nil {
+		for _, s := range c.Intent.Subjects {
+			note(&s, first) // built anew after a failure, it is what it was
+		}
+	}
+	for key, s := range c.Delta.Subjects {
+		if _, known := f.known[key]; s != nil {
+			note(s, known)
+		} else {
+			delete(f.known, key)
+		}
+	}
+	if len(addrs) == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, addr := range addrs {
+		f.addrs[addr] = struct{}{}
+	}
+	signal(f.come)
+}
+
+// take takes the addresses out.
+func (f *openFlows) take() map[netip.Addr]struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	addrs := f.addrs
+	f.addrs = map[netip.Addr]struct{}{}
+	return addrs
+}
+
+const (
+	// mostWouldRevoke is how many flows are told at once at most: there may be very many, and the last few thousand flows
+	// are kept for who observes.
+	mostWouldRevoke = 1000
+	// wouldRevokePause is how long to leave connection tracking alone between two looks at all of its flows.
+	wouldRevokePause = time.Second
+)
+
+// judgeFlows judges the established flows of pods that a policy has come to be staged for, until ctx is done: once, as
+// the kernel judges what begins. It takes a tenth of a processor at most.
+func (r *rehearsal) judgeFlows(ctx context.Context, w *world) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.flows.come:
+		}
+		began := time.Now()
+		addrs, n := w.flows.take(), 0
+		wouldBe := func(hook nft.HookPoint, p policy.Packet) bool {
+			_, from := addrs[p.Src]
+			_, to := addrs[p.Dst]
+			return !from && !to || len(w.policies.wouldTell(hook, p)) == 0
+		}
+		_, err := r.options.Staged.Flows.WouldCut(ctx, r.options.Ruleset.RevokedMark, r.inForce, wouldBe, func(f nft.OpenFlow) {
+			if f.Ended {
+				return
+			}
+			if n++; n > mostWouldRevoke {
+				return
+			}
+			for _, chain := range w.policies.wouldTell(f.Hook, f.JudgedBy) {
+				r.options.Staged.Tell(nft.Logged{
+					Time: time.Now(), Family: nft.Inet, Hook: f.Hook, Prefix: chain, Packet: nft.TracePacket{Packet: f.JudgedBy, State: nft.New}, Tracked: true,
+				})
+			}
+		})
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			r.options.Report(Troubled{What: "Cannot judge established flows by the staged policies; nothing that is enforced depends on that", Err: err, Addresses: len(addrs)})
+		case n > 0:
+			r.options.Report(WouldRevoke{Flows: n})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(wouldRevokePause, 9*time.Since(began))):
+		}
+	}
+}
