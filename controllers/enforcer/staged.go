@@ -37,6 +37,8 @@ type rehearsal struct {
 
 	mu      sync.Mutex
 	current *world // nil: no policy is staged
+	// rehearsed is what was reported last.
+	rehearsed Rehearsed
 }
 
 // world is a model with the staged policies in force, and their table.
@@ -136,7 +138,7 @@ func (r *rehearsal) remove(ctx context.Context) {
 			again = time.After(delay)
 			r.options.Report(Troubled{What: "Cannot remove the table of staged policies, on which nothing depends that is enforced; trying again", Err: err, RetryAfter: delay})
 		} else {
-			r.options.Report(Rehearsed{})
+			r.reportRehearsed(Rehearsed{})
 		}
 		select {
 		case <-ctx.Done():
@@ -148,13 +150,24 @@ func (r *rehearsal) remove(ctx context.Context) {
 	}
 }
 
+// reportRehearsed reports what is worked out, if that is not what it was.
+func (r *rehearsal) reportRehearsed(now Rehearsed) {
+	r.mu.Lock()
+	same := r.rehearsed == now
+	r.rehearsed = now
+	r.mu.Unlock()
+	if !same {
+		r.options.Report(now)
+	}
+}
+
 // report tells what has come of a world, of which nothing is enforced.
 func (r *rehearsal) report(w *world, outcome Outcome) {
 	switch o := outcome.(type) {
 	case Committed:
 		w.flows.committed(o)
 	case Settled:
-		r.options.Report(ask(w.inbox, func(m *policy.Model) Rehearsed {
+		r.reportRehearsed(ask(w.inbox, func(m *policy.Model) Rehearsed {
 			return Rehearsed{Policies: len(m.StagedPolicies()), Pods: m.Rehearsed()}
 		}))
 	case Failed:

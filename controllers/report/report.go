@@ -98,6 +98,10 @@ func (r *Reporter) Report(outcome enforcer.Outcome) {
 		r.log.Info("Repaired the table", "after", o.After.String())
 	case enforcer.Revoked:
 		r.revoked(o)
+	case enforcer.Rehearsed:
+		r.log.Info("Working out what staged policies would do; they change no verdict", "policies", o.Policies, "pods", o.Pods)
+	case enforcer.WouldRevoke:
+		r.log.Info("Established flows would be cut with the staged policies in force", "flows", o.Flows)
 	case enforcer.Troubled:
 		keysAndValues := []any{}
 		if o.Addresses > 0 {
