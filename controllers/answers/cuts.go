@@ -69,6 +69,12 @@ func (c *cuts) supposing(s *enforcer.Supposition, now time.Time) {
 	c.supposed, c.now, c.packets = s, now, map[judgedPacket][]*answers.Cut{}
 }
 
+// begin says that flows that are added from now on, and were not before, have begun since.
+func (c *cuts) begin() { c.begun = true }
+
+// count is how many flows would be cut.
+func (c *cuts) count() int { return c.found }
+
 // add takes in a flow that would be cut.
 func (c *cuts) add(f nft.OpenFlow) {
 	before, known := c.seen[f.ID]

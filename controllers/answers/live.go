@@ -68,9 +68,8 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { <-s.living }()
-	out := stream{w: w, control: http.NewResponseController(w)}
-	// The server's deadline is for questions that are answered at once. A test's writer has none.
-	_ = out.control.SetWriteDeadline(time.Now().Add(traceWait + lookTimeout + sendTimeout))
+	out := newStream(w)
+	out.within(traceWait + lookTimeout + sendTimeout)
 	cuts := newCuts(s.options.Names)
 	open, err := s.look(r.Context(), cuts, changes)
 	switch {
@@ -88,22 +87,22 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
 		TypeMeta: answers.TypeMeta{APIVersion: answers.Version, Kind: "LiveCuts"}, Node: s.options.Node,
 		Open: open, Counts: s.options.Kernel.Counts(), Spares: s.options.Choices.RevokedMark == 0,
 	}
-	_ = s.follow(r.Context(), &out, cuts, said, changes, time.Duration(q.Seconds)*time.Second) // who has gone is not told
+	_ = s.follow(r.Context(), out, cuts, said, changes, time.Duration(q.Seconds)*time.Second) // who has gone is not told
 }
 
 // follow sends what was found at the first look, and goes on looking for so long. An error says why no more can be
 // sent.
 func (s *Server) follow(ctx context.Context, out *stream, cuts *cuts, said answers.LiveCuts, changes []policy.Change, long time.Duration) error {
 	until := time.Now().Add(long)
-	cuts.begun = true
+	cuts.begin()
 	for told := -1; ; { // how many flows were told of
 		said.Done = !time.Now().Before(until)
-		if said.Done || said.Message != "" || cuts.found > told {
-			told = cuts.found
+		if said.Done || said.Message != "" || cuts.count() > told {
+			told = cuts.count()
 			cuts.into(&said)
 			out.encode(said)
 		} else {
-			out.buffer.WriteByte('\n')
+			out.empty()
 		}
 		if err := out.flush(); err != nil || said.Done || said.Message != "" {
 			return err

@@ -53,7 +53,7 @@ wrong, or something could not be read, or an agent could not be asked.`,
 	cmd.Flags().DurationVar(&c.long, "for", 0, "with --live: judge connections that begin as well, for so long, such as 10m")
 	c.judge.flags(cmd)
 	c.asking.flags(cmd)
-	c.asking.timeout, cmd.Flag("agent-timeout").DefValue = liveTimeout, liveTimeout.String()
+	c.asking.patient(cmd, liveTimeout)
 	c.output.outputFlag(cmd, "json", "yaml")
 	return cmd
 }

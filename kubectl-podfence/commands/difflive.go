@@ -108,7 +108,7 @@ func (c *diffing) askLive(ctx context.Context, asked []*askedAgent, question ans
 // askOne asks one agent.
 func (c *diffing) askOne(ctx context.Context, of *askedAgent, question answers.LiveQuestion) *answers.LiveCuts {
 	last := &answers.LiveCuts{Node: of.Node}
-	until := time.Now().Add(c.asking.timeout)
+	until := c.asking.deadline()
 	for {
 		err := c.asking.stream(ctx, of, answers.LivePath, agents.Stream{
 			Question: question, Silence: silence, Opened: func(time.Time) {},
