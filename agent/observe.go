@@ -46,7 +46,7 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 		}
 		misses := observer.NewMisses(observer.NewNearest(a.Enforcer, policies).Of, tell)
 		a.denials = observer.NewDenials(observer.DenialsOptions{
-			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, WouldAllow: a.Enforcer.WouldAllow, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
+			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, WouldBe: a.Enforcer.WouldBe, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
 		})
 		told, lost, without, err = a.denials.Told, a.denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(a.denials))
 	}

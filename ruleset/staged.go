@@ -86,13 +86,12 @@ func (t *Table) WouldTell(hook nft.HookPoint, p nft.TracePacket) (chains []strin
 	return chains
 }
 
-// WouldAllow reports whether the table, which must be a staged one, would have a packet allowed that the policies' table
-// has denied in a direction, and which policies would.
-func (t *Table) WouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {
+// WouldBe is what the table, which must be a staged one, says of a packet that the policies' table has denied in a
+// direction.
+func (t *Table) WouldBe(l nft.Logged, d policy.Direction) Staged {
 	p := l.Packet
 	p.Hairpin, p.State = p.Src == p.Dst, nft.New
-	s := t.StagedVerdict(d, l.Hook, p)
-	return s.By, s.Rehearsed && s.Denial == nil
+	return t.StagedVerdict(d, l.Hook, p)
 }
 
 // Staged is what a staged table says of a packet in one direction of a pod's rules.
@@ -104,6 +103,9 @@ type Staged struct {
 	Denial *Denial
 	By     []flows.Policy
 }
+
+// Allowed reports whether the packet would be allowed in that direction.
+func (s Staged) Allowed() bool { return s.Rehearsed && s.Denial == nil }
 
 // StagedVerdict is what the table, which must be a staged one, says of a packet at a hook.
 func (t *Table) StagedVerdict(d policy.Direction, hook nft.HookPoint, p nft.TracePacket) (s Staged) {

@@ -80,8 +80,8 @@ func New(kernel Kernel, o Options) *Enforcer {
 		o.Report = func(Outcome) {}
 	}
 	shared := &sharedTable{}
-	e := &Enforcer{inbox: newInbox(newModel(o)), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: newRehearsal(o, shared)}
-	e.inbox.rehearsal = e.rehearsal
+	rehearsal := newRehearsal(o, shared)
+	e := &Enforcer{inbox: newInbox(newModel(o), rehearsal), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: rehearsal}
 	if o.Flows != nil {
 		e.flows = newJudge(o.Flows, shared, o.Report)
 	}

@@ -52,9 +52,10 @@ func newModel(o Options) *policy.Model {
 	return model
 }
 
-func newInbox(model *policy.Model) *inbox {
+// newInbox returns the inbox of a model. What is fed to it is fed to a rehearsal as well, unless that is nil.
+func newInbox(model *policy.Model, rehearsal *rehearsal) *inbox {
 	return &inbox{
-		wake: make(chan struct{}, 1), synced: make(chan struct{}), model: model, waiters: newWaiters(),
+		wake: make(chan struct{}, 1), synced: make(chan struct{}), model: model, waiters: newWaiters(), rehearsal: rehearsal,
 	}
 }
 

@@ -65,7 +65,7 @@ func (r *rehearsal) feed(m *policy.Model, changes []policy.Change) {
 	defer r.mu.Unlock()
 	switch {
 	case r.current == nil && m.HasSynced() && m.HasStaged():
-		r.current = &world{newInbox(m.NewStaged()), &sharedTable{}, newOpenFlows()}
+		r.current = &world{newInbox(m.NewStaged(), nil), &sharedTable{}, newOpenFlows()}
 	case r.current != nil && !m.HasStaged():
 		r.current = nil
 	case r.current != nil:
@@ -116,7 +116,7 @@ func (r *rehearsal) keep(ctx context.Context, w *world) {
 	var ended sync.WaitGroup
 	ended.Go(func() { _ = l.run(ctx) }) // without a watch it does not fail
 	if r.options.Staged.Flows != nil {
-		ended.Go(func() { r.judgeFlows(ctx, w) })
+		ended.Go(func() { w.flows.judge(ctx, r.options, r.inForce, w.policies.wouldTell) })
 	}
 	for r.now() == w && ctx.Err() == nil {
 		select {

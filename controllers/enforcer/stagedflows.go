@@ -83,32 +83,33 @@ const (
 	wouldRevokePause = time.Second
 )
 
-// judgeFlows judges the established flows of pods that a policy has come to be staged for, until ctx is done: once, as
-// the kernel judges what begins. It takes a tenth of a processor at most.
-func (r *rehearsal) judgeFlows(ctx context.Context, w *world) {
+// judge judges the established flows of pods that a policy has come to be staged for, until ctx is done: once, as the
+// kernel judges what begins. inForce judges by what is enforced, and wouldTell says which chains of the staged table would
+// tell of a flow. It takes a tenth of a processor at most.
+func (f *openFlows) judge(ctx context.Context, o Options, inForce func(nft.HookPoint, policy.Packet) bool, wouldTell func(nft.HookPoint, policy.Packet) []string) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.flows.come:
+		case <-f.come:
 		}
 		began := time.Now()
-		addrs, n := w.flows.take(), 0
+		addrs, n := f.take(), 0
 		wouldBe := func(hook nft.HookPoint, p policy.Packet) bool {
 			_, from := addrs[p.Src]
 			_, to := addrs[p.Dst]
-			return !from && !to || len(w.policies.wouldTell(hook, p)) == 0
+			return !from && !to || len(wouldTell(hook, p)) == 0
 		}
-		_, err := r.options.Staged.Flows.WouldCut(ctx, r.options.Ruleset.RevokedMark, r.inForce, wouldBe, func(f nft.OpenFlow) {
-			if f.Ended {
+		_, err := o.Staged.Flows.WouldCut(ctx, o.Ruleset.RevokedMark, inForce, wouldBe, func(open nft.OpenFlow) {
+			if open.Ended {
 				return
 			}
 			if n++; n > mostWouldRevoke {
 				return
 			}
-			for _, chain := range w.policies.wouldTell(f.Hook, f.JudgedBy) {
-				r.options.Staged.Tell(nft.Logged{
-					Time: time.Now(), Family: nft.Inet, Hook: f.Hook, Prefix: chain, Packet: nft.TracePacket{Packet: f.JudgedBy, State: nft.New}, Tracked: true,
+			for _, chain := range wouldTell(open.Hook, open.JudgedBy) {
+				o.Staged.Tell(nft.Logged{
+					Time: time.Now(), Family: nft.Inet, Hook: open.Hook, Prefix: chain, Packet: nft.TracePacket{Packet: open.JudgedBy, State: nft.New}, Tracked: true,
 				})
 			}
 		})
@@ -116,9 +117,9 @@ func (r *rehearsal) judgeFlows(ctx context.Context, w *world) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			r.options.Report(Troubled{What: "Cannot judge established flows by the staged policies; nothing that is enforced depends on that", Err: err, Addresses: len(addrs)})
+			o.Report(Troubled{What: "Cannot judge established flows by the staged policies; nothing that is enforced depends on that", Err: err, Addresses: len(addrs)})
 		case n > 0:
-			r.options.Report(WouldRevoke{Flows: n})
+			o.Report(WouldRevoke{Flows: n})
 		}
 		select {
 		case <-ctx.Done():

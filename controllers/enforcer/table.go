@@ -5,7 +5,6 @@ import (
 	"maps"
 	"sync"
 
-	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -190,16 +189,16 @@ func (s *sharedTable) wouldTell(hook nft.HookPoint, p policy.Packet) []string {
 	return s.table.WouldTell(hook, nft.TracePacket{Packet: p, State: nft.New})
 }
 
-// wouldAllow says whether the table, which must be a staged one, would have a packet allowed that was denied in a
-// direction. Without a table nothing is known.
-func (s *sharedTable) wouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {
+// wouldBe says what the table, which must be a staged one, says of a packet that was denied in a direction. Without a
+// table it says nothing.
+func (s *sharedTable) wouldBe(l nft.Logged, d policy.Direction) ruleset.Staged {
 	if s == nil {
-		return nil, false
+		return ruleset.Staged{}
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.table == nil {
-		return nil, false
+		return ruleset.Staged{}
 	}
-	return s.table.WouldAllow(l, d)
+	return s.table.WouldBe(l, d)
 }

@@ -3,7 +3,6 @@ package enforcer
 import (
 	"net/netip"
 
-	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -98,23 +97,19 @@ func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial {
 	} else {
 		denial = e.policies.denialOf(l)
 	}
-	e.markStaged(denial.Policies)
+	for i, p := range denial.Policies {
+		denial.Policies[i].Staged = e.IsStaged(policy.Key{Namespace: p.Namespace, Name: p.Name})
+	}
 	return denial
 }
 
-// WouldAllow reports whether a packet that was denied in a direction would be allowed with the staged policies in
-// force, and by which policies.
-func (e *Enforcer) WouldAllow(l nft.Logged, d policy.Direction) (by []flows.Policy, would bool) {
-	by, would = e.rehearsal.table().wouldAllow(l, d)
-	e.markStaged(by)
-	return by, would
-}
-
-// markStaged marks the policies that are staged.
-func (e *Enforcer) markStaged(policies []flows.Policy) {
-	for i := range policies {
-		policies[i].Staged = e.IsStaged(policy.Key{Namespace: policies[i].Namespace, Name: policies[i].Name})
+// WouldBe is what would become of a packet that was denied in a direction, with the staged policies in force.
+func (e *Enforcer) WouldBe(l nft.Logged, d policy.Direction) ruleset.Staged {
+	s := e.rehearsal.table().wouldBe(l, d)
+	for i, p := range s.By {
+		s.By[i].Staged = e.IsStaged(policy.Key{Namespace: p.Namespace, Name: p.Name})
 	}
+	return s
 }
 
 // IsStaged reports whether a policy is staged, and StagedPolicies are all that are, in order.

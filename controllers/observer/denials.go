@@ -25,7 +25,7 @@ type Log interface {
 	Close() error
 }
 
-// DenialsOptions are what Denials are told. All fields but Repeats and WouldAllow must be set.
+// DenialsOptions are what Denials are told. All fields but Repeats and WouldBe must be set.
 type DenialsOptions struct {
 	// Node is the name of this node.
 	Node string
@@ -33,9 +33,8 @@ type DenialsOptions struct {
 	Open func() (Log, error)
 	// DenialOf says why a packet was denied.
 	DenialOf func(nft.Logged) ruleset.Denial
-	// WouldAllow reports whether a denied packet would be allowed in a direction with the staged policies in force, and
-	// by which policies; nil: nobody knows.
-	WouldAllow func(nft.Logged, policy.Direction) (by []flows.Policy, would bool)
+	// WouldBe is what would become of a denied packet in a direction with the staged policies in force; nil: nobody knows.
+	WouldBe func(nft.Logged, policy.Direction) ruleset.Staged
 	// LinkName is the name of a link of the node's network namespace; empty if there is none.
 	LinkName func(index int) string
 	Names    Names
@@ -170,19 +169,19 @@ func (d *Denials) Tell(l nft.Logged) {
 // policies in force. The kernel does not ask the staged policies about what it denies, but has told of the packet all
 // that they ask.
 func (d *Denials) tellWouldAllow(l nft.Logged, denied flows.Flow) {
-	if d.options.WouldAllow == nil || denied.Verdict != flows.Denied || denied.Reason != flows.DefaultDeny && denied.Reason != flows.ByRule {
+	if d.options.WouldBe == nil || denied.Verdict != flows.Denied || denied.Reason != flows.DefaultDeny && denied.Reason != flows.ByRule {
 		return
 	}
 	direction := policy.Ingress
 	if denied.Direction == flows.Egress {
 		direction = policy.Egress
 	}
-	by, would := d.options.WouldAllow(l, direction)
-	if !would {
+	would := d.options.WouldBe(l, direction)
+	if !would.Allowed() {
 		return
 	}
 	flow := denied
-	flow.Verdict, flow.Reason, flow.Policies = flows.WouldAllow, "", by
+	flow.Verdict, flow.Reason, flow.Policies = flows.WouldAllow, "", would.By
 	flow.Text = "allowed with the staged policies in force"
 	d.options.Tell(&flow)
 }
