@@ -2,6 +2,7 @@ package commands_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -33,7 +34,7 @@ func (a *liveAgent) start(t *testing.T) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, err := io.ReadAll(r.Body)
 		var q answers.LiveQuestion
-		if err := json.Unmarshal(text, &q); err != nil || r.Method != http.MethodPost || r.URL.Path != "/v1/live" {
+		if err = errors.Join(err, json.Unmarshal(text, &q)); err != nil || r.Method != http.MethodPost || r.URL.Path != "/v1/live" {
 			t.Errorf("asked for %s %s: %s: %v", r.Method, r.URL.Path, text, err)
 		}
 		a.mu.Lock()
