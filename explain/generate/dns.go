@@ -23,8 +23,8 @@ var (
 	dnsLabels = map[string]string{"k8s-app": "kube-dns"}
 	// nodeLocalDNS is where NodeLocal DNSCache answers on each node.
 	nodeLocalDNS = netip.MustParseAddr("169.254.20.10")
-	// toldApart are the ports that DNS is asked at.
-	toldApart = []policy.Protocol{policy.UDP, policy.TCP}
+	// dnsProtocols are those by which DNS is asked.
+	dnsProtocols = []policy.Protocol{policy.UDP, policy.TCP}
 )
 
 // dns is the cluster's DNS. It has its place in most clusters if the objects do not have it.
@@ -61,7 +61,7 @@ func (g *generator) findDNS() dns {
 			}
 		}
 	}
-	for _, p := range toldApart {
+	for _, p := range dnsProtocols {
 		d.ports = append(d.ports, port{p, targetOf(service, p, pods)})
 	}
 	for c := range g.connections {
@@ -100,7 +100,7 @@ func (d *dns) has(u *unit, at port) bool {
 
 // isNodeLocal reports whether NodeLocal DNSCache was asked.
 func (d *dns) isNodeLocal(to end, at port) bool {
-	return to.addr == nodeLocalDNS && at.number == dnsPort && slices.Contains(toldApart, at.protocol)
+	return to.addr == nodeLocalDNS && at.number == dnsPort && slices.Contains(dnsProtocols, at.protocol)
 }
 
 // egress are the rules by which pods of a namespace ask the DNS.
@@ -113,7 +113,7 @@ func (d *dns) egress(namespace string) (rules []rule) {
 	if d.nodeLocal {
 		block := networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: netip.PrefixFrom(nodeLocalDNS, nodeLocalDNS.BitLen()).String()}}
 		var ports []networkingv1.NetworkPolicyPort
-		for _, p := range toldApart {
+		for _, p := range dnsProtocols {
 			ports = append(ports, numbered(port{p, dnsPort}))
 		}
 		rules = append(rules, rule{entries: []entry{{peer: block}}, ports: ports, comment: "NodeLocal DNSCache"})

@@ -116,9 +116,13 @@ func (g *generator) findGone(all []*flows.Flow) {
 func (g *generator) remembered(s *sighting) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.key.Namespace, Name: s.key.Name, Labels: maps.Clone(s.of.Labels)}}
 	pod.Spec.NodeName = s.node()
-	if owner := g.ownerOf(s); owner != (explain.Object{}) {
+	ownedBy := func(owner explain.Object) {
 		controls := true
 		pod.OwnerReferences = []metav1.OwnerReference{{Kind: owner.Kind, Name: owner.Name, Controller: &controls}}
+	}
+	if owner := g.ownerOf(s); owner != (explain.Object{}) {
+		ownedBy(owner)
+		ownedBy(g.workloadOf(pod)) // the Job may be gone as well
 	}
 	return pod
 }

@@ -74,6 +74,11 @@ func (g *generator) used(x *explain.Explainer) used {
 		}
 		seen.add(names[0], names[1], port{c.protocol, c.port})
 	}
+	if g.dns.nodeLocal {
+		for _, p := range dnsProtocols {
+			seen.add("", nodeLocalDNS.String(), port{p, dnsPort})
+		}
+	}
 	for _, u := range g.dns.units {
 		for _, pod := range u.pods {
 			for _, at := range g.dns.ports {
@@ -95,7 +100,7 @@ func (u used) between(from, to explain.Party) map[port]bool {
 		return ports
 	}
 	for at, these := range u {
-		if means(from, at[0]) && means(to, at[1]) {
+		if (at[0] == "" || means(from, at[0])) && means(to, at[1]) {
 			maps.Copy(ports, these)
 		}
 	}

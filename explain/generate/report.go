@@ -20,6 +20,7 @@ const (
 	OwnNode   Reason = "OwnNode"
 	Itself    Reason = "Itself"
 	Elsewhere Reason = "Elsewhere"
+	Repeated  Reason = "Repeated"
 	// Those that are not understood.
 	ServiceAddress  Reason = "ServiceAddress"
 	UnknownPod      Reason = "UnknownPod"
@@ -39,6 +40,7 @@ var reasons = []struct {
 	{OwnNode, "of nodes and pods on them, as probes are: they need no rule", true},
 	{Reply, "replies: they need no rule", true},
 	{Itself, "of pods to themselves, which they never leave", true},
+	{Repeated, "like many others that were read", true},
 	{Elsewhere, "neither from nor to the namespaces that policies are written for", true},
 	{Denied, "denied: what is denied today is not taken for what is needed", true},
 	{ServiceAddress, "to the address of a Service, before its translation: policies are asked behind it", false},
@@ -47,7 +49,7 @@ var reasons = []struct {
 	{NoAddress, "without addresses of one family at both ends", false},
 	{NoDirection, "of which nobody can tell who has begun", false},
 	{UnknownProtocol, "of a protocol that is not known", false},
-	{UnknownVerdict, "with a verdict that is not known", false},
+	{UnknownVerdict, "with a verdict that is neither allowed nor denied", false},
 }
 
 // Report is what policies cover, and what they do not.
