@@ -2,6 +2,7 @@ package generate
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -81,6 +82,13 @@ func (g *generator) add(f *flows.Flow) {
 	c.tuples[at] = max(c.tuples[at], f.SampledOf, 1)
 	if f.Asked != nil && f.Asked.Service != "" {
 		c.services[f.Asked.Namespace+"/"+f.Asked.Service] = true
+	}
+}
+
+// noteSample notes that agents have told of a sample alone.
+func (g *generator) noteSample(all []*flows.Flow) {
+	if slices.ContainsFunc(all, func(f *flows.Flow) bool { return f.Verdict == flows.Allowed && f.SampledOf > 1 }) {
+		g.report.Missing = append(g.report.Missing, "connections of which agents have told a sample, as more began than they tell of: peers may be unseen")
 	}
 }
 

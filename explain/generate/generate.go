@@ -21,6 +21,7 @@ func Generate(c *explain.Cluster, seen Seen, o Options) *Result {
 	for _, f := range seen.Flows {
 		g.add(f)
 	}
+	g.noteSample(seen.Flows)
 	g.units = g.makeUnits()
 	g.gatherNeeds()
 	policies := g.policies()

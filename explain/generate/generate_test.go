@@ -282,6 +282,20 @@ func TestOwnNode(t *testing.T) {
 	}
 }
 
+// TestSample: that agents have told of a sample alone is said, and each flow stands for several connections.
+func TestSample(t *testing.T) {
+	c := newTown("shop")
+	a := c.pod("shop/a-1", "Deployment/a", "node-1", app("a"))
+	o := options
+	o.Rare = 3
+	for of, rare := range map[uint32]bool{0: true, 10: false} {
+		text, r := c.generated(t, o, flow(at(a), outside("203.0.113.7"), "TCP/443", func(f *flows.Flow) { f.SampledOf = of }))
+		if strings.Contains(text, "rare") != rare || r.Report.Complete() != rare {
+			t.Errorf("one of %d:\n%s%s", of, text, reportOf(t, r))
+		}
+	}
+}
+
 // TestCommentsAreOneLine: what flows tell cannot end a comment.
 func TestCommentsAreOneLine(t *testing.T) {
 	c := newTown("shop")
