@@ -123,8 +123,9 @@ func (c *Cluster) replacedWorkloads(changed []*metav1.PartialObjectMetadata) []*
 	return append(out, changed...)
 }
 
-// controllersLabels are those that controllers give to pods beside those of a workload's template.
-var controllersLabels = []string{
+// ControllersLabels are the keys of those labels that controllers give to pods beside those of a workload's template.
+// They differ from pod to pod, or from one version of the template to the next. Nobody may change it.
+var ControllersLabels = []string{
 	"pod-template-hash", "controller-revision-hash", "pod-template-generation", "statefulset.kubernetes.io/pod-name",
 	"apps.kubernetes.io/pod-index", "job-name", "controller-uid", "batch.kubernetes.io/job-name", "batch.kubernetes.io/controller-uid",
 	"batch.kubernetes.io/job-completion-index",
@@ -144,7 +145,7 @@ func (c *Cluster) appliedPods(changed *Cluster) []*corev1.Pod {
 			begun[job] = job.Kind == "Job"
 			continue
 		}
-		for _, w := range x.workloads(pod) {
+		for _, w := range x.Owners(pod) {
 			of[w] = append(of[w], i)
 		}
 	}
@@ -190,7 +191,7 @@ func (c *Cluster) appliedPods(changed *Cluster) []*corev1.Pod {
 func likeTemplate(pod, template *corev1.Pod) *corev1.Pod {
 	out := pod.DeepCopy()
 	out.Labels = maps.Clone(template.Labels)
-	for _, key := range controllersLabels {
+	for _, key := range ControllersLabels {
 		if value, has := pod.Labels[key]; has {
 			out.Labels = withLabels(out.Labels, map[string]string{key: value})
 		}
@@ -231,7 +232,7 @@ func (c *Cluster) remove(o Object) error {
 	x := &Explainer{cluster: c, owners: ownersIn(c)}
 	isPod := is("Pod")
 	c.Pods = slices.DeleteFunc(slices.Clone(c.Pods), func(pod *corev1.Pod) bool {
-		owned := slices.Contains(x.workloads(pod), o)
+		owned := slices.Contains(x.Owners(pod), o)
 		gone = gone || owned
 		return isPod(pod) || owned
 	})

@@ -36,7 +36,7 @@ func (x *Explainer) withoutDNS(a Answer, p packet) []Note {
 	asked := false
 	for _, query := range x.dnsQueries(pod, servers) {
 		asked = true
-		if query.Dst == p.Dst || x.judge(query).Egress.Allowed {
+		if query.Dst == p.Dst || x.Judge(query).Egress.Allowed {
 			return nil
 		}
 	}

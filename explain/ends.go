@@ -90,7 +90,7 @@ func (x *Explainer) podEnds(pods []*corev1.Pod) (ends []end, notes []Note) {
 func (x *Explainer) podsOf(w Object) (pods []*corev1.Pod, known bool) {
 	_, known = x.owners[w]
 	for _, pod := range x.cluster.Pods {
-		if pod.Namespace == w.Namespace && slices.Contains(x.workloads(pod), w) {
+		if pod.Namespace == w.Namespace && slices.Contains(x.Owners(pod), w) {
 			pods = append(pods, pod)
 		}
 	}
@@ -157,7 +157,7 @@ func (x *Explainer) nodeEnd(i int) end {
 
 // addressEnd is the end that an address is: a pod if one has it, or a node.
 func (x *Explainer) addressEnd(addr netip.Addr) end {
-	holder := x.holder(addr)
+	holder := x.Holder(addr)
 	if len(holder.Pods) == 1 {
 		if e, note := x.podEnd(holder.Pods[0]); note == nil {
 			e.addrs, e.Address = []netip.Addr{addr}, addr
@@ -181,7 +181,7 @@ func (x *Explainer) addressEnd(addr netip.Addr) end {
 // believed are the addresses that a pod has according to Judge, in order.
 func (x *Explainer) believed(pod *corev1.Pod) (addrs []netip.Addr) {
 	for _, addr := range x.addrs(pod) {
-		if slices.Contains(x.holder(addr).Pods, pod) {
+		if slices.Contains(x.Holder(addr).Pods, pod) {
 			addrs = append(addrs, addr)
 		}
 	}

@@ -206,7 +206,7 @@ type decision struct {
 // decided at each of them.
 func (x *Explainer) decide(a *Answer, p policy.Packet) (d decision) {
 	d.egress, d.ingress = x.seen(a, p)
-	w, doubts := x.weigh(x.judge(p), d.egress, d.ingress)
+	w, doubts := x.weigh(x.Judge(p), d.egress, d.ingress)
 	d.both, d.doubts = w.both, doubts
 	a.Egress, a.Ingress = x.side(w.judged.Egress, d.egress), x.side(w.judged.Ingress, d.ingress)
 	a.Egress.Verdict, a.Ingress.Verdict = w.egress, w.ingress
@@ -215,7 +215,7 @@ func (x *Explainer) decide(a *Answer, p policy.Packet) (d decision) {
 
 // seen is a packet between the ends of an answer, as each of them sees it.
 func (x *Explainer) seen(a *Answer, p policy.Packet) (egress, ingress packet) {
-	src, dst := x.holder(p.Src), x.holder(p.Dst)
+	src, dst := x.Holder(p.Src), x.Holder(p.Dst)
 	egress = packet{Packet: p, d: policy.Egress, subject: src, peer: dst, destination: dst, peerAddr: p.Dst, peerEnd: a.To, by: a.Service}
 	ingress = packet{Packet: p, d: policy.Ingress, subject: dst, peer: src, destination: dst, peerAddr: p.Src, peerEnd: a.From, by: a.Service}
 	return egress, ingress

@@ -97,14 +97,14 @@ func (x *Explainer) addrs(pod *corev1.Pod) []netip.Addr {
 	return addrs
 }
 
-// judge is policy.Judge's verdict on a packet. Judge goes over all objects for every packet, so it gets
+// Judge is policy.Judge's verdict on a packet. Judge goes over all objects for every packet, so it gets
 // only those that can make a difference to this one.
-func (x *Explainer) judge(p policy.Packet) policy.Verdict {
+func (x *Explainer) Judge(p policy.Packet) policy.Verdict {
 	return policy.Judge(x.about(p.Src, p.Dst), p, x.options)
 }
 
-// holder is what Judge takes an address for.
-func (x *Explainer) holder(addr netip.Addr) policy.Holder {
+// Holder is what Judge takes an address for.
+func (x *Explainer) Holder(addr netip.Addr) policy.Holder {
 	return policy.HolderOf(x.about(addr), addr)
 }
 

@@ -136,7 +136,7 @@ func (x *Explainer) twoPeers(s Side) (notes []Note) {
 
 // translations notes what happens to a packet to a Service before policies see it.
 func (x *Explainer) translations(q Question) []Note {
-	if q.To.Kind != KindService || q.From.Kind != KindAddress || len(x.holder(q.From.Address).Pods) > 0 {
+	if q.To.Kind != KindService || q.From.Kind != KindAddress || len(x.Holder(q.From.Address).Pods) > 0 {
 		return nil
 	}
 	service := x.services[policy.Key{Namespace: q.To.Namespace, Name: q.To.Name}]

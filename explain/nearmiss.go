@@ -77,7 +77,7 @@ func (m Miss) String() string {
 func (x *Explainer) sideOf(p policy.Packet, d policy.Direction) (Side, policy.Judgement) {
 	a := Answer{From: x.addressEnd(p.Src).End, To: x.addressEnd(p.Dst).End}
 	egress, ingress := x.seen(&a, p)
-	v := x.judge(p)
+	v := x.Judge(p)
 	if d == policy.Egress {
 		return x.side(v.Egress, egress), v.Egress
 	}

@@ -38,7 +38,7 @@ func (x *Explainer) ports(a *Answer, bounds map[policy.Protocol][]int, p policy.
 	ports = portsByVerdict(bounds, func(protocol policy.Protocol, first uint16) Verdict {
 		egress.Packet = toPort(p, protocol, first)
 		ingress.Packet = egress.Packet
-		w, by := x.weigh(x.judge(egress.Packet), egress, ingress)
+		w, by := x.weigh(x.Judge(egress.Packet), egress, ingress)
 		if w.both == Unknown {
 			doubts = union(doubts, by)
 		}
@@ -90,7 +90,7 @@ func appendRange(open []policy.PortRange, r policy.PortRange) []policy.PortRange
 func (x *Explainer) bounds(from, to end) map[policy.Protocol][]int {
 	named := declaredPorts(to.pod)
 	if to.pod == nil && len(to.addrs) > 0 {
-		for _, pod := range x.holder(to.addrs[0]).Pods {
+		for _, pod := range x.Holder(to.addrs[0]).Pods {
 			named = append(named, declaredPorts(pod)...)
 		}
 	}

@@ -28,8 +28,8 @@ func controllerOf(o metav1.Object) (Object, bool) {
 	return Object{Kind: ref.Kind, Namespace: o.GetNamespace(), Name: ref.Name}, true
 }
 
-// workloads are what a pod belongs to, from what controls it to the topmost owner that is known.
-func (x *Explainer) workloads(pod *corev1.Pod) (owners []Object) {
+// Owners are what a pod belongs to, from what controls it to the topmost owner that is known.
+func (x *Explainer) Owners(pod *corev1.Pod) (owners []Object) {
 	owner, has := controllerOf(pod)
 	for has && len(owners) < 8 { // owners of owners could go round in a circle
 		owners = append(owners, owner)
@@ -41,9 +41,14 @@ func (x *Explainer) workloads(pod *corev1.Pod) (owners []Object) {
 
 // workload is the topmost owner of a pod; nil: the pod stands alone.
 func (x *Explainer) workload(pod *corev1.Pod) *Object {
-	owners := x.workloads(pod)
+	owners := x.Owners(pod)
 	if len(owners) == 0 || owners[len(owners)-1].Kind == "Node" { // a static pod's mirror is controlled by its Node
 		return nil
 	}
 	return &owners[len(owners)-1]
+}
+
+// PartyOf is the party that a pod belongs to, whether or not it has an address.
+func (x *Explainer) PartyOf(pod *corev1.Pod) Party {
+	return partyOf(end{End: End{Kind: KindPod, Namespace: pod.Namespace, Name: pod.Name, Workload: x.workload(pod)}})
 }

@@ -35,6 +35,9 @@ func addrsIn(texts []string) (addrs []netip.Addr) {
 	return addrs
 }
 
+// ServiceAt is the Service that has an address which is translated on the nodes; nil if none has it.
+func (x *Explainer) ServiceAt(addr netip.Addr) *corev1.Service { return x.serviceAt[addr] }
+
 // serviceAddress says that an address is a Service's.
 func serviceAddress(addr netip.Addr, service *corev1.Service) Note {
 	return Note{"ServiceAddress", fmt.Sprintf(

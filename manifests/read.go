@@ -93,6 +93,16 @@ func Read(paths []string, o ReadOptions) (*Objects, error) {
 	return out, nil
 }
 
+// Selectors calls tell with what workloads select their pods by, of Deployments, StatefulSets and DaemonSets that say
+// so.
+func (o *Objects) Selectors(tell func(kind, namespace, name string, by *metav1.LabelSelector)) {
+	for _, t := range o.templates {
+		if t.selector != nil {
+			tell(t.owner.Kind, t.owner.Namespace, t.owner.Name, t.selector)
+		}
+	}
+}
+
 // Place is where a field of a NetworkPolicy or a ClusterNetworkPolicy is written, such as
 // "spec.ingress[0].from[1]"; where there is no such field, the nearest one around it.
 func (o *Objects) Place(kind, namespace, name, field string) (file string, line int, known bool) {

@@ -83,7 +83,7 @@ var podSpec = what{only: true, fields: map[string]what{
 
 // template is the spec of what makes pods.
 var template = what{only: true, fields: map[string]what{
-	"replicas": {}, "template": {only: true, fields: map[string]what{"metadata": metadata, "spec": podSpec}},
+	"replicas": {}, "selector": {}, "template": {only: true, fields: map[string]what{"metadata": metadata, "spec": podSpec}},
 }}
 
 var workload = what{fields: map[string]what{"metadata": owned, "spec": template, "status": {only: true}}}

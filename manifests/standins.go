@@ -19,6 +19,8 @@ import (
 type podTemplate struct {
 	owner    *metav1.PartialObjectMetadata
 	template corev1.PodTemplateSpec
+	// selector is what it selects its pods by; nil: it has none of its own, as a Job.
+	selector *metav1.LabelSelector
 	// pods is how many stand for all: two where there may be several, so that one can be asked to reach
 	// the other.
 	pods int
@@ -39,14 +41,14 @@ func templateOf(kind string, obj metav1.Object) (t podTemplate, is bool) {
 	}
 	switch o := obj.(type) {
 	case *appsv1.Deployment:
-		t.template, t.pods = o.Spec.Template, several(o.Spec.Replicas)
+		t.template, t.selector, t.pods = o.Spec.Template, o.Spec.Selector, several(o.Spec.Replicas)
 	case *appsv1.ReplicaSet:
 		t.template, t.pods = o.Spec.Template, several(o.Spec.Replicas)
 		t.none = o.Spec.Replicas != nil && *o.Spec.Replicas == 0 && metav1.GetControllerOfNoCopy(o) != nil // an old revision
 	case *appsv1.StatefulSet:
-		t.template, t.pods = o.Spec.Template, several(o.Spec.Replicas)
+		t.template, t.selector, t.pods = o.Spec.Template, o.Spec.Selector, several(o.Spec.Replicas)
 	case *appsv1.DaemonSet:
-		t.template, t.pods = o.Spec.Template, 2
+		t.template, t.selector, t.pods = o.Spec.Template, o.Spec.Selector, 2
 	case *corev1.ReplicationController:
 		t.pods = several(o.Spec.Replicas)
 		if o.Spec.Template != nil {

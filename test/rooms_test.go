@@ -72,6 +72,8 @@ var rules = []struct {
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
 	// What policies say and cannot mean. Pure: a cluster as a value, findings as values.
 	{module + "/explain/lint", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "time", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"}},
+	// NetworkPolicies by what was seen. Pure: flows as values in, policies as values out.
+	{module + "/explain/generate", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "time", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"}},
 	// The agent puts the rooms together, for the command line and for tests.
 	{module + "/agent", []string{module + "/cli", module + "/test", module + "/controllers/clusterstatus"}},
 	// The kernel room carries out what it is given, and knows neither what podfence's tables

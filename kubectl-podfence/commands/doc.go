@@ -27,6 +27,9 @@
 //	observe.go        which packets are denied: what agents are asked for
 //	observestream.go  their flows, in the order of time, and again when an agent restarts
 //	observetext.go    a flow as a line of text, and the command that explains it
+//	generate.go       policies for what was seen: whose flows, and where the policies go
+//	generateflows.go  flows of files, of podfence's and Hubble's; how many are kept
+//	generatefiles.go  policies to a stream or a folder
 //	version.go        the versions of the plugin and of the agents
 //	versionvalue.go   Versions, whether they go together, and how they read
 //

@@ -33,6 +33,7 @@ func TestDocuments(t *testing.T) {
 	}{
 		{"LINT.md", mistakes, []string{"lint"}, nil},
 		{"REACH.md", shop, []string{"reach", "diff"}, nil},
+		{"KUBECTL.md", shop, []string{"generate"}, nil},
 		{"OBSERVE.md", ".", []string{"observe"}, documentFlows()},
 	} {
 		t.Run(document.file, func(t *testing.T) {

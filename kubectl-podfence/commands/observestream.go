@@ -33,7 +33,7 @@ type observation struct {
 	asking *asking
 	frame  *frame
 	query  flows.Query
-	out    *flowWriter
+	out    flowSink
 
 	events chan observed
 	// opening has a token for each agent that is being asked and has not begun to answer; without --follow, for
@@ -44,7 +44,15 @@ type observation struct {
 	// answer now, with the reason.
 	waiting map[*askedAgent]bool
 	failing map[*askedAgent]string
+	// broken are the agents of which a stream has ended that was followed: what they saw until it was taken up again
+	// is missing.
+	broken map[*askedAgent]bool
+	// missed is how many flows agents have forgotten before they were read.
+	missed uint64
 }
+
+// flowSink gets flows in the order of time.
+type flowSink interface{ write(*flows.Flow) error }
 
 // observed is what is read of an agent: a flow, how many were missed, that it has begun to answer, or that it
 // has ended, by err or because it has sent all.
@@ -63,11 +71,11 @@ type heldFlow struct {
 	at time.Time
 }
 
-func newObservation(f *frame, a *asking, q flows.Query, out *flowWriter) *observation {
+func newObservation(f *frame, a *asking, q flows.Query, out flowSink) *observation {
 	return &observation{
 		asking: a, frame: f, query: q, out: out,
 		events: make(chan observed, 256), opening: make(chan struct{}, askedAtOnce),
-		waiting: map[*askedAgent]bool{}, failing: map[*askedAgent]string{},
+		waiting: map[*askedAgent]bool{}, failing: map[*askedAgent]string{}, broken: map[*askedAgent]bool{},
 	}
 }
 
@@ -132,6 +140,7 @@ func (o *observation) take(e observed) {
 			o.held = slices.Clone(o.held[len(o.held)-o.query.Last:])
 		}
 	case e.missed > 0:
+		o.missed += e.missed
 		o.say(e.of, fmt.Sprintf("%d flows are missing: its agent has forgotten them before they were read (--observe-flows has it keep more)", e.missed))
 	case e.opened:
 		delete(o.waiting, e.of)
@@ -141,6 +150,7 @@ func (o *observation) take(e observed) {
 		}
 	case e.ended:
 		delete(o.waiting, e.of)
+		o.broken[e.of] = true
 		if e.err != nil && o.failing[e.of] != e.err.Error() {
 			o.failing[e.of] = e.err.Error()
 			o.say(e.of, e.err.Error())

@@ -70,6 +70,7 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 		lintCommand(f),
 		statusCommand(f),
 		observeCommand(f),
+		generateCommand(f),
 		versionCommand(f, version),
 	)
 	f.completeFlags(root)

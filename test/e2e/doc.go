@@ -49,6 +49,8 @@
 //	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
 //	         makes the certificates
 //
+// And generate: the policies that kubectl podfence generate writes of what it observes, in force.
+//
 // Where podfence is installed anew, overlay has the image that the cluster has in place of a release's.
 //
 // And walk: the targets of the Makefile that kubebuilder's users know, from a fresh clone (test/walk).
