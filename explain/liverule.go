@@ -216,7 +216,7 @@ func (x *Explainer) isAboutAlone(by answers.CutPolicy, c LiveCut) bool {
 // stable are the labels of a workload's pods that are the same for all of them.
 func stable(pod map[string]string) map[string]string {
 	out := maps.Clone(pod)
-	for _, key := range controllersLabels {
+	for _, key := range ControllersLabels {
 		delete(out, key)
 	}
 	return out
