@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/explain"
@@ -223,19 +222,7 @@ func (c *generating) observe(ctx context.Context, scope []string, seen *seenFlow
 	if err := o.run(ctx, asked); err != nil && !errors.Is(err, errNo) {
 		return err
 	}
-	for _, of := range asked {
-		switch {
-		case o.failing[of] != "":
-			seen.Missing = append(seen.Missing, fmt.Sprintf("what node %s has seen: %s", nameOf(of), printers.EscapeTerminal(o.failing[of])))
-		case o.broken[of]:
-			seen.Missing = append(seen.Missing, fmt.Sprintf("what node %s has seen for a while: its agent did not answer all the time", nameOf(of)))
-		case o.waiting[of]:
-			seen.Missing = append(seen.Missing, fmt.Sprintf("what node %s has seen: its agent has not answered yet", nameOf(of)))
-		}
-	}
-	if o.missed > 0 {
-		seen.Missing = append(seen.Missing, fmt.Sprintf("%d flows, which agents have forgotten before they were read (--observe-flows has them keep more)", o.missed))
-	}
+	seen.Missing = append(seen.Missing, o.missing(asked)...)
 	return nil
 }
 
