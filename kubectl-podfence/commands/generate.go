@@ -168,7 +168,7 @@ func (c *generating) run(ctx context.Context, timed bool) error {
 
 // read reads the objects, and what workloads select their pods by.
 func (c *generating) read(ctx context.Context, scope []string) (*objects, error) {
-	s := &source{frame: c.frame, files: c.objects, recursive: c.recursive}
+	s := newSource(c.frame, c.objects, c.recursive)
 	o, err := s.read(ctx, scope...)
 	if err != nil || s.isFiles() {
 		return o, err
