@@ -22,7 +22,7 @@ status: {phase: Running, podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}]}
 apiVersion: v1
 kind: Pod
 metadata: {namespace: shop, name: db, labels: {app: db}}
-spec: {containers: [{name: db, image: db, ports: [{containerPort: 5432, protocol: TCP}]}]}
+spec: {containers: [{name: db, image: db, ports: [{name: pg, containerPort: 5432, protocol: TCP}]}]}
 status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}]}
 ---
 apiVersion: networking.k8s.io/v1

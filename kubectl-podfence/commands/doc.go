@@ -25,6 +25,8 @@
 //	observe.go        which packets are denied: what agents are asked for
 //	observestream.go  their flows, in the order of time, and again when an agent restarts
 //	observetext.go    a flow as a line of text, and the command that explains it
+//	stage.go          stage and enforce: which policies are in force
+//	stagesummary.go   what they would have denied, by what agents remember
 //	version.go        the versions of the plugin and of the agents
 //	versionvalue.go   Versions, whether they go together, and how they read
 //
