@@ -18,6 +18,7 @@
 //	classes.go          which ends are alike to all policies, so that one stands for all
 //	explain.go          the answers to a Question, each once
 //	side.go             what is decided at one end, and by which rules
+//	staged.go           which policies are not in force, and what would be if they were
 //	rules.go            the rules of both kinds of policies, in one form
 //	misses.go           which rules nearly allowed a packet, and what of them did not mean it
 //	words.go            that in words

@@ -30,6 +30,8 @@
 //	generate.go       policies for what was seen: whose flows, and where the policies go
 //	generateflows.go  flows of files, of podfence's and Hubble's; how many are kept
 //	generatefiles.go  policies to a stream or a folder
+//	stage.go          stage and enforce: which policies are in force
+//	stagesummary.go   what they would have denied, by what agents remember
 //	version.go        the versions of the plugin and of the agents
 //	versionvalue.go   Versions, whether they go together, and how they read
 //
