@@ -114,6 +114,8 @@ type Options struct {
 	Counters report.ReadCounters
 	// FrameCounters do the same for the table of family bridge, with the rules' comments. Nil: there is none.
 	FrameCounters report.ReadCounters
+	// StagedCounters do the same for the table of staged policies. Nil: not known.
+	StagedCounters report.ReadCounters
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -251,7 +253,8 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		},
 	})
 	a.report.Of(a.Enforcer)
-	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")), a.report.Counters(o.Counters, o.FrameCounters, o.Log.WithName("metrics")))
+	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")), a.report.Counters(o.Counters, o.FrameCounters, o.Log.WithName("metrics")),
+		a.report.StagedCounters(o.StagedCounters, o.Log.WithName("metrics")))
 
 	if o.API != nil {
 		err = errors.Join(mgr.Add(a.report.Events), mgr.Add(a.report.Problems), cluster.SetupWithManager(mgr, controllers.Options{

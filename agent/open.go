@@ -174,6 +174,12 @@ func (h *Host) openStaged(o *Options, n *Node, tables kernel.Options) (*kernel.C
 		return nil, err
 	}
 	n.add(reader.Close)
+	counters, err := conn.OpenCounters(tables)
+	if err != nil {
+		return nil, err
+	}
+	n.add(counters.Close)
+	o.StagedCounters = counters.Read
 	o.Staged = &enforcer.Staged{Kernel: conn, Uninstall: conn.Uninstall, Flows: reader}
 	return conn, nil
 }

@@ -120,6 +120,9 @@ func (s *sharedTable) doubt() {
 // rules are the chains of the table, if the kernel holds it as it is, and its version. Nobody changes a
 // chain: another takes its place.
 func (s *sharedTable) rules() (chains map[string]*nft.Chain, version uint64, held bool) {
+	if s == nil {
+		return nil, 0, false
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.settled == 0 || s.settled != s.version {
@@ -130,6 +133,9 @@ func (s *sharedTable) rules() (chains map[string]*nft.Chain, version uint64, hel
 
 // holds reports whether the kernel holds that version of the table.
 func (s *sharedTable) holds(version uint64) bool {
+	if s == nil {
+		return false
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.version == version && s.settled == version

@@ -33,6 +33,15 @@ func (e *Enforcer) Rules() (rules Rules, held bool) {
 // returned them.
 func (e *Enforcer) Held(rules Rules) bool { return e.policies.holds(rules.version) }
 
+// StagedRules and HeldStaged are Rules and Held of the staged table. There are no rules while no policy is staged.
+func (e *Enforcer) StagedRules() (rules Rules, held bool) {
+	rules.Chains, rules.version, held = e.rehearsal.table().rules()
+	return rules, held
+}
+
+// HeldStaged reports whether the staged table's rules are still those in the kernel.
+func (e *Enforcer) HeldStaged(rules Rules) bool { return e.rehearsal.table().holds(rules.version) }
+
 // HasSynced reports whether all that there was at the start has been fed.
 func (e *Enforcer) HasSynced() bool { return e.inbox.hasSynced() }
 

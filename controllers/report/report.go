@@ -99,6 +99,7 @@ func (r *Reporter) Report(outcome enforcer.Outcome) {
 	case enforcer.Revoked:
 		r.revoked(o)
 	case enforcer.Rehearsed:
+		r.Metrics.rehearsed(o)
 		r.log.Info("Working out what staged policies would do; they change no verdict", "policies", o.Policies, "pods", o.Pods)
 	case enforcer.WouldRevoke:
 		r.log.Info("Established flows would be cut with the staged policies in force", "flows", o.Flows)
