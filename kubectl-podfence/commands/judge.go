@@ -29,6 +29,9 @@ func (j *judging) check() error {
 	return nil
 }
 
+// asStaged reports whether verdicts are those with the staged policies in force.
+func (j *judging) asStaged() bool { return j.staged }
+
 // options are the options of verdicts about objects.
 func (j *judging) options(o *objects) policy.JudgeOptions {
 	if j.podToNode != "" {
