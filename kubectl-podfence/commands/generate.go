@@ -15,6 +15,7 @@ import (
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/explain/generate"
 	"github.com/podfence/podfence/kubectl-podfence/cluster"
+	"github.com/podfence/podfence/policy"
 )
 
 // readAgain is how long the objects may take to be read once observing has ended.
@@ -87,7 +88,7 @@ func (c *generating) flags(cmd *cobra.Command) {
 	f.IntVar(&c.rare, "rare", 3, "a comment marks peers of which fewer connections than this were seen")
 	f.BoolVar(&c.isolate, "isolate-unseen", false, "write policies also for workloads of which nothing was seen: they allow DNS alone")
 	f.BoolVar(&c.staged, "staged", false, "mark the policies as staged: podfence tells what they would deny, and denies nothing by them")
-	c.judge.flags(cmd)
+	c.judge.nodeFlag(cmd)
 	c.asking.flags(cmd)
 	cobra.CheckErr(cmd.MarkFlagDirname("output-dir"))
 }
@@ -149,7 +150,7 @@ func (c *generating) run(ctx context.Context, timed bool) error {
 	}
 	result := generate.Generate(objects.Cluster, seen.Seen, generate.Options{
 		Namespaces: scope, ShortestIPv4: c.shortest[0], ShortestIPv6: c.shortest[1], Rare: c.rare,
-		IsolateUnseen: c.isolate, Staged: c.staged, Judge: c.judge.options(objects),
+		IsolateUnseen: c.isolate, Staged: c.staged, Judge: c.judgedBy(objects),
 	})
 	if err := c.write(result); err != nil {
 		return err
@@ -164,6 +165,14 @@ func (c *generating) run(ctx context.Context, timed bool) error {
 		return errNo
 	}
 	return nil
+}
+
+// judgedBy are the choices by which what was seen is held against the policies: if those are staged, as if they were in
+// force.
+func (c *generating) judgedBy(o *objects) policy.JudgeOptions {
+	options := c.judge.options(o)
+	options.StagedInForce = c.staged
+	return options
 }
 
 // read reads the objects, and what workloads select their pods by.

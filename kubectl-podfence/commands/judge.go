@@ -16,8 +16,13 @@ type judging struct {
 }
 
 func (j *judging) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&j.podToNode, "pod-to-node", "", "what the agents' flag of this name says of traffic of pods to their own node: police or allow; without it, as the agents of the cluster have it, and police with --filename")
+	j.nodeFlag(cmd)
 	cmd.Flags().BoolVar(&j.staged, "staged", false, "judge as if the staged policies were in force")
+}
+
+// nodeFlag is what agents were told, alone.
+func (j *judging) nodeFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&j.podToNode, "pod-to-node", "", "what the agents' flag of this name says of traffic of pods to their own node: police or allow; without it, as the agents of the cluster have it, and police with --filename")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("pod-to-node", cobra.FixedCompletions([]string{"police", "allow"}, cobra.ShellCompDirectiveNoFileComp)))
 }
 
@@ -28,6 +33,9 @@ func (j *judging) check() error {
 	}
 	return nil
 }
+
+// asStaged reports whether verdicts are those with the staged policies in force.
+func (j *judging) asStaged() bool { return j.staged }
 
 // options are the options of verdicts about objects.
 func (j *judging) options(o *objects) policy.JudgeOptions {

@@ -17,6 +17,7 @@ import (
 	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/metadata"
 
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
 )
 
@@ -99,25 +100,6 @@ func (c *staging) flags(cmd *cobra.Command) {
 	c.output.outputFlag(cmd, "name")
 }
 
-// completePolicies completes policies, of which there may be any number.
-func (f *frame) completePolicies(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
-	return f.complete(cmd, begun, func(c *completion) {
-		kind, _, has := strings.Cut(begun, "/")
-		switch {
-		case !has:
-			c.offered = append(c.offered, "cnp/", "ns/")
-			c.offer("", namespaceResource, "", "/")
-			c.offer("", networkPolicies, c.namespace, "")
-		case kind == "ns":
-			c.offer("ns/", namespaceResource, "", "")
-		case kind == "cnp":
-			c.offer("cnp/", clusterNetworkPolicies[0], "", "")
-		default:
-			c.offer(kind+"/", networkPolicies, kind, "")
-		}
-	}), cobra.ShellCompDirectiveNoFileComp
-}
-
 var networkPolicies = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}
 
 // clusterNetworkPolicies are in the versions that API servers have, the best one first.
@@ -163,10 +145,12 @@ func (s *stageable) String() string {
 	return s.kind + " " + s.name
 }
 
-// resourceName is the name that kubectl prints for it.
-func (s *stageable) resourceName() string {
-	group := strings.TrimSuffix("."+groups[s.kind], ".")
-	return strings.ToLower(s.kind) + group + "/" + s.name
+// decides reports whether a policy is the one, or of the Namespace.
+func (s *stageable) decides(p flows.Policy) bool {
+	if s.kind == "Namespace" {
+		return p.Kind == "NetworkPolicy" && p.Namespace == s.name
+	}
+	return p.Kind == s.kind && p.Namespace == s.namespace && p.Name == s.name
 }
 
 func (c *staging) run(ctx context.Context, args []string) error {
@@ -339,7 +323,7 @@ func (c *staging) say(s *stageable, done bool) error {
 	if c.stages {
 		state = "staged"
 	}
-	line := s.resourceName()
+	line := resourceName(s.kind, s.name)
 	switch {
 	case c.output.is("name"):
 	case done:
@@ -350,7 +334,7 @@ func (c *staging) say(s *stageable, done bool) error {
 	if !c.stages && s.byNamespace {
 		fmt.Fprintf(c.ErrOut, "note: %s stays staged, as its Namespace is: kubectl podfence enforce ns/%s\n", s, s.namespace)
 		if !c.output.is("name") {
-			line = s.resourceName() + " has no annotation of its own"
+			line = resourceName(s.kind, s.name) + " has no annotation of its own"
 		}
 	}
 	if _, err := fmt.Fprintln(c.Out, line); err != nil {

@@ -97,12 +97,7 @@ func (c *staging) rehearsedBy(ctx context.Context, of *askedAgent, take func(*fl
 // add adds a flow, if one of the policies would decide it.
 func (r *rehearsed) add(f *flows.Flow, of []*stageable) {
 	at := slices.IndexFunc(f.Policies, func(p flows.Policy) bool {
-		return slices.ContainsFunc(of, func(s *stageable) bool {
-			if s.kind == "Namespace" {
-				return p.Kind == "NetworkPolicy" && p.Namespace == s.name
-			}
-			return p.Kind == s.kind && p.Namespace == s.namespace && p.Name == s.name
-		})
+		return slices.ContainsFunc(of, func(s *stageable) bool { return s.decides(p) })
 	})
 	if at < 0 {
 		return
