@@ -83,14 +83,16 @@ func TestStagedDNS(t *testing.T) {
 		{"one in force, beside a staged one that allows all", []*networkingv1.NetworkPolicy{policyOf("a", false, toWeb), policyOf("b", true, networkingv1.NetworkPolicyEgressRule{})}, "shop/a false"},
 		{"a staged one, beside one in force that allows all", []*networkingv1.NetworkPolicy{policyOf("a", true, toWeb), policyOf("b", false, networkingv1.NetworkPolicyEgressRule{})}, ""},
 	} {
-		got := ""
-		for _, f := range lint.Lint(&explain.Cluster{Running: true, Snapshot: policy.Snapshot{Pods: []*corev1.Pod{dns, web}, Policies: test.policies}}) {
-			if f.Rule == lint.NoDNS {
-				got += f.Policy() + map[bool]string{true: " true", false: " false"}[f.Staged]
+		for _, pods := range [][]*corev1.Pod{{dns, web}, {web}} { // where the DNS is known, and where it is not
+			got := ""
+			for _, f := range lint.Lint(&explain.Cluster{Running: true, Snapshot: policy.Snapshot{Pods: pods, Policies: test.policies}}) {
+				if f.Rule == lint.NoDNS {
+					got += f.Policy() + map[bool]string{true: " true", false: " false"}[f.Staged]
+				}
 			}
-		}
-		if got != test.want {
-			t.Errorf("%s: found %q, want %q", test.name, got, test.want)
+			if got != test.want {
+				t.Errorf("%s, %d pods: found %q, want %q", test.name, len(pods), got, test.want)
+			}
 		}
 	}
 }
