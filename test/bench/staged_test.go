@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -62,6 +64,32 @@ func BenchmarkStaged(b *testing.B) {
 			connections.report(b, "cpu-ns/conn", turn.cpuPerUnit)
 			quantiles.ReportMedian(b, "ms-to-make", []float64{float64(made.Microseconds()) / 1000})
 			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkLatencyStaged is the time from the API server's answer to a change until the first packet gets the verdict that
+// the change means, as BenchmarkLatency has it, while nothing is staged, and while a default deny is for all pods of the
+// node; and what the agent takes of memory then.
+func BenchmarkLatencyStaged(b *testing.B) {
+	size := scale.Size{Pods: 5_000, Namespaces: 50, Policies: 500, Local: 250}
+	for _, staged := range []bool{false, true} {
+		b.Run(fmt.Sprintf("staged=%t", staged), func(b *testing.B) {
+			c := newCluster(b, size)
+			if staged {
+				each(b, size.Namespaces, func(n int) error {
+					np := stagedDefaultDeny(scale.Namespace(n).Name)
+					_, err := c.NetworkingV1().NetworkPolicies(np.Namespace).Create(context.Background(), np, metav1.CreateOptions{})
+					return err
+				})
+			}
+			_, a := c.measureChanges(b)
+			b.Run("memory", func(b *testing.B) {
+				usage, err := a.Usage()
+				must(b, err)
+				b.ReportMetric(float64(usage.Resident)/1e6, "MB-resident")
+				b.ReportMetric(0, "ns/op")
+			})
 		})
 	}
 }
