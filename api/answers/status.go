@@ -119,6 +119,8 @@ type Policies struct {
 	// Unreadable is how many have parts that cannot be read.
 	Unreadable int             `json:"unreadable"`
 	Problems   []PolicyProblem `json:"problems,omitempty"`
+	// Staged is how many of the cluster are staged: nothing of them is in force.
+	Staged int `json:"staged,omitempty"`
 }
 
 // PolicyProblem is a part of a policy that allows nothing.
@@ -133,6 +135,8 @@ type PolicyProblem struct {
 	// Refused: the policy as a whole is quarantined, as the kernel refuses its rules or its namespace takes too
 	// much of the node. Else this part of it cannot be read.
 	Refused bool `json:"refused,omitempty"`
+	// Staged: nothing of the policy is in force.
+	Staged bool `json:"staged,omitempty"`
 	// More is how many problems of this kind the policy has besides those that are listed, of which this is
 	// the last.
 	More int `json:"more,omitempty"`

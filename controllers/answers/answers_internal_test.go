@@ -97,6 +97,11 @@ func (m *fakeModel) Counts() policy.Counts {
 	return policy.Counts{Pods: 3, Isolated: 2, Policies: 5, Active: 4}
 }
 
+// StagedPolicies has one with a problem, and one without.
+func (*fakeModel) StagedPolicies() []policy.Key {
+	return []policy.Key{{Namespace: "shop", Name: "deny"}, {Namespace: "shop", Name: "other"}}
+}
+
 func (*fakeModel) Attachments() []policy.Attachment {
 	return []policy.Attachment{
 		{HostInterface: "pfa", MAC: [6]byte{2, 1}, IPs: []netip.Addr{netip.MustParseAddr("10.244.1.2")}},

@@ -47,6 +47,8 @@ type Kernel interface {
 type Model interface {
 	Counts() policy.Counts
 	Attachments() []policy.Attachment
+	// StagedPolicies are the policies that are staged, in order.
+	StagedPolicies() []policy.Key
 }
 
 // Options are what a Server is told.

@@ -52,9 +52,14 @@ func (s *Server) status(now time.Time, namespace string) answers.Status {
 	status.Ready = len(status.Conditions) == 0
 	first, count, unread := s.options.Problems.First(answers.MaxListed, namespace)
 	status.Policies.WithProblems, status.Policies.Unreadable = count, unread
+	staged := s.options.Model.StagedPolicies()
+	status.Policies.Staged = len(staged)
 	for _, of := range first {
 		status.Policies.Problems = append(status.Policies.Problems, problemsOf(of, of.Unread, false)...)
 		status.Policies.Problems = append(status.Policies.Problems, problemsOf(of, of.Refused, true)...)
+	}
+	for i, p := range status.Policies.Problems {
+		status.Policies.Problems[i].Staged = slices.Contains(staged, policy.Key{Namespace: p.Namespace, Name: p.Name})
 	}
 	s.waiting(&status)
 	return status

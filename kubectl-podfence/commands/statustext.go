@@ -176,6 +176,9 @@ func (s *Status) problemsTable() *metav1.Table {
 		if p.Refused {
 			what = "refused"
 		}
+		if p.Staged {
+			what += " (staged)"
+		}
 		if len(p.Nodes) > 1 {
 			where = fmt.Sprintf("%d of %d", len(p.Nodes), s.Summary.Nodes)
 		}

@@ -134,6 +134,10 @@ func statusOf(asked []*askedAgent, namespace string, notes []explain.Note) *Stat
 		s.Notes = append(s.Notes, explain.Note{Reason: "NotListed", Message: fmt.Sprintf(
 			"%d policies have problems, of which agents list no more than %d: --namespace has them list those of one namespace.", most, answers.MaxListed)})
 	}
+	if staged := mostStaged(asked); staged > 0 {
+		s.Notes = append(s.Notes, explain.Note{Reason: "Staged", Message: fmt.Sprintf(
+			"%d policies of the cluster are staged, and not in force: kubectl podfence observe --verdict would-deny shows what they would deny.", staged)})
+	}
 	slices.SortFunc(s.Problems, func(a, b PolicyProblem) int {
 		return cmp.Or(strings.Compare(policyOf(a.PolicyProblem), policyOf(b.PolicyProblem)), strings.Compare(a.Field, b.Field), strings.Compare(a.Reason, b.Reason))
 	})
@@ -145,6 +149,16 @@ func withProblems(asked []*askedAgent) (most int) {
 	for _, of := range asked {
 		if of.Answer != nil {
 			most = max(most, of.Answer.Policies.WithProblems)
+		}
+	}
+	return most
+}
+
+// mostStaged is how many policies are staged, on the node that knows most of them.
+func mostStaged(asked []*askedAgent) (most int) {
+	for _, of := range asked {
+		if of.Answer != nil {
+			most = max(most, of.Answer.Policies.Staged)
 		}
 	}
 	return most
