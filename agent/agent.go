@@ -70,6 +70,8 @@ type Options struct {
 	Repeats func(nft.Logged) (uint64, error)
 	// LinkName is the name of a link of the node, by its index; nil: nobody knows.
 	LinkName func(index int) string
+	// Staged is where what staged policies would do is worked out; nil: nowhere.
+	Staged *enforcer.Staged
 	// Watch notices what others do to the tables. Nil: nothing does.
 	Watch enforcer.Watch
 	// PodLinks finds the pods' links where another plugin makes them; it needs
@@ -112,6 +114,8 @@ type Options struct {
 	Counters report.ReadCounters
 	// FrameCounters do the same for the table of family bridge, with the rules' comments. Nil: there is none.
 	FrameCounters report.ReadCounters
+	// StagedCounters do the same for the table of staged policies. Nil: not known.
+	StagedCounters report.ReadCounters
 	// Registry gets the agent's metrics.
 	Registry prometheus.Registerer
 	Log      logr.Logger
@@ -190,6 +194,8 @@ type Agent struct {
 	// Flows are what was last seen of denied packets and of connections.
 	Flows *observer.Store
 
+	// denials tells of denied packets; nil: nobody does.
+	denials *observer.Denials
 	// hubble serves Hubble's API; nil: nobody does.
 	hubble *hubble.Server
 	report *report.Reporter
@@ -222,10 +228,19 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		reports.Policy = cluster.Policy
 	}
 	a.report = report.New(reports)
+	if o.Staged != nil {
+		staged := *o.Staged
+		staged.Tell = func(l nft.Logged) {
+			if a.denials != nil {
+				a.denials.Tell(l)
+			}
+		}
+		o.Staged = &staged
+	}
 	var routes *network.Network
 	a.Enforcer = enforcer.New(kernel, enforcer.Options{
 		Node: o.Node, Ruleset: o.Ruleset, LastPodCIDRs: o.LastPodCIDRs, NamespaceBudget: o.NamespaceBudget, IgnorePodCIDRs: o.IgnorePodCIDRs,
-		Flows: o.Flows, Watch: o.Watch, Bridge: o.CNI.bridge(), PodLinks: o.PodLinks,
+		Flows: o.Flows, Watch: o.Watch, Bridge: o.CNI.bridge(), PodLinks: o.PodLinks, Staged: o.Staged,
 		Report: func(outcome enforcer.Outcome) {
 			if c, is := outcome.(enforcer.Committed); is && routes != nil {
 				routes.Committed(c)
@@ -238,7 +253,8 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		},
 	})
 	a.report.Of(a.Enforcer)
-	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")), a.report.Counters(o.Counters, o.FrameCounters, o.Log.WithName("metrics")))
+	o.Registry.MustRegister(buildInfo(o), cluster.Metrics(), a.report.Gathered(o.Drops, o.Log.WithName("metrics")), a.report.Counters(o.Counters, o.FrameCounters, o.Log.WithName("metrics")),
+		a.report.StagedCounters(o.StagedCounters, o.Log.WithName("metrics")))
 
 	if o.API != nil {
 		err = errors.Join(mgr.Add(a.report.Events), mgr.Add(a.report.Problems), cluster.SetupWithManager(mgr, controllers.Options{

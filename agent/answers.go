@@ -17,7 +17,7 @@ func (a *Agent) serveAnswers(plugin *attachments.Server) error {
 	server := answers.Options{
 		Address: o.QueryAddress, Node: o.Node, Build: build.Of(o.Version), Source: o.source(),
 		Choices: o.choices(), OwnsTables: o.OwnsTables, BridgeTable: o.Ruleset.Links, ProcSys: o.ProcSys,
-		Model: a.Enforcer, Health: a.report.Health, Problems: a.report.Problems, Kernel: o.Query, Flows: a.Flows, Log: o.Log.WithName("answers"),
+		Model: a.Enforcer, Health: a.report.Health, Problems: a.report.Problems, Kernel: o.Query, Supposer: a.Enforcer, Names: a.names(), Flows: a.Flows, Log: o.Log.WithName("answers"),
 	}
 	if bridge := o.CNI.bridge(); bridge != nil {
 		server.BridgeMAC = bridge.MAC

@@ -21,10 +21,7 @@ const DefaultObserveFlows = 4096
 // what was denied.
 func (a *Agent) observe(cluster *controllers.Source) (err error) {
 	o := a.options
-	names := observer.ModelNames{Holders: a.Enforcer}
-	if o.CNI.bridge() != nil {
-		names.GatewayAt = a.Enforcer.GatewayAt
-	}
+	names := a.names()
 	tell, err := a.nameServices(names)
 	if err != nil {
 		return err
@@ -48,10 +45,10 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 			policies = a.Manifests
 		}
 		misses := observer.NewMisses(observer.NewNearest(a.Enforcer, policies).Of, tell)
-		denials := observer.NewDenials(observer.DenialsOptions{
-			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
+		a.denials = observer.NewDenials(observer.DenialsOptions{
+			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, WouldBe: a.Enforcer.WouldBe, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
 		})
-		told, lost, without, err = denials.Told, denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(denials))
+		told, lost, without, err = a.denials.Told, a.denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(a.denials))
 	}
 	o.Registry.MustRegister(
 		counted("podfence_denials_told_total", "Denied packets that the kernel has told the agent of, the first of each flow: what kubectl podfence observe shows.", told),
@@ -60,6 +57,15 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 		counted("podfence_connections_lost_total", "Beginnings and ends of connections that came faster than they could be told to those who observe.", connectionsLost),
 	)
 	return err
+}
+
+// names say who has an address.
+func (a *Agent) names() observer.ModelNames {
+	names := observer.ModelNames{Holders: a.Enforcer}
+	if a.options.CNI.bridge() != nil {
+		names.GatewayAt = a.Enforcer.GatewayAt
+	}
+	return names
 }
 
 // counted is a counter of the metrics.

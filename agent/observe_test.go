@@ -65,12 +65,19 @@ func fencedPods(t *testing.T) (*agent.Agent, *lab.Host, *lab.Node) {
 	check.Value(server.Serve(policy.TCP, 80))(t)
 	check.NoError(t, node.SetSysctl("net/netfilter/nf_conntrack_acct", "0"))
 
+	return fence(t, node, cluster, func(*agent.Options) {}), client, node
+}
+
+// fence runs a real agent on a node until the test ends, with the objects of a text, which it has in a folder.
+func fence(t *testing.T, node *lab.Node, objects string, change func(*agent.Options)) *agent.Agent {
+	t.Helper()
 	folder := t.TempDir()
-	check.NoError(t, os.WriteFile(filepath.Join(folder, "cluster.yaml"), []byte(cluster), 0o644))
+	check.NoError(t, os.WriteFile(filepath.Join(folder, "cluster.yaml"), []byte(objects), 0o644))
 	o := agent.Options{
 		Node: "node", Manifests: folder, MetricsAddress: "0", HealthAddress: "0", Ruleset: ruleset.Options{RevokedMark: 1 << 29, LogGroup: 28774},
 		Registry: prometheus.NewRegistry(), Log: logr.Discard(),
 	}
+	change(&o)
 	host := &agent.Host{NetNS: node.NetNS(), Connect: agent.ConnectNone}
 	opened := check.Value(host.Open(&o))(t)
 	a := check.Value(agent.New(opened.Kernel, o))(t)
@@ -85,7 +92,7 @@ func fencedPods(t *testing.T) (*agent.Agent, *lab.Host, *lab.Node) {
 	fenced, stopWaiting := context.WithTimeout(ctx, 30*time.Second)
 	defer stopWaiting()
 	check.NoError(t, a.Enforcer.SyncFirst(fenced))
-	return a, client, node
+	return a
 }
 
 // TestConnectionsAreObserved: of a real connection between two pods of a node, whoever observes is told by a

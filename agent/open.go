@@ -95,6 +95,10 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 		n.add(reader.Close)
 		o.Query = reader
 	}
+	staged, err := h.openStaged(o, n, tables)
+	if err != nil {
+		return n, err
+	}
 	counters, err := conn.OpenCounters(tables)
 	if err != nil {
 		return n, err
@@ -122,15 +126,8 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 			}
 			return log, nil
 		}
-		elements, err := conn.OpenElementCounters(tables)
-		if err != nil {
+		if o.Repeats, err = n.repeats(conn, staged, tables); err != nil {
 			return n, err
-		}
-		n.add(elements.Close)
-		o.Repeats = func(l nft.Logged) (uint64, error) {
-			set, of, element := ruleset.ToldIn(l)
-			counted, _, err := elements.Read(l.Family, set, of, element)
-			return max(counted, 1) - 1, err // it has counted the packet that was told, too
 		}
 	}
 	watch, err := conn.Watch(tables)
@@ -162,6 +159,47 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 		o.PodLinks = links
 	}
 	return n, nil
+}
+
+// openStaged opens the connection for the table of staged policies. It is one of its own, so that what takes long there
+// keeps nobody waiting.
+func (h *Host) openStaged(o *Options, n *Node, tables kernel.Options) (*kernel.Conn, error) {
+	conn, err := kernel.Open(kernel.Options{NetNS: tables.NetNS, Table: nft.StagedTableName, Log: tables.Log, Own: tables.Own})
+	if err != nil {
+		return nil, err
+	}
+	n.add(conn.Close)
+	reader, err := conn.OpenReader(tables)
+	if err != nil {
+		return nil, err
+	}
+	n.add(reader.Close)
+	counters, err := conn.OpenCounters(tables)
+	if err != nil {
+		return nil, err
+	}
+	n.add(counters.Close)
+	o.StagedCounters = counters.Read
+	o.Staged = &enforcer.Staged{Kernel: conn, Uninstall: conn.Uninstall, Flows: reader}
+	return conn, nil
+}
+
+// repeats returns what reads how many packets of a flow came after the one that was told: in the table that has told it.
+func (n *Node) repeats(conn, staged *kernel.Conn, tables kernel.Options) (func(nft.Logged) (uint64, error), error) {
+	of := map[bool]*kernel.ElementCounters{}
+	for isStaged, conn := range map[bool]*kernel.Conn{false: conn, true: staged} {
+		elements, err := conn.OpenElementCounters(tables)
+		if err != nil {
+			return nil, err
+		}
+		n.add(elements.Close)
+		of[isStaged] = elements
+	}
+	return func(l nft.Logged) (uint64, error) {
+		set, kind, element := ruleset.ToldIn(l)
+		counted, _, err := of[ruleset.IsStaged(l)].Read(l.Family, set, kind, element)
+		return max(counted, 1) - 1, err // it has counted the packet that was told, too
+	}, nil
 }
 
 func (n *Node) add(close func() error) { n.opened = append(n.opened, close) }

@@ -10,6 +10,7 @@ import (
 	"github.com/podfence/podfence/manifests"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
+	"github.com/podfence/podfence/ruleset/nft"
 )
 
 func renderCommand() *cobra.Command {
@@ -18,6 +19,8 @@ func renderCommand() *cobra.Command {
 		n     network
 		paths []string
 		o     manifests.ReadOptions
+		// staged asks for the staged table.
+		staged bool
 	)
 	cmd := &cobra.Command{
 		Use:   "render -f FILE|DIR|- --node NAME",
@@ -37,6 +40,9 @@ pods that they would have, on the node, with placeholders as their addresses:
 
   podfence render -f config/samples --node node-1
   kustomize build overlays/prod | podfence render -f - --node node-1
+
+Staged policies are not in force, and not in the table. With --staged it is the other
+table, which says what they would deny, and denies nothing.
 
 Kinds that podfence does not read are passed over.`,
 		Args: cobra.NoArgs,
@@ -72,17 +78,22 @@ Kinds that podfence does not read are passed over.`,
 					object.Spec.PodCIDR, object.Spec.PodCIDRs = "", nil
 				}
 			}
-			intent, _ := policy.Compile(snapshot, node)
+			compile, name := policy.Compile, nft.TableName
+			if staged {
+				compile, options, name = policy.CompileStaged, options.ForStaged(), nft.StagedTableName
+			}
+			intent, _ := compile(snapshot, node)
 			if len(intent.Subjects) == 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "podfence: no live pod with an address has spec.nodeName %q\n", node)
 			}
-			_, err = fmt.Fprint(cmd.OutOrStdout(), ruleset.Build(intent, options).Text())
+			_, err = fmt.Fprint(cmd.OutOrStdout(), ruleset.Build(intent, options).TextAs(name))
 			return err
 		},
 	}
 	cmd.Flags().StringSliceVarP(&paths, "filename", "f", nil, "file or folder of YAML, with the folders in it, or - for standard input: Pods, workloads, Namespaces, NetworkPolicies, ClusterNetworkPolicies, Nodes; it may be given several times")
 	cmd.Flags().StringVar(&o.Node, "node", "", "name of the node")
 	cmd.Flags().BoolVar(&o.Strict, "strict", false, "refuse kinds that podfence does not read")
+	cmd.Flags().BoolVar(&staged, "staged", false, "print the table of what staged policies would do")
 	e.flags(cmd.Flags())
 	n.flags(cmd.Flags())
 	return cmd

@@ -53,6 +53,7 @@ func TestRender(t *testing.T) {
 		wantErr string // on stderr
 	}{
 		{[]string{"--node", "node-1"}, "ingress[0]", ""},
+		{[]string{"--node", "node-1", "--staged"}, "table inet podfence-staged", ""},
 		{[]string{"--node", "node-1", "--deny", "reject"}, "reject with icmpx admin-prohibited", ""},
 		{[]string{"--node", "node-1", "--pod-to-node", "allow"}, "chain egress-forward", ""},
 		{[]string{"--node", "node-1", "--cni", "bridge"}, "chain tunnel-input", ""},

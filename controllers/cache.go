@@ -132,7 +132,7 @@ func stripMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
-// stripPolicyMeta keeps, besides, whether a policy asks for metrics, and when somebody has changed it.
+// stripPolicyMeta keeps, besides, whether a policy asks for metrics, whether it is staged, and when somebody has changed it.
 func stripPolicyMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	kept := stripMeta(m)
 	kept.Annotations = annotationsOf(m, false)
@@ -140,11 +140,15 @@ func stripPolicyMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return kept
 }
 
-// stripNamespace keeps one annotation, that by which a namespace asks for the drop log.
+// stripNamespace keeps two annotations: those by which a namespace asks for the drop log, and stages its policies.
 func stripNamespace(ns *corev1.Namespace) *corev1.Namespace {
 	kept := &corev1.Namespace{ObjectMeta: stripMeta(ns.ObjectMeta)}
+	kept.Annotations = enforcementOf(ns.ObjectMeta)
 	if value, has := ns.Annotations[flows.DropLogAnnotation]; has {
-		kept.Annotations = map[string]string{flows.DropLogAnnotation: value}
+		if kept.Annotations == nil {
+			kept.Annotations = map[string]string{}
+		}
+		kept.Annotations[flows.DropLogAnnotation] = value
 	}
 	return kept
 }

@@ -341,10 +341,12 @@ func (c *clusterPolicies) apply(changed []*clusterv1beta1.ClusterNetworkPolicy, 
 	for _, name := range gone {
 		c.report.Problems.Gone(policy.Key{Name: name})
 		c.report.Counting.Gone(policy.Key{Name: name})
+		c.report.Staged.Gone(policy.Key{Name: name})
 		c.report.Enforcement.Gone(policy.Key{Name: name})
 	}
 	for i, cnp := range changed {
 		c.report.Counting.Set(cnp)
+		c.report.Staged.Policy(cnp)
 		c.report.Problems.Report(cnp, problems[i])
 	}
 }

@@ -29,8 +29,10 @@ func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 		func(uint64) {
 			if gone {
 				r.fed.delete(namespaceScope(req.Name), req.Name)
+				r.report.Staged.NamespaceGone(req.Name)
 			} else {
 				r.fed.set(namespaceScope(req.Name), ns)
+				r.report.Staged.Namespace(ns)
 			}
 		})
 }

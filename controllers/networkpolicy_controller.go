@@ -58,9 +58,11 @@ func (r *NetworkPolicyReconciler) Reconcile(ctx context.Context, req ctrl.Reques
 	case gone:
 		r.report.Problems.Gone(req.NamespacedName)
 		r.report.Counting.Gone(req.NamespacedName)
+		r.report.Staged.Gone(req.NamespacedName)
 		r.report.Enforcement.Gone(req.NamespacedName)
 	default:
 		r.report.Counting.Set(np)
+		r.report.Staged.Policy(np)
 		r.report.Problems.Report(np, problems)
 	}
 	return result, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,23 +37,36 @@ const (
 )
 
 // notKept is the annotation of a policy whose rules are not kept. Only policies in the cache have it,
-// and the cache keeps of the annotations that others have given only one.
+// and the cache keeps few of the annotations that others have given.
 const notKept = "podfence.io/not-kept"
 
-// annotationsOf are those that are kept of a policy: that it asks for metrics, and whether its rules are not
-// kept.
+// annotationsOf are those that are kept of a policy: that it asks for metrics, that it is staged, and whether its
+// rules are not kept.
 func annotationsOf(m metav1.ObjectMeta, emptied bool) map[string]string {
-	var kept map[string]string
-	if m.Annotations[report.CountAnnotation] == "true" {
-		kept = map[string]string{report.CountAnnotation: "true"}
-	}
-	if emptied {
+	kept := enforcementOf(m)
+	keep := func(annotation string) {
 		if kept == nil {
 			kept = map[string]string{}
 		}
-		kept[notKept] = "true"
+		kept[annotation] = "true"
+	}
+	if m.Annotations[report.CountAnnotation] == "true" {
+		keep(report.CountAnnotation)
+	}
+	if emptied {
+		keep(notKept)
 	}
 	return kept
+}
+
+// enforcementOf is the annotation by which an object is staged, or what is in it. Of a value that is not known only the
+// beginning is kept, as that says what is wrong. It is nil if there is none.
+func enforcementOf(m metav1.ObjectMeta) map[string]string {
+	value, has := m.Annotations[policy.EnforcementAnnotation]
+	if !has {
+		return nil
+	}
+	return map[string]string{policy.EnforcementAnnotation: strings.Clone(value[:min(len(value), len(policy.Staged)+16)])}
 }
 
 // policySizes are how large the policies are that the cache keeps. Its methods may be

@@ -66,10 +66,11 @@ func (x *Explainer) viewOf(addr netip.Addr) *view {
 	if !peer.IsValid() {
 		peer = addr.Prev()
 	}
+	o := policy.JudgeOptions{StagedInForce: x.options.StagedInForce}
 	packet := policy.Packet{Src: addr, Dst: peer, Protocol: policy.TCP, DstPort: 1, HopLimit: 64}
-	v.from = fenceOf(all, policy.Judge(all, packet, policy.JudgeOptions{}).Egress, policy.Egress)
+	v.from = fenceOf(all, policy.Judge(all, packet, o).Egress, policy.Egress)
 	packet.Src, packet.Dst = loopback, addr
-	v.to = fenceOf(all, policy.Judge(all, packet, policy.JudgeOptions{}).Ingress, policy.Ingress)
+	v.to = fenceOf(all, policy.Judge(all, packet, o).Ingress, policy.Ingress)
 	return v
 }
 

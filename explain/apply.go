@@ -40,8 +40,8 @@ func Apply(old, changed *Cluster, deleted ...Object) (*Cluster, error) {
 	}
 	c.Nodes = replaced(c.Nodes, changed.Nodes)
 	c.Namespaces = c.appliedNamespaces(changed.Namespaces)
-	c.Policies = replaced(c.Policies, changed.Policies)
-	c.ClusterPolicies = replaced(c.ClusterPolicies, changed.ClusterPolicies)
+	c.Policies = replaced(c.Policies, keepingStaged(c.Policies, changed.Policies))
+	c.ClusterPolicies = replaced(c.ClusterPolicies, keepingStaged(c.ClusterPolicies, changed.ClusterPolicies))
 	c.Services = replaced(c.Services, changed.Services)
 	c.EndpointSlices = replaced(c.EndpointSlices, changed.EndpointSlices)
 	c.Workloads = c.replacedWorkloads(changed.Workloads)
@@ -67,6 +67,34 @@ func replaced[T metav1.Object](old, changed []T) []T {
 	return out
 }
 
+// keepingStaged are the changed objects, of which those stay staged that have been staged by other means than kubectl
+// apply: it leaves an annotation that the file does not have as it is, unless the last file that was applied had it.
+func keepingStaged[T interface {
+	metav1.Object
+	DeepCopy() T
+}](old, changed []T) []T {
+	out := slices.Clone(changed)
+	for i, o := range out {
+		at := slices.IndexFunc(old, func(was T) bool { return keyOf(was) == keyOf(o) })
+		if at < 0 {
+			continue
+		}
+		value, has := old[at].GetAnnotations()[policy.EnforcementAnnotation]
+		_, given := o.GetAnnotations()[policy.EnforcementAnnotation]
+		if _, applied := lastApplied(old[at]).Annotations[policy.EnforcementAnnotation]; !has || given || applied {
+			continue
+		}
+		out[i] = o.DeepCopy()
+		annotations := maps.Clone(o.GetAnnotations())
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[policy.EnforcementAnnotation] = value
+		out[i].SetAnnotations(annotations)
+	}
+	return out
+}
+
 func keyOf(o metav1.Object) policy.Key {
 	return policy.Key{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
@@ -75,6 +103,7 @@ func keyOf(o metav1.Object) policy.Key {
 // does not have as it is, unless the last file that was applied had it; and API servers add the label with
 // the name.
 func (c *Cluster) appliedNamespaces(changed []*corev1.Namespace) []*corev1.Namespace {
+	changed = keepingStaged(c.Namespaces, changed)
 	out := make([]*corev1.Namespace, len(changed))
 	for i, ns := range changed {
 		out[i] = ns.DeepCopy()
@@ -84,7 +113,7 @@ func (c *Cluster) appliedNamespaces(changed []*corev1.Namespace) []*corev1.Names
 			continue
 		}
 		old := c.Namespaces[at]
-		for _, key := range lastAppliedLabels(old) {
+		for key := range lastApplied(old).Labels {
 			if _, has := out[i].Labels[key]; !has {
 				old = old.DeepCopy()
 				delete(old.Labels, key)
@@ -95,13 +124,13 @@ func (c *Cluster) appliedNamespaces(changed []*corev1.Namespace) []*corev1.Names
 	return replaced(c.Namespaces, out)
 }
 
-// lastAppliedLabels are the labels that an object had in the file that kubectl applied last.
-func lastAppliedLabels(o metav1.Object) []string {
-	var last metav1.PartialObjectMetadata
+// lastApplied is the metadata that an object had in the file that kubectl applied last. It is empty if it was never
+// applied: then all that it has stays.
+func lastApplied(o metav1.Object) (last metav1.PartialObjectMetadata) {
 	if err := json.Unmarshal([]byte(o.GetAnnotations()[corev1.LastAppliedConfigAnnotation]), &last); err != nil {
-		return nil // it was never applied, and all of its labels stay
+		return metav1.PartialObjectMetadata{}
 	}
-	return slices.Collect(maps.Keys(last.Labels))
+	return last
 }
 
 // withLabels are the labels of more, and those of labels that more does not have.

@@ -75,6 +75,7 @@ func Compare(before, after *Explainer) *Diff {
 		s.compare(d, subject, all, func(peer member) (from, to member) { return subject, peer })
 		s.compare(d, subject, outside, func(peer member) (from, to member) { return peer, subject })
 	}
+	d.Notes = append(d.Notes, after.stagedNotes(func(key policy.Key) bool { return !before.staged[key] })...)
 	return d
 }
 

@@ -55,6 +55,17 @@ func mutated(r *rand.Rand, old *explain.Cluster) *explain.Cluster {
 	if len(c.ClusterPolicies) > 0 && r.Intn(2) == 0 {
 		c.ClusterPolicies = c.ClusterPolicies[1:]
 	}
+	for i, np := range c.Policies {
+		if r.Intn(6) == 0 { // it comes into force, or is staged
+			np = np.DeepCopy()
+			if is, _ := policy.StagedBy(np.Annotations); is {
+				np.Annotations = nil
+			} else {
+				np.Annotations = map[string]string{policy.EnforcementAnnotation: policy.Staged}
+			}
+			c.Policies[i] = np
+		}
+	}
 	c.Pods = slices.Clone(old.Pods)
 	for i, pod := range c.Pods {
 		if r.Intn(6) == 0 {
@@ -144,7 +155,7 @@ func TestDiffIsWhatJudgeSays(t *testing.T) {
 		r := rand.New(rand.NewSource(s))
 		old := oneFamily(r)
 		now := mutated(r, old)
-		o := policy.JudgeOptions{AllowToNode: r.Intn(2) == 0}
+		o := policy.JudgeOptions{AllowToNode: r.Intn(2) == 0, StagedInForce: r.Intn(3) == 0}
 		d := explain.Compare(explain.New(old, o), explain.New(now, o))
 		got, want := changesOf(t, d), changesByJudge(old, now, o)
 		if !maps.Equal(got, want) {

@@ -3,12 +3,13 @@ package explain_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 
@@ -138,10 +139,8 @@ func TestApplyChangesNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, errA := json.Marshal(old)
-	b, errB := json.Marshal(untouched)
-	if err := errors.Join(errA, errB); err != nil || !bytes.Equal(a, b) {
-		t.Errorf("the cluster that was applied to has changed (%v)", err)
+	if diff := cmp.Diff(untouched, old, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(explain.Cluster{})); diff != "" {
+		t.Errorf("the cluster that was applied to has changed (-before +after):\n%s", diff)
 	}
 	if l := now.Pods[0].Labels; l["app"] != "x" || l["pod-template-hash"] != "5d" || len(l) != 2 {
 		t.Errorf("labels %v", l)

@@ -18,6 +18,7 @@
 //	classes.go          which ends are alike to all policies, so that one stands for all
 //	explain.go          the answers to a Question, each once
 //	side.go             what is decided at one end, and by which rules
+//	staged.go           which policies are not in force, and what would be if they were
 //	rules.go            the rules of both kinds of policies, in one form
 //	misses.go           which rules nearly allowed a packet, and what of them did not mean it
 //	words.go            that in words
@@ -38,6 +39,9 @@
 //	reachmatrix.go      ReachMatrix: who reaches whom
 //	apply.go            Apply: a cluster after objects were applied to it
 //	diff.go             Compare: what a change opens and closes
+//	changes.go          Changes: what of it an agent has to be told
+//	live.go             Live: which open connections a change would cut, by what agents answer
+//	liverule.go         the rules that would have to be added for these
 //	counterparts.go     which pods of two clusters are held against each other
 //
 // What goes out:

@@ -173,7 +173,7 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 	a.From.Address, a.To.Address = p.Src, p.Dst
 	p.Hairpin = p.Src == p.Dst && to.by != nil
 	p.Protocol, p.DstPort = to.port.Protocol, to.port.Number
-	asked := to.port != (Port{})
+	asked, addresses := to.port != (Port{}), p
 	var doubts []Note
 	if !asked {
 		var ports map[Verdict][]policy.PortRange
@@ -190,6 +190,14 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 	if asked {
 		a.Protocol, a.Port, a.Verdict = p.Protocol.String(), p.DstPort, decided.both
 	}
+	switch {
+	case !a.isRehearsed():
+	case asked:
+		a.WithStaged = &RehearsedAnswer{Verdict: decided.withStaged}
+	default:
+		ports, _ := x.WithStaged().ports(&a, x.bounds(from, to.to), addresses)
+		a.WithStaged = &RehearsedAnswer{overall(ports), openPorts(ports[Allowed]), openPorts(ports[Unknown])}
+	}
 	a.Notes = distinct(union(doubts, decided.doubts), from.notes, to.to.notes, x.hints(a, decided.egress, decided.ingress), x.agents(a))
 	return a
 }
@@ -197,6 +205,8 @@ func (x *Explainer) between(from end, to way, p policy.Packet) Answer {
 // decision is what becomes of a packet, and the packet as each side sees it.
 type decision struct {
 	both Verdict
+	// withStaged is what would become of it with the staged policies in force, if there are any.
+	withStaged Verdict
 	// doubts are by which rules it depends on addresses that are placeholders, at either end.
 	doubts          []Note
 	egress, ingress packet
@@ -210,6 +220,12 @@ func (x *Explainer) decide(a *Answer, p policy.Packet) (d decision) {
 	d.both, d.doubts = w.both, doubts
 	a.Egress, a.Ingress = x.side(w.judged.Egress, d.egress), x.side(w.judged.Ingress, d.ingress)
 	a.Egress.Verdict, a.Ingress.Verdict = w.egress, w.ingress
+	if x.rehearses() {
+		rehearsed := Answer{From: a.From, To: a.To, Service: a.Service}
+		d.withStaged = x.WithStaged().decide(&rehearsed, p).both
+		a.Egress.rehearse(rehearsed.Egress)
+		a.Ingress.rehearse(rehearsed.Ingress)
+	}
 	return d
 }
 

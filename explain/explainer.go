@@ -27,6 +27,7 @@ type Explainer struct {
 	serviceAt  map[netip.Addr]*corev1.Service // by the addresses that are translated
 	slices     map[policy.Key][]*discoveryv1.EndpointSlice
 	owners     map[Object]Object
+	staged     map[policy.Key]bool
 	// podAddresses are the ranges that all addresses of pods are in, if that is known.
 	podAddresses podAddresses
 }
@@ -43,7 +44,7 @@ func New(c *Cluster, o policy.JudgeOptions) *Explainer {
 		cluster: c, options: o,
 		pods: map[policy.Key]*corev1.Pod{}, holders: map[netip.Addr][]*corev1.Pod{}, namespaces: map[string]*corev1.Namespace{},
 		policies: map[string][]*networkingv1.NetworkPolicy{}, announced: map[policy.Key][]announcement{},
-		services: map[policy.Key]*corev1.Service{}, serviceAt: map[netip.Addr]*corev1.Service{}, slices: map[policy.Key][]*discoveryv1.EndpointSlice{}, owners: ownersIn(c),
+		services: map[policy.Key]*corev1.Service{}, serviceAt: map[netip.Addr]*corev1.Service{}, slices: map[policy.Key][]*discoveryv1.EndpointSlice{}, owners: ownersIn(c), staged: stagedIn(c),
 	}
 	for _, by := range c.PodAddresses {
 		for _, of := range by.Pods {

@@ -65,6 +65,8 @@ type Answer struct {
 	// Unknown are ports of which nobody knows, where none was asked about: a rule names addresses, and the
 	// pod has none yet.
 	Unknown []OpenPorts `json:"unknown,omitempty"`
+	// WithStaged is what would be with the staged policies in force; nil: none is about either end.
+	WithStaged *RehearsedAnswer `json:"withStaged,omitempty"`
 	// Notes are what policies do not decide, but whoever asks should know.
 	Notes []Note `json:"notes,omitempty"`
 	// Kernel is what the kernels of the nodes concerned do, if they were asked.
@@ -117,6 +119,10 @@ type Side struct {
 	Rules []Rule `json:"rules,omitempty"`
 	// NearestMisses are rules that would have allowed the packet if not for what failed, nearest first.
 	NearestMisses []Miss `json:"nearestMisses,omitempty"`
+	// Staged are policies that are about the pod in this direction and not in force, as they are staged.
+	// WithStaged is what would be decided with them in force; nil if there are none.
+	Staged     []PolicyRef `json:"staged,omitempty"`
+	WithStaged *Rehearsal  `json:"withStaged,omitempty"`
 }
 
 // PolicyRef names a policy and its tier.
@@ -128,6 +134,8 @@ type PolicyRef struct {
 	Tier string `json:"tier"`
 	// Priority is a ClusterNetworkPolicy's.
 	Priority *int32 `json:"priority,omitempty"`
+	// Staged: it is not in force, by its annotation podfence.io/enforcement or by that of its Namespace.
+	Staged bool `json:"staged,omitempty"`
 }
 
 // Rule is a rule of a policy.

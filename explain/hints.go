@@ -47,7 +47,7 @@ func (x *Explainer) withoutPolicyType(pod *corev1.Pod, d policy.Direction) (note
 			continue
 		}
 		notes = append(notes, Note{"PolicyTypes", fmt.Sprintf(
-			"NetworkPolicy %s/%s selects pod %s and has %s rules, but its policyTypes does not list %s: they have no effect.", np.Namespace, np.Name, pod.Name, d, titles[d])})
+			"%s selects pod %s and has %s rules, but its policyTypes does not list %s: they have no effect.", x.networkRef(np), pod.Name, d, titles[d])})
 	}
 	return notes
 }
@@ -71,17 +71,17 @@ func (x *Explainer) misplaced(pod *corev1.Pod, d policy.Direction) (notes []Note
 		if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 || !isolatesFor(np, d) {
 			continue
 		}
-		name := np.Namespace + "/" + np.Name
+		name := x.networkRef(np).String()
 		if np.Namespace != pod.Namespace {
 			if matches(selector, pod.Labels) && !x.selectsSome(np) {
 				notes = append(notes, Note{"WrongNamespace", fmt.Sprintf(
-					"NetworkPolicy %s selects no pod of its own namespace %s. It would select pod %s if it were in namespace %s.", name, np.Namespace, pod.Name, pod.Namespace)})
+					"%s selects no pod of its own namespace %s. It would select pod %s if it were in namespace %s.", name, np.Namespace, pod.Name, pod.Namespace)})
 			}
 			continue
 		}
 		failed := missedLabels(selector, "spec.podSelector", pod.Labels, "pod "+pod.Name)
 		if len(failed) == 1 && failed[0].distance <= nearLabel && !x.selectsSome(np) {
-			notes = append(notes, Note{"SelectsNoPod", fmt.Sprintf("NetworkPolicy %s selects no pod: %s, %s.", name, failed[0].Path, failed[0].Reason)})
+			notes = append(notes, Note{"SelectsNoPod", fmt.Sprintf("%s selects no pod: %s, %s.", name, failed[0].Path, failed[0].Reason)})
 		}
 	}
 	return notes
@@ -92,12 +92,12 @@ func (x *Explainer) misplaced(pod *corev1.Pod, d policy.Direction) (notes []Note
 func (x *Explainer) notSelected(pod *corev1.Pod, p packet) (notes []Note) {
 	for _, np := range x.policies[pod.Namespace] {
 		failed := missedLabels(&np.Spec.PodSelector, "spec.podSelector", pod.Labels, "pod "+pod.Name)
-		if len(failed) != 1 || failed[0].distance > nearLabel || !isolatesFor(np, p.d) || !x.selectsSome(np) {
+		if !x.inForce(np) || len(failed) != 1 || failed[0].distance > nearLabel || !isolatesFor(np, p.d) || !x.selectsSome(np) {
 			continue
 		}
 		if allows := slices.IndexFunc(networkRules(np, p.d), func(r rule) bool { return len(x.miss(r, p)) == 0 }); allows >= 0 {
-			notes = append(notes, Note{"NotSelected", fmt.Sprintf("NetworkPolicy %s/%s allows this to the pods that it selects (spec.%s[%d]), and does not select this one: %s, %s.",
-				np.Namespace, np.Name, p.d, allows, failed[0].Path, failed[0].Reason)})
+			notes = append(notes, Note{"NotSelected", fmt.Sprintf("%s allows this to the pods that it selects (spec.%s[%d]), and does not select this one: %s, %s.",
+				x.networkRef(np), p.d, allows, failed[0].Path, failed[0].Reason)})
 		}
 	}
 	return notes
@@ -125,8 +125,8 @@ func (x *Explainer) twoPeers(s Side) (notes []Note) {
 				})
 				if namespaces >= 0 && pods >= 0 {
 					notes = append(notes, Note{"TwoPeers", fmt.Sprintf(
-						"NetworkPolicy %s/%s: %s (a podSelector) and %s (a namespaceSelector) are two peers, and either is enough. To mean only pods that both select, write them as one item.",
-						by.Policy.Namespace, by.Policy.Name, r.peers[pods].path, r.peers[namespaces].path)})
+						"%s: %s (a podSelector) and %s (a namespaceSelector) are two peers, and either is enough. To mean only pods that both select, write them as one item.",
+						by.Policy, r.peers[pods].path, r.peers[namespaces].path)})
 				}
 			}
 		}

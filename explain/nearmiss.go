@@ -23,6 +23,8 @@ type DeniedPacket struct {
 	// Rule denies it, of which policy, direction and place count; nil: no rule allows it, and Policies isolate
 	// the pod.
 	Rule *policy.RuleRef
+	// Staged: it would be denied with the staged policies in force.
+	Staged bool
 	// Ends is who has the packet's addresses.
 	Ends policy.Ends
 	// Policies isolate the pod, and ClusterPolicies select it. Nobody may change them meanwhile.
@@ -41,7 +43,7 @@ func NearMiss(d DeniedPacket) string {
 	if unsure(d.Ends.Src) || unsure(d.Ends.Dst) {
 		return ""
 	}
-	side, judged := New(d.cluster(), policy.JudgeOptions{}).sideOf(d.Packet, d.Direction)
+	side, judged := New(d.cluster(), policy.JudgeOptions{StagedInForce: d.Staged}).sideOf(d.Packet, d.Direction)
 	if side.Verdict != Denied || !d.deniedSo(judged) {
 		return ""
 	}

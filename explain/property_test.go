@@ -22,7 +22,7 @@ var (
 // that of policy.Judge, who sees the whole cluster, and on the node that enforces it that of the compiled
 // table. A rule has no near miss if and only if it allows the packet according to Judge.
 func TestAgreesWithJudgeAndTable(t *testing.T) {
-	asked, denied, missed, traced, ports := 0, 0, 0, 0, 0
+	asked, denied, missed, traced, ports, turned := 0, 0, 0, 0, 0, 0
 	for s := *seed; asked < *questions; s++ {
 		r := rand.New(rand.NewSource(s))
 		cluster := &explain.Cluster{Snapshot: random.Cluster(r, 12, 8)}
@@ -52,6 +52,7 @@ func TestAgreesWithJudgeAndTable(t *testing.T) {
 			}
 			asked++
 			a := e.Answers[0]
+			turned += sameStaged(t, s, x, cluster.Snapshot, p, q, a)
 			for _, at := range []struct {
 				d    policy.Direction
 				side explain.Side
@@ -80,10 +81,46 @@ func TestAgreesWithJudgeAndTable(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d questions, %d sides denied, %d near misses, %d traced, %d ports compared", asked, denied, missed, traced, ports)
+	t.Logf("%d questions, %d sides denied, %d near misses, %d traced, %d ports compared, %d turned by staged policies", asked, denied, missed, traced, ports, turned)
+	if turned < asked/200 {
+		t.Errorf("staged policies have turned %d verdicts: too few", turned)
+	}
 	if denied < asked/10 || missed < asked/20 || traced < asked/2 {
 		t.Error("too few of them were denied, had near misses or were traced")
 	}
+}
+
+// sameStaged holds what is said of staged policies against Judge with them in force, and returns 1 if they turn the
+// verdict.
+func sameStaged(t *testing.T, seed int64, x *explain.Explainer, s policy.Snapshot, p policy.Packet, q explain.Question, a explain.Answer) int {
+	t.Helper()
+	now, with := policy.Judge(s, p, policy.JudgeOptions{}), policy.Judge(s, p, policy.JudgeOptions{StagedInForce: true})
+	about := len(with.Egress.Isolating) + len(with.Egress.Selecting) + len(with.Ingress.Isolating) + len(with.Ingress.Selecting) -
+		len(now.Egress.Isolating) - len(now.Egress.Selecting) - len(now.Ingress.Isolating) - len(now.Ingress.Selecting)
+	if got := len(a.Egress.Staged) + len(a.Ingress.Staged); got != about {
+		t.Fatalf("seed %d: %s: %d staged policies are about it, want %d: %+v", seed, q, got, about, a)
+	}
+	if (a.WithStaged != nil) != (about > 0) {
+		t.Fatalf("seed %d: %s: with %d staged policies, %+v", seed, q, about, a.WithStaged)
+	}
+	for _, at := range []struct {
+		side explain.Side
+		j    policy.Judgement
+	}{{a.Egress, with.Egress}, {a.Ingress, with.Ingress}} {
+		if at.side.WithStaged != nil && ((at.side.WithStaged.Verdict == explain.Allowed) != at.j.Allowed || at.side.WithStaged.Reason == "") {
+			t.Fatalf("seed %d: %s: with the staged policies in force %+v, Judge says %s", seed, q, at.side.WithStaged, at.j)
+		}
+	}
+	if a.WithStaged != nil && (a.WithStaged.Verdict == explain.Allowed) != with.Allowed() {
+		t.Fatalf("seed %d: %s: with the staged policies in force %+v, Judge says %s", seed, q, a.WithStaged, with)
+	}
+	if e, err := x.WithStaged().Explain(q); err != nil || (e.Verdict == explain.Allowed) != with.Allowed() || e.Answers[0].WithStaged != nil {
+		t.Fatalf("seed %d: %s: asked with the staged policies in force: %+v, %v, Judge says %s", seed, q, e, err, with)
+	}
+	if now.Allowed() != with.Allowed() {
+		return 1
+	}
+	return 0
 }
 
 // passesAt reports whether an answer says that a node lets the packet pass.

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podfence/podfence/policy"
 )
 
 // Reach is who reaches some pods, and whom they reach.
@@ -61,6 +63,9 @@ func (x *Explainer) Reach(t Target) (*Reach, error) {
 		r.Notes = append(r.Notes, Note{"OwnNode", "A node always reaches its own pods, so that probes of the kubelet need no rule."})
 	}
 	r.Notes = append(r.Notes, unknownNotes(slices.Concat(r.Ingress, r.Egress))...)
+	r.Notes = append(r.Notes, x.stagedNotes(func(key policy.Key) bool {
+		return key.Namespace == "" || slices.ContainsFunc(r.Subjects, func(p Party) bool { return p.Namespace == key.Namespace })
+	})...)
 	r.Notes = shortened(r.Notes)
 	return r, nil
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+
+	"github.com/podfence/podfence/policy"
 )
 
 // MaxMatrix is how many parties a ReachMatrix has at most. All pairs of them are asked about.
@@ -72,5 +74,8 @@ func (x *Explainer) Matrix(namespace string) (*ReachMatrix, error) {
 		m.Cells = append(m.Cells, ReachCell{row.From.String(), row.To.String(), row.Opening})
 	}
 	m.Notes = append(m.Notes, unknownNotes(rows)...)
+	m.Notes = append(m.Notes, x.stagedNotes(func(key policy.Key) bool {
+		return namespace == "" || key.Namespace == "" || key.Namespace == namespace
+	})...)
 	return m, nil
 }

@@ -229,6 +229,7 @@ func (x *Explainer) found(ref policy.RuleRef) Rule {
 	for _, r := range x.rulesOf(ref.Policy, ref.Direction) {
 		if r.ref.Rule == ref.Rule {
 			out.Policy, out.Name, out.Action = r.policy, r.name, r.action
+			out.Policy.Staged = x.staged[ref.Policy]
 		}
 	}
 	if ref.Policy.Namespace == "" {
@@ -293,11 +294,11 @@ func (x *Explainer) asked(j policy.Judgement) (refs []PolicyRef) {
 		})
 		if i == 1 {
 			for _, key := range j.Isolating {
-				refs = append(refs, PolicyRef{Kind: "NetworkPolicy", Namespace: key.Namespace, Name: key.Name, Tier: "NetworkPolicy"})
+				refs = append(refs, PolicyRef{Kind: "NetworkPolicy", Namespace: key.Namespace, Name: key.Name, Tier: "NetworkPolicy", Staged: x.staged[key]})
 			}
 		}
 		for _, cnp := range tier {
-			refs = append(refs, clusterRef(cnp))
+			refs = append(refs, x.clusterRef(cnp))
 		}
 	}
 	return refs

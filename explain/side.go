@@ -23,7 +23,7 @@ func (x *Explainer) side(j policy.Judgement, p packet) Side {
 	for _, ref := range decided {
 		s.Rules = append(s.Rules, x.found(ref))
 	}
-	s.Reason = reason(j, p, s.Rules)
+	s.Reason = x.reason(j, p, s.Rules)
 	if !j.Allowed && j.Fenced() {
 		s.NearestMisses = x.nearest(x.mightAllow(j, p), p)
 	}
@@ -31,7 +31,7 @@ func (x *Explainer) side(j policy.Judgement, p packet) Side {
 }
 
 // reason says in words why a side decides as it does.
-func reason(j policy.Judgement, p packet, rules []Rule) string {
+func (x *Explainer) reason(j policy.Judgement, p packet, rules []Rule) string {
 	switch {
 	case len(rules) > 0 && j.Allowed:
 		return "allowed by " + rulesText(rules)
@@ -40,7 +40,7 @@ func reason(j policy.Judgement, p packet, rules []Rule) string {
 	case len(rules) > 0:
 		return "denied by " + rulesText(rules)
 	case !j.Allowed && len(j.Isolating) > 0:
-		return fmt.Sprintf("isolated for %s by %s, and no rule allows this", p.d, isolatingText(j.Isolating))
+		return fmt.Sprintf("isolated for %s by %s, and no rule allows this", p.d, x.isolatingText(j.Isolating))
 	case j.Reason == "not isolated":
 		return fmt.Sprintf("no policy isolates the pod for %s", p.d)
 	case strings.HasPrefix(j.Reason, "a node always reaches"):
@@ -68,18 +68,24 @@ func rulesText(rules []Rule) string {
 	return strings.Join(texts, ", ")
 }
 
-// String names a policy.
+// String names a policy, and says if it is staged.
 func (p PolicyRef) String() string {
-	if p.Namespace == "" {
-		return p.Kind + " " + p.Name
+	text := p.Kind + " "
+	if p.Namespace != "" {
+		text += p.Namespace + "/"
 	}
-	return p.Kind + " " + p.Namespace + "/" + p.Name
+	if text += p.Name; p.Staged {
+		text += " (staged)"
+	}
+	return text
 }
 
-func isolatingText(keys []policy.Key) string {
+func (x *Explainer) isolatingText(keys []policy.Key) string {
 	texts := make([]string, len(keys))
 	for i, key := range keys {
-		texts[i] = key.String()
+		if texts[i] = key.String(); x.staged[key] {
+			texts[i] += " (staged)"
+		}
 	}
 	kind := "NetworkPolicy "
 	if len(keys) > 1 {

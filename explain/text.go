@@ -106,6 +106,7 @@ func (a *Answer) headline(style Style, byFamily bool) string {
 	case a.Verdict == Denied && a.Ingress.Verdict == Denied:
 		line += fmt.Sprintf(", by ingress of %s", a.To)
 	}
+	line += a.rehearsedText(style)
 	if byFamily {
 		line += fmt.Sprintf(" (%s -> %s)", a.From.Address, a.To.Address)
 	}
@@ -168,6 +169,7 @@ func (s *Side) text(b *strings.Builder, name string, of End, style Style) {
 			fmt.Fprintf(b, "      %s: %s\n", strings.TrimPrefix(f.Path, m.Rule.Path), f.Reason)
 		}
 	}
+	s.stagedText(b, style)
 }
 
 func sourceText(s *Source, style Style) string {

@@ -14,7 +14,7 @@ import (
 // drained takes deltas until none is left, and returns how many elements they added.
 func drained(t *testing.T, m *policy.Model, have *policy.Intent) (added int) {
 	t.Helper()
-	for first := true; first || m.Staging(); first = false {
+	for first := true; first || m.Pending(); first = false {
 		d := m.Take()
 		added += elements(d)
 		apply(t, have, d)
@@ -86,7 +86,7 @@ func TestBudgetWhole(t *testing.T) {
 	m.Apply(policy.SetPolicy(wide("shop", "small", 1)))
 	in := m.Intent()
 	expectOpen(t, "at the start", in, "shop/small")
-	if len(in.Peers) != 1 || m.Staging() {
+	if len(in.Peers) != 1 || m.Pending() {
 		t.Errorf("%d sets", len(in.Peers))
 	}
 }
@@ -165,12 +165,12 @@ func TestBudgetHistories(t *testing.T) {
 			wrong := policy.Recount(m)
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
 			whole(t, have, want)
-			for m.Staging() && (done == len(history)-1 || r.Intn(3) == 0) {
+			for m.Pending() && (done == len(history)-1 || r.Intn(3) == 0) {
 				apply(t, &have, policy.TakeSome(m, 1))
 				wrong = append(wrong, policy.Recount(m)...)
 				whole(t, have, want)
 			}
-			if !m.Staging() {
+			if !m.Pending() {
 				if diff := differ(want.Quarantine(policy.Over(m)), have); diff != "" {
 					t.Fatalf("seed %d, after %d events (-want +have):\n%s", seed, done+1, diff)
 				}

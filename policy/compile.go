@@ -9,8 +9,14 @@ import (
 // Compile works out from scratch what a node must enforce, and the problems of all
 // policies. For each question it goes over all objects. It is the specification of Model,
 // which comes to the same result by looking only at what has changed.
-func Compile(s Snapshot, node string) (Intent, []Problem) {
-	c := compiler{node: node, holders: map[netip.Addr][]*Pod{}, namespaces: map[string]*Namespace{}}
+func Compile(s Snapshot, node string) (Intent, []Problem) { return compile(s, node, false) }
+
+// CompileStaged is what a node would have to enforce with the staged policies in force, for the pods
+// that they are about. It is the specification of Model.NewStaged.
+func CompileStaged(s Snapshot, node string) (Intent, []Problem) { return compile(s, node, true) }
+
+func compile(s Snapshot, node string, inForce bool) (Intent, []Problem) {
+	c := compiler{node: node, inForce: inForce, holders: map[netip.Addr][]*Pod{}, namespaces: map[string]*Namespace{}}
 	announced := map[string][]announcement{}
 	for _, o := range s.PodAddresses {
 		announced[o.Name] = announcementsOf(o)
@@ -127,6 +133,7 @@ func newIntent() Intent {
 
 type compiler struct {
 	node       string
+	inForce    bool // the staged policies are
 	pods       []*Pod
 	holders    map[netip.Addr][]*Pod
 	namespaces map[string]*Namespace
@@ -149,8 +156,9 @@ func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 	var isolators []isolator
 	var stacked, undecided []*Policy
 	ns := c.namespaces[pod.Namespace]
+	about := c.stagedAbout(pod, ns)
 	for _, policy := range c.policies {
-		if policy.Subject == nil {
+		if policy.Subject == nil || c.inForce && !about || !c.inForce && policy.stagedIn(c.namespaces[policy.Namespace]) {
 			continue
 		}
 		m := matcherOf(*policy.Subject)
@@ -173,6 +181,17 @@ func (c *compiler) subject(pod *Pod, ips []netip.Addr, in *Intent) Subject {
 		subject.closeUndecided(undecided)
 	}
 	return subject
+}
+
+// stagedAbout reports whether a staged policy is about a pod, or may be.
+func (c *compiler) stagedAbout(pod *Pod, ns *Namespace) bool {
+	return slices.ContainsFunc(c.policies, func(p Policy) bool {
+		if p.Subject == nil || !p.stagedIn(c.namespaces[p.Namespace]) {
+			return false
+		}
+		m := matcherOf(*p.Subject)
+		return m.matches(pod, ns) || p.Tier != NetworkPolicyTier && pod.undecided(ns) && m.mayMatch(pod, ns)
+	})
 }
 
 // members fills in the addresses and endpoints that a rule means. Where several pods may

@@ -45,6 +45,7 @@
 //	members.go     how the members of peers and named ports differ from what was handed out
 //	meant.go       which pods a selector or a port name means
 //	nodepeers.go   which addresses of nodes a selector means
+//	staged.go      policies that are not in force, and a model in which they are
 //	owners.go      whose an address is
 //	ends.go        what is known of the two ends of a packet
 //	doubt.go       addresses of which nobody can tell what denies to them
@@ -52,10 +53,11 @@
 //	announced.go   what the agents of other nodes have announced of their pods
 //	local.go       addresses of this node's containers, for those who look for their links
 //	take.go        hands out what has changed
-//	stage.go       hands it out bit by bit where it is much
+//	portion.go     hands it out bit by bit where it is much
 //	budget.go      what the policies of a namespace may take
 //	quarantine.go  policies that isolate their pods and allow nothing
 //	counts.go      how much there is
+//	suppose.go     what would be if some objects were others
 //
 // What the model is held against:
 //

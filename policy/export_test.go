@@ -24,14 +24,14 @@ func AsksForLabel(text string) (byText, read bool) {
 
 // TakeSome is Take with room for so many elements.
 func TakeSome(m *Model, room int) Delta {
-	s := newStage(room)
+	s := newPortion(room)
 	s.jumps = room
 	return m.take(s)
 }
 
 // TakeMet is Take with room for so many elements of sets that packets meet.
 func TakeMet(m *Model, room int) Delta {
-	s := newStage(stageSize)
+	s := newPortion(portionSize)
 	s.met = room
 	return m.take(s)
 }
@@ -40,7 +40,7 @@ func TakeMet(m *Model, room int) Delta {
 func PodsByLabel(m *Model) map[string][]*Pod { return m.podsByLabel() }
 
 // TakeAll is what Intent takes.
-func TakeAll(m *Model) Delta { return m.take(m.wholeStage()) }
+func TakeAll(m *Model) Delta { return m.take(m.wholePortion()) }
 
 // Recount counts from scratch what the model counts as it goes, and returns where the two differ,
 // and what is over a budget.

@@ -124,6 +124,9 @@ type Policy struct {
 	// have no priority.
 	Tier     Tier
 	Priority int32
+	// Staged: the policy is not in force (see staged.go). A NetworkPolicy may be staged by its Namespace
+	// as well.
+	Staged bool
 	// Subject selects the pods that the policy is about. That of a NetworkPolicy is in the policy's
 	// own namespace. Nil if the selector does not parse: it then selects none.
 	Subject *Selector
@@ -166,7 +169,7 @@ type Rule struct {
 // equal reports whether two policies say the same. Sections need no comparison, as they
 // follow from the rules.
 func (p *Policy) equal(other *Policy) bool {
-	return p.Key == other.Key && p.Tier == other.Tier && p.Priority == other.Priority && p.Isolates == other.Isolates &&
+	return p.Key == other.Key && p.Tier == other.Tier && p.Priority == other.Priority && p.Staged == other.Staged && p.Isolates == other.Isolates &&
 		(p.Subject == nil) == (other.Subject == nil) && (p.Subject == nil || *p.Subject == *other.Subject) &&
 		slices.EqualFunc(p.Rules[Ingress], other.Rules[Ingress], Rule.Equal) &&
 		slices.EqualFunc(p.Rules[Egress], other.Rules[Egress], Rule.Equal)

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -14,6 +15,8 @@ import (
 type JudgeOptions struct {
 	// AllowToNode: pods reach their own node whatever their egress policies say.
 	AllowToNode bool
+	// StagedInForce: staged policies are judged as if they were in force.
+	StagedInForce bool
 }
 
 // Judge says what becomes of a packet, and which policies and rules say so. It
@@ -23,7 +26,7 @@ type JudgeOptions struct {
 // go out; what texts mean, it reads by itself (judge_read.go). It has no limit to
 // the size of a policy, as Parse has.
 func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
-	j := judge{Snapshot: s, packet: p}
+	j := judge{Snapshot: s, packet: p, stagedInForce: o.StagedInForce}
 	src, dst := j.place(p.Src), j.place(p.Dst)
 	open := func(reason string) Verdict {
 		return Verdict{Egress: Judgement{Allowed: true, Reason: reason}, Ingress: Judgement{Allowed: true, Reason: reason}}
@@ -58,7 +61,8 @@ func Judge(s Snapshot, p Packet, o JudgeOptions) Verdict {
 
 type judge struct {
 	Snapshot
-	packet Packet
+	packet        Packet
+	stagedInForce bool
 }
 
 // place is what an address is.
@@ -316,7 +320,7 @@ func (j *judge) pod(d Direction, pod *corev1.Pod, subject, peer place) Judgement
 func (j *judge) networkPolicies(d Direction, pod *corev1.Pod, subject, peer place) Judgement {
 	out := Judgement{Pod: Key{Namespace: pod.Namespace, Name: pod.Name}, Reason: "not isolated"}
 	for _, np := range j.Policies {
-		if np.Namespace != pod.Namespace || !isolates(np, d) || !selects(&np.Spec.PodSelector, pod.Labels) {
+		if np.Namespace != pod.Namespace || !j.inForce(np.ObjectMeta) || !isolates(np, d) || !selects(&np.Spec.PodSelector, pod.Labels) {
 			continue
 		}
 		key := Key{Namespace: np.Namespace, Name: np.Name}
@@ -378,6 +382,15 @@ func (j *judge) peer(np *networkingv1.NetworkPolicy, peer networkingv1.NetworkPo
 		}
 	}
 	return true
+}
+
+// inForce reports whether a policy is in force: it is not staged, and neither are all policies of its namespace.
+func (j *judge) inForce(policy metav1.ObjectMeta) bool {
+	if j.stagedInForce {
+		return true
+	}
+	staged := func(o metav1.ObjectMeta) bool { return o.Annotations["podfence.io/enforcement"] == "staged" }
+	return !staged(policy) && !slices.ContainsFunc(j.Namespaces, func(ns *corev1.Namespace) bool { return ns.Name == policy.Namespace && staged(ns.ObjectMeta) })
 }
 
 func (j *judge) namespaceLabels(name string) (map[string]string, bool) {

@@ -54,7 +54,7 @@ func (j *judge) clusterPolicies(d Direction, pod *corev1.Pod) (admin, baseline [
 	labels, known := j.namespaceLabels(pod.Namespace)
 	for _, cnp := range j.ClusterPolicies {
 		namespaces, pods, ok := subjectOf(cnp)
-		if !ok || !selects(pods, pod.Labels) || known && !selects(namespaces, labels) {
+		if !ok || !j.inForce(cnp.ObjectMeta) || !selects(pods, pod.Labels) || known && !selects(namespaces, labels) {
 			continue
 		}
 		p := orderedPolicy{cnp, rulesOf(cnp, d)}

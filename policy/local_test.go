@@ -32,7 +32,7 @@ func TestLocals(t *testing.T) {
 			if r.Intn(5) > 0 {
 				continue
 			}
-			for staging := true; staging; staging = m.Staging() {
+			for pending := true; pending; pending = m.Pending() {
 				have.Apply(m.Take())
 			}
 			intent, _ := policy.Compile(random.Snapshot(history[:i+1]), random.Node)

@@ -86,13 +86,13 @@ type tracked[T comparable] struct {
 	closing int
 	// fresh: not handed out yet. When it is, all its members are, so no change is noted before.
 	fresh bool
-	// staged: it is handed out bit by bit, as no policy that was handed out names it.
-	staged bool
+	// partial: it is handed out bit by bit, as no policy that was handed out names it.
+	partial bool
 	// size is how many members there are, once it is not fresh. It is counted in *total if a
 	// policy names the set.
 	size  int
 	total *int
-	// waiting are members of a staged set that wait to be handed out for the first time, and
+	// waiting are members of a partial set that wait to be handed out for the first time, and
 	// searched is how often one was looked for.
 	waiting  []T
 	searched int
@@ -103,7 +103,7 @@ type tracked[T comparable] struct {
 }
 
 // ready reports whether all its members have been handed out, but for changes.
-func (t *tracked[T]) ready() bool { return !t.fresh && !t.staged }
+func (t *tracked[T]) ready() bool { return !t.fresh && !t.partial }
 
 // grow changes the count of members by a number, which may be negative.
 func (t *tracked[T]) grow(by int) {
@@ -310,13 +310,13 @@ func (ms *members) toggle(g *peers, ip netip.Addr, in bool) {
 	ms.changedPeers[g] = struct{}{}
 }
 
-// take turns what was noted into a change and forgets it, except what is more than a stage has
+// take turns what was noted into a change and forgets it, except what is more than a portion has
 // room for. It takes either the members that have left or those that have come. The slice that
 // all returns is not kept.
-func (t *tracked[T]) take(leaving bool, all func() []T, compare func(a, b T) int, room *stage) (change Members[T]) {
+func (t *tracked[T]) take(leaving bool, all func() []T, compare func(a, b T) int, room *portion) (change Members[T]) {
 	if t.fresh {
 		change.New = true
-		t.fresh, t.staged = false, true
+		t.fresh, t.partial = false, true
 		all := all()
 		t.grow(len(all))
 		n := room.take(len(all))
@@ -328,7 +328,7 @@ func (t *tracked[T]) take(leaving bool, all func() []T, compare func(a, b T) int
 		slices.SortFunc(change.Remove, compare)
 	}
 	if len(t.changed)+len(t.waiting) == 0 {
-		t.staged, t.changed, t.waiting = false, nil, nil
+		t.partial, t.changed, t.waiting = false, nil, nil
 	}
 	return change
 }
@@ -346,12 +346,12 @@ func (t *tracked[T]) settled() bool { return t.ready() && len(t.changed) == 0 }
 
 // takeChanged takes the members that have left, or else those that have come, as many as there
 // is room for.
-func (t *tracked[T]) takeChanged(leaving bool, room *stage) (change Members[T]) {
+func (t *tracked[T]) takeChanged(leaving bool, room *portion) (change Members[T]) {
 	n := len(t.changed) - t.leaving + len(t.waiting)
 	if leaving {
 		n = t.leaving
 	}
-	if t.staged {
+	if t.partial {
 		n = room.take(n)
 	} else {
 		n = room.takeMet(n)

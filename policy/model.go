@@ -45,6 +45,10 @@ type Model struct {
 	turn int
 	// removalsPending: a Take had no room to remove all that no policy names any more.
 	removalsPending bool
+	// staged are the policies that are staged. inForce: in this model they are in force, for the pods of this
+	// node that one of them is about, which are rehearsed (see staged.go).
+	staged, rehearsed map[Key]struct{}
+	inForce           bool
 	// revision counts the changes of policies, namespaces and nodes (see Ends).
 	revision uint64
 	// found is the memory that meant puts the addresses into.
@@ -103,7 +107,8 @@ func NewModel(node string) *Model {
 		quarantined: map[Key]string{},
 		over:        map[Key]overspent{},
 		budget:      DefaultBudget,
-		handed:      map[Key]*Policy{}, handedSubjects: map[Key]*Subject{}, closedMeanwhile: map[Key]struct{}{},
+		staged:      map[Key]struct{}{}, rehearsed: map[Key]struct{}{},
+		handed: map[Key]*Policy{}, handedSubjects: map[Key]*Subject{}, closedMeanwhile: map[Key]struct{}{},
 		owners:  newOwners(),
 		doubts:  newDoubts(),
 		members: newMembers(),

@@ -148,11 +148,14 @@ func (p *Pod) equal(q *Pod) bool {
 type Namespace struct {
 	Name   string
 	Labels map[string]string
+	// Staged: its NetworkPolicies are staged.
+	Staged bool
 }
 
 // NamespaceOf reads a namespace.
 func NamespaceOf(ns *corev1.Namespace) Namespace {
-	return Namespace{Name: ns.Name, Labels: ns.Labels}
+	staged, _ := StagedBy(ns.Annotations)
+	return Namespace{Name: ns.Name, Labels: ns.Labels, Staged: staged}
 }
 
 // Node is what policy needs of a node.

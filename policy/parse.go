@@ -16,7 +16,7 @@ import (
 // enforced: what cannot be read allows nothing and is a Problem.
 func Parse(np *networkingv1.NetworkPolicy) (Policy, []Problem) {
 	r := reader{policy: Key{Namespace: np.Namespace, Name: np.Name}, size: newSize()}
-	p := Policy{Key: r.policy}
+	p := Policy{Key: r.policy, Staged: r.staged(np.Annotations)}
 	if pods, err := canonical(&np.Spec.PodSelector); err != nil {
 		r.problem("spec.podSelector", "%v: the policy selects no pod", err)
 	} else {

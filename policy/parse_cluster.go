@@ -14,7 +14,7 @@ import (
 // denial of everything in its direction.
 func ParseCluster(cnp *clusterv1beta1.ClusterNetworkPolicy) (Policy, []Problem) {
 	r := reader{policy: Key{Name: cnp.Name}, size: newSize()}
-	p := Policy{Key: r.policy, Priority: cnp.Spec.Priority, Subject: r.subject(&cnp.Spec.Subject)}
+	p := Policy{Key: r.policy, Staged: r.staged(cnp.Annotations), Priority: cnp.Spec.Priority, Subject: r.subject(&cnp.Spec.Subject)}
 	switch cnp.Spec.Tier {
 	case clusterv1beta1.AdminTier:
 		p.Tier = AdminTier

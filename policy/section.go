@@ -209,7 +209,7 @@ func (ms *members) useSections(p *Policy, by int) {
 // takeSection takes a section that is new, or used again. The sets that it names are handed out
 // by then: its turn comes after those of its namespace's sets, and where there was no room for
 // one of these, there is none for the section.
-func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *stage) {
+func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *portion) {
 	if s.users == 0 {
 		return
 	}
@@ -222,7 +222,7 @@ func (m *Model) takeSection(key SectionKey, s *section, d *Delta, room *stage) {
 
 // takeGoneSections removes the sections that no policy has any more, as many as there is room
 // for, and reports whether some have to wait. They can wait because no packet meets them.
-func (m *Model) takeGoneSections(d *Delta, room *stage) (pending bool) {
+func (m *Model) takeGoneSections(d *Delta, room *portion) (pending bool) {
 	for key, s := range m.changedSections {
 		if s.users > 0 {
 			continue

@@ -20,9 +20,9 @@ type selecting struct {
 	walks           [len(Directions)]int
 }
 
-// selects reports whether a policy selects a pod, which must be of this node.
+// selects reports whether a policy selects a pod, which must be of this node, and takes part in this model.
 func (m *Model) selects(s *selecting, pod *Pod) bool {
-	return pod.Node == m.node && s.matcher != nil && s.matcher.matches(pod, m.in(pod.Namespace).object)
+	return pod.Node == m.node && s.matcher != nil && m.takesPart(s, pod.Key) && s.matcher.matches(pod, m.in(pod.Namespace).object)
 }
 
 // setPolicy takes a policy in as it is now. One that is quarantined stays so
@@ -57,7 +57,9 @@ func (m *Model) putPolicy(p Policy, given *Policy) {
 		s.matcher = matcherOf(*p.Subject)
 	}
 	ns.policies[p.Key] = s
+	restaged := m.noteStaged(ns, p.Key)
 	m.policyChanged(ns, p.Key, old)
+	m.rehearse(p.Key, restaged)
 }
 
 // selecting returns what is known of a policy; nil if there is none of that name.
@@ -82,7 +84,9 @@ func (m *Model) deletePolicy(key Key) {
 	m.endQuarantine(key)
 	if old := ns.policies[key]; old != nil {
 		delete(ns.policies, key)
+		restaged := m.noteStaged(ns, key)
 		m.policyChanged(ns, key, old)
+		m.rehearse(key, restaged)
 	}
 	m.dropIfEmpty(key.Namespace)
 }
@@ -167,7 +171,7 @@ func (m *Model) charge(s *selecting, by int) {
 // restack works out anew which policies select this node's pods of a namespace, if another object of
 // the namespace may change that.
 func (m *Model) restack(ns *namespace, name string, before *Namespace) {
-	changes := (before == nil) != (ns.object == nil)
+	changes := m.noteStagedBy(ns) || (before == nil) != (ns.object == nil)
 	for _, s := range m.clusterPolicies() {
 		changes = changes || s.matcher != nil && s.matcher.inNamespace(name, before) != s.matcher.inNamespace(name, ns.object)
 	}
@@ -179,12 +183,30 @@ func (m *Model) restack(ns *namespace, name string, before *Namespace) {
 	}
 }
 
+// rehearse works out anew which policies select this node's pods, where a policy has changed by which they are
+// decided on in a model with the staged policies in force: it is staged, or was.
+func (m *Model) rehearse(key Key, restaged bool) {
+	if _, staged := m.staged[key]; !m.inForce || !staged && !restaged {
+		return
+	}
+	for name, ns := range m.namespaces {
+		if key.Namespace == "" || key.Namespace == name {
+			for _, subject := range slices.Collect(maps.Keys(ns.subjects)) {
+				m.refreshSubject(subject)
+			}
+		}
+	}
+}
+
 // refreshSubject works out anew which policies select a pod of this node.
 func (m *Model) refreshSubject(key Key) {
 	ns := m.in(key.Namespace)
 	before, was := ns.subjects[key]
 	pod := m.pod(key)
 	is := pod != nil && len(m.here(pod)) > 0
+	if delete(m.rehearsed, key); is && m.inForce {
+		m.noteRehearsed(pod, ns)
+	}
 	if !was && !is {
 		return
 	}

@@ -127,9 +127,9 @@ func (m *Model) takeClusterPolicies(d *Delta) (taken bool, waiting map[Key]struc
 	return taken, waiting
 }
 
-// staged is a subject as it is to be handed out, in place of had, while some ClusterNetworkPolicies
+// interim is a subject as it is to be handed out, in place of had, while some ClusterNetworkPolicies
 // wait. s is what it will be then.
-func (m *Model) staged(key Key, s, had *Subject, waiting map[Key]struct{}) *Subject {
+func (m *Model) interim(key Key, s, had *Subject, waiting map[Key]struct{}) *Subject {
 	_, closed := m.closedMeanwhile[key]
 	delete(m.closedMeanwhile, key)
 	if s == nil || len(waiting) == 0 || m.pod(key).undecided(m.in(key.Namespace).object) {

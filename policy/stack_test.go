@@ -40,11 +40,11 @@ func TestClusterPolicyComesAtOnce(t *testing.T) {
 		apply(t, &have, m.Take())
 
 		m.Apply(policy.SetPolicy(denying("deny", action, "on=there")))
-		stages, fresh := 0, []string{}
-		for ; m.Staging(); stages++ {
-			if stages%3 == 1 {
-				name := fmt.Sprint("new-", stages)
-				m.Apply(pod(name, "here", 4000+stages))
+		portions, fresh := 0, []string{}
+		for ; m.Pending(); portions++ {
+			if portions%3 == 1 {
+				name := fmt.Sprint("new-", portions)
+				m.Apply(pod(name, "here", 4000+portions))
 				fresh = append(fresh, name)
 			}
 			apply(t, &have, m.Take())
@@ -55,18 +55,18 @@ func TestClusterPolicyComesAtOnce(t *testing.T) {
 			_, there := have.Policies[policy.Key{Name: "deny"}]
 			for _, name := range slices.Concat(old, fresh) {
 				if in(name) != there {
-					t.Fatalf("%s, stage %d: the policy is in force: %t, and at pod %s: %t", action, stages, there, name, in(name))
+					t.Fatalf("%s, portion %d: the policy is in force: %t, and at pod %s: %t", action, portions, there, name, in(name))
 				}
 			}
 			for _, name := range fresh {
 				s := have.Subjects[policy.Key{Namespace: "shop", Name: name}]
 				if closed := s.Isolated[policy.Ingress]; closed != (!there && action != policy.Accept) {
-					t.Fatalf("%s, stage %d: pod %s, which is new, is closed: %t", action, stages, name, closed)
+					t.Fatalf("%s, portion %d: pod %s, which is new, is closed: %t", action, portions, name, closed)
 				}
 			}
 		}
-		if stages < 5 || len(fresh) < 2 {
-			t.Errorf("%s: only %d stages, %d new pods", action, stages, len(fresh))
+		if portions < 5 || len(fresh) < 2 {
+			t.Errorf("%s: only %d portions, %d new pods", action, portions, len(fresh))
 		}
 	}
 }
@@ -90,8 +90,8 @@ func TestClusterPolicyKeepsItsPods(t *testing.T) {
 	now := denying("deny", policy.Accept, "")
 	now.Subject = &policy.Selector{Namespaces: "name=b"}
 	m.Apply(policy.SetPolicy(now))
-	stages := 0
-	for ; m.Staging(); stages++ {
+	portions := 0
+	for ; m.Pending(); portions++ {
 		apply(t, &have, m.Take())
 		p := have.Policies[was.Key]
 		at := 0
@@ -101,12 +101,12 @@ func TestClusterPolicyKeepsItsPods(t *testing.T) {
 		for i, key := range here {
 			s := have.Subjects[key]
 			if about := len(s.Admin[policy.Ingress]) > 0; about != (i == at) {
-				t.Fatalf("stage %d: the policy with %v is about %s: %t", stages, p.Rules[policy.Ingress][0].Action, key, about)
+				t.Fatalf("portion %d: the policy with %v is about %s: %t", portions, p.Rules[policy.Ingress][0].Action, key, about)
 			}
 		}
 	}
-	if stages < 5 {
-		t.Errorf("only %d stages", stages)
+	if portions < 5 {
+		t.Errorf("only %d portions", portions)
 	}
 }
 

@@ -103,7 +103,7 @@ func (m *Model) subject(key Key) *Subject {
 // undecidedOf are the ClusterNetworkPolicies that may be about a pod that is undecided.
 func (m *Model) undecidedOf(pod *Pod, ns *Namespace) (policies []*Policy) {
 	for _, s := range m.clusterPolicies() {
-		if s.matcher != nil && s.matcher.mayMatch(pod, ns) {
+		if s.matcher != nil && m.takesPart(s, pod.Key) && s.matcher.mayMatch(pod, ns) {
 			policies = append(policies, &s.Policy)
 		}
 	}
@@ -175,7 +175,7 @@ func isolatingOnly(subject, other *Subject, policies map[Key]struct{}) (keys []K
 //
 // ClusterNetworkPolicies are taken before. Where that changes the stacks of pods, these cannot wait
 // either.
-func (m *Model) takeSubjects(d *Delta, room *stage) (held map[Key]struct{}) {
+func (m *Model) takeSubjects(d *Delta, room *portion) (held map[Key]struct{}) {
 	restacking, waiting := m.takeClusterPolicies(d)
 	reselecting := m.reselecting()
 	held = map[Key]struct{}{}
@@ -250,7 +250,7 @@ func (m *Model) subjectsInTurn(reselecting, waiting map[Key]struct{}) (subjects 
 		others[key.Namespace]++
 		s := moving{Key: key, had: m.handedSubjects[key]}
 		final := m.subject(key)
-		s.now = m.staged(key, final, s.had, waiting)
+		s.now = m.interim(key, final, s.had, waiting)
 		s.waits = final != nil && !s.now.equal(final)
 		subjects = append(subjects, s)
 	}
@@ -271,7 +271,7 @@ func (m *Model) subjectsInTurn(reselecting, waiting map[Key]struct{}) (subjects 
 }
 
 // chargeJumps takes the room that a subject's jumps need.
-func (m *Model) chargeJumps(s moving, room *stage) {
+func (m *Model) chargeJumps(s moving, room *portion) {
 	room.jumps -= s.jumps()
 	if ns := m.namespaces[s.Namespace]; ns != nil && room.limited() {
 		ns.turn += s.jumps() * jumpCost

@@ -98,7 +98,7 @@ func TestSubjectsInTurns(t *testing.T) {
 		have := m.Intent()
 		change(m)
 		deltas := 0
-		for first := true; first || m.StagingOf("shop", nil); first = false {
+		for first := true; first || m.PendingOf("shop", nil); first = false {
 			// Bank's policy comes and goes, too.
 			own := policy.Key{Namespace: "bank", Name: "own"}
 			if deltas%2 == 0 {
@@ -111,7 +111,7 @@ func TestSubjectsInTurns(t *testing.T) {
 			if n := moved(d); n > 250 {
 				t.Errorf("%s: %d jumps at once", name, n)
 			}
-			if m.StagingOf("bank", nil) || len(have.Subjects[policy.Key{Namespace: "bank", Name: "200"}].Isolating[policy.Ingress]) != deltas%2 {
+			if m.PendingOf("bank", nil) || len(have.Subjects[policy.Key{Namespace: "bank", Name: "200"}].Isolating[policy.Ingress]) != deltas%2 {
 				t.Errorf("%s: it keeps another namespace's pod waiting", name)
 			}
 			if deltas++; deltas == 100 {
@@ -142,7 +142,7 @@ func TestReselects(t *testing.T) {
 	m.Apply(policy.SetPod(citizen("shop", 301)))
 	latecomer := policy.Key{Namespace: "shop", Name: "301"}
 	held := 0
-	for first := true; first || m.Staging(); first = false {
+	for first := true; first || m.Pending(); first = false {
 		apply(t, &have, policy.TakeSome(m, 5))
 		old, now := under(have, key, 0), under(have, key, 1)
 		subject := have.Subjects[latecomer]

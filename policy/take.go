@@ -8,14 +8,14 @@ import (
 )
 
 // Take returns what has changed since the last Take or Intent. If that is much, it returns a part
-// of it (see stage.go): then Staging reports true, and the next Take goes on.
-func (m *Model) Take() Delta { return m.take(newStage(stageSize)) }
+// of it (see portion.go): then Pending reports true, and the next Take goes on.
+func (m *Model) Take() Delta { return m.take(newPortion(portionSize)) }
 
 // TakeReady is Take without the changes that can be handed out bit by bit. By it, what has come in
 // since the last Take need not wait until more of these is handed out.
-func (m *Model) TakeReady() Delta { return m.take(newStage(0)) }
+func (m *Model) TakeReady() Delta { return m.take(newPortion(0)) }
 
-func (m *Model) take(room *stage) Delta {
+func (m *Model) take(room *portion) Delta {
 	d := Delta{
 		Subjects:   map[Key]*Subject{},
 		Policies:   map[Key]*Policy{},
@@ -64,7 +64,7 @@ func takeChanged[K comparable, V any](dirty map[K]struct{}, now map[K]V) map[K]*
 
 // takeMembers takes the changed members of what policies name, as far as there is room, and closes
 // the policies for which a budget has no room.
-func (m *Model) takeMembers(d *Delta, room *stage) {
+func (m *Model) takeMembers(d *Delta, room *portion) {
 	m.relax()
 	for _, key := range slices.Collect(maps.Keys(m.dirtySubjects)) {
 		m.shorten(key)
@@ -99,7 +99,7 @@ func (m *Model) takeMembers(d *Delta, room *stage) {
 
 // takePeers takes the changed members of a selector: those that have left, or those that have
 // come.
-func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *stage) {
+func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *portion) {
 	if g.users == 0 {
 		return
 	}
@@ -117,7 +117,7 @@ func (m *Model) takePeers(g *peers, leaving bool, d *Delta, room *stage) {
 }
 
 // takeNamed takes the changed members of a port name, as takePeers does.
-func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], leaving bool, d *Delta, room *stage) {
+func (m *Model) takeNamed(name NamedPort, t *tracked[Endpoint], leaving bool, d *Delta, room *portion) {
 	if t.users == 0 {
 		return
 	}
@@ -145,7 +145,7 @@ func (m *Model) amongst(g *peers) int {
 
 // takePolicy takes a policy if all that it names is handed out, and there is room for its
 // rules.
-func (m *Model) takePolicy(key Key, d *Delta, room *stage) {
+func (m *Model) takePolicy(key Key, d *Delta, room *portion) {
 	now, had := m.policy(key), m.handed[key]
 	switch rules := now.rules() + had.rules(); {
 	case now != nil && !m.ready(now) || !room.hasRules(rules):
@@ -227,7 +227,7 @@ func (p *Policy) waits(had *Policy) *Policy {
 
 // takeGone removes what no policy names any more, as much as there is room for. It can wait, as no
 // packet meets it.
-func (m *Model) takeGone(d *Delta, room *stage) {
+func (m *Model) takeGone(d *Delta, room *portion) {
 	if m.removalsPending = false; m.takeGoneSections(d, room) {
 		return // the sections that wait still name sets
 	}
@@ -256,7 +256,7 @@ func (m *Model) takeGone(d *Delta, room *stage) {
 // leave reports whether something that no policy names any more has to wait for the next Take,
 // because there is no room to remove it. sets is how many sets take the kernel as long. What is
 // fresh was never handed out, and takes no room.
-func (m *Model) leave(fresh bool, sets int, room *stage) bool {
+func (m *Model) leave(fresh bool, sets int, room *portion) bool {
 	if fresh {
 		return false
 	}
@@ -270,7 +270,7 @@ func (m *Model) leave(fresh bool, sets int, room *stage) bool {
 
 // Intent returns all that the node must enforce. The next Take returns what has changed since.
 func (m *Model) Intent() Intent {
-	d := m.take(m.wholeStage())
+	d := m.take(m.wholePortion())
 	in := newIntent()
 	in.PodCIDRs = slices.Clone(m.podCIDRs)
 	in.Cluster, in.NodeAddrs = clusterOf(maps.Values(m.nodes), m.podCIDRs), addrsOf(maps.Values(m.nodes))

@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/podfence/podfence/api/flows"
@@ -43,11 +44,23 @@ func (t *Table) DenialOf(l nft.Logged) Denial {
 	for _, state := range statesOf(l) {
 		p.State = state
 		trace := t.Trace(l.Hook, p)
-		if trace.Verdict != nft.Accept && trace.Steps[len(trace.Steps)-1].Chain == l.Prefix {
+		if at := slices.IndexFunc(trace.Steps, func(s nft.Step) bool { return s.Chain == l.Prefix }); at >= 0 {
+			trace.Steps, trace.Verdict = trace.Steps[:at+1], nft.Drop // or so it would be
 			return t.denial(trace)
 		}
 	}
 	return changed
+}
+
+// Denials say why a table would deny a packet: one for each base chain of the hook that would, in the order of
+// the hook. So of a packet between two pods of a node there may be one for egress, and one for ingress.
+func (t *Table) Denials(hook nft.HookPoint, p nft.TracePacket) (all []Denial) {
+	for _, trace := range t.Traces(hook, p) {
+		if trace.Verdict != nft.Accept {
+			all = append(all, t.denial(trace))
+		}
+	}
+	return all
 }
 
 // frameTexts are what is said of frames that were denied.

@@ -45,6 +45,7 @@
 //	stack.go        the tiers' chains of ClusterNetworkPolicies
 //	index.go        long runs of their rules, found by the peer's address
 //	told.go         where denied packets go, so that the first of each flow is told
+//	staged.go       the staged table: what would be denied with the staged policies in force
 //	flooding.go     who is denied so much that no more of it is looked at
 //	toldframes.go   the same for frames
 //	discovery.go    neighbour and listener discovery

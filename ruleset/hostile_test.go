@@ -61,7 +61,7 @@ func expectTable(t *testing.T, tape, encoded []byte, options uint8) {
 			m.Apply(event.Change())
 		}
 		done = next
-		for first := true; first || m.Staging(); first = false {
+		for first := true; first || m.Pending(); first = false {
 			plan := table.Update(m.Take())
 			expectClean(t, "plan", plan.Text())
 			fake.apply(plan)

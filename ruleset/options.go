@@ -2,6 +2,8 @@ package ruleset
 
 // Options are the choices that change the table.
 type Options struct {
+	// Staged makes it the staged table: see ForStaged.
+	Staged bool
 	// Reject answers denied packets with an ICMP error; else they are dropped.
 	Reject bool
 	// AllowToNode lets pods reach their own node whatever their egress policies

@@ -102,14 +102,17 @@ func beginnings() (rules []nft.Rule) {
 // baseRules are the rules of a base chain. They let pass what needs no judging, apply the rules
 // that must come first, lead to the pod's own chain, and then drop what is closed.
 func baseRules(d policy.Direction, o Options, first ...nft.Rule) []nft.Rule {
+	return slices.Concat(knownFlows(d, o), first, toPods(d), closedRules(d, false))
+}
+
+// toPods lead to the pods' own chains. Neighbour and listener discovery has been let pass before.
+func toPods(d policy.Direction) []nft.Rule {
 	addr4, addr6 := addrFields(d)
-	rules := append(knownFlows(d, o), first...)
-	rules = append(rules,
+	return []nft.Rule{
 		discovery,
-		nft.Rule{Verdict: nft.Verdict{Action: nft.Dispatch, Field: addr4, Map: podMap(d, 4)}},
-		nft.Rule{Verdict: nft.Verdict{Action: nft.Dispatch, Field: addr6, Map: podMap(d, 6)}},
-	)
-	return append(rules, closedRules(d, false)...)
+		{Verdict: nft.Verdict{Action: nft.Dispatch, Field: addr4, Map: podMap(d, 4)}},
+		{Verdict: nft.Verdict{Action: nft.Dispatch, Field: addr6, Map: podMap(d, 6)}},
+	}
 }
 
 // addrFields are the fields with the subject's address.
@@ -189,18 +192,12 @@ func baseSets(o Options) []*nft.Set {
 	}
 	for _, f := range families {
 		for _, d := range policy.Directions {
-			sets = append(sets, &nft.Set{
-				Name: podMap(d, f), Type: f.addr(), Verdicts: map[nft.Element]nft.Verdict{},
-				Comment: fmt.Sprintf("this node's pods: where their %s goes on", d),
-			})
+			sets = append(sets, podMapOf(d, f))
 		}
 		sets = append(sets, &nft.Set{
 			Name: podRangeSet(f), Type: f.ranges(), Elements: map[nft.Element]struct{}{},
 			Comment: "this node's pod ranges: closed but for known pods",
-		}, &nft.Set{
-			Name: doubtfulSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{},
-			Comment: "pods that cannot be told to be denied: denied by all who ask",
-		}, &nft.Set{
+		}, doubtfulSetOf(f), &nft.Set{
 			Name: orphansSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{},
 			Comment: "this node's containers whose pod is not known: closed",
 		})
@@ -212,6 +209,22 @@ func baseSets(o Options) []*nft.Set {
 		}
 	}
 	return sets
+}
+
+// podMapOf is the map from the pods' addresses to their chains, without any pod in it.
+func podMapOf(d policy.Direction, f family) *nft.Set {
+	return &nft.Set{
+		Name: podMap(d, f), Type: f.addr(), Verdicts: map[nft.Element]nft.Verdict{},
+		Comment: fmt.Sprintf("this node's pods: where their %s goes on", d),
+	}
+}
+
+// doubtfulSetOf is the set of addresses in doubt, without any.
+func doubtfulSetOf(f family) *nft.Set {
+	return &nft.Set{
+		Name: doubtfulSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{},
+		Comment: "pods that cannot be told to be denied: denied by all who ask",
+	}
 }
 
 func messageTypes(types []uint8) map[nft.Element]struct{} {

@@ -33,11 +33,21 @@ func differ(want, have *nft.Table) string {
 // that is built from scratch, and every plan on the way is one that the kernel
 // takes: nothing added twice, used before it is there, or removed while used.
 func TestUpdateEqualsBuild(t *testing.T) {
+	testUpdateEqualsBuild(t, func() *policy.Model { return policy.NewModel(random.Node) }, policy.Compile, func(o ruleset.Options) ruleset.Options { return o })
+}
+
+// TestUpdateEqualsBuildStaged: so it is for the staged table.
+func TestUpdateEqualsBuildStaged(t *testing.T) {
+	testUpdateEqualsBuild(t, func() *policy.Model { return policy.NewModel(random.Node).NewStaged() }, policy.CompileStaged, ruleset.Options.ForStaged)
+}
+
+func testUpdateEqualsBuild(t *testing.T, empty func() *policy.Model, compile func(policy.Snapshot, string) (policy.Intent, []policy.Problem), options func(ruleset.Options) ruleset.Options) {
 	for seed := range random.Seeds(*seed, *histories) {
 		r := rand.New(rand.NewSource(seed))
 		o := ruleset.Options{Reject: seed%2 == 0, AllowToNode: seed%3 == 0, Guard: seed%7 == 0, Masquerade: seed%5 < 2, RevokedMark: uint32(seed % 2), LongRun: int(seed % 4)}
+		o = options(o)
 		history := random.History(r, 60)
-		m := policy.NewModel(random.Node)
+		m := empty()
 		table := ruleset.Build(m.Intent(), o)
 		fake := newFake(t)
 		fake.apply(table.Replacement())
@@ -47,10 +57,10 @@ func TestUpdateEqualsBuild(t *testing.T) {
 				m.Apply(event.Change())
 			}
 			done = next
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				fake.apply(table.Update(m.Take()))
 			}
-			intent, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
+			intent, _ := compile(random.Snapshot(history[:done]), random.Node)
 			want := ruleset.Build(intent, o)
 			if diff := differ(&want.Table, &table.Table); diff != "" {
 				t.Fatalf("seed %d after %d events (-built +updated):\n%s", seed, done, diff)

@@ -92,6 +92,35 @@ func BenchmarkModelLoad(b *testing.B) {
 	}
 }
 
+// BenchmarkStageFirst is what it takes that a first policy is staged, for all pods of the node: a second model of the
+// cluster, and the staged table; and what lives on of both.
+func BenchmarkStageFirst(b *testing.B) {
+	o := objectsOf(scale.Big)
+	for n := range scale.Big.Namespaces {
+		o.policies = append(o.policies, &networkingv1.NetworkPolicy{
+			ObjectMeta: metav1.ObjectMeta{Namespace: scale.Namespace(n).Name, Name: "staged", Annotations: map[string]string{policy.EnforcementAnnotation: policy.Staged}},
+		})
+	}
+	m := load(o)
+	m.Intent()
+	live := func() float64 {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return float64(stats.HeapAlloc) / 1e6
+	}
+	before := live()
+	for b.Loop() {
+		s := m.NewStaged()
+		table := ruleset.Build(s.Intent(), ruleset.Options{LogGroup: 1}.ForStaged())
+		b.StopTimer()
+		b.ReportMetric(live()-before, "MB-live")
+		b.ReportMetric(float64(s.Rehearsed()), "pods")
+		runtime.KeepAlive(table)
+		b.StartTimer()
+	}
+}
+
 // affected is a namespace that clusters of all sizes have in addition, with the same pods and
 // policies, so that changes in it affect as much in all: ten pods of each application, every
 // fifth of them the node's, and a policy of each kind. No other namespace's policies name it.
@@ -152,7 +181,7 @@ func BenchmarkClusterPolicies(b *testing.B) {
 		table := ruleset.Build(m.Intent(), ruleset.Options{RevokedMark: 1})
 		live, size := heap()-before, table.Size()
 		settle := func() {
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				table.Update(m.Take())
 			}
 		}
@@ -205,7 +234,7 @@ func BenchmarkChange(b *testing.B) {
 		table := ruleset.Build(m.Intent(), ruleset.Options{})
 		operations := 0
 		settle := func() {
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				operations += len(table.Update(m.Take()).Ops)
 			}
 		}
@@ -309,7 +338,7 @@ func TestChangesAffectTheSame(t *testing.T) {
 		have := map[string]int{}
 		count := func(name string, change func()) {
 			change()
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				have[name] += len(table.Update(m.Take()).Ops)
 			}
 		}

@@ -72,7 +72,7 @@ func TestStackIsShared(t *testing.T) {
 	m.Apply(policy.DeletePolicy(policy.Key{Name: "red"}))
 	for {
 		table.Update(m.Take())
-		if !m.Staging() {
+		if !m.Pending() {
 			break
 		}
 	}
@@ -82,7 +82,7 @@ func TestStackIsShared(t *testing.T) {
 	m.Apply(policy.DeletePolicy(policy.Key{Name: "all"}), policy.DeletePolicy(policy.Key{Name: "base"}))
 	for {
 		table.Update(m.Take())
-		if !m.Staging() {
+		if !m.Pending() {
 			break
 		}
 	}
@@ -168,7 +168,7 @@ func TestIndexFollows(t *testing.T) {
 			} else {
 				m.Apply(pod(r.Intn(10)))
 			}
-			for first := true; first || m.Staging(); first = false {
+			for first := true; first || m.Pending(); first = false {
 				fake.apply(table.Update(m.Take()))
 			}
 			intent := m.Intent()

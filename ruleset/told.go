@@ -153,7 +153,10 @@ func (k denied) limits(f family) []nft.Match {
 // deniedKinds are the kinds of chains that rules which deny lead to.
 func deniedKinds(o Options) (kinds []denied) {
 	names := []string{chainDenied}
-	if o.Reject {
+	switch {
+	case o.Staged:
+		names = []string{chainWouldDeny}
+	case o.Reject:
 		names = append(names, chainRejected)
 	}
 	for _, name := range names {
@@ -165,7 +168,10 @@ func deniedKinds(o Options) (kinds []denied) {
 		}
 	}
 	names = []string{chainDeniedInvalid}
-	if o.RevokedMark != 0 {
+	switch {
+	case o.Staged:
+		names = []string{chainWouldDenyInvalid, chainWouldDenyMidway}
+	case o.RevokedMark != 0:
 		names = append(names, chainDeniedRevoked, chainDeniedMidway)
 	}
 	for _, name := range names {
@@ -177,6 +183,10 @@ func deniedKinds(o Options) (kinds []denied) {
 // deniedChains are the chains that rules which deny lead to.
 func deniedChains(o Options) (chains []*nft.Chain) {
 	for _, kind := range deniedKinds(o) {
+		if o.LogGroup == 0 {
+			chains = append(chains, &nft.Chain{Name: kind.chain(), Rules: []nft.Rule{{Verdict: kind.verdict()}}})
+			continue
+		}
 		if len(kind.families) > 1 && !kind.anyDirection {
 			chains = append(chains, kind.byFamily())
 			continue
@@ -192,8 +202,11 @@ func deniedChains(o Options) (chains []*nft.Chain) {
 }
 
 func (k denied) verdict() nft.Verdict {
-	if k.name == chainRejected {
+	switch {
+	case k.name == chainRejected:
 		return nft.Verdict{Action: nft.Reject}
+	case wouldDeny(k.name):
+		return nft.Verdict{Action: nft.Accept}
 	}
 	return nft.Verdict{Action: nft.Drop}
 }
@@ -266,6 +279,10 @@ func toldFields(f family, ports bool) []nft.Field {
 	return fields
 }
 
+// tells reports whether rules that deny lead to where denials are told. In the staged table they always do, as it
+// denies nothing.
+func (o Options) tells() bool { return o.LogGroup != 0 || o.Staged }
+
 // tell has the rules of a chain that deny lead to where denials are told.
 func (o Options) tell(chain *nft.Chain) {
 	ends := func(r nft.Rule) bool { return r.Verdict.Action == nft.Drop || r.Verdict.Action == nft.Reject }
@@ -301,13 +318,19 @@ func kindFor(chain *nft.Chain) denied {
 func (k denied) of(rule nft.Rule, o Options) denied {
 	anyDirection := func(name string) denied { return denied{name: name, anyDirection: true, families: families[:]} }
 	switch {
+	case o.Staged && refusesInvalid(rule):
+		return anyDirection(chainWouldDenyInvalid)
+	case o.Staged && isMidway(rule):
+		return anyDirection(chainWouldDenyMidway)
+	case o.Staged:
+		k.name = chainWouldDeny
 	case rule.Verdict.Action == nft.Reject:
 		k.name = chainRejected
 	case refusesInvalid(rule):
 		return anyDirection(chainDeniedInvalid)
 	case o.RevokedMark != 0 && slices.Contains(rule.Matches, nft.Match(nft.Mark(o.RevokedMark))):
 		return anyDirection(chainDeniedRevoked)
-	case slices.ContainsFunc(rule.Matches, func(m nft.Match) bool { _, is := m.(nft.Midstream); return is }):
+	case isMidway(rule):
 		return anyDirection(chainDeniedMidway)
 	default:
 		k.name = chainDenied
@@ -317,6 +340,11 @@ func (k denied) of(rule nft.Rule, o Options) denied {
 		k.families = []family{f}
 	}
 	return k
+}
+
+// isMidway reports whether a rule is for what begins no connection.
+func isMidway(rule nft.Rule) bool {
+	return slices.ContainsFunc(rule.Matches, func(m nft.Match) bool { _, is := m.(nft.Midstream); return is })
 }
 
 // familyOfRule is the family whose packets alone a rule is about; 0: that cannot be told.
@@ -339,7 +367,7 @@ func familyOfRule(rule nft.Rule) family {
 
 // tells reports whether a chain is one that rules which deny lead to.
 func tells(chain string) bool {
-	return chain == chainDenied || chain == chainRejected ||
+	return wouldDeny(chain) || chain == chainDenied || chain == chainRejected ||
 		strings.HasPrefix(chain, chainDenied+"-") || strings.HasPrefix(chain, chainRejected+"-")
 }
 

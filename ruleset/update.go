@@ -13,14 +13,21 @@ import (
 // Build returns the table for an intent.
 func Build(in policy.Intent, o Options) *Table {
 	t := newTable(o)
-	t.AddSets(baseSets(o)...)
-	t.AddChains(staticChains(o)...)
-	if o.LogGroup != 0 {
+	if o.Staged {
+		t.AddSets(stagedSets()...)
+		t.AddChains(stagedChains(o)...)
+	} else {
+		t.AddSets(baseSets(o)...)
+		t.AddChains(staticChains(o)...)
+	}
+	if o.tells() {
 		for _, chain := range t.Chains {
 			o.tell(chain)
 		}
-		t.AddSets(toldSets(tellingSets()...)...)
 		t.AddChains(deniedChains(o)...)
+	}
+	if o.LogGroup != 0 {
+		t.AddSets(toldSets(tellingSets()...)...)
 	}
 	t.Update(in.Delta())
 	return t
@@ -30,7 +37,7 @@ func Build(in policy.Intent, o Options) *Table {
 // holds the table as it was. It costs what the delta touches.
 func (t *Table) Update(d policy.Delta) nft.Plan {
 	u := update{Table: t, was: map[string]map[nft.Element]nft.Verdict{}, touched: map[netip.Addr]struct{}{}, emptied: map[string]*index{}}
-	if d.PodCIDRs != nil {
+	if d.PodCIDRs != nil && !t.options.Staged {
 		u.podRanges(policy.Union(*d.PodCIDRs))
 	}
 	if d.Cluster != nil && t.options.Masquerade {
@@ -42,7 +49,9 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 	if d.Cluster != nil && d.NodeAddrs != nil && t.options.SourceCheck {
 		u.sources(*d.Cluster, *d.NodeAddrs)
 	}
-	u.flip(orphansSet, d.Orphans)
+	if !t.options.Staged {
+		u.flip(orphansSet, d.Orphans)
+	}
 	u.flip(doubtfulSet, d.Doubtful)
 	for _, s := range slices.SortedFunc(maps.Keys(d.Peers), policy.Selector.Compare) {
 		u.peers(s, d.Peers[s])
@@ -221,7 +230,7 @@ func (u *update) rulesIn(chain *nft.Chain, sets []*nft.Set) {
 
 // setChain makes a chain what it must be.
 func (u *update) setChain(want *nft.Chain) {
-	if u.options.LogGroup != 0 {
+	if u.options.tells() {
 		u.options.tell(want)
 	}
 	have, exists := u.Chains[want.Name]
@@ -303,7 +312,9 @@ func (u *update) mapOf(d policy.Direction, addr netip.Addr) *nft.Set {
 func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v nft.Verdict) {
 	set := u.mapOf(d, addr)
 	u.remember(set, nft.AddrElement(addr))
-	set.Verdicts[nft.AddrElement(addr)] = v
+	if delete(set.Verdicts, nft.AddrElement(addr)); !u.options.Staged || v.Action != nft.Accept {
+		set.Verdicts[nft.AddrElement(addr)] = v
+	}
 }
 
 // clearVerdicts takes a pod out of the maps. Then subject and addresses put it in again.
@@ -378,7 +389,7 @@ func (u *update) samePod(changed string, addr nft.SetType, out []nft.Element, in
 	if addr == family(6).addr() {
 		f = 6
 	}
-	if changed != podMap(policy.Egress, f) {
+	if changed != podMap(policy.Egress, f) || u.options.Staged {
 		return
 	}
 	twice := func(e nft.Element) nft.Element { return nft.Element{Addr: e.Addr, LastAddr: e.Addr} }

@@ -119,7 +119,7 @@ func (f *Filter) read(name string, values []string) (known bool, err error) {
 	}
 	switch name {
 	case verdictParameter:
-		f.Verdict, err = oneOf(values, Denied, Allowed)
+		f.Verdict, err = oneOf(values, Denied, Allowed, WouldDeny, WouldAllow)
 	case directionParameter:
 		f.Direction, err = oneOf(values, Ingress, Egress)
 	case namespaceParameter:

@@ -61,6 +61,10 @@ type Verdict string
 const (
 	Denied  Verdict = "denied"
 	Allowed Verdict = "allowed"
+	// WouldDeny: it was allowed, and would be denied with the staged policies in force. WouldAllow: it was denied,
+	// and the rules of that direction would allow it with them.
+	WouldDeny  Verdict = "would-deny"
+	WouldAllow Verdict = "would-allow"
 )
 
 // Event is what of a connection is told.
@@ -155,6 +159,8 @@ type Policy struct {
 	Rule *int `json:"rule,omitempty"`
 	// RuleName is what the policy calls that rule.
 	RuleName string `json:"ruleName,omitempty"`
+	// Staged: it is not in force (annotation podfence.io/enforcement).
+	Staged bool `json:"staged,omitempty"`
 }
 
 // DropLogAnnotation of a Namespace asks agents, by the value "true", for a line of the drop log for each denial

@@ -83,6 +83,12 @@ func (*fakeKernel) FlowsOf(_ context.Context, p packet.Packet, bit uint32, most 
 	return []nft.TrackedFlow{{Source: netip.AddrPortFrom(p.Src, 40000), Destination: to, Addressed: netip.MustParseAddrPort("10.96.0.1:80"), Revoked: bit != 0}}, 3, 1, nil
 }
 
+func (*fakeKernel) WouldCut(context.Context, uint32, func(nft.HookPoint, packet.Packet) bool, func(nft.HookPoint, packet.Packet) bool, func(nft.OpenFlow)) (int, error) {
+	return 0, errors.New("there are no flows")
+}
+
+func (*fakeKernel) Counts() bool { return true }
+
 // fakeModel counts how often it is asked.
 type fakeModel struct{ asked int }
 

@@ -55,7 +55,7 @@ func (s *Server) serveFlows(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", flows.MediaType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	out := stream{w: w, control: http.NewResponseController(w)}
+	out := newStream(w)
 	_ = out.all(r.Context(), s.options.Flows, &query) // who has gone, or reads too slowly, is not told
 }
 
@@ -67,6 +67,16 @@ type stream struct {
 	// next is the number of the flow that is read next.
 	next uint64
 }
+
+func newStream(w http.ResponseWriter) *stream {
+	return &stream{w: w, control: http.NewResponseController(w)}
+}
+
+// within gives the answer so long to begin, in place of the server's writeTimeout.
+func (s *stream) within(d time.Duration) { _ = s.control.SetWriteDeadline(time.Now().Add(d)) }
+
+// empty adds a line without anything.
+func (s *stream) empty() { s.buffer.WriteByte('\n') }
 
 // all sends what a query asks for. An error says why no more can be sent.
 func (s *stream) all(ctx context.Context, store *observer.Store, q *flows.Query) error {
@@ -85,7 +95,7 @@ func (s *stream) all(ctx context.Context, store *observer.Store, q *flows.Query)
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil: // there was none
-			s.buffer.WriteByte('\n')
+			s.empty()
 		default:
 			if err := s.from(store, &q.Filter, f, number); err != nil {
 				return err

@@ -36,6 +36,11 @@ type Kernel interface {
 	// FlowsOf are at most so many of the flows that packets like this have begun; it counts all, and
 	// those that carry the bit.
 	FlowsOf(ctx context.Context, p packet.Packet, bit uint32, most int) (flows []nft.TrackedFlow, all, revoked int, err error)
+	// WouldCut tells of the flows without the bit that pass as it is, and would be cut; it returns how many of those
+	// that it has looked at are open.
+	WouldCut(ctx context.Context, bit uint32, asIs, wouldBe func(nft.HookPoint, packet.Packet) bool, tell func(nft.OpenFlow)) (open int, err error)
+	// Counts reports whether the kernel counts what flows carry that begin from now on.
+	Counts() bool
 }
 
 // Model is asked what the node enforces. Its methods may be called from any goroutine.
@@ -70,6 +75,10 @@ type Options struct {
 	Waiting func() []answers.WaitingPod
 	// Kernel is nil where there is none to ask: then traces are refused.
 	Kernel Kernel
+	// Supposer and Names say which connections would be cut, and who has an address. Nil where that is not known:
+	// then who asks for it is refused.
+	Supposer Supposer
+	Names    observer.Names
 	// Flows are what was last seen of denied packets and of connections; nil: they are not kept, and who asks
 	// for them is refused.
 	Flows *observer.Store
@@ -82,10 +91,12 @@ type Server struct {
 	started time.Time
 	history history
 	counted counted
-	// tracing has a token for each trace that is under way.
+	// tracing has a token for each trace, or look at connections, that is under way.
 	tracing chan struct{}
 	// streaming has a token for each who reads flows.
 	streaming chan struct{}
+	// living has a token for each who asks which connections would be cut.
+	living chan struct{}
 }
 
 // What is asked at once, and for how long.
@@ -108,7 +119,7 @@ const (
 
 // New returns a server. Start runs it.
 func New(o Options) *Server {
-	return &Server{options: o, started: time.Now(), tracing: make(chan struct{}, tracesAtOnce), streaming: make(chan struct{}, streamsAtOnce)}
+	return &Server{options: o, started: time.Now(), tracing: make(chan struct{}, tracesAtOnce), streaming: make(chan struct{}, streamsAtOnce), living: make(chan struct{}, livesAtOnce)}
 }
 
 // Note notes an outcome, for statuses. It does not wait.
@@ -167,9 +178,10 @@ func (s *Server) Handler() http.Handler {
 		}
 	})
 	mux.HandleFunc(answers.TracePath, s.serveTrace)
+	mux.HandleFunc(answers.LivePath, s.serveLive)
 	mux.HandleFunc(flows.Path, s.serveFlows)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s, %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath, flows.Path))
+		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s, %s, %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath, answers.LivePath, flows.Path))
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// What is routed to a loopback address from elsewhere is nobody of this node. A browser that some page

@@ -27,15 +27,21 @@ const (
 )
 
 // maxMessage is how many bytes the message of a condition has at most. The API counts characters, of
-// which it takes as many (metav1.Condition).
-const maxMessage = 32768
+// which it takes as many (metav1.Condition), less than what may come behind.
+const maxMessage = 32768 - len(staged)
+
+// staged is what the message of a policy says at the end that is not in force.
+const staged = "; it is staged, and nothing of it is in force (annotation " + policy.EnforcementAnnotation + ")"
 
 // conditionOf says whether podfence can enforce a policy. It has no time yet.
 func conditionOf(cnp *clusterv1beta1.ClusterNetworkPolicy) metav1.Condition {
-	_, problems := policy.ParseCluster(cnp)
+	p, problems := policy.ParseCluster(cnp)
 	c := metav1.Condition{Type: ConditionAccepted, ObservedGeneration: cnp.Generation}
 	if len(problems) == 0 {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonAccepted, "podfence can enforce every field of this policy"
+		if p.Staged {
+			c.Message += staged
+		}
 		return c
 	}
 	c.Status, c.Reason, c.Message = metav1.ConditionFalse, ReasonPartiallyInvalid, messageOf(problems)
@@ -43,6 +49,9 @@ func conditionOf(cnp *clusterv1beta1.ClusterNetworkPolicy) metav1.Condition {
 		if strings.HasPrefix(problem.Field, "spec.subject") || problem.Field == "spec.tier" {
 			c.Reason = ReasonInvalid
 		}
+	}
+	if p.Staged {
+		c.Message += staged
 	}
 	return c
 }

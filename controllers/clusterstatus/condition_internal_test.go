@@ -70,5 +70,11 @@ func TestReasons(t *testing.T) {
 		if got.Type != ConditionAccepted || got.Status != c.status || got.Reason != c.reason || got.ObservedGeneration != 7 || !strings.Contains(got.Message, c.field) {
 			t.Errorf("%s: %+v", c.name, got)
 		}
+		says := strings.Contains(got.Message, "staged")
+		o := metav1.ObjectMeta{Annotations: map[string]string{policy.EnforcementAnnotation: policy.Staged}}
+		whole := conditionOf(&clusterv1beta1.ClusterNetworkPolicy{ObjectMeta: o, Spec: c.spec})
+		if says || !strings.HasSuffix(whole.Message, staged) || whole.Status != got.Status || whole.Reason != got.Reason {
+			t.Errorf("%s, staged: %+v", c.name, whole)
+		}
 	}
 }

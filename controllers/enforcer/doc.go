@@ -16,7 +16,10 @@
 //	guard.go     the bridge's table, where podfence connects the pods
 //	links.go     the pods' links, where another plugin connects the pods
 //	allowed.go   which rules let connections pass, for whoever observes them
+//	suppose.go   what would pass after some changes, for whoever asks
 //	flows.go     established flows, judged anew after each commit
+//	staged.go    what staged policies would do: a second model, loop and table
+//	stagedflows.go  established flows that staged policies would cut
 //	revoked.go   which of them are cut that were not cut before, and by whom
 //	repairs.go   drift: what others do to the tables, and how soon that is repaired
 //	refusals.go  policies that the kernel refuses are quarantined

@@ -46,6 +46,8 @@ type Options struct {
 	// PodLinks finds the pods' links where another plugin makes them; it needs
 	// Ruleset.Links. Nil: podfence connects the pods.
 	PodLinks PodLinks
+	// Staged is where what staged policies would do is worked out; nil: nowhere.
+	Staged *Staged
 	// Report gets every outcome. It may be called by several goroutines at once, by each in the
 	// order in which things have happened, and must not wait. Nil: nobody hears.
 	Report func(Outcome)
@@ -63,10 +65,13 @@ type Options struct {
 type Enforcer struct {
 	inbox *inbox
 	loop  *loop
-	// policies is the policies' table, for those who ask for its rules.
+	// policies is the policies' table, for those who ask for its rules, and ruleset the choices that change it.
 	policies *sharedTable
+	ruleset  ruleset.Options
 	flows    *judge // nil: established flows are left alone
 	links    *links // nil: podfence connects the pods
+	// rehearsal is of the staged policies; nil: there is none.
+	rehearsal *rehearsal
 }
 
 // New returns an enforcer for a node.
@@ -75,7 +80,8 @@ func New(kernel Kernel, o Options) *Enforcer {
 		o.Report = func(Outcome) {}
 	}
 	shared := &sharedTable{}
-	e := &Enforcer{inbox: newInbox(o), links: newLinks(o), policies: shared}
+	rehearsal := newRehearsal(o, shared)
+	e := &Enforcer{inbox: newInbox(newModel(o), rehearsal), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: rehearsal}
 	if o.Flows != nil {
 		e.flows = newJudge(o.Flows, shared, o.Report)
 	}
@@ -105,6 +111,9 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	if e.flows != nil {
 		beside.Go(func() { e.flows.judgeAll(ctx) })
 		beside.Go(func() { e.flows.judgeAffected(ctx) })
+	}
+	if e.rehearsal != nil {
+		beside.Go(func() { e.rehearsal.run(ctx) })
 	}
 	return e.loop.run(ctx)
 }

@@ -27,17 +27,20 @@ type inbox struct {
 	// next. planned is what fed was when the last batch was taken. committed is what fed was when
 	// the batch was taken that is in the kernel.
 	fed, planned, committed uint64
-	// staging says that after the last batch parts of large policies still wait to be handed
-	// out, and staged that the last batch had such a part.
-	staging, staged bool
+	// pending says that after the last batch parts of large policies still wait to be handed
+	// out, and partial that the last batch had such a part.
+	pending, partial bool
 	// failure is why the last commit has failed; nil if it has not. fought says who keeps undoing
 	// what is committed; it counts until foughtUntil.
 	failure, fought error
 	foughtUntil     time.Time
 	waiters         waiters
+	// rehearsal is fed the same changes; nil: there is none.
+	rehearsal *rehearsal
 }
 
-func newInbox(o Options) *inbox {
+// newModel is the model of an empty cluster.
+func newModel(o Options) *policy.Model {
 	model := policy.NewModel(o.Node)
 	if o.IgnorePodCIDRs {
 		model.IgnorePodCIDRs()
@@ -46,8 +49,13 @@ func newInbox(o Options) *inbox {
 		model.SetBudget(o.NamespaceBudget)
 	}
 	model.RememberPodCIDRs(o.LastPodCIDRs)
+	return model
+}
+
+// newInbox returns the inbox of a model. What is fed to it is fed to a rehearsal as well, unless that is nil.
+func newInbox(model *policy.Model, rehearsal *rehearsal) *inbox {
 	return &inbox{
-		wake: make(chan struct{}, 1), synced: make(chan struct{}), model: model, waiters: newWaiters(),
+		wake: make(chan struct{}, 1), synced: make(chan struct{}), model: model, waiters: newWaiters(), rehearsal: rehearsal,
 	}
 }
 
@@ -69,6 +77,7 @@ func (i *inbox) feed(changes []policy.Change) (fed uint64) {
 		close(i.synced)
 	}
 	i.waiters.fed(i.model)
+	i.rehearsal.feed(i.model, changes)
 	i.mu.Unlock()
 	signal(i.wake)
 	return fed
@@ -94,8 +103,8 @@ type batch struct {
 	Delta  policy.Delta
 	// Budget are the policies that a budget has quarantined or released.
 	Budget OverBudget
-	// Staging says that more waits, which is for the next batches.
-	Staging bool
+	// Pending says that more waits, which is for the next batches.
+	Pending bool
 }
 
 // takeAll takes out all that is to be enforced.
@@ -103,7 +112,7 @@ func (i *inbox) takeAll() batch {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	intent := i.model.Intent()
-	i.staging, i.staged = false, false
+	i.pending, i.partial = false, false
 	i.noteBatch()
 	return batch{Fed: i.fed, Intent: &intent, Budget: i.budget()}
 }
@@ -113,18 +122,18 @@ func (i *inbox) takeAll() batch {
 func (i *inbox) takeChanges() batch {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	newerFirst := i.staged && i.fed > i.planned+1 // planned+1 counts what the last batch has left
+	newerFirst := i.partial && i.fed > i.planned+1 // planned+1 counts what the last batch has left
 	take := i.model.Take
 	if newerFirst {
 		take = i.model.TakeReady
 	}
 	b := batch{Delta: take(), Fed: i.fed}
 	i.noteBatch()
-	b.Budget, b.Staging = i.budget(), i.model.Staging()
-	if b.Staging {
+	b.Budget, b.Pending = i.budget(), i.model.Pending()
+	if b.Pending {
 		i.fed++ // whoever waits for what is left has to wait for the next batches
 	}
-	i.staging, i.staged = b.Staging, b.Staging && !newerFirst
+	i.pending, i.partial = b.Pending, b.Pending && !newerFirst
 	return b
 }
 

@@ -36,8 +36,8 @@ type loop struct {
 	untried []policy.Key
 	// replaced says that the last commit has replaced the policies' table.
 	replaced bool
-	// staging says that after the last batch more waits to be committed.
-	staging bool
+	// pending says that after the last batch more waits to be committed.
+	pending bool
 }
 
 // newLoop returns a loop. Another table beside the policies' table needs one more entry in beside.
@@ -100,7 +100,7 @@ func (l *loop) run(ctx context.Context) error {
 		err := l.commit()
 		if more = nil; err == nil {
 			backoff = newBackoff()
-			if l.staging {
+			if l.pending {
 				// For twice as long as this commit has taken, the commits and the processor are
 				// left to others: what waits belongs to somebody who has written very much.
 				more = time.After(2 * time.Since(began))
@@ -248,7 +248,7 @@ func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err
 
 // took notes a batch, and reports what has come of it before it is committed.
 func (l *loop) took(b batch) {
-	l.staging = b.Staging
+	l.pending = b.Pending
 	if len(b.Budget.Quarantined)+len(b.Budget.Released) > 0 {
 		l.report(b.Budget)
 	}

@@ -11,7 +11,7 @@ import (
 
 // Outcome is something that has come of the changes that were fed, or of what others did to
 // the tables. It is a value: one of Started, Transacted, Committed, Settled, Failed, Mismatched,
-// Quarantined, OverBudget, Tampered, Repaired, Revoked and Troubled. The enforcer itself neither
+// Quarantined, OverBudget, Tampered, Repaired, Revoked, Rehearsed, WouldRevoke and Troubled. The enforcer itself neither
 // logs nor counts: whoever reports it, reads it here.
 type Outcome interface{ outcome() }
 
@@ -116,6 +116,14 @@ type Denial struct {
 	Flows int
 }
 
+// Rehearsed says for how many staged policies, about how many pods of the node, the kernel works out what they
+// would do.
+type Rehearsed struct{ Policies, Pods int }
+
+// WouldRevoke says how many established flows pass that would be cut with the staged policies in force, of the pods that
+// a policy has come to be staged for.
+type WouldRevoke struct{ Flows int }
+
 // Troubled says that something beside the commits has failed, and is tried again.
 type Troubled struct {
 	// What was to be done, as in "Cannot judge all established flows; trying again".
@@ -138,4 +146,6 @@ func (OverBudget) outcome()  {}
 func (Tampered) outcome()    {}
 func (Repaired) outcome()    {}
 func (Revoked) outcome()     {}
+func (Rehearsed) outcome()   {}
+func (WouldRevoke) outcome() {}
 func (Troubled) outcome()    {}

@@ -120,6 +120,9 @@ func (s *sharedTable) doubt() {
 // rules are the chains of the table, if the kernel holds it as it is, and its version. Nobody changes a
 // chain: another takes its place.
 func (s *sharedTable) rules() (chains map[string]*nft.Chain, version uint64, held bool) {
+	if s == nil {
+		return nil, 0, false
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.settled == 0 || s.settled != s.version {
@@ -130,6 +133,9 @@ func (s *sharedTable) rules() (chains map[string]*nft.Chain, version uint64, hel
 
 // holds reports whether the kernel holds that version of the table.
 func (s *sharedTable) holds(version uint64) bool {
+	if s == nil {
+		return false
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.version == version && s.settled == version
@@ -171,7 +177,34 @@ func (s *sharedTable) denied(hook nft.HookPoint, p policy.Packet) string {
 
 // denialOf says why a packet was denied, by the table as it is.
 func (s *sharedTable) denialOf(l nft.Logged) ruleset.Denial {
+	if s == nil {
+		return (*ruleset.Table)(nil).DenialOf(l)
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.table.DenialOf(l)
+}
+
+// wouldTell says which chains of the table, which must be a staged one, would tell of the first packet of a flow.
+func (s *sharedTable) wouldTell(hook nft.HookPoint, p policy.Packet) []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.table == nil {
+		return nil
+	}
+	return s.table.WouldTell(hook, nft.TracePacket{Packet: p, State: nft.New})
+}
+
+// wouldBe says what the table, which must be a staged one, says of a packet that was denied in a direction. Without a
+// table it says nothing.
+func (s *sharedTable) wouldBe(l nft.Logged, d policy.Direction) ruleset.Staged {
+	if s == nil {
+		return ruleset.Staged{}
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.table == nil {
+		return ruleset.Staged{}
+	}
+	return s.table.WouldBe(l, d)
 }

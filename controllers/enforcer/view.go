@@ -33,6 +33,15 @@ func (e *Enforcer) Rules() (rules Rules, held bool) {
 // returned them.
 func (e *Enforcer) Held(rules Rules) bool { return e.policies.holds(rules.version) }
 
+// StagedRules and HeldStaged are Rules and Held of the staged table. There are no rules while no policy is staged.
+func (e *Enforcer) StagedRules() (rules Rules, held bool) {
+	rules.Chains, rules.version, held = e.rehearsal.table().rules()
+	return rules, held
+}
+
+// HeldStaged reports whether the staged table's rules are still those in the kernel.
+func (e *Enforcer) HeldStaged(rules Rules) bool { return e.rehearsal.table().holds(rules.version) }
+
 // HasSynced reports whether all that there was at the start has been fed.
 func (e *Enforcer) HasSynced() bool { return e.inbox.hasSynced() }
 
@@ -88,8 +97,39 @@ func (e *Enforcer) EndsOf(src, dst netip.Addr) policy.Ends {
 	return ask(e.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) })
 }
 
-// DenialOf says why a packet that the kernel has told of was denied (see ruleset.Table.DenialOf).
-func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial { return e.policies.denialOf(l) }
+// DenialOf says why a packet that the kernel has told of was denied, or would be denied with the staged policies in
+// force (see ruleset.Table.DenialOf).
+func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial {
+	denial := ruleset.Denial{}
+	if ruleset.IsStaged(l) {
+		denial = e.rehearsal.table().denialOf(l)
+	} else {
+		denial = e.policies.denialOf(l)
+	}
+	for i, p := range denial.Policies {
+		denial.Policies[i].Staged = e.IsStaged(policy.Key{Namespace: p.Namespace, Name: p.Name})
+	}
+	return denial
+}
+
+// WouldBe is what would become of a packet that was denied in a direction, with the staged policies in force.
+func (e *Enforcer) WouldBe(l nft.Logged, d policy.Direction) ruleset.Staged {
+	s := e.rehearsal.table().wouldBe(l, d)
+	for i, p := range s.By {
+		s.By[i].Staged = e.IsStaged(policy.Key{Namespace: p.Namespace, Name: p.Name})
+	}
+	return s
+}
+
+// IsStaged reports whether a policy is staged, and StagedPolicies are all that are, in order.
+func (e *Enforcer) IsStaged(key policy.Key) bool {
+	return ask(e.inbox, func(m *policy.Model) bool { return m.IsStaged(key) })
+}
+
+// StagedPolicies are all policies that are staged, in order.
+func (e *Enforcer) StagedPolicies() []policy.Key {
+	return ask(e.inbox, (*policy.Model).StagedPolicies)
+}
 
 // Problems say why a policy is quarantined; there are none if it is not.
 func (e *Enforcer) Problems(key policy.Key) []policy.Problem {

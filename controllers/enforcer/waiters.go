@@ -51,9 +51,9 @@ func ofNamespace(name string, addrs []netip.Addr) scope {
 func (s scope) waits(m *policy.Model) bool {
 	switch {
 	case s.everything:
-		return m.Staging()
+		return m.Pending()
 	case s.namespace != "":
-		return m.StagingOf(s.namespace, s.addrs)
+		return m.PendingOf(s.namespace, s.addrs)
 	}
 	return false
 }

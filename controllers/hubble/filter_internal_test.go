@@ -82,7 +82,7 @@ var matches = []struct{ filter, want string }{
 	{`{"traffic_direction": ["INGRESS"]}`, "denied service verdict"},
 	{`{"traffic_direction": ["EGRESS", "TRAFFIC_DIRECTION_UNKNOWN"]}`, "allowed spoofed"},
 	{`{"verdict": ["DROPPED"]}`, "denied service spoofed verdict"},
-	{`{"verdict": ["FORWARDED", "AUDIT"]}`, "allowed"},
+	{`{"verdict": ["FORWARDED", "REDIRECTED"]}`, "allowed"},
 	{`{"drop_reason_desc": ["INVALID_SOURCE_IP", "POLICY_DENY"]}`, "spoofed"},
 	{`{"event_type": [{"type": 1}]}`, "denied service spoofed"},
 	{`{"event_type": [{"type": 1, "match_sub_type": true, "sub_type": 132}]}`, "spoofed"},
@@ -175,7 +175,7 @@ func TestFiltersThatCannotHold(t *testing.T) {
 		`{"source_service": ["shop/db"]}`, `{"source_fqdn": ["*.cluster.local*"]}`, `{"destination_fqdn": ["a.example.com"]}`, `{"dns_query": ["a"]}`,
 		`{"http_status_code": ["404"]}`, `{"http_method": ["GET"]}`, `{"http_path": ["/"]}`, `{"http_url": ["/"]}`, `{"http_header": [{"key": "a"}]}`,
 		`{"source_ip_xlated": ["10.0.0.1"]}`, `{"interface": [{"name": "eth0"}]}`, `{"trace_id": ["1"]}`, `{"ip_trace_id": ["1"]}`,
-		`{"node_labels": ["a=b"]}`, `{"encrypted": [false]}`, `{"protocol": ["http", "vrrp"]}`, `{"verdict": ["AUDIT"]}`,
+		`{"node_labels": ["a=b"]}`, `{"encrypted": [false]}`, `{"protocol": ["http", "vrrp"]}`, `{"verdict": ["REDIRECTED"]}`,
 		`{"drop_reason_desc": ["NO_SID"]}`, `{"event_type": [{"type": 129}]}`, `{"source_cluster_name": ["east"]}`, `{"node_name": ["east/node-1"]}`,
 	} {
 		f := filterOf(t, text)

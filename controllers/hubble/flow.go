@@ -60,8 +60,14 @@ func newConverter(node, version string) *converter {
 // events are what the flow with this number is in Hubble: one event, or two where policies have decided.
 // Cilium's agent, too, tells of a policy's verdict, and then of the packet that was dropped or went on.
 // hubble observe --print-policy-names reads the first, and Hubble's UI draws the second. They belong to the
-// caller.
+// caller. What would be denied with staged policies in force is a policy's verdict alone.
 func (c *converter) events(f *flows.Flow, number uint64) []*flowpb.Flow {
+	switch f.Verdict {
+	case flows.WouldDeny:
+		return []*flowpb.Flow{c.verdict(f, number)} // the packet itself passes, and nobody has told of it
+	case flows.WouldAllow:
+		return nil // Hubble has no word for it; the denial is told
+	}
 	packet := c.common(f, number, "packet")
 	if f.Verdict == flows.Denied {
 		packet.EventType = &flowpb.CiliumEventType{Type: eventDrop, SubType: int32(packet.DropReasonDesc)}
@@ -71,13 +77,18 @@ func (c *converter) events(f *flows.Flow, number uint64) []*flowpb.Flow {
 	if !judged(f) {
 		return []*flowpb.Flow{packet}
 	}
+	return []*flowpb.Flow{c.verdict(f, number), packet}
+}
+
+// verdict is the event of a policy's verdict.
+func (c *converter) verdict(f *flows.Flow, number uint64) *flowpb.Flow {
 	verdict := c.common(f, number, "verdict")
 	verdict.EventType = &flowpb.CiliumEventType{Type: eventPolicyVerdict}
 	verdict.PolicyMatchType = matchL3L4
 	if f.Reason == flows.DefaultDeny {
 		verdict.PolicyMatchType = matchNone
 	}
-	return []*flowpb.Flow{verdict, packet}
+	return verdict
 }
 
 // judged reports whether policies have decided about a flow in the moment that it was seen.
@@ -122,6 +133,9 @@ func (c *converter) common(f *flows.Flow, number uint64, event string) *flowpb.F
 	if f.Verdict == flows.Denied {
 		h.Verdict, h.DropReasonDesc = flowpb.Verdict_DROPPED, reasons[f.Reason]
 		h.DropReason = uint32(h.DropReasonDesc) //nolint:staticcheck // It is deprecated; older clients, such as Hubble's UI, read it.
+	}
+	if f.Verdict == flows.WouldDeny {
+		h.Verdict = flowpb.Verdict_AUDIT // as Cilium's agent says of what a policy would have dropped, in its audit mode
 	}
 	if f.Verdict != flows.Denied || f.Reason == flows.DefaultDeny || f.Reason == flows.ByRule {
 		h.IsReply = wrapperspb.Bool(false) // the source has begun; of other denials, nobody can tell
@@ -218,10 +232,11 @@ func decidedBy(h *flowpb.Flow, f *flows.Flow) {
 	for _, p := range f.Policies {
 		all = append(all, policy(p))
 	}
+	denied := f.Verdict == flows.Denied || f.Verdict == flows.WouldDeny
 	switch {
-	case f.Direction == flows.Egress && f.Verdict == flows.Denied:
+	case f.Direction == flows.Egress && denied:
 		h.EgressDeniedBy = all
-	case f.Direction == flows.Ingress && f.Verdict == flows.Denied:
+	case f.Direction == flows.Ingress && denied:
 		h.IngressDeniedBy = all
 	case f.Direction == flows.Egress:
 		h.EgressAllowedBy = all

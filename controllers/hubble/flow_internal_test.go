@@ -51,10 +51,15 @@ func TestEvents(t *testing.T) {
 		"destination": {"identity": 2, "labels": ["reserved:world"]},
 		"egress_allowed_by": [{"kind": "ClusterNetworkPolicy", "name": "dns", "labels": ["podfence:tier=Admin", "podfence:rule=2", "podfence:rule-name=out"]}],
 		"Summary": "UDP"`
+	staged, allowing := *denied(0), *denied(0)
+	staged.Verdict, allowing.Verdict = flows.WouldDeny, flows.WouldAllow
+	audit := strings.NewReplacer(`"verdict": "DROPPED", "drop_reason": 133, "drop_reason_desc": "POLICY_DENIED"`, `"verdict": "AUDIT"`).Replace(denial)
 	for name, one := range map[string]struct {
 		flow *flows.Flow
 		want []string
 	}{
+		"would be denied":  {&staged, []string{`{` + audit + `, "event_type": {"type": 5}}`}},
+		"would be allowed": {&allowing, nil},
 		"denied": {denied(0), []string{
 			`{` + denial + `, "event_type": {"type": 5}}`,
 			`{` + denial + `, "event_type": {"type": 1, "sub_type": 133}}`,

@@ -218,10 +218,12 @@ func portsOf(l *flowpb.Layer4) (from, to uint32, has bool) {
 	return 0, 0, false
 }
 
-// verdicts matches what podfence has: a packet is dropped or goes on.
+// verdicts matches what podfence has: a packet is dropped or goes on, or goes on and would be dropped with staged
+// policies in force.
 func verdicts(filter *flowpb.FlowFilter) (match, error) {
 	wanted := filter.GetVerdict()
-	if !slices.Contains(wanted, flowpb.Verdict_DROPPED) && !slices.Contains(wanted, flowpb.Verdict_FORWARDED) {
+	ours := []flowpb.Verdict{flowpb.Verdict_DROPPED, flowpb.Verdict_FORWARDED, flowpb.Verdict_AUDIT}
+	if !slices.ContainsFunc(wanted, func(v flowpb.Verdict) bool { return slices.Contains(ours, v) }) {
 		return nil, nil
 	}
 	return func(f *flowpb.Flow) bool { return slices.Contains(wanted, f.GetVerdict()) }, nil

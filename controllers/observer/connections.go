@@ -161,7 +161,7 @@ func (c *Connections) tell(e *nft.ConnEvent) {
 	}
 	flow := flows.Flow{
 		Time: e.Time, Node: o.Node, Verdict: flows.Allowed, Event: flows.Began, Source: source, Destination: destination,
-		Protocol: protocolName(e.Protocol), SampledOf: e.SampledOf,
+		Protocol: ProtocolName(e.Protocol), SampledOf: e.SampledOf,
 	}
 	if e.Original.Dst != e.Reply.Src {
 		flow.Asked = &flows.Asked{IP: e.Original.Dst.Addr(), Port: e.Original.Dst.Port()}
@@ -194,8 +194,8 @@ func (c *Connections) tell(e *nft.ConnEvent) {
 	}
 }
 
-// protocolName is a protocol as flows.Flow has it.
-func protocolName(p packet.Protocol) string {
+// ProtocolName is a protocol as flows.Flow has it.
+func ProtocolName(p packet.Protocol) string {
 	switch p {
 	case packet.TCP, packet.UDP, packet.SCTP, packet.ICMP, packet.ICMPv6:
 		return p.String()

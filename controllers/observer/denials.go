@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/policy/packet"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -24,7 +25,7 @@ type Log interface {
 	Close() error
 }
 
-// DenialsOptions are what Denials are told. All fields but Repeats must be set.
+// DenialsOptions are what Denials are told. All fields but Repeats and WouldBe must be set.
 type DenialsOptions struct {
 	// Node is the name of this node.
 	Node string
@@ -32,6 +33,8 @@ type DenialsOptions struct {
 	Open func() (Log, error)
 	// DenialOf says why a packet was denied.
 	DenialOf func(nft.Logged) ruleset.Denial
+	// WouldBe is what would become of a denied packet in a direction with the staged policies in force; nil: nobody knows.
+	WouldBe func(nft.Logged, policy.Direction) ruleset.Staged
 	// LinkName is the name of a link of the node's network namespace; empty if there is none.
 	LinkName func(index int) string
 	Names    Names
@@ -43,7 +46,8 @@ type DenialsOptions struct {
 	Log  logr.Logger
 }
 
-// Denials tells of the first packet of each flow that this node denies, and sums up its repeats within ten seconds
+// Denials tells of the first packet of each flow that this node denies, or would deny with the staged policies in force,
+// and sums up its repeats within ten seconds
 // (see package ruleset's told.go).
 type Denials struct {
 	options DenialsOptions
@@ -115,7 +119,7 @@ func (d *Denials) hear(ctx context.Context) error {
 	closed := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { closed <- log.Close() })
 	for {
-		lost, err := log.Receive(d.tell)
+		lost, err := log.Receive(d.Tell)
 		if lost > 0 {
 			d.lost.Add(uint64(lost))
 			d.options.Log.Info("Packets were denied faster than they could be told; some are missing", "lost", lost)
@@ -130,15 +134,15 @@ func (d *Denials) hear(ctx context.Context) error {
 	}
 }
 
-// tell tells of a packet.
-func (d *Denials) tell(l nft.Logged) {
+// Tell tells of a packet. It may be called beside the log, for packets that came in by no link.
+func (d *Denials) Tell(l nft.Logged) {
 	o := &d.options
 	l.Packet.Frame.Port, l.Packet.Frame.Out = o.LinkName(l.InLink), o.LinkName(l.OutLink)
 	l.Packet.Loopback = l.Packet.Frame.Port == "lo"
 	denial := o.DenialOf(l)
 	flow := &flows.Flow{
 		Time: l.Time, Node: o.Node, Verdict: flows.Denied, Direction: denial.Direction, Reason: denial.Reason, Text: denial.Text, Policies: denial.Policies,
-		Source: o.Names.Endpoint(l.Packet.Src, l.SrcPort), Destination: o.Names.Endpoint(l.Packet.Dst, l.Packet.DstPort), Protocol: protocolName(l.Packet.Protocol),
+		Source: o.Names.Endpoint(l.Packet.Src, l.SrcPort), Destination: o.Names.Endpoint(l.Packet.Dst, l.Packet.DstPort), Protocol: ProtocolName(l.Packet.Protocol),
 	}
 	if l.Asked.IsValid() {
 		flow.Asked = &flows.Asked{IP: l.Asked.Addr(), Port: l.Asked.Port()}
@@ -150,11 +154,36 @@ func (d *Denials) tell(l nft.Logged) {
 	case packet.TCP:
 		flow.TCPFlags = tcpFlags(l.TCPFlags)
 	}
+	if ruleset.IsStaged(l) {
+		flow.Verdict = flows.WouldDeny
+	}
 	d.told.Add(1)
 	if d.repeats != nil {
 		d.repeats.add(l, *flow)
 	}
 	o.Tell(flow)
+	d.tellWouldAllow(l, *flow)
+}
+
+// tellWouldAllow tells that a denied packet would be allowed, in the direction that has denied it, with the staged
+// policies in force. The kernel does not ask the staged policies about what it denies, but has told of the packet all
+// that they ask.
+func (d *Denials) tellWouldAllow(l nft.Logged, denied flows.Flow) {
+	if d.options.WouldBe == nil || denied.Verdict != flows.Denied || denied.Reason != flows.DefaultDeny && denied.Reason != flows.ByRule {
+		return
+	}
+	direction := policy.Ingress
+	if denied.Direction == flows.Egress {
+		direction = policy.Egress
+	}
+	would := d.options.WouldBe(l, direction)
+	if !would.Allowed() {
+		return
+	}
+	flow := denied
+	flow.Verdict, flow.Reason, flow.Policies = flows.WouldAllow, "", would.By
+	flow.Text = "allowed with the staged policies in force"
+	d.options.Tell(&flow)
 }
 
 // tcpFlags names the flags that are set.

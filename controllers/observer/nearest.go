@@ -83,14 +83,16 @@ func (n *Nearest) Of(f *flows.Flow) string {
 	return text
 }
 
-// mayBeMissed reports whether policies have denied a packet, so that a rule may have missed it.
+// mayBeMissed reports whether policies have denied a packet, or would with the staged ones in force, so that a rule may
+// have missed it.
 func mayBeMissed(f *flows.Flow) bool {
-	return f.Verdict == flows.Denied && (f.Reason == flows.DefaultDeny || f.Reason == flows.ByRule) && len(f.Policies) > 0
+	return (f.Verdict == flows.Denied || f.Verdict == flows.WouldDeny) && (f.Reason == flows.DefaultDeny || f.Reason == flows.ByRule) && len(f.Policies) > 0
 }
 
-// deniedBy names the policies that deny, with the rule that does.
+// deniedBy says whether a packet is denied or would be, and names the policies that deny, with the rule that does.
 func deniedBy(f *flows.Flow) string {
 	var b strings.Builder
+	b.WriteString(string(f.Verdict) + " ")
 	for _, p := range f.Policies {
 		b.WriteString(p.Namespace + "/" + p.Name)
 		if p.Rule != nil {
@@ -103,7 +105,7 @@ func deniedBy(f *flows.Flow) string {
 
 // packet is a denial as package explain takes it.
 func (n *Nearest) packet(f *flows.Flow, ends policy.Ends) explain.DeniedPacket {
-	d := explain.DeniedPacket{Direction: policy.Ingress, Ends: ends}
+	d := explain.DeniedPacket{Direction: policy.Ingress, Ends: ends, Staged: f.Verdict == flows.WouldDeny}
 	subject := ends.Dst
 	if f.Direction == flows.Egress {
 		d.Direction, subject = policy.Egress, ends.Src

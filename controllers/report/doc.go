@@ -6,6 +6,7 @@
 //	committed.go   what a commit is of
 //	tampering.go   what others have done to the tables
 //	problems.go    a Warning Event for each policy that cannot be enforced as written
+//	staged.go      an Event on each object that is staged, or stages what is in it
 //	findings.go    a Warning Event for each policy with a part that means nobody
 //	pods.go        pods that cannot be kept or connected as they ask for
 //	health.go      in which conditions the node is not as it should be

@@ -140,6 +140,22 @@ func (c *counters) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
+// each reads the counters, if that is due, and hands out those of policies.
+func (c *counters) each(do func(of ofPolicy, packets float64)) {
+	if c.read == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.now(); c.looked.IsZero() || now.Sub(c.looked) >= countersEvery {
+		c.looked = now
+		c.look()
+	}
+	for of, packets := range c.policies {
+		do(of, packets)
+	}
+}
+
 // look reads the counters, and takes them in if they are those of the rules that are known. The caller
 // holds mu.
 func (c *counters) look() {
@@ -237,4 +253,46 @@ func (c *counters) lookAtFrames() {
 		c.ofFrames = lastCounted{read.Table, before}
 		return
 	}
+}
+
+// stagedCounters are the metrics that are made of what the rules of the staged table have counted.
+type stagedCounters struct {
+	*counters
+	staged func() map[policy.Key]struct{}
+}
+
+// StagedCounters are the metrics of what staged policies would have denied. read reads the counters of their table;
+// nil: nobody can.
+func (r *Reporter) StagedCounters(read ReadCounters, log logr.Logger) prometheus.Collector {
+	staged := func() map[policy.Key]struct{} { return firstOf(r.enforcer.StagedPolicies()) }
+	return &stagedCounters{newCounters(&counters{
+		read: read, asking: staged, now: time.Now, log: log,
+		rules: func() (enforcer.Rules, bool) { return r.enforcer.StagedRules() }, held: func(rules enforcer.Rules) bool { return r.enforcer.HeldStaged(rules) },
+	}), staged}
+}
+
+// firstOf are as many policies as have metrics of their own.
+func firstOf(policies []policy.Key) map[policy.Key]struct{} {
+	first := map[policy.Key]struct{}{}
+	for _, key := range policies[:min(len(policies), mostCounted)] {
+		first[key] = struct{}{}
+	}
+	return first
+}
+
+var stagedDescription = prometheus.NewDesc("podfence_staged_packets_total",
+	"First packets of connections that a staged policy would have denied, while it is staged. Of a NetworkPolicy they are those that none of the policies would allow that would isolate the pod, counted for each that is staged.",
+	[]string{"namespace", "policy", "direction"}, nil)
+
+// Describe implements prometheus.Collector.
+func (c *stagedCounters) Describe(to chan<- *prometheus.Desc) { to <- stagedDescription }
+
+// Collect implements prometheus.Collector.
+func (c *stagedCounters) Collect(to chan<- prometheus.Metric) {
+	staged := c.staged()
+	c.each(func(of ofPolicy, packets float64) {
+		if _, is := staged[of.policy]; is && of.verdict == flows.Denied {
+			to <- prometheus.MustNewConstMetric(stagedDescription, prometheus.CounterValue, packets, of.policy.Namespace, of.policy.Name, string(of.direction))
+		}
+	})
 }

@@ -22,6 +22,8 @@ type Metrics struct {
 	problems     prometheus.Gauge
 	refused      prometheus.Gauge
 	overBudget   prometheus.Gauge
+	staged       prometheus.Gauge
+	stagedPods   prometheus.Gauge
 	mismatches   prometheus.Counter
 	flows        *prometheus.CounterVec
 	repairs      prometheus.Counter
@@ -71,6 +73,12 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 		}),
 		overBudget: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "podfence_policies_over_budget", Help: "NetworkPolicies that isolate their pods and allow nothing because their namespace takes more of the node than it may (--namespace-budget); an Event on each.",
+		}),
+		staged: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_staged_policies", Help: "NetworkPolicies and ClusterNetworkPolicies of the cluster that are staged: they change no verdict (annotation podfence.io/enforcement).",
+		}),
+		stagedPods: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "podfence_staged_pods", Help: "Pods of this node that a staged policy is about, for which the kernel works out what it would deny.",
 		}),
 		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "podfence_mismatches_total", Help: "Changes that the kernel refused though it took the whole table: it was not as podfence had left it.",
@@ -126,7 +134,7 @@ func newMetrics(registry prometheus.Registerer) *Metrics {
 	for _, change := range []string{"revoked", "restored"} {
 		m.flows.WithLabelValues(change)
 	}
-	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration, m.announced, m.announcing, m.peerAddress, m.enforcement)
+	registry.MustRegister(m.commits, m.duration, m.operations, m.objects, m.elements, m.orphans, m.refusedAddrs, m.problems, m.refused, m.overBudget, m.staged, m.stagedPods, m.mismatches, m.flows, m.repairs, m.networkRepairs, m.unhealthy, m.events, m.adds, m.addDuration, m.announced, m.announcing, m.peerAddress, m.enforcement)
 	return m
 }
 
@@ -160,6 +168,11 @@ func (m *Metrics) settled(o enforcer.Settled) {
 	m.orphans.Set(float64(o.Size.Orphans))
 	m.refused.Set(float64(o.Quarantined))
 	m.overBudget.Set(float64(o.OverBudget))
+}
+
+func (m *Metrics) rehearsed(o enforcer.Rehearsed) {
+	m.staged.Set(float64(o.Policies))
+	m.stagedPods.Set(float64(o.Pods))
 }
 
 // Added counts an ADD of the CNI plugin that was answered: with an error, or after what time.

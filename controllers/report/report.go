@@ -41,6 +41,8 @@ type Reporter struct {
 	// to be enforced.
 	Counting    *Counting
 	Enforcement *Enforcement
+	// Staged says on objects that they are staged.
+	Staged *Staged
 
 	node string
 	// log is for outcomes of the enforcer, and agent for all else.
@@ -60,7 +62,7 @@ func New(o Options) *Reporter {
 	}
 	r.Problems = newProblems(events, o, metrics, func(key policy.Key) []policy.Problem { return r.enforcer.Problems(key) })
 	r.Findings = newFindings(events, o)
-	r.Counting, r.Enforcement = newCounting(o.Log), newEnforcement(metrics)
+	r.Counting, r.Enforcement, r.Staged = newCounting(o.Log), newEnforcement(metrics), newStaged(events, o.Log)
 	r.Health.Set(NotStarted, enforcer.ErrNotStarted)
 	return r
 }
@@ -98,6 +100,11 @@ func (r *Reporter) Report(outcome enforcer.Outcome) {
 		r.log.Info("Repaired the table", "after", o.After.String())
 	case enforcer.Revoked:
 		r.revoked(o)
+	case enforcer.Rehearsed:
+		r.Metrics.rehearsed(o)
+		r.log.Info("Working out what staged policies would do; they change no verdict", "policies", o.Policies, "pods", o.Pods)
+	case enforcer.WouldRevoke:
+		r.log.Info("Established flows would be cut with the staged policies in force", "flows", o.Flows)
 	case enforcer.Troubled:
 		keysAndValues := []any{}
 		if o.Addresses > 0 {

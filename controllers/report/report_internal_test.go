@@ -45,6 +45,9 @@ func TestEachOutcomeIsReported(t *testing.T) {
 		{enforcer.Tampered{Tampering: nft.Tampering{Process: "nft", Changes: []string{"flush"}}, InARow: 1}, "Somebody else has changed the table", ""},
 		{enforcer.Repaired{After: time.Second}, "Repaired the table", `podfence_repairs_total{}`},
 		{enforcer.Revoked{Revoked: 1, Denied: []enforcer.Denial{{By: "egress of shop/web, by shop/deny", Flows: 1}}}, "by shop/deny (1)", `podfence_flows_total{"revoked"}`},
+		{enforcer.Rehearsed{Policies: 1, Pods: 2}, "staged policies would do", `podfence_staged_policies{}`},
+		{enforcer.Rehearsed{Policies: 2, Pods: 1}, `"pods"=1`, `podfence_staged_pods{}`},
+		{enforcer.WouldRevoke{Flows: 3}, `"flows"=3`, ""},
 		{enforcer.Troubled{What: "Cannot judge", Err: broken, RetryAfter: time.Second}, "Cannot judge", ""},
 	} {
 		var lines []string

@@ -44,6 +44,19 @@ func TestAsExpected(t *testing.T) {
 	}
 }
 
+// TestStaged: a staged policy counts as not there, but in a test that is about what will be with it.
+func TestStaged(t *testing.T) {
+	results := run(t, "../testdata/mistakes/staged.yaml", `apiVersion: explain.podfence.io/v1
+kind: PolicyTest
+tests:
+- {from: shop/client-0, to: shop/web-0, ports: 8080, expect: allow}
+- {from: shop/client-0, to: shop/web-0, ports: 8080, expect: deny, by: shop/web, staged: true}
+`)
+	if len(results) != 2 || expect.Failed(results) != 0 {
+		t.Errorf("%d of %d failed: %+v", expect.Failed(results), len(results), results)
+	}
+}
+
 // TestNotAsExpected: a policy with a mistake fails its tests, which say why.
 func TestNotAsExpected(t *testing.T) {
 	results := run(t, "../testdata/mistakes/label-typo.yaml", shop(t))

@@ -38,6 +38,8 @@ type Test struct {
 	// By are the policies of which at least one must decide it, "namespace/name", or "name" of a
 	// ClusterNetworkPolicy: those of the rules that allow or deny, or those that isolate the pod.
 	By texts `yaml:"by"`
+	// Staged: the expectation is about what will be with the staged policies in force.
+	Staged bool `yaml:"staged"`
 
 	file string
 	line int
@@ -71,8 +73,8 @@ func (t *Test) UnmarshalYAML(n *yaml.Node) error {
 		return fmt.Errorf("line %d: a test must be an object", n.Line)
 	}
 	for i := 0; i < len(n.Content); i += 2 {
-		if key := n.Content[i]; !strings.Contains(" name from to ports expect by ", " "+key.Value+" ") {
-			return fmt.Errorf("line %d: unknown field %q of a test; it has name, from, to, ports, expect and by", key.Line, key.Value)
+		if key := n.Content[i]; !strings.Contains(" name from to ports expect by staged ", " "+key.Value+" ") {
+			return fmt.Errorf("line %d: unknown field %q of a test; it has name, from, to, ports, expect, by and staged", key.Line, key.Value)
 		}
 	}
 	t.line = n.Line

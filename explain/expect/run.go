@@ -55,6 +55,9 @@ func withPort(to, port string) string {
 
 // ask asks one question, and holds the answer against what is expected.
 func (t *Test) ask(x *explain.Explainer, suite, from, to, namespace string) Result {
+	if t.Staged {
+		x = x.WithStaged()
+	}
 	r := Result{Suite: suite, Question: from + " to " + to, File: t.file, Line: t.line}
 	q, err := explain.ParseQuestion(from, to, namespace)
 	if err == nil {

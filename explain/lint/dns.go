@@ -33,6 +33,7 @@ var (
 // resolvers are what answers names in a cluster.
 type resolvers struct {
 	cluster *explain.Cluster
+	options policy.JudgeOptions
 	// pods are the DNS pods with their Namespace and Nodes, each a cluster for itself.
 	pods []policy.Snapshot
 	// addrs are other addresses where DNS is asked: by NodeLocal DNSCache.
@@ -222,7 +223,7 @@ func (d *resolvers) reached(pod *corev1.Pod, by []*written) bool {
 		if to.Is6() {
 			from = standIns[1]
 		}
-		verdict := policy.Judge(s, policy.Packet{Src: from, Dst: to, Protocol: policy.UDP, DstPort: dnsPort}, policy.JudgeOptions{})
+		verdict := policy.Judge(s, policy.Packet{Src: from, Dst: to, Protocol: policy.UDP, DstPort: dnsPort}, d.options)
 		return verdict.Egress.Allowed || len(verdict.Egress.DeniedBy) > 0
 	}
 	for _, s := range d.pods {

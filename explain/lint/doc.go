@@ -17,5 +17,6 @@
 //	blocks.go        excepts that leave nothing; blocks of pods' and Services' addresses
 //	rules.go         rules without effect: by policyTypes, or behind other rules
 //	serviceports.go  ports of Services where those of pods are meant
+//	staged.go        policies that are not in force, and annotations that were to stage them
 //	dns.go           pods that reach others, but not the cluster's DNS
 package lint

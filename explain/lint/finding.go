@@ -17,8 +17,10 @@ type Finding struct {
 	Rule Rule `json:"rule"`
 	// Severity says how certain it is.
 	Severity Severity `json:"severity"`
-	// Object is the policy.
+	// Object is the policy, or for EnforcementValue perhaps a Namespace.
 	Object explain.Object `json:"object"`
+	// Staged: the policy is not in force.
+	Staged bool `json:"staged,omitempty"`
 	// Path is the field, such as spec.ingress[0].ports[0].port.
 	Path string `json:"path"`
 	// Message is a sentence that names the mistake and the nearest thing that would be right.
@@ -57,6 +59,8 @@ const (
 	AllowsNothing Rule = "allows-nothing"
 	// ShadowedRule: an earlier rule of the same ClusterNetworkPolicy decides all that this one would.
 	ShadowedRule Rule = "shadowed-rule"
+	// EnforcementValue: the annotation that stages policies has another value than that, so that it does nothing.
+	EnforcementValue Rule = "enforcement-value"
 	// ServicePort: a port is that of a Service, and not the one that its pods listen on.
 	ServicePort Rule = "service-port"
 )
@@ -76,7 +80,7 @@ const (
 // policy and field, what, and which kind of mistake.
 func (f Finding) String() string { return f.text(explain.Plain) }
 
-// Policy is the policy as people write it: NAMESPACE/NAME, or of a ClusterNetworkPolicy its kind and name.
+// Policy is the policy as people write it: NAMESPACE/NAME, or of what is in no namespace its kind and name.
 func (f Finding) Policy() string {
 	if f.Object.Namespace != "" {
 		return f.Object.Namespace + "/" + f.Object.Name
@@ -92,7 +96,11 @@ func (f Finding) text(style explain.Style) string {
 	if f.Severity == Warning {
 		severity = style.Denied(severity)
 	}
-	return fmt.Sprintf("%s%s %s %s: %s %s", at, severity, f.Policy(), f.Path, f.Message, style.Quiet("["+string(f.Rule)+"]"))
+	staged := ""
+	if f.Staged {
+		staged = " (staged)"
+	}
+	return fmt.Sprintf("%s%s %s%s %s: %s %s", at, severity, f.Policy(), staged, f.Path, f.Message, style.Quiet("["+string(f.Rule)+"]"))
 }
 
 // WriteText writes findings for people, a line each, in the order in which they are given. Its error is

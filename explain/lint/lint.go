@@ -36,7 +36,13 @@ func Lint(c *explain.Cluster) []Finding {
 		l.shadowed(p)
 		l.servicePorts(p, s)
 	}
-	l.dns(resolversOf(c), objects, all)
+	d := resolversOf(c)
+	l.dns(d, objects, slices.DeleteFunc(slices.Clone(all), l.isStaged))
+	if slices.ContainsFunc(all, l.isStaged) { // they will be in force
+		d.options.StagedInForce = true
+		l.dns(d, objects, all)
+	}
+	l.enforcementValues(c)
 	return sorted(l.found)
 }
 

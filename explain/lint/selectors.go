@@ -17,7 +17,7 @@ type linter struct {
 
 // add notes a finding.
 func (l *linter) add(w *written, rule Rule, severity Severity, path, format string, args ...any) {
-	l.found = append(l.found, Finding{Rule: rule, Severity: severity, Object: w.object, Path: path, Message: fmt.Sprintf(format, args...)})
+	l.found = append(l.found, Finding{Rule: rule, Severity: severity, Object: w.object, Staged: l.isStaged(w), Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
 // addNothing notes that something means nobody. In files there may simply be nobody yet, so that it is

@@ -97,6 +97,8 @@ type world struct {
 	running bool
 	// selected are which namespaces a selector selects, by its text.
 	selected map[string]map[string]bool
+	// staged are the namespaces whose NetworkPolicies are staged.
+	staged map[string]bool
 	// policies are the names that NetworkPolicies of a namespace have.
 	policies map[string]map[string]bool
 }
@@ -104,13 +106,13 @@ type world struct {
 func newWorld(namespaces []policy.Namespace, nodes []policy.Node, seen, ended, host []*policy.Pod, running bool) *world {
 	w := &world{
 		ended: poolOf(ended), host: poolOf(host), nodes: nodes, running: running,
-		namespaces: map[string]labels.Set{}, unread: map[string]int{}, selected: map[string]map[string]bool{}, policies: map[string]map[string]bool{},
+		namespaces: map[string]labels.Set{}, unread: map[string]int{}, selected: map[string]map[string]bool{}, policies: map[string]map[string]bool{}, staged: map[string]bool{},
 	}
 	for _, ns := range namespaces {
 		if _, known := w.namespaces[ns.Name]; !known {
 			w.names = append(w.names, ns.Name)
 		}
-		w.namespaces[ns.Name] = ns.Labels
+		w.namespaces[ns.Name], w.staged[ns.Name] = ns.Labels, ns.Staged
 	}
 	slices.Sort(w.names)
 	read := make([]*policy.Pod, 0, len(seen))

@@ -72,8 +72,7 @@ func (a *Agent) Ask(ctx context.Context, method, path string, in, out any) error
 		if err == nil {
 			return nil
 		}
-		var busy busyError
-		isBusy := errors.As(err, &busy)
+		isBusy := IsBusy(err)
 		if isBusy {
 			select {
 			case <-ctx.Done():
@@ -93,6 +92,12 @@ const askAgain = 500 * time.Millisecond
 
 // busyError is the answer of an agent of which too many ask at once.
 type busyError struct{ error }
+
+// IsBusy reports whether an agent has not answered because too many ask it at once.
+func IsBusy(err error) bool {
+	var busy busyError
+	return errors.As(err, &busy)
+}
 
 func (a *Agent) ask(ctx context.Context, method, path string, in, out any) error {
 	request, err := newRequest(ctx, method, path, in)

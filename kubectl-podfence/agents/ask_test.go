@@ -239,7 +239,7 @@ func streams(t *testing.T, agent *agents.Agent) {
 		"/v1/broken":  {"", "it answers 503 Service Unavailable: it starts"},
 		"/v1/busy":    {"", "too many ask at once"},
 		"/v1/none":    {"", "older version than this plugin"},
-		"/v1/endless": {"", "a line of more than 1024 KiB"},
+		"/v1/endless": {"", "a line of more than 4096 KiB"},
 	} {
 		opened := false
 		var lines []string

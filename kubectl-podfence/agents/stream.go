@@ -10,10 +10,12 @@ import (
 )
 
 // maxLine is how many octets a line of a stream may have.
-const maxLine = 1 << 20
+const maxLine = 4 << 20
 
 // Stream is how a stream of lines is read.
 type Stream struct {
+	// Question is sent as JSON, by POST; nil: it is asked by GET.
+	Question any
 	// Opening is how long the agent may take until it begins to answer, and Silence for how long it may say
 	// nothing afterwards, not even an empty line.
 	Opening, Silence time.Duration
@@ -24,13 +26,14 @@ type Stream struct {
 	Line   func([]byte) error
 }
 
-// Stream asks by GET, and reads lines until the agent has sent all, which is no error, or ctx is done.
+// Stream asks, and reads lines until the agent has sent all, which is no error, or ctx is done.
 func (a *Agent) Stream(ctx context.Context, path string, s Stream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silent := time.AfterFunc(s.Opening, func() { cancel(fmt.Errorf("no answer within %s", s.Opening)) })
 	defer func() { silent.Stop() }()
 	err := a.stream(ctx, path, Stream{
+		Question: s.Question,
 		Opened: func(at time.Time) {
 			if silent.Stop() {
 				silent = time.AfterFunc(s.Silence, func() { cancel(fmt.Errorf("it has said nothing for %s", s.Silence)) })
@@ -52,7 +55,11 @@ func (a *Agent) Stream(ctx context.Context, path string, s Stream) error {
 }
 
 func (a *Agent) stream(ctx context.Context, path string, s Stream) error {
-	request, err := newRequest(ctx, http.MethodGet, path, nil)
+	method := http.MethodGet
+	if s.Question != nil {
+		method = http.MethodPost
+	}
+	request, err := newRequest(ctx, method, path, s.Question)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	appsclient "k8s.io/client-go/kubernetes/typed/apps/v1"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
@@ -54,6 +55,9 @@ type reader struct {
 	discovery  discovery.DiscoveryInterface
 	namespaces []string
 }
+
+// apps is who lists workloads, and in which namespaces.
+func (r *reader) apps() (appsclient.AppsV1Interface, []string) { return r.kinds.AppsV1(), r.namespaces }
 
 func newReader(config *rest.Config, namespaces []string) (*reader, error) {
 	quick := rest.CopyConfig(config)

@@ -21,21 +21,21 @@ func Selectors(ctx context.Context, config *rest.Config, namespaces []string) (a
 	}
 	var of [3]map[explain.Object]*metav1.LabelSelector
 	var l lists
-	apps := r.kinds.AppsV1()
+	apps, namespaces := r.apps()
 	l.add(func() (_ string, err error) {
-		of[0], err = selectors(ctx, r.namespaces, "Deployment", "deployments.apps", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		of[0], err = selectors(ctx, namespaces, "Deployment", "deployments.apps", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return apps.Deployments(ns).List(ctx, o)
 		}, func(o *appsv1.Deployment) *metav1.LabelSelector { return o.Spec.Selector })
 		return forgiven("deployments.apps", withoutSelectors, err)
 	})
 	l.add(func() (_ string, err error) {
-		of[1], err = selectors(ctx, r.namespaces, "StatefulSet", "statefulsets.apps", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		of[1], err = selectors(ctx, namespaces, "StatefulSet", "statefulsets.apps", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return apps.StatefulSets(ns).List(ctx, o)
 		}, func(o *appsv1.StatefulSet) *metav1.LabelSelector { return o.Spec.Selector })
 		return forgiven("statefulsets.apps", withoutSelectors, err)
 	})
 	l.add(func() (_ string, err error) {
-		of[2], err = selectors(ctx, r.namespaces, "DaemonSet", "daemonsets.apps", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
+		of[2], err = selectors(ctx, namespaces, "DaemonSet", "daemonsets.apps", func(ctx context.Context, ns string, o metav1.ListOptions) (runtime.Object, error) {
 			return apps.DaemonSets(ns).List(ctx, o)
 		}, func(o *appsv1.DaemonSet) *metav1.LabelSelector { return o.Spec.Selector })
 		return forgiven("daemonsets.apps", withoutSelectors, err)

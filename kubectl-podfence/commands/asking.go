@@ -34,6 +34,14 @@ func (a *asking) flags(cmd *cobra.Command) {
 	flags.DurationVar(&a.timeout, "agent-timeout", 5*time.Second, "how long to wait for the answer of each agent")
 }
 
+// patient has agents get longer than usual, unless the caller says how long.
+func (a *asking) patient(cmd *cobra.Command, timeout time.Duration) {
+	a.timeout, cmd.Flag("agent-timeout").DefValue = timeout, timeout.String()
+}
+
+// deadline is when an agent that is busy is asked no more.
+func (a *asking) deadline() time.Time { return time.Now().Add(a.timeout) }
+
 // check refuses values that cannot be meant.
 func (a *asking) check() error {
 	if a.timeout <= 0 {

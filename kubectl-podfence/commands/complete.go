@@ -84,6 +84,25 @@ func (f *frame) completeSubject(cmd *cobra.Command, args []string, begun string)
 	return f.completeEnds(cmd, args, begun)
 }
 
+// completePolicies completes policies, of which there may be any number.
+func (f *frame) completePolicies(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+	return f.complete(cmd, begun, func(c *completion) {
+		kind, _, has := strings.Cut(begun, "/")
+		switch {
+		case !has:
+			c.offered = append(c.offered, "cnp/", "ns/")
+			c.offer("", namespaceResource, "", "/")
+			c.offer("", networkPolicies, c.namespace, "")
+		case kind == "ns":
+			c.offer("ns/", namespaceResource, "", "")
+		case kind == "cnp":
+			c.offer("cnp/", clusterNetworkPolicies[0], "", "")
+		default:
+			c.offer(kind+"/", networkPolicies, kind, "")
+		}
+	}), cobra.ShellCompDirectiveNoFileComp
+}
+
 // completion is what is offered to whoever types.
 type completion struct {
 	ctx       context.Context

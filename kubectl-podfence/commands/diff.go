@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +17,7 @@ import (
 func diffCommand(f *frame) *cobra.Command {
 	c := &diffing{frame: f}
 	cmd := &cobra.Command{
-		Use:   "diff -f NEW... [--against OLD...]",
+		Use:   "diff -f NEW... [--against OLD...] [--live [--for DURATION]]",
 		Short: "Say what a change of policies, labels or namespaces opens and closes",
 		Long: `Says which connections pass after a change and did not before, and the other way
 round: pairs of workloads, the ports, and the rules that do it. If only the text
@@ -27,18 +28,32 @@ With --against, all of NEW is held against all of OLD: what only OLD has is gone
 Both then need the workloads too, as policies alone are about nobody; a file may
 be given to both.
 
-Exit codes: 0, nothing differs; 1, something does; 2, the call was wrong, or
-something could not be read.`,
+With --live, it says what would break: which of the connections that are open now
+would be cut. The agents judge those of their nodes by the policies as they would
+be; nothing in the kernel changes. For each pair of workloads and port it shows how
+many connections there are, what they have carried, how long ago the last packet
+passed, and which policies would cut them; below, the rules that would have to
+be added. With --for 10m, connections that begin in that time are judged as well.
+--against OLD is then what there is now; policies alone will do.
+
+Exit codes: 0, nothing differs, or would be cut; 1, something does; 2, the call was
+wrong, or something could not be read, or an agent could not be asked.`,
 		Example: `  kubectl podfence diff -f policies/
   kubectl podfence diff -f new/ --against old/
-  helm template shop ./shop | kubectl podfence diff -f - -o json`,
+  helm template shop ./shop | kubectl podfence diff -f - -o json
+  kubectl podfence diff --live -f policies/
+  kubectl podfence diff --live --for 10m -f policies/`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	c.source = f.sourceFlags(cmd)
 	cmd.Flag("filename").Usage = "what is new: this file or folder, or - for standard input (repeatable)"
 	cmd.Flags().StringSliceVar(&c.against, "against", nil, "what was before: this file or folder, or - for standard input (repeatable); without it, the cluster")
+	cmd.Flags().BoolVar(&c.live, "live", false, "ask the agents which connections that pass now would be cut")
+	cmd.Flags().DurationVar(&c.long, "for", 0, "with --live: judge connections that begin as well, for so long, such as 10m")
 	c.judge.flags(cmd)
+	c.asking.flags(cmd)
+	c.asking.patient(cmd, liveTimeout)
 	c.output.outputFlag(cmd, "json", "yaml")
 	return cmd
 }
@@ -48,17 +63,23 @@ type diffing struct {
 	*frame
 	source  *source // what is new
 	against []string
+	live    bool
+	long    time.Duration // --for
 	judge   judging
+	asking  asking
 	output  output
 }
 
 func (c *diffing) run(ctx context.Context) error {
-	if err := errors.Join(c.check(), c.output.check(), c.judge.check()); err != nil {
+	if err := errors.Join(c.check(), c.checkLive(), c.output.check(), c.judge.check()); err != nil {
 		return err
 	}
 	changed, err := c.source.read(ctx)
 	if err != nil {
 		return err
+	}
+	if c.live {
+		return c.runLive(ctx, changed)
 	}
 	before, after, err := c.states(ctx, changed)
 	if err != nil {
@@ -112,7 +133,7 @@ func (c *diffing) states(ctx context.Context, changed *objects) (before *objects
 			flag string
 			pods []*corev1.Pod
 		}{{"filename", changed.Pods}, {"against", before.Pods}} {
-			if len(of.pods) == 0 {
+			if len(of.pods) == 0 && !c.live { // agents know the pods
 				return nil, nil, fmt.Errorf("--%s has no workload or pod that policies could be about: give those files too", of.flag)
 			}
 		}

@@ -17,6 +17,8 @@
 //	verify.go         what kernels do with such a packet: --verify
 //	reach.go          who reaches a pod, a workload or a namespace, and whom it reaches
 //	diff.go           what a change of policies, labels or namespaces opens and closes
+//	difflive.go       which open connections that would cut, as agents say: --live
+//	livetext.go       how that reads as text
 //	test.go           policies held against what is expected of them
 //	lint.go           what policies say and cannot mean
 //	status.go         how podfence is on each node: which agents are asked
@@ -28,6 +30,8 @@
 //	generate.go       policies for what was seen: whose flows, and where the policies go
 //	generateflows.go  flows of files, of podfence's and Hubble's; how many are kept
 //	generatefiles.go  policies to a stream or a folder
+//	stage.go          stage and enforce: which policies are in force
+//	stagesummary.go   what they would have denied, by what agents remember
 //	version.go        the versions of the plugin and of the agents
 //	versionvalue.go   Versions, whether they go together, and how they read
 //

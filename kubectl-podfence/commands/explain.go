@@ -154,6 +154,8 @@ func (c *explaining) checkVerify(q explain.Question) error {
 		return errors.New("--agent and --agents-in are about agents: they take --verify")
 	case !c.verifies:
 		return nil
+	case c.judge.asStaged():
+		return errors.New("--verify asks what kernels do, and --staged what they do not: give one of them")
 	case q.Port == explain.Port{}:
 		return errors.New("--verify is about a packet: give a port, as in " + q.To.String() + ":80")
 	case c.source.isFiles() && !c.asking.byAddress():

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/explain"
 	"github.com/podfence/podfence/explain/generate"
 	"github.com/podfence/podfence/kubectl-podfence/cluster"
+	"github.com/podfence/podfence/policy"
 )
 
 // readAgain is how long the objects may take to be read once observing has ended.
@@ -88,7 +88,7 @@ func (c *generating) flags(cmd *cobra.Command) {
 	f.IntVar(&c.rare, "rare", 3, "a comment marks peers of which fewer connections than this were seen")
 	f.BoolVar(&c.isolate, "isolate-unseen", false, "write policies also for workloads of which nothing was seen: they allow DNS alone")
 	f.BoolVar(&c.staged, "staged", false, "mark the policies as staged: podfence tells what they would deny, and denies nothing by them")
-	c.judge.flags(cmd)
+	c.judge.nodeFlag(cmd)
 	c.asking.flags(cmd)
 	cobra.CheckErr(cmd.MarkFlagDirname("output-dir"))
 }
@@ -150,7 +150,7 @@ func (c *generating) run(ctx context.Context, timed bool) error {
 	}
 	result := generate.Generate(objects.Cluster, seen.Seen, generate.Options{
 		Namespaces: scope, ShortestIPv4: c.shortest[0], ShortestIPv6: c.shortest[1], Rare: c.rare,
-		IsolateUnseen: c.isolate, Staged: c.staged, Judge: c.judge.options(objects),
+		IsolateUnseen: c.isolate, Staged: c.staged, Judge: c.judgedBy(objects),
 	})
 	if err := c.write(result); err != nil {
 		return err
@@ -167,9 +167,17 @@ func (c *generating) run(ctx context.Context, timed bool) error {
 	return nil
 }
 
+// judgedBy are the choices by which what was seen is held against the policies: if those are staged, as if they were in
+// force.
+func (c *generating) judgedBy(o *objects) policy.JudgeOptions {
+	options := c.judge.options(o)
+	options.StagedInForce = c.staged
+	return options
+}
+
 // read reads the objects, and what workloads select their pods by.
 func (c *generating) read(ctx context.Context, scope []string) (*objects, error) {
-	s := &source{frame: c.frame, files: c.objects, recursive: c.recursive}
+	s := newSource(c.frame, c.objects, c.recursive)
 	o, err := s.read(ctx, scope...)
 	if err != nil || s.isFiles() {
 		return o, err
@@ -223,19 +231,7 @@ func (c *generating) observe(ctx context.Context, scope []string, seen *seenFlow
 	if err := o.run(ctx, asked); err != nil && !errors.Is(err, errNo) {
 		return err
 	}
-	for _, of := range asked {
-		switch {
-		case o.failing[of] != "":
-			seen.Missing = append(seen.Missing, fmt.Sprintf("what node %s has seen: %s", nameOf(of), printers.EscapeTerminal(o.failing[of])))
-		case o.broken[of]:
-			seen.Missing = append(seen.Missing, fmt.Sprintf("what node %s has seen for a while: its agent did not answer all the time", nameOf(of)))
-		case o.waiting[of]:
-			seen.Missing = append(seen.Missing, fmt.Sprintf("what node %s has seen: its agent has not answered yet", nameOf(of)))
-		}
-	}
-	if o.missed > 0 {
-		seen.Missing = append(seen.Missing, fmt.Sprintf("%d flows, which agents have forgotten before they were read (--observe-flows has them keep more)", o.missed))
-	}
+	seen.Missing = append(seen.Missing, o.missing(asked)...)
 	return nil
 }
 

@@ -131,7 +131,11 @@ func (c *linting) check() error {
 // find is what is found of policies that are in scope, and severe enough, with where it is written.
 func (c *linting) find(o *objects, in scope) (found []lint.Finding) {
 	for _, f := range lint.Lint(o.Cluster) {
-		if !in.has(f.Object.Namespace) || c.severity == "warning" && f.Severity != lint.Warning {
+		namespace := f.Object.Namespace
+		if f.Object.Kind == "Namespace" {
+			namespace = f.Object.Name
+		}
+		if !in.has(namespace) || c.severity == "warning" && f.Severity != lint.Warning {
 			continue
 		}
 		if o.place != nil {
@@ -206,7 +210,11 @@ func writeTable(w io.Writer, found []lint.Finding, headers bool) error {
 		if namespace == "" {
 			namespace = none
 		}
-		line(source, []string{string(f.Severity), namespace, f.Object.Kind, f.Object.Name, f.Path, string(f.Rule), f.Message})
+		name := f.Object.Name
+		if f.Staged {
+			name += " (staged)"
+		}
+		line(source, []string{string(f.Severity), namespace, f.Object.Kind, name, f.Path, string(f.Rule), f.Message})
 	}
 	if err = errors.Join(err, table.Flush()); err != nil {
 		return fmt.Errorf("writing the table: %w", err)

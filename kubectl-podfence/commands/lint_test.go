@@ -44,9 +44,14 @@ func TestLintMistakes(t *testing.T) {
 			"8 peer-matches-nothing spec.ingress[0].from[0].podSelector",
 		},
 		"selector-typo": {"5 selects-nothing spec.podSelector"},
-		"no-dns":        {"7 no-dns spec.egress"},
-		"service-port":  {"9 service-port spec.ingress[0].ports[0].port"},
-		"policy-types":  {"8 policy-types spec.egress"},
+		"staged": {
+			"10 allows-nothing spec.ingress",
+			"12 peer-matches-nothing spec.ingress[0].from[0].podSelector",
+		},
+		"enforcement-value": {"7 enforcement-value metadata.annotations[podfence.io/enforcement]"},
+		"no-dns":            {"7 no-dns spec.egress"},
+		"service-port":      {"9 service-port spec.ingress[0].ports[0].port"},
+		"policy-types":      {"8 policy-types spec.egress"},
 		"service-block": { // its pods do not reach the DNS either
 			"7 no-dns spec.egress",
 			"8 service-addresses spec.egress[0].to[0].ipBlock",

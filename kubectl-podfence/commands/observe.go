@@ -80,7 +80,7 @@ func (c *observing) flags(cmd *cobra.Command) {
 	f.BoolVarP(&c.follow, "follow", "f", false, "go on with what is denied from now on")
 	f.IntVar(&c.last, "last", -1, "how many of the last are shown at first; with --follow, of each node (default 100; 10 with --follow; 10000 with --since)")
 	f.StringVar(&c.since, "since", "", "only what is no older than this, such as 5m, or was at this time (RFC 3339) or later")
-	f.StringVar(&c.verdict, "verdict", string(flows.Denied), "denied|allowed|all")
+	f.StringVar(&c.verdict, "verdict", string(flows.Denied), "denied|allowed|would-deny|would-allow|all: what staged policies would do is would-deny and would-allow")
 	f.StringSliceVar(&c.from, "from", nil, "only what comes from this: a POD as above, an address or a network (repeatable)")
 	f.StringSliceVar(&c.to, "to", nil, "only what goes to this, or asked for it: as --from, or a Service (repeatable)")
 	f.StringSliceVar(&c.parameters.ports, "port", nil, "only this destination port, before or after its translation (repeatable)")
@@ -98,7 +98,7 @@ func (c *observing) flags(cmd *cobra.Command) {
 		reasons[i] = string(r)
 	}
 	for name, values := range map[string][]string{
-		"verdict": {"denied", "allowed", "all"}, "direction": {"ingress", "egress"}, "reason": reasons, "protocol": {"TCP", "UDP", "SCTP", "ICMP", "ICMPv6"},
+		"verdict": {"denied", "allowed", "would-deny", "would-allow", "all"}, "direction": {"ingress", "egress"}, "reason": reasons, "protocol": {"TCP", "UDP", "SCTP", "ICMP", "ICMPv6"},
 	} {
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 	}

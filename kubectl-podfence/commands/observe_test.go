@@ -312,7 +312,7 @@ func observes(t *testing.T, api *kubernetes.Clientset, call func(...string) (int
 		t.Errorf("of two pods: exit code %d: %s%s", code, out, errOut)
 	}
 	for args, want := range map[string]string{
-		"observe shop/w": "shop/web", "observe shop/web sh": "shop/", "observe --from deploy/sh": "deploy/shop/", "observe --verdict ": "denied allowed all", "observe --node ": "node-1 node-2", "observe --output ": "json wide",
+		"observe shop/w": "shop/web", "observe shop/web sh": "shop/", "observe --from deploy/sh": "deploy/shop/", "observe --verdict ": "denied allowed would-deny would-allow all", "observe --node ": "node-1 node-2", "observe --output ": "json wide",
 	} {
 		_, out, _ := call(append([]string{"__complete"}, strings.Split(args, " ")...)...)
 		lines := strings.Split(strings.TrimSpace(out), "\n")

@@ -291,3 +291,21 @@ func (r *reading) find(ctx context.Context) {
 	}
 	r.asking.findAgain(ctx, r.frame, r.of)
 }
+
+// missing says, once observing has ended, what agents have not told.
+func (o *observation) missing(asked []*askedAgent) (notes []string) {
+	for _, of := range asked {
+		switch {
+		case o.failing[of] != "":
+			notes = append(notes, fmt.Sprintf("what node %s has seen: %s", nameOf(of), printers.EscapeTerminal(o.failing[of])))
+		case o.broken[of]:
+			notes = append(notes, fmt.Sprintf("what node %s has seen for a while: its agent did not answer all the time", nameOf(of)))
+		case o.waiting[of]:
+			notes = append(notes, fmt.Sprintf("what node %s has seen: its agent has not answered yet", nameOf(of)))
+		}
+	}
+	if o.missed > 0 {
+		notes = append(notes, fmt.Sprintf("%d flows, which agents have forgotten before they were read (--observe-flows has them keep more)", o.missed))
+	}
+	return notes
+}

@@ -82,7 +82,7 @@ func (w *flowWriter) text(f *flows.Flow) string {
 		clear(w.known)
 	}
 	w.known[key] = f.Time
-	if w.plain || known || f.Verdict != flows.Denied {
+	if w.plain || known || !denies(f) {
 		return b.String()
 	}
 	if f.NearestMiss != "" {
@@ -104,7 +104,7 @@ func (w *flowWriter) stamp(f *flows.Flow) string {
 
 func (w *flowWriter) verdict(f *flows.Flow) string {
 	text := printers.EscapeTerminal(strings.ToUpper(string(f.Verdict)))
-	if f.Verdict == flows.Denied {
+	if denies(f) {
 		return w.style.Denied(text)
 	}
 	if f.Event != "" {
@@ -165,15 +165,18 @@ func (w *flowWriter) destination(f *flows.Flow) string {
 	return text
 }
 
+// denies reports whether a flow is denied, or would be with the staged policies in force.
+func denies(f *flows.Flow) bool { return f.Verdict == flows.Denied || f.Verdict == flows.WouldDeny }
+
 // why is why a packet was denied, or passes.
 func why(f *flows.Flow) string {
 	by := policiesOf(f)
 	switch {
 	case f.Verdict != flows.Denied && f.Event == flows.Ended:
 		return fmt.Sprintf("%d packets, %d bytes", f.Packets, f.Bytes)
-	case f.Verdict != flows.Denied && by == "":
+	case !denies(f) && by == "":
 		return "no policy is about it"
-	case f.Verdict != flows.Denied:
+	case !denies(f):
 		return "by " + by
 	case by != "":
 		return string(f.Reason) + " by " + by
@@ -198,6 +201,9 @@ func policiesOf(f *flows.Flow) string {
 		if p.RuleName != "" {
 			text += fmt.Sprintf(" (%s)", p.RuleName)
 		}
+		if p.Staged {
+			text += " (staged)"
+		}
 		texts = append(texts, text)
 	}
 	return strings.Join(texts, ", ")
@@ -209,7 +215,7 @@ var explicable = []flows.Reason{flows.DefaultDeny, flows.ByRule, flows.UnknownPo
 
 // explainCall is the command that explains a denial; empty: none does.
 func explainCall(f *flows.Flow) string {
-	if f.Verdict != flows.Denied || !slices.Contains(explicable, f.Reason) {
+	if !denies(f) || !slices.Contains(explicable, f.Reason) {
 		return ""
 	}
 	to := targetOf(&f.Destination)

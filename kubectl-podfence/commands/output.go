@@ -81,9 +81,14 @@ func (o *output) table(w io.Writer, table *metav1.Table) error {
 // groups are the API groups of policies, as kubectl writes names.
 var groups = map[string]string{"NetworkPolicy": "networking.k8s.io", "ClusterNetworkPolicy": "policy.networking.k8s.io"}
 
+// resourceName is an object's name as kubectl writes it: with its resource and API group, without its namespace.
+func resourceName(kind, name string) string {
+	return strings.TrimSuffix(strings.ToLower(kind)+"."+groups[kind], ".") + "/" + name
+}
+
 // writeName writes the name of a policy, as kubectl get -o name does: without its namespace.
 func writeName(w io.Writer, kind, name string) error {
-	if _, err := fmt.Fprintf(w, "%s.%s/%s\n", strings.ToLower(kind), groups[kind], name); err != nil {
+	if _, err := fmt.Fprintln(w, resourceName(kind, name)); err != nil {
 		return fmt.Errorf("writing the name of a policy: %w", err)
 	}
 	return nil

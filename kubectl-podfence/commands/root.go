@@ -50,7 +50,8 @@ func Command(version string, streams genericiooptions.IOStreams) *cobra.Command 
 		Short:       "Ask podfence, and what policies mean",
 		Long: `Answers about NetworkPolicies and ClusterNetworkPolicies: why pods reach each
 other or not, who reaches whom, what a change opens and closes, and how
-podfence's agents are.
+podfence's agents are. It changes nothing but whether policies are staged, by
+stage and enforce.
 
 A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 1 if it is no, and 2 if the call was wrong or the question could not be answered.`,
@@ -71,6 +72,8 @@ A command ends with exit code 0 if the answer is yes (allowed, ready, the same),
 		statusCommand(f),
 		observeCommand(f),
 		generateCommand(f),
+		stageCommand(f),
+		enforceCommand(f),
 		versionCommand(f, version),
 	)
 	f.completeFlags(root)

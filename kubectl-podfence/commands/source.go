@@ -20,6 +20,11 @@ type source struct {
 	strict    bool
 }
 
+// newSource is a source of files and folders or, without any, of the cluster.
+func newSource(f *frame, files []string, recursive bool) *source {
+	return &source{frame: f, files: files, recursive: recursive}
+}
+
 // objects are what a source has.
 type objects struct {
 	*explain.Cluster

@@ -76,7 +76,7 @@ func TestRangesNeverOpen(t *testing.T) {
 		}
 		m.Apply(deny(uint16(7100 + i)))
 		var plan nft.Plan
-		for first := true; first || m.Staging(); first = false {
+		for first := true; first || m.Pending(); first = false {
 			plan = table.Update(m.Take())
 			check.NoError(t, n.conn.Apply(plan))
 		}

@@ -37,7 +37,7 @@ func TestRequestsByteOrder(t *testing.T) {
 	src, dst := netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("10.244.2.3")
 	entry, ok := parseFlow(unix.AF_INET, flowAttributes(t, src, dst, ctaIPv4Src, unix.IPPROTO_TCP, 5432))
 	g.Expect(ok).To(BeTrue())
-	r := &revocation{judging: &j, bit: 0x01020304}
+	r := &revocation{judgement: judgement{judging: &j}, bit: 0x01020304}
 	g.Expect(r.mark(entry, true)).To(Succeed())
 	g.Expect(r.mark(entry, false)).To(Succeed())
 	entry.master = entry.tuple

@@ -267,7 +267,7 @@ func (c *Conn) Owns() bool { return c.owns }
 func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []nft.Family{nft.Inet, nft.Bridge} {
-		for _, suffix := range []string{"", standbySuffix, trialSuffix} {
+		for _, suffix := range []string{"", standbySuffix, trialSuffix, stagedSuffix, stagedSuffix + standbySuffix, stagedSuffix + trialSuffix} {
 			_, err := c.commit([]message{deleteTable(c.aside(family, suffix))}, 0, false)
 			if errors.Is(err, ErrPermission) { // the capability is not missing: Open has tried
 				return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)

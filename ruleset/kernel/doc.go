@@ -57,6 +57,8 @@
 //	counters.go   Counters: what each rule has counted
 //	elementcounters.go  ElementCounters: what an element of a set has counted
 //	flows.go      Flows: connection tracking; marks flows that are no longer allowed
+//	judgement.go  by what a flow is judged
+//	openflows.go  which flows other rules would cut
 //	flowentry.go  an entry of connection tracking
 //	connevents.go  ConnEvents: connections that begin and end, while somebody observes
 //	connevent.go  one of connection tracking's events

@@ -295,6 +295,8 @@ func (k *kept) step(t *testing.T, r *rand.Rand, c, reference *Conn, m *policy.Mo
 		counts["unclear, done"]++
 	case withoutUnused(have) == withoutUnused(k.holds): // sets of ranges come first, and no rule looks them up yet
 		counts["unclear, sets only"]++
+	case listed(t, k.family, "podfence"+standbySuffix) == want: // which is in force until the next replacement has done its work
+		counts["unclear, on standby"]++
 	default:
 		t.Fatalf("%v: the table is neither as before nor as it should be (-want +have):\n%s", err, cmp.Diff(want, have))
 	}

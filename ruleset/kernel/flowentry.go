@@ -22,8 +22,17 @@ type flow struct {
 	// sender and receiver are the ends of the flow before NAT, as the host that began it sees
 	// them.
 	sender, receiver netip.AddrPort
-	// ended: the TCP connection is closed.
+	// ended: the TCP connection is closed. state is the one of a TCP connection (enum tcp_conntrack in
+	// include/uapi/linux/netfilter/nf_conntrack_tcp.h); 0: it is none.
 	ended bool
+	state uint8
+	// id and status are the kernel's. timeout is in how many seconds it forgets the flow unless a packet comes.
+	id      []byte
+	status  uint32
+	timeout uint32
+	// counts are the attributes with what it has carried in each direction; nil: the kernel does not count
+	// that.
+	counts [2][]byte
 }
 
 // name returns the attributes that name the entry with a tuple in this flow's zone.
@@ -46,7 +55,9 @@ const (
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
 	ctaProtoInfo  = 4
+	ctaTimeout    = 7
 	ctaMark       = 8
+	ctaID         = 12
 	ctaMaster     = 14
 	ctaZone       = 18
 	ctaMarkMask   = 21
@@ -136,6 +147,16 @@ func parseFlow(family byte, data []byte) (f flow, ok bool) {
 			f.zone = a.data
 		case ctaMaster:
 			f.master = a.data
+		case ctaID:
+			f.id = a.data
+		case ctaStatus:
+			f.status = a.uint32()
+		case ctaTimeout:
+			f.timeout = a.uint32()
+		case ctaCountersOrig:
+			f.counts[0] = a.data
+		case ctaCountersReply:
+			f.counts[1] = a.data
 		}
 	}
 	f.packet = packet.Packet{
@@ -156,8 +177,8 @@ func (f *flow) parseState(a attributeReader) attributeReader {
 		tcp := a.nested()
 		for tcp.next() {
 			if tcp.kind == ctaProtoInfoTCPState {
-				state := tcp.uint8()
-				f.ended = state == tcpLastAck || state == tcpTimeWait || state == tcpClose
+				f.state = tcp.uint8()
+				f.ended = f.state == tcpLastAck || f.state == tcpTimeWait || f.state == tcpClose
 			}
 		}
 		a.also(tcp)

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/mdlayher/netlink"
-	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/policy/packet"
@@ -164,7 +163,7 @@ func (f *Flows) revoke(by *judging, judge func(nft.HookPoint, packet.Packet) boo
 	if err != nil {
 		return 0, 0, &OpError{Op: "list the node's addresses", Err: err}
 	}
-	r := &revocation{judging: by, bit: f.bit, local: local, judge: judge}
+	r := &revocation{judgement: judgement{judging: by, local: local}, bit: f.bit, judge: judge}
 	listed, unreadable, err := list(r.flow)
 	switch {
 	case r.broken != nil:
@@ -181,9 +180,8 @@ func (f *Flows) revoke(by *judging, judge func(nft.HookPoint, packet.Packet) boo
 
 // revocation is one Revoke, or RevokeOf.
 type revocation struct {
-	*judging
+	judgement
 	bit   uint32
-	local *netipx.IPSet
 	judge func(nft.HookPoint, packet.Packet) bool
 
 	revoked, restored, failed int
@@ -198,23 +196,13 @@ func (r *revocation) flow(entry flow) error {
 		return r.failure("look for what has announced flow", entry, err)
 	}
 	entry.packet = judgedBy
-	hook := nft.Forward
-	switch {
-	case r.local.Contains(entry.packet.Src):
-		hook = nft.Output
-	case r.local.Contains(entry.packet.Dst):
-		hook = nft.Input
-	}
+	hook := r.hookOf(judgedBy)
 	deny := !r.judge(hook, entry.packet)
 	if deny == (entry.mark&r.bit != 0) {
 		return nil
 	}
-	// A transparent proxy sends and receives under addresses that are not the node's. Only its
-	// socket tells that, and few flows are denied here, so that the kernel has to be asked seldom.
-	if deny && hook == nft.Forward {
-		if proxied := r.proxied(entry); proxied != hook && r.judge(proxied, entry.packet) {
-			return nil
-		}
+	if deny && r.passesByProxy(entry, hook, r.judge) {
+		return nil
 	}
 	err = r.mark(entry, deny)
 	switch {
@@ -242,55 +230,6 @@ func (r *revocation) failure(op string, entry flow, err error) error {
 		r.first = failed
 	}
 	return nil
-}
-
-// judgedBy is the packet that a flow is judged by. If another flow has announced the flow, or has
-// announced the one that did, that is the other flow's packet: announced flows pass as related,
-// whatever the rules say of their own ports. A flow whose master has ended is judged by itself.
-// What the kernel tells is not of a single moment, so two flows may each seem to be the other's
-// master.
-func (r *revocation) judgedBy(entry flow) (packet.Packet, error) {
-	for range maxMasters {
-		if entry.master == nil {
-			break
-		}
-		master, found, err := r.lookUp(entry)
-		if err != nil {
-			return packet.Packet{}, err
-		}
-		if !found {
-			break
-		}
-		entry = master
-	}
-	return entry.packet, nil
-}
-
-// maxMasters is how many masters in a row are followed, each of which has announced the one before.
-const maxMasters = 8
-
-// lookUp asks for the flow that has announced a flow. It is not found if it has ended.
-func (j *judging) lookUp(entry flow) (master flow, found bool, err error) {
-	tuple, err := entry.name(entry.master)
-	if err != nil {
-		return flow{}, false, err
-	}
-	err = j.marking.ask(netlink.Message{
-		Header: netlink.Header{Type: ctMessageGet, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append(nfgenmsg(entry.family), tuple...),
-	}, func(m netlink.Message) error {
-		if len(m.Data) >= nfgenmsgLength {
-			master, found = parseFlow(m.Data[0], slices.Clone(m.Data[nfgenmsgLength:]))
-		}
-		if !found {
-			return errors.New("it cannot be read")
-		}
-		return nil
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return flow{}, false, nil
-	}
-	return master, found, err
 }
 
 // mark sets or clears the bit, and no other (ctnetlink_change_mark).

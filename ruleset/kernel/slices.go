@@ -27,6 +27,9 @@ const (
 	standbySuffix = "-standby"
 	// trialSuffix ends the name of the table that is checked in slices. It is never in force.
 	trialSuffix = "-trial"
+	// stagedSuffix ends the name of the table of another connection, which is removed with this one's: it judges nothing
+	// (nft.StagedTableName).
+	stagedSuffix = "-staged"
 )
 
 // tooLarge reports whether an error is that of a transaction that does not fit.

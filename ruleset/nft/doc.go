@@ -24,6 +24,7 @@
 //	logged.go       Logged: a packet that an nflog group was told of
 //	counters.go     Counters: what the rules of a table have counted
 //	visit.go        Visit: what the kernel is asked about a packet, and what it answers
+//	openflow.go     OpenFlow: a flow that is open, with what it is judged by
 //	trace.go        Trace: the way that a packet takes through a table
 //	refusal.go      Refusal: the error of a plan that the kernel refuses
 //	tampering.go    Tampering: what somebody else has done to a table

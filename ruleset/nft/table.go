@@ -12,6 +12,9 @@ import (
 // component should create its own tables and work only within those.
 const TableName = "podfence"
 
+// StagedTableName is the name of a second table of family inet, which says what staged policies would do.
+const StagedTableName = TableName + "-staged"
+
 // Family is the family of a table: which packets it sees.
 type Family uint8
 

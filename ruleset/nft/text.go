@@ -11,9 +11,12 @@ import (
 
 // Text is the table as nft reads it: `nft -f` makes it, in place of the one
 // that is there.
-func (t *Table) Text() string {
+func (t *Table) Text() string { return t.TextAs(TableName) }
+
+// TextAs is the text of a table of that name.
+func (t *Table) TextAs(name string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table %s %s\ndelete table %s %s\ntable %s %s {\n", t.Family, TableName, t.Family, TableName, t.Family, TableName)
+	fmt.Fprintf(&b, "table %s %s\ndelete table %s %s\ntable %s %s {\n", t.Family, name, t.Family, name, t.Family, name)
 	for _, name := range slices.Sorted(maps.Keys(t.Sets)) {
 		t.Sets[name].text(&b)
 		b.WriteString("\n")

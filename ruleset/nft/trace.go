@@ -46,6 +46,20 @@ func (t *Table) Trace(hook HookPoint, p TracePacket) Trace {
 	return Trace{Steps: tr.steps, Verdict: Accept}
 }
 
+// Traces are the ways that a packet takes through each base chain of a hook, by priority, as if none of them
+// had denied it before: see Trace.
+func (t *Table) Traces(hook HookPoint, p TracePacket) (all []Trace) {
+	for _, chain := range t.judgingAt(hook) {
+		tr := tracer{table: t, packet: p}
+		verdict, reached := tr.chain(chain)
+		if !reached {
+			verdict = Accept
+		}
+		all = append(all, Trace{Steps: tr.steps, Verdict: verdict})
+	}
+	return all
+}
+
 type tracer struct {
 	table  *Table
 	packet TracePacket

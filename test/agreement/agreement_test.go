@@ -78,9 +78,12 @@ func TestThreeWayAgreement(t *testing.T) {
 					t.Logf("seed %d: %s", next, total)
 				}
 			}
-			t.Logf("seeds %d to %d: %s; denied flows that were told %d", *seed, next-1, total, c.Told)
+			t.Logf("seeds %d to %d: %s; flows that were told: %d denied, %d that would be denied with the staged policies in force", *seed, next-1, total, c.Told, c.ToldStaged)
 			if c.Told == 0 && next-*seed >= enough {
 				t.Error("no denied flow was told")
+			}
+			if c.ToldStaged == 0 && next-*seed >= enough {
+				t.Error("no flow was told that staged policies would deny")
 			}
 			had.report(t)
 			for what, coverage := range map[string]*random.Coverage{"packets": &total.packets, "rounds": &total.options} {

@@ -73,6 +73,8 @@ type Result struct {
 	Verdict policy.Verdict
 	Judged  bool
 	Why     string
+	// InForce is whether it would pass with all policies in force, by the same judge; InForceKnown: that can be told.
+	InForce, InForceKnown bool
 	// Refused is why the node's stack, or its connection tracking, lets no such packet pass,
 	// whatever any table says; empty if it does.
 	Refused string
@@ -206,6 +208,7 @@ func (c *Cluster) send(ctx context.Context, s policy.Snapshot, cases []Case, rea
 		ready(r)
 		c.track(r)
 		c.judge(s, r)
+		r.InForce, r.InForceKnown = c.judgeInForce(s, r)
 		if r.Refused = c.refused(r); !r.Own {
 			r.Trace = c.trace(r)
 			r.Traced = r.Trace.Verdict == nft.Accept

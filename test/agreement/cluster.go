@@ -63,6 +63,9 @@ type Cluster struct {
 	// told is what the node's kernel tells of denied packets. Told counts the flows that it was compared for.
 	told *told
 	Told int
+	// staged is the table of staged policies. ToldStaged counts the flows that it would deny, and has told of.
+	staged     staged
+	ToldStaged int
 }
 
 // New makes a cluster without pods, its node without a table.
@@ -148,7 +151,7 @@ func Hairpin(addr netip.Addr) netip.Addr {
 func (c *Cluster) Close() error {
 	var errs []error
 	if c.conn != nil {
-		errs = append(errs, c.conn.Close())
+		errs = append(errs, c.conn.Close(), c.staged.disconnect())
 	}
 	if c.flows != nil {
 		errs = append(errs, c.flows.Close())
@@ -170,6 +173,9 @@ func (c *Cluster) Reconnect() error {
 		return fmt.Errorf("node %s: %w", c.Node.Name, err)
 	}
 	c.conn = conn
+	if err := c.staged.reconnect(c.Node); err != nil {
+		return fmt.Errorf("node %s: %w", c.Node.Name, err)
+	}
 	if c.reader, err = conn.OpenReader(kernel.Options{NetNS: c.Node.NetNS()}); err != nil {
 		return fmt.Errorf("node %s: %w", c.Node.Name, err)
 	}
@@ -178,8 +184,8 @@ func (c *Cluster) Reconnect() error {
 
 // Disconnect hangs up on the kernel.
 func (c *Cluster) Disconnect() error {
-	if c.conn == nil {
-		return nil
+	if err := c.staged.disconnect(); err != nil || c.conn == nil {
+		return err
 	}
 	conn, reader := c.conn, c.reader
 	c.conn, c.reader = nil, nil
@@ -201,10 +207,10 @@ func (c *Cluster) Replace(s policy.Snapshot, o ruleset.Options) error {
 			return err
 		}
 	}
-	c.options, c.snapshot, c.model = o, policy.Snapshot{}, policy.NewModel(random.Node)
+	c.options, c.snapshot, c.model, c.staged.model = o, policy.Snapshot{}, policy.NewModel(random.Node), nil
 	c.feed(s)
 	c.table = ruleset.Build(c.model.Intent(), o)
-	return errors.Join(c.conn.Apply(c.table.Replacement()), c.replaceGuard())
+	return errors.Join(c.conn.Apply(c.table.Replacement()), c.staged.replace(c.model, o), c.replaceGuard())
 }
 
 // Set changes what the node enforces to another snapshot, by the plans that the
@@ -215,12 +221,15 @@ func (c *Cluster) Set(s policy.Snapshot) (nft.Plan, error) {
 	}
 	c.feed(s)
 	var all nft.Plan
-	for first := true; first || c.model.Staging(); first = false {
+	for first := true; first || c.model.Pending(); first = false {
 		plan := c.table.Update(c.model.Take())
 		if err := c.conn.Apply(plan); err != nil {
 			return plan, err
 		}
 		all.Ops = append(all.Ops, plan.Ops...)
+	}
+	if err := c.staged.update(); err != nil {
+		return all, err
 	}
 	if c.guard == nil {
 		return all, nil
@@ -265,16 +274,24 @@ func (c *Cluster) Table() *ruleset.Table { return c.table }
 func (c *Cluster) feed(s policy.Snapshot) {
 	// In between the node may have had ranges that it has not any more, and an agent would know.
 	if !slices.Equal(c.snapshot.LastPodCIDRs, s.LastPodCIDRs) {
-		c.model.Apply(policy.SetNode(policy.Node{Name: random.Node, PodCIDRs: s.LastPodCIDRs}))
+		c.apply(policy.SetNode(policy.Node{Name: random.Node, PodCIDRs: s.LastPodCIDRs}))
 		c.snapshot.Nodes = slices.DeleteFunc(slices.Clone(c.snapshot.Nodes), func(n *corev1.Node) bool { return n.Name == random.Node })
 		if !slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == random.Node }) {
-			c.model.Apply(policy.DeleteNode(random.Node))
+			c.apply(policy.DeleteNode(random.Node))
 		}
 	}
 	for _, event := range difference(c.snapshot, s) {
-		c.model.Apply(event.Change())
+		c.apply(event.Change())
 	}
 	c.snapshot = s
+}
+
+// apply tells both models of a change.
+func (c *Cluster) apply(change policy.Change) {
+	c.model.Apply(change)
+	if c.staged.model != nil {
+		c.staged.model.Apply(change)
+	}
 }
 
 // NFT gives commands to nft inside the node. Tests keep their own rules in

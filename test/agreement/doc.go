@@ -20,6 +20,9 @@
 // What the node's kernel tells of denied packets is held against the same: of each denied flow once, with
 // the reason and the policies, and of nothing that passes (told.go).
 //
+// Some policies are staged. They must change none of the answers; and the staged table must tell of each flow that passes,
+// and that the same judge says to be denied once they are in force, and of no other (staged.go).
+//
 // policy.Judge says what may begin. judge.go here says what becomes of all else, and what the
 // node's stack refuses, whatever a table says.
 package agreement

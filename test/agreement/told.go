@@ -12,6 +12,7 @@ import (
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/lab"
@@ -74,16 +75,17 @@ func (t *told) take() (all []nft.Logged, lost int) {
 // forgetTold has the tables tell all flows once more, as if nothing had been denied before.
 func (c *Cluster) forgetTold() error {
 	commands := ""
-	forget := func(family string, t *nft.Table) {
+	forget := func(table string, t *nft.Table) {
 		for name := range t.Sets {
 			if slices.ContainsFunc([]string{"told-", "telling-", "denied-rates-", "flooding-"}, func(begin string) bool { return strings.HasPrefix(name, begin) }) {
-				commands += fmt.Sprintf("flush set %s podfence %s\n", family, name)
+				commands += fmt.Sprintf("flush set %s %s\n", table, name)
 			}
 		}
 	}
-	forget("inet", &c.table.Table)
+	forget("inet "+nft.TableName, &c.table.Table)
+	forget("inet "+nft.StagedTableName, &c.staged.table.Table)
 	if c.guard != nil {
-		forget("bridge", &c.guard.Table)
+		forget("bridge "+nft.TableName, &c.guard.Table)
 	}
 	return c.NFT(commands)
 }
@@ -123,7 +125,12 @@ func (c *Cluster) checkTold(report Report, took time.Duration) (compared int, er
 		return 0, fmt.Errorf("%d of what was told is lost", lost)
 	}
 	have, frames := map[toldFlow][]nft.Logged{}, map[toldFlow][]nft.Logged{}
-	for _, l := range all {
+	ofStaged := func(l nft.Logged) bool { return ruleset.IsStaged(l) }
+	wouldDeny, stagedErr := c.checkStaged(report, slices.DeleteFunc(slices.Clone(all), func(l nft.Logged) bool { return !ofStaged(l) }), took)
+	if c.ToldStaged += wouldDeny; stagedErr != nil {
+		return 0, stagedErr
+	}
+	for _, l := range slices.DeleteFunc(all, ofStaged) {
 		key := toldFlowOf(l.Packet.Packet)
 		if l.Family == nft.Bridge {
 			frames[key] = append(frames[key], l)
@@ -181,6 +188,7 @@ func (c *Cluster) checkTold(report Report, took time.Duration) (compared int, er
 		errs = append(errs, c.rightReason(have[key][0], results))
 	}
 	for key, r := range passes {
+		have[key] = slices.DeleteFunc(have[key], func(l nft.Logged) bool { return l.Packet.ICMPType != r.Seen.ICMPType }) // errors of a host's own stack
 		if len(have[key]) > 0 && denied[key] == nil && !unclear[key] {
 			errs = append(errs, fmt.Errorf("told %d times, though it passes: %s", len(have[key]), r))
 		}
@@ -192,6 +200,10 @@ func (c *Cluster) checkTold(report Report, took time.Duration) (compared int, er
 // one of the packets of the flow that were sent.
 func (c *Cluster) rightReason(l nft.Logged, results []*Result) error {
 	said := c.table.DenialOf(l)
+	isICMP := l.Packet.Protocol == packet.ICMP || l.Packet.Protocol == packet.ICMPv6
+	if isICMP && !slices.ContainsFunc(results, func(r *Result) bool { return r.Seen.ICMPType == l.Packet.ICMPType }) {
+		return nil // an error of a host's own stack, which counts as of the same flow
+	}
 	for _, r := range results {
 		if !l.Tracked && (r.State == nft.Related || r.State == nft.Untracked) && c.deniedSo(l, r, said.Text) {
 			return nil // this kernel does not tell which of the two it was

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
+	"github.com/podfence/podfence/ruleset/nft"
 	"github.com/podfence/podfence/test/quantiles"
 	"github.com/podfence/podfence/test/scale"
 )
@@ -109,6 +111,48 @@ func BenchmarkAnswer(b *testing.B) {
 			time.Sleep(4 * time.Since(began)) // the server rests
 			b.StartTimer()
 		}
+	})
+}
+
+// BenchmarkSuppose is what an answer takes at 100,000 pods to which connections would be cut by a new policy of one
+// namespace: to suppose it, what of that is under the model's mutex, and to judge flows from as many pods
+// of other nodes.
+func BenchmarkSuppose(b *testing.B) {
+	const flows = 10_000
+	s := scale.Big
+	f := newFenced(b, s)
+	named, _ := policy.Parse(s.Policy(0))
+	named.Rules[policy.Ingress] = nil
+	b.Run("suppose", func(b *testing.B) {
+		for b.Loop() {
+			f.enforcer.Suppose(policy.SetPolicy(named))
+		}
+	})
+	m := policy.NewModel(scale.Node)
+	for n := range s.Namespaces {
+		m.Apply(policy.SetNamespace(policy.NamespaceOf(scale.Namespace(n))))
+	}
+	for n := range s.Policies {
+		m.Apply(policy.ChangeOf(s.Policy(n)))
+	}
+	for n := range s.Pods {
+		m.Apply(policy.ChangeOf(s.Pod(n)))
+	}
+	b.Run("mutex", func(b *testing.B) {
+		for b.Loop() {
+			m.Excerpt()
+		}
+	})
+	to := netip.MustParseAddr(s.Pod(0).Status.PodIP)
+	b.Run("flows", func(b *testing.B) {
+		for b.Loop() {
+			supposed := f.enforcer.Suppose(policy.SetPolicy(named))
+			for n := range flows {
+				p := policy.Packet{Src: netip.MustParseAddr(s.Pod(n).Status.PodIP), Dst: to, Protocol: policy.TCP, DstPort: 8080, HopLimit: 64}
+				supposed.WouldPass(nft.Forward, p)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/flows, "µs/flow")
 	})
 }
 

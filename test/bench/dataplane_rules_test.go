@@ -211,6 +211,16 @@ func onePod(b *testing.B, policies int) *ruleset.Table {
 // tableOf is the table of the node whose pods are size's and the two measured.
 func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPolicy, above []*clusterv1beta1.ClusterNetworkPolicy, options ...func(*ruleset.Options)) *ruleset.Table {
 	b.Helper()
+	o := ruleset.Options{RevokedMark: 1 << 29}
+	for _, set := range options {
+		set(&o)
+	}
+	return ruleset.Build(modelOf(b, size, policies, above).Intent(), o)
+}
+
+// modelOf is the model of that node.
+func modelOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPolicy, above []*clusterv1beta1.ClusterNetworkPolicy) *policy.Model {
+	b.Helper()
 	m := policy.NewModel(scale.Node)
 	for _, node := range size.Nodes() {
 		m.Apply(policy.SetNode(policy.NodeOf(node)))
@@ -243,11 +253,7 @@ func tableOf(b *testing.B, size scale.Size, policies []*networkingv1.NetworkPoli
 		}
 		m.Apply(policy.SetPod(pod))
 	}
-	o := ruleset.Options{RevokedMark: 1 << 29}
-	for _, set := range options {
-		set(&o)
-	}
-	return ruleset.Build(m.Intent(), o)
+	return m
 }
 
 // measuredNamespace is that of the two pods and their policy.

@@ -50,7 +50,7 @@ func BenchmarkPodCommit(b *testing.B) {
 			b.Cleanup(func() { must(b, conn.Close()) })
 			must(b, conn.Apply(table.Replacement()))
 			settle := func() {
-				for first := true; first || m.Staging(); first = false {
+				for first := true; first || m.Pending(); first = false {
 					must(b, conn.Apply(table.Update(m.Take())))
 				}
 			}

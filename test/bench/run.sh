@@ -50,7 +50,7 @@ if [[ $only != end-to-end ]]; then
   for ((round = 1; round <= ${ROUNDS:-3}; round++)); do
     echo "bench: round $round of ${ROUNDS:-3}"
     header >"$results/round-$round.txt"
-    bench "round-$round.txt" ruleset 'ModelLoad|Change|ClusterPolicies' 0.5s
+    bench "round-$round.txt" ruleset 'ModelLoad|Change|ClusterPolicies|StageFirst' 0.5s
     bench "round-$round.txt" ruleset/kernel '^Benchmark(OneElement|NewPod|Load|Open|Forget)$' 0.5s
     bench "round-$round.txt" cni/plugin AddDel 100x
     bench "round-$round.txt" test/connectivity Add 1x
@@ -58,6 +58,7 @@ if [[ $only != end-to-end ]]; then
     bench "round-$round.txt" test/bench DataPlane 1x
     bench "round-$round.txt" test/bench Observing 1x
     bench "round-$round.txt" test/bench 'Flood$' 1x
+    bench "round-$round.txt" test/bench Staged 1x
   done
 fi
 if [[ $only != rounds ]]; then

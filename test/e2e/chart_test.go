@@ -43,8 +43,9 @@ func (c chartRelease) call(args ...string) (string, error) {
 func (c chartRelease) upgrade(t *testing.T, values ...string) {
 	t.Helper()
 	args := []string{"upgrade", "--install", "podfence", "../../charts/podfence", "--create-namespace"}
+	at := strings.LastIndex(theImage, ":")
 	// All at once, as agents of another mode wait for all pods to be made anew.
-	for _, value := range append(values, "updateStrategy.rollingUpdate.maxUnavailable=100%") {
+	for _, value := range append(values, "updateStrategy.rollingUpdate.maxUnavailable=100%", "image.repository="+theImage[:at], "image.tag="+theImage[at+1:]) {
 		args = append(args, "--set", value)
 	}
 	if out, err := c.call(args...); err != nil {

@@ -49,7 +49,8 @@
 //	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
 //	         makes the certificates
 //
-// And generate: the policies that kubectl podfence generate writes of what it observes, in force.
+// And generate: the policies that kubectl podfence generate writes of what it observes, in force; and adoption: what
+// docs/ADOPTION.md says to do, from no policy to a default deny.
 //
 // Where podfence is installed anew, overlay has the image that the cluster has in place of a release's.
 //

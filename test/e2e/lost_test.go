@@ -482,7 +482,7 @@ func (s *stowaway) expectClosed(t *testing.T, pod *corev1.Pod) {
 	}
 }
 
-var packetsDropped = regexp.MustCompile(`counter packets ([0-9]+) .*drop comment "([^"]*)"`)
+var packetsDropped = regexp.MustCompile(`counter packets ([0-9]+) .*(?:drop|jump denied\S*) comment "([^"]*)"`)
 
 // dropped counts what the rules with a comment have dropped on a node.
 func dropped(t *testing.T, node, comment string) (total int) {

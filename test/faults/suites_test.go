@@ -41,11 +41,11 @@ func fromOne(found, _ int64) int64     { return found }
 var suites = map[string]suite{
 	"policy": {
 		pkg: "policy", found: ofSeed, number: fromSeed, args: histories,
-		run: "TestModelEqualsCompile|TestHistoryOrder|TestSharedAddresses|TestClosedModelEqualsCompile|TestStages|TestStagesMet|TestBudgetHistories",
+		run: "TestModelEqualsCompile|TestHistoryOrder|TestSharedAddresses|TestClosedModelEqualsCompile|TestPortions|TestPortionsMet|TestBudgetHistories|TestStagedModelEqualsCompile|TestStagedIsNotInForce|TestStagedInForce",
 	},
 	"ruleset": {
 		pkg: "ruleset", found: ofSeed, number: fromSeed, args: histories,
-		run: "TestUpdateEqualsBuild|TestTraceEqualsJudge|TestAffected|TestGuardUpdateEqualsBuild",
+		run: "TestUpdateEqualsBuild|TestTraceEqualsJudge|TestAffected|TestGuardUpdateEqualsBuild|TestUpdateEqualsBuildStaged|TestStagedEqualsEnforced",
 	},
 	"truth":     {pkg: "test/truth", run: "TestTruth", without: "real_test.go", args: lasting("-shrink", "10s"), found: ofSeed, number: fromSeed},
 	"flows":     {pkg: "ruleset/kernel", run: "TestRandomFlows", args: lasting(), found: ofSeed, number: fromSeed},

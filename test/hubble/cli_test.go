@@ -180,7 +180,7 @@ func TestRefusals(t *testing.T) {
 		"observe --snat-ip 10.0.0.1":        "source_ip_xlated",
 		"observe --cel-expression true":     "CEL",
 		"observe --from-service shop/web":   "source_service",
-		"observe --verdict AUDIT":           "verdict",
+		"observe --verdict REDIRECTED":      "verdict",
 		"observe --to-label a=b=c":          "destination_label",
 		"observe agent-events --last 1":     "kubectl podfence status",
 		"observe debug-events --last 1":     "kubectl podfence explain",

@@ -33,8 +33,10 @@ func HistoryFeatures(history []Event) map[string]bool {
 		remade = remade || some(history[:i], e.remakes)
 	}
 	f := map[string]bool{"change: several times one field of an object": several, "change: a sandbox is remade with other addresses": remade}
-	for name, is := range changes {
-		f["change: "+name] = some(all, is)
+	for _, kinds := range []map[string]func(change) bool{changes, stagedChanges} {
+		for name, is := range kinds {
+			f["change: "+name] = some(all, is)
+		}
 	}
 	return f
 }

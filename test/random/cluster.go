@@ -211,7 +211,7 @@ func Namespace(r *rand.Rand, i int) *corev1.Namespace {
 	if !maybe(r, 8) { // as API servers label it
 		l[corev1.LabelMetadataName] = name
 	}
-	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: l}}
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: l, Annotations: enforcement(r)}}
 }
 
 // Cluster is a whole cluster: nodes, namespaces, so many pods and NetworkPolicies, often some

@@ -31,7 +31,7 @@ const clusterPolicies = 6
 func ClusterPolicy(r *rand.Rand, i int) *clusterv1beta1.ClusterNetworkPolicy {
 	a := author{Rand: r, bad: maybe(r, 4), old: maybe(r, 3), accepts: maybe(r, 4)}
 	cnp := &clusterv1beta1.ClusterNetworkPolicy{
-		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("cluster-policy-%d", i)},
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("cluster-policy-%d", i), Annotations: enforcement(r)},
 		Spec:       clusterv1beta1.ClusterNetworkPolicySpec{Tier: a.tier(), Priority: pick(r, priorities), Subject: a.subject()},
 	}
 	for range r.Intn(4) {

@@ -25,6 +25,7 @@ func Features(s policy.Snapshot) map[string]bool {
 	}
 	policyFeatures(s, features)
 	clusterPolicyFeatures(s, features)
+	stagedFeatures(s, features)
 	return features
 }
 

@@ -125,13 +125,25 @@ func next(r *rand.Rand, e Event, pods int) Event {
 	case *corev1.Pod:
 		changePod(r, o, pods)
 	case *corev1.Namespace:
-		o.Labels = Namespace(r, slices.Index(namespaces, o.Name)).Labels
+		if maybe(r, 2) {
+			restage(&o.ObjectMeta)
+		} else {
+			o.Labels = Namespace(r, slices.Index(namespaces, o.Name)).Labels
+		}
 	case *corev1.Node:
 		pick(r, []func(*rand.Rand, *corev1.Node){setRanges, setAddresses, setLabels})(r, o)
 	case *networkingv1.NetworkPolicy:
-		changePolicy(r, &o.Spec)
+		if maybe(r, 4) {
+			restage(&o.ObjectMeta)
+		} else {
+			changePolicy(r, &o.Spec)
+		}
 	case *clusterv1beta1.ClusterNetworkPolicy:
-		changeClusterPolicy(r, &o.Spec)
+		if maybe(r, 4) {
+			restage(&o.ObjectMeta)
+		} else {
+			changeClusterPolicy(r, &o.Spec)
+		}
 	case *v1alpha1.PodAddresses:
 		if n := len(o.Pods); maybe(r, 2) && n > 1 {
 			o.Pods = o.Pods[:n-1]

@@ -50,7 +50,7 @@ func (a author) spoils() bool { return a.bad && maybe(a.Rand, 4) }
 func Policy(r *rand.Rand, i int) *networkingv1.NetworkPolicy {
 	a := author{Rand: r, bad: maybe(r, 5), old: maybe(r, 3)}
 	np := &networkingv1.NetworkPolicy{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespaces[i%len(namespaces)], Name: fmt.Sprintf("policy-%d", i)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespaces[i%len(namespaces)], Name: fmt.Sprintf("policy-%d", i), Annotations: enforcement(r)},
 		Spec:       networkingv1.NetworkPolicySpec{PodSelector: *a.selector()},
 	}
 	switch r.Intn(4) {

@@ -67,7 +67,7 @@ func (a *paper) wipe() error {
 // feed changes the model, and commits.
 func (a *paper) feed(change policy.Change) error {
 	a.model.Apply(change)
-	for first := true; first || a.model.Staging(); first = false {
+	for first := true; first || a.model.Pending(); first = false {
 		a.held.Update(a.model.Take())
 	}
 	return nil

@@ -15,11 +15,11 @@ import (
 // policy stays as it was, or closed if it is new.
 
 const (
-	// stageSize is how much is handed out at once of what can wait, in elements. The kernel
+	// portionSize is how much is handed out at once of what can wait, in elements. The kernel
 	// takes some 1 ms for it. If it took longer than a time slice (2.8 ms) of a processor that
 	// others want, it would wait for as many slices of theirs besides, because the kernel lets
 	// others go first wherever it validates or inserts (cond_resched).
-	stageSize = 300
+	portionSize = 300
 	// setCost is how many elements take the kernel as long as a set.
 	setCost = 40
 	// ruleCost is how many elements take the kernel as long as a rule, and contentCost how many
@@ -27,23 +27,23 @@ const (
 	// after the other for its name, and there may be thousands (nft_set_lookup in
 	// net/netfilter/nf_tables_api.c).
 	ruleCost, contentCost = 20, 20
-	// stageMet is how much is handed out at once of changes to sets that packets meet, in
+	// portionMet is how much is handed out at once of changes to sets that packets meet, in
 	// elements. updateCost is how many elements take as long as one more set in which members
 	// change.
-	stageMet, updateCost = 500, 10
-	// stageRules is how many rules of policies change at once, and stageRemovals how many sets
+	portionMet, updateCost = 500, 10
+	// portionRules is how many rules of policies change at once, and portionRemovals how many sets
 	// are removed at once.
-	stageRules, stageRemovals = sectionWeight / ruleCost, 25
-	// stageJumps is how many jumps to policies change at once, and jumpCost how many elements
+	portionRules, portionRemovals = sectionWeight / ruleCost, 25
+	// portionJumps is how many jumps to policies change at once, and jumpCost how many elements
 	// take as long as one jump.
-	stageJumps, jumpCost = 100, 3
+	portionJumps, jumpCost = 100, 3
 	// looksPerElement is how many pods can be asked whether a selector means them in the time
 	// that the kernel takes for an element.
 	looksPerElement = 20
 )
 
-// stage is the room that remains for what is handed out at once.
-type stage struct {
+// portion is the room that remains for what is handed out at once.
+type portion struct {
 	// room is for what can wait, in elements; met is for changes to sets that packets meet, in
 	// elements too.
 	room, met int
@@ -58,47 +58,47 @@ type stage struct {
 // unlimited is room for everything.
 const unlimited = math.MaxInt
 
-// newStage returns a stage with room for so many elements that can wait, and with the usual room
+// newPortion returns a portion with room for so many elements that can wait, and with the usual room
 // for everything else.
-func newStage(room int) *stage {
-	return &stage{room: room, met: stageMet, rules: stageRules, jumps: stageJumps, removals: stageRemovals}
+func newPortion(room int) *portion {
+	return &portion{room: room, met: portionMet, rules: portionRules, jumps: portionJumps, removals: portionRemovals}
 }
 
-// wholeStage returns a stage with room for everything.
-func (m *Model) wholeStage() *stage {
-	return &stage{room: unlimited, met: unlimited, rules: unlimited, jumps: unlimited, removals: unlimited, byLabel: m.podsByLabel()}
+// wholePortion returns a portion with room for everything.
+func (m *Model) wholePortion() *portion {
+	return &portion{room: unlimited, met: unlimited, rules: unlimited, jumps: unlimited, removals: unlimited, byLabel: m.podsByLabel()}
 }
 
 // hasRules reports whether there is room for a policy's rules, which come all at once.
-func (s *stage) hasRules(n int) bool { return n <= max(s.rules, 0) || s.rules >= stageRules }
+func (p *portion) hasRules(n int) bool { return n <= max(p.rules, 0) || p.rules >= portionRules }
 
 // take takes the room of up to n elements, and returns of how many. It takes at least one, even
-// if no room remains, because each stage must hand out something.
-func (s *stage) take(n int) int {
-	n = min(n, max(s.room, 1))
-	s.room -= n
+// if no room remains, because each portion must hand out something.
+func (p *portion) take(n int) int {
+	n = min(n, max(p.room, 1))
+	p.room -= n
 	return n
 }
 
 // takeMet takes the room of up to n elements that change in a set that packets meet, and
 // returns of how many.
-func (s *stage) takeMet(n int) int {
-	n = min(n, max(s.met, 1))
-	s.met -= n + updateCost
+func (p *portion) takeMet(n int) int {
+	n = min(n, max(p.met, 1))
+	p.met -= n + updateCost
 	return n
 }
 
 // set takes the room of a set whose members are found among so many pods.
-func (s *stage) set(pods int) { s.room -= setCost + pods/looksPerElement }
+func (p *portion) set(pods int) { p.room -= setCost + pods/looksPerElement }
 
 // full reports whether there is no room for a set. met says whether packets meet the set.
-func (s *stage) full(met bool) bool { return met && s.met <= 0 || !met && s.room <= 0 }
+func (p *portion) full(met bool) bool { return met && p.met <= 0 || !met && p.room <= 0 }
 
 // remaining is what remains of room and met together.
-func (s *stage) remaining() int { return s.room + s.met }
+func (p *portion) remaining() int { return p.room + p.met }
 
 // limited reports whether there may be more than can be handed out at once.
-func (s *stage) limited() bool { return s.byLabel == nil }
+func (p *portion) limited() bool { return p.byLabel == nil }
 
 // turn is a set or a section that has changed, to be looked at in turn.
 type turn struct {
@@ -130,7 +130,7 @@ const (
 // that nobody can keep others waiting by changing policies over and over (start-time fair
 // queueing; Goyal, Vin and Cheng, SIGCOMM 1996). Of equal namespaces the one with the fewest
 // sets and sections comes first: who has few need not wait for who has many.
-func (m *Model) turns(d *Delta, room *stage) (turns []turn) {
+func (m *Model) turns(d *Delta, room *portion) (turns []turn) {
 	for g := range m.changedPeers {
 		for leaving, kind := range g.turns() {
 			turns = append(turns, turn{ready: g.ready(), kind: kind, by: g.by, take: func() { m.takePeers(g, leaving, d, room) }})
@@ -206,15 +206,15 @@ func (t *turn) wait(pending map[*namespace]int) {
 	}
 }
 
-// Staging reports whether something waits to be handed out.
-func (m *Model) Staging() bool {
+// Pending reports whether something waits to be handed out.
+func (m *Model) Pending() bool {
 	return m.removalsPending || len(m.dirtySubjects)+len(m.dirtyPolicies)+len(m.changedPeers)+len(m.changedNamed) > 0
 }
 
-// StagingOf reports whether something waits to be handed out that packets of a namespace's pods
+// PendingOf reports whether something waits to be handed out that packets of a namespace's pods
 // meet. It also reports true as long as what was handed out has one of the addresses as a peer
 // or an endpoint that it is not any more.
-func (m *Model) StagingOf(name string, addrs []netip.Addr) bool {
+func (m *Model) PendingOf(name string, addrs []netip.Addr) bool {
 	for key := range m.dirtyPolicies {
 		if key.Namespace == name || key.Namespace == "" {
 			return true

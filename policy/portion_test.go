@@ -86,7 +86,7 @@ func whole(t *testing.T, have, want policy.Intent) {
 // that has failed.
 func settled(t *testing.T, m *policy.Model, want, have policy.Intent, when string) {
 	t.Helper()
-	if diff := differ(want, have); diff != "" && !m.Staging() {
+	if diff := differ(want, have); diff != "" && !m.Pending() {
 		t.Fatalf("%s (-want +have):\n%s", when, diff)
 	}
 	if t.Failed() {
@@ -94,10 +94,10 @@ func settled(t *testing.T, m *policy.Model, want, have policy.Intent, when strin
 	}
 }
 
-// TestStages goes through random histories by deltas that have next to no room: at each
+// TestPortions goes through random histories by deltas that have next to no room: at each
 // moment what is in force is whole, no pod is under rules that are for others, and in the end
 // it is what Compile says.
-func TestStages(t *testing.T) {
+func TestPortions(t *testing.T) {
 	waited, divided := 0, 0
 	for seed := range random.Seeds(*seed, *histories/2) {
 		r := rand.New(rand.NewSource(seed))
@@ -114,7 +114,7 @@ func TestStages(t *testing.T) {
 				rulers.check(t, have, want, d)
 			}
 			take(1 + r.Intn(3))
-			for m.Staging() && (done == len(history)-1 || r.Intn(3) == 0) {
+			for m.Pending() && (done == len(history)-1 || r.Intn(3) == 0) {
 				waited++
 				divided += min(1, len(have.Sections))
 				take(1)
@@ -123,15 +123,15 @@ func TestStages(t *testing.T) {
 		}
 	}
 	if waited < *histories || divided < *histories/8 {
-		t.Errorf("%d stages, %d of them with sections, are too few to tell", waited, divided)
+		t.Errorf("%d portions, %d of them with sections, are too few to tell", waited, divided)
 	}
 }
 
-// TestStagesMet goes through random histories by deltas with next to no room for changes of
+// TestPortionsMet goes through random histories by deltas with next to no room for changes of
 // sets that packets meet: in none of them does somebody come into a set before all have left
 // that should, or for sets by which something is denied, leave before all have come. In the end all
 // is what Compile says.
-func TestStagesMet(t *testing.T) {
+func TestPortionsMet(t *testing.T) {
 	waited := 0
 	for seed := range random.Seeds(*seed, *histories/5) {
 		r := rand.New(rand.NewSource(seed))
@@ -141,7 +141,7 @@ func TestStagesMet(t *testing.T) {
 		for done := range history {
 			m.Apply(history[done].Change())
 			want, _ := policy.Compile(random.Snapshot(history[:done+1]), random.Node)
-			for first := true; first || m.Staging() && (done == len(history)-1 || r.Intn(2) == 0); first = false {
+			for first := true; first || m.Pending() && (done == len(history)-1 || r.Intn(2) == 0); first = false {
 				met, closing := peersOf(have)
 				_, toClose := peersOf(want)
 				d := policy.TakeMet(m, 1+r.Intn(3))
@@ -165,7 +165,7 @@ func TestStagesMet(t *testing.T) {
 		}
 	}
 	if waited < *histories/5 {
-		t.Errorf("%d stages are too few to tell", waited)
+		t.Errorf("%d portions are too few to tell", waited)
 	}
 }
 
@@ -249,15 +249,15 @@ func elements(d policy.Delta) (n int) {
 	return n
 }
 
-// TestStageSize: what a policy takes that means 200,000 pods comes in deltas that are
+// TestPortionSize: what a policy takes that means 200,000 pods comes in deltas that are
 // small. What somebody else changes meanwhile is in the next.
-func TestStageSize(t *testing.T) {
+func TestPortionSize(t *testing.T) {
 	m := crowd(5000)
 	m.Apply(policy.SetPolicy(wide("bank", "one", 1)))
 	have := m.Intent()
 	m.Apply(policy.SetPolicy(wide("shop", "many", 40)))
 	deltas := 0
-	for first := true; first || m.StagingOf("shop", nil); first = false {
+	for first := true; first || m.PendingOf("shop", nil); first = false {
 		pod := &policy.Pod{
 			Key: policy.Key{Namespace: "bank", Name: "new"}, Node: "other",
 			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(deltas >> 8), byte(deltas)})},
@@ -284,7 +284,7 @@ func TestStageSize(t *testing.T) {
 				}
 			}
 		}
-		if m.StagingOf("bank", nil) {
+		if m.PendingOf("bank", nil) {
 			t.Fatal("it has another namespace wait")
 		}
 		if deltas++; deltas == 2000 {
@@ -296,9 +296,9 @@ func TestStageSize(t *testing.T) {
 	}
 }
 
-// TestStagedChange: a policy stays as it was until what it names now is handed out, or is
+// TestPartialChange: a policy stays as it was until what it names now is handed out, or is
 // closed if it selects others now, or isolates them for another direction.
-func TestStagedChange(t *testing.T) {
+func TestPartialChange(t *testing.T) {
 	key := policy.Key{Namespace: "shop", Name: "change"}
 	for name, test := range map[string]struct {
 		change func(*policy.Policy)
@@ -318,14 +318,14 @@ func TestStagedChange(t *testing.T) {
 		after := wide("shop", "change", 50)
 		test.change(&after)
 		m.Apply(policy.SetPolicy(after))
-		for first := true; first || m.Staging(); first = false {
+		for first := true; first || m.Pending(); first = false {
 			apply(t, &have, policy.TakeSome(m, 10))
 			p := have.Policies[key]
 			kept := [2]int{len(p.Rules[0]), len(p.Rules[1])}
-			if p.Isolates != after.Isolates || m.Staging() && kept != test.kept {
+			if p.Isolates != after.Isolates || m.Pending() && kept != test.kept {
 				t.Errorf("%s: it waits as %v", name, p)
 			}
-			if _, there := have.Peers[before.Rules[0][0].Peers[0]]; !there && len(p.Rules[0]) == 1 && m.Staging() {
+			if _, there := have.Peers[before.Rules[0][0].Peers[0]]; !there && len(p.Rules[0]) == 1 && m.Pending() {
 				t.Errorf("%s: what it names has gone", name)
 			}
 		}
@@ -343,9 +343,9 @@ func TestStagedChange(t *testing.T) {
 	}
 }
 
-// TestStagedNamespaceLeaves: of a set of which a part is handed out, so many leave at once that
+// TestPartialNamespaceLeaves: of a set of which a part is handed out, so many leave at once that
 // they are looked for in another way, and come back.
-func TestStagedNamespaceLeaves(t *testing.T) {
+func TestPartialNamespaceLeaves(t *testing.T) {
 	m := crowd(2000)
 	m.Apply(policy.SetNamespace(policy.Namespace{Name: "bank", Labels: map[string]string{"kind": "bank"}}))
 	have := m.Intent()
@@ -454,16 +454,16 @@ func TestTakeReady(t *testing.T) {
 	if _, in := have.Peers[policy.Selector{Pods: "one!=0"}][pod("bank", "new", 4000).IPs[0]]; !in {
 		t.Error("what has come in waits")
 	}
-	if !m.StagingOf("shop", nil) {
+	if !m.PendingOf("shop", nil) {
 		t.Error("nothing waits any more")
 	}
 	drained(t, m, &have)
 	expectOpen(t, "in the end", have, "bank/one", "shop/many")
 }
 
-// TestStageTurns: whoever changes a policy over and over does not keep others' from coming
+// TestPortionTurns: whoever changes a policy over and over does not keep others' from coming
 // into force, whether those name few pods or many, or ports.
-func TestStageTurns(t *testing.T) {
+func TestPortionTurns(t *testing.T) {
 	named := wide("bank", "named", 0)
 	named.Rules[policy.Ingress] = []policy.Rule{{AnyPeer: true, NamedPorts: []policy.NamedPort{{Protocol: policy.TCP, Name: "http", Scope: policy.Local}}}}
 	for name, test := range map[string]struct {
@@ -478,7 +478,7 @@ func TestStageTurns(t *testing.T) {
 		have := m.Intent()
 		m.Apply(policy.SetPolicy(test.policy))
 		taken := 0
-		for ; m.StagingOf("bank", nil); taken++ {
+		for ; m.PendingOf("bank", nil); taken++ {
 			if taken == 1000 {
 				t.Fatalf("%s: it never comes into force", name)
 			}
@@ -496,8 +496,8 @@ func TestStageTurns(t *testing.T) {
 	}
 }
 
-// TestStageIsNotStarved: nor does it matter who has had much before others came.
-func TestStageIsNotStarved(t *testing.T) {
+// TestPortionIsNotStarved: nor does it matter who has had much before others came.
+func TestPortionIsNotStarved(t *testing.T) {
 	m := crowd(3000)
 	have := m.Intent()
 	m.Apply(policy.SetPolicy(wide("shop", "first", 40)))
@@ -506,7 +506,7 @@ func TestStageIsNotStarved(t *testing.T) {
 	}
 	m.Apply(policy.SetPolicy(wide("bank", "second", 40)))
 	taken := 0
-	for ; m.StagingOf("shop", nil); taken++ {
+	for ; m.PendingOf("shop", nil); taken++ {
 		apply(t, &have, m.Take())
 	}
 	if taken > 850 {
