@@ -23,7 +23,7 @@ type Cluster struct {
 	Workloads []*metav1.PartialObjectMetadata
 	// Selectors are what workloads select their pods by, of those that have a selector of their own: Deployments,
 	// StatefulSets and DaemonSets. Nil: they were not read.
-	Selectors map[Object]*metav1.LabelSelector
+	Selectors map[Object]*metav1.LabelSelector `json:"-"`
 	// Running: this is a cluster that is running, where podfence's agents are pods too. In files, pods
 	// and addresses may be placeholders, and nobody expects agents.
 	Running bool

@@ -19,7 +19,7 @@ func (g *generator) after(policies []Policy) *explain.Explainer {
 	var enforced []*networkingv1.NetworkPolicy
 	for _, p := range policies {
 		np := p.DeepCopy()
-		delete(np.Annotations, enforcementAnnotation)
+		delete(np.Annotations, policy.EnforcementAnnotation)
 		enforced = append(enforced, np)
 	}
 	c, err := explain.Apply(g.cluster, &explain.Cluster{Snapshot: policy.Snapshot{Policies: enforced}})

@@ -55,9 +55,9 @@ func (p pairing) hasPort() bool {
 
 // add takes a flow in, or counts why it needs no rule or is not understood.
 func (g *generator) add(f *flows.Flow) {
-	switch f.Verdict {
-	case flows.Allowed:
-	case flows.Denied:
+	switch {
+	case passed(f):
+	case f.Verdict == flows.Denied || f.Verdict == flows.WouldAllow:
 		g.report.leave(Denied)
 		return
 	default:
@@ -85,9 +85,12 @@ func (g *generator) add(f *flows.Flow) {
 	}
 }
 
+// passed reports whether what a flow tells of has passed, also if staged policies would have denied it.
+func passed(f *flows.Flow) bool { return f.Verdict == flows.Allowed || f.Verdict == flows.WouldDeny }
+
 // noteSample notes that agents have told of a sample alone.
 func (g *generator) noteSample(all []*flows.Flow) {
-	if slices.ContainsFunc(all, func(f *flows.Flow) bool { return f.Verdict == flows.Allowed && f.SampledOf > 1 }) {
+	if slices.ContainsFunc(all, func(f *flows.Flow) bool { return passed(f) && f.SampledOf > 1 }) {
 		g.report.Missing = append(g.report.Missing, "connections of which agents have told a sample, as more began than they tell of: peers may be unseen")
 	}
 }

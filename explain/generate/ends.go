@@ -84,7 +84,7 @@ type sighting struct {
 func (g *generator) findGone(all []*flows.Flow) {
 	seen := map[policy.Key]*sighting{}
 	for _, f := range all {
-		if f.Verdict == flows.Denied {
+		if !passed(f) {
 			continue
 		}
 		for _, e := range []*flows.Endpoint{&f.Source, &f.Destination} {

@@ -282,6 +282,17 @@ func TestOwnNode(t *testing.T) {
 	}
 }
 
+// TestStagedFlows: what staged policies would deny has passed, and what they would allow has not.
+func TestStagedFlows(t *testing.T) {
+	c := newTown("shop")
+	a, b := c.pod("shop/a-1", "Deployment/a", "node-1", app("a")), c.pod("shop/b-1", "Deployment/b", "node-1", app("b"))
+	is := func(v flows.Verdict) func(*flows.Flow) { return func(f *flows.Flow) { f.Verdict = v } }
+	_, r := c.generated(t, options, flow(at(a), at(b), "TCP/80", is(flows.WouldDeny)), flow(at(a), at(b), "TCP/81", is(flows.WouldAllow)))
+	if r.Report.Covered != 1 || r.Report.Left[generate.Denied] != 1 || len(r.Policies) != 2 || len(r.Policies[1].Spec.Ingress[0].Ports) != 1 {
+		t.Errorf("%s", reportOf(t, r))
+	}
+}
+
 // TestSample: that agents have told of a sample alone is said, and each flow stands for several connections.
 func TestSample(t *testing.T) {
 	c := newTown("shop")

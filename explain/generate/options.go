@@ -52,10 +52,6 @@ type Policy struct {
 	Comments map[string]string
 }
 
-const (
-	// GeneratedAnnotation marks policies that were generated, by the value "true". One that does not have it is
-	// somebody else's, whose name no generated policy takes.
-	GeneratedAnnotation = "podfence.io/generated"
-	// enforcementAnnotation with the value staged has podfence enforce nothing of a policy.
-	enforcementAnnotation, staged = "podfence.io/enforcement", "staged"
-)
+// GeneratedAnnotation marks policies that were generated, by the value "true". One that does not have it is
+// somebody else's, whose name no generated policy takes.
+const GeneratedAnnotation = "podfence.io/generated"

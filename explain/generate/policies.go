@@ -56,7 +56,7 @@ func (g *generator) policy(u *unit, name string) Policy {
 		Comments: map[string]string{"": "What " + u.name() + " was seen to need."},
 	}
 	if g.options.Staged {
-		p.Annotations[enforcementAnnotation] = staged
+		p.Annotations[policy.EnforcementAnnotation] = policy.Staged
 	}
 	ingress := g.rules(&u.ingress, u.namespace, u)
 	if slices.Contains(g.dns.units, u) {

@@ -249,3 +249,15 @@ func TestGenerateRefuses(t *testing.T) {
 		t.Errorf("of nothing: exit code %d: %s%s", code, errOut, out)
 	}
 }
+
+// TestGenerateByOwnSelectors: pods are named by what their workload selects them by, as files have it.
+func TestGenerateByOwnSelectors(t *testing.T) {
+	objects := write(t, "objects.yaml", `{apiVersion: apps/v1, kind: Deployment, metadata: {namespace: shop, name: web}, spec: {selector: {matchLabels: {app: web}},
+  template: {metadata: {labels: {app: web, team: a}}, spec: {containers: [{name: web, ports: [{name: http, containerPort: 8080}]}]}}}}
+`)
+	seen := write(t, "flows.json", `{"time":"2026-01-31T12:00:00Z","node":"n","verdict":"allowed","source":{"ip":"203.0.113.7","port":1},"destination":{"ip":"10.0.0.1","port":8080,"namespace":"shop","pod":"web-77-abcde","labels":{"app":"web","team":"a"},"workload":{"kind":"Deployment","name":"web"}},"protocol":"TCP"}`)
+	code, out, errOut := call(t, "generate", "-n", "shop", "-f", seen, "--objects", objects)
+	if code != 0 || !strings.Contains(out, "    matchLabels:\n      app: web\n  policyTypes:") || !strings.Contains(out, "port: http") {
+		t.Errorf("exit code %d, %s:\n%s", code, errOut, out)
+	}
+}

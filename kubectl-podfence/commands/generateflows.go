@@ -43,7 +43,7 @@ func newSeen(rare int) *seenFlows {
 
 // write takes a flow. What is denied is counted alone.
 func (s *seenFlows) write(f *flows.Flow) error {
-	if f.Verdict == flows.Denied {
+	if f.Verdict == flows.Denied || f.Verdict == flows.WouldAllow {
 		s.Left[generate.Denied]++
 		return nil
 	}
