@@ -51,7 +51,7 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 		told, lost, without, err = a.denials.Told, a.denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(a.denials))
 	}
 	o.Registry.MustRegister(
-		counted("podfence_denials_told_total", "Denied packets that the kernel has told the agent of, the first of each flow: what kubectl podfence observe shows.", told),
+		counted("podfence_denials_told_total", "Packets of which the kernel has told the agent, the first of each flow, that were denied, or would be by staged policies: what kubectl podfence observe shows.", told),
 		counted("podfence_denials_lost_total", "Denied packets that the kernel has told of faster than the agent could read.", lost),
 		counted("podfence_denials_without_near_miss_total", "Denied packets that were told before the agent knew whether a rule has nearly allowed them: there were too many, or the policies are too large.", without),
 		counted("podfence_connections_lost_total", "Beginnings and ends of connections that came faster than they could be told to those who observe.", connectionsLost),

@@ -1,7 +1,6 @@
 package flows
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -13,7 +12,7 @@ import (
 // Filter says which flows are meant: those for which all of its fields hold. A field that is empty holds for
 // all, and a list if one of its values does.
 type Filter struct {
-	Verdict   Verdict
+	Verdicts  []Verdict
 	Direction Direction
 	// Namespaces: the pod at one of the ends is in it.
 	Namespaces []string
@@ -54,7 +53,7 @@ func (f *Filter) Match(flow *Flow) bool {
 	if flow.Asked != nil {
 		asked = flow.Asked.Port
 	}
-	return (f.Verdict == "" || f.Verdict == flow.Verdict) &&
+	return one(f.Verdicts, func(v Verdict) bool { return v == flow.Verdict }) &&
 		(f.Direction == "" || f.Direction == flow.Direction) &&
 		one(f.Namespaces, func(n string) bool { return n == flow.Source.Namespace || n == flow.Destination.Namespace }) &&
 		one(f.Ends, func(e End) bool { return e.isSource(flow) || e.isDestination(flow) }) &&
@@ -75,13 +74,12 @@ func one[T any](values []T, holds func(T) bool) bool {
 
 // add adds the filter's parameters.
 func (f *Filter) add(to url.Values) {
-	set := func(name, value string) {
-		if value != "" {
-			to.Add(name, value)
-		}
+	for _, v := range f.Verdicts {
+		to.Add(verdictParameter, string(v))
 	}
-	set(verdictParameter, string(f.Verdict))
-	set(directionParameter, string(f.Direction))
+	if f.Direction != "" {
+		to.Add(directionParameter, string(f.Direction))
+	}
 	for _, n := range f.Namespaces {
 		to.Add(namespaceParameter, n)
 	}
@@ -119,7 +117,7 @@ func (f *Filter) read(name string, values []string) (known bool, err error) {
 	}
 	switch name {
 	case verdictParameter:
-		f.Verdict, err = oneOf(values, Denied, Allowed, WouldDeny, WouldAllow)
+		f.Verdicts, err = each(values, parseVerdict)
 	case directionParameter:
 		f.Direction, err = oneOf(values, Ingress, Egress)
 	case namespaceParameter:
@@ -189,14 +187,16 @@ func parsePort(text string) (uint16, error) {
 	return uint16(port), nil
 }
 
+func parseVerdict(text string) (Verdict, error) {
+	if !slices.Contains(Verdicts, Verdict(text)) {
+		return "", fmt.Errorf("%q is no verdict: it must be one of %q", text, Verdicts)
+	}
+	return Verdict(text), nil
+}
+
 func parseReason(text string) (Reason, error) {
 	if !slices.Contains(Reasons, Reason(text)) {
 		return "", fmt.Errorf("%q is no reason: it must be one of %q", text, Reasons)
 	}
 	return Reason(text), nil
-}
-
-// wants reports whether flows of a verdict may be meant.
-func (f *Filter) wants(v Verdict) bool {
-	return cmp.Or(f.Verdict, v) == v && (v == Denied || len(f.Reasons) == 0)
 }

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Flow is one denial, or one connection that has begun or ended. A value is not changed once it was
-// handed on, so that any number of goroutines may read it.
+// Flow is one denial, one connection that has begun or ended, or one packet about which staged policies would
+// decide otherwise. A value is not changed once it was handed on, so that any number of goroutines may read it.
 type Flow struct {
 	// Time is when the kernel met the packet, or when connection tracking told of the connection.
 	Time time.Time `json:"time"`
@@ -33,7 +33,7 @@ type Flow struct {
 	ICMPCode *uint8 `json:"icmpCode,omitempty"`
 	// TCPFlags are the flags of a denied TCP packet, by name, such as "SYN,ACK".
 	TCPFlags string `json:"tcpFlags,omitempty"`
-	// Reason is why a packet was denied; it is empty for what passes.
+	// Reason is why a packet was denied, or would be; it is empty for what passes, or would.
 	Reason Reason `json:"reason,omitempty"`
 	// Text says the same in words.
 	Text string `json:"text,omitempty"`
@@ -66,6 +66,9 @@ const (
 	WouldDeny  Verdict = "would-deny"
 	WouldAllow Verdict = "would-allow"
 )
+
+// Verdicts are all of them.
+var Verdicts = []Verdict{Denied, Allowed, WouldDeny, WouldAllow}
 
 // Event is what of a connection is told.
 type Event string

@@ -122,8 +122,10 @@ func ParseSince(text string, now time.Time) (time.Time, error) {
 // WantsKept reports whether a flow that is kept is meant, but for Last.
 func (q *Query) WantsKept(f *Flow) bool { return !f.Time.Before(q.Since) && q.Match(f) }
 
-// WantsAllowed reports whether flows that pass may be meant.
-func (q *Query) WantsAllowed() bool { return q.wants(Allowed) }
+// WantsAllowed reports whether connections that pass may be meant. They have no reason.
+func (q *Query) WantsAllowed() bool {
+	return one(q.Verdicts, func(v Verdict) bool { return v == Allowed }) && len(q.Reasons) == 0
+}
 
 // ParseLine reads a line of an answer: a flow, or how many were missed, or neither if it is empty.
 func ParseLine(line []byte) (f *Flow, missed uint64, err error) {

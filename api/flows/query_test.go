@@ -28,6 +28,7 @@ func denial() *flows.Flow {
 func TestFilter(t *testing.T) {
 	for _, c := range []struct{ holds, not string }{
 		{"verdict=denied", "verdict=allowed"},
+		{"verdict=would-deny&verdict=denied", "verdict=would-deny&verdict=would-allow"},
 		{"direction=egress", "direction=ingress"},
 		{"namespace=shop", "namespace=web"},
 		{"namespace=data", "namespace=d"},
@@ -80,7 +81,7 @@ func TestFilter(t *testing.T) {
 // TestQueryIsRefused: what is not understood is refused, as more would be told than was asked for.
 func TestQueryIsRefused(t *testing.T) {
 	for text, says := range map[string]string{
-		"namspace=shop": `no parameter "namspace"`, "verdict=drop": "verdict", "verdict=denied&verdict=allowed": "verdict", "direction=in": "direction",
+		"namspace=shop": `no parameter "namspace"`, "verdict=drop": "verdict", "verdict=denied&verdict=": "verdict", "verdict=denied,allowed": "verdict", "direction=ingress&direction=egress": "direction", "direction=in": "direction",
 		"pod=web": "KIND/NAMESPACE/NAME", "pod=10.1.0.1": "by ip", "ip=shop/web": "by pod", "ip=": "ip", "from=a/b/c/d": "from", "to=/x": "to", "to=Node/shop/x": "to", "to=Deployment//x": "to",
 		"port=0": "port", "port=65536": "port", "port=http": "port", "reason=why": "reason", "protocol=": "protocol", "policy=": "policy", "namespace=": "namespace",
 		"last=-1": "last", "last=x": "last", "last=1&last=2": "2 times", "since=yesterday": "since", "since=-5m": "since", "follow=maybe": "follow",
@@ -130,7 +131,7 @@ func TestQueryIsWrittenAndRead(t *testing.T) {
 	}
 	for range 2000 {
 		q := flows.Query{Last: random.IntN(3) - 1, Follow: random.IntN(2) == 0}
-		q.Verdict = flows.Verdict(pick("", "denied", "allowed"))
+		some(func() { q.Verdicts = append(q.Verdicts, flows.Verdicts[random.IntN(len(flows.Verdicts))]) })
 		q.Direction = flows.Direction(pick("", "ingress", "egress"))
 		some(func() { q.Namespaces = append(q.Namespaces, pick("shop", "data")) })
 		var pods, networks []flows.End
@@ -181,8 +182,8 @@ func TestWantsAllowed(t *testing.T) {
 		want   bool
 	}{
 		{flows.Filter{}, true},
-		{flows.Filter{Verdict: flows.Allowed}, true},
-		{flows.Filter{Verdict: flows.Denied}, false},
+		{flows.Filter{Verdicts: []flows.Verdict{flows.Denied, flows.Allowed}}, true},
+		{flows.Filter{Verdicts: []flows.Verdict{flows.Denied, flows.WouldDeny, flows.WouldAllow}}, false},
 		{flows.Filter{Reasons: []flows.Reason{flows.ByRule}}, false}, // what passes has none
 	} {
 		q := flows.Query{Filter: c.filter}

@@ -64,7 +64,9 @@ func (o *DropLogOptions) Check() error {
 	return nil
 }
 
-// DropLog writes a line of JSON for each denial that a store gets: a flows.Flow, or flows.Missed in place of
+// DropLog writes a line of JSON for each packet of a store that was denied, or would be with the staged policies in
+// force, which its verdict tells apart: agents themselves remember little of what a policy would have denied, which
+// somebody may want to know after weeks. Each line is a flows.Flow, or flows.Missed in place of
 // those that it did not get to before they were overwritten. Only its own goroutine waits for the file.
 type DropLog struct {
 	store *Store
@@ -108,7 +110,7 @@ func NewDropLog(store *Store, o DropLogOptions, registry prometheus.Registerer, 
 	}
 	l.lines = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "podfence_drop_log_lines_total",
-		Help: "Denials for the drop log (--drop-log), by result: written, lost (the file or standard output could not be written; the log says why) or missed (more were denied than could be written).",
+		Help: "Denials, and what staged policies would deny, for the drop log (--drop-log), by result: written, lost (the file or standard output could not be written; the log says why) or missed (more were denied than could be written).",
 	}, []string{"result"})
 	for _, result := range []string{written, lost, missed} {
 		l.lines.WithLabelValues(result)
@@ -161,10 +163,10 @@ func (l *DropLog) follow(ctx context.Context) {
 	}
 }
 
-// isFor reports whether a flow is for the log: a denial, if all are logged, or if the namespace of a pod at
-// one of its ends asks for it.
+// isFor reports whether a flow is for the log: a denial, or what would be one, if all are logged, or if the namespace
+// of a pod at one of its ends asks for it.
 func (l *DropLog) isFor(f *flows.Flow) bool {
-	if f.Verdict != flows.Denied {
+	if f.Verdict != flows.Denied && f.Verdict != flows.WouldDeny {
 		return false
 	}
 	if l.to != DropLogOff {

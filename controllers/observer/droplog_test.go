@@ -106,11 +106,11 @@ func TestDropLogHasDenials(t *testing.T) {
 		wants func(string) bool
 		want  []string
 	}{
-		"stdout":             {observer.DropLogStdout, nil, []string{"none", "from", "to", "both", "other"}},
-		"stdout, and asked":  {observer.DropLogStdout, wants("shop"), []string{"none", "from", "to", "both", "other"}},
+		"stdout":             {observer.DropLogStdout, nil, []string{"none", "from", "to", "both", "other", "staged"}},
+		"stdout, and asked":  {observer.DropLogStdout, wants("shop"), []string{"none", "from", "to", "both", "other", "staged"}},
 		"off":                {observer.DropLogOff, nil, nil},
-		"not said":           {"", wants("shop"), []string{"from", "to", "both"}},
-		"off, and asked":     {observer.DropLogOff, wants("shop"), []string{"from", "to", "both"}},
+		"not said":           {"", wants("shop"), []string{"from", "to", "both", "staged"}},
+		"off, and asked":     {observer.DropLogOff, wants("shop"), []string{"from", "to", "both", "staged"}},
 		"off, asked by none": {observer.DropLogOff, wants("", "elsewhere"), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,6 +123,8 @@ func TestDropLogHasDenials(t *testing.T) {
 				for _, f := range []*flows.Flow{
 					between("", "", "none"), between("shop", "", "from"), between("other", "shop", "to"), between("shop", "shop", "both"), between("other", "", "other"),
 					{Verdict: flows.Allowed, Text: "allowed", Source: flows.Endpoint{Namespace: "shop"}},
+					{Verdict: flows.WouldDeny, Text: "staged", Source: flows.Endpoint{Namespace: "shop"}},
+					{Verdict: flows.WouldAllow, Text: "staged, and denied", Source: flows.Endpoint{Namespace: "shop"}},
 				} {
 					store.Add(f)
 				}

@@ -100,6 +100,12 @@ func documentFlows() []*flows.Flow {
 			f.NearestMiss = "NetworkPolicy shop/db spec.ingress[0].from[0].podSelector.matchLabels[app]: label app=card: the pod has app=cart"
 			f.Policies = []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "db"}, {Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "default"}}
 		}),
+		denied(70*time.Second, func(f *flows.Flow) {
+			f.Verdict, f.Direction, f.Asked = flows.WouldDeny, flows.Ingress, nil
+			f.Destination = flows.Endpoint{IP: netip.MustParseAddr("10.1.0.5"), Port: 6379, Namespace: "shop", Pod: "cache-0"}
+			f.NearestMiss = "NetworkPolicy shop/cache spec.ingress[0].from[0].podSelector.matchLabels[app]: label app=cart: the pod has app=web"
+			f.Policies = []flows.Policy{{Kind: "NetworkPolicy", Tier: "NetworkPolicy", Namespace: "shop", Name: "cache", Staged: true}}
+		}),
 		denied(72345*time.Millisecond, missed),
 		denied(75*time.Second, func(f *flows.Flow) {
 			f.Source, f.Reason, f.Asked = from("cart-5c8", "10.1.0.9"), flows.ByRule, nil

@@ -205,7 +205,7 @@ func TestGenerateObserves(t *testing.T) {
 	if code != 0 || out != want || !strings.Contains(errOut, "observing connections for 1.5s") || !strings.Contains(errOut, "1 flow denied") {
 		t.Errorf("exit code %d, %s:\n%s", code, errOut, out)
 	}
-	if q := a.queries()[0]; !q.Follow || q.Last != 0 || q.Verdict != "" || fmt.Sprint(q.Namespaces) != "[batch]" {
+	if q := a.queries()[0]; !q.Follow || q.Last != 0 || len(q.Verdicts) != 0 || fmt.Sprint(q.Namespaces) != "[batch]" {
 		t.Errorf("asked for %+v", q)
 	}
 	a = &flowAgent{more: make(chan *flows.Flow, 100), missed: 7}

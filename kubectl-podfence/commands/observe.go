@@ -35,6 +35,9 @@ A POD is NAME or NAMESPACE/NAME, a workload deploy/NAME or deploy/NAMESPACE/NAME
 network (10.0.0.0/8). What is named is meant at either end, and any of several; --from
 and --to mean one end.
 
+What staged policies would deny, and would allow, is shown as WOULD-DENY and
+WOULD-ALLOW: it has passed, and was denied.
+
 Below a denial that policies decide is the rule that nearly allows it, if there is
 one, and, once for each kind of packet, the command that explains it.
 
@@ -65,7 +68,7 @@ type observing struct {
 	// last is how many flows are shown at first; below 0: as many as lastOf says.
 	last       int
 	since      string
-	verdict    string
+	verdicts   []string
 	from, to   []string
 	nodes      []string
 	plain      bool
@@ -80,7 +83,7 @@ func (c *observing) flags(cmd *cobra.Command) {
 	f.BoolVarP(&c.follow, "follow", "f", false, "go on with what is denied from now on")
 	f.IntVar(&c.last, "last", -1, "how many of the last are shown at first; with --follow, of each node (default 100; 10 with --follow; 10000 with --since)")
 	f.StringVar(&c.since, "since", "", "only what is no older than this, such as 5m, or was at this time (RFC 3339) or later")
-	f.StringVar(&c.verdict, "verdict", string(flows.Denied), "denied|allowed|would-deny|would-allow|all: what staged policies would do is would-deny and would-allow")
+	f.StringSliceVar(&c.verdicts, "verdict", []string{string(flows.Denied), string(flows.WouldDeny), string(flows.WouldAllow)}, "denied|allowed|would-deny|would-allow|all (repeatable); would-deny and would-allow are what staged policies would change")
 	f.StringSliceVar(&c.from, "from", nil, "only what comes from this: a POD as above, an address or a network (repeatable)")
 	f.StringSliceVar(&c.to, "to", nil, "only what goes to this, or asked for it: as --from, or a Service (repeatable)")
 	f.StringSliceVar(&c.parameters.ports, "port", nil, "only this destination port, before or after its translation (repeatable)")
@@ -160,8 +163,8 @@ func (c *observing) query(args []string, now time.Time) (flows.Query, error) {
 			values[name] = texts
 		}
 	}
-	if c.verdict != "all" {
-		values.Set("verdict", c.verdict)
+	if !slices.Contains(c.verdicts, "all") {
+		values["verdict"] = c.verdicts
 	}
 	if c.since != "" {
 		values.Set("since", c.since)

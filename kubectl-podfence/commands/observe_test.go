@@ -131,6 +131,17 @@ func TestObserveText(t *testing.T) {
 			f.Verdict, f.Event, f.Reason, f.Packets, f.Bytes = flows.Allowed, flows.Ended, "", 10, 840
 		}),
 		denied(18*time.Second, func(f *flows.Flow) { f.Source.Namespace, f.Source.Workload = "node", nil }),
+		denied(19*time.Second, func(f *flows.Flow) {
+			f.Verdict, f.NearestMiss = flows.WouldDeny, "port 5433 of NetworkPolicy shop/web-egress"
+			f.Policies[0].Staged = true
+		}),
+		denied(20*time.Second, func(f *flows.Flow) {
+			f.Verdict, f.Reason, f.NearestMiss = flows.WouldAllow, "", ""
+			f.Policies = []flows.Policy{{Kind: "ClusterNetworkPolicy", Tier: "Admin", Name: "dns", Rule: &rule, Staged: true}}
+		}),
+		denied(21*time.Second, func(f *flows.Flow) {
+			f.Verdict, f.Reason, f.Policies, f.Text = flows.WouldAllow, "", nil, "allowed with the staged policies in force"
+		}),
 	}}
 	agent := a.start(t)
 	const want = `12:00:02.345 DENIED egress shop/web-7d9 (Deployment web) -> shop/db-0:5432/TCP via Service shop/db:5432  default-deny by NetworkPolicy shop/web-egress
@@ -146,13 +157,24 @@ func TestObserveText(t *testing.T) {
 12:00:17.000 ALLOWED (ended) egress shop/web-7d9 (Deployment web) -> shop/db-0:5432/TCP via Service shop/db:5432  10 packets, 840 bytes
 12:00:18.000 DENIED egress node/web-7d9 -> shop/db-0:5432/TCP via Service shop/db:5432  default-deny by NetworkPolicy shop/web-egress
   kubectl podfence explain pod/node/web-7d9 shop/db-0:5432
+12:00:19.000 WOULD-DENY egress shop/web-7d9 (Deployment web) -> shop/db-0:5432/TCP via Service shop/db:5432  default-deny by NetworkPolicy shop/web-egress (staged)
+  nearly: port 5433 of NetworkPolicy shop/web-egress
+  kubectl podfence explain shop/web-7d9 shop/db-0:5432
+12:00:20.000 WOULD-ALLOW egress shop/web-7d9 (Deployment web) -> shop/db-0:5432/TCP via Service shop/db:5432  by ClusterNetworkPolicy dns egress[2] (staged)
+12:00:21.000 WOULD-ALLOW egress shop/web-7d9 (Deployment web) -> shop/db-0:5432/TCP via Service shop/db:5432  allowed with the staged policies in force
 `
 	code, out, errOut := call(t, "observe", agent, "--verdict", "all")
 	if code != 0 || errOut != "" || out != want {
 		t.Errorf("exit code %d, %s:\n%s\ninstead of\n%s", code, errOut, out, want)
 	}
-	if _, out, _ := call(t, "observe", agent, "--no-explain"); strings.Contains(out, "kubectl") || strings.Contains(out, "nearly") || strings.Contains(out, "ALLOWED") || strings.Count(out, "\n") != 6 {
+	if _, out, _ := call(t, "observe", agent, "--no-explain"); strings.Contains(out, "kubectl") || strings.Contains(out, "nearly") || strings.Contains(out, "ALLOWED") || strings.Count(out, "\n") != 9 {
 		t.Errorf("--no-explain:\n%s", out)
+	}
+	if _, out, _ := call(t, "observe", agent, "--no-explain", "--verdict", "would-deny,allowed"); strings.Count(out, "WOULD-DENY") != 1 || strings.Count(out, "ALLOWED") != 2 || strings.Count(out, "\n") != 3 {
+		t.Errorf("--verdict would-deny,allowed:\n%s", out)
+	}
+	if _, out, _ := call(t, "observe", agent, "--no-explain", "--reason", "default-deny"); strings.Count(out, "WOULD-DENY") != 1 || strings.Contains(out, "WOULD-ALLOW") {
+		t.Errorf("--reason default-deny:\n%s", out)
 	}
 	if _, out, _ := call(t, "observe", agent, "-o", "wide"); !strings.HasPrefix(out, "2026-01-31T12:00:02.345Z node-1 DENIED egress shop/web-7d9 [10.1.0.1] (Deployment web) -> shop/db-0:5432 [10.1.0.2]/TCP SYN via Service shop/db:5432") {
 		t.Errorf("-o wide:\n%s", out)
@@ -223,19 +245,20 @@ func TestObserveMerges(t *testing.T) {
 // TestObserveAsks: agents are asked for what flags say.
 func TestObserveAsks(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                                    "last=100&verdict=denied",
+		"":                                    "last=100&verdict=denied&verdict=would-deny&verdict=would-allow",
 		"--verdict all":                       "last=100",
-		"--since 2026-01-31T12:00:00Z":        "last=10000&since=2026-01-31T12%3A00%3A00Z&verdict=denied",
-		"--last 7":                            "last=7&verdict=denied",
-		"-n shop":                             "last=100&namespace=shop&verdict=denied",
-		"-n shop -A":                          "last=100&verdict=denied",
-		"-n shop web deploy/api":              "last=100&pod=shop/web&pod=Deployment/shop/api&verdict=denied",
-		"ns/shop 10.0.0.0/8 svc/a/b node/n":   "ip=10.0.0.0/8&last=100&pod=shop/*&pod=Service/a/b&pod=Node//n&verdict=denied",
-		"--from shop/web --to 10.0.0.1":       "from=shop/web&last=100&to=10.0.0.1&verdict=denied",
-		"--port 1,2 --protocol tcp":           "last=100&port=1&port=2&protocol=tcp&verdict=denied",
-		"--direction egress --reason rule":    "direction=egress&last=100&reason=rule&verdict=denied",
-		"--policy shop/a --policy b":          "last=100&policy=shop/a&policy=b&verdict=denied",
-		"--to svc/shop/db --to sts/shop/db-0": "last=100&to=Service/shop/db&to=StatefulSet/shop/db-0&verdict=denied",
+		"--verdict would-deny,allowed":        "last=100&verdict=would-deny&verdict=allowed",
+		"--since 2026-01-31T12:00:00Z":        "last=10000&since=2026-01-31T12%3A00%3A00Z&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"--last 7":                            "last=7&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"-n shop":                             "last=100&namespace=shop&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"-n shop -A":                          "last=100&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"-n shop web deploy/api":              "last=100&pod=shop/web&pod=Deployment/shop/api&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"ns/shop 10.0.0.0/8 svc/a/b node/n":   "ip=10.0.0.0/8&last=100&pod=shop/*&pod=Service/a/b&pod=Node//n&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"--from shop/web --to 10.0.0.1":       "from=shop/web&last=100&to=10.0.0.1&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"--port 1,2 --protocol tcp":           "last=100&port=1&port=2&protocol=tcp&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"--direction egress --reason rule":    "direction=egress&last=100&reason=rule&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"--policy shop/a --policy b":          "last=100&policy=shop/a&policy=b&verdict=denied&verdict=would-deny&verdict=would-allow",
+		"--to svc/shop/db --to sts/shop/db-0": "last=100&to=Service/shop/db&to=StatefulSet/shop/db-0&verdict=denied&verdict=would-deny&verdict=would-allow",
 	} {
 		a := &flowAgent{}
 		code, _, errOut := call(t, append([]string{"observe", a.start(t)}, strings.Fields(args)...)...)

@@ -57,7 +57,7 @@ func (w *flowWriter) write(f *flows.Flow) error {
 // that explains it.
 func (w *flowWriter) text(f *flows.Flow) string {
 	command := explainCall(f)
-	key := string(f.Reason) + " " + sourceOf(f) + " " + command
+	key := string(f.Verdict) + " " + string(f.Reason) + " " + sourceOf(f) + " " + command
 	shown, known := w.known[key]
 	var b strings.Builder
 	b.WriteString(printers.EscapeTerminal(w.stamp(f)) + " " + w.verdict(f))
@@ -168,12 +168,14 @@ func (w *flowWriter) destination(f *flows.Flow) string {
 // denies reports whether a flow is denied, or would be with the staged policies in force.
 func denies(f *flows.Flow) bool { return f.Verdict == flows.Denied || f.Verdict == flows.WouldDeny }
 
-// why is why a packet was denied, or passes.
+// why is why a packet was denied, or passes, or would be or would.
 func why(f *flows.Flow) string {
 	by := policiesOf(f)
 	switch {
 	case f.Verdict != flows.Denied && f.Event == flows.Ended:
 		return fmt.Sprintf("%d packets, %d bytes", f.Packets, f.Bytes)
+	case f.Verdict == flows.WouldAllow && by == "":
+		return f.Text
 	case !denies(f) && by == "":
 		return "no policy is about it"
 	case !denies(f):
