@@ -100,6 +100,8 @@ type Pods struct {
 	Attached int `json:"attached"`
 	// Waiting are those whose ADD has failed and is tried again.
 	Waiting int `json:"waiting"`
+	// Staged are those that a staged policy is about, once the kernel works out what it would deny.
+	Staged int `json:"staged,omitempty"`
 }
 
 // Policies counts policies of both kinds, NetworkPolicies and ClusterNetworkPolicies.

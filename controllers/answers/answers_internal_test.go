@@ -346,6 +346,7 @@ func TestStatus(t *testing.T) {
 	s.Note(enforcer.Transacted{Operations: 9, Took: time.Second})
 	s.Note(enforcer.Transacted{Operations: 7, Err: errors.New("refused")})
 	s.Note(enforcer.Settled{Quarantined: 2, OverBudget: 1})
+	s.Note(enforcer.Rehearsed{Policies: 2, Pods: 1})
 	s.Note(enforcer.Repaired{})
 	s.Note(enforcer.Repaired{})
 	var status answers.Status
@@ -360,7 +361,7 @@ func TestStatus(t *testing.T) {
 	case status.Ready || len(status.Conditions) != 1 || status.Conditions[0].Name != string(report.NotStarted):
 	case status.LastCommit == nil || status.LastCommit.Operations != 9 || status.LastCommit.DurationSeconds != 1:
 	case status.Repairs.Count != 2 || status.Repairs.Last == nil || status.Policies.Quarantined != 2 || status.Policies.OverBudget != 1:
-	case status.Pods != (answers.Pods{Fenced: 3, Isolated: 2, Attached: 2, Waiting: 2}) || status.Policies.Total != 5 || status.Policies.Active != 4:
+	case status.Pods != (answers.Pods{Fenced: 3, Isolated: 2, Attached: 2, Waiting: 2, Staged: 1}) || status.Policies.Total != 5 || status.Policies.Active != 4:
 	case status.Waiting[0].Name != "first":
 	case m.asked != 1:
 		t.Errorf("the model was asked %d times within a second", m.asked)

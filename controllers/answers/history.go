@@ -16,6 +16,8 @@ type history struct {
 	repairs    answers.Repairs
 	// quarantined and overBudget are those of the last commit.
 	quarantined, overBudget int
+	// rehearsed is how many pods staged policies are about.
+	rehearsed int
 }
 
 func (h *history) note(outcome enforcer.Outcome, now time.Time) {
@@ -28,6 +30,8 @@ func (h *history) note(outcome enforcer.Outcome, now time.Time) {
 		}
 	case enforcer.Settled:
 		h.quarantined, h.overBudget = o.Quarantined, o.OverBudget
+	case enforcer.Rehearsed:
+		h.rehearsed = o.Pods
 	case enforcer.Repaired:
 		h.repairs.Count++
 		h.repairs.Last = &now
@@ -44,4 +48,5 @@ func (h *history) fill(s *answers.Status) {
 	}
 	s.Repairs = h.repairs
 	s.Policies.Quarantined, s.Policies.OverBudget = h.quarantined, h.overBudget
+	s.Pods.Staged = h.rehearsed
 }

@@ -156,6 +156,30 @@ func TestStatusOfMany(t *testing.T) {
 	}
 }
 
+// TestStatusStaged: it says how many policies are staged, as the node knows that knows most, and about how many pods of
+// all nodes; and nothing of it where none is.
+func TestStatusStaged(t *testing.T) {
+	staged := func(policies, pods int) func(*answers.Status) {
+		return func(s *answers.Status) { s.Policies.Staged, s.Pods.Staged = policies, pods }
+	}
+	args := []string{"status", agentOf(t, statusOf("node-1", staged(2, 3))), agentOf(t, statusOf("node-2", staged(1, 4)))}
+	code, out, errOut := call(t, args...)
+	if code != 0 || !strings.Contains(out, "note: 2 policies of the cluster are staged, and not in force; they are about 7 pods of these nodes.") {
+		t.Errorf("exit code %d, %s:\n%s", code, errOut, out)
+	}
+	_, out, _ = call(t, append(args, "-o", "json")...)
+	var s commands.Status
+	if err := json.Unmarshal([]byte(out), &s); err != nil || s.Summary.Staged != 2 || s.Summary.StagedPods != 7 || s.Nodes[1].Answer.Pods.Staged != 4 {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	if _, out, _ := call(t, append(args, "-o", "wide")...); !strings.Contains(out, "STAGED-PODS") {
+		t.Errorf("-o wide:\n%s", out)
+	}
+	if _, out, _ := call(t, "status", agentOf(t, statusOf("node-1", staged(0, 0)))); strings.Contains(strings.ToLower(out), "staged") {
+		t.Errorf("none is staged:\n%s", out)
+	}
+}
+
 // TestStatusTimeout: an agent that is silent costs no more than its timeout.
 func TestStatusTimeout(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")

@@ -105,6 +105,8 @@ var (
 	}
 	wideColumns = []nodeColumn{
 		{"Isolated", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Pods.Isolated }},
+		{"Staged", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Policies.Staged }},
+		{"Staged-Pods", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Pods.Staged }},
 		{"Active-Policies", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return a.Policies.Active }},
 		{"Took", func(_ *NodeStatus, a *answers.Status, _ time.Time) any { return commitTime(a) }},
 		{"Last-Repair", func(_ *NodeStatus, a *answers.Status, now time.Time) any { return lastRepair(a, now) }},

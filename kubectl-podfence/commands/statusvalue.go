@@ -42,6 +42,10 @@ type Summary struct {
 	// Refused and Unreadable are how many policies have a problem of that kind on the node that has most.
 	Refused    int `json:"refused"`
 	Unreadable int `json:"unreadable"`
+	// Staged is how many policies are staged, and so not in force, by the node that knows most of them, and StagedPods
+	// how many pods of all nodes they are about.
+	Staged     int `json:"staged,omitempty"`
+	StagedPods int `json:"stagedPods,omitempty"`
 }
 
 // NodeState is what is known of a node's agent.
@@ -134,9 +138,9 @@ func statusOf(asked []*askedAgent, namespace string, notes []explain.Note) *Stat
 		s.Notes = append(s.Notes, explain.Note{Reason: "NotListed", Message: fmt.Sprintf(
 			"%d policies have problems, of which agents list no more than %d: --namespace has them list those of one namespace.", most, answers.MaxListed)})
 	}
-	if staged := mostStaged(asked); staged > 0 {
+	if s.Summary.Staged > 0 {
 		s.Notes = append(s.Notes, explain.Note{Reason: "Staged", Message: fmt.Sprintf(
-			"%d policies of the cluster are staged, and not in force: kubectl podfence observe --verdict would-deny shows what they would deny.", staged)})
+			"%d policies of the cluster are staged, and not in force; they are about %d pods of these nodes. kubectl podfence observe --verdict would-deny shows what they would deny.", s.Summary.Staged, s.Summary.StagedPods)})
 	}
 	slices.SortFunc(s.Problems, func(a, b PolicyProblem) int {
 		return cmp.Or(strings.Compare(policyOf(a.PolicyProblem), policyOf(b.PolicyProblem)), strings.Compare(a.Field, b.Field), strings.Compare(a.Reason, b.Reason))
@@ -149,16 +153,6 @@ func withProblems(asked []*askedAgent) (most int) {
 	for _, of := range asked {
 		if of.Answer != nil {
 			most = max(most, of.Answer.Policies.WithProblems)
-		}
-	}
-	return most
-}
-
-// mostStaged is how many policies are staged, on the node that knows most of them.
-func mostStaged(asked []*askedAgent) (most int) {
-	for _, of := range asked {
-		if of.Answer != nil {
-			most = max(most, of.Answer.Policies.Staged)
 		}
 	}
 	return most
@@ -190,6 +184,7 @@ func (s *Summary) count(n *NodeStatus) {
 		s.Pods += n.Answer.Pods.Fenced
 		s.Waiting += n.Answer.Pods.Waiting
 		s.Repairs += n.Answer.Repairs.Count
+		s.Staged, s.StagedPods = max(s.Staged, n.Answer.Policies.Staged), s.StagedPods+n.Answer.Pods.Staged
 		s.Refused, s.Unreadable = max(s.Refused, n.Refused), max(s.Unreadable, n.Unreadable)
 	}
 }
