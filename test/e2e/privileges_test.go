@@ -48,6 +48,7 @@ const (
 //     next one.
 //   - events are created when a policy cannot be enforced.
 //   - ClusterNetworkPolicies are read when there is such a kind.
+//   - Services are asked for when a denied packet has asked for one.
 func TestPermissions(t *testing.T) {
 	changeAgents(t, func(pod *corev1.PodSpec) {
 		c := &pod.Containers[0]
@@ -56,8 +57,11 @@ func TestPermissions(t *testing.T) {
 	agentsReady(t)
 	expectAnnouncing(t)
 	namespace := newNamespace(t)
-	start(t, newPod(namespace, "first", on("node1")))
+	first := start(t, newPod(namespace, "first", on("node1")))[0]
 	start(t, newPod(namespace, "second", on("node1")))
+	service := newService(t, namespace, "second", "second")
+	apply(t, denyAll(namespace))
+	expectWays(t, "the Service to be closed", nil, waysToService("first to the Service", netnsOf(t, first), service))
 	storeBrokenPolicy(t, namespace)
 	readClusterPolicies(t)
 	check.Eventually(t, seenWithin, "an Event about a broken policy", func() error {

@@ -21,7 +21,7 @@ func TestKubebuilderWalk(t *testing.T) {
 		t.Cleanup(func() { run(t, node, "ctr", "--namespace", "k8s.io", "images", "rm", image) })
 	}
 	t.Cleanup(func() {
-		kubectl(t, "apply", "-k", "../../config/default")
+		applyOverlay(t, "default")
 		agentsReady(t)
 	})
 	source, err := filepath.Abs("../..")
