@@ -97,6 +97,19 @@ func (e *Enforcer) EndsOf(src, dst netip.Addr) policy.Ends {
 	return ask(e.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) })
 }
 
+// StagedEndsOf is the same with the staged policies in force: which ClusterNetworkPolicies select the ends.
+func (e *Enforcer) StagedEndsOf(src, dst netip.Addr) policy.Ends {
+	ends := e.EndsOf(src, dst) // asked first: what changes meanwhile makes it older than it is, and not newer
+	if e.rehearsal == nil {
+		return ends
+	}
+	if w := e.rehearsal.now(); w != nil {
+		staged := ask(w.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) })
+		ends.Src.ClusterPolicies, ends.Dst.ClusterPolicies = staged.Src.ClusterPolicies, staged.Dst.ClusterPolicies
+	}
+	return ends
+}
+
 // DenialOf says why a packet that the kernel has told of was denied, or would be denied with the staged policies in
 // force (see ruleset.Table.DenialOf).
 func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial {

@@ -16,9 +16,11 @@ import (
 	"github.com/podfence/podfence/policy/packet"
 )
 
-// Ends says what is known of the two ends of a packet. It may be called from any goroutine.
+// Ends says what is known of the two ends of a packet, as it is, and with the staged policies in force. It may be
+// called from any goroutine.
 type Ends interface {
 	EndsOf(src, dst netip.Addr) policy.Ends
+	StagedEndsOf(src, dst netip.Addr) policy.Ends
 }
 
 // Policies has policies as the API, or a folder, has them. Both methods may be called from any goroutine. They
@@ -74,7 +76,11 @@ func (n *Nearest) Of(f *flows.Flow) string {
 	if f.ICMPType != nil {
 		key.icmpType = *f.ICMPType
 	}
-	ends := n.ends.EndsOf(f.Source.IP, f.Destination.IP)
+	endsOf := n.ends.EndsOf
+	if f.Verdict == flows.WouldDeny {
+		endsOf = n.ends.StagedEndsOf
+	}
+	ends := endsOf(f.Source.IP, f.Destination.IP)
 	if before, is := n.remembered.Get(key); is && before.(nearMiss).ends.SameAs(ends) {
 		return before.(nearMiss).text
 	}

@@ -22,6 +22,9 @@ type bigAgent struct {
 	policies map[policy.Key]*networkingv1.NetworkPolicy
 }
 
+// StagedEndsOf is EndsOf: nothing is staged there.
+func (a *bigAgent) StagedEndsOf(src, dst netip.Addr) policy.Ends { return a.EndsOf(src, dst) }
+
 func (a *bigAgent) NetworkPolicy(key policy.Key) *networkingv1.NetworkPolicy { return a.policies[key] }
 
 func (*bigAgent) ClusterNetworkPolicy(string) *clusterv1beta1.ClusterNetworkPolicy { return nil }

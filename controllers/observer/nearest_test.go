@@ -30,6 +30,13 @@ type known struct {
 	policy.Snapshot
 }
 
+// StagedEndsOf has of a second model which ClusterNetworkPolicies select the ends, as the enforcer has.
+func (k *known) StagedEndsOf(src, dst netip.Addr) policy.Ends {
+	ends, staged := k.EndsOf(src, dst), k.NewStaged().EndsOf(src, dst)
+	ends.Src.ClusterPolicies, ends.Dst.ClusterPolicies = staged.Src.ClusterPolicies, staged.Dst.ClusterPolicies
+	return ends
+}
+
 func (k *known) NetworkPolicy(key policy.Key) *networkingv1.NetworkPolicy {
 	for _, np := range k.Policies {
 		if np.Namespace == key.Namespace && np.Name == key.Name {
@@ -272,6 +279,51 @@ func TestNearest(t *testing.T) {
 		agent.become(test.cluster)
 		f := toServer(81)
 		if test.flow != nil {
+			test.flow(f)
+		}
+		if got := observer.NewNearest(agent, agent).Of(f); got != test.want {
+			t.Errorf("%s: %q instead of %q", test.name, got, test.want)
+		}
+	}
+}
+
+// TestNearestOfStaged: what would be denied has the near miss that it would have with the staged policies in force,
+// ClusterNetworkPolicies too; and what is denied has none of them.
+func TestNearestOfStaged(t *testing.T) {
+	staged := map[string]string{policy.EnforcementAnnotation: policy.Staged}
+	cluster := shop(func(np *networkingv1.NetworkPolicy) { np.Annotations = staged })
+	deny, accept := clusterv1beta1.ClusterNetworkPolicyRuleActionDeny, clusterv1beta1.ClusterNetworkPolicyRuleActionAccept
+	everybody := []clusterv1beta1.ClusterNetworkPolicyIngressPeer{{Namespaces: &metav1.LabelSelector{}}}
+	cluster.ClusterPolicies = []*clusterv1beta1.ClusterNetworkPolicy{{
+		ObjectMeta: metav1.ObjectMeta{Name: "fence", Annotations: staged},
+		Spec: clusterv1beta1.ClusterNetworkPolicySpec{
+			Tier: clusterv1beta1.AdminTier, Subject: clusterv1beta1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}},
+			Ingress: []clusterv1beta1.ClusterNetworkPolicyIngressRule{
+				{Action: accept, From: everybody, Protocols: []clusterv1beta1.ClusterNetworkPolicyProtocol{{TCP: &clusterv1beta1.ClusterNetworkPolicyProtocolTCP{DestinationPort: &clusterv1beta1.Port{Number: 90}}}}},
+				{Action: deny, From: everybody, Protocols: []clusterv1beta1.ClusterNetworkPolicyProtocol{{TCP: &clusterv1beta1.ClusterNetworkPolicyProtocolTCP{DestinationPort: &clusterv1beta1.Port{Number: 91}}}}},
+			},
+		},
+	}}
+	agent := &known{Model: policy.NewModel("node")}
+	agent.become(cluster)
+	agent.Apply(policy.Synced())
+	byRule := func(f *flows.Flow) {
+		f.Reason, f.Policies = flows.ByRule, []flows.Policy{{Kind: "ClusterNetworkPolicy", Tier: "Admin", Name: "fence", Rule: new(1), Staged: true}}
+	}
+	for _, test := range []struct {
+		name    string
+		verdict flows.Verdict
+		port    uint16
+		flow    func(*flows.Flow)
+		want    string
+	}{
+		{"by no rule", flows.WouldDeny, 81, nil, "ClusterNetworkPolicy fence spec.ingress[0].protocols[0].tcp: port 81 is not in 90"},
+		{"by a rule", flows.WouldDeny, 91, byRule, "ClusterNetworkPolicy fence spec.ingress[0].protocols[0].tcp: port 91 is not in 90"},
+		{"denied as they are not in force", flows.Denied, 81, nil, ""},
+		{"denied by a rule that is not in force", flows.Denied, 91, byRule, ""},
+	} {
+		f := toServer(test.port)
+		if f.Verdict = test.verdict; test.flow != nil {
 			test.flow(f)
 		}
 		if got := observer.NewNearest(agent, agent).Of(f); got != test.want {
