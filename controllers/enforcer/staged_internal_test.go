@@ -124,6 +124,20 @@ func TestStagedByNamespace(t *testing.T) {
 	})
 }
 
+// TestStagedEnds: a staged ClusterNetworkPolicy selects a pod with the staged policies in force, and only then.
+func TestStagedEnds(t *testing.T) {
+	rehearse(t, func(g *WithT, r *rehearsed) {
+		src, dst := netip.MustParseAddr("10.244.2.9"), netip.MustParseAddr("10.244.1.7")
+		g.Expect(r.StagedEndsOf(src, dst)).To(Equal(r.EndsOf(src, dst)), "none is staged")
+		fence := policy.Policy{Key: policy.Key{Name: "fence"}, Tier: policy.AdminTier, Subject: &policy.Selector{Namespace: "shop"}, Staged: true}
+		r.Feed(policy.SetPolicy(fence))
+		synctest.Wait()
+		g.Expect(r.EndsOf(src, dst).Dst.ClusterPolicies).To(BeEmpty())
+		g.Expect(r.StagedEndsOf(src, dst).Dst.ClusterPolicies).To(Equal([]policy.Key{fence.Key}))
+		g.Expect(r.StagedEndsOf(src, dst).Revision).To(Equal(r.EndsOf(src, dst).Revision))
+	})
+}
+
 // TestStagedFails: whatever fails of the staged table, what is enforced is committed, and the agent is ready.
 func TestStagedFails(t *testing.T) {
 	rehearse(t, func(g *WithT, r *rehearsed) {
