@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -93,6 +94,18 @@ func (r *rehearsal) table() *sharedTable {
 		return w.policies
 	}
 	return nil
+}
+
+// endsOf is what is known of the two ends of a packet with the staged policies in force; is is false if none is staged.
+func (r *rehearsal) endsOf(src, dst netip.Addr) (ends policy.Ends, is bool) {
+	if r == nil {
+		return ends, false
+	}
+	w := r.now()
+	if w == nil {
+		return ends, false
+	}
+	return ask(w.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) }), true
 }
 
 // run keeps the staged table until ctx is done. The table stays then, as all tables do.

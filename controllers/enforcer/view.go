@@ -100,11 +100,7 @@ func (e *Enforcer) EndsOf(src, dst netip.Addr) policy.Ends {
 // StagedEndsOf is the same with the staged policies in force: which ClusterNetworkPolicies select the ends.
 func (e *Enforcer) StagedEndsOf(src, dst netip.Addr) policy.Ends {
 	ends := e.EndsOf(src, dst) // asked first: what changes meanwhile makes it older than it is, and not newer
-	if e.rehearsal == nil {
-		return ends
-	}
-	if w := e.rehearsal.now(); w != nil {
-		staged := ask(w.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) })
+	if staged, is := e.rehearsal.endsOf(src, dst); is {
 		ends.Src.ClusterPolicies, ends.Dst.ClusterPolicies = staged.Src.ClusterPolicies, staged.Dst.ClusterPolicies
 	}
 	return ends
