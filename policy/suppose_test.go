@@ -15,7 +15,7 @@ import (
 
 // TestSupposed: what is supposed of a random cluster is, once all addresses have been looked up, what a model has
 // that was told of all objects and then of the same changes. Before that it has the same policies and pods of
-// the node, and nobody is a peer who would be none. The model that was asked stays as it was.
+// the node, and no pod's address is a peer that would be none. The model that was asked stays as it was.
 func TestSupposed(t *testing.T) {
 	changed, learned := 0, 0
 	for i := range int64(*histories) {
@@ -35,6 +35,9 @@ func TestSupposed(t *testing.T) {
 			}
 		}
 		for peer, members := range first.Peers {
+			if peer.OfNodes {
+				continue // a pod that has a node's address as well is known once that is looked up, as of each packet
+			}
 			for ip := range members {
 				if _, is := want.Peers[peer][ip]; !is {
 					t.Fatalf("seed %d: %s is a peer of %s, and would not be", *seed+i, ip, peer)
