@@ -158,11 +158,12 @@ func (d *Denials) Tell(l nft.Logged) {
 		flow.Verdict = flows.WouldDeny
 	}
 	d.told.Add(1)
+	told := *flow // whoever is told may change it
 	if d.repeats != nil {
-		d.repeats.add(l, *flow)
+		d.repeats.add(l, told)
 	}
 	o.Tell(flow)
-	d.tellWouldAllow(l, *flow)
+	d.tellWouldAllow(l, told)
 }
 
 // tellWouldAllow tells that a denied packet would be allowed, in the direction that has denied it, with the staged
