@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 )
 
@@ -130,14 +131,27 @@ func (m *Model) takesPart(s *selecting, pod Key) bool {
 // noteRehearsed notes whether a staged policy is about a pod of this node.
 func (m *Model) noteRehearsed(pod *Pod, ns *namespace) {
 	delete(m.rehearsed, pod.Key)
-	for key := range m.staged {
-		if key.Namespace != "" && key.Namespace != pod.Namespace {
+	for _, of := range []*namespace{ns, m.namespaces[""]} {
+		if of == nil {
 			continue
 		}
-		s := m.selecting(key)
-		if s.matcher != nil && (s.matcher.matches(pod, ns.object) || s.Tier != NetworkPolicyTier && pod.undecided(ns.object) && s.matcher.mayMatch(pod, ns.object)) {
-			m.rehearsed[pod.Key] = struct{}{}
-			return
+		for key, s := range of.policies {
+			if _, staged := m.staged[key]; staged && s.matcher != nil && (s.matcher.matches(pod, ns.object) || s.Tier != NetworkPolicyTier && pod.undecided(ns.object) && s.matcher.mayMatch(pod, ns.object)) {
+				m.rehearsed[pod.Key] = struct{}{}
+				return
+			}
 		}
 	}
+}
+
+// RehearsedAt reports whether a staged policy is about each pod that may have an address, so that the staged table
+// says all that would become of its packets. Only a model of NewStaged knows.
+func (m *Model) RehearsedAt(ip netip.Addr) bool {
+	holders := m.holders(ip)
+	return len(holders) > 0 && !slices.ContainsFunc(holders, func(pod *Pod) bool { _, is := m.rehearsed[pod.Key]; return !is })
+}
+
+// PendingAt reports whether something waits to be handed out that packets of a pod meet that may have an address.
+func (m *Model) PendingAt(ip netip.Addr) bool {
+	return slices.ContainsFunc(m.holders(ip), func(pod *Pod) bool { return m.PendingOf(pod.Namespace, []netip.Addr{ip}) })
 }

@@ -1,7 +1,9 @@
 package policy_test
 
 import (
+	"fmt"
 	"math/rand"
+	"net/netip"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -119,5 +121,31 @@ func TestEnforcementAnnotation(t *testing.T) {
 		if ns.Staged != staged {
 			t.Errorf("namespace, %q: staged %t", value, ns.Staged)
 		}
+	}
+}
+
+// TestStagedIsTakenWhole: a staged policy that names more than is handed out at once of one in force is never closed
+// meanwhile, as that would be told as a denial of what it allows.
+func TestStagedIsTakenWhole(t *testing.T) {
+	m := policy.NewModel("node")
+	changes := []policy.Change{policy.SetNamespace(policy.Namespace{Name: "shop"}), policy.SetNamespace(policy.Namespace{Name: "bank"})}
+	for i := range 2000 {
+		p := policy.Pod{Key: policy.Key{Namespace: "bank", Name: fmt.Sprint(i)}, Node: "other", IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}}
+		changes = append(changes, policy.SetPod(&p))
+	}
+	web := policy.Pod{Key: policy.Key{Namespace: "shop", Name: "web"}, Node: "node", IPs: []netip.Addr{netip.MustParseAddr("10.2.0.1")}}
+	staging := func(name string, peers ...policy.Selector) policy.Change {
+		return policy.SetPolicy(policy.Policy{
+			Key: policy.Key{Namespace: "shop", Name: name}, Staged: true, Subject: &policy.Selector{Namespace: "shop"}, Isolates: [2]bool{true, false},
+			Rules: [2][]policy.Rule{{{Peers: peers}}},
+		})
+	}
+	m.Apply(append(changes, policy.SetPod(&web), staging("none"))...)
+	staged := m.NewStaged()
+	staged.Intent()
+	staged.Apply(staging("all", policy.Selector{Namespace: "bank"}))
+	d := staged.Take()
+	if staged.Pending() || len(d.Peers[policy.Selector{Namespace: "bank"}].Add) != 2000 {
+		t.Errorf("part of it waits: %d members are handed out", len(d.Peers[policy.Selector{Namespace: "bank"}].Add))
 	}
 }

@@ -25,8 +25,8 @@ type Subject struct {
 	Admin, Baseline [len(Directions)][]Key
 }
 
-// equal reports whether two say the same of one pod.
-func (s *Subject) equal(other *Subject) bool {
+// Equal reports whether two say the same of one pod.
+func (s *Subject) Equal(other *Subject) bool {
 	return slices.Equal(s.IPs, other.IPs) && s.Isolated == other.Isolated && s.sameStacks(other) &&
 		slices.Equal(s.Isolating[Ingress], other.Isolating[Ingress]) && slices.Equal(s.Isolating[Egress], other.Isolating[Egress])
 }
@@ -182,7 +182,7 @@ func (m *Model) takeSubjects(d *Delta, room *portion) (held map[Key]struct{}) {
 	var taken []moving
 	for _, s := range m.subjectsInTurn(reselecting, waiting) {
 		switch {
-		case !s.urgent() && s.had.equal(s.now):
+		case !s.urgent() && s.had.Equal(s.now):
 			if !s.waits {
 				delete(m.dirtySubjects, s.Key)
 			}
@@ -251,7 +251,7 @@ func (m *Model) subjectsInTurn(reselecting, waiting map[Key]struct{}) (subjects 
 		s := moving{Key: key, had: m.handedSubjects[key]}
 		final := m.subject(key)
 		s.now = m.interim(key, final, s.had, waiting)
-		s.waits = final != nil && !s.now.equal(final)
+		s.waits = final != nil && !s.now.Equal(final)
 		subjects = append(subjects, s)
 	}
 	places := make(map[Key]place, len(subjects))

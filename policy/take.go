@@ -16,6 +16,9 @@ func (m *Model) Take() Delta { return m.take(newPortion(portionSize)) }
 func (m *Model) TakeReady() Delta { return m.take(newPortion(0)) }
 
 func (m *Model) take(room *portion) Delta {
+	if m.inForce {
+		room = m.wholePortion() // a policy that is closed meanwhile would be told as one that denies what it allows
+	}
 	d := Delta{
 		Subjects:   map[Key]*Subject{},
 		Policies:   map[Key]*Policy{},

@@ -41,13 +41,21 @@ const (
 	toldPerSecond = 200
 )
 
-// toldSet holds the flows that were told: those of protocols with ports, or those of others. Each has a counter
-// of the packets that came after the first.
-func toldSet(f family, ports bool) string {
-	if ports {
-		return fmt.Sprintf("told-%d", f)
+// toldSet holds the flows of a family that a chain has told: those of protocols
+// with ports, or those of others. Each has a counter of the packets that came after the first. What is denied meets no
+// second chain. What would be denied goes on, and may be denied by the other direction's rules as well, which has to be
+// told too; so the staged table has such sets for each direction.
+func toldSet(chain string, f family, ports bool) string {
+	name := "told"
+	for _, d := range policy.Directions {
+		if strings.HasPrefix(chain, chainWouldDeny+"-"+d.String()) {
+			name += "-" + d.String()
+		}
 	}
-	return fmt.Sprintf("told-portless-%d", f)
+	if !ports {
+		name += "-portless"
+	}
+	return fmt.Sprintf("%s-%d", name, f)
 }
 
 // ToldIn is where a table that has told of a packet keeps account of the packet's flow, until it tells of that
@@ -60,7 +68,7 @@ func ToldIn(l nft.Logged) (set string, t nft.SetType, e nft.Element) {
 	if ports {
 		e.First = p.DstPort
 	}
-	return toldSet(f, ports), toldType(f, ports), e
+	return toldSet(l.Prefix, f, ports), toldType(f, ports), e
 }
 
 // ported are the protocols that have ports.
@@ -84,13 +92,22 @@ func telling(field nft.Field, set string) nft.Match {
 	return nft.Limit{Field: field, Set: set, PerSecond: toldPerSecond, Burst: 2 * toldPerSecond}
 }
 
-// toldSets are the sets of flows that were told, and others.
-func toldSets(others ...*nft.Set) (sets []*nft.Set) {
-	for _, f := range families {
-		sets = append(sets,
-			dynamicSet(toldSet(f, true), "denied flows that were told", toldType(f, true), ToldFor),
-			dynamicSet(toldSet(f, false), "denied flows without ports that were told", toldType(f, false), ToldFor),
-		)
+// toldSets are the sets of flows that chains of these kinds have told, and others.
+func toldSets(kinds []denied, others ...*nft.Set) (sets []*nft.Set) {
+	has := map[string]struct{}{}
+	for _, kind := range kinds {
+		for _, f := range families {
+			for _, ports := range []bool{true, false} {
+				name, comment := toldSet(kind.chain(), f, ports), "denied flows that were told"
+				if !ports {
+					comment = "denied flows without ports that were told"
+				}
+				if _, known := has[name]; !known {
+					has[name] = struct{}{}
+					sets = append(sets, dynamicSet(name, comment, toldType(f, ports), ToldFor))
+				}
+			}
+		}
 	}
 	protocols := &nft.Set{Name: setPorted, Type: nft.Of(nft.InetProto), Elements: map[nft.Element]struct{}{}, Comment: "protocols with ports"}
 	for _, protocol := range ported {
@@ -256,13 +273,13 @@ func (t teller) chain() *nft.Chain {
 	}
 	for _, flows := range t.flows {
 		for _, ports := range []bool{true, false} {
-			end(nft.Log{}, nft.Lookup{Fields: toldFields(flows.family, ports), Set: toldSet(flows.family, ports)})
+			end(nft.Log{}, nft.Lookup{Fields: toldFields(flows.family, ports), Set: toldSet(t.name, flows.family, ports)})
 		}
 	}
 	for _, flows := range t.flows {
 		for _, ports := range []bool{true, false} {
 			has := nft.Lookup{Fields: []nft.Field{nft.L4Protocol}, Set: setPorted, Not: !ports}
-			note := nft.Noted{Fields: toldFields(flows.family, ports), Set: toldSet(flows.family, ports), Count: true}
+			note := nft.Noted{Fields: toldFields(flows.family, ports), Set: toldSet(t.name, flows.family, ports), Count: true}
 			end(nft.Log{Group: t.group, Prefix: t.name}, slices.Concat([]nft.Match{has}, flows.limits, []nft.Match{note})...)
 		}
 	}

@@ -36,7 +36,7 @@ func tellFrames(t *nft.Table, group uint16) {
 	}
 	never := &nft.Set{Name: setNeverTold, Type: family(6).ranges(), Elements: map[nft.Element]struct{}{}, Comment: "what is sent from here is denied untold"}
 	never.SetElements(family(6).prefixes([]netip.Prefix{netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10")}))
-	t.AddSets(toldSets(append(linkFlooders.sets(), never)...)...)
+	t.AddSets(toldSets([]denied{{name: chainDenied, anyDirection: true}}, append(linkFlooders.sets(), never)...)...)
 	drop := nft.Verdict{Action: nft.Drop}
 	for reason := range reasons {
 		teller := teller{name: deniedFor(reason), verdict: drop, group: group, flooders: []flooders{linkFlooders}}

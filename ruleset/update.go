@@ -27,7 +27,7 @@ func Build(in policy.Intent, o Options) *Table {
 		t.AddChains(deniedChains(o)...)
 	}
 	if o.LogGroup != 0 {
-		t.AddSets(toldSets(tellingSets()...)...)
+		t.AddSets(toldSets(deniedKinds(o), tellingSets()...)...)
 	}
 	t.Update(in.Delta())
 	return t

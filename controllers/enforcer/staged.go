@@ -13,8 +13,9 @@ import (
 )
 
 // What staged policies would do is worked out by a second model, of the same changes, and a second table in the kernel
-// (policy.Model.NewStaged, ruleset's staged.go). It has a loop of its own, so that nothing of it can keep up, or fail,
-// what is enforced. Both are there only while a policy is staged.
+// (policy.Model.NewStaged, ruleset's staged.go). It has a loop of its own, so that nothing of it can fail what is
+// enforced, and no error of it is waited for; the kernel carries out one transaction at a time, though, of both. Both are
+// there only while a policy is staged.
 
 // Staged is where the staged table is.
 type Staged struct {
@@ -108,6 +109,15 @@ func (r *rehearsal) endsOf(src, dst netip.Addr) (ends policy.Ends, is bool) {
 	return ask(w.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) }), true
 }
 
+// rehearses reports whether a staged policy is about each pod that may have an address.
+func (r *rehearsal) rehearses(ip netip.Addr) bool {
+	if r == nil {
+		return false
+	}
+	w := r.now()
+	return w != nil && ask(w.inbox, func(m *policy.Model) bool { return m.RehearsedAt(ip) })
+}
+
 // run keeps the staged table until ctx is done. The table stays then, as all tables do.
 func (r *rehearsal) run(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -187,11 +197,11 @@ func (r *rehearsal) report(w *world, outcome Outcome) {
 		r.options.Report(Troubled{What: "Cannot bring the table of staged policies up to date, on which nothing depends that is enforced; trying again", Err: o.Err, RetryAfter: o.RetryAfter})
 	case Quarantined:
 		if len(o.Refused) > 0 {
-			r.options.Report(Troubled{What: "The kernel would refuse staged policies: in force they would isolate their pods and allow nothing", Err: fmt.Errorf("%v: %w", o.Refused, o.Err)})
+			r.options.Report(Troubled{What: "The kernel would refuse policies with the staged ones in force: they would isolate their pods and allow nothing", Err: fmt.Errorf("%v: %w", o.Refused, o.Err)})
 		}
 	case OverBudget:
 		if len(o.Quarantined) > 0 {
-			r.options.Report(Troubled{What: "There would be no room for staged policies: in force they would isolate their pods and allow nothing", Err: fmt.Errorf("%v: %w", o.Quarantined, errNoRoom)})
+			r.options.Report(Troubled{What: "There would be no room for policies with the staged ones in force: they would isolate their pods and allow nothing", Err: fmt.Errorf("%v: %w", o.Quarantined, errNoRoom)})
 		}
 	case Troubled:
 		r.options.Report(o)

@@ -162,9 +162,14 @@ func TestStagedFails(t *testing.T) {
 type openFlowsOf struct {
 	packets []policy.Packet
 	asked   int
+	fails   int // how many times more it fails
 }
 
 func (f *openFlowsOf) WouldCut(_ context.Context, _ uint32, asIs, wouldBe func(nft.HookPoint, policy.Packet) bool, tell func(nft.OpenFlow)) (int, error) {
+	if f.fails > 0 {
+		f.fails--
+		return 0, errors.New("no buffers")
+	}
 	f.asked++
 	for _, p := range f.packets {
 		if asIs(nft.Forward, p) && !wouldBe(nft.Forward, p) {
@@ -204,5 +209,54 @@ func TestStagedFlows(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		g.Expect(r.told).To(HaveLen(1))
+	})
+}
+
+// TestStagedFlowsOfFailures: if a transaction fails that stages a policy, or connection tracking cannot be read, the
+// flows are judged once that has been made good.
+func TestStagedFlowsOfFailures(t *testing.T) {
+	rehearse(t, func(g *WithT, r *rehearsed) {
+		to := policy.Packet{Src: netip.MustParseAddr("10.244.2.9"), Dst: netip.MustParseAddr("10.244.1.7"), Protocol: policy.TCP, DstPort: 80, HopLimit: 64}
+		r.flows.packets = []policy.Packet{to}
+		elsewhere := policy.SetPolicy(policy.Policy{Key: policy.Key{Namespace: "bank", Name: "deny"}, Staged: true, Subject: &policy.Selector{Namespace: "bank"}, Isolates: [2]bool{true, false}})
+		r.Feed(policy.SetNamespace(policy.Namespace{Name: "bank"}), elsewhere)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		g.Expect(r.told).To(BeEmpty())
+
+		r.staged.Fail(errors.New("no memory"))
+		r.Feed(r.policy(true))
+		synctest.Wait()
+		g.Expect(r.told).To(BeEmpty())
+		r.flows.fails = 2
+		r.staged.Fail(nil)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		g.Expect(r.told).To(HaveLen(1))
+		g.Expect(r.flows.fails).To(BeZero())
+	})
+}
+
+// TestWouldBeAtAddressOfTwoPods: what is denied at an address that two pods have would be allowed only if a staged policy
+// is about both of them.
+func TestWouldBeAtAddressOfTwoPods(t *testing.T) {
+	rehearse(t, func(g *WithT, r *rehearsed) {
+		allow := func(namespace string) policy.Change {
+			return policy.SetPolicy(policy.Policy{
+				Key: policy.Key{Namespace: namespace, Name: "allow"}, Staged: true, Subject: &policy.Selector{Namespace: namespace}, Isolates: [2]bool{true, false},
+				Rules: [2][]policy.Rule{{{AnyPeer: true, AnyPort: true}}},
+			})
+		}
+		other := pod("other")
+		other.Namespace, other.IPs = "bank", []netip.Addr{netip.MustParseAddr("10.244.1.7")}
+		r.Feed(policy.SetNamespace(policy.Namespace{Name: "bank"}), policy.SetPod(other), r.policy(false), allow("shop"))
+		synctest.Wait()
+		denied := nft.Logged{Family: nft.Inet, Hook: nft.Forward, Prefix: "denied-ingress-4", Packet: nft.TracePacket{Packet: policy.Packet{
+			Src: netip.MustParseAddr("10.244.2.9"), Dst: netip.MustParseAddr("10.244.1.7"), Protocol: policy.TCP, DstPort: 80, HopLimit: 64,
+		}}}
+		g.Expect(r.WouldBe(denied, policy.Ingress).Rehearsed).To(BeFalse(), "nothing is worked out of one of the pods")
+		r.Feed(allow("bank"))
+		synctest.Wait()
+		g.Expect(r.WouldBe(denied, policy.Ingress).Allowed()).To(BeTrue())
 	})
 }

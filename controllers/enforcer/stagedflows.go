@@ -2,7 +2,9 @@ package enforcer
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,8 +22,8 @@ type OpenFlows interface {
 // openFlows notes whose established flows are to be judged by the staged table: those of pods that a policy has come
 // to be staged for. The kernel does it for what begins from then on.
 type openFlows struct {
-	// known are the pods of the node that were committed. It is for the loop's goroutine alone.
-	known map[policy.Key]struct{}
+	// known are the pods of the node as they were committed. It is for the loop's goroutine alone.
+	known map[policy.Key]policy.Subject
 	// come holds a token while there are addresses.
 	come chan struct{}
 
@@ -30,31 +32,38 @@ type openFlows struct {
 }
 
 func newOpenFlows() openFlows {
-	return openFlows{known: map[policy.Key]struct{}{}, come: make(chan struct{}, 1), addrs: map[netip.Addr]struct{}{}}
+	return openFlows{known: map[policy.Key]policy.Subject{}, come: make(chan struct{}, 1), addrs: map[netip.Addr]struct{}{}}
 }
 
 // committed notes the pods whose policies in the staged table are others than before. A pod that is new has no flows.
 func (f *openFlows) committed(c Committed) {
 	var addrs []netip.Addr
-	note := func(s *policy.Subject, changed bool) {
-		if changed && (s.Fenced(policy.Ingress) || s.Fenced(policy.Egress)) {
+	first := len(f.known) == 0
+	note := func(s policy.Subject) {
+		had, known := f.known[s.Key]
+		if (first || known && !had.Equal(&s)) && (s.Fenced(policy.Ingress) || s.Fenced(policy.Egress)) {
 			addrs = append(addrs, s.IPs...)
 		}
-		f.known[s.Key] = struct{}{}
+		f.known[s.Key] = s
 	}
-	first := len(f.known) == 0
-	if c.Intent != nil {
+	if c.Intent != nil { // built anew after a failure, it has what the batch had that has failed
+		maps.DeleteFunc(f.known, func(key policy.Key, _ policy.Subject) bool { _, is := c.Intent.Subjects[key]; return !is })
 		for _, s := range c.Intent.Subjects {
-			note(&s, first) // built anew after a failure, it is what it was
+			note(s)
 		}
 	}
 	for key, s := range c.Delta.Subjects {
-		if _, known := f.known[key]; s != nil {
-			note(s, known)
+		if s != nil {
+			note(*s)
 		} else {
 			delete(f.known, key)
 		}
 	}
+	f.add(addrs...)
+}
+
+// add has the flows of addresses judged.
+func (f *openFlows) add(addrs ...netip.Addr) {
 	if len(addrs) == 0 {
 		return
 	}
@@ -87,6 +96,7 @@ const (
 // kernel judges what begins. inForce judges by what is enforced, and wouldTell says which chains of the staged table would
 // tell of a flow. It takes a tenth of a processor at most.
 func (f *openFlows) judge(ctx context.Context, o Options, inForce func(nft.HookPoint, policy.Packet) bool, wouldTell func(nft.HookPoint, policy.Packet) []string) {
+	backoff := newBackoff()
 	for {
 		select {
 		case <-ctx.Done():
@@ -113,18 +123,24 @@ func (f *openFlows) judge(ctx context.Context, o Options, inForce func(nft.HookP
 				})
 			}
 		})
+		pause := max(wouldRevokePause, 9*time.Since(began))
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			o.Report(Troubled{What: "Cannot judge established flows by the staged policies; nothing that is enforced depends on that", Err: err, Addresses: len(addrs)})
-		case n > 0:
+			pause = max(pause, backoff.Step())
+			f.add(slices.Collect(maps.Keys(addrs))...)
+			o.Report(Troubled{What: "Cannot judge established flows by the staged policies, on which nothing depends that is enforced; trying again", Err: err, Addresses: len(addrs), RetryAfter: pause})
+		default:
+			backoff = newBackoff()
+		}
+		if n > 0 {
 			o.Report(WouldRevoke{Flows: n})
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(wouldRevokePause, 9*time.Since(began))):
+		case <-time.After(pause):
 		}
 	}
 }

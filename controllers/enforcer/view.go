@@ -121,8 +121,17 @@ func (e *Enforcer) DenialOf(l nft.Logged) ruleset.Denial {
 	return denial
 }
 
-// WouldBe is what would become of a packet that was denied in a direction, with the staged policies in force.
+// WouldBe is what would become of a packet that was denied in a direction, with the staged policies in force. It does
+// not say so while what denies it may be no policy that is to decide: one that is not whole yet, or that of another pod
+// which may have the same address and is in no staged table.
 func (e *Enforcer) WouldBe(l nft.Logged, d policy.Direction) ruleset.Staged {
+	at := l.Packet.Dst
+	if d == policy.Egress {
+		at = l.Packet.Src
+	}
+	if !e.rehearsal.rehearses(at) || ask(e.inbox, func(m *policy.Model) bool { return m.PendingAt(at) }) {
+		return ruleset.Staged{}
+	}
 	s := e.rehearsal.table().wouldBe(l, d)
 	for i, p := range s.By {
 		s.By[i].Staged = e.IsStaged(policy.Key{Namespace: p.Namespace, Name: p.Name})

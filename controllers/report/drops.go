@@ -281,7 +281,7 @@ func firstOf(policies []policy.Key) map[policy.Key]struct{} {
 }
 
 var stagedDescription = prometheus.NewDesc("podfence_staged_packets_total",
-	"First packets of connections that a staged policy would have denied, while it is staged. Of a NetworkPolicy they are those that none of the policies would allow that would isolate the pod, counted for each that is staged.",
+	"Packets of no established flow that a staged policy would have denied, while it is staged: of a connection, each that asks for it; of UDP without an answer, all. The first 200 staged policies by name have it. Of a NetworkPolicy they are those that none of the policies would allow that would isolate the pod, counted for each that is staged.",
 	[]string{"namespace", "policy", "direction"}, nil)
 
 // Describe implements prometheus.Collector.

@@ -68,8 +68,9 @@ func (c *Cluster) judgeInForce(s policy.Snapshot, r *Result) (passes, known bool
 }
 
 // checkStaged compares what the staged table has told with what it was to tell: of each flow with a packet that has
-// passed, and would not have with the staged policies in force, once; and nothing of others. The oracle for it is the
-// judge that says what is denied once they are in force.
+// passed, and would not have with the staged policies in force, once by each direction that would deny it; and nothing of
+// others. The oracle for it is the judge that says what is denied once they are in force. Which direction it is, the
+// table says itself.
 func (c *Cluster) checkStaged(report Report, told []nft.Logged, took time.Duration) (compared int, err error) {
 	have := map[toldFlow][]nft.Logged{}
 	for _, l := range told {
@@ -100,8 +101,19 @@ func (c *Cluster) checkStaged(report Report, told []nft.Logged, took time.Durati
 		case would[key] == nil && n > 0:
 			errs = append(errs, fmt.Errorf("told %d times that it would be denied, by %+v, and it would not: %s\n%+v", n, c.staged.table.DenialOf(have[key][0]), r, have[key]))
 		case would[key] != nil:
-			if compared++; n == 0 || n > 2 && took < 8*time.Second { // the rules of either end may tell
-				errs = append(errs, fmt.Errorf("told %d times, want once, that it would be denied: %s\n%s", n, would[key], c.staged.table.Trace(r.Hook, r.packet())))
+			r = would[key]
+			chains := map[string]int{}
+			for _, l := range have[key] {
+				chains[l.Prefix]++
+			}
+			compared++
+			for _, chain := range c.staged.table.WouldTell(r.Hook, r.packet()) { // the rules of either end tell
+				if chains[chain] == 0 {
+					errs = append(errs, fmt.Errorf("%s has not told that it would be denied: %s; told: %v\n%s", chain, r, chains, c.staged.table.Trace(r.Hook, r.packet())))
+				}
+			}
+			if n == 0 || len(chains) < n && took < 8*time.Second {
+				errs = append(errs, fmt.Errorf("told %d times, want once by each direction, that it would be denied, by %v: %s\n%s", n, chains, r, c.staged.table.Trace(r.Hook, r.packet())))
 				continue
 			}
 			if said := c.staged.table.DenialOf(have[key][0]); said.Direction == "" && !strings.HasPrefix(said.Text, "begins") && said.Reason != "invalid" {

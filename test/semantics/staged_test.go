@@ -39,6 +39,14 @@ func TestA49_StagedPoliciesDecideNothing(t *testing.T) {
 	if c.ToldStaged == told {
 		t.Error("the node tells of nothing that would be denied")
 	}
+	// What the rules of both ends would deny, both tell.
+	s = snapshot(t, text+`
+		policy ops/out {podSelector: {}, policyTypes: [Egress]}`)
+	for i := range s.Policies {
+		stage(&s.Policies[i].ObjectMeta, policy.Staged)
+	}
+	c.set(s)
+	c.expect("allow ops/cron -> db/pg tcp 5433")
 	// On a Namespace it stages the NetworkPolicies there, and no ClusterNetworkPolicy.
 	s = snapshot(t, text)
 	for _, ns := range s.Namespaces {
