@@ -41,7 +41,8 @@
 //
 // What is in them:
 //
-//	rules.go        base chains, pods' chains, policies' rules and their sets
+//	static.go       base chains, and the other chains and sets that do not depend on the cluster
+//	rules.go        pods' chains, policies' rules and their sets
 //	stack.go        the tiers' chains of ClusterNetworkPolicies
 //	index.go        long runs of their rules, found by the peer's address
 //	told.go         where denied packets go, so that the first of each flow is told
