@@ -51,7 +51,9 @@ func (r *round) bridging(link netlink.Link) {
 	}
 	off := false
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Index = bridge.Name, bridge.Index
+	// By its name alone: given both, a kernel before 6.2 takes the name for a new one, and refuses to give it to a
+	// link that is up (dev_change_name).
+	attrs.Name = bridge.Name
 	if on := bridge.VlanFiltering; on != nil && *on {
 		r.did(r.LinkModify(&netlink.Bridge{LinkAttrs: attrs, VlanFiltering: &off}), "turn VLAN filtering of link %s off", bridge.Name)
 	}

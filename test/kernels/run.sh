@@ -48,12 +48,16 @@ suites() {
 }
 
 # What is left out, packages and tests of a package, and why. Nothing else is.
+helm="runs helm by the go command, and has nothing to do with the kernel"
 declare -A without=(
   [controllers]="needs an API server; what it has to do with the kernel is ruleset/kernel's"
   [test/soak]="needs an API server too"
   [test/chaos]="needs an API server too"
   [test/bench]="has benchmarks alone"
-  ["cli TestAgentTakesChart"]="runs helm by the go command, and has nothing to do with the kernel"
+  ["cli TestAgentTakesChart"]="$helm"
+  ["cli TestStatusWriterTakesChart"]="$helm"
+  ["cli TestConnectivityTakesChart"]="$helm"
+  ["cli TestAgentsKeepOff"]="$helm"
 )
 
 compile() {
@@ -64,8 +68,8 @@ compile() {
   # As `make build` does, so that what it has compiled is used.
   export CGO_ENABLED=0 GOARCH=$arch
   local flags=(-trimpath -buildvcs=false -ldflags "-s -w")
-  go build "${flags[@]}" -o "$tests/podfence-cni" ./cni/podfence-cni
   go build -o "$tests/test2json" cmd/test2json
+  programs "${flags[@]}"
   for package in ${SUITES:-$(suites)}; do
     if [[ -n ${without[$package]:-} && -z ${SUITES:-} ]]; then
       echo "kernels: without $package: ${without[$package]}"
@@ -84,6 +88,21 @@ compile() {
       grep -E '^(Test|Fuzz|Example)' | grep -vE "${skip:-^\$}" >"$tests/$name.tests" || true
     echo "$name $package $skip" >>"$tests/list"
   done
+}
+
+# programs makes what the tests run, where there is no compiler (test/prebuilt): podfence, its plugin, and the
+# plugins of containernetworking that connect pods besides it.
+programs() { # FLAG...
+  local plugins=github.com/containernetworking/plugins version name
+  mkdir -p "$tests/programs"
+  go build -tags grpcnotrace "$@" -o "$tests/programs/" . ./cni/podfence-cni
+  version=$(go list -m -f '{{.Version}}' $plugins)
+  for name in main/bridge main/ptp ipam/host-local; do
+    # The go command installs nothing for another architecture to GOBIN.
+    GOMODCACHE=$(go env GOMODCACHE) GOBIN="" GOPATH=$tests/gopath GOFLAGS=-mod=mod \
+      go install "$@" "$plugins/plugins/$name@$version"
+  done
+  find "$tests/gopath/bin" -type f -exec mv -t "$tests/programs" {} +
 }
 
 # absent prints the tests of a suite that have not ended; it fails if there are any.
@@ -131,7 +150,7 @@ for package in "$@"; do
   mkdir -p "$out"
   echo "kernels: running $(wc -l <"$tests/list") suites under $package"
   test/kernels/vm.sh "$package" "$out" \
-    env PODFENCE_TEST_PLUGIN="$tests/podfence-cni" RUN="${RUN:-}" test/kernels/inside.sh "$tests" "$out" || failed=1
+    env PODFENCE_TEST_PROGRAMS="$tests/programs" RUN="${RUN:-}" test/kernels/inside.sh "$tests" "$out" || failed=1
   report "$package" | tee "$out/report" || failed=1
 done
 exit "$failed"

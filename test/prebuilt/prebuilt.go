@@ -3,6 +3,7 @@
 package prebuilt
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,23 +14,16 @@ import (
 	"github.com/podfence/podfence/test/inputs"
 )
 
-// PluginVariable names, in the environment, a podfence-cni to be tested instead
-// of one built on the spot: for where there is no compiler, or a slow machine
-// under it (test/kernels).
-const PluginVariable = "PODFENCE_TEST_PLUGIN"
+// Variable names, in the environment, a folder with programs to be run instead of ones built
+// on the spot: for where there is no compiler (test/kernels). Each has the name that the go
+// command gives it: podfence, podfence-cni, bridge.
+const Variable = "PODFENCE_TEST_PROGRAMS"
 
 // Plugin makes podfence-cni executable as path, in a folder that it makes if
 // need be.
 func Plugin(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
-	}
-	if made := os.Getenv(PluginVariable); made != "" {
-		// A link would dangle without a word until it is executed.
-		if _, err := os.Stat(made); err != nil {
-			return fmt.Errorf("%s: %w", PluginVariable, err)
-		}
-		return os.Symlink(made, path)
 	}
 	return build("cni/podfence-cni", path)
 }
@@ -55,6 +49,13 @@ func FirstPacket(path string) error { return build("test/e2e/firstpacket", path)
 // Reference builds plugins of containernetworking, such as main/bridge, of the version in
 // go.mod, into a folder. It takes their dependencies, which podfence alone does not need.
 func Reference(dir string, plugins ...string) error {
+	if os.Getenv(Variable) != "" {
+		var errs []error
+		for _, name := range plugins {
+			errs = append(errs, link(filepath.Base(name), filepath.Join(dir, filepath.Base(name))))
+		}
+		return errors.Join(errs...)
+	}
 	const module = "github.com/containernetworking/plugins"
 	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()
 	if err != nil {
@@ -72,9 +73,22 @@ func Reference(dir string, plugins ...string) error {
 	return nil
 }
 
-// build builds a program of this module.
+// link makes a program of the folder that Variable names executable as path.
+func link(program, path string) error {
+	made := filepath.Join(os.Getenv(Variable), program)
+	// A link would dangle without a word until it is executed.
+	if _, err := os.Stat(made); err != nil {
+		return fmt.Errorf("%s: %w", Variable, err)
+	}
+	return os.Symlink(made, path)
+}
+
+// build builds a program of this module, or finds it built.
 func build(folder, path string) error {
 	program := strings.TrimSuffix("github.com/podfence/podfence/"+folder, "/")
+	if os.Getenv(Variable) != "" {
+		return link(filepath.Base(program), path)
+	}
 	cmd := exec.Command("go", "build", "-tags", "grpcnotrace", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
