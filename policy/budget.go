@@ -89,6 +89,9 @@ func (r *Rule) walk() int {
 	if len(r.Blocks) > 0 {
 		peers += 2
 	}
+	if len(r.Domains) > 0 {
+		peers += domainSets
+	}
 	if r.AnyPeer {
 		peers, ports = 1, 2*ports
 	}

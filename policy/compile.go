@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Compile works out from scratch what a node must enforce, and the problems of all
@@ -84,6 +85,12 @@ func compile(s Snapshot, node string, inForce bool) (Intent, []Problem) {
 			}
 		}
 	}
+	for _, r := range s.Resolutions {
+		of := func(subject Subject) bool { return slices.Contains(subject.IPs, r.Pod) }
+		if !r.Pod.IsValid() || slices.ContainsFunc(slices.Collect(maps.Values(in.Subjects)), of) {
+			in.Resolutions[r.untimed()] = r.Expires
+		}
+	}
 	return in, problems
 }
 
@@ -128,6 +135,7 @@ func newIntent() Intent {
 		Peers:       map[Selector]map[netip.Addr]struct{}{},
 		NamedPorts:  map[NamedPort]map[Endpoint]struct{}{},
 		Sections:    map[SectionKey][]Rule{},
+		Resolutions: map[Resolution]time.Time{},
 	}
 }
 

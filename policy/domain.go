@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -11,6 +12,13 @@ import (
 // or "*.example.com", which means all names of one or more labels before .example.com. It is in lower case, without a
 // dot at its end.
 type DomainName string
+
+// isDomainName is the schema's pattern for domainNames (ClusterNetworkPolicy, sigs.k8s.io/network-policy-api).
+var isDomainName = regexp.MustCompile(`^(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?$`)
+
+// domainSets is how many sets of the kernel the domain names of a rule take: in each family, one for what pods were told,
+// and one for what the agent was.
+const domainSets = 4
 
 // DomainNameOf is a name of the API as a DomainName.
 func DomainNameOf(name string) DomainName { return DomainName(canonicalName(name)) }
@@ -40,6 +48,12 @@ type Resolution struct {
 	Pod netip.Addr
 	// Expires is when the answer does not count for new connections any more.
 	Expires time.Time
+}
+
+// untimed is the resolution without its time.
+func (r Resolution) untimed() Resolution {
+	r.Expires = time.Time{}
+	return r
 }
 
 func (r Resolution) String() string {

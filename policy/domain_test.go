@@ -1,6 +1,10 @@
-package policy
+package policy_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/podfence/podfence/policy"
+)
 
 func TestDomainNames(t *testing.T) {
 	for _, c := range []struct {
@@ -18,7 +22,7 @@ func TestDomainNames(t *testing.T) {
 		{"*.example.com", "badexample.com", false},
 		{"*.example.com", "example.com.evil.com", false},
 	} {
-		if got := DomainNameOf(c.pattern).Matches(c.name); got != c.matches {
+		if got := policy.DomainNameOf(c.pattern).Matches(c.name); got != c.matches {
 			t.Errorf("%s matches %s: %t", c.pattern, c.name, got)
 		}
 	}

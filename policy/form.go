@@ -111,6 +111,10 @@ func (r Rule) appendTo(b []byte) []byte {
 		flag(s.OfNodes)
 		text(s.Nodes)
 	}
+	number(len(r.Domains))
+	for _, name := range r.Domains {
+		text(string(name))
+	}
 	number(len(r.Blocks))
 	for _, block := range r.Blocks {
 		for _, addr := range [...]netip.Addr{block.First, block.Last} {
@@ -137,9 +141,11 @@ func (r Rule) appendTo(b []byte) []byte {
 // ports returns only the part of a rule that says ports, and peers only the part that says
 // peers.
 func (r Rule) ports() Rule { return Rule{AnyPort: r.AnyPort, Ports: r.Ports, NamedPorts: r.NamedPorts} }
-func (r Rule) peers() Rule { return Rule{AnyPeer: r.AnyPeer, Peers: r.Peers, Blocks: r.Blocks} }
+func (r Rule) peers() Rule {
+	return Rule{AnyPeer: r.AnyPeer, Peers: r.Peers, Domains: r.Domains, Blocks: r.Blocks}
+}
 
-// joinPeers makes one of rules with the same ports.
+// joinPeers makes one of rules with the same ports. Rules of NetworkPolicies name no domains.
 func joinPeers(rules []Rule) Rule {
 	joined := joinIndexes(rules)
 	joined.AnyPort, joined.Ports, joined.NamedPorts = rules[0].AnyPort, rules[0].Ports, rules[0].NamedPorts

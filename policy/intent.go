@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Direction is the side of a connection that a policy speaks of.
@@ -61,6 +62,8 @@ type Intent struct {
 	NamedPorts map[NamedPort]map[Endpoint]struct{}
 	// Sections are those policies' sections.
 	Sections map[SectionKey][]Rule
+	// Resolutions are what domain names are resolved to, each without its time, and until when it counts.
+	Resolutions map[Resolution]time.Time
 }
 
 // Endpoint is a port of one address.
@@ -152,10 +155,13 @@ type Rule struct {
 	Name string
 	// Action is what becomes of the traffic.
 	Action Action
-	// AnyPeer: every address of both families. Else only Peers and Blocks; a
-	// rule with neither allows nothing.
+	// AnyPeer: every address of both families. Else only Peers, Blocks and Domains; a
+	// rule with none of them allows nothing.
 	AnyPeer bool
 	Peers   []Selector
+	// Domains are the rule's domain names, in order, each once. It means the addresses that the pod was told they
+	// have (see Resolution). Only rules for egress that accept have some.
+	Domains []DomainName
 	// Blocks are the rule's ipBlocks, each less its own excepts, together as
 	// disjoint ranges, in order.
 	Blocks []AddrRange
@@ -178,7 +184,7 @@ func (p *Policy) equal(other *Policy) bool {
 // Equal reports whether two rules say the same.
 func (r Rule) Equal(other Rule) bool {
 	return r.Index == other.Index && slices.Equal(r.Merged, other.Merged) && r.Name == other.Name && r.Action == other.Action && r.AnyPeer == other.AnyPeer && r.AnyPort == other.AnyPort &&
-		slices.Equal(r.Peers, other.Peers) && slices.Equal(r.Blocks, other.Blocks) &&
+		slices.Equal(r.Peers, other.Peers) && slices.Equal(r.Domains, other.Domains) && slices.Equal(r.Blocks, other.Blocks) &&
 		slices.Equal(r.Ports, other.Ports) && slices.Equal(r.NamedPorts, other.NamedPorts)
 }
 
@@ -220,6 +226,10 @@ type Delta struct {
 	// Sections come before the policies that have them, and never change; nil means that the
 	// section was removed.
 	Sections map[SectionKey][]Rule
+	// Resolutions are until when what is new of them counts; zero: it is gone. Elapsed are those of them that
+	// are gone because their time is over: connections that are open go on.
+	Resolutions map[Resolution]time.Time
+	Elapsed     map[Resolution]struct{}
 	// Unfinished are policies that are not yet handed out as they are: not at all, or in a form in which
 	// they wait. Later deltas have them.
 	Unfinished map[Key]struct{}
@@ -237,7 +247,7 @@ type Members[T comparable] struct {
 // Empty reports whether the delta changes nothing.
 func (d *Delta) Empty() bool {
 	return d.PodCIDRs == nil && d.Cluster == nil && d.NodeAddrs == nil && len(d.Nodes)+len(d.Attachments)+len(d.Orphans)+len(d.Doubtful) == 0 &&
-		len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts)+len(d.Sections) == 0
+		len(d.Subjects)+len(d.Policies)+len(d.Peers)+len(d.NamedPorts)+len(d.Sections)+len(d.Resolutions) == 0
 }
 
 // Delta is the change from an empty Intent to this one.
@@ -255,6 +265,7 @@ func (in *Intent) Delta() Delta {
 		Peers:       map[Selector]Members[netip.Addr]{},
 		NamedPorts:  map[NamedPort]Members[Endpoint]{},
 		Sections:    in.Sections,
+		Resolutions: in.Resolutions,
 	}
 	for s, members := range in.Peers {
 		d.Peers[s] = Members[netip.Addr]{New: true, Add: slices.Collect(maps.Keys(members))}

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -196,7 +197,7 @@ func (j *judge) means(rule orderedRule, subject, peer place) (RuleRef, bool) {
 		destination = subject
 	}
 	ref.Peer = slices.IndexFunc(rule.peers, func(p clusterv1beta1.ClusterNetworkPolicyEgressPeer) bool {
-		return readablePeer(p) && j.clusterPeer(p, peer)
+		return readablePeer(p) && j.clusterPeer(p, subject, peer)
 	})
 	ref.Port = slices.IndexFunc(rule.protocols, func(p clusterv1beta1.ClusterNetworkPolicyProtocol) bool {
 		return readableProtocol(p) && j.protocol(p, destination)
@@ -204,8 +205,9 @@ func (j *judge) means(rule orderedRule, subject, peer place) (RuleRef, bool) {
 	return ref, ref.Peer >= 0 && (len(rule.protocols) == 0 || ref.Port >= 0)
 }
 
-// clusterPeer reports whether a peer, which can be read but for single networks, means the address.
-func (j *judge) clusterPeer(peer clusterv1beta1.ClusterNetworkPolicyEgressPeer, at place) bool {
+// clusterPeer reports whether a peer of a rule about a subject, which can be read but for single networks and domain
+// names, means the address.
+func (j *judge) clusterPeer(peer clusterv1beta1.ClusterNetworkPolicyEgressPeer, subject, at place) bool {
 	switch {
 	case peer.Namespaces != nil:
 		return j.allOf(at, peer.Namespaces, &metav1.LabelSelector{})
@@ -216,9 +218,29 @@ func (j *judge) clusterPeer(peer clusterv1beta1.ClusterNetworkPolicyEgressPeer, 
 			return selects(peer.Nodes, node.Labels) && slices.Contains(nodeAddrs(node), at.addr)
 		})
 	}
+	if slices.ContainsFunc(peer.DomainNames, func(name clusterv1beta1.DomainName) bool { return j.domain(string(name), subject, at) }) {
+		return true
+	}
 	return slices.ContainsFunc(peer.Networks, func(text clusterv1beta1.CIDR) bool {
 		cidr, ok := readRange(string(text))
 		return ok && cidr.Contains(at.addr)
+	})
+}
+
+// domain reports whether a domain name was resolved to an address: for the subject, or, if it is no wildcard, by the agent.
+func (j *judge) domain(name string, subject, at place) bool {
+	if !readableDomain(name) {
+		return false
+	}
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	return slices.ContainsFunc(j.Resolutions, func(r Resolution) bool {
+		switch {
+		case r.Addr != at.addr:
+			return false
+		case name[0] == '*': // in place of one or more labels
+			return r.Pod == subject.addr && strings.HasSuffix(r.Name, name[1:]) && len(r.Name) >= len(name)
+		}
+		return r.Name == name && (r.Pod == subject.addr || !r.Pod.IsValid())
 	})
 }
 
@@ -259,22 +281,45 @@ func (j *judge) protocol(entry clusterv1beta1.ClusterNetworkPolicyProtocol, dest
 // readableRule reports whether a rule can be read whole.
 func readableRule(rule orderedRule) bool {
 	badNetwork := func(text clusterv1beta1.CIDR) bool { _, ok := readRange(string(text)); return !ok }
+	badDomain := func(name clusterv1beta1.DomainName) bool {
+		return rule.action != toAccept || !readableDomain(string(name))
+	}
 	badPeer := func(peer clusterv1beta1.ClusterNetworkPolicyEgressPeer) bool {
-		return !readablePeer(peer) || slices.ContainsFunc(peer.Networks, badNetwork)
+		return !readablePeer(peer) || slices.ContainsFunc(peer.Networks, badNetwork) || slices.ContainsFunc(peer.DomainNames, badDomain)
 	}
 	badProtocol := func(entry clusterv1beta1.ClusterNetworkPolicyProtocol) bool { return !readableProtocol(entry) }
 	return len(rule.peers) > 0 && !slices.ContainsFunc(rule.peers, badPeer) && !slices.ContainsFunc(rule.protocols, badProtocol)
 }
 
-// readablePeer reports whether a peer can be read, but for single networks. It must have one field, and
-// that must not be domainNames, which podfence does not enforce.
+// readablePeer reports whether a peer can be read, but for single networks and domain names. It must have one field.
 func readablePeer(peer clusterv1beta1.ClusterNetworkPolicyEgressPeer) bool {
 	fields := howMany(peer.Namespaces != nil, peer.Pods != nil, peer.Nodes != nil, len(peer.Networks) > 0, len(peer.DomainNames) > 0)
 	valid := func(selectors ...*metav1.LabelSelector) bool {
 		return !slices.ContainsFunc(selectors, func(s *metav1.LabelSelector) bool { return s != nil && !readableSelector(s) })
 	}
-	return fields == 1 && len(peer.DomainNames) == 0 && valid(peer.Namespaces, peer.Nodes) &&
+	return fields == 1 && valid(peer.Namespaces, peer.Nodes) &&
 		(peer.Pods == nil || valid(&peer.Pods.NamespaceSelector, &peer.Pods.PodSelector))
+}
+
+// readableDomain reports whether a domain name can be read: labels of letters, digits, - and _, each with a letter or
+// digit at both ends, two at least, the first of which may be a * if there are three.
+func readableDomain(name string) bool {
+	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
+	if labels[0] == "*" {
+		labels = labels[1:]
+	}
+	simple := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' }
+	for _, label := range labels {
+		if label == "" || !simple(label[0]) || !simple(label[len(label)-1]) {
+			return false
+		}
+		for i := range len(label) {
+			if !simple(label[i]) && label[i] != '-' && label[i] != '_' {
+				return false
+			}
+		}
+	}
+	return len(labels) >= 2
 }
 
 // readableProtocol reports whether an entry of protocols can be read: it must have one field, in which a

@@ -63,6 +63,7 @@ type Model struct {
 	owners
 	doubts
 	members
+	resolutions resolutions
 	dirty
 }
 
@@ -111,8 +112,8 @@ func NewModel(node string) *Model {
 		handed: map[Key]*Policy{}, handedSubjects: map[Key]*Subject{}, closedMeanwhile: map[Key]struct{}{},
 		owners:  newOwners(),
 		doubts:  newDoubts(),
-		members: newMembers(),
-		dirty:   newDirty(),
+		members: newMembers(), resolutions: newResolutions(),
+		dirty: newDirty(),
 	}
 }
 

@@ -55,6 +55,14 @@ func apply(t *testing.T, in *policy.Intent, d policy.Delta) {
 	replace(in.Policies, d.Policies)
 	applyMembers(t, in.Peers, d.Peers)
 	applyMembers(t, in.NamedPorts, d.NamedPorts)
+	for key, until := range d.Resolutions {
+		if _, elapsed := d.Elapsed[key]; in.Resolutions[key].Equal(until) && !until.IsZero() || elapsed != (elapsed && until.IsZero()) {
+			t.Errorf("%v counts until %v, as before, or its time is over", key, until)
+		}
+		if delete(in.Resolutions, key); !until.IsZero() {
+			in.Resolutions[key] = until
+		}
+	}
 	for key, rules := range d.Sections {
 		if _, was := in.Sections[key]; was != (rules == nil) {
 			t.Errorf("section %s comes, or goes, though it was there: %v", key, was)
@@ -124,15 +132,24 @@ func TestModelEqualsCompile(t *testing.T) {
 		r := rand.New(rand.NewSource(seed))
 		history := random.History(r, 60)
 		m := policy.NewModel(random.Node)
-		have := m.Intent()
+		have, now := m.Intent(), random.Epoch
 		for done := 0; done < len(history); {
 			next := min(len(history), done+1+r.Intn(6))
 			for _, event := range history[done:next] {
 				m.Apply(event.Change())
+				if r.Intn(2) == 0 {
+					m.Apply(policy.Resolved([]policy.Resolution{random.Resolution(r, 12, now)}))
+				}
+			}
+			if r.Intn(4) == 0 {
+				now = now.Add(time.Duration(r.Intn(300)) * time.Second)
+				m.Apply(policy.Elapsed(now))
 			}
 			done = next
 			drained(t, m, &have)
-			want, _ := policy.Compile(random.Snapshot(history[:done]), random.Node)
+			s := random.Snapshot(history[:done])
+			s.Resolutions = m.Resolutions()
+			want, _ := policy.Compile(s, random.Node)
 			if diff := differ(want, have); diff != "" || t.Failed() {
 				t.Fatalf("seed %d, after %d events: deltas differ from Compile (-want +have):\n%s", seed, done, diff)
 			}

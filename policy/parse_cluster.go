@@ -145,7 +145,23 @@ func (c *clusterRule) peer(at string, peer clusterv1beta1.ClusterNetworkPolicyEg
 	case len(peer.Networks) > 0:
 		c.networks(at, peer.Networks)
 	default:
-		c.cannotRead(at+".domainNames", "podfence does not enforce domain names")
+		c.domains(at, peer.DomainNames)
+	}
+}
+
+// domains reads domain names. A rule that accepts may have some; what else has would depend on what names are
+// resolved to, and be open for a name that is not.
+func (c *clusterRule) domains(at string, names []clusterv1beta1.DomainName) {
+	if c.rule.Action != Accept {
+		c.cannotRead(at+".domainNames", "domain names are for rules that accept")
+		return
+	}
+	for i, text := range names {
+		if !isDomainName.MatchString(string(text)) {
+			c.cannotRead(fmt.Sprintf("%s.domainNames[%d]", at, i), "%q is not a domain name, nor one behind *.", text)
+			continue
+		}
+		c.rule.Domains = append(c.rule.Domains, DomainNameOf(string(text)))
 	}
 }
 
@@ -243,7 +259,8 @@ func (c *clusterRule) read(peers int, protocols []clusterv1beta1.ClusterNetworkP
 	slices.SortFunc(rule.Peers, Selector.Compare)
 	rule.Peers, rule.Blocks, rule.Ports = slices.Compact(rule.Peers), MergeRanges(c.blocks), mergePorts(rule.Ports)
 	slices.SortFunc(rule.NamedPorts, compareNamedPort)
-	rule.NamedPorts = slices.Compact(rule.NamedPorts)
+	slices.Sort(rule.Domains)
+	rule.NamedPorts, rule.Domains = slices.Compact(rule.NamedPorts), slices.Compact(rule.Domains)
 	return rule
 }
 

@@ -220,6 +220,7 @@ func TestRuleKey(t *testing.T) {
 		{Peers: []policy.Selector{{Pods: "a"}, {Pods: "b"}}}, {Peers: []policy.Selector{{Pods: "a", Or: "b"}}},
 		{Blocks: []policy.AddrRange{{First: one, Last: one}}}, {Blocks: []policy.AddrRange{{First: one, Last: two}}},
 		{Blocks: []policy.AddrRange{{First: netip.AddrFrom16(one.As16()), Last: netip.AddrFrom16(one.As16())}}},
+		{Domains: []policy.DomainName{"a.b"}}, {Domains: []policy.DomainName{"*.a.b"}}, {Domains: []policy.DomainName{"*.a.b", "a.b"}},
 		{Ports: []policy.PortRange{{Protocol: policy.TCP, First: 1, Last: 1}}}, {Ports: []policy.PortRange{{Protocol: policy.UDP, First: 1, Last: 1}}},
 		{Ports: []policy.PortRange{{Protocol: policy.TCP, First: 1, Last: 2}}}, {Ports: []policy.PortRange{{Protocol: policy.TCP, First: 2, Last: 2}}},
 		{NamedPorts: []policy.NamedPort{{Protocol: policy.TCP, Name: "a"}}}, {NamedPorts: []policy.NamedPort{{Protocol: policy.UDP, Name: "a"}}},
@@ -234,7 +235,7 @@ func TestRuleKey(t *testing.T) {
 	}
 	// What a field more would need is a line here, and one in the key.
 	for kind, fields := range map[reflect.Type]int{
-		reflect.TypeFor[policy.Rule](): 10, reflect.TypeFor[policy.Selector](): 6, reflect.TypeFor[policy.AddrRange](): 2,
+		reflect.TypeFor[policy.Rule](): 11, reflect.TypeFor[policy.Selector](): 6, reflect.TypeFor[policy.AddrRange](): 2,
 		reflect.TypeFor[policy.PortRange](): 3, reflect.TypeFor[policy.NamedPort](): 3,
 	} {
 		if n := kind.NumField(); n != fields {

@@ -49,6 +49,9 @@ func (r *Rule) weight() int {
 	if len(r.Blocks) > 0 {
 		weight += 2 * contentCost // one for each family
 	}
+	if len(r.Domains) > 0 {
+		weight += domainSets * contentCost
+	}
 	if len(r.Ports) > 0 {
 		weight += contentCost
 	}
@@ -76,6 +79,9 @@ func (r Rule) split() []Rule {
 	for chunk := range slices.Chunk(r.Peers, rulePeers) {
 		peers = append(peers, Rule{Peers: chunk})
 	}
+	if len(r.Domains) > 0 {
+		peers = append(peers, Rule{Domains: r.Domains})
+	}
 	for chunk := range slices.Chunk(r.Blocks, ruleBlocks) {
 		peers = append(peers, Rule{Blocks: chunk})
 	}
@@ -91,7 +97,7 @@ func (r Rule) split() []Rule {
 	for _, peer := range peers {
 		for _, port := range ports {
 			rules = append(rules, Rule{
-				Index: r.Index, Merged: r.Merged, Name: r.Name, Action: r.Action, AnyPeer: peer.AnyPeer, Peers: peer.Peers, Blocks: peer.Blocks,
+				Index: r.Index, Merged: r.Merged, Name: r.Name, Action: r.Action, AnyPeer: peer.AnyPeer, Peers: peer.Peers, Domains: peer.Domains, Blocks: peer.Blocks,
 				AnyPort: port.AnyPort, Ports: port.Ports, NamedPorts: port.NamedPorts,
 			})
 		}

@@ -30,4 +30,6 @@ type Snapshot struct {
 	// LastPodCIDRs are the pod ranges that the node had when it last had any. They count
 	// for an address family that its Node object, if there is one, shows none of.
 	LastPodCIDRs []netip.Prefix
+	// Resolutions are what domain names are resolved to on that node, as far as that counts. Their times do not matter.
+	Resolutions []Resolution
 }

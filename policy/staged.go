@@ -82,6 +82,7 @@ func (m *Model) NewStaged() *Model {
 			s.setPod(pod)
 		}
 	}
+	s.Apply(Resolved(m.Resolutions()))
 	s.synced = m.synced
 	return s
 }

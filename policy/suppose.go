@@ -41,6 +41,7 @@ func (m *Model) Excerpt() Excerpt {
 			}
 		}
 	}
+	e.facts = append(e.facts, Resolved(m.Resolutions())) // behind the pods that they are for
 	return e
 }
 

@@ -38,6 +38,7 @@ func (m *Model) take(room *portion) Delta {
 	d.Nodes, d.Attachments = takeChanged(m.dirtyNodes, m.nodes), takeChanged(m.dirtyAttachments, m.made)
 	m.takeMembers(&d, room)
 	held := m.takeSubjects(&d, room)
+	m.resolutions.take(&d) // behind the subjects, who may have lost addresses
 	for _, key := range m.policiesInTurn() {
 		if _, is := held[key]; !is {
 			m.takePolicy(key, &d, room)
@@ -301,6 +302,7 @@ func (m *Model) Intent() Intent {
 	for key, s := range m.sections {
 		in.Sections[key] = s.rules
 	}
+	maps.Copy(in.Resolutions, m.resolutions.until)
 	for name := range m.named {
 		if taken := d.NamedPorts[name]; taken.New {
 			in.NamedPorts[name] = setOf(taken.Add)

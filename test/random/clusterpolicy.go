@@ -21,7 +21,9 @@ var (
 	actions    = []clusterAction{
 		clusterv1beta1.ClusterNetworkPolicyRuleActionAccept, clusterv1beta1.ClusterNetworkPolicyRuleActionDeny, clusterv1beta1.ClusterNetworkPolicyRuleActionPass,
 	}
-	domains = []clusterv1beta1.DomainName{"example.com", "*.example.com"}
+	domains = []clusterv1beta1.DomainName{"example.com", "*.example.com", "API.Example.net.", "*.B.example.com", "www.example.com"}
+	// badDomains are none.
+	badDomains = []clusterv1beta1.DomainName{"", "*", "example", "*.com", "a b.example.com", "a..example.com", "-a.example.com", "www.*.com"}
 )
 
 // clusterPolicies are how many ClusterNetworkPolicies a cluster has at most.
@@ -116,6 +118,9 @@ func (a author) clusterIngress() clusterv1beta1.ClusterNetworkPolicyIngressRule 
 func (a author) clusterEgress() clusterv1beta1.ClusterNetworkPolicyEgressRule {
 	rule := clusterv1beta1.ClusterNetworkPolicyEgressRule{Name: a.ruleName(), Action: a.action(), Protocols: a.clusterProtocols()}
 	kinds := 6
+	if rule.Action == clusterv1beta1.ClusterNetworkPolicyRuleActionAccept {
+		kinds = 8
+	}
 	if maybe(a.Rand, 3) { // networks alone: such a rule does not ask who has an address
 		kinds = 0
 	}
@@ -128,8 +133,8 @@ func (a author) clusterEgress() clusterv1beta1.ClusterNetworkPolicyEgressRule {
 	return rule
 }
 
-// clusterPeer is a peer of the first so many kinds: namespaces, pods, nodes, networks. If they are
-// none, it is networks.
+// clusterPeer is a peer of the first so many kinds: namespaces, pods, nodes, networks, domain names, which only a rule that
+// accepts may have. If they are none, it is networks.
 func (a author) clusterPeer(kinds int) (peer clusterPeer) {
 	kind := 5
 	if kinds > 0 {
@@ -142,6 +147,11 @@ func (a author) clusterPeer(kinds int) (peer clusterPeer) {
 		peer.Pods = a.namespacedPod()
 	case 2:
 		peer.Nodes = a.broadly(a.selector)
+	case 6, 7:
+		peer.DomainNames = domains[:1+a.Intn(len(domains))]
+		if maybe(a.Rand, 2) {
+			peer.DomainNames = []clusterv1beta1.DomainName{pick(a.Rand, domains)}
+		}
 	default:
 		peer.Networks = a.networks()
 	}
@@ -157,7 +167,7 @@ func (a author) spoilPeer(peer *clusterPeer) {
 	case 0:
 		*peer = clusterPeer{}
 	case 1:
-		*peer = clusterPeer{DomainNames: domains[:1+a.Intn(2)]}
+		*peer = clusterPeer{DomainNames: []clusterv1beta1.DomainName{pick(a.Rand, domains), pick(a.Rand, badDomains)}}
 	case 2:
 		peer.Namespaces = a.namespaceSelector()
 	case 3:

@@ -1,0 +1,193 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// maxResolutions is how many resolutions a node keeps. Beyond that those go first whose time is over first: what is not
+// known is closed. In the kernel one takes some 200 bytes, in the agent some 300.
+const maxResolutions = 100_000
+
+// resolutions are what domain names are resolved to on this node, and until when that counts.
+type resolutions struct {
+	until map[Resolution]time.Time // by the resolution without its time
+	// ofPod are those of until by the pod's address.
+	ofPod map[netip.Addr]map[Resolution]struct{}
+	// changed have to be handed out; elapsed are those of them that have ended because their time is over, or there was no
+	// room for them.
+	changed, elapsed map[Resolution]struct{}
+	// evicted counts those that there was no room for.
+	evicted int
+}
+
+func newResolutions() resolutions {
+	return resolutions{
+		until: map[Resolution]time.Time{}, ofPod: map[netip.Addr]map[Resolution]struct{}{},
+		changed: map[Resolution]struct{}{}, elapsed: map[Resolution]struct{}{},
+	}
+}
+
+// Resolved is what domain names were resolved to. Each counts until it expires; one that is known already counts until the
+// later of both times. What a pod was told that is not on this node, or not known, counts for nobody.
+func Resolved(all []Resolution) Change { return resolvedChange{all} }
+
+// Elapsed says what time it is: resolutions that expire now or before count no more for new connections.
+func Elapsed(now time.Time) Change { return elapsedChange{now} }
+
+type (
+	resolvedChange struct{ all []Resolution }
+	elapsedChange  struct{ now time.Time }
+)
+
+func (c resolvedChange) apply(m *Model) {
+	for _, r := range c.all {
+		if !r.Pod.IsValid() || m.hereAt(r.Pod) {
+			m.resolutions.resolved(r)
+		}
+	}
+	m.resolutions.evict()
+}
+
+func (c elapsedChange) apply(m *Model) {
+	for r, until := range m.resolutions.until {
+		if !until.After(c.now) {
+			m.resolutions.end(r)
+			m.resolutions.elapsed[r] = struct{}{}
+		}
+	}
+}
+
+func (c resolvedChange) String() string { return fmt.Sprintf("%d resolutions", len(c.all)) }
+func (c elapsedChange) String() string  { return "time passes" }
+
+// hereAt reports whether a pod of this node has an address.
+func (m *Model) hereAt(ip netip.Addr) bool {
+	return slices.ContainsFunc(m.holders(ip), func(pod *Pod) bool { return pod.Node == m.node })
+}
+
+// resolved takes a resolution in.
+func (rs *resolutions) resolved(r Resolution) {
+	key := r.untimed()
+	if until, known := rs.until[key]; known && !r.Expires.After(until) {
+		return
+	}
+	rs.until[key] = r.Expires
+	if rs.ofPod[key.Pod] == nil {
+		rs.ofPod[key.Pod] = map[Resolution]struct{}{}
+	}
+	rs.ofPod[key.Pod][key] = struct{}{}
+	rs.changed[key] = struct{}{}
+	delete(rs.elapsed, key)
+}
+
+// end ends a resolution.
+func (rs *resolutions) end(key Resolution) {
+	delete(rs.until, key)
+	if delete(rs.ofPod[key.Pod], key); len(rs.ofPod[key.Pod]) == 0 {
+		delete(rs.ofPod, key.Pod)
+	}
+	rs.changed[key] = struct{}{}
+}
+
+// evict ends those that there is no room for, and a tenth more, so that it need not be done for each.
+func (rs *resolutions) evict() {
+	if len(rs.until) <= maxResolutions {
+		return
+	}
+	keys := slices.SortedFunc(maps.Keys(rs.until), func(a, b Resolution) int { return rs.until[a].Compare(rs.until[b]) })
+	for _, key := range keys[:len(keys)-maxResolutions+maxResolutions/10] {
+		rs.end(key)
+		rs.elapsed[key] = struct{}{}
+		rs.evicted++
+	}
+}
+
+// forgetOf ends what a pod was told that does not have these addresses any more. Whoever gets one of them
+// next has to ask by itself.
+func (rs *resolutions) forgetOf(addrs []netip.Addr) {
+	for _, addr := range addrs {
+		for _, key := range slices.Collect(maps.Keys(rs.ofPod[addr])) {
+			rs.end(key)
+		}
+	}
+}
+
+// take takes what has changed.
+func (rs *resolutions) take(d *Delta) {
+	d.Resolutions, d.Elapsed = make(map[Resolution]time.Time, len(rs.changed)), map[Resolution]struct{}{}
+	for key := range rs.changed {
+		d.Resolutions[key] = rs.until[key]
+	}
+	for key := range rs.elapsed {
+		d.Elapsed[key] = struct{}{}
+	}
+	clear(rs.changed)
+	clear(rs.elapsed)
+}
+
+// Resolutions are what domain names are resolved to on this node, in order.
+func (m *Model) Resolutions() (all []Resolution) {
+	for key, until := range m.resolutions.until {
+		key.Expires = until
+		all = append(all, key)
+	}
+	slices.SortFunc(all, CompareResolutions)
+	return all
+}
+
+// Evicted is how many resolutions there was no room for so far.
+func (m *Model) Evicted() int { return m.resolutions.evicted }
+
+// NextElapsed is when the next resolution expires; zero: there is none.
+func (m *Model) NextElapsed() (next time.Time) {
+	for _, until := range m.resolutions.until {
+		if next.IsZero() || until.Before(next) {
+			next = until
+		}
+	}
+	return next
+}
+
+// CompareResolutions puts resolutions into order: by name, address and pod.
+func CompareResolutions(a, b Resolution) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr), a.Pod.Compare(b.Pod))
+}
+
+// Namers are the addresses of this node's pods that policies with domain names are about, with these names, in order.
+func (m *Model) Namers() map[netip.Addr][]DomainName {
+	namers := map[netip.Addr][]DomainName{}
+	for _, s := range m.clusterPolicies() {
+		names := s.domains()
+		if len(names) == 0 || s.subjects == 0 {
+			continue
+		}
+		for _, ns := range m.namespaces {
+			for key, by := range ns.subjects {
+				if !slices.Contains(by, s) {
+					continue
+				}
+				for _, ip := range m.here(m.pod(key)) {
+					namers[ip] = append(namers[ip], names...)
+				}
+			}
+		}
+	}
+	for ip, names := range namers {
+		slices.Sort(names)
+		namers[ip] = slices.Compact(names)
+	}
+	return namers
+}
+
+// domains are the domain names of a policy's rules.
+func (p *Policy) domains() (names []DomainName) {
+	for _, rule := range p.Rules[Egress] {
+		names = append(names, rule.Domains...)
+	}
+	return names
+}

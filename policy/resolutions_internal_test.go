@@ -1,0 +1,109 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+var resolutionsEpoch = time.Unix(1_800_000_000, 0)
+
+// namer is a model with a pod that a policy with domain names is about, and another pod.
+func namer(t *testing.T) *Model {
+	t.Helper()
+	m := NewModel("node-1")
+	m.Apply(SetNamespace(Namespace{Name: "shop"}))
+	for i, name := range []string{"web", "db"} {
+		m.Apply(SetPod(&Pod{Key: Key{Namespace: "shop", Name: name}, Node: "node-1", Labels: LabelsOf(map[string]string{"app": name}), IPs: []netip.Addr{addr(i + 2)}}))
+	}
+	p := Policy{
+		Key: Key{Name: "names"}, Tier: AdminTier, Subject: &Selector{Pods: "app=web"},
+		Rules: [len(Directions)][]Rule{Egress: {{Domains: []DomainName{"*.example.com", "api.example.net"}, AnyPort: true}}},
+	}
+	m.Apply(SetPolicy(p.Divided()))
+	m.Take()
+	return m
+}
+
+func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}) }
+
+func outside(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{203, byte(i >> 16), byte(i >> 8), byte(i)})
+}
+
+func told(pod netip.Addr, name string, to netip.Addr, seconds int) Resolution {
+	return Resolution{Name: name, Addr: to, Pod: pod, Expires: resolutionsEpoch.Add(time.Duration(seconds) * time.Second)}
+}
+
+func TestNamers(t *testing.T) {
+	m := namer(t)
+	if got := fmt.Sprint(m.Namers()); got != "map[10.244.1.2:[*.example.com api.example.net]]" {
+		t.Errorf("namers are %s", got)
+	}
+	m.Apply(DeletePolicy(Key{Name: "names"}))
+	if got := m.Namers(); len(got) != 0 {
+		t.Errorf("without a policy, namers are %v", got)
+	}
+}
+
+// TestResolutionsCount: each counts until the later of its times, for pods of this node and for the agent, and no longer.
+func TestResolutionsCount(t *testing.T) {
+	m := namer(t)
+	stranger := netip.MustParseAddr("10.244.2.9")
+	m.Apply(Resolved([]Resolution{
+		told(addr(2), "www.example.com", outside(1), 30), told(addr(2), "www.example.com", outside(1), 20), told(addr(2), "www.example.com", outside(1), 60),
+		told(netip.Addr{}, "api.example.net", outside(2), 10), told(stranger, "www.example.com", outside(3), 60),
+	}))
+	d := m.Take()
+	if len(d.Resolutions) != 2 || !d.Resolutions[told(addr(2), "www.example.com", outside(1), 0).untimed()].Equal(resolutionsEpoch.Add(time.Minute)) {
+		t.Errorf("handed out is %v", d.Resolutions)
+	}
+	if next := m.NextElapsed(); !next.Equal(resolutionsEpoch.Add(10 * time.Second)) {
+		t.Errorf("the next to expire does so at %v", next)
+	}
+	m.Apply(Elapsed(resolutionsEpoch.Add(10 * time.Second)))
+	d = m.Take()
+	if _, elapsed := d.Elapsed[told(netip.Addr{}, "api.example.net", outside(2), 0).untimed()]; !elapsed || len(d.Resolutions) != 1 || len(m.Resolutions()) != 1 {
+		t.Errorf("after 10 s: %v, elapsed %v; left %v", d.Resolutions, d.Elapsed, m.Resolutions())
+	}
+	if d = m.Take(); !d.Empty() {
+		t.Errorf("nothing has changed, but %v", d)
+	}
+}
+
+// TestResolutionsEndWithTheAddress: whoever gets an address next has not been told what the pod before was told.
+func TestResolutionsEndWithTheAddress(t *testing.T) {
+	for name, change := range map[string]Change{
+		"the pod is gone":             DeletePod(Key{Namespace: "shop", Name: "web"}),
+		"the pod has another address": SetPod(&Pod{Key: Key{Namespace: "shop", Name: "web"}, Node: "node-1", Labels: LabelsOf(map[string]string{"app": "web"}), IPs: []netip.Addr{addr(7)}}),
+		"the pod is another node's":   SetPod(&Pod{Key: Key{Namespace: "shop", Name: "web"}, Node: "node-2", Labels: LabelsOf(map[string]string{"app": "web"}), IPs: []netip.Addr{addr(2)}}),
+	} {
+		m := namer(t)
+		m.Apply(Resolved([]Resolution{told(addr(2), "www.example.com", outside(1), 60), told(netip.Addr{}, "api.example.net", outside(2), 60)}))
+		m.Take()
+		m.Apply(change)
+		d := m.Take()
+		if until, changed := d.Resolutions[told(addr(2), "www.example.com", outside(1), 0).untimed()]; !changed || !until.IsZero() || len(d.Elapsed) != 0 {
+			t.Errorf("%s: handed out is %v, elapsed %v", name, d.Resolutions, d.Elapsed)
+		}
+		if len(m.Resolutions()) != 1 {
+			t.Errorf("%s: left are %v", name, m.Resolutions())
+		}
+	}
+}
+
+// TestResolutionsAreBounded: however many there are, a bounded number is kept, and those that expire last.
+func TestResolutionsAreBounded(t *testing.T) {
+	m := namer(t)
+	for i := range maxResolutions + 1 {
+		m.resolutions.resolved(told(addr(2), "www.example.com", outside(i), i))
+	}
+	m.Apply(Resolved(nil))
+	if n := len(m.Resolutions()); n != maxResolutions-maxResolutions/10 || m.Evicted() != maxResolutions/10+1 {
+		t.Errorf("%d are kept, %d evicted", n, m.Evicted())
+	}
+	if next := m.NextElapsed(); !next.Equal(resolutionsEpoch.Add(time.Duration(m.Evicted()) * time.Second)) {
+		t.Errorf("kept is one that expires at %v", next)
+	}
+}
