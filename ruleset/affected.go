@@ -40,6 +40,16 @@ func (t *Table) Affected(d policy.Delta) map[netip.Addr]bool {
 	for _, key := range t.isolatedBy(d.Policies) {
 		add(true, t.addrs[key]...)
 	}
+	for r, until := range d.Resolutions {
+		if _, elapsed := d.Elapsed[r]; elapsed {
+			continue // open flows go on
+		}
+		if r.Pod.IsValid() {
+			add(until.IsZero(), r.Pod)
+		} else {
+			add(until.IsZero(), r.Addr)
+		}
+	}
 	// A new set is used only by a policy that is new or changed as well.
 	for s, m := range d.Peers {
 		if !m.New {

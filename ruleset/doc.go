@@ -42,6 +42,7 @@
 // What is in them:
 //
 //	static.go       base chains, and the other chains and sets that do not depend on the cluster
+//	domains.go      sets of the addresses that domain names were resolved to
 //	rules.go        pods' chains, policies' rules and their sets
 //	stack.go        the tiers' chains of ClusterNetworkPolicies
 //	index.go        long runs of their rules, found by the peer's address

@@ -43,7 +43,9 @@ func (f *fake) carryOut(op nft.Op) error {
 			return fmt.Errorf("EEXIST")
 		}
 		set := &nft.Set{Name: o.Name, Type: o.Type, Comment: o.Comment, Dynamic: o.Dynamic, Timeout: o.Timeout}
-		if o.Map {
+		if o.Timed {
+			set.Timed = map[nft.Element]nft.Timed{}
+		} else if o.Map {
 			set.Verdicts = map[nft.Element]nft.Verdict{}
 		} else {
 			set.Elements = map[nft.Element]struct{}{}
@@ -85,6 +87,28 @@ func (f *fake) carryOut(op nft.Op) error {
 			}
 			delete(set.Elements, e)
 			delete(set.Verdicts, e)
+		}
+	case nft.AddTimed:
+		set := f.sets[o.Set]
+		if set == nil || set.Type != o.Type || set.Timed == nil || len(o.Elements) == 0 {
+			return fmt.Errorf("ENOENT")
+		}
+		for _, e := range o.Elements {
+			if was, there := set.Timed[e.Element]; there && (o.New || was == e.Timed) {
+				return fmt.Errorf("EEXIST, or changes nothing: %v", e)
+			}
+			set.Timed[e.Element] = e.Timed
+		}
+	case nft.DeleteTimed:
+		set := f.sets[o.Set]
+		if set == nil || set.Type != o.Type || set.Timed == nil || len(o.Elements) == 0 {
+			return fmt.Errorf("ENOENT")
+		}
+		for _, e := range o.Elements {
+			if _, there := set.Timed[e]; !there {
+				return fmt.Errorf("ENOENT: %v", e)
+			}
+			delete(set.Timed, e)
 		}
 	case nft.AddVerdicts:
 		set := f.sets[o.Map]

@@ -121,7 +121,9 @@ func (t *Table) split(group []policy.Key, d policy.Direction, name func() string
 			rules = append(rules, runRule{key, rule})
 		}
 	}
-	bySelector := func(r runRule) bool { return r.Action != policy.Pass && !r.AnyPeer && len(r.Blocks) == 0 }
+	bySelector := func(r runRule) bool {
+		return r.Action != policy.Pass && !r.AnyPeer && len(r.Blocks)+len(r.Domains) == 0
+	}
 	for len(rules) > 0 {
 		n := slices.IndexFunc(rules, func(r runRule) bool { return bySelector(r) != bySelector(rules[0]) })
 		if n < 0 {

@@ -145,6 +145,8 @@ func peerMatches(d policy.Direction, r policy.Rule) (matches []peerMatch, sets [
 		for _, s := range r.Peers {
 			matches = append(matches, peerMatch{[]nft.Match{nft.Lookup{Fields: []nft.Field{field}, Set: peersSet(f, s)}}, f})
 		}
+		named, used := domainMatches(f, r.Domains)
+		matches, sets = append(matches, named...), append(sets, used...)
 		if set := blockSetOf(f, r.Blocks); set != nil {
 			sets = append(sets, set)
 			matches = append(matches, peerMatch{[]nft.Match{nft.Lookup{Fields: []nft.Field{field}, Set: set.Name}}, f})

@@ -5,6 +5,7 @@ import (
 	"math/rand"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -51,17 +52,28 @@ func testUpdateEqualsBuild(t *testing.T, empty func() *policy.Model, compile fun
 		table := ruleset.Build(m.Intent(), o)
 		fake := newFake(t)
 		fake.apply(table.Replacement())
+		now := random.Epoch
 		for done := 0; done < len(history); {
 			next := min(len(history), done+1+r.Intn(6))
 			for _, event := range history[done:next] {
 				m.Apply(event.Change())
+				if r.Intn(2) == 0 {
+					m.Apply(policy.Resolved([]policy.Resolution{random.Resolution(r, 12, now)}))
+				}
+			}
+			if r.Intn(4) == 0 {
+				now = now.Add(time.Duration(r.Intn(300)) * time.Second)
+				m.Apply(policy.Elapsed(now))
 			}
 			done = next
 			for first := true; first || m.Pending(); first = false {
 				fake.apply(table.Update(m.Take()))
 			}
-			intent, _ := compile(random.Snapshot(history[:done]), random.Node)
+			s := random.Snapshot(history[:done])
+			s.Resolutions = m.Resolutions()
+			intent, _ := compile(s, random.Node)
 			want := ruleset.Build(intent, o)
+			forgetLapsed(table)
 			if diff := differ(&want.Table, &table.Table); diff != "" {
 				t.Fatalf("seed %d after %d events (-built +updated):\n%s", seed, done, diff)
 			}
@@ -74,6 +86,13 @@ func testUpdateEqualsBuild(t *testing.T, empty func() *policy.Model, compile fun
 		if diff := cmp.Diff(table.Text(), whole.text()); diff != "" {
 			t.Fatalf("seed %d: the replacement makes another table:\n%s", seed, diff)
 		}
+	}
+}
+
+// forgetLapsed forgets what a table built from scratch does not know.
+func forgetLapsed(t *ruleset.Table) {
+	for _, set := range t.Sets {
+		set.Lapsed = nil
 	}
 }
 
@@ -107,6 +126,7 @@ func TestTraceEqualsJudge(t *testing.T) {
 		if seed%2 == 0 {
 			s = random.Cluster(r, 12, 8)
 		}
+		s.Resolutions = random.Resolutions(r, 12)
 		o := ruleset.Options{AllowToNode: seed%3 == 0, LongRun: int(seed % 4)}
 		intent, _ := policy.Compile(s, random.Node)
 		table := ruleset.Build(intent, o)

@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -29,6 +30,10 @@ type Table struct {
 	parts   [len(policy.Directions)]map[policy.Key][]part
 	// closing counts, for each set, the rules of policies that deny or pass what is in it.
 	closing map[string]int
+	// answers are what domain names were resolved to: for whom, and for each name until when that counts. domains are the
+	// sets of such addresses.
+	answers map[told]map[string]time.Time
+	domains map[string]*nft.Set
 	// shared are the chains of an address that several subjects have.
 	shared map[netip.Addr]map[string]struct{}
 }
@@ -38,6 +43,7 @@ func newTable(o Options) *Table {
 		Table: nft.NewTable(nft.Inet), options: o,
 		refs: map[string]int{}, addrs: map[policy.Key][]netip.Addr{},
 		clusterPolicies: map[policy.Key]*policy.Policy{}, stacks: map[string]*stack{}, stacksOf: map[policy.Key][]string{}, closing: map[string]int{}, indexes: map[string]*index{},
+		answers: map[told]map[string]time.Time{}, domains: map[string]*nft.Set{},
 		subjects: map[netip.Addr][]policy.Key{}, shared: map[netip.Addr]map[string]struct{}{},
 	}
 }
@@ -75,7 +81,7 @@ func (t *Table) Size() (s Size) {
 		} else {
 			s.Sets++
 		}
-		s.Elements += len(set.Elements) + len(set.Verdicts)
+		s.Elements += len(set.Elements) + len(set.Timed) + len(set.Verdicts)
 	}
 	for _, f := range families {
 		if set := t.Sets[orphansSet(f)]; set != nil {

@@ -36,7 +36,7 @@ func Build(in policy.Intent, o Options) *Table {
 // Update applies a delta to the table. It returns the plan that does the same in a kernel which
 // holds the table as it was. It costs what the delta touches.
 func (t *Table) Update(d policy.Delta) nft.Plan {
-	u := update{Table: t, was: map[string]map[nft.Element]nft.Verdict{}, touched: map[netip.Addr]struct{}{}, emptied: map[string]*index{}}
+	u := update{Table: t, was: map[string]map[nft.Element]nft.Verdict{}, touched: map[netip.Addr]struct{}{}, held: map[netip.Addr][]policy.Key{}, emptied: map[string]*index{}}
 	if d.PodCIDRs != nil && !t.options.Staged {
 		u.podRanges(policy.Union(*d.PodCIDRs))
 	}
@@ -81,6 +81,7 @@ func (t *Table) Update(d policy.Delta) nft.Plan {
 		u.stack(key, d.Subjects[key])
 		u.subject(key, d.Subjects[key])
 	}
+	u.resolutions(d)
 	if len(d.Policies)+len(d.Subjects) > 0 {
 		u.restack(d.Policies)
 	}
@@ -97,7 +98,10 @@ type update struct {
 	released []string                               // sets named by their content that lost their last rule
 	was      map[string]map[nft.Element]nft.Verdict // entries of verdict maps before the update
 	touched  map[netip.Addr]struct{}                // addresses of subjects that the update is about
-	emptied  map[string]*index                      // chains of classes that an address has left
+	held     map[netip.Addr][]policy.Key            // who had addresses of subjects before the update
+	// newDomains are sets of addresses of domain names that are new.
+	newDomains []*nft.Set
+	emptied    map[string]*index // chains of classes that an address has left
 	// droppedMaps are maps without entries that nothing looks up any more.
 	droppedMaps []string
 }
@@ -107,6 +111,7 @@ func (u *update) plan() nft.Plan {
 		if _, there := u.Sets[name]; there && u.refs[name] == 0 {
 			delete(u.Sets, name)
 			delete(u.refs, name)
+			delete(u.domains, name)
 			u.oldSets = append(u.oldSets, nft.DeleteSet{Name: name})
 		}
 	}
@@ -177,7 +182,7 @@ func (u *update) members(set nft.Set, isNew, gone bool, add, remove []nft.Elemen
 
 func (u *update) addSet(set *nft.Set) {
 	u.Sets[set.Name] = set
-	u.newSets = append(u.newSets, nft.AddSet{Name: set.Name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment})
+	u.newSets = append(u.newSets, nft.AddSet{Name: set.Name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment, Timed: set.Timed != nil})
 }
 
 func (u *update) policy(key policy.Key, p *policy.Policy) {
@@ -220,7 +225,13 @@ func (u *update) clusterPoliciesChanged(changed map[policy.Key]*policy.Policy) {
 // by their content that do not exist yet.
 func (u *update) rulesIn(chain *nft.Chain, sets []*nft.Set) {
 	for _, set := range sets {
-		if _, exists := u.Sets[set.Name]; !exists {
+		if _, exists := u.Sets[set.Name]; exists {
+			continue
+		}
+		if set.Timed != nil {
+			u.addSet(set)
+			u.newDomains = append(u.newDomains, set)
+		} else {
 			u.addSet(set)
 			u.newSets = append(u.newSets, nft.AddElements{Set: set.Name, Type: set.Type, Elements: set.Ordered()})
 		}
@@ -320,6 +331,9 @@ func (u *update) setVerdict(d policy.Direction, addr netip.Addr, v nft.Verdict) 
 // clearVerdicts takes a pod out of the maps. Then subject and addresses put it in again.
 func (u *update) clearVerdicts(key policy.Key) {
 	for _, addr := range u.addrs[key] {
+		if _, noted := u.held[addr]; !noted {
+			u.held[addr] = slices.Clone(u.subjects[addr])
+		}
 		u.release(addr, key)
 		u.touched[addr] = struct{}{}
 		for _, d := range policy.Directions {

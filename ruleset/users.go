@@ -21,6 +21,8 @@ func Users(in policy.Intent, op nft.Op, o Options) (users []policy.Key) {
 		set = op.Name
 	case nft.AddElements:
 		set = op.Set
+	case nft.AddTimed:
+		set = op.Set
 	}
 	for _, key := range sortedKeys(in.Policies) {
 		for _, d := range policy.Directions {

@@ -232,6 +232,10 @@ func objects(plan nft.Plan) (n int) {
 			n += len(op.Elements)
 		case nft.DeleteElements:
 			n += len(op.Elements)
+		case nft.AddTimed:
+			n += len(op.Elements)
+		case nft.DeleteTimed:
+			n += len(op.Elements)
 		case nft.AddVerdicts:
 			n += len(op.Entries)
 		case nft.SetRules:

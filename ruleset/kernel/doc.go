@@ -40,6 +40,7 @@
 //	probe.go      tries whether a kernel has what it must have
 //	encode.go     a plan as messages
 //	sets.go       sets and elements as values of the library
+//	timed.go      timed sets read back, for the next agent
 //	rules.go      rules as expressions
 //	fields.go     fields as expressions, with what they depend on
 //	batch.go      a batch of messages, and the answers to it

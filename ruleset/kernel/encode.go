@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
@@ -103,6 +105,10 @@ func (e *encoder) encode(op nft.Op) error {
 		return e.addElements(op)
 	case nft.DeleteElements:
 		return e.deleteElements(op)
+	case nft.AddTimed:
+		return e.addTimed(op)
+	case nft.DeleteTimed:
+		return e.deleteTimed(op)
 	case nft.AddVerdicts:
 		return e.addVerdicts(op)
 	case nft.AddChain:
@@ -224,6 +230,32 @@ func (e *encoder) deleteElements(op nft.DeleteElements) error {
 	})
 }
 
+// addTimed adds, deletes and adds elements again (see nft.AddTimed), or just adds them if the set has none of them.
+func (e *encoder) addTimed(op nft.AddTimed) error {
+	add := elements{format: "add %s to set %s", set: op.Set, setType: op.Type, timed: op.Elements, send: (*nftables.Conn).SetAddElements}
+	remove := elements{format: "delete %s from set %s", set: op.Set, setType: op.Type, send: (*nftables.Conn).SetDeleteElements}
+	for _, element := range op.Elements {
+		if err := checkComment(element.Comment); err != nil {
+			return &OpError{Op: fmt.Sprintf(add.format, "element "+op.Type.Text(element.Element), op.Set), Err: err}
+		}
+		add.keys = append(add.keys, element.Element)
+	}
+	if op.New {
+		return e.elements(add)
+	}
+	remove.keys = add.keys
+	return errors.Join(e.elements(add), e.elements(remove), e.elements(add))
+}
+
+// deleteTimed adds elements and deletes them, as those are not there whose time is over.
+func (e *encoder) deleteTimed(op nft.DeleteTimed) error {
+	add := nft.AddTimed{Set: op.Set, Type: op.Type, New: true}
+	for _, element := range op.Elements {
+		add.Elements = append(add.Elements, nft.TimedElement{Element: element, Timed: nft.Timed{Expires: time.Now().Add(time.Hour)}})
+	}
+	return errors.Join(e.addTimed(add), e.deleteElements(nft.DeleteElements(op)))
+}
+
 func (e *encoder) addVerdicts(op nft.AddVerdicts) error {
 	list := elements{
 		format: "add %s to map %s", set: op.Map, setType: op.Type, keys: make([]nft.Element, len(op.Entries)),
@@ -249,7 +281,9 @@ type elements struct {
 	keys    []nft.Element
 	// verdicts are a map's entries, in the order of keys; nil for a set.
 	verdicts []nft.VerdictEntry
-	send     func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
+	// timed are the elements of a timed set, in the order of keys; nil for another.
+	timed []nft.TimedElement
+	send  func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
 }
 
 // elements adds as many messages as the elements need. In a message they are a single attribute,
@@ -263,7 +297,7 @@ func (e *encoder) elements(list elements) error {
 		list.keys = slices.Clone(list.keys)
 		slices.SortFunc(list.keys, nft.CompareElements)
 	}
-	target := &nftables.Set{Table: e.table, Name: list.set}
+	target := &nftables.Set{Table: e.table, Name: list.set, HasTimeout: list.timed != nil}
 	for from, to := 0, 0; from < len(list.keys); from = to {
 		to = list.fill(from)
 		// add element inet podfence SET { ... }, or delete element

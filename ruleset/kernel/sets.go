@@ -75,6 +75,9 @@ func newSet(table *nftables.Table, op nft.AddSet) (*nftables.Set, error) {
 		set.Dynamic = true
 		set.HasTimeout, set.Timeout = op.Timeout != 0, time.Duration(op.Timeout)*time.Second
 	}
+	if op.Timed { // flags timeout
+		set.HasTimeout = true
+	}
 	if op.Map && op.Type.Interval() {
 		return nil, errRangeMap
 	}
@@ -152,6 +155,9 @@ func (l elements) fill(from int) (to int) {
 	size, each := 0, elementBytes(l.setType)
 	for to = from; to < len(l.keys); to++ {
 		size += each
+		if l.timed != nil {
+			size += attribute(8) + attribute(attribute(len(l.timed[to].Comment)+3))
+		}
 		if l.verdicts != nil {
 			size += verdictBytes(len(l.verdicts[to].Verdict.Chain))
 		}
@@ -172,6 +178,10 @@ func (l elements) convert(from, to int) []nftables.SetElement {
 	converted := make([]nftables.SetElement, 0, halves*(to-from))
 	for i := from; i < to; i++ {
 		converted = setElement(converted, l.setType, &l.keys[i])
+		if l.timed != nil {
+			converted[len(converted)-1].Timeout = max(time.Until(l.timed[i].Expires), time.Millisecond)
+			converted[len(converted)-1].Comment = l.timed[i].Comment
+		}
 		if l.verdicts != nil {
 			// addVerdicts has checked that there is no error.
 			converted[len(converted)-1].VerdictData, _ = mapVerdict(l.verdicts[i].Verdict)

@@ -47,6 +47,8 @@ func unmet(ops []nft.Op) map[int]bool {
 			unmet[i], made["chain "+op.Name] = op.Hook == nil, op.Hook == nil
 		case nft.AddElements:
 			unmet[i] = made["set "+op.Set]
+		case nft.AddTimed:
+			unmet[i] = made["set "+op.Set]
 		case nft.AddVerdicts:
 			unmet[i] = made["set "+op.Map]
 		case nft.SetRules:

@@ -13,6 +13,9 @@ type TracePacket struct {
 	State CtState
 	// Mark is the flow's conntrack mark.
 	Mark uint32
+	// Open asks about a packet that would begin the connection anew of a flow that is open: what has lapsed in a timed set
+	// still counts for it.
+	Open bool
 	// Midstream: it begins no connection, whatever State is.
 	Midstream bool
 	// DNAT: destination NAT has led its flow elsewhere.

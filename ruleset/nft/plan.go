@@ -16,7 +16,7 @@ type Plan struct {
 // Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool { return !p.Replace && len(p.Ops) == 0 }
 
-// Op is one of AddSet, DeleteSet, AddElements, DeleteElements, AddVerdicts,
+// Op is one of AddSet, DeleteSet, AddElements, DeleteElements, AddTimed, DeleteTimed, AddVerdicts,
 // AddChain, DeleteChain, SetRules. The set is closed.
 type Op interface{ op() }
 
@@ -26,9 +26,10 @@ type AddSet struct {
 	Type    SetType
 	Map     bool
 	Comment string
-	// Dynamic and Timeout are those of Set.
+	// Dynamic and Timeout are those of Set. Timed: its elements have a time each.
 	Dynamic bool
 	Timeout uint32
+	Timed   bool
 }
 
 // DynamicSize is how many elements a dynamic set has at most. The kernel says so of one that a rule fills and that was
@@ -58,6 +59,32 @@ type AddElements struct {
 // DeleteElements takes elements out of a set, or entries out of a map, that
 // has all of them.
 type DeleteElements struct {
+	Set      string
+	Type     SetType
+	Elements []Element
+}
+
+// AddTimed puts elements into a timed set. Those that it has get another time and comment.
+//
+// Before Linux 6.12 an element that is there keeps its time, whatever is said when it is added again (4201f3938914,
+// "netfilter: nf_tables: allow to change timeout of set elements"), and to delete one whose time has just ended fails. So
+// each is added, if it is not there, deleted and added again, in one transaction.
+type AddTimed struct {
+	Set      string
+	Type     SetType
+	Elements []TimedElement
+	// New: the set has none of them.
+	New bool
+}
+
+// TimedElement is an element of a timed set.
+type TimedElement struct {
+	Element
+	Timed
+}
+
+// DeleteTimed takes elements out of a timed set, if their time is not over yet.
+type DeleteTimed struct {
 	Set      string
 	Type     SetType
 	Elements []Element
@@ -95,6 +122,8 @@ func (AddSet) op()         {}
 func (DeleteSet) op()      {}
 func (AddElements) op()    {}
 func (DeleteElements) op() {}
+func (AddTimed) op()       {}
+func (DeleteTimed) op()    {}
 func (AddVerdicts) op()    {}
 func (AddChain) op()       {}
 func (DeleteChain) op()    {}

@@ -31,6 +31,9 @@ func opText(table string, op Op) string {
 		if o.Dynamic {
 			extra = " " + strings.Join(dynamicText(o.Timeout), "; ") + ";"
 		}
+		if o.Timed {
+			extra = " flags timeout;"
+		}
 		if o.Comment != "" {
 			extra += fmt.Sprintf(" comment %q;", o.Comment)
 		}
@@ -41,6 +44,13 @@ func opText(table string, op Op) string {
 		return elementsText(table, "add", o.Set, o.Type, o.Elements)
 	case DeleteElements:
 		return elementsText(table, "delete", o.Set, o.Type, o.Elements)
+	case AddTimed:
+		if o.New {
+			return timedText(table, o)
+		}
+		return timedText(table, o) + opText(table, DeleteElements{o.Set, o.Type, o.keys()}) + timedText(table, o)
+	case DeleteTimed:
+		return elementsText(table, "add", o.Set, o.Type, o.Elements) + elementsText(table, "delete", o.Set, o.Type, o.Elements)
 	case AddVerdicts:
 		texts := make([]string, len(o.Entries))
 		for i, entry := range o.Entries {
@@ -71,4 +81,31 @@ func elementsText(table, verb, set string, t SetType, elements []Element) string
 		texts[i] = t.Text(e)
 	}
 	return fmt.Sprintf("%s element %s %s { %s }\n", verb, table, set, strings.Join(texts, ", "))
+}
+
+// timedText adds elements of a timed set. When the time of each is over is said to people: nft takes how long it is from
+// when it reads that.
+func timedText(table string, o AddTimed) string {
+	texts := make([]string, len(o.Elements))
+	for i, e := range o.Elements {
+		texts[i] = e.text(o.Type)
+	}
+	return fmt.Sprintf("add element %s %s { %s }\n", table, o.Set, strings.Join(texts, ", "))
+}
+
+// text is an element of a set with this type.
+func (e TimedElement) text(t SetType) string {
+	if e.Comment == "" {
+		return t.Text(e.Element)
+	}
+	return fmt.Sprintf("%s comment %q", t.Text(e.Element), e.Comment)
+}
+
+// keys are the elements without their times.
+func (o AddTimed) keys() []Element {
+	keys := make([]Element, len(o.Elements))
+	for i, e := range o.Elements {
+		keys[i] = e.Element
+	}
+	return keys
 }

@@ -5,16 +5,33 @@ import (
 	"slices"
 )
 
+// timedElements are the elements of a timed set, in order.
+func (s *Set) timedElements() (all []TimedElement) {
+	for _, e := range SortedElements(s.Timed) {
+		all = append(all, TimedElement{e, s.Timed[e]})
+	}
+	return all
+}
+
+// AddTimed puts the elements of a timed set into the kernel's, which is new.
+func (s *Set) AddTimed() []Op {
+	if len(s.Timed) == 0 {
+		return nil
+	}
+	return []Op{AddTimed{Set: s.Name, Type: s.Type, Elements: s.timedElements(), New: true}}
+}
+
 // Replacement is the plan that puts the whole table in place of whatever the
 // kernel has.
 func (t *Table) Replacement() Plan {
 	var sets, chains, rules, entries []Op
 	for _, name := range slices.Sorted(maps.Keys(t.Sets)) {
 		set := t.Sets[name]
-		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment, Dynamic: set.Dynamic, Timeout: set.Timeout})
+		sets = append(sets, AddSet{Name: name, Type: set.Type, Map: set.IsMap(), Comment: set.Comment, Dynamic: set.Dynamic, Timeout: set.Timeout, Timed: set.Timed != nil})
 		if len(set.Elements) > 0 {
 			sets = append(sets, AddElements{Set: name, Type: set.Type, Elements: SortedElements(set.Elements)})
 		}
+		sets = append(sets, set.AddTimed()...)
 		if len(set.Verdicts) > 0 {
 			add := AddVerdicts{Map: name, Type: set.Type}
 			for _, e := range SortedElements(set.Verdicts) {

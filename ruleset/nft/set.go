@@ -3,6 +3,7 @@ package nft
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // Set is a named set, or a verdict map.
@@ -12,6 +13,8 @@ type Set struct {
 	Comment string
 	// Life is how long it is in the table.
 	Life Life
+	// Of is what the set is of, as a value, for those who keep its elements. It is nil where nobody asks.
+	Of any
 	// Elements are the elements of a set. It is nil for a map.
 	Elements map[Element]struct{}
 	// ordered are the elements in order, if they are ranges. By it the range that has a key is
@@ -19,6 +22,11 @@ type Set struct {
 	ordered []Element
 	// Verdicts are the entries of a map. It is nil for a set.
 	Verdicts map[Element]Verdict
+	// Timed are the elements of a set whose elements have a time each; it is nil for all other sets, as Elements is for this
+	// one. The kernel removes an element by itself when its time is over. Here it stays until somebody takes it out.
+	Timed map[Element]Timed
+	// Lapsed are elements that the set had until their time was over. The kernel does not have them; see TracePacket.Open.
+	Lapsed map[Element]struct{}
 	// Dynamic: the kernel puts the elements in, for a Limit, Connections or Noted. Elements does
 	// not have them.
 	Dynamic bool
@@ -26,6 +34,14 @@ type Set struct {
 	// packet has put in again. If it is zero, the kernel removes an element when that has no
 	// connections any more.
 	Timeout uint32
+}
+
+// Timed is what an element of a timed set has besides its key.
+type Timed struct {
+	// Expires is when its time is over. The kernel knows it by the millisecond.
+	Expires time.Time
+	// Comment is what nft shows of it, with at most MaxComment bytes.
+	Comment string
 }
 
 // Life says how long a set is in its table.
@@ -42,6 +58,23 @@ const (
 	// that knows the members says so.
 	ByMeaning
 )
+
+// maxLapsed is how many elements that have lapsed a set remembers at most.
+const maxLapsed = 20_000
+
+// Lapse notes that the time of an element is over. If there are too many, some are forgotten.
+func (s *Set) Lapse(e Element) {
+	if s.Lapsed == nil {
+		s.Lapsed = map[Element]struct{}{}
+	}
+	for other := range s.Lapsed {
+		if len(s.Lapsed) < maxLapsed {
+			break
+		}
+		delete(s.Lapsed, other)
+	}
+	s.Lapsed[e] = struct{}{}
+}
 
 // IsMap reports whether the set is a verdict map.
 func (s *Set) IsMap() bool { return s.Verdicts != nil }
@@ -73,6 +106,10 @@ func (s *Set) contains(key Element) bool {
 			return 1
 		})
 		return after > 0 && ends(s.ordered[after-1], key)
+	}
+	if s.Timed != nil {
+		_, in := s.Timed[key]
+		return in
 	}
 	_, in := s.Elements[key]
 	return in

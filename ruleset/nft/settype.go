@@ -91,6 +91,24 @@ func (t SetType) AppendLast(key []byte, e *Element) []byte {
 	return t.appendParts(key, e, 1<<maxParts-1)
 }
 
+// ParseAddrs reads an element back from its key. It is not known if the type has other parts than one or two addresses of a
+// family, or the key another length.
+func (t SetType) ParseAddrs(key []byte) (e Element, known bool) {
+	if len(key) != t.KeyLen() {
+		return e, false
+	}
+	for i, into := range [][]byte{e.Addr[:], e.LastAddr[:]} {
+		switch t.parts[i] {
+		case IPv4Addr, IPv6Addr:
+			key = key[copy(into, key[:t.parts[i].Width()]):]
+		case 0:
+		default:
+			return Element{}, false
+		}
+	}
+	return e, len(key) == 0
+}
+
 // appendParts appends an element's parts: the second value of those that have a bit in seconds, and
 // the first value of the others.
 func (t SetType) appendParts(key []byte, e *Element, seconds uint8) []byte {

@@ -50,11 +50,17 @@ func (s *Set) text(b *strings.Builder) {
 	for _, e := range SortedElements(s.Elements) {
 		elements = append(elements, s.Type.Text(e))
 	}
+	for _, e := range s.timedElements() {
+		elements = append(elements, e.text(s.Type))
+	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
 	if s.Dynamic {
 		for _, line := range dynamicText(s.Timeout) {
 			fmt.Fprintf(b, "\t\t%s\n", line)
 		}
+	}
+	if s.Timed != nil {
+		b.WriteString("\t\tflags timeout\n")
 	}
 	if s.Type.Interval() {
 		b.WriteString("\t\tflags interval\n")

@@ -150,7 +150,9 @@ func (t *tracer) match(m Match) bool {
 		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
 	case Lookup:
 		key, ok := t.key(m.Fields)
-		return ok && t.table.Sets[m.Set].contains(key) != m.Not
+		set := t.table.Sets[m.Set]
+		_, lapsed := set.Lapsed[key]
+		return ok && (set.contains(key) || lapsed && t.packet.Open) != m.Not
 	}
 	panic(fmt.Sprintf("the tracer does not know the match %T", m))
 }
