@@ -153,11 +153,13 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 	}
 	told := r.Intn(3) > 0 // of attachments: elsewhere the API's word is all there is
 	s := snapshot(history, told)
+	s.Resolutions = random.Resolutions(r, 12)
 	had.clusters.Count(random.Features(s))
 	defer func() { had.histories.Count(random.HistoryFeatures(history)) }()
 	if err := c.Replace(s, o); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
+	s.Resolutions = c.Resolutions()
 	report, ok := check(t, c, r, s, fmt.Sprintf("seed %d, options %+v", seed, o), 100, total)
 	if !ok {
 		return
@@ -173,11 +175,13 @@ func agree(t *testing.T, c *agreement.Cluster, attach lab.Attach, seed int64, to
 			history = append(history, random.History(r, 1+r.Intn(5))...)
 		}
 		s = snapshot(history, told)
+		s.Resolutions = append(c.Resolutions(), random.Resolutions(r, 12)...)
 		had.clusters.Count(random.Features(s))
 		plan, err := c.Set(s)
 		if err != nil {
 			t.Fatalf("seed %d, change %d: %v\n%s", seed, change, err, plan.Text())
 		}
+		s.Resolutions = c.Resolutions()
 		if !plan.Empty() {
 			total.plans++
 		}

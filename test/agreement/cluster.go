@@ -283,8 +283,13 @@ func (c *Cluster) feed(s policy.Snapshot) {
 	for _, event := range difference(c.snapshot, s) {
 		c.apply(event.Change())
 	}
+	c.apply(policy.Resolved(s.Resolutions))
 	c.snapshot = s
 }
+
+// Resolutions are what domain names are resolved to at the node, as far as that counts: what pods were told, and lost with
+// their addresses, does not.
+func (c *Cluster) Resolutions() []policy.Resolution { return c.model.Resolutions() }
 
 // apply tells both models of a change.
 func (c *Cluster) apply(change policy.Change) {
