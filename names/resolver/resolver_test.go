@@ -95,7 +95,7 @@ func example(q dnsmessage.Question, _ bool) *dnsmessage.Message {
 	switch q.Name.String() {
 	case "v4.example.com.":
 		if q.Type == dnsmessage.TypeA {
-			m.Answers = []dnsmessage.Resource{at("v4.example.com", 100, "192.0.2.1"), at("v4.example.com", 100, "192.0.2.2")}
+			m.Answers = []dnsmessage.Resource{at("v4.example.com", 100, "192.0.2.1"), at("v4.example.com", 100, "192.0.2.2"), at("v4.example.com", 1, "2001:db8::1")}
 		}
 	case "both.example.com.":
 		both("both.example.com", "192.0.2.3", "2001:db8::3")
@@ -162,10 +162,10 @@ func TestForged(t *testing.T) {
 	server := serve(t, asked.count(addresses(100, "192.0.2.1")),
 		func([]byte) []byte { return nil },
 		func([]byte) []byte { return []byte("not DNS") },
-		func(reply []byte) []byte { reply[0]++; return reply[:12] },                  // another id, and the end is missing
-		func(reply []byte) []byte { reply[1]++; reply[len(reply)-1]++; return reply }, // another id
-		func(reply []byte) []byte { reply[2] &^= 0x80; return reply },                // a question
-		func(reply []byte) []byte { reply[13]++; return reply },                      // another name
+		func(reply []byte) []byte { reply[0]++; return reply[:12] },                          // another id, and the end is missing
+		func(reply []byte) []byte { reply[1]++; reply[len(reply)-1]++; return reply },        // another id
+		func(reply []byte) []byte { reply[2] &^= 0x80; reply[len(reply)-1]++; return reply }, // a question
+		func(reply []byte) []byte { reply[13]++; reply[len(reply)-1]++; return reply },       // another name
 		func(reply []byte) []byte { // two questions
 			reply[5] = 2
 			return reply

@@ -114,7 +114,7 @@ func TestNoGap(t *testing.T) {
 				known.counting(1)
 				time.Sleep(time.Hour)
 				known.counting(1)
-				if n := len(asked.times(asking(dnsmessage.TypeA, "a.example.com"))); n > c.most+2 || n < 1 {
+				if n := len(asked.times(asking(dnsmessage.TypeA, "a.example.com"))); n > c.most+2 || 2*n < c.most {
 					t.Errorf("asked %d times, not %d", n, c.most)
 				}
 				stop()
@@ -265,8 +265,8 @@ func TestNothingAsked(t *testing.T) {
 		r.SetResolvers(nil)
 		r.SetNames(names(3))
 		time.Sleep(time.Hour)
-		if asked.number() != 0 {
-			t.Errorf("%d questions without resolvers", asked.number())
+		if s := r.Stats(); s.Asked != 0 || s.NextDue.IsZero() {
+			t.Errorf("without resolvers: %+v", s)
 		}
 		r.SetResolvers([]netip.AddrPort{first})
 		time.Sleep(time.Second / 2)
