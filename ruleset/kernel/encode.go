@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -24,8 +25,8 @@ type message struct {
 
 // encode turns a plan into messages. If an operation cannot be turned into messages, the error is
 // a *nft.Refusal.
-func encode(table *nftables.Table, plan nft.Plan) ([]message, error) {
-	e := encoder{table: table, op: -1}
+func (c *Conn) encode(table *nftables.Table, plan nft.Plan) ([]message, error) {
+	e := encoder{table: table, op: -1, queues: c.queues}
 	switch {
 	case plan.Replace && table.Flags != 0:
 		// A table that exists, whoever made it, may have other flags, which cannot be changed.
@@ -71,6 +72,7 @@ func destroyTable(table *nftables.Table) message {
 type encoder struct {
 	table    *nftables.Table
 	op       int
+	queues   queueing
 	messages []message
 	// kept are base chains that exist, and stay.
 	kept map[string]bool
@@ -103,6 +105,8 @@ func (e *encoder) encode(op nft.Op) error {
 		return e.addElements(op)
 	case nft.DeleteElements:
 		return e.deleteElements(op)
+	case nft.RenewElements:
+		return e.renewElements(op)
 	case nft.AddVerdicts:
 		return e.addVerdicts(op)
 	case nft.AddChain:
@@ -178,7 +182,7 @@ func (e *encoder) setRules(op nft.SetRules) error {
 		func(c *nftables.Conn) { c.FlushChain(chain) })
 	for i, rule := range op.Rules {
 		what := func() string { return fmt.Sprintf("add rule %d of chain %s", i+1, op.Chain) }
-		exprs, err := program(rule, e.table.Family == nftables.TableFamilyBridge)
+		exprs, err := program(rule, e.table.Family == nftables.TableFamilyBridge, e.queues)
 		if err == nil {
 			err = checkComment(rule.Comment())
 		}
@@ -222,6 +226,13 @@ func (e *encoder) deleteElements(op nft.DeleteElements) error {
 		format: "delete %s from set %s", set: op.Set, setType: op.Type, keys: op.Elements,
 		send: (*nftables.Conn).SetDeleteElements,
 	})
+}
+
+// renewElements adds, deletes and adds: to add an element that is there leaves its timeout as it is, but for Linux 6.12
+// and later, and to delete one that is not there fails.
+func (e *encoder) renewElements(op nft.RenewElements) error {
+	add := nft.AddElements(op)
+	return errors.Join(e.addElements(add), e.deleteElements(nft.DeleteElements(op)), e.addElements(add))
 }
 
 func (e *encoder) addVerdicts(op nft.AddVerdicts) error {
