@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/ruleset/nft"
@@ -487,3 +488,68 @@ func TestQueueHasOneReader(t *testing.T) {
 	}
 }
 
+// namesTable is a names table with resolvers in it that stay for a minute.
+func namesTable() *nft.Table {
+	names := ruleset.BuildNames(parseAddrs([]string{"10.244.1.2", "fd00:10:244:1::2"}), ruleset.NamesOptions{Queue: 28775, QueryGroup: 28776})
+	for _, op := range names.Renew([]netip.AddrPort{service4, service6}).Ops {
+		renewed := op.(nft.RenewElements)
+		set := names.Sets[renewed.Set]
+		set.Timeout = 60
+		for _, e := range renewed.Elements {
+			set.Elements[e] = struct{}{}
+		}
+	}
+	return &names.Table
+}
+
+// openQueueing connects to the namespace, for tables that queue packets.
+func (n *namespace) openQueueing() *kernel.Conn {
+	n.t.Helper()
+	c, err := kernel.Open(kernel.Options{NetNS: n.fd, Queue: true})
+	if errors.Is(err, kernel.ErrUnsupported) {
+		n.t.Skipf("skipped: %v", err)
+	}
+	check.NoError(n.t, err)
+	n.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// TestNamesGolden: what the kernel holds of the names table is what nft makes of its text.
+func TestNamesGolden(t *testing.T) {
+	have, want := newNamespace(t), newNamespace(t)
+	names := ruleset.BuildNames(parseAddrs([]string{"10.244.1.2", "fd00:10:244:1::2"}), ruleset.NamesOptions{Queue: 28775, QueryGroup: 28776})
+	check.NoError(t, have.openQueueing().Apply(names.Replacement()))
+	golden := check.Value(os.ReadFile("../testdata/names/names.nft"))(t)
+	if _, err := newNamespace(t).try("table inet least { chain c { queue flags bypass to 1; }; }\n", "-f", "-"); err != nil && strings.Contains(err.Error(), "No such file or directory") {
+		t.Skip("skipped: there is no comparing with nft, which has no way to queue packets on this kernel but CONFIG_NFT_QUEUE")
+	}
+	want.load(string(golden))
+	expectSame(t, have, want)
+}
+
+// TestReaderNames: what the kernel's rules of the names table do to packets is what the tracer says of the table.
+func TestReaderNames(t *testing.T) {
+	n, table := newNamespace(t), namesTable()
+	c := n.openQueueing()
+	check.NoError(t, c.Apply(table.Replacement()))
+	k := check.Value(c.OpenReader(kernel.Options{NetNS: n.fd}))(t)
+	t.Cleanup(func() { _ = k.Close() })
+	queued := 0
+	for _, state := range []nft.CtState{nft.New, nft.Established, nft.Invalid, nft.Untracked} {
+		for _, reply := range []bool{false, true} {
+			for _, resolver := range []netip.AddrPort{service4, service6, unknown4} {
+				pod := parseAddrs([]string{"10.244.1.2", "fd00:10:244:1::2"})[resolver.Addr().BitLen()/128]
+				p := nft.TracePacket{State: state, Reply: reply, SrcPort: resolver.Port(), Packet: policy.Packet{Src: resolver.Addr(), Dst: pod, Protocol: policy.UDP, DstPort: 40000}}
+				trace := agree(t, k, table, nft.Postrouting, p)
+				if len(trace.Steps) > 0 && trace.Steps[len(trace.Steps)-1].Rule.Verdict.Action == nft.Queue {
+					queued++
+				}
+				p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, 40000, resolver.Port()
+				agree(t, k, table, nft.Prerouting, p)
+			}
+		}
+	}
+	if queued == 0 {
+		t.Error("nothing was queued")
+	}
+}
