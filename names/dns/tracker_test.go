@@ -134,21 +134,33 @@ func TestManyQuestionsOfOneFlow(t *testing.T) {
 	if tooMany != asked-room {
 		t.Errorf("%d had to go", tooMany)
 	}
-	answer := func(id uint16) int {
-		got, _ := tracker.Reply(datagram(reply(id, api, a, at(api, 60, "192.0.2.1")).pack(t)), now)
+	ask(t, tracker, query(asked-1, api, a)) // which makes nothing go, as it was asked before
+	late := now.Add(29 * time.Second)
+	if ignored := tracker.Query(datagram(query(asked, api, a).pack(t)), late); !slices.Equal(ignored, []dns.Reason{dns.TooMany}) {
+		t.Errorf("one more: ignored %v", ignored)
+	}
+	answers := func(id uint16) int {
+		got, _ := tracker.Reply(datagram(reply(id, api, a, at(api, 60, "192.0.2.1")).pack(t)), late)
 		return len(got)
 	}
-	// One that was asked before makes nothing go.
-	if ignored := tracker.Query(datagram(query(asked-1, api, a).pack(t)), now); len(ignored) != 0 {
-		t.Errorf("asked again: %v", ignored)
-	}
-	if answer(asked-room-1) != 0 || answer(asked-room) != 1 || answer(asked-1) != 1 {
+	if answers(asked-room) != 0 || answers(asked-room+1) != 1 || answers(asked-1) != 1 || answers(asked) != 1 {
 		t.Error("others went")
 	}
-	// What nobody waits for any more makes room first.
-	if ignored := tracker.Query(datagram(query(asked, api, a).pack(t)), now.Add(30*time.Second)); len(ignored) != 0 {
+	// What nobody waits for any more makes room.
+	if ignored := tracker.Query(datagram(query(asked+1, api, a).pack(t)), now.Add(31*time.Second)); len(ignored) != 0 {
 		t.Errorf("there is no room again: %v", ignored)
 	}
+}
+
+// TestTimesOfOneFlow: each question of a flow has a time of its own.
+func TestTimesOfOneFlow(t *testing.T) {
+	tracker := dns.NewTracker()
+	ask(t, tracker, query(1, api, a))
+	tracker.Query(datagram(query(2, api, aaaa).pack(t)), now.Add(20*time.Second))
+	got, ignored := tracker.Reply(datagram(reply(1, api, a, at(api, 60, "192.0.2.1")).pack(t)), now.Add(40*time.Second))
+	expect(t, got, ignored, nil, dns.WrongID)
+	got, ignored = tracker.Reply(datagram(reply(2, api, aaaa, at(api, 60, "2001:db8::1")).pack(t)), now.Add(40*time.Second))
+	expect(t, got, ignored, []dns.Answer{answer6})
 }
 
 // BenchmarkReply is a usual answer: two aliases and four addresses.
