@@ -137,7 +137,7 @@ var _ = Describe("The Service that a flow has asked for", func() {
 	deny := func(started *running, to netip.Addr, asked string, port uint16) *flows.Asked {
 		GinkgoHelper()
 		number++
-		l := nft.Logged{Time: time.Now(), SrcPort: number, Asked: netip.AddrPortFrom(netip.MustParseAddr(asked), port)}
+		l := nft.Logged{Time: time.Now(), Packet: nft.TracePacket{SrcPort: number}, Asked: netip.AddrPortFrom(netip.MustParseAddr(asked), port)}
 		l.Packet.Packet = packet.Packet{Src: netip.MustParseAddr("192.0.2.99"), Dst: to, Protocol: packet.TCP, DstPort: 80, HopLimit: 64}
 		denied.packets <- l
 		begun := time.Now()

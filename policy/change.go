@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -28,11 +29,16 @@ func (m *Model) Apply(changes ...Change) {
 
 // Knows reports whether the model has taken in this very change, and no other of the object
 // since, so that Apply would change nothing. It may say no of a change that it knows: of pods it
-// tells by the value that SetPod was given, without a look at it, and of other objects it cannot
-// tell.
+// tells by the value that SetPod was given, without a look at it, of resolutions by what they say,
+// and of others it cannot tell.
 func (m *Model) Knows(c Change) bool {
-	pod, is := c.(podChange)
-	return is && m.pod(pod.key) == pod.pod
+	switch c := c.(type) {
+	case podChange:
+		return m.pod(c.key) == c.pod
+	case resolvedChange:
+		return !slices.ContainsFunc(c.all, func(r Resolution) bool { return slices.ContainsFunc(m.forPods(r), func(r Resolution) bool { return !m.resolutions.knows(r) }) })
+	}
+	return false
 }
 
 // HasSynced reports whether all that there was at the start has been taken in (see Synced).

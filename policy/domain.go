@@ -43,8 +43,8 @@ type Resolution struct {
 	// Name is the name that was asked for, in lower case, without a dot at its end.
 	Name string
 	Addr netip.Addr
-	// Pod is the address of the pod that has asked, and was told; nobody else may use the answer. The zero Addr is the
-	// agent itself, and its answers are for all pods of the node that a policy with this very name is about.
+	// Pod is the address of the pod that has asked, and was told, or another of its addresses; nobody else may use the
+	// answer. The zero Addr is the agent itself, and its answers are for all pods of the node that a policy with this very name is about.
 	Pod netip.Addr
 	// Expires is when the answer does not count for new connections any more.
 	Expires time.Time

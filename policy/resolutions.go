@@ -33,7 +33,8 @@ func newResolutions() resolutions {
 }
 
 // Resolved is what domain names were resolved to. Each counts until it expires; one that is known already counts until the
-// later of both times. What a pod was told that is not on this node, or not known, counts for nobody.
+// later of both times. What a pod was told, at any of its addresses, counts for those
+// of its addresses that are of the family; of a pod that is not on this node, or not known, it counts for nobody.
 func Resolved(all []Resolution) Change { return resolvedChange{all} }
 
 // Elapsed says what time it is: resolutions that expire now or before count no more for new connections.
@@ -46,8 +47,8 @@ type (
 
 func (c resolvedChange) apply(m *Model) {
 	for _, r := range c.all {
-		if !r.Pod.IsValid() || m.hereAt(r.Pod) {
-			m.resolutions.resolved(r)
+		for _, counts := range m.forPods(r) {
+			m.resolutions.resolved(counts)
 		}
 	}
 	m.resolutions.evict()
@@ -65,17 +66,45 @@ func (c elapsedChange) apply(m *Model) {
 func (c resolvedChange) String() string { return fmt.Sprintf("%d resolutions", len(c.all)) }
 func (c elapsedChange) String() string  { return "time passes" }
 
-// hereAt reports whether a pod of this node has an address.
-func (m *Model) hereAt(ip netip.Addr) bool {
-	return slices.ContainsFunc(m.holders(ip), func(pod *Pod) bool { return pod.Node == m.node })
+// forPods are the resolutions that count when a pod, or the agent, was told one: for those of the pod's addresses from which it
+// reaches the other, as it may ask from an address of the other family. Where several pods have the address that was told,
+// it counts for that one alone.
+func (m *Model) forPods(r Resolution) (counts []Resolution) {
+	if !r.Pod.IsValid() {
+		return []Resolution{r}
+	}
+	holders := m.holders(r.Pod)
+	if len(holders) == 0 || slices.ContainsFunc(holders, func(pod *Pod) bool { return pod.Node != m.node }) {
+		return nil
+	}
+	from := []netip.Addr{r.Pod}
+	if len(holders) == 1 {
+		from = m.here(holders[0])
+	}
+	for _, r.Pod = range from {
+		if r.Pod.Is4() == r.Addr.Is4() {
+			counts = append(counts, r)
+		}
+	}
+	return counts
+}
+
+// sameTime is by how much two times differ at least that are not the same: names' times are whole seconds, of which a cache
+// of a resolver's may tell one less each time.
+const sameTime = time.Second
+
+// knows reports whether a resolution is known to count until it expires, or about as long.
+func (rs *resolutions) knows(r Resolution) bool {
+	until, known := rs.until[r.untimed()]
+	return known && r.Expires.Before(until.Add(sameTime))
 }
 
 // resolved takes a resolution in.
 func (rs *resolutions) resolved(r Resolution) {
-	key := r.untimed()
-	if until, known := rs.until[key]; known && !r.Expires.After(until) {
+	if rs.knows(r) {
 		return
 	}
+	key := r.untimed()
 	rs.until[key] = r.Expires
 	if rs.ofPod[key.Pod] == nil {
 		rs.ofPod[key.Pod] = map[Resolution]struct{}{}

@@ -107,3 +107,22 @@ func TestResolutionsAreBounded(t *testing.T) {
 		t.Errorf("kept is one that expires at %v", next)
 	}
 }
+
+// TestResolutionsOfBothFamilies: a pod that asks from one of its addresses reaches what it was told from that of the family.
+func TestResolutionsOfBothFamilies(t *testing.T) {
+	m := namer(t)
+	six := netip.MustParseAddr("fd00:10:244:1::2")
+	m.Apply(SetPod(&Pod{Key: Key{Namespace: "shop", Name: "web"}, Node: "node-1", Labels: LabelsOf(map[string]string{"app": "web"}), IPs: []netip.Addr{addr(2), six}}))
+	to := netip.MustParseAddr("2001:db8::1")
+	change := Resolved([]Resolution{told(addr(2), "www.example.com", to, 60), told(six, "www.example.com", outside(1), 60)})
+	if m.Knows(change) {
+		t.Error("it knows what it was not told")
+	}
+	m.Apply(change)
+	if got := fmt.Sprint(m.Resolutions()); got != "[www.example.com is 203.0.0.1 for 10.244.1.2 www.example.com is 2001:db8::1 for fd00:10:244:1::2]" {
+		t.Errorf("resolutions are %s", got)
+	}
+	if !m.Knows(change) {
+		t.Error("it does not know what it was told")
+	}
+}

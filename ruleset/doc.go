@@ -48,6 +48,7 @@
 //	index.go        long runs of their rules, found by the peer's address
 //	told.go         where denied packets go, so that the first of each flow is told
 //	staged.go       the staged table: what would be denied with the staged policies in force
+//	dns.go          the names table: hands over what pods ask DNS, and are told
 //	flooding.go     who is denied so much that no more of it is looked at
 //	toldframes.go   the same for frames
 //	discovery.go    neighbour and listener discovery

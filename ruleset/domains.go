@@ -279,3 +279,40 @@ func (t *Table) forgetLapsed(addr netip.Addr) {
 		maps.DeleteFunc(set.Lapsed, func(e nft.Element, _ struct{}) bool { return !set.Of.(*domains).agents && e.Addr == of })
 	}
 }
+
+// HasDomains reports whether a rule of a policy names domains.
+func (t *Table) HasDomains() bool { return len(t.domains) > 0 }
+
+// Inherit takes over from the table before, in place of which this one was built, which connections are open by answers whose
+// time is over.
+func (t *Table) Inherit(before *Table) {
+	for name, set := range t.domains {
+		had := before.domains[name]
+		if had == nil {
+			continue
+		}
+		for e := range had.Lapsed {
+			set.Lapse(e)
+		}
+		for e := range had.Timed {
+			if _, has := set.Timed[e]; !has {
+				set.Lapse(e)
+			}
+		}
+	}
+}
+
+// Opened notes that a connection is open that was judged as one from src to dst before this agent came. If a rule would let
+// it pass by some domain name, it goes on, although nobody knows any more who was told what.
+func (t *Table) Opened(src, dst netip.Addr) {
+	if len(t.subjects[src]) == 0 {
+		return
+	}
+	for _, set := range t.domains {
+		if e, of := set.Of.(*domains).element(told{src, dst}); of {
+			if _, has := set.Timed[e]; !has {
+				set.Lapse(e)
+			}
+		}
+	}
+}

@@ -53,6 +53,8 @@ func goldens(t *testing.T) map[string]*nft.Table {
 		}
 	}
 	tables["testdata/links.nft"] = &ruleset.BuildLinks(links, ruleset.FragmentMemory{}).Table
+	names := ruleset.BuildNames(askers, namesOptions)
+	tables["testdata/names/names.nft"] = &names.Table
 	tables["testdata/guard.nft"] = &ruleset.BuildGuard(attachments(2), gateway, ruleset.FragmentMemory{}).Table
 	return tables
 }
@@ -108,7 +110,7 @@ func TestRulesetDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(string(data), "<!-- golden: ")
-	for _, name := range []string{"default-deny", "web", "default-deny-options", "masquerade", "links", "guard", "cluster-policies", "cluster-policies-by-peer"} {
+	for _, name := range []string{"default-deny", "web", "default-deny-options", "masquerade", "links", "guard", "cluster-policies", "cluster-policies-by-peer", "names/names"} {
 		if !strings.Contains(string(data), "<!-- golden: "+name+".nft ") {
 			t.Errorf("%s does not show %s.nft", path, name)
 		}

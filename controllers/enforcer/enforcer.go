@@ -38,6 +38,9 @@ type Options struct {
 	// Flows is where to cut established flows that policy no longer allows; it
 	// needs Ruleset.RevokedMark. Nil: they are left alone.
 	Flows Flows
+	// OpenFlows are the established flows, so that those go on that are open by an address of a domain name, of which
+	// this agent does not know any more who was told it. Nil: they are cut, if Flows are there.
+	OpenFlows OpenFlows
 	// Watch notices what others do to the tables. Nil: nothing does.
 	Watch Watch
 	// Bridge is the bridge that the CNI plugin connects the pods by. Nil: another plugin

@@ -22,6 +22,7 @@ type loop struct {
 	watch   Watch  // nil: what others do is not noticed
 	flows   *judge // nil: established flows are left alone
 	links   *links // nil: podfence connects the pods
+	open    OpenFlows
 	report  func(Outcome)
 
 	// policies is the table that judges packets, and trust what is known of it in the kernel.
@@ -43,7 +44,7 @@ type loop struct {
 // newLoop returns a loop. Another table beside the policies' table needs one more entry in beside.
 func newLoop(kernel Kernel, o Options, in *inbox, policies *sharedTable, flows *judge, links *links) *loop {
 	l := &loop{
-		kernel: kernel, options: o.Ruleset, inbox: in, watch: o.Watch, flows: flows, links: links, report: o.Report,
+		kernel: kernel, options: o.Ruleset, inbox: in, watch: o.Watch, flows: flows, links: links, open: o.OpenFlows, report: o.Report,
 		policies: policies,
 	}
 	if o.Bridge != nil {
@@ -227,6 +228,7 @@ func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err
 		if err := l.links.into(table, *b.Intent); err != nil {
 			return b, plan, nil, err
 		}
+		l.inherit(table)
 		l.policies.put(table)
 		// The members of peers and named ports are most of it, and are in the table now: to hold
 		// them twice while the kernel takes the table would be the agent's peak of memory.
@@ -244,6 +246,25 @@ func (l *loop) plan() (b batch, plan nft.Plan, affected map[netip.Addr]bool, err
 		}
 	})
 	return b, plan, affected, nil
+}
+
+// inherit has connections go on that are open by addresses of domain names, in a table that was built anew. As the first
+// table it has what connection tracking knows.
+func (l *loop) inherit(table *ruleset.Table) {
+	switch {
+	case l.policies.get() != nil:
+		l.policies.bequeath(table)
+	case l.open != nil && table.HasDomains():
+		always := func(is bool) func(nft.HookPoint, policy.Packet) bool {
+			return func(nft.HookPoint, policy.Packet) bool { return is }
+		}
+		_, err := l.open.WouldCut(context.Background(), l.options.RevokedMark, always(true), always(false), func(f nft.OpenFlow) {
+			table.Opened(f.JudgedBy.Src, f.JudgedBy.Dst)
+		})
+		if err != nil {
+			l.report(Troubled{What: "Cannot tell which connections are open to addresses of domain names; some may be cut", Err: err})
+		}
+	}
 }
 
 // took notes a batch, and reports what has come of it before it is committed.

@@ -26,8 +26,10 @@ type Supposition struct {
 // Suppose supposes changes of policies, Namespaces and pods (see policy.Excerpt.Suppose).
 func (e *Enforcer) Suppose(changes ...policy.Change) *Supposition {
 	model := ask(e.inbox, (*policy.Model).Excerpt).Suppose(changes...)
+	table := ruleset.Build(model.Intent(), e.ruleset)
+	e.policies.bequeath(table)
 	return &Supposition{
-		inbox: e.inbox, asIs: e.policies.judge(), model: model, table: ruleset.Build(model.Intent(), e.ruleset),
+		inbox: e.inbox, asIs: e.policies.judge(), model: model, table: table,
 		known: map[netip.Addr]struct{}{}, verdicts: map[judged]bool{},
 	}
 }
@@ -44,7 +46,7 @@ func (s *Supposition) WouldPass(hook nft.HookPoint, p policy.Packet) bool {
 		if len(s.verdicts) >= remembered {
 			clear(s.verdicts)
 		}
-		passes = s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
+		passes = s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New, Open: true}).Verdict == nft.Accept
 		s.verdicts[flow] = passes
 	}
 	return passes

@@ -117,6 +117,15 @@ func (s *sharedTable) doubt() {
 	s.settled = 0
 }
 
+// bequeath has another table know which connections are open by answers whose time is over.
+func (s *sharedTable) bequeath(to *ruleset.Table) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.table != nil {
+		to.Inherit(s.table)
+	}
+}
+
 // rules are the chains of the table, if the kernel holds it as it is, and its version. Nobody changes a
 // chain: another takes its place.
 func (s *sharedTable) rules() (chains map[string]*nft.Chain, version uint64, held bool) {
@@ -158,7 +167,7 @@ func (s *sharedTable) judge() func(nft.HookPoint, policy.Packet) bool {
 		flow := judged{hook, p}
 		passes, known := verdicts[flow]
 		if !known {
-			passes = s.table == nil || s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
+			passes = s.table == nil || s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New, Open: true}).Verdict == nft.Accept
 			verdicts[flow] = passes
 		}
 		return passes
@@ -172,7 +181,7 @@ func (s *sharedTable) denied(hook nft.HookPoint, p policy.Packet) string {
 	if s.table == nil {
 		return ""
 	}
-	return s.table.Denied(s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New}))
+	return s.table.Denied(s.table.Trace(hook, nft.TracePacket{Packet: p, State: nft.New, Open: true}))
 }
 
 // denialOf says why a packet was denied, by the table as it is.

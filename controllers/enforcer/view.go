@@ -2,6 +2,8 @@ package enforcer
 
 import (
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -161,3 +163,34 @@ func (e *Enforcer) Counts() policy.Counts { return ask(e.inbox, (*policy.Model).
 func (e *Enforcer) Most(n int) []policy.Taken {
 	return ask(e.inbox, func(m *policy.Model) []policy.Taken { return m.Most(n) })
 }
+
+// Namers are the addresses of this node's pods that policies with domain names are about, staged ones included, with these
+// names.
+func (e *Enforcer) Namers() map[netip.Addr][]policy.DomainName {
+	namers := ask(e.inbox, (*policy.Model).Namers)
+	if e.rehearsal == nil {
+		return namers
+	}
+	w := e.rehearsal.now()
+	if w == nil {
+		return namers
+	}
+	for addr, names := range ask(w.inbox, (*policy.Model).Namers) {
+		names = append(names, namers[addr]...)
+		slices.Sort(names)
+		namers[addr] = slices.Compact(names)
+	}
+	return namers
+}
+
+// Resolutions are what domain names are resolved to, as far as it counts, and NextElapsed is when the next of them expires;
+// zero: there is none.
+func (e *Enforcer) Resolutions() []policy.Resolution {
+	return ask(e.inbox, (*policy.Model).Resolutions)
+}
+
+// NextElapsed is when the next resolution expires; zero: there is none.
+func (e *Enforcer) NextElapsed() time.Time { return ask(e.inbox, (*policy.Model).NextElapsed) }
+
+// Evicted is how many resolutions there was no room for so far.
+func (e *Enforcer) Evicted() int { return ask(e.inbox, (*policy.Model).Evicted) }

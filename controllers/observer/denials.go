@@ -142,7 +142,7 @@ func (d *Denials) Tell(l nft.Logged) {
 	denial := o.DenialOf(l)
 	flow := &flows.Flow{
 		Time: l.Time, Node: o.Node, Verdict: flows.Denied, Direction: denial.Direction, Reason: denial.Reason, Text: denial.Text, Policies: denial.Policies,
-		Source: o.Names.Endpoint(l.Packet.Src, l.SrcPort), Destination: o.Names.Endpoint(l.Packet.Dst, l.Packet.DstPort), Protocol: ProtocolName(l.Packet.Protocol),
+		Source: o.Names.Endpoint(l.Packet.Src, l.Packet.SrcPort), Destination: o.Names.Endpoint(l.Packet.Dst, l.Packet.DstPort), Protocol: ProtocolName(l.Packet.Protocol),
 	}
 	if l.Asked.IsValid() {
 		flow.Asked = &flows.Asked{IP: l.Asked.Addr(), Port: l.Asked.Port()}

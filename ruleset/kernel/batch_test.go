@@ -11,7 +11,7 @@ import (
 )
 
 func oneElement(g *WithT) []message {
-	messages, err := encode((&Conn{name: "podfence"}).table(nft.Inet), nft.Plan{Ops: []nft.Op{
+	messages, err := (&Conn{name: "podfence"}).encode((&Conn{name: "podfence"}).table(nft.Inet), nft.Plan{Ops: []nft.Op{
 		nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: []nft.Element{{Addr: [16]byte{10, 0, 0, 1}}}},
 	}})
 	g.Expect(err).NotTo(HaveOccurred())

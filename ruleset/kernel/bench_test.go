@@ -2,11 +2,14 @@ package kernel_test
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/podfence/podfence/ruleset/kernel"
 	"github.com/podfence/podfence/ruleset/nft"
+	"github.com/podfence/podfence/test/check"
 	"github.com/podfence/podfence/test/quantiles"
 )
 
@@ -107,4 +110,77 @@ func BenchmarkOpen(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkHold is how long a pod waits for an answer over UDP whose reply is held until one element has got into a set, and how
+// long for one that is not held.
+func BenchmarkHold(b *testing.B) {
+	d := newDNSLab(b)
+	d.renewing()
+	main := check.Value(kernel.Open(kernel.Options{NetNS: d.node.NetNS()}))(b)
+	b.Cleanup(func() { _ = main.Close() })
+	domain := nft.Of(nft.IPv4Addr, nft.IPv4Addr)
+	mustApply(b, main, nft.Plan{Replace: true, Ops: []nft.Op{nft.AddSet{Name: "domain", Type: domain, Timeout: 60}}})
+	queue := check.Value(kernel.OpenQueue(kernel.Options{NetNS: d.node.NetNS()}, replyQueue, 1024))(b)
+	done := make(chan error, 1)
+	b.Cleanup(func() { _, _ = queue.Close(), <-done })
+	var commits []time.Duration
+	go func() {
+		last := uint32(0)
+		for {
+			err := queue.Receive(func(p nft.Queued) {
+				last++
+				learned := nft.AddrElement(p.Dst.Addr())
+				learned.LastAddr = nft.AddrElement(netip.AddrFrom4([4]byte{203, byte(last >> 16), byte(last >> 8), byte(last)})).Addr
+				began := time.Now()
+				if err := main.Apply(nft.Plan{Ops: []nft.Op{nft.RenewElements{Set: "domain", Type: domain, Elements: []nft.Element{learned}}}}); err != nil {
+					b.Errorf("learn: %v", err)
+				}
+				commits = append(commits, time.Since(began))
+				if err := queue.Release(p.ID); err != nil {
+					b.Errorf("release: %v", err)
+				}
+			})
+			if err != nil {
+				done <- nil
+				return
+			}
+		}
+	}()
+	socket := func(to netip.AddrPort) (c net.Conn) {
+		check.NoError(b, d.asker.Do(func() (err error) {
+			c, err = net.Dial("udp", to.String())
+			return err
+		}))
+		b.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	held, plain := socket(service4), socket(unknown4)
+	buffer := make([]byte, 512)
+	ask := func(c net.Conn) time.Duration {
+		began := time.Now()
+		_ = c.SetDeadline(began.Add(time.Second))
+		if _, err := c.Write([]byte(question)); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Read(buffer); err != nil {
+			b.Fatal(err)
+		}
+		return time.Since(began)
+	}
+	var tookHeld, tookPlain, added []time.Duration
+	for b.Loop() {
+		time.Sleep(time.Millisecond) // pods do not ask in a loop, and the agent has slept
+		without := ask(plain)
+		time.Sleep(time.Millisecond)
+		with := ask(held)
+		tookHeld, tookPlain, added = append(tookHeld, with), append(tookPlain, without), append(added, with-without)
+	}
+	if len(commits) < len(tookHeld) {
+		b.Fatalf("%d replies, of which %d were held", len(tookHeld), len(commits))
+	}
+	quantiles.Report(b, "held", time.Microsecond, tookHeld, 50, 99)
+	quantiles.Report(b, "plain", time.Microsecond, tookPlain, 50, 99)
+	quantiles.Report(b, "added", time.Microsecond, added, 50, 99)
+	quantiles.Report(b, "commit", time.Microsecond, commits, 50, 99)
 }

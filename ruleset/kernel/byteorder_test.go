@@ -64,6 +64,7 @@ func everything(family nft.Family) nft.Plan {
 		{Counter: true, Log: nft.Log{Group: 28774, Prefix: "denied"}, Verdict: nft.Verdict{Action: nft.Drop}, Origin: nft.Sentence("why")},
 		{Verdict: nft.Verdict{Action: nft.Reject}}, {Verdict: nft.Verdict{Action: nft.Return}}, {Verdict: nft.Verdict{Action: nft.Masquerade}},
 		{Verdict: nft.Verdict{Action: nft.Jump, Chain: "plain"}},
+		{Log: nft.Log{Group: 28774, Prefix: "query", Whole: true}, Verdict: nft.Verdict{Action: nft.Queue, Number: 28774}},
 		// Marks, groups and states that other octets hold in another order.
 		{Matches: []nft.Match{nft.InGroup(28774), nft.Mark(0x01020304), nft.Established | nft.Related}, Verdict: accept},
 	}
@@ -72,7 +73,7 @@ func everything(family nft.Family) nft.Plan {
 	}
 	hook := nft.AddChain{Name: "base", Hook: &nft.Hook{Point: nft.Forward, Base: nft.Filter, Priority: -10}}
 	if family == nft.Bridge {
-		return nft.Plan{Family: family, Ops: []nft.Op{hook, nft.SetRules{Chain: "base", Rules: rules[5:]}}}
+		return nft.Plan{Family: family, Ops: []nft.Op{hook, nft.SetRules{Chain: "base", Rules: rules[6:]}}}
 	}
 	ops := []nft.Op{nft.AddChain{Name: "plain"}}
 	addr := nft.AddrElement(netip.MustParseAddr("10.0.1.2"))
@@ -88,6 +89,11 @@ func everything(family nft.Family) nft.Plan {
 			nft.DeleteElements{Set: f.String(), Type: of, Elements: []nft.Element{addr}},
 		)
 	}
+	renewed := nft.Of(nft.IPv4Addr)
+	ops = append(ops,
+		nft.AddSet{Name: "renewed", Type: renewed, Timeout: 1},
+		nft.RenewElements{Set: "renewed", Type: renewed, Elements: []nft.Element{addr}},
+	)
 	blocks, ports := nft.RangesOf(nft.IPv4Addr), nft.RangesOf(nft.InetProto, nft.InetService)
 	ops = append(ops,
 		nft.AddSet{Name: "blocks", Type: blocks},

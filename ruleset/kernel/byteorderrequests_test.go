@@ -51,12 +51,19 @@ func TestRequestsByteOrder(t *testing.T) {
 		g.Expect(err).NotTo(HaveOccurred())
 	}
 
-	log := &LogReader{source: &relaySource{relay: &relay{kernel: func(m []netlink.Message) ([]datagram, error) {
+	queues := netfilter.line()
+	if err := queues.connect(); err != nil {
+		t.Fatal(err)
+	}
+	queue := &Queue{source: queues.open, number: 28774}
+	g.Expect(queue.bind(1024)).To(Succeed())
+	g.Expect(queue.Release(0x01020304)).To(Succeed())
+	log := &LogReader{logSocket: logSocket{source: &relaySource{relay: &relay{kernel: func(m []netlink.Message) ([]datagram, error) {
 		netfilter = append(netfilter, m...)
 		return []datagram{says(m[0], 0)}, nil
-	}}}, group: 28774, flows: netfilter.line()}
+	}}}, group: 28774}, flows: netfilter.line()}
 	g.Expect(log.bind()).To(Succeed())
-	l := &logged{Logged: nft.Logged{SrcPort: 40000}}
+	l := &logged{Logged: nft.Logged{Packet: nft.TracePacket{SrcPort: 40000}}}
 	l.Packet.Src, l.Packet.Dst, l.Packet.Protocol, l.Packet.DstPort = src, dst, packet.UDP, 53
 	log.flowOf(l, false)
 

@@ -42,6 +42,8 @@ type Options struct {
 	MaxConnections bool
 	// Log: the table of family inet will tell denied packets to an nflog group (ruleset.Options).
 	Log bool
+	// Queue: the table of family inet will queue packets (ruleset.BuildNames).
+	Queue bool
 	// Own: the connection is to own the tables, where the kernel can do that without removing
 	// them when the connection ends. Until it ends, the kernel then refuses to anybody else
 	// what would change them.
@@ -55,6 +57,8 @@ type Conn struct {
 	name string
 	// owns: the connection owns the tables that it makes.
 	owns bool
+	// queues is how rules queue packets.
+	queues queueing
 
 	// sending counts the beginnings and the ends of what is sent to the kernel, so that it is odd
 	// while the kernel may be preparing a transaction. Reader looks at it without waiting for mu.
@@ -153,7 +157,7 @@ func (c *Conn) apply(plan nft.Plan) error {
 			return err
 		}
 	}
-	messages, err := encode(c.table(plan.Family), plan)
+	messages, err := c.encode(c.table(plan.Family), plan)
 	if err != nil {
 		return err
 	}
@@ -213,7 +217,7 @@ func (c *Conn) update(plan nft.Plan, first, last []message, unheard bool) error 
 // it, as `nft --check` does. Nobody ever sees any of it. The errors are those of Apply,
 // except for what can go wrong only when a transaction comes into force.
 func (c *Conn) Check(plan nft.Plan) error {
-	messages, err := encode(c.table(plan.Family), plan)
+	messages, err := c.encode(c.table(plan.Family), plan)
 	if err != nil || len(messages) == 0 {
 		return err
 	}
@@ -271,7 +275,7 @@ func (c *Conn) Owns() bool { return c.owns }
 func (c *Conn) Uninstall() error {
 	var errs []error
 	for _, family := range []nft.Family{nft.Inet, nft.Bridge} {
-		for _, suffix := range []string{"", standbySuffix, trialSuffix, stagedSuffix, stagedSuffix + standbySuffix, stagedSuffix + trialSuffix} {
+		for _, suffix := range []string{"", standbySuffix, trialSuffix, stagedSuffix, stagedSuffix + standbySuffix, stagedSuffix + trialSuffix, namesSuffix, namesSuffix + standbySuffix, namesSuffix + trialSuffix} {
 			_, err := c.commit([]message{deleteTable(c.aside(family, suffix))}, 0, false)
 			if errors.Is(err, ErrPermission) { // the capability is not missing: Open has tried
 				return fmt.Errorf("the agent that runs here owns the table: stop it first: %w", err)

@@ -67,6 +67,10 @@
 //	sysctl.go     settings of a network namespace
 //	logged.go     LogReader: what an nflog group is told
 //	loggedpacket.go  one packet of that
+//	nflog.go      a socket that an nflog group is told by
+//	datagrams.go  DatagramReader: what an nflog group is told, whole and at once
+//	queue.go      Queue: packets that wait in an nfqueue
+//	queueing.go   how rules queue packets
 //	forget.go     ends flows by their addresses
 //	local.go      which addresses the namespace takes for its own
 //	line.go       answers to a dump, one after another

@@ -26,8 +26,8 @@ type message struct {
 
 // encode turns a plan into messages. If an operation cannot be turned into messages, the error is
 // a *nft.Refusal.
-func encode(table *nftables.Table, plan nft.Plan) ([]message, error) {
-	e := encoder{table: table, op: -1}
+func (c *Conn) encode(table *nftables.Table, plan nft.Plan) ([]message, error) {
+	e := encoder{table: table, op: -1, queues: c.queues}
 	switch {
 	case plan.Replace && table.Flags != 0:
 		// A table that exists, whoever made it, may have other flags, which cannot be changed.
@@ -73,6 +73,7 @@ func destroyTable(table *nftables.Table) message {
 type encoder struct {
 	table    *nftables.Table
 	op       int
+	queues   queueing
 	messages []message
 	// kept are base chains that exist, and stay.
 	kept map[string]bool
@@ -109,6 +110,8 @@ func (e *encoder) encode(op nft.Op) error {
 		return e.addTimed(op)
 	case nft.DeleteTimed:
 		return e.deleteTimed(op)
+	case nft.RenewElements:
+		return e.renewElements(op)
 	case nft.AddVerdicts:
 		return e.addVerdicts(op)
 	case nft.AddChain:
@@ -184,7 +187,7 @@ func (e *encoder) setRules(op nft.SetRules) error {
 		func(c *nftables.Conn) { c.FlushChain(chain) })
 	for i, rule := range op.Rules {
 		what := func() string { return fmt.Sprintf("add rule %d of chain %s", i+1, op.Chain) }
-		exprs, err := program(rule, e.table.Family == nftables.TableFamilyBridge)
+		exprs, err := program(rule, e.table.Family == nftables.TableFamilyBridge, e.queues)
 		if err == nil {
 			err = checkComment(rule.Comment())
 		}
@@ -254,6 +257,13 @@ func (e *encoder) deleteTimed(op nft.DeleteTimed) error {
 		add.Elements = append(add.Elements, nft.TimedElement{Element: element, Timed: nft.Timed{Expires: time.Now().Add(time.Hour)}})
 	}
 	return errors.Join(e.addTimed(add), e.deleteElements(nft.DeleteElements(op)))
+}
+
+// renewElements adds, deletes and adds: to add an element that is there leaves its timeout as it is, but for Linux 6.12
+// and later, and to delete one that is not there fails.
+func (e *encoder) renewElements(op nft.RenewElements) error {
+	add := nft.AddElements(op)
+	return errors.Join(e.addElements(add), e.deleteElements(nft.DeleteElements(op)), e.addElements(add))
 }
 
 func (e *encoder) addVerdicts(op nft.AddVerdicts) error {

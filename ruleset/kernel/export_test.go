@@ -86,7 +86,7 @@ func (f *Flows) Entries() (uint32, error) { return f.deletions.entries() }
 // kernel had a generation. Messages have no numbers yet.
 func TransactionOf(plan nft.Plan, owned bool) ([]byte, error) {
 	c := &Conn{name: nft.TableName, owns: owned}
-	messages, err := encode(c.table(plan.Family), plan)
+	messages, err := c.encode(c.table(plan.Family), plan)
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func somePlan() nft.Plan {
 
 // TestFaults has each step of a transaction go wrong in each way.
 func TestFaults(t *testing.T) {
-	messages, err := encode((&Conn{name: "podfence"}).table(nft.Inet), somePlan())
+	messages, err := (&Conn{name: "podfence"}).encode((&Conn{name: "podfence"}).table(nft.Inet), somePlan())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,6 +68,8 @@ func (p *assembler) loadField(field nft.Field, register uint32) (words uint32, e
 	case nft.L4Protocol: // meta l4proto
 		p.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register})
 		return 1, nil
+	case nft.SrcPort: // th sport
+		return payload(expr.PayloadBaseTransportHeader, 0, 2), nil
 	case nft.DstPort: // th dport
 		return payload(expr.PayloadBaseTransportHeader, 2, 2), nil
 	case nft.CtOriginalSrc4: // ct original ip saddr

@@ -74,7 +74,7 @@ func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 		case opens(plan, isLate(release())):
 			return true, errCover
 		}
-		messages, removesBase, err := encodeInPlace(table, plan, there)
+		messages, removesBase, err := c.encodeInPlace(table, plan, there)
 		if err != nil {
 			return true, err
 		}
@@ -99,8 +99,8 @@ func (c *Conn) inPlace(plan nft.Plan, unheard bool) (done bool, err error) {
 
 // encodeInPlace turns a replacement into messages that leave base chains where they are, or says
 // that a base chain would have to be removed. Its errors are those of encode.
-func encodeInPlace(table *nftables.Table, plan nft.Plan, current contents) (_ []message, removesBase bool, err error) {
-	e := encoder{table: table, op: -1, kept: map[string]bool{}}
+func (c *Conn) encodeInPlace(table *nftables.Table, plan nft.Plan, current contents) (_ []message, removesBase bool, err error) {
+	e := encoder{table: table, op: -1, queues: c.queues, kept: map[string]bool{}}
 	for _, op := range plan.Ops {
 		if op, is := op.(nft.AddChain); is && op.Hook != nil {
 			chain, err := e.chainOf(op)

@@ -11,7 +11,7 @@ import (
 func TestEverythingIsKnown(t *testing.T) {
 	for _, bridge := range []bool{false, true} {
 		for _, m := range nft.Examples() {
-			exprs, err := program(nft.Rule{Matches: []nft.Match{m}}, bridge)
+			exprs, err := program(nft.Rule{Matches: []nft.Match{m}}, bridge, queueByExpression)
 			if err != nil || len(exprs) < 2 { // its own, and the verdict
 				t.Errorf("bridge: %t: %s has %d expressions: %v", bridge, m, len(exprs), err)
 			}

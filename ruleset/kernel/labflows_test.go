@@ -63,7 +63,7 @@ func (n *flowNode) pod(name string, last int) *lab.Host {
 }
 
 // runNFT carries out commands in a node's namespace.
-func runNFT(t *testing.T, node *lab.Node, commands string) {
+func runNFT(t testing.TB, node *lab.Node, commands string) {
 	t.Helper()
 	cmd := exec.Command("nft", "-f", "-")
 	var out bytes.Buffer

@@ -45,6 +45,15 @@ func dialSource(family, netns int) (source, error) {
 	return d, nil
 }
 
+// dialPackets is dialDatagrams for datagrams with whole packets in them, which may have up to 64 KiB themselves.
+func dialPackets(netns int) (*datagrams, error) {
+	d, err := dialDatagrams(unix.NETLINK_NETFILTER, netns)
+	if err == nil {
+		d.buffer = make([]byte, 2*datagramSize)
+	}
+	return d, err
+}
+
 func dialDatagrams(family, netns int) (*datagrams, error) {
 	conn, err := netlink.Dial(family, &netlink.Config{NetNS: netns})
 	if err != nil {

@@ -1,13 +1,11 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podfence/podfence/ruleset/nft"
@@ -16,36 +14,13 @@ import (
 // LogReader reads what an nflog group is told. A group has one reader in a network namespace, whoever that
 // is. When the reader ends, however it does, the kernel tells the group nothing any more.
 type LogReader struct {
-	source
-	group uint16
+	logSocket
 	// flows is to ask for the flow of a packet, where the kernel does not tell it. Whoever uses it holds
 	// asking; nil: the reader is closed.
 	asking sync.Mutex
 	flows  *line
 	tracks bool // the kernel tells connection tracking's entry of each packet
-	// next is the number that the next packet should have; 0: none has come yet.
-	next uint32
 }
-
-// nfnetlink_log's numbers (include/uapi/linux/netfilter/nfnetlink_log.h).
-const (
-	logMessagePacket = unix.NFNL_SUBSYS_ULOG << 8
-	logMessageConfig = unix.NFNL_SUBSYS_ULOG<<8 + 1
-
-	logConfigCommand, logConfigMode, logConfigBuffer = 1, 2, 3
-	logConfigTimeout, logConfigThreshold             = 4, 5
-	logConfigFlags                                   = 6
-	logCommandBind                                   = 1
-	logCopyPacket                                    = 2
-	logFlagSequence, logFlagConntrack                = 1, 4
-
-	logHeader, logTimestamp       = 1, 3
-	logInLink, logOutLink         = 4, 5
-	logPhysInLink, logPhysOutLink = 6, 7
-	logPayload, logPrefix         = 9, 10
-	logSequence                   = 12
-	logConntrack, logConntrackIs  = 18, 19
-)
 
 const (
 	// logFlushAfter and logFlushAtMost are after how many hundredths of a second the kernel tells what it
@@ -61,7 +36,7 @@ func OpenLog(options Options, group uint16) (*LogReader, error) {
 	if err != nil {
 		return nil, &OpError{Op: "connect to the packet log", Err: err}
 	}
-	r := &LogReader{source: socket, group: group, flows: newLine(unix.NETLINK_NETFILTER, options.NetNS)}
+	r := &LogReader{logSocket: logSocket{source: socket, group: group}, flows: newLine(unix.NETLINK_NETFILTER, options.NetNS)}
 	if err := errors.Join(socket.SetReadBuffer(logReceiveBuffer), r.bind()); err != nil {
 		return nil, &OpError{Op: fmt.Sprintf("bind to nflog group %d", group), Err: errors.Join(err, r.Close())}
 	}
@@ -84,72 +59,20 @@ func (r *LogReader) Close() error {
 // bind binds, and has the kernel tell the beginning of each packet, its number, and connection tracking's
 // entry where the kernel can (CONFIG_NETFILTER_NETLINK_GLUE_CT).
 func (r *LogReader) bind() error {
-	if err := r.configure(logConfigCommand, []byte{logCommandBind}); err != nil {
+	if err := r.logSocket.bind(nft.LogSnaplen, logFlushAfter, logFlushAtMost); err != nil {
 		return err
 	}
-	mode := append(binary.BigEndian.AppendUint32(nil, nft.LogSnaplen), logCopyPacket, 0)
-	err := errors.Join(
-		r.configure(logConfigMode, mode),
-		r.configure(logConfigTimeout, binary.BigEndian.AppendUint32(nil, logFlushAfter)),
-		r.configure(logConfigThreshold, binary.BigEndian.AppendUint32(nil, logFlushAtMost)),
-	)
-	if err != nil {
-		return err
+	r.tracks = r.tell(logFlagSequence|logFlagConntrack) == nil
+	if r.tracks {
+		return nil
 	}
-	r.tracks = true
-	err = r.configure(logConfigFlags, binary.BigEndian.AppendUint16(nil, logFlagSequence|logFlagConntrack))
-	if err != nil {
-		r.tracks = false
-		err = r.configure(logConfigFlags, binary.BigEndian.AppendUint16(nil, logFlagSequence))
-	}
-	return err
-}
-
-// configure sends one setting, and waits for the kernel's answer.
-func (r *LogReader) configure(setting uint16, value []byte) error {
-	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: setting, Data: value}})
-	if err != nil {
-		return err
-	}
-	header := nfgenmsg(unix.AF_UNSPEC)
-	binary.BigEndian.PutUint16(header[2:], r.group)
-	ended, err := converse(r.source, netlink.Message{
-		Header: netlink.Header{Type: logMessageConfig, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append(header, attributes...),
-	}, ignore)
-	if err != nil && !ended {
-		return fmt.Errorf("setting %d: %w", setting, err)
-	}
-	return err
+	return r.tell(logFlagSequence)
 }
 
 // Receive waits for packets and calls do with each. It returns how many the kernel has told of that did
 // not arrive, because they were too many; the next call goes on. An error ends the reader.
 func (r *LogReader) Receive(do func(nft.Logged)) (lost int, err error) {
-	if err := r.SetReadDeadline(time.Time{}); err != nil {
-		return 0, &OpError{Op: "read the packet log", Err: err}
-	}
-	messages, err := r.source.Receive()
-	if errors.Is(err, unix.ENOBUFS) {
-		return 0, nil // the numbers of the next ones say how many
-	}
-	if err != nil {
-		return 0, &OpError{Op: "read the packet log", Err: err}
-	}
-	for _, m := range messages {
-		if m.Header.Type != logMessagePacket || len(m.Data) < nfgenmsgLength {
-			continue
-		}
-		l, ok := parseLogged(m.Data)
-		if l.number != 0 {
-			if r.next != 0 {
-				lost += int(l.number - r.next)
-			}
-			r.next = l.number + 1
-		}
-		if !ok {
-			continue
-		}
+	return r.receive(func(l *logged) {
 		if l.Time.IsZero() {
 			l.Time = time.Now()
 		}
@@ -159,9 +82,8 @@ func (r *LogReader) Receive(do func(nft.Logged)) (lost int, err error) {
 		case r.tracks: // it belongs to no flow
 			l.Tracked, l.Packet.State = true, nft.Invalid
 		default:
-			r.lookUp(&l)
+			r.lookUp(l)
 		}
 		do(l.Logged)
-	}
-	return lost, nil
+	})
 }

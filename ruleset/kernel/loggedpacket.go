@@ -18,6 +18,9 @@ type logged struct {
 	nft.Logged
 	// number counts the messages of the group, from 1; 0: it has none. (The kernel begins with 0.)
 	number uint32
+	// upper is the packet from its upper-layer header on, as far as it was told; of a fragment that is not the first it
+	// is empty.
+	upper []byte
 	// flow is connection tracking's entry, and isTracked says that there is one. info is what the packet
 	// is to that (enum ip_conntrack_info in include/uapi/linux/netfilter/nf_conntrack_common.h).
 	flow      flow
@@ -147,7 +150,7 @@ func (r *LogReader) flowOf(l *logged, reply bool) (f flow, found bool) {
 		ae.Nested(ctaTupleProto, func(ae *netlink.AttributeEncoder) error {
 			ae.ByteOrder = binary.BigEndian
 			ae.Uint8(ctaProtoNum, uint8(p.Protocol))
-			ae.Uint16(ctaProtoSrcPort, l.SrcPort)
+			ae.Uint16(ctaProtoSrcPort, p.SrcPort)
 			ae.Uint16(ctaProtoDstPort, p.DstPort)
 			return nil
 		})
@@ -250,6 +253,7 @@ func (l *logged) extensions(next byte, data []byte) (packet.Protocol, []byte) {
 // readUpper reads ports, or what an ICMP message is.
 func (l *logged) readUpper(data []byte) {
 	p := &l.Packet
+	l.upper = data
 	switch p.Protocol {
 	case packet.ICMP, packet.ICMPv6:
 		if len(data) >= 2 {
@@ -263,7 +267,7 @@ func (l *logged) readUpper(data []byte) {
 	if len(data) < 4 {
 		return
 	}
-	l.SrcPort, p.DstPort = binary.BigEndian.Uint16(data), binary.BigEndian.Uint16(data[2:])
+	p.SrcPort, p.DstPort = binary.BigEndian.Uint16(data), binary.BigEndian.Uint16(data[2:])
 	switch {
 	case p.Protocol == packet.TCP && len(data) >= 14:
 		l.TCPFlags = data[13]

@@ -16,6 +16,9 @@ type requirement struct {
 	op    nft.Op
 }
 
+// queues is the operation that needs nf_tables to queue packets.
+var queues = nft.SetRules{Chain: "rules", Rules: []nft.Rule{{Verdict: nft.Verdict{Action: nft.Queue}}}}
+
 // requirements are one operation for each part of the kernel that the table needs and that
 // can be missing by itself. The base chain has no rules, and the chain with rules has no
 // hook, so that no packet meets any of it.
@@ -58,6 +61,12 @@ func requirements(options Options) []requirement {
 		needs = append(needs, requirement{
 			"CONFIG_NFT_LOG, with CONFIG_NETFILTER_NETLINK_LOG (--nflog-group 0 does without)", rule(nft.Rule{Log: nft.Log{Group: 1, Prefix: "denied"}}),
 		})
+	}
+	if options.Queue {
+		needs = append(needs,
+			requirement{"CONFIG_NFT_CT", rule(nft.Rule{Matches: []nft.Match{nft.Begun{}}})},
+			requirement{"CONFIG_NFT_QUEUE, or CONFIG_NFT_COMPAT and CONFIG_NETFILTER_XT_TARGET_NFQUEUE", queues},
+		)
 	}
 	if options.SourceCheck {
 		needs = append(needs, requirement{
@@ -105,11 +114,26 @@ func (c *Conn) probeOwner() error {
 	return nil
 }
 
+// probeQueue tries whether the kernel has an expression of nf_tables that queues packets. If it has none, rules use
+// another for it; whether the kernel has that one, requirements say.
+func (c *Conn) probeQueue() error {
+	err := c.try(nft.Inet, "CONFIG_NF_TABLES", []requirement{{"CONFIG_NF_TABLES", nft.AddChain{Name: "rules"}}, {"CONFIG_NFT_QUEUE", queues}})
+	if errors.Is(err, ErrUnsupported) {
+		c.queues, err = queueByTarget, nil
+	}
+	return err
+}
+
 // probe tries what is needed for each table that there will be.
 func (c *Conn) probe(options Options) error {
 	if options.Own {
 		if err := c.probeOwner(); err != nil {
 			return unsupported(err, "CONFIG_NF_TABLES")
+		}
+	}
+	if options.Queue {
+		if err := c.probeQueue(); err != nil {
+			return err
 		}
 	}
 	err := c.try(nft.Inet, "CONFIG_NF_TABLES", requirements(options))
@@ -129,7 +153,7 @@ func (c *Conn) try(family nft.Family, missing string, needs []requirement) error
 	for _, n := range needs {
 		plan.Ops = append(plan.Ops, n.op)
 	}
-	messages, err := encode(table, plan)
+	messages, err := c.encode(table, plan)
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,8 @@ import (
 // program returns the expressions of a rule. They are those that nft makes for a table of the same
 // family, including dependencies and register numbers: nft recognises what it has made itself, and
 // prints anything else in pieces or wrongly.
-func program(rule nft.Rule, bridge bool) ([]expr.Any, error) {
-	p := assembler{bridge: bridge}
+func program(rule nft.Rule, bridge bool, queues queueing) ([]expr.Any, error) {
+	p := assembler{bridge: bridge, queues: queues}
 	for _, match := range rule.Matches {
 		if err := p.match(match); err != nil {
 			return nil, err
@@ -27,10 +27,11 @@ func program(rule nft.Rule, bridge bool) ([]expr.Any, error) {
 	}
 	if log := rule.Log; log != (nft.Log{}) {
 		// log prefix "denied" group 28774 snaplen 128
-		p.emit(&expr.Log{
-			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_SNAPLEN,
-			Group: log.Group, Data: []byte(log.Prefix), Snaplen: nft.LogSnaplen,
-		})
+		told := &expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: log.Group, Data: []byte(log.Prefix)}
+		if !log.Whole {
+			told.Key, told.Snaplen = told.Key|1<<unix.NFTA_LOG_SNAPLEN, nft.LogSnaplen
+		}
+		p.emit(told)
 	}
 	if err := p.verdict(rule.Verdict); err != nil {
 		return nil, err
@@ -43,6 +44,7 @@ type assembler struct {
 	exprs []expr.Any
 	// bridge: the table is of family bridge.
 	bridge bool
+	queues queueing
 	// frameType and protocol are what the rule has already established about the packet, because
 	// a dependency comes only once, before its first use. Zero means nothing. frameType is an
 	// EtherType in a table of family inet too.
@@ -114,6 +116,12 @@ func (p *assembler) match(match nft.Match) error {
 			&expr.Ct{Key: expr.CtKeySTATUS, Register: firstRegister},
 			and(ctStatusDNAT),
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: make([]byte, 4)},
+		)
+	case nft.Begun:
+		// ct direction original
+		p.emit(
+			&expr.Ct{Key: expr.CtKeyDIRECTION, Register: firstRegister},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}}, // IP_CT_DIR_ORIGINAL
 		)
 	case nft.Midstream:
 		return p.midstream(packet.Protocol(m))
@@ -348,6 +356,9 @@ func (p *assembler) verdict(v nft.Verdict) error {
 	case nft.Masquerade:
 		// masquerade fully-random
 		p.emit(&expr.Masq{FullyRandom: true})
+	case nft.Queue:
+		// queue flags bypass to 28774
+		p.emit(p.queues.expression(v.Number))
 	case nft.Dispatch:
 		// ip saddr vmap @map
 		if err := p.load([]nft.Field{v.Field}); err != nil {

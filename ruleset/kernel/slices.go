@@ -27,9 +27,9 @@ const (
 	standbySuffix = "-standby"
 	// trialSuffix ends the name of the table that is checked in slices. It is never in force.
 	trialSuffix = "-trial"
-	// stagedSuffix ends the name of the table of another connection, which is removed with this one's: it judges nothing
-	// (nft.StagedTableName).
-	stagedSuffix = "-staged"
+	// stagedSuffix and namesSuffix end the names of tables of other connections, which are removed with this one's: they
+	// judge nothing (nft.StagedTableName, nft.NamesTableName).
+	stagedSuffix, namesSuffix = "-staged", "-names"
 )
 
 // tooLarge reports whether an error is that of a transaction that does not fit.
@@ -111,7 +111,7 @@ func (c *Conn) updateInSlices(messages []message, ops []nft.Op) error {
 // last carries out. Until then no packet meets any of the table. If there is an error, the table
 // was deleted, or is not in force.
 func (c *Conn) build(table *nftables.Table, plan nft.Plan, last func([]message) (int, error)) error {
-	messages, err := encode(table, plan)
+	messages, err := c.encode(table, plan)
 	if err != nil {
 		return err
 	}

@@ -71,6 +71,7 @@ var (
 		"masq":      {1: number("FLAGS")},
 		"meta":      {1: number("DREG"), 2: number("KEY")},
 		"payload":   {1: number("DREG"), 2: number("BASE"), 3: number("OFFSET"), 4: number("LEN")},
+		"queue":     {1: number("NUM"), 2: number("TOTAL"), 3: number("FLAGS")},
 		"reject":    {1: number("TYPE"), 2: number("ICMP_CODE")},
 	}
 
@@ -118,6 +119,7 @@ var registerKinds = map[string]map[uint64]wireKind{
 	},
 	"ct": {
 		0: wireHost, 2: wireHost, 3: wireHost, // STATE, STATUS, MARK
+		1:  wireOctets,                 // DIRECTION
 		19: wireOctets, 21: wireOctets, // SRC_IP, SRC_IP6
 	},
 	"fib": {1: wireHost},
@@ -136,8 +138,12 @@ var (
 	}
 	// MODE is struct nfulnl_msg_config_mode: a number of 32 bits in network order, one octet, and padding.
 	logConfigFormat = wireFormat{1: number("CMD"), 2: octets("MODE"), 4: number("TIMEOUT"), 5: number("QTHRESH"), 6: number("FLAGS")}
-	routeFormat     = wireFormat{1: octets("DST")}
-	linkFormat      = wireFormat{3: text("IFNAME")}
+	// CMD is struct nfqnl_msg_config_cmd, of octets and a number that is not used, and PARAMS struct nfqnl_msg_config_params: a
+	// number of 32 bits in network order, and one octet. VERDICT_HDR is two numbers of 32 bits in network order.
+	queueConfigFormat  = wireFormat{1: octets("CMD"), 2: octets("PARAMS"), 3: number("QUEUE_MAXLEN"), 4: number("MASK"), 5: number("FLAGS")}
+	queueVerdictFormat = wireFormat{2: octets("VERDICT_HDR")}
+	routeFormat        = wireFormat{1: octets("DST")}
+	linkFormat         = wireFormat{3: text("IFNAME")}
 )
 
 // wireStruct is the fields of a structure: how many octets each has.
@@ -178,6 +184,7 @@ var (
 		16: {"BATCH_BEGIN", nfgen, batchFormat}, 17: {"BATCH_END", nfgen, nil},
 		0x100: {"CT_NEW", nfgen, flowFormat}, 0x101: {"CT_GET", nfgen, flowFormat}, 0x102: {"CT_DELETE", nfgen, flowFormat},
 		0x104: {"CT_GET_STATS", nfgen, nil},
+		0x301: {"QUEUE_VERDICT", nfgen, queueVerdictFormat}, 0x302: {"QUEUE_CONFIG", nfgen, queueConfigFormat},
 		0x401: {"LOG_CONFIG", nfgen, logConfigFormat},
 		0xa00: {"NEWTABLE", nfgen, tableFormat}, 0xa01: {"GETTABLE", nfgen, tableFormat}, 0xa02: {"DELTABLE", nfgen, tableFormat}, 0xa1a: {"DESTROYTABLE", nfgen, tableFormat},
 		0xa03: {"NEWCHAIN", nfgen, chainFormat}, 0xa05: {"DELCHAIN", nfgen, chainFormat},

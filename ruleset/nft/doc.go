@@ -22,6 +22,7 @@
 //	packet.go       TracePacket: a packet with all that a rule can ask of it
 //	connevent.go    ConnEvent: a connection has begun or ended
 //	logged.go       Logged: a packet that an nflog group was told of
+//	datagram.go     Datagram and Queued: a packet that was handed over whole
 //	counters.go     Counters: what the rules of a table have counted
 //	visit.go        Visit: what the kernel is asked about a packet, and what it answers
 //	openflow.go     OpenFlow: a flow that is open, with what it is judged by

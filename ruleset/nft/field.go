@@ -15,6 +15,7 @@ const (
 	SrcAddr6
 	DstAddr6
 	L4Protocol
+	SrcPort
 	DstPort
 	ICMPv6MessageType
 	InPort
@@ -42,6 +43,7 @@ var fields = [...]struct {
 	SrcAddr6:          {"ip6 saddr", IPv6Addr},
 	DstAddr6:          {"ip6 daddr", IPv6Addr},
 	L4Protocol:        {"meta l4proto", InetProto},
+	SrcPort:           {"th sport", InetService},
 	DstPort:           {"th dport", InetService},
 	ICMPv6MessageType: {"icmpv6 type", ICMPv6Type},
 	InPort:            {"iifname", IfName},

@@ -21,9 +21,7 @@ type Logged struct {
 	// packet alone.
 	Packet  TracePacket
 	Tracked bool
-	// SrcPort is its source port, of protocols that have ports; ICMPCode an ICMP message's code, and
-	// TCPFlags the octet of a TCP header that has FIN as its lowest bit.
-	SrcPort  uint16
+	// ICMPCode is an ICMP message's code, and TCPFlags the octet of a TCP header that has FIN as its lowest bit.
 	ICMPCode uint8
 	TCPFlags uint8
 	// Asked is its flow's destination before destination NAT; the zero value if nobody says.

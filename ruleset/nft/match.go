@@ -4,7 +4,7 @@ import "github.com/podfence/podfence/policy/packet"
 
 // Match is one of Loopback, InGroup, PacketType, CtState, Mark, Midstream, ICMP, ICMPv6,
 // Authenticated, ICMPv6Error, Redirect, Fragment, Atomic, UpperLayer, NextHeader, HopLimit, MessageType,
-// Elsewhere, DNAT, Unconfirmed, Lookup, Limit, Connections, Noted, OfFamily. The set is closed.
+// Elsewhere, DNAT, Begun, Unconfirmed, Lookup, Limit, Connections, Noted, OfFamily. The set is closed.
 type Match interface {
 	// String is the match as nft writes it.
 	String() string
@@ -95,6 +95,10 @@ type Elsewhere struct{}
 // status dnat.
 type DNAT struct{}
 
+// Begun matches packets of a flow in the direction in which that has begun: ct direction original. A packet of which
+// connection tracking knows no flow it does not match.
+type Begun struct{}
+
 // Lookup matches when the fields, concatenated, are in the set: ip saddr @set.
 type Lookup struct {
 	Fields []Field
@@ -169,4 +173,5 @@ func (HopLimit) match()      {}
 func (MessageType) match()   {}
 func (Elsewhere) match()     {}
 func (DNAT) match()          {}
+func (Begun) match()         {}
 func (Lookup) match()        {}

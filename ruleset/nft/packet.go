@@ -20,6 +20,11 @@ type TracePacket struct {
 	Midstream bool
 	// DNAT: destination NAT has led its flow elsewhere.
 	DNAT bool
+	// Reply: it goes in the other direction than the one in which its flow has begun. It counts only where there is a
+	// flow.
+	Reply bool
+	// SrcPort is its source port; 0: nobody says.
+	SrcPort uint16
 	// Elsewhere: it came in by another link than the one that leads to its source.
 	Elsewhere bool
 	// Fragment says which part of a datagram it is, or that it is whole.

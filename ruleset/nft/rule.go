@@ -15,10 +15,12 @@ type Rule struct {
 	Origin Origin
 }
 
-// Log is which nflog group is told of packets, and what is said with each: "log prefix P group N".
+// Log is which nflog group is told of packets, and what is said with each: "log prefix P group N snaplen L".
 type Log struct {
 	Group  uint16
 	Prefix string
+	// Whole: packets are told whole, and not only their first LogSnaplen octets.
+	Whole bool
 }
 
 // LogSnaplen is how many octets of a packet are told of it: an IPv6 header with the extension headers that
@@ -82,6 +84,8 @@ func (r Rule) LooksUp(set string) bool {
 // Verdict is what becomes of a packet.
 type Verdict struct {
 	Action Action
+	// Number is that of Queue's nfqueue.
+	Number uint16
 	// Chain is Jump's target.
 	Chain string
 	// Map and Field are Dispatch's: field vmap @map.
@@ -101,4 +105,7 @@ const (
 	Dispatch                 // to the verdict that Map has for Field; goes on if it has none
 	Return                   // back to the rule after the jump
 	Masquerade               // accept, with the outgoing link's address as the source
+	// Queue holds the packet until whoever reads the nfqueue Number says what becomes of it. Where nobody reads the
+	// queue, it is as Accept (flags bypass).
+	Queue
 )

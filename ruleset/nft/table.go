@@ -15,6 +15,9 @@ const TableName = "podfence"
 // StagedTableName is the name of a second table of family inet, which says what staged policies would do.
 const StagedTableName = TableName + "-staged"
 
+// NamesTableName is the name of a third table of family inet, which has DNS told and holds its replies.
+const NamesTableName = TableName + "-names"
+
 // Family is the family of a table: which packets it sees.
 type Family uint8
 

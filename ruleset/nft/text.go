@@ -54,8 +54,8 @@ func (s *Set) text(b *strings.Builder) {
 		elements = append(elements, e.text(s.Type))
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
-	if s.Dynamic {
-		for _, line := range dynamicText(s.Timeout) {
+	if s.Dynamic || s.Timeout != 0 {
+		for _, line := range flagsText(s.Dynamic, s.Timeout) {
 			fmt.Fprintf(b, "\t\t%s\n", line)
 		}
 	}
@@ -102,13 +102,21 @@ func (r Rule) String() string {
 		words = append(words, "counter")
 	}
 	if r.Log != (Log{}) {
-		words = append(words, fmt.Sprintf("log prefix %q group %d snaplen %d", r.Log.Prefix, r.Log.Group, LogSnaplen))
+		words = append(words, r.Log.String())
 	}
 	words = append(words, r.Verdict.String())
 	if comment := r.Comment(); comment != "" {
 		words = append(words, fmt.Sprintf("comment %q", comment))
 	}
 	return strings.Join(words, " ")
+}
+
+func (l Log) String() string {
+	text := fmt.Sprintf("log prefix %q group %d", l.Prefix, l.Group)
+	if !l.Whole {
+		text += fmt.Sprintf(" snaplen %d", LogSnaplen)
+	}
+	return text
 }
 
 func (v Verdict) String() string {
@@ -125,6 +133,8 @@ func (v Verdict) String() string {
 		return "return"
 	case Masquerade:
 		return "masquerade fully-random"
+	case Queue:
+		return fmt.Sprintf("queue flags bypass to %d", v.Number)
 	}
 	return fmt.Sprintf("%s vmap @%s", v.Field, v.Map)
 }
@@ -147,6 +157,7 @@ func (n NextHeader) String() string {
 
 func (Elsewhere) String() string { return "fib saddr . iif oif missing" }
 func (DNAT) String() string      { return "ct status dnat" }
+func (Begun) String() string     { return "ct direction original" }
 
 func (h HopLimit) String() string { return fmt.Sprintf("ip6 hoplimit %d", uint8(h)) }
 func (m Mark) String() string     { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", uint32(m), uint32(m)) }

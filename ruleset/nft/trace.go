@@ -83,6 +83,9 @@ func (t *tracer) chain(chain *Chain) (Action, bool) {
 		if verdict.Action == Return {
 			return Accept, false
 		}
+		if verdict.Action == Queue { // whoever reads the queue accepts
+			verdict.Action = Accept
+		}
 		if verdict.Action != Jump {
 			return verdict.Action, true
 		}
@@ -115,6 +118,8 @@ func (t *tracer) match(m Match) bool {
 		return t.packet.Elsewhere
 	case DNAT:
 		return t.packet.DNAT
+	case Begun:
+		return t.packet.State&(New|Established|Related) != 0 && !t.packet.Reply
 	case Midstream:
 		return t.hasUpper() && t.packet.Midstream && t.packet.Protocol == packet.Protocol(m)
 	case ICMPv6Error:
@@ -195,6 +200,9 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 			ok = ok && addr(t.packet.Dst, f == DstAddr4)
 		case L4Protocol:
 			e.Protocol = uint8(t.packet.Protocol)
+		case SrcPort:
+			ok = ok && t.hasUpper() && t.packet.SrcPort != 0
+			e.First = t.packet.SrcPort
 		case DstPort:
 			ok = ok && t.hasUpper()
 			e.First = t.packet.DstPort

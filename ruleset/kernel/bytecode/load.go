@@ -132,6 +132,12 @@ func (m *machine) ct(a *arguments) (outcome, error) {
 		return breaks, nil
 	}
 	switch key {
+	case unix.NFT_CT_DIRECTION:
+		direction := byte(0)
+		if p.Reply {
+			direction = 1
+		}
+		return goesOn, m.registers.store(register, sure(direction))
 	case unix.NFT_CT_MARK:
 		return goesOn, m.registers.store(register, host(p.Mark))
 	case unix.NFT_CT_STATUS:

@@ -2,6 +2,7 @@ package bytecode
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -253,6 +254,33 @@ func (m *machine) decide(data []byte) (outcome, error) {
 	default:
 		return breaks, fmt.Errorf("its verdict has code %d, which podfence never writes", code)
 	}
+	return decides, nil
+}
+
+// queue holds the packet for whoever reads the queue, and accepts it if nobody does (net/netfilter/nft_queue.c). podfence
+// accepts whatever it holds.
+func (m *machine) queue(a *arguments) (outcome, error) {
+	number := a.number(unix.NFTA_QUEUE_NUM)
+	a.want(unix.NFTA_QUEUE_TOTAL, 1)
+	a.want(unix.NFTA_QUEUE_FLAGS, unix.NFT_QUEUE_FLAG_BYPASS)
+	m.verdict = nft.Verdict{Action: nft.Queue, Number: uint16(number)}
+	return decides, a.end()
+}
+
+// target does the same where the kernel has no such expression (net/netfilter/xt_NFQUEUE.c, struct xt_NFQ_info_v3). Of
+// xtables' targets podfence writes this one alone.
+func (m *machine) target(a *arguments) (outcome, error) {
+	name := text(a.bytes(unix.NFTA_TARGET_NAME))
+	a.want(unix.NFTA_TARGET_REV, 3)
+	info := a.bytes(unix.NFTA_TARGET_INFO)
+	if err := a.end(); err != nil {
+		return breaks, err
+	}
+	const bypass = 1 // NFQ_FLAG_BYPASS
+	if name != "NFQUEUE" || len(info) < 6 || binary.NativeEndian.Uint16(info[2:]) != 1 || binary.NativeEndian.Uint16(info[4:]) != bypass {
+		return breaks, fmt.Errorf("it is xtables' target %q, which podfence never writes so", name)
+	}
+	m.verdict = nft.Verdict{Action: nft.Queue, Number: binary.NativeEndian.Uint16(info)}
 	return decides, nil
 }
 

@@ -103,6 +103,9 @@ var transportBytes = map[packet.Protocol]int{packet.TCP: 20, packet.SCTP: 16}
 // which look ports up find none.
 func transport(p nft.TracePacket) bits {
 	b := unknown(max(8, transportBytes[p.Protocol]))
+	if p.SrcPort != 0 {
+		b.set(0, binary.BigEndian.AppendUint16(nil, p.SrcPort)...)
+	}
 	b.set(2, binary.BigEndian.AppendUint16(nil, p.DstPort)...)
 	switch p.Protocol {
 	case packet.ICMP, packet.ICMPv6:

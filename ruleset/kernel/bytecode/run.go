@@ -147,6 +147,10 @@ func (m *machine) expression(e Expression) (outcome, error) {
 		return goesOn, a.end()
 	case "immediate":
 		return m.immediate(a)
+	case "queue":
+		return m.queue(a)
+	case "target":
+		return m.target(a)
 	case "reject":
 		return m.reject(a)
 	case "masq":
