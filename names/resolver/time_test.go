@@ -158,6 +158,32 @@ func TestMany(t *testing.T) {
 	})
 }
 
+// TestManyMore: names that are known stay known while many new ones come.
+func TestManyMore(t *testing.T) {
+	for _, n := range []int{100, 4000} {
+		synctest.Test(t, func(t *testing.T) {
+			const more = 10_000
+			known := cover{t: t, until: map[policy.Resolution]time.Time{}}
+			r := onWire(t, known.get, names(n), addresses(5, "192.0.2.1"))
+			stop := start(t, r)
+			time.Sleep(2 * time.Minute)
+			r.SetNames(names(n + more))
+			for range 600 {
+				time.Sleep(time.Second / 2)
+				known.mu.Lock()
+				for i := range n {
+					if at := (policy.Resolution{Name: fmt.Sprintf("n%d.example.com", i), Addr: netip.MustParseAddr("192.0.2.1")}); !known.until[at].After(time.Now()) {
+						t.Fatalf("%s is not known", at)
+					}
+				}
+				known.mu.Unlock()
+			}
+			known.counting(n + more)
+			stop()
+		})
+	}
+}
+
 // TestSpread: what came together does not stay together.
 func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
