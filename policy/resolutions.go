@@ -175,6 +175,15 @@ func (m *Model) Resolutions() (all []Resolution) {
 	return all
 }
 
+// Resolved is how many names are resolved to some address, and to how many, counted for each pod that was told so.
+func (m *Model) Resolved() (names, addresses int) {
+	all := map[string]struct{}{}
+	for key := range m.resolutions.until {
+		all[key.Name] = struct{}{}
+	}
+	return len(all), len(m.resolutions.until)
+}
+
 // Evicted is how many resolutions there was no room for so far.
 func (m *Model) Evicted() int { return m.resolutions.evicted }
 

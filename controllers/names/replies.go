@@ -1,0 +1,121 @@
+package names
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/podfence/podfence/names/dns"
+	"github.com/podfence/podfence/policy"
+	"github.com/podfence/podfence/policy/packet"
+	"github.com/podfence/podfence/ruleset/nft"
+)
+
+const (
+	// HoldAtMost is how long a reply waits for the kernel at most.
+	HoldAtMost = 100 * time.Millisecond
+	// The kernel tells of a query before it holds the reply, but by another socket. lookAgain is after how long a reply of
+	// which no query is known is looked at again, and looks how often.
+	lookAgain, looks = 2 * time.Millisecond, 5
+	// grace is for how long an answer counts beyond its time: that is told in whole seconds, and a pod may connect at the
+	// end of the last one.
+	grace = time.Second
+	// longest is for how long an answer counts at most, whatever its time.
+	longest = 24 * time.Hour
+)
+
+// replies are the replies that the kernel holds.
+type replies struct {
+	*Learner
+	queue Queue
+	// waiting are those that are held.
+	waiting sync.WaitGroup
+}
+
+// read decides about replies until the queue is closed.
+func (r *replies) read() error {
+	for {
+		if err := r.queue.Receive(r.reply); err != nil {
+			return err
+		}
+	}
+}
+
+// reply looks at a reply, and lets it go on: at once if it says nothing that is new, else when that is in the kernel.
+func (r *replies) reply(q nft.Queued) {
+	p := packetOf(q.Datagram, q.Dst, q.Src)
+	answers, ignored := r.tracker.Reply(p, q.Time)
+	if p.TCP || len(answers) > 0 || !slices.ContainsFunc(ignored, unknown) {
+		r.decide(q, answers, ignored)
+		return
+	}
+	p.Payload = slices.Clone(p.Payload) // it is the reader's again after this call
+	r.waiting.Go(func() {
+		for range looks {
+			time.Sleep(lookAgain)
+			if answers, ignored = r.tracker.Reply(p, time.Now()); !slices.ContainsFunc(ignored, unknown) {
+				break
+			}
+		}
+		r.decide(q, answers, ignored)
+	})
+}
+
+// unknown reports whether a reply may have been ignored for want of a query that the agent has not read yet.
+func unknown(why dns.Reason) bool {
+	return why == dns.NotAsked || why == dns.WrongID || why == dns.WrongQuestion
+}
+
+// decide takes in what a reply says.
+func (r *replies) decide(q nft.Queued, answers []dns.Answer, ignored []dns.Reason) {
+	r.ignore(ignored)
+	change := policy.Resolved(r.resolutions(q.Dst.Addr(), answers, q.Time))
+	if r.options.Enforcer.Knows(change) {
+		r.release(q.ID)
+		return
+	}
+	r.metrics.answers.Inc()
+	r.options.Enforcer.Feed(change)
+	r.waiting.Go(func() {
+		// Not the context of Start: when that ends, what waits is to go on all the same.
+		ctx, cancel := context.WithTimeout(context.Background(), HoldAtMost)
+		defer cancel()
+		if err := r.options.Enforcer.SyncFirst(ctx); err != nil {
+			r.metrics.late.Inc()
+		}
+		r.release(q.ID)
+		r.metrics.held.Observe(time.Since(q.Time).Seconds())
+	})
+}
+
+// resolutions are what answers to a pod say that counts: of names that policies about the pod mean.
+func (l *Learner) resolutions(pod netip.Addr, answers []dns.Answer, now time.Time) (all []policy.Resolution) {
+	names := (*l.namers.Load())[pod]
+	for _, answer := range answers {
+		if slices.ContainsFunc(names, func(n policy.DomainName) bool { return n.Matches(answer.Name) }) {
+			all = append(all, answer.Resolutions(pod, now.Add(grace), l.options.MinTTL, longest)...)
+		}
+	}
+	return all
+}
+
+func (r *replies) release(id uint32) {
+	if err := r.queue.Release(id); err != nil {
+		r.options.Log.Error(err, "Cannot let a reply of DNS go on; the pod has to ask again")
+	}
+}
+
+// packetOf is a packet between a pod and a resolver.
+func packetOf(d nft.Datagram, pod, resolver netip.AddrPort) dns.Packet {
+	return dns.Packet{
+		Flow: dns.Flow{Pod: pod, Resolver: resolver, TCP: d.Protocol == packet.TCP}, Sequence: d.Sequence, Flags: d.Flags, Payload: d.Payload,
+	}
+}
+
+func (l *Learner) ignore(reasons []dns.Reason) {
+	for _, why := range reasons {
+		l.metrics.ignored.WithLabelValues(why.String()).Inc()
+	}
+}
