@@ -33,12 +33,12 @@ type DNS struct {
 }
 
 // openNames opens what domain names are learned by. Without it the others are enforced all the same.
-func (h *Host) openNames(o *Options, n *Node, conn *kernel.Conn, tables kernel.Options) (err error) {
+func (h *Host) openNames(o *Options, n *Node, tables kernel.Options) (err error) {
 	netns := kernel.Options{NetNS: tables.NetNS}
 	if o.DNS.Remembered, err = kernel.TimedSets(netns, ruleset.DomainSet); err != nil || o.DNS.Queue == 0 {
 		return err
 	}
-	table, err := kernel.Open(kernel.Options{NetNS: tables.NetNS, Table: nft.NamesTableName, Queue: true, Own: tables.Own, Beside: conn})
+	table, err := kernel.Open(kernel.Options{NetNS: tables.NetNS, Table: nft.NamesTableName, Queue: true, Own: tables.Own})
 	if errors.Is(err, kernel.ErrUnsupported) {
 		o.DNS.Unsupported = err
 		return nil
@@ -52,7 +52,7 @@ func (h *Host) openNames(o *Options, n *Node, conn *kernel.Conn, tables kernel.O
 		return err
 	}
 	o.DNS.Kernel = &learner.Kernel{
-		Table: table, Names: ruleset.NamesOptions{Queue: o.DNS.Queue, QueryGroup: o.DNS.Queue},
+		Table: table, Queue: o.DNS.Queue,
 		OpenQueue: func() (learner.Queue, error) {
 			queue, err := kernel.OpenQueue(netns, o.DNS.Queue, waitingReplies)
 			if err != nil {
@@ -66,6 +66,13 @@ func (h *Host) openNames(o *Options, n *Node, conn *kernel.Conn, tables kernel.O
 				return nil, err
 			}
 			return queries, nil
+		},
+		OpenHeartbeat: func() (learner.Heartbeat, error) {
+			heartbeat, err := kernel.OpenHeartbeat(netns)
+			if err != nil {
+				return nil, err
+			}
+			return heartbeat, nil
 		},
 	}
 	return nil

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Heartbeat is a socket that sends packets to itself, over the loopback device. Rules see by them that the process lives, and
@@ -17,9 +21,9 @@ type Heartbeat struct {
 	to   netip.AddrPort
 }
 
-// OpenHeartbeat makes the socket, in the network namespace of the calling thread.
-func OpenHeartbeat() (*Heartbeat, error) {
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+// OpenHeartbeat makes the socket, in the network namespace of the options.
+func OpenHeartbeat(options Options) (*Heartbeat, error) {
+	conn, err := listenIn(options.NetNS)
 	if err != nil {
 		return nil, &OpError{Op: "make a socket for heartbeats", Err: err}
 	}
@@ -28,6 +32,24 @@ func OpenHeartbeat() (*Heartbeat, error) {
 		return nil, &OpError{Op: "make a socket for heartbeats", Err: errors.Join(err, conn.Close())}
 	}
 	return &Heartbeat{conn: conn, to: netip.MustParseAddrPort(conn.LocalAddr().String())}, nil
+}
+
+// listenIn makes the socket in a network namespace; 0: that of the calling thread.
+func listenIn(netns int) (conn *net.UDPConn, err error) {
+	listen := func() { conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) }
+	if netns == 0 {
+		listen()
+		return conn, err
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err = unix.Setns(netns, unix.CLONE_NEWNET); err == nil {
+			listen()
+		}
+	})
+	done.Wait()
+	return conn, err
 }
 
 // To is the address and UDP port that Beat sends to.

@@ -87,7 +87,7 @@ table inet services {
 			err = netlink.LinkSetUp(link)
 		}
 		if err == nil {
-			d.heartbeat, err = kernel.OpenHeartbeat()
+			d.heartbeat, err = kernel.OpenHeartbeat(kernel.Options{})
 		}
 		return err
 	}))
