@@ -3,6 +3,7 @@ package dns_test
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,6 +124,28 @@ func TestForget(t *testing.T) {
 	expect(t, got, ignored, []dns.Answer{answer4})
 }
 
+// TestConcurrent: one goroutine reads queries, and another replies (the race detector looks).
+func TestConcurrent(t *testing.T) {
+	tracker := dns.NewTracker()
+	asked, answer := datagram(query(1, api, a).pack(t)), datagram(reply(1, api, a, at(api, 60, "192.0.2.1")).pack(t))
+	tracker.Query(asked, now)
+	var both sync.WaitGroup
+	both.Go(func() {
+		for i := range 1000 {
+			tracker.Query(asked, now.Add(time.Duration(i)*time.Millisecond))
+			tracker.Forget(netip.MustParseAddr("10.244.1.8"))
+		}
+	})
+	both.Go(func() {
+		for range 1000 {
+			if got, ignored := tracker.Reply(answer, now); len(got) != 1 {
+				t.Errorf("ignored %v", ignored)
+			}
+		}
+	})
+	both.Wait()
+}
+
 // TestManyQuestionsOfOneFlow: of those the oldest go.
 func TestManyQuestionsOfOneFlow(t *testing.T) {
 	tracker := dns.NewTracker()
@@ -171,6 +194,23 @@ func BenchmarkReply(b *testing.B) {
 		cname(api, 300, "api-example.edge.cdn.net."), cname("api-example.edge.cdn.net.", 20, "e7.cdn.net."),
 		at("e7.cdn.net.", 20, "192.0.2.1"), at("e7.cdn.net.", 20, "192.0.2.2"), at("e7.cdn.net.", 20, "192.0.2.3"), at("e7.cdn.net.", 20, "192.0.2.4"),
 	).pack(b))
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, _ := tracker.Reply(answer, now); len(got) != 1 {
+			b.Fatal("nothing learned")
+		}
+	}
+}
+
+// BenchmarkLargestReply has as many addresses as a message can have: what a resolver can make the agent do.
+func BenchmarkLargestReply(b *testing.B) {
+	tracker := dns.NewTracker()
+	ask(b, tracker, query(1, api, a))
+	largest := reply(1, api, a)
+	for i := range 4090 {
+		largest.Answers = append(largest.Answers, at(api, 60, netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}).String()))
+	}
+	answer := datagram(largest.pack(b))
 	b.ReportAllocs()
 	for b.Loop() {
 		if got, _ := tracker.Reply(answer, now); len(got) != 1 {
