@@ -76,6 +76,8 @@ type Options struct {
 	Enforcer Enforcer
 	// Kernel is where DNS is handed over; nil: nothing is learned of what pods are told.
 	Kernel *Kernel
+	// Wanted is called when there is somebody to learn for, so that the resolvers are to be found out. It must not wait.
+	Wanted func()
 	// Exact is told of the names that are no wildcards, in order, whenever these have changed: the agent resolves them
 	// itself. It must not wait.
 	Exact func(names []policy.DomainName)
@@ -167,6 +169,9 @@ func (l *Learner) Start(ctx context.Context) error {
 func (l *Learner) look() {
 	namers := l.options.Enforcer.Namers()
 	l.namers.Store(&namers)
+	if len(namers) > 0 {
+		l.options.Wanted()
+	}
 	set := map[policy.DomainName]struct{}{}
 	for _, names := range namers {
 		for _, name := range names {
@@ -175,7 +180,7 @@ func (l *Learner) look() {
 			}
 		}
 	}
-	if exact := slices.Sorted(maps.Keys(set)); !slices.Equal(exact, l.exact) && l.options.Exact != nil {
+	if exact := slices.Sorted(maps.Keys(set)); !slices.Equal(exact, l.exact) {
 		l.exact = exact
 		l.options.Exact(exact)
 	}

@@ -57,6 +57,9 @@ func (r *replies) reply(q nft.Queued) {
 	r.since.Store(time.Now().UnixNano())
 	defer r.since.Store(0)
 	p := packetOf(q.Datagram, q.Dst, q.Src)
+	for i := 0; p.TCP && len(p.Payload) > 0 && i < looks && !r.tracker.Waits(p.Flow, time.Now()); i++ {
+		time.Sleep(lookAgain)
+	}
 	answers, ignored := r.tracker.Reply(p, q.Time)
 	if p.TCP || len(answers) > 0 || !slices.ContainsFunc(ignored, unknown) {
 		r.decide(q, answers, ignored)

@@ -231,3 +231,17 @@ func BenchmarkQuery(b *testing.B) {
 		tracker.Query(asked, at)
 	}
 }
+
+// TestWaits: a flow waits from its query until the answer's time is over.
+func TestWaits(t *testing.T) {
+	tracker := dns.NewTracker()
+	q := query(7, "api.example.com.", dnsmessage.TypeA)
+	flow := datagram(q.pack(t)).Flow
+	if tracker.Waits(flow, now) {
+		t.Error("it waits for what nobody has asked")
+	}
+	ask(t, tracker, q)
+	if !tracker.Waits(flow, now) || tracker.Waits(flow, now.Add(time.Minute)) {
+		t.Error("it does not wait, or for ever")
+	}
+}
