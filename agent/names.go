@@ -100,6 +100,6 @@ func (a *Agent) learnNames() (committed func(enforcer.Committed), err error) {
 			names.SetResolvers(all)
 		},
 	})
-	o.Registry.MustRegister(names.Metrics(a.Enforcer.Resolved, a.Enforcer.Evicted)...)
+	o.Registry.MustRegister(names.Metrics()...)
 	return names.Committed, errors.Join(a.Add(own), a.Add(watched), a.Add(names))
 }

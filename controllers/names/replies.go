@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
+
 	"github.com/podfence/podfence/names/dns"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/policy/packet"
@@ -27,15 +29,28 @@ const (
 	longest = 24 * time.Hour
 )
 
-// replies are the replies that the kernel holds.
+// replies are the replies that the kernel holds in a queue.
 type replies struct {
-	*Learner
-	queue Queue
+	queue    Queue
+	enforcer Enforcer
+	tracker  *dns.Tracker
+	// namesOf are the names that policies about a pod have, by one of its addresses.
+	namesOf func(pod netip.Addr) []policy.DomainName
+	minTTL  time.Duration
+	metrics *metrics
+	log     logr.Logger
 	// waiting are those that are held.
 	waiting sync.WaitGroup
 	// since is when the reply came that is looked at, in nanoseconds; 0: none is.
 	since atomic.Int64
 }
+
+func newReplies(queue Queue, o Options, tracker *dns.Tracker, namesOf func(netip.Addr) []policy.DomainName, m *metrics) *replies {
+	return &replies{queue: queue, enforcer: o.Enforcer, tracker: tracker, namesOf: namesOf, minTTL: o.MinTTL, metrics: m, log: o.Log}
+}
+
+// wait waits until none is held any more.
+func (r *replies) wait() { r.waiting.Wait() }
 
 // hang reports whether a reply is looked at for so long that the agent seems to hang.
 func (r *replies) hang() bool {
@@ -84,32 +99,32 @@ func unknown(why dns.Reason) bool {
 
 // decide takes in what a reply says.
 func (r *replies) decide(q nft.Queued, answers []dns.Answer, ignored []dns.Reason) {
-	r.ignore(ignored)
+	r.metrics.ignore(ignored)
 	change := policy.Resolved(r.resolutions(q.Dst.Addr(), answers, q.Time))
-	if r.options.Enforcer.Knows(change) {
+	if r.enforcer.Knows(change) {
 		r.release(q.ID)
 		return
 	}
-	r.metrics.answers.Inc()
-	r.options.Enforcer.Feed(change)
+	r.metrics.answer()
+	r.enforcer.Feed(change)
 	r.waiting.Go(func() {
 		// Not the context of Start: when that ends, what waits is to go on all the same.
 		ctx, cancel := context.WithTimeout(context.Background(), HoldAtMost)
 		defer cancel()
-		if err := r.options.Enforcer.SyncFirst(ctx); err != nil {
-			r.metrics.late.Inc()
+		if err := r.enforcer.SyncFirst(ctx); err != nil {
+			r.metrics.heldTooLong()
 		}
 		r.release(q.ID)
-		r.metrics.held.Observe(time.Since(q.Time).Seconds())
+		r.metrics.heldFor(time.Since(q.Time))
 	})
 }
 
 // resolutions are what answers to a pod say that counts: of names that policies about the pod mean.
-func (l *Learner) resolutions(pod netip.Addr, answers []dns.Answer, now time.Time) (all []policy.Resolution) {
-	names := (*l.namers.Load())[pod]
+func (r *replies) resolutions(pod netip.Addr, answers []dns.Answer, now time.Time) (all []policy.Resolution) {
+	names := r.namesOf(pod)
 	for _, answer := range answers {
 		if slices.ContainsFunc(names, func(n policy.DomainName) bool { return n.Matches(answer.Name) }) {
-			all = append(all, answer.Resolutions(pod, now.Add(grace), l.options.MinTTL, longest)...)
+			all = append(all, answer.Resolutions(pod, now.Add(grace), r.minTTL, longest)...)
 		}
 	}
 	return all
@@ -117,7 +132,7 @@ func (l *Learner) resolutions(pod netip.Addr, answers []dns.Answer, now time.Tim
 
 func (r *replies) release(id uint32) {
 	if err := r.queue.Release(id); err != nil {
-		r.options.Log.Error(err, "Cannot let a reply of DNS go on; the pod has to ask again")
+		r.log.Error(err, "Cannot let a reply of DNS go on; the pod has to ask again")
 	}
 }
 
@@ -125,11 +140,5 @@ func (r *replies) release(id uint32) {
 func packetOf(d nft.Datagram, pod, resolver netip.AddrPort) dns.Packet {
 	return dns.Packet{
 		Flow: dns.Flow{Pod: pod, Resolver: resolver, TCP: d.Protocol == packet.TCP}, Sequence: d.Sequence, Flags: d.Flags, Payload: d.Payload,
-	}
-}
-
-func (l *Learner) ignore(reasons []dns.Reason) {
-	for _, why := range reasons {
-		l.metrics.ignored.WithLabelValues(why.String()).Inc()
 	}
 }
