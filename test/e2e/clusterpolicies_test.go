@@ -158,8 +158,8 @@ func testAnotherChannel(t *testing.T, api ctrlclient.Client) {
 	deletePolicies(t, api, policies...)
 }
 
-// testDomainNames: names of domains are not enforced. In a rule that accepts they accept nothing; a rule
-// that denies denies everything. The status says so, and an Event.
+// testDomainNames: in a rule that accepts, names of domains that nobody has asked for mean nobody. A rule
+// that denies must not have names, and denies everything; the status says so, and an Event.
 func (n *neighbourhood) testDomainNames(t *testing.T, api ctrlclient.Client) {
 	among := waysBetween(t, n.outsiders, n.outsiders)
 	denies := clusterPolicy(t, "e2e-denies-names", fmt.Sprintf(`{tier: Admin, priority: 31, subject: {namespaces: %s}, egress: [{action: Deny, to: [{domainNames: [example.com]}]}]}`, named(n.outside)))
