@@ -246,6 +246,36 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
+// TestRecovers: a resolver that was away for long is asked again soon when it is away again.
+func TestRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		away := func() bool {
+			after := time.Since(begun)
+			return after < 10*time.Minute || after > 20*time.Minute
+		}
+		asked := asks{}
+		var got sink
+		stop := start(t, onWire(t, got.get, names(1), asked.count(func(q dnsmessage.Question, overTCP bool) *dnsmessage.Message {
+			if away() {
+				return nil
+			}
+			return addresses(30, "192.0.2.1")(q, overTCP)
+		})))
+		time.Sleep(11*time.Minute + 30*time.Second)
+		if len(got.texts()) != 1 {
+			t.Error("not resolved when the resolver is back")
+		}
+		time.Sleep(10 * time.Minute)
+		stop()
+		at := asked.times(asking(dnsmessage.TypeA, "n0.example.com"))
+		again := slices.IndexFunc(at, func(at time.Time) bool { return at.Sub(begun) > 20*time.Minute })
+		if gap := at[again+1].Sub(at[again]); gap > answerWithin+2*firstDelay {
+			t.Errorf("asked again after %s", gap)
+		}
+	})
+}
+
 // TestNothingAsked: without names, or without resolvers, nothing is asked, and nothing comes of an answer to what is not
 // asked for any more.
 func TestNothingAsked(t *testing.T) {
