@@ -197,8 +197,6 @@ func TestRooms(t *testing.T) {
 		{module + "/policy/packet", "k8s.io/api/core/v1"},
 		{module + "/controllers/names", module + "/ruleset/kernel"},
 		{module + "/controllers/resolvers", module + "/controllers/enforcer"},
-		{module + "/names/resolver", module + "/ruleset"},
-		{module + "/controllers/resolvers", module + "/controllers/enforcer"},
 		{module + "/controllers/resolvers", module + "/names/resolver"},
 		{module + "/names/resolver", module + "/controllers/resolvers"},
 		{module + "/names/resolver", module + "/ruleset"},

@@ -43,7 +43,12 @@ func (f *fakeEnforcer) Feed(changes ...policy.Change) uint64 {
 	return 0
 }
 
-func (f *fakeEnforcer) Knows(c policy.Change) bool { return c.String() == "0 resolutions" }
+// Knows takes all resolutions of as many addresses for the same.
+func (f *fakeEnforcer) Knows(c policy.Change) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.fed, c.String())
+}
 
 func (f *fakeEnforcer) SyncFirst(ctx context.Context) error {
 	f.mu.Lock()
@@ -255,6 +260,26 @@ func TestReplyWaits(t *testing.T) {
 	k.goesOn(1, soon)
 	if e.learned() != 1 {
 		t.Errorf("fed was %v", e.fed)
+	}
+}
+
+// TestReplyWaitsForAnother: a reply that says what another has just said waits for the same commit.
+func TestReplyWaitsForAnother(t *testing.T) {
+	_, e, k := learning(t)
+	e.commit = make(chan struct{})
+	k.asks(1, "www.example.com")
+	k.asks(2, "www.example.com")
+	k.isTold(1, 1, "www.example.com")
+	k.isTold(2, 2, "www.example.com")
+	select {
+	case id := <-k.released:
+		t.Errorf("packet %d goes on before what it says is in the kernel", id)
+	case <-time.After(HoldAtMost / 2):
+	}
+	close(e.commit)
+	first, second := <-k.released, <-k.released
+	if first+second != 3 || e.learned() != 1 {
+		t.Errorf("packets %d and %d go on, and fed was %v", first, second, e.fed)
 	}
 }
 

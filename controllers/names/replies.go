@@ -67,7 +67,8 @@ func (r *replies) read() error {
 	}
 }
 
-// reply looks at a reply, and lets it go on: at once if it says nothing that is new, else when that is in the kernel.
+// reply looks at a reply, and lets it go on: at once if it says nothing that counts, else when that is in the kernel, as it
+// mostly is if it is not new.
 func (r *replies) reply(q nft.Queued) {
 	r.since.Store(time.Now().UnixNano())
 	defer r.since.Store(0)
@@ -100,13 +101,15 @@ func unknown(why dns.Reason) bool {
 // decide takes in what a reply says.
 func (r *replies) decide(q nft.Queued, answers []dns.Answer, ignored []dns.Reason) {
 	r.metrics.ignore(ignored)
-	change := policy.Resolved(r.resolutions(q.Dst.Addr(), answers, q.Time))
-	if r.enforcer.Knows(change) {
+	resolutions := r.resolutions(q.Dst.Addr(), answers, q.Time)
+	if len(resolutions) == 0 {
 		r.release(q.ID)
 		return
 	}
-	r.metrics.answer()
-	r.enforcer.Feed(change)
+	if change := policy.Resolved(resolutions); !r.enforcer.Knows(change) {
+		r.metrics.answer()
+		r.enforcer.Feed(change)
+	} // else another reply has said the same, perhaps a moment ago
 	r.waiting.Go(func() {
 		// Not the context of Start: when that ends, what waits is to go on all the same.
 		ctx, cancel := context.WithTimeout(context.Background(), HoldAtMost)
