@@ -294,7 +294,7 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 			err = errors.Join(err, mgr.Add(routes))
 		}
 	}
-	names, also := a.learnNames(cluster)
+	names, also := a.learnNames()
 	err = errors.Join(err, also)
 	o.Registry.MustRegister(report.NodeMetrics(o.ProcSys, waitingSince(plugin)))
 	a.checkHealth(plugin)

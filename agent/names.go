@@ -5,9 +5,9 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/podfence/podfence/controllers"
 	"github.com/podfence/podfence/controllers/enforcer"
 	learner "github.com/podfence/podfence/controllers/names"
+	"github.com/podfence/podfence/controllers/resolvers"
 	"github.com/podfence/podfence/names/resolver"
 	"github.com/podfence/podfence/policy"
 	"github.com/podfence/podfence/ruleset"
@@ -33,12 +33,12 @@ type DNS struct {
 }
 
 // openNames opens what domain names are learned by. Without it the others are enforced all the same.
-func (h *Host) openNames(o *Options, n *Node, conn *kernel.Conn, tables kernel.Options) (err error) {
+func (h *Host) openNames(o *Options, n *Node, tables kernel.Options) (err error) {
 	netns := kernel.Options{NetNS: tables.NetNS}
 	if o.DNS.Remembered, err = kernel.TimedSets(netns, ruleset.DomainSet); err != nil || o.DNS.Queue == 0 {
 		return err
 	}
-	table, err := kernel.Open(kernel.Options{NetNS: tables.NetNS, Table: nft.NamesTableName, Queue: true, Own: tables.Own, Beside: conn})
+	table, err := kernel.Open(kernel.Options{NetNS: tables.NetNS, Table: nft.NamesTableName, Queue: true, Own: tables.Own})
 	if errors.Is(err, kernel.ErrUnsupported) {
 		o.DNS.Unsupported = err
 		return nil
@@ -52,7 +52,7 @@ func (h *Host) openNames(o *Options, n *Node, conn *kernel.Conn, tables kernel.O
 		return err
 	}
 	o.DNS.Kernel = &learner.Kernel{
-		Table: table, Names: ruleset.NamesOptions{Queue: o.DNS.Queue, QueryGroup: o.DNS.Queue},
+		Table: table, Queue: o.DNS.Queue,
 		OpenQueue: func() (learner.Queue, error) {
 			queue, err := kernel.OpenQueue(netns, o.DNS.Queue, waitingReplies)
 			if err != nil {
@@ -67,6 +67,13 @@ func (h *Host) openNames(o *Options, n *Node, conn *kernel.Conn, tables kernel.O
 			}
 			return queries, nil
 		},
+		OpenHeartbeat: func() (learner.Heartbeat, error) {
+			heartbeat, err := kernel.OpenHeartbeat(netns)
+			if err != nil {
+				return nil, err
+			}
+			return heartbeat, nil
+		},
 	}
 	return nil
 }
@@ -76,21 +83,23 @@ const waitingReplies = 1024
 
 // learnNames has the manager learn which addresses domain names have: what pods are told, and, of names that are no
 // wildcards, what the agent is told itself. It returns what is to be told of commits.
-func (a *Agent) learnNames(cluster *controllers.Source) (committed func(enforcer.Committed), err error) {
+func (a *Agent) learnNames() (committed func(enforcer.Committed), err error) {
 	o := a.options
 	if o.DNS.Unsupported != nil {
 		o.Log.Error(o.DNS.Unsupported, "This kernel cannot hold answers of DNS: of domain names in policies only those without * are known, which the agent resolves itself")
 	}
 	own := resolver.New(resolver.Options{Sink: func(all []policy.Resolution) { a.Enforcer.Feed(policy.Resolved(all)) }})
+	var watched *resolvers.Watcher
 	names := learner.NewLearner(learner.Options{
-		Enforcer: a.Enforcer, Kernel: o.DNS.Kernel, Exact: own.SetNames, MinTTL: o.DNS.MinTTL, Log: o.Log.WithName("names"),
+		Enforcer: a.Enforcer, Kernel: o.DNS.Kernel, Wanted: func() { watched.Want() }, Exact: own.SetNames, MinTTL: o.DNS.MinTTL, Log: o.Log.WithName("names"),
 	})
-	resolvers := func(ofService []netip.AddrPort) {
-		all := append(ofService, o.DNS.Servers...)
-		own.SetResolvers(all)
-		names.SetResolvers(all)
-	}
-	resolvers(nil)
+	watched = resolvers.New(resolvers.Options{
+		API: o.API, Service: o.DNS.Service, Others: o.DNS.Servers, Log: o.Log.WithName("resolvers"),
+		Sink: func(all []netip.AddrPort) {
+			own.SetResolvers(all)
+			names.SetResolvers(all)
+		},
+	})
 	o.Registry.MustRegister(names.Metrics(a.Enforcer.Resolved, a.Enforcer.Evicted)...)
-	return names.Committed, errors.Join(a.Add(own), a.Add(names))
+	return names.Committed, errors.Join(a.Add(own), a.Add(watched), a.Add(names))
 }

@@ -99,7 +99,7 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	if err := h.openNames(o, n, conn, tables); err != nil {
+	if err := h.openNames(o, n, tables); err != nil {
 		return n, err
 	}
 	counters, err := conn.OpenCounters(tables)

@@ -34,7 +34,7 @@ func TestArchitectureNamesFiles(t *testing.T) {
 // first, lists all of its folder that are no tests and not generated, each once, and no others.
 func TestDocsListFiles(t *testing.T) {
 	var lists []string
-	for _, room := range []string{"agent", "api", "cli", "cni", "controllers", "explain", "kubectl-podfence", "policy", "release", "ruleset"} {
+	for _, room := range []string{"agent", "api", "cli", "cni", "controllers", "explain", "kubectl-podfence", "names", "policy", "release", "ruleset"} {
 		err := filepath.WalkDir("../"+room, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.Name() != "doc.go" {
 				return err
@@ -75,7 +75,7 @@ func TestDocsListFiles(t *testing.T) {
 	// A list that is written in another way would not be seen.
 	for _, folder := range []string{
 		"agent", "api/v1alpha1", "cli", "controllers", "controllers/announcements", "controllers/attachments", "controllers/clusterstatus", "controllers/enforcer", "controllers/folder", "controllers/hubble", "controllers/network",
-		"controllers/nodes", "controllers/report", "kubectl-podfence/agents", "kubectl-podfence/cluster", "kubectl-podfence/commands", "policy", "policy/packet", "release", "ruleset", "ruleset/kernel", "ruleset/nft",
+		"controllers/nodes", "controllers/report", "kubectl-podfence/agents", "kubectl-podfence/cluster", "kubectl-podfence/commands", "names/dns", "policy", "policy/packet", "release", "ruleset", "ruleset/kernel", "ruleset/nft",
 	} {
 		if !slices.Contains(lists, folder) {
 			t.Errorf("%s/doc.go lists no files", folder)

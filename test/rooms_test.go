@@ -41,6 +41,8 @@ var rules = []struct {
 	{module + "/policy", []string{module, "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
 	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
 	{module + "/policy/packet", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
+	// From packets to resolutions. Pure: it gets packets as values, and neither asks nor listens.
+	{module + "/names/dns", []string{module, "net", "!net/netip", "os", "log", "github.com", "!" + module + "/policy", "golang.org/x/sys", "k8s.io", "sigs.k8s.io"}},
 	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/api/flows", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
 	// nftables' own things, whatever they are for.
 	{module + "/ruleset/nft", []string{module, "!" + module + "/policy/packet", "os", "k8s.io", "sigs.k8s.io", "github.com/google/nftables", "github.com/vishvananda", "github.com/mdlayher", "golang.org/x/sys"}},
@@ -188,6 +190,12 @@ func TestRooms(t *testing.T) {
 		{module + "/ruleset", module + "/manifests"},
 		{module + "/policy/packet", module + "/policy"},
 		{module + "/policy/packet", "k8s.io/api/core/v1"},
+		{module + "/names/dns", "net"},
+		{module + "/names/dns", "k8s.io/api/core/v1"},
+		{module + "/names/dns", "github.com/mdlayher/netlink"},
+		{module + "/names/dns", module + "/ruleset/nft"},
+		{module + "/policy", module + "/names/dns"},
+		{module + "/ruleset", module + "/names/dns"},
 		{module + "/ruleset", "github.com/google/nftables/expr"},
 		{module + "/ruleset", module + "/ruleset/kernel"},
 		{module + "/ruleset/nft", module + "/policy"},

@@ -54,13 +54,21 @@ type Queries interface {
 	Close() error
 }
 
+// Heartbeat sends packets by which the kernel knows that the agent lives.
+type Heartbeat interface {
+	To() netip.AddrPort
+	Beat() error
+	Close() error
+}
+
 // Kernel is where DNS is handed over.
 type Kernel struct {
 	Table Table
-	// Names say by which queue and log group; OpenQueue and OpenQueries open them.
-	Names       ruleset.NamesOptions
-	OpenQueue   func() (Queue, error)
-	OpenQueries func() (Queries, error)
+	// Queue is the nfqueue of replies, and the nflog group of queries.
+	Queue         uint16
+	OpenQueue     func() (Queue, error)
+	OpenQueries   func() (Queries, error)
+	OpenHeartbeat func() (Heartbeat, error)
 }
 
 // Options are what a Learner is told.
@@ -68,6 +76,8 @@ type Options struct {
 	Enforcer Enforcer
 	// Kernel is where DNS is handed over; nil: nothing is learned of what pods are told.
 	Kernel *Kernel
+	// Wanted is called when there is somebody to learn for, so that the resolvers are to be found out. It must not wait.
+	Wanted func()
 	// Exact is told of the names that are no wildcards, in order, whenever these have changed: the agent resolves them
 	// itself. It must not wait.
 	Exact func(names []policy.DomainName)
@@ -112,8 +122,10 @@ func (l *Learner) SetResolvers(resolvers []netip.AddrPort) {
 }
 
 const (
-	// renewEach is how often the kernel is told that somebody reads replies: some times in each ResolverTimeout.
-	renewEach = ruleset.ResolverTimeout * time.Second / 4
+	// beatEach is how often the heartbeat beats: some times in each HeartbeatTimeout.
+	beatEach = ruleset.HeartbeatTimeout * time.Second / 4
+	// hangs is after how long a reply that is looked at is taken for a sign that the agent hangs.
+	hangs = 500 * time.Millisecond
 	// elapseEach is how often is looked for what has expired. The kernel has closed it by itself.
 	elapseEach = time.Second
 	// lookEach is how often is looked for others to learn for, besides after each commit: of staged policies nobody tells.
@@ -157,6 +169,9 @@ func (l *Learner) Start(ctx context.Context) error {
 func (l *Learner) look() {
 	namers := l.options.Enforcer.Namers()
 	l.namers.Store(&namers)
+	if len(namers) > 0 {
+		l.options.Wanted()
+	}
 	set := map[policy.DomainName]struct{}{}
 	for _, names := range namers {
 		for _, name := range names {
@@ -165,14 +180,14 @@ func (l *Learner) look() {
 			}
 		}
 	}
-	if exact := slices.Sorted(maps.Keys(set)); !slices.Equal(exact, l.exact) && l.options.Exact != nil {
+	if exact := slices.Sorted(maps.Keys(set)); !slices.Equal(exact, l.exact) {
 		l.exact = exact
 		l.options.Exact(exact)
 	}
 }
 
 // learn keeps the names table, and reads queries and replies, until there is nobody to learn for, or ctx is done.
-func (l *Learner) learn(ctx context.Context) error {
+func (l *Learner) learn(ctx context.Context) (err error) {
 	k := l.options.Kernel
 	queue, err := k.OpenQueue()
 	if err != nil {
@@ -182,13 +197,17 @@ func (l *Learner) learn(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("queries: %w", err), queue.Close())
 	}
+	heartbeat, err := k.OpenHeartbeat()
+	if err != nil {
+		return errors.Join(err, queries.Close(), queue.Close())
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	held := &replies{Learner: l, queue: queue}
 	var readers sync.WaitGroup
 	readers.Go(func() { cancel(l.readQueries(queries)) })
 	readers.Go(func() { cancel(held.read()) })
 	l.options.Log.Info("Learning what pods are told by DNS", "pods", len(*l.namers.Load()), "resolvers", len(*l.resolvers.Load()))
-	err = l.keep(ctx)
+	err = l.keep(ctx, heartbeat, held)
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
@@ -196,7 +215,7 @@ func (l *Learner) learn(ctx context.Context) error {
 	err = errors.Join(err, k.Table.Uninstall())
 	time.Sleep(drain)
 	held.waiting.Wait()
-	err = errors.Join(err, queries.Close(), queue.Close())
+	err = errors.Join(err, heartbeat.Close(), queries.Close(), queue.Close())
 	readers.Wait()
 	cancel(nil)
 	return err
@@ -204,38 +223,38 @@ func (l *Learner) learn(ctx context.Context) error {
 
 func (l *Learner) empty() bool { return len(*l.namers.Load()) == 0 }
 
-// keep keeps the names table as long as there is somebody to learn for.
-func (l *Learner) keep(ctx context.Context) error {
-	table := ruleset.BuildNames(askers(*l.namers.Load()), l.options.Kernel.Names)
-	if err := l.options.Kernel.Table.Apply(table.Replacement()); err != nil {
+// keep keeps the names table as long as there is somebody to learn for, and the heartbeat as long as replies are looked at.
+func (l *Learner) keep(ctx context.Context, heartbeat Heartbeat, held *replies) error {
+	k := l.options.Kernel
+	table := ruleset.BuildNames(askers(*l.namers.Load()), *l.resolvers.Load(), ruleset.NamesOptions{Queue: k.Queue, QueryGroup: k.Queue, Heartbeat: heartbeat.To()})
+	if err := k.Table.Apply(table.Replacement()); err != nil {
 		return err
 	}
-	renew := time.NewTicker(renewEach)
-	defer renew.Stop()
+	beat := time.NewTicker(beatEach)
+	defer beat.Stop()
 	for {
-		if err := l.apply(table.Renew(*l.resolvers.Load())); err != nil {
-			return err
+		if !held.hang() {
+			if err := heartbeat.Beat(); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-renew.C:
+		case <-beat.C:
 		case <-l.changed:
 			if l.look(); l.empty() {
 				return nil
 			}
-			if err := l.apply(table.UpdateNames(askers(*l.namers.Load()))); err != nil {
+			plan := table.UpdateNames(askers(*l.namers.Load()), *l.resolvers.Load())
+			if plan.Empty() {
+				continue
+			}
+			if err := k.Table.Apply(plan); err != nil {
 				return err
 			}
 		}
 	}
-}
-
-func (l *Learner) apply(plan nft.Plan) error {
-	if plan.Empty() {
-		return nil
-	}
-	return l.options.Kernel.Table.Apply(plan)
 }
 
 // askers are the addresses of the pods to learn for, in order.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/podfence/podfence/names/dns"
@@ -32,6 +33,14 @@ type replies struct {
 	queue Queue
 	// waiting are those that are held.
 	waiting sync.WaitGroup
+	// since is when the reply came that is looked at, in nanoseconds; 0: none is.
+	since atomic.Int64
+}
+
+// hang reports whether a reply is looked at for so long that the agent seems to hang.
+func (r *replies) hang() bool {
+	since := r.since.Load()
+	return since != 0 && time.Now().UnixNano()-since > int64(hangs)
 }
 
 // read decides about replies until the queue is closed.
@@ -45,7 +54,12 @@ func (r *replies) read() error {
 
 // reply looks at a reply, and lets it go on: at once if it says nothing that is new, else when that is in the kernel.
 func (r *replies) reply(q nft.Queued) {
+	r.since.Store(time.Now().UnixNano())
+	defer r.since.Store(0)
 	p := packetOf(q.Datagram, q.Dst, q.Src)
+	for i := 0; p.TCP && len(p.Payload) > 0 && i < looks && !r.tracker.Waits(p.Flow, time.Now()); i++ {
+		time.Sleep(lookAgain)
+	}
 	answers, ignored := r.tracker.Reply(p, q.Time)
 	if p.TCP || len(answers) > 0 || !slices.ContainsFunc(ignored, unknown) {
 		r.decide(q, answers, ignored)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -120,7 +121,7 @@ func TestStreamOfTheLongestMessages(t *testing.T) {
 	for _, size := range []int{1, 536, 1448, 65160, len(stream)} {
 		tracker := dns.NewTracker()
 		carry(tracker, append(slices.Clone(handshake), asks(0, framed(query(1, api, a).pack(t))))...)
-		answers := 0
+		answers, before := 0, allocated()
 		for from := 0; from < len(stream); from += size {
 			got, ignored := carry(tracker, says(from, stream[from:min(from+size, len(stream))]))
 			if answers += len(got); len(ignored) > 0 {
@@ -130,7 +131,17 @@ func TestStreamOfTheLongestMessages(t *testing.T) {
 		if answers != 2 {
 			t.Errorf("segments of %d: %d answers", size, answers)
 		}
+		// By far most of it is the test's own, of segments of one octet.
+		if took := allocated() - before; took > 100<<20 {
+			t.Errorf("segments of %d: %d octets were allocated", size, took)
+		}
 	}
+}
+
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
 }
 
 // TestStreamWithAGap: what is missing for too long ends what can be followed, until the next connection.

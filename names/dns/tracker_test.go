@@ -3,6 +3,7 @@ package dns_test
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,6 +124,28 @@ func TestForget(t *testing.T) {
 	expect(t, got, ignored, []dns.Answer{answer4})
 }
 
+// TestConcurrent: one goroutine reads queries, and another replies (the race detector looks).
+func TestConcurrent(t *testing.T) {
+	tracker := dns.NewTracker()
+	asked, answer := datagram(query(1, api, a).pack(t)), datagram(reply(1, api, a, at(api, 60, "192.0.2.1")).pack(t))
+	tracker.Query(asked, now)
+	var both sync.WaitGroup
+	both.Go(func() {
+		for i := range 1000 {
+			tracker.Query(asked, now.Add(time.Duration(i)*time.Millisecond))
+			tracker.Forget(netip.MustParseAddr("10.244.1.8"))
+		}
+	})
+	both.Go(func() {
+		for range 1000 {
+			if got, ignored := tracker.Reply(answer, now); len(got) != 1 {
+				t.Errorf("ignored %v", ignored)
+			}
+		}
+	})
+	both.Wait()
+}
+
 // TestManyQuestionsOfOneFlow: of those the oldest go.
 func TestManyQuestionsOfOneFlow(t *testing.T) {
 	tracker := dns.NewTracker()
@@ -134,21 +157,33 @@ func TestManyQuestionsOfOneFlow(t *testing.T) {
 	if tooMany != asked-room {
 		t.Errorf("%d had to go", tooMany)
 	}
-	answer := func(id uint16) int {
-		got, _ := tracker.Reply(datagram(reply(id, api, a, at(api, 60, "192.0.2.1")).pack(t)), now)
+	ask(t, tracker, query(asked-1, api, a)) // which makes nothing go, as it was asked before
+	late := now.Add(29 * time.Second)
+	if ignored := tracker.Query(datagram(query(asked, api, a).pack(t)), late); !slices.Equal(ignored, []dns.Reason{dns.TooMany}) {
+		t.Errorf("one more: ignored %v", ignored)
+	}
+	answers := func(id uint16) int {
+		got, _ := tracker.Reply(datagram(reply(id, api, a, at(api, 60, "192.0.2.1")).pack(t)), late)
 		return len(got)
 	}
-	// One that was asked before makes nothing go.
-	if ignored := tracker.Query(datagram(query(asked-1, api, a).pack(t)), now); len(ignored) != 0 {
-		t.Errorf("asked again: %v", ignored)
-	}
-	if answer(asked-room-1) != 0 || answer(asked-room) != 1 || answer(asked-1) != 1 {
+	if answers(asked-room) != 0 || answers(asked-room+1) != 1 || answers(asked-1) != 1 || answers(asked) != 1 {
 		t.Error("others went")
 	}
-	// What nobody waits for any more makes room first.
-	if ignored := tracker.Query(datagram(query(asked, api, a).pack(t)), now.Add(30*time.Second)); len(ignored) != 0 {
+	// What nobody waits for any more makes room.
+	if ignored := tracker.Query(datagram(query(asked+1, api, a).pack(t)), now.Add(31*time.Second)); len(ignored) != 0 {
 		t.Errorf("there is no room again: %v", ignored)
 	}
+}
+
+// TestTimesOfOneFlow: each question of a flow has a time of its own.
+func TestTimesOfOneFlow(t *testing.T) {
+	tracker := dns.NewTracker()
+	ask(t, tracker, query(1, api, a))
+	tracker.Query(datagram(query(2, api, aaaa).pack(t)), now.Add(20*time.Second))
+	got, ignored := tracker.Reply(datagram(reply(1, api, a, at(api, 60, "192.0.2.1")).pack(t)), now.Add(40*time.Second))
+	expect(t, got, ignored, nil, dns.WrongID)
+	got, ignored = tracker.Reply(datagram(reply(2, api, aaaa, at(api, 60, "2001:db8::1")).pack(t)), now.Add(40*time.Second))
+	expect(t, got, ignored, []dns.Answer{answer6})
 }
 
 // BenchmarkReply is a usual answer: two aliases and four addresses.
@@ -167,6 +202,23 @@ func BenchmarkReply(b *testing.B) {
 	}
 }
 
+// BenchmarkLargestReply has as many addresses as a message can have: what a resolver can make the agent do.
+func BenchmarkLargestReply(b *testing.B) {
+	tracker := dns.NewTracker()
+	ask(b, tracker, query(1, api, a))
+	largest := reply(1, api, a)
+	for i := range 4090 {
+		largest.Answers = append(largest.Answers, at(api, 60, netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}).String()))
+	}
+	answer := datagram(largest.pack(b))
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, _ := tracker.Reply(answer, now); len(got) != 1 {
+			b.Fatal("nothing learned")
+		}
+	}
+}
+
 // BenchmarkQuery is a pod that asks from a new socket each time.
 func BenchmarkQuery(b *testing.B) {
 	tracker := dns.NewTracker()
@@ -177,5 +229,19 @@ func BenchmarkQuery(b *testing.B) {
 		asked.Pod = netip.AddrPortFrom(flow.Pod.Addr(), uint16(i))
 		at = at.Add(100 * time.Microsecond)
 		tracker.Query(asked, at)
+	}
+}
+
+// TestWaits: a flow waits from its query until the answer's time is over.
+func TestWaits(t *testing.T) {
+	tracker := dns.NewTracker()
+	q := query(7, "api.example.com.", dnsmessage.TypeA)
+	flow := datagram(q.pack(t)).Flow
+	if tracker.Waits(flow, now) {
+		t.Error("it waits for what nobody has asked")
+	}
+	ask(t, tracker, q)
+	if !tracker.Waits(flow, now) || tracker.Waits(flow, now.Add(time.Minute)) {
+		t.Error("it does not wait, or for ever")
 	}
 }

@@ -6,6 +6,6 @@
 //	timing.go    how long an answer counts, and when to ask again
 //	servers.go   which resolver to ask
 //	exchange.go  one question and its answer, over UDP, or TCP where that is too short
-//	message.go   the messages of DNS: a question as octets, and octets as an answer
+//	message.go   what a reply says: addresses, as package dns reads them, or that there are none, and for how long
 //	outbox.go    handing answers over without waiting
 package resolver

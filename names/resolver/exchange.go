@@ -2,14 +2,14 @@ package resolver
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"time"
+
+	"github.com/podfence/podfence/names/dns"
 )
 
 // Failure is why a question was not answered, in one word; empty: it was. It is an error.
@@ -28,7 +28,7 @@ func (f Failure) Error() string { return "resolver: " + string(f) }
 // answerWithin is how long a resolver may take for an answer, over UDP and then over TCP again.
 const answerWithin = 2 * time.Second
 
-// largestDatagram is what is read of a datagram. Without EDNS a resolver sends 512 octets (RFC 1035 section 4.2.1).
+// largestDatagram is what is read of a datagram: more than a query asks for.
 const largestDatagram = 4096
 
 // dialer opens connections as net.Dialer's DialContext does: one for each question, so that each has a port of its own to
@@ -37,55 +37,50 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // exchange asks a resolver a question over UDP, and over TCP if the answer is too long for that. overTCP reports whether
 // that was so.
-func (dial dialer) exchange(ctx context.Context, server netip.AddrPort, q question) (a answer, overTCP bool, failed Failure) {
-	var random [2]byte
-	rand.Read(random[:]) // never fails
-	id := binary.BigEndian.Uint16(random[:])
-	message, err := q.pack(id)
+func (dial dialer) exchange(ctx context.Context, server netip.AddrPort, q question) (a answer, overTCP bool, failure Failure) {
+	query, err := dns.NewQuery(q.name, q.kind)
 	if err != nil {
 		return answer{}, false, Malformed
 	}
-	a, failed = dial.over(ctx, "udp", server, func(c net.Conn) (answer, error) { return q.overUDP(c, message, id) })
-	if failed != "" || !a.truncated {
-		return a, false, failed
+	a, err = dial.over(ctx, "udp", server, query, askUDP)
+	if overTCP = errors.Is(err, errTruncated); overTCP {
+		a, err = dial.over(ctx, "tcp", server, query, askTCP)
 	}
-	a, failed = dial.over(ctx, "tcp", server, func(c net.Conn) (answer, error) { return q.overTCP(c, message, id) })
-	return a, true, failed
+	return a, overTCP, failureOf(err)
 }
 
-// over has do ask over a connection of its own, in time.
-func (dial dialer) over(ctx context.Context, network string, server netip.AddrPort, do func(net.Conn) (answer, error)) (answer, Failure) {
+// over has ask send a query and read the answer over a connection of its own, in time.
+func (dial dialer) over(ctx context.Context, network string, server netip.AddrPort, query dns.Query, ask func(net.Conn, dns.Query) (answer, error)) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	conn, err := dial(ctx, network, server.String())
 	if err != nil {
-		return answer{}, failureOf(ctx, err)
+		return answer{}, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	a, err := do(conn)
-	if err != nil {
-		return answer{}, failureOf(ctx, err)
-	}
-	return a, ""
+	return ask(conn, query)
 }
 
 // failureOf is an error as a Failure.
-func failureOf(ctx context.Context, err error) Failure {
+func failureOf(err error) Failure {
 	var f Failure
+	var n net.Error
 	switch {
+	case err == nil:
+		return ""
 	case errors.As(err, &f):
 		return f
-	case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.As(err, &n) && n.Timeout():
 		return Timeout
 	}
 	return Network
 }
 
-// overUDP asks by a datagram. Datagrams that are not the answer are passed over, as whoever guesses could end the wait
+// askUDP asks by a datagram. Datagrams that are not the answer are passed over, as whoever guesses could end the wait
 // otherwise.
-func (q question) overUDP(conn net.Conn, message []byte, id uint16) (answer, error) {
-	if _, err := conn.Write(message); err != nil {
+func askUDP(conn net.Conn, query dns.Query) (answer, error) {
+	if _, err := conn.Write(query.Message()); err != nil {
 		return answer{}, err
 	}
 	datagram := make([]byte, largestDatagram)
@@ -94,27 +89,27 @@ func (q question) overUDP(conn net.Conn, message []byte, id uint16) (answer, err
 		if err != nil {
 			return answer{}, err
 		}
-		if a, err := q.unpack(datagram[:n], id); !errors.Is(err, errOther) {
+		if a, err := read(query, datagram[:n]); !errors.Is(err, errOther) {
 			return a, err
 		}
 	}
 }
 
-// overTCP asks by a stream, in which each message's length comes before it (RFC 1035 section 4.2.2).
-func (q question) overTCP(conn net.Conn, message []byte, id uint16) (answer, error) {
-	if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(message))), message...)); err != nil {
+// askTCP asks by a stream, in which each message's length comes before it (RFC 1035 section 4.2.2).
+func askTCP(conn net.Conn, query dns.Query) (answer, error) {
+	length := binary.BigEndian.AppendUint16(nil, uint16(len(query.Message())))
+	if _, err := conn.Write(append(length, query.Message()...)); err != nil {
 		return answer{}, err
 	}
-	var length [2]byte
-	if _, err := io.ReadFull(conn, length[:]); err != nil {
+	if _, err := io.ReadFull(conn, length); err != nil {
 		return answer{}, err
 	}
-	reply := make([]byte, binary.BigEndian.Uint16(length[:]))
+	reply := make([]byte, binary.BigEndian.Uint16(length))
 	if _, err := io.ReadFull(conn, reply); err != nil {
 		return answer{}, err
 	}
-	a, err := q.unpack(reply, id)
-	if errors.Is(err, errOther) || a.truncated {
+	a, err := read(query, reply)
+	if errors.Is(err, errOther) || errors.Is(err, errTruncated) {
 		return answer{}, Malformed
 	}
 	return a, err

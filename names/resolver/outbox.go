@@ -2,7 +2,6 @@ package resolver
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -24,11 +23,12 @@ func newOutbox(sink func([]policy.Resolution)) *outbox {
 	return &outbox{sink: sink, wake: make(chan struct{}, 1), waiting: map[policy.Resolution]time.Time{}}
 }
 
-// put takes in which addresses the agent was told that a name has.
-func (o *outbox) put(name string, addrs []netip.Addr, until time.Time) {
+// put takes resolutions in.
+func (o *outbox) put(all []policy.Resolution) {
 	o.mu.Lock()
-	for _, addr := range addrs {
-		if r := (policy.Resolution{Name: name, Addr: addr}); until.After(o.waiting[r]) {
+	for _, r := range all {
+		until := r.Expires
+		if r.Expires = (time.Time{}); until.After(o.waiting[r]) {
 			o.waiting[r] = until
 		}
 	}

@@ -219,9 +219,7 @@ func (l loop) done(r result, now time.Time) {
 		return
 	}
 	r.failed, r.at = 0, netip.AddrPort{}
-	if len(r.answer.addrs) > 0 {
-		l.outbox.put(r.name, r.answer.addrs, now.Add(timing.counts(r.answer.ttl)+grace))
-	}
+	l.outbox.put(r.answer.resolutions(now, timing))
 	l.schedule.put(r.entry, now.Add(timing.again(r.answer, random)))
 }
 
@@ -237,7 +235,7 @@ func (s *Stats) add(r result) {
 	switch {
 	case r.failure != "":
 		s.Failed[r.failure]++
-	case len(r.answer.addrs) > 0:
+	case r.answer.positive():
 		s.Answered++
 	default:
 		s.Negative++

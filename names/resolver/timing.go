@@ -42,7 +42,7 @@ func (t timing) counts(ttl time.Duration) time.Duration {
 // again is after which time an answer is asked for again: when 85 % to 95 % of its time are over.
 func (t timing) again(a answer, random float64) time.Duration {
 	ttl := t.counts(a.ttl)
-	if len(a.addrs) == 0 {
+	if !a.positive() {
 		ttl = max(min(ttl, mostNegativeTTL), t.least)
 	}
 	return time.Duration(float64(ttl) * (0.85 + 0.1*random))

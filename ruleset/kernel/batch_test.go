@@ -11,7 +11,7 @@ import (
 )
 
 func oneElement(g *WithT) []message {
-	messages, err := (newConn("podfence")).encode((newConn("podfence")).table(nft.Inet), nft.Plan{Ops: []nft.Op{
+	messages, err := (&Conn{name: "podfence"}).encode((&Conn{name: "podfence"}).table(nft.Inet), nft.Plan{Ops: []nft.Op{
 		nft.AddElements{Set: "peers", Type: nft.Of(nft.IPv4Addr), Elements: []nft.Element{{Addr: [16]byte{10, 0, 0, 1}}}},
 	}})
 	g.Expect(err).NotTo(HaveOccurred())
@@ -23,7 +23,7 @@ func oneElement(g *WithT) []message {
 // page. Throughout an agent's life, most batches are small.
 func TestBatchesAreCheap(t *testing.T) {
 	g := NewWithT(t)
-	c := newConn("podfence")
+	c := &Conn{name: "podfence"}
 	messages := oneElement(g)
 	const rounds = 200
 	var before, after runtime.MemStats
@@ -41,7 +41,7 @@ func TestBatchesAreCheap(t *testing.T) {
 // batches after it.
 func TestBatchesAreApart(t *testing.T) {
 	g := NewWithT(t)
-	c := newConn("podfence")
+	c := &Conn{name: "podfence"}
 	messages := oneElement(g)
 	want, err := c.batchOf(messages)
 	g.Expect(err).NotTo(HaveOccurred())

@@ -100,8 +100,7 @@ func Open(options Options) (*Conn, error) {
 	if err != nil {
 		return nil, &OpError{Op: "connect", Err: err}
 	}
-	c := newConn(options.Table)
-	c.socket = socket
+	c := &Conn{name: options.Table, socket: socket, mu: &sync.Mutex{}}
 	if options.Beside != nil {
 		c.mu = options.Beside.mu
 	}
@@ -110,8 +109,6 @@ func Open(options Options) (*Conn, error) {
 	}
 	return c, nil
 }
-
-func newConn(name string) *Conn { return &Conn{name: name, mu: &sync.Mutex{}} }
 
 // prepare sets a new socket's options.
 func prepare(socket *netlink.Conn) error {

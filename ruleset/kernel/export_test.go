@@ -85,8 +85,7 @@ func (f *Flows) Entries() (uint32, error) { return f.deletions.entries() }
 // TransactionOf is the datagram of a replacement's or an update's batch with the messages around it, as if the
 // kernel had a generation. Messages have no numbers yet.
 func TransactionOf(plan nft.Plan, owned bool) ([]byte, error) {
-	c := newConn(nft.TableName)
-	c.owns = owned
+	c := &Conn{name: nft.TableName, owns: owned}
 	messages, err := c.encode(c.table(plan.Family), plan)
 	if err != nil {
 		return nil, err

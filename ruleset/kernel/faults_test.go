@@ -36,8 +36,7 @@ var errnos = map[unix.Errno]bool{
 // replacement learns that there is no table.
 func relayed(kernel func([]netlink.Message) ([]datagram, error)) *Conn {
 	told := false
-	c := newConn("podfence")
-	c.socket = netlink.NewConn(&relay{kernel: func(sent []netlink.Message) ([]datagram, error) {
+	return &Conn{name: "podfence", socket: netlink.NewConn(&relay{kernel: func(sent []netlink.Message) ([]datagram, error) {
 		switch kind := sent[0].Header.Type; {
 		case kind == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE:
 			told = true
@@ -46,8 +45,7 @@ func relayed(kernel func([]netlink.Message) ([]datagram, error)) *Conn {
 			return saysGeneration(sent[0], 1)
 		}
 		return kernel(sent)
-	}}, 7)
-	return c
+	}}, 7)}
 }
 
 func somePlan() nft.Plan {
@@ -59,7 +57,7 @@ func somePlan() nft.Plan {
 
 // TestFaults has each step of a transaction go wrong in each way.
 func TestFaults(t *testing.T) {
-	messages, err := (newConn("podfence")).encode((newConn("podfence")).table(nft.Inet), somePlan())
+	messages, err := (&Conn{name: "podfence"}).encode((&Conn{name: "podfence"}).table(nft.Inet), somePlan())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +224,7 @@ func randomFaults(t *testing.T, seed int64, reference *Conn, counts map[string]i
 	}
 	defer unix.Close(socket.fd)
 	faults := true
-	c := newConn("podfence")
+	c := &Conn{name: "podfence"}
 	c.socket = netlink.NewConn(&relay{kernel: func(sent []netlink.Message) ([]datagram, error) {
 		// A replacement asks several questions before its transaction.
 		if question := acknowledged(sent) < 0; !faults || r.Intn(2) == 0 || question && r.Intn(4) > 0 {

@@ -56,7 +56,7 @@ func TestReplaceRaced(t *testing.T) {
 			g.Expect(err).NotTo(HaveOccurred())
 			defer unix.Close(socket.fd)
 			faults, batches, whole := false, 0, false
-			c := newConn("podfence")
+			c := &Conn{name: "podfence"}
 			c.socket = netlink.NewConn(&relay{kernel: func(sent []netlink.Message) ([]datagram, error) {
 				if !faults {
 					return socket.send(sent)

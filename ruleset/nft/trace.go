@@ -109,7 +109,7 @@ func (t *tracer) match(m Match) bool {
 	case PacketType:
 		return t.packet.Frame.PacketType() == m
 	case MessageType:
-		return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType == uint8(m)
+		return t.isICMPv6() && t.packet.ICMPType == uint8(m)
 	case CtState:
 		return t.packet.State&m != 0
 	case Mark:
@@ -123,7 +123,7 @@ func (t *tracer) match(m Match) bool {
 	case Midstream:
 		return t.hasUpper() && t.packet.Midstream && t.packet.Protocol == packet.Protocol(m)
 	case ICMPv6Error:
-		return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType < 128
+		return t.isICMPv6() && t.packet.ICMPType < 128
 	case Redirect:
 		return t.hasUpper() && t.packet.Protocol == packet.ICMP && t.packet.ICMPType == ICMPRedirect
 	case Fragment:
@@ -170,6 +170,9 @@ func (t *tracer) isOf(f OfFamily) bool {
 // flags. Of a fragment, only the first can have it.
 func (t *tracer) hasUpper() bool { return t.packet.Fragment == Whole || t.packet.Fragment == First }
 
+// isICMPv6 reports whether the packet has the header of an ICMPv6 message.
+func (t *tracer) isICMPv6() bool { return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 }
+
 func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
 	key, ok := t.key([]Field{v.Field})
 	if !ok {
@@ -200,6 +203,7 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 			ok = ok && addr(t.packet.Dst, f == DstAddr4)
 		case L4Protocol:
 			e.Protocol = uint8(t.packet.Protocol)
+		case Zero:
 		case SrcPort:
 			ok = ok && t.hasUpper() && t.packet.SrcPort != 0
 			e.First = t.packet.SrcPort

@@ -233,7 +233,7 @@ func (s *scene) start() {
 		return nil
 	})
 	s.eventually("replies are held", func() error {
-		if !strings.Contains(s.tables(), "table inet podfence-names") || !strings.Contains(s.elements("resolvers-4"), resolverAddrs[0].String()) {
+		if !strings.Contains(s.tables(), "table inet podfence-names") || !strings.Contains(s.elements("alive"), "expires") {
 			return errors.New(s.agent.Log())
 		}
 		return nil
