@@ -144,7 +144,7 @@ func testAnotherChannel(t *testing.T, api ctrlclient.Client) {
 	kubectl(t, "apply", "-k", channel(t, "experimental"))
 	var policies []*clusterv1beta1.ClusterNetworkPolicy
 	for i := range 10 {
-		cnp := clusterPolicy(t, fmt.Sprintf("e2e-at-once-%d", i), `{tier: Admin, priority: 999, subject: {namespaces: {matchLabels: {e2e: nobody}}}, egress: [{action: Accept, to: [{domainNames: [example.com]}]}]}`)
+		cnp := clusterPolicy(t, fmt.Sprintf("e2e-at-once-%d", i), `{tier: Admin, priority: 999, subject: {namespaces: {matchLabels: {e2e: nobody}}}, egress: [{action: Deny, to: [{domainNames: [example.com]}]}]}`)
 		check.Eventually(t, seenWithin, "the API server to take domain names", func() error {
 			return api.Create(context.Background(), cnp, ctrlclient.FieldValidation(metav1.FieldValidationStrict))
 		})
@@ -158,18 +158,22 @@ func testAnotherChannel(t *testing.T, api ctrlclient.Client) {
 	deletePolicies(t, api, policies...)
 }
 
-// testDomainNames: in a rule that accepts, names of domains that nobody has asked for mean nobody. A rule
-// that denies must not have names, and denies everything; the status says so, and an Event.
+// testDomainNames: names of domains that nobody has resolved accept nothing, and close nothing. A rule that denies cannot
+// have any: it denies everything, and the status says so, and an Event.
 func (n *neighbourhood) testDomainNames(t *testing.T, api ctrlclient.Client) {
 	among := waysBetween(t, n.outsiders, n.outsiders)
 	denies := clusterPolicy(t, "e2e-denies-names", fmt.Sprintf(`{tier: Admin, priority: 31, subject: {namespaces: %s}, egress: [{action: Deny, to: [{domainNames: [example.com]}]}]}`, named(n.outside)))
-	// It means nobody, as no pod has asked for such a name: it opens nothing that the other one closes.
+	// If it meant any of the pods, it would open what the other one closes.
 	accepts := clusterPolicy(t, "e2e-accepts-names", fmt.Sprintf(`{tier: Admin, priority: 30, subject: {namespaces: %s}, egress: [{action: Accept, to: [{domainNames: ["*.example.com", example.com]}]}]}`, named(n.outside)))
 	createPolicies(t, api, accepts, denies)
 	expectWays(t, "a denial of names to deny everything", nil, among)
+	expectAccepted(t, api, accepts.Name, metav1.ConditionTrue)
 	expectAccepted(t, api, denies.Name, metav1.ConditionFalse, "spec.egress[0].to[0].domainNames")
 	expectEvent(t, denies, "spec.egress[0].to[0].domainNames")
-	expectAccepted(t, api, accepts.Name, metav1.ConditionTrue)
+
+	// Once it is written otherwise, it can be enforced.
+	changePolicy(t, api, denies.Name, fmt.Sprintf(`{tier: Admin, priority: 31, subject: {namespaces: %s}, egress: [{action: Deny, to: [{namespaces: {}}]}]}`, named(n.outside)))
+	expectAccepted(t, api, denies.Name, metav1.ConditionTrue)
 	deletePolicies(t, api, denies)
 	expectWays(t, "a policy that accepts names to close nothing", among, nil)
 	deletePolicies(t, api, accepts)
