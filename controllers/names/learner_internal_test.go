@@ -274,7 +274,7 @@ func TestReplyWaitsForAnother(t *testing.T) {
 	select {
 	case id := <-k.released:
 		t.Errorf("packet %d goes on before what it says is in the kernel", id)
-	case <-time.After(HoldAtMost / 2):
+	case <-time.After(HoldAtMost / 4):
 	}
 	close(e.commit)
 	first, second := <-k.released, <-k.released

@@ -18,10 +18,10 @@ import (
 
 const (
 	// HoldAtMost is how long a reply waits for the kernel at most.
-	HoldAtMost = 100 * time.Millisecond
+	HoldAtMost = 500 * time.Millisecond
 	// The kernel tells of a query before it holds the reply, but by another socket. lookAgain is after how long a reply of
-	// which no query is known is looked at again, and looks how often.
-	lookAgain, looks = 2 * time.Millisecond, 5
+	// which no query is known is looked at again, and looks how often. Of TCP, other replies wait meanwhile.
+	lookAgain, looks = 2 * time.Millisecond, 50
 	// grace is for how long an answer counts beyond its time: that is told in whole seconds, and a pod may connect at the
 	// end of the last one.
 	grace = time.Second
