@@ -70,6 +70,10 @@ type Options struct {
 	Repeats func(nft.Logged) (uint64, error)
 	// LinkName is the name of a link of the node, by its index; nil: nobody knows.
 	LinkName func(index int) string
+	// DNS says how domain names in policies are resolved.
+	DNS DNS
+	// OpenFlows are the established flows that go on when the agent comes; nil: see enforcer.Options.
+	OpenFlows enforcer.OpenFlows
 	// Staged is where what staged policies would do is worked out; nil: nowhere.
 	Staged *enforcer.Staged
 	// Watch notices what others do to the tables. Nil: nothing does.
@@ -238,12 +242,18 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 		o.Staged = &staged
 	}
 	var routes *network.Network
+	var names func(enforcer.Committed)
 	a.Enforcer = enforcer.New(kernel, enforcer.Options{
 		Node: o.Node, Ruleset: o.Ruleset, LastPodCIDRs: o.LastPodCIDRs, NamespaceBudget: o.NamespaceBudget, IgnorePodCIDRs: o.IgnorePodCIDRs,
-		Flows: o.Flows, Watch: o.Watch, Bridge: o.CNI.bridge(), PodLinks: o.PodLinks, Staged: o.Staged,
+		Flows: o.Flows, OpenFlows: o.OpenFlows, Remembered: o.DNS.Remembered, Watch: o.Watch, Bridge: o.CNI.bridge(), PodLinks: o.PodLinks, Staged: o.Staged,
 		Report: func(outcome enforcer.Outcome) {
-			if c, is := outcome.(enforcer.Committed); is && routes != nil {
-				routes.Committed(c)
+			if c, is := outcome.(enforcer.Committed); is {
+				if routes != nil {
+					routes.Committed(c)
+				}
+				if names != nil {
+					names(c)
+				}
 			}
 			a.report.Report(outcome)
 			if a.answers != nil {
@@ -284,6 +294,8 @@ func New(kernel enforcer.Kernel, o Options) (*Agent, error) {
 			err = errors.Join(err, mgr.Add(routes))
 		}
 	}
+	names, also := a.learnNames()
+	err = errors.Join(err, also)
 	o.Registry.MustRegister(report.NodeMetrics(o.ProcSys, waitingSince(plugin)))
 	a.checkHealth(plugin)
 	return a, errors.Join(err,

@@ -99,6 +99,9 @@ func (h *Host) Open(o *Options) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
+	if err := h.openNames(o, n, tables); err != nil {
+		return n, err
+	}
 	counters, err := conn.OpenCounters(tables)
 	if err != nil {
 		return n, err
@@ -180,7 +183,7 @@ func (h *Host) openStaged(o *Options, n *Node, tables kernel.Options) (*kernel.C
 	}
 	n.add(counters.Close)
 	o.StagedCounters = counters.Read
-	o.Staged = &enforcer.Staged{Kernel: conn, Uninstall: conn.Uninstall, Flows: reader}
+	o.Staged, o.OpenFlows = &enforcer.Staged{Kernel: conn, Uninstall: conn.Uninstall, Flows: reader}, reader
 	return conn, nil
 }
 

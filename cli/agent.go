@@ -21,6 +21,7 @@ func agentCommand(version string) *cobra.Command {
 		o                   agent.Options
 		e                   enforcement
 		c                   cniFlags
+		d                   dnsFlags
 		kubeconfig          string
 		logLevel, logFormat string
 		allowEmpty          bool
@@ -59,6 +60,9 @@ GOMEMLIMIT sets another.`,
 				return err
 			}
 			if err := errors.Join(loopback("--pprof-address", o.PprofAddress), loopback("--query-address", o.QueryAddress), c.network.options(&o.Ruleset), c.check(), checkObserver(&o), checkHubble(&o)); err != nil {
+				return err
+			}
+			if o.DNS, err = d.options(); err != nil {
 				return err
 			}
 			if o.IgnorePodCIDRs, err = c.network.ignorePodCIDRs(); err != nil {
@@ -135,6 +139,7 @@ GOMEMLIMIT sets another.`,
 	hubbleFlags(f, &o)
 	e.flags(f)
 	c.flags(f)
+	d.flags(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd

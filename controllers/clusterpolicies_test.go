@@ -44,8 +44,8 @@ ingress:
 - {action: Accept, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}]}
 - {action: Deny, from: [{namespaces: {}}]}
 `
-	// toNames has a peer that only the experimental channel knows, and that podfence does not enforce.
-	toNames = `{tier: Admin, priority: 10, subject: {namespaces: {}}, egress: [{action: Accept, to: [{domainNames: [example.com]}]}]}`
+	// notToNames has a peer that only the experimental channel knows, and that cannot be enforced in a rule that denies.
+	notToNames = `{tier: Admin, priority: 10, subject: {namespaces: {}}, egress: [{action: Deny, to: [{domainNames: [example.com]}]}]}`
 	// toNodes has a peer that only the experimental channel knows. Without it, it cannot be enforced.
 	toNodes = `{tier: Admin, priority: 10, subject: {namespaces: {}}, egress: [{action: Accept, to: [{nodes: {}}]}]}`
 )
@@ -299,7 +299,7 @@ var _ = Describe("ClusterNetworkPolicies", func() {
 		elsewhere := run(&recorder.Kernel{}, agent.Options{Node: newCluster().node, API: agentUser})
 		started.awaitReady()
 		elsewhere.awaitReady()
-		cnp := clusterPolicy("v1beta1", "names", toNames)
+		cnp := clusterPolicy("v1beta1", "names", notToNames)
 		for _, a := range []*running{started, elsewhere} {
 			Eventually(a.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(1))
 			Eventually(a.log.With, soon, often).WithArguments("ClusterNetworkPolicy cannot be enforced as written").
@@ -318,7 +318,7 @@ var _ = Describe("ClusterNetworkPolicies", func() {
 		for _, a := range []*running{started, elsewhere} {
 			Eventually(a.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())
 		}
-		respecify(cnp, toNames)
+		respecify(cnp, notToNames)
 		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeEquivalentTo(1))
 		undefine(definition)
 		Eventually(started.metricOf("podfence_policy_problems"), soon, often).Should(BeZero())

@@ -304,16 +304,26 @@ func accepted(t *testing.T, text string) *clusterv1beta1.ClusterNetworkPolicy {
 	return cnp
 }
 
-// TestParseDomainNames: domainNames are as they should be, though podfence enforces none: that is
+// TestParseDomainNames: a rule that accepts may have domainNames. The API takes them in every rule; in another they are
 // a problem of the policy, in a cluster as in a folder.
 func TestParseDomainNames(t *testing.T) {
-	s, err := Parse("f.yaml", []byte(egressWith("to:\n- domainNames: [a.example, '*.b.example', c.example.]\n")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, problems := policy.ParseCluster(s.ClusterPolicies[0])
-	if len(problems) != 1 || problems[0].Field != "spec.egress[0].to[0].domainNames" {
-		t.Errorf("problems: %v", problems)
+	text := egressWith("to:\n- domainNames: [A.example, '*.b.example', c.example.]\n")
+	for action, want := range map[string][]string{"Accept": nil, "Deny": {"spec.egress[0].to[0].domainNames"}, "Pass": {"spec.egress[0].to[0].domainNames"}} {
+		s, err := Parse("f.yaml", []byte(strings.Replace(text, "action: Accept", "action: "+action, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, problems := policy.ParseCluster(s.ClusterPolicies[0])
+		var fields []string
+		for _, problem := range problems {
+			fields = append(fields, problem.Field)
+		}
+		if !slices.Equal(fields, want) {
+			t.Errorf("%s: problems: %v", action, problems)
+		}
+		if rule := p.Rules[policy.Egress][0]; action == "Accept" && !slices.Equal(rule.Domains, []policy.DomainName{"*.b.example", "a.example", "c.example"}) {
+			t.Errorf("it names %q", rule.Domains)
+		}
 	}
 }
 
@@ -349,8 +359,8 @@ func TestParseClusterPolicyLists(t *testing.T) {
 	}
 }
 
-// TestAcceptedCanBeEnforced: of what is accepted podfence can enforce all but domainNames, and it
-// is read as it was written. An annotation may have any value, and some mean nothing.
+// TestAcceptedCanBeEnforced: of what is accepted podfence can enforce all but domainNames in rules that deny or pass, and
+// it is read as it was written. An annotation may have any value, and some mean nothing.
 func TestAcceptedCanBeEnforced(t *testing.T) {
 	taken := 0
 	for seed := range random.Seeds(1, 1000) {
@@ -370,7 +380,7 @@ func TestAcceptedCanBeEnforced(t *testing.T) {
 		}
 		_, problems := policy.ParseCluster(s.ClusterPolicies[0])
 		for _, p := range problems {
-			if !strings.HasSuffix(p.Field, ".domainNames") && !strings.HasPrefix(p.Field, "metadata.annotations") {
+			if (!strings.HasSuffix(p.Field, ".domainNames") || p.Reason != "domain names are for rules that accept") && !strings.HasPrefix(p.Field, "metadata.annotations") {
 				t.Errorf("seed %d: %v\n%s", seed, p, text)
 			}
 		}

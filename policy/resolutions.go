@@ -13,6 +13,10 @@ import (
 // known is closed. In the kernel one takes some 200 bytes, in the agent some 300.
 const maxResolutions = 100_000
 
+// maxOfPod is how many it keeps of what one pod was told, so that no pod takes the place of others by asking for more and
+// more names that a wildcard means.
+const maxOfPod = 20_000
+
 // resolutions are what domain names are resolved to on this node, and until when that counts.
 type resolutions struct {
 	until map[Resolution]time.Time // by the resolution without its time
@@ -51,7 +55,9 @@ func (c resolvedChange) apply(m *Model) {
 			m.resolutions.resolved(counts)
 		}
 	}
-	m.resolutions.evict()
+	if all := m.resolutions.until; len(all) > maxResolutions {
+		m.resolutions.evict(slices.Collect(maps.Keys(all)), maxResolutions)
+	}
 }
 
 func (c elapsedChange) apply(m *Model) {
@@ -112,6 +118,9 @@ func (rs *resolutions) resolved(r Resolution) {
 	rs.ofPod[key.Pod][key] = struct{}{}
 	rs.changed[key] = struct{}{}
 	delete(rs.elapsed, key)
+	if len(rs.ofPod[key.Pod]) > maxOfPod {
+		rs.evict(slices.Collect(maps.Keys(rs.ofPod[key.Pod])), maxOfPod)
+	}
 }
 
 // end ends a resolution.
@@ -123,13 +132,10 @@ func (rs *resolutions) end(key Resolution) {
 	rs.changed[key] = struct{}{}
 }
 
-// evict ends those that there is no room for, and a tenth more, so that it need not be done for each.
-func (rs *resolutions) evict() {
-	if len(rs.until) <= maxResolutions {
-		return
-	}
-	keys := slices.SortedFunc(maps.Keys(rs.until), func(a, b Resolution) int { return rs.until[a].Compare(rs.until[b]) })
-	for _, key := range keys[:len(keys)-maxResolutions+maxResolutions/10] {
+// evict ends those of some that there is no room for, and a tenth of the room more, so that it need not be done for each.
+func (rs *resolutions) evict(keys []Resolution, room int) {
+	slices.SortFunc(keys, func(a, b Resolution) int { return cmp.Or(rs.until[a].Compare(rs.until[b]), CompareResolutions(a, b)) })
+	for _, key := range keys[:max(0, len(keys)-room+room/10)] {
 		rs.end(key)
 		rs.elapsed[key] = struct{}{}
 		rs.evicted++
@@ -169,6 +175,15 @@ func (m *Model) Resolutions() (all []Resolution) {
 	return all
 }
 
+// Resolved is how many names are resolved to some address, and to how many, counted for each pod that was told so.
+func (m *Model) Resolved() (names, addresses int) {
+	all := map[string]struct{}{}
+	for key := range m.resolutions.until {
+		all[key.Name] = struct{}{}
+	}
+	return len(all), len(m.resolutions.until)
+}
+
 // Evicted is how many resolutions there was no room for so far.
 func (m *Model) Evicted() int { return m.resolutions.evicted }
 
@@ -185,6 +200,16 @@ func (m *Model) NextElapsed() (next time.Time) {
 // CompareResolutions puts resolutions into order: by name, address and pod.
 func CompareResolutions(a, b Resolution) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr), a.Pod.Compare(b.Pod))
+}
+
+// SubjectsAt are the pods of this node that may have an address, in order.
+func (m *Model) SubjectsAt(ip netip.Addr) (keys []Key) {
+	for _, pod := range m.holders(ip) {
+		if pod.Node == m.node {
+			keys = append(keys, pod.Key)
+		}
+	}
+	return sortedKeys(keys)
 }
 
 // Namers are the addresses of this node's pods that policies with domain names are about, with these names, in order.

@@ -93,18 +93,27 @@ func TestResolutionsEndWithTheAddress(t *testing.T) {
 	}
 }
 
-// TestResolutionsAreBounded: however many there are, a bounded number is kept, and those that expire last.
+// TestResolutionsAreBounded: however many there are, a bounded number is kept, of a pod and of all, and those that expire
+// last; a pod takes nobody else's place.
 func TestResolutionsAreBounded(t *testing.T) {
 	m := namer(t)
-	for i := range maxResolutions + 1 {
-		m.resolutions.resolved(told(addr(2), "www.example.com", outside(i), i))
+	m.Apply(Resolved([]Resolution{told(addr(3), "db.example.com", outside(0), 1)}))
+	for i := range maxOfPod + 1 {
+		m.resolutions.resolved(told(addr(2), "www.example.com", outside(i), 10+i))
 	}
-	m.Apply(Resolved(nil))
-	if n := len(m.Resolutions()); n != maxResolutions-maxResolutions/10 || m.Evicted() != maxResolutions/10+1 {
+	if n := len(m.Resolutions()); n != 1+maxOfPod-maxOfPod/10 || m.Evicted() != maxOfPod/10+1 {
 		t.Errorf("%d are kept, %d evicted", n, m.Evicted())
 	}
-	if next := m.NextElapsed(); !next.Equal(resolutionsEpoch.Add(time.Duration(m.Evicted()) * time.Second)) {
-		t.Errorf("kept is one that expires at %v", next)
+	if next := m.NextElapsed(); !next.Equal(resolutionsEpoch.Add(time.Second)) {
+		t.Errorf("what another pod was told is gone: the next expires at %v", next)
+	}
+	m = namer(t)
+	for i := range maxResolutions {
+		m.resolutions.resolved(told(outside(i), "www.example.com", outside(i), i))
+	}
+	m.Apply(Resolved([]Resolution{told(netip.Addr{}, "www.example.com", outside(1), maxResolutions)}))
+	if n := len(m.Resolutions()); n != maxResolutions-maxResolutions/10 || m.Evicted() != maxResolutions/10+1 {
+		t.Errorf("%d are kept of all, %d evicted", n, m.Evicted())
 	}
 }
 

@@ -20,23 +20,29 @@ import (
 // which it knows no flow are seen as well: node-local caches of DNS exempt theirs (NOTRACK). In postrouting all tables
 // have judged a reply. Both hooks are behind what makes one packet of fragments again, and before what makes fragments.
 //
-// Whoever reads replies may be killed, or frozen. So each element of the sets of resolvers has a timeout: unless the agent
-// goes on to renew them (Renew), no packet is found to be a reply any more.
+// Whoever reads replies may be frozen, or hang. So they are held only while the agent's heartbeat comes: packets that it sends
+// to itself, each of which renews the only element of a set, for HeartbeatTimeout.
 
 // NamesOptions say where the names table hands packets over.
 type NamesOptions struct {
 	// Queue is the nfqueue of replies, and QueryGroup the nflog group of queries.
 	Queue, QueryGroup uint16
+	// Heartbeat is the IPv4 address and UDP port that the agent's heartbeat is sent to.
+	Heartbeat netip.AddrPort
 }
 
-// ResolverTimeout is for how many seconds Renew has resolvers count.
-const ResolverTimeout = 1
+// HeartbeatTimeout is for how many seconds after a heartbeat replies are held.
+const HeartbeatTimeout = 1
 
 // The names in the names table.
 const (
-	chainQueries = "queries-prerouting"
-	chainReplies = "replies-postrouting"
-	chainHold    = "hold"
+	chainHeartbeat = "heartbeat-output"
+	chainQueries   = "queries-prerouting"
+	chainReplies   = "replies-postrouting"
+	chainHold      = "hold"
+
+	setHeartbeat = "heartbeat"
+	setAlive     = "alive"
 
 	// queryPrefix is the prefix of the Log of queries.
 	queryPrefix = "query"
@@ -51,25 +57,29 @@ func resolversSet(f family) string { return fmt.Sprintf("resolvers-%d", f) }
 // Names is the names table, of family inet.
 type Names struct{ nft.Table }
 
-// BuildNames returns the names table for these pods. It has no resolvers: see Renew.
-func BuildNames(askers []netip.Addr, o NamesOptions) *Names {
+// BuildNames returns the names table for these pods, and for these resolvers, over UDP and TCP.
+func BuildNames(askers []netip.Addr, resolvers []netip.AddrPort, o NamesOptions) *Names {
 	n := &Names{nft.NewTable(nft.Inet)}
+	accept := nft.Verdict{Action: nft.Accept}
+	heartbeat := resolverElement(policy.UDP, o.Heartbeat)
+	n.AddSets(
+		&nft.Set{Name: setHeartbeat, Type: family(4).endpoint(), Elements: map[nft.Element]struct{}{heartbeat: {}}, Comment: "where the agent sends its heartbeat"},
+		&nft.Set{Name: setAlive, Type: nft.Of(nft.Zero.Datatype()), Dynamic: true, Timeout: HeartbeatTimeout, Comment: "while it has an element, the agent is alive"},
+	)
+	alive := []nft.Field{nft.Zero}
 	queries := &nft.Chain{Name: chainQueries, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.DstNAT, Priority: -10}}
 	replies := &nft.Chain{Name: chainReplies, Hook: &nft.Hook{Point: nft.Postrouting, Base: nft.SrcNAT, Priority: 10}}
 	for _, f := range families {
-		n.AddSets(&nft.Set{
-			Name: askersSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{},
-			Comment: "pods that a policy with domain names is about",
-		}, &nft.Set{
-			Name: resolversSet(f), Type: f.resolver(), Elements: map[nft.Element]struct{}{}, Timeout: ResolverTimeout,
-			Comment: "whom they ask; the agent renews these while it runs",
-		})
+		n.AddSets(
+			&nft.Set{Name: askersSet(f), Type: f.addr(), Elements: map[nft.Element]struct{}{}, Comment: "pods that a policy with domain names is about"},
+			&nft.Set{Name: resolversSet(f), Type: f.endpoint(), Elements: map[nft.Element]struct{}{}, Comment: "whom they ask"},
+		)
 		queries.Rules = append(queries.Rules, nft.Rule{
 			Matches: []nft.Match{
 				nft.Lookup{Fields: []nft.Field{f.src()}, Set: askersSet(f)},
 				nft.Lookup{Fields: []nft.Field{f.dst(), nft.L4Protocol, nft.DstPort}, Set: resolversSet(f)},
 			},
-			Log: nft.Log{Group: o.QueryGroup, Prefix: queryPrefix, Whole: true}, Verdict: nft.Verdict{Action: nft.Accept},
+			Log: nft.Log{Group: o.QueryGroup, Prefix: queryPrefix, Whole: true}, Verdict: accept,
 		})
 		replies.Rules = append(replies.Rules, nft.Rule{
 			Matches: []nft.Match{
@@ -79,25 +89,35 @@ func BuildNames(askers []netip.Addr, o NamesOptions) *Names {
 			Verdict: nft.Verdict{Action: nft.Jump, Chain: chainHold},
 		})
 	}
-	accept := nft.Verdict{Action: nft.Accept}
 	n.AddChains(queries, replies, &nft.Chain{Name: chainHold, Rules: []nft.Rule{
 		{Matches: []nft.Match{nft.Begun{}}, Verdict: accept, Origin: nft.Sentence("the resolver asks the pod")},
 		{Matches: []nft.Match{nft.Invalid}, Verdict: accept, Origin: nft.Sentence("nothing that was asked for")},
-		{Verdict: nft.Verdict{Action: nft.Queue, Number: o.Queue}},
-	}})
-	n.UpdateNames(askers)
+		{Matches: []nft.Match{nft.Lookup{Fields: alive, Set: setAlive}}, Verdict: nft.Verdict{Action: nft.Queue, Number: o.Queue}},
+	}}, &nft.Chain{Name: chainHeartbeat, Hook: &nft.Hook{Point: nft.Output, Base: nft.Raw}, Rules: []nft.Rule{{
+		Matches: []nft.Match{
+			nft.Lookup{Fields: []nft.Field{nft.DstAddr4, nft.L4Protocol, nft.DstPort}, Set: setHeartbeat},
+			nft.Noted{Fields: alive, Set: setAlive, Renew: true},
+		},
+		Verdict: accept,
+	}}})
+	n.UpdateNames(askers, resolvers)
 	return n
 }
 
-// UpdateNames makes the table the one for these pods, which must be all. It returns the plan that does the same in a kernel
-// which holds the table as it was.
-func (n *Names) UpdateNames(askers []netip.Addr) nft.Plan {
+// UpdateNames makes the table the one for these pods and these resolvers, which must be all. It returns the plan that does the
+// same in a kernel which holds the table as it was.
+func (n *Names) UpdateNames(askers []netip.Addr, resolvers []netip.AddrPort) nft.Plan {
 	want := map[string]map[nft.Element]struct{}{}
 	for _, f := range families {
-		want[askersSet(f)] = map[nft.Element]struct{}{}
+		want[askersSet(f)], want[resolversSet(f)] = map[nft.Element]struct{}{}, map[nft.Element]struct{}{}
 	}
 	for _, addr := range askers {
 		want[askersSet(familyOf(addr))][nft.AddrElement(addr)] = struct{}{}
+	}
+	for _, at := range resolvers {
+		for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
+			want[resolversSet(familyOf(at.Addr()))][resolverElement(protocol, at)] = struct{}{}
+		}
 	}
 	var c changes
 	for _, name := range slices.Sorted(maps.Keys(want)) {
@@ -106,29 +126,8 @@ func (n *Names) UpdateNames(askers []netip.Addr) nft.Plan {
 	return c.plan(n.Family)
 }
 
-// Renew is the plan by which replies of these resolvers, over UDP and TCP, are handed over for ResolverTimeout from now on,
-// and queries to them. Others go out of the table by their timeout.
-func (n *Names) Renew(resolvers []netip.AddrPort) nft.Plan {
-	elements := map[family][]nft.Element{}
-	for _, resolver := range resolvers {
-		f := familyOf(resolver.Addr())
-		for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
-			e := nft.PortElement(protocol, resolver.Port())
-			e.Addr = nft.AddrElement(resolver.Addr()).Addr
-			elements[f] = append(elements[f], e)
-		}
-	}
-	plan := nft.Plan{Family: n.Family}
-	for _, f := range families {
-		// The same element twice could not be deleted twice.
-		if all := slices.Compact(sorted(elements[f])); len(all) > 0 {
-			plan.Ops = append(plan.Ops, nft.RenewElements{Set: resolversSet(f), Type: f.resolver(), Elements: all})
-		}
-	}
-	return plan
-}
-
-// resolver is the type of the sets of resolvers.
-func (f family) resolver() nft.SetType {
-	return nft.Of(f.datatype(), nft.InetProto, nft.InetService)
+func resolverElement(protocol policy.Protocol, at netip.AddrPort) nft.Element {
+	e := nft.PortElement(protocol, at.Port())
+	e.Addr = nft.AddrElement(at.Addr()).Addr
+	return e
 }

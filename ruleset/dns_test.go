@@ -13,39 +13,26 @@ import (
 
 var (
 	askers       = []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:10:244:1::2")}
-	namesOptions = ruleset.NamesOptions{Queue: 28775, QueryGroup: 28776}
+	namesOptions = ruleset.NamesOptions{Queue: 28775, QueryGroup: 28776, Heartbeat: netip.MustParseAddrPort("127.0.0.1:40000")}
 	dns4, dns6   = netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("[fd00:96::a]:53")
 )
-
-// TestRenew: each resolver is renewed once for each protocol, in a transaction of one operation for each family.
-func TestRenew(t *testing.T) {
-	g := NewWithT(t)
-	names := ruleset.BuildNames(askers, namesOptions)
-	g.Expect(names.Renew(nil).Empty()).To(BeTrue())
-	one := "element inet podfence resolvers-4 { 10.96.0.10 . tcp . 53, 10.96.0.10 . udp . 53 }\n"
-	g.Expect(names.Renew([]netip.AddrPort{dns4, dns4}).Text()).To(Equal("add " + one + "delete " + one + "add " + one))
-	g.Expect(names.Renew([]netip.AddrPort{dns6, dns4}).Ops).To(HaveLen(2))
-}
 
 // TestUpdateNames: what is different is changed, and the table is the one that is built.
 func TestUpdateNames(t *testing.T) {
 	g := NewWithT(t)
-	names := ruleset.BuildNames(askers, namesOptions)
-	g.Expect(names.UpdateNames(askers).Empty()).To(BeTrue())
-	g.Expect(names.UpdateNames(askers[:1]).Text()).To(Equal("delete element inet podfence askers-6 { fd00:10:244:1::2 }\n"))
-	g.Expect(names.Text()).To(Equal(ruleset.BuildNames(askers[:1], namesOptions).Text()))
+	names := ruleset.BuildNames(askers, []netip.AddrPort{dns4, dns6}, namesOptions)
+	g.Expect(names.UpdateNames(askers, []netip.AddrPort{dns6, dns4, dns4}).Empty()).To(BeTrue())
+	g.Expect(names.UpdateNames(askers[:1], []netip.AddrPort{dns6}).Text()).To(Equal("delete element inet podfence askers-6 { fd00:10:244:1::2 }\n" +
+		"delete element inet podfence resolvers-4 { 10.96.0.10 . tcp . 53, 10.96.0.10 . udp . 53 }\n"))
+	g.Expect(names.Text()).To(Equal(ruleset.BuildNames(askers[:1], []netip.AddrPort{dns6}, namesOptions).Text()))
 }
 
 // TestNamesDenyNothing: whatever the packet is, the table lets it pass; and only replies of a resolver to what a pod has asked
-// are queued.
+// are queued, while the agent's heartbeat comes.
 func TestNamesDenyNothing(t *testing.T) {
-	names := ruleset.BuildNames(askers, namesOptions)
-	for _, op := range names.Renew([]netip.AddrPort{dns4, dns6}).Ops {
-		renewed := op.(nft.RenewElements)
-		for _, e := range renewed.Elements {
-			names.Sets[renewed.Set].Elements[e] = struct{}{}
-		}
-	}
+	names := ruleset.BuildNames(askers, []netip.AddrPort{dns4, dns6}, namesOptions)
+	names.Sets["alive"].Elements = map[nft.Element]struct{}{{}: {}} // a heartbeat has come
+	dead := ruleset.BuildNames(askers, []netip.AddrPort{dns4, dns6}, namesOptions)
 	queued := 0
 	for _, state := range []nft.CtState{nft.New, nft.Established, nft.Related, nft.Invalid, nft.Untracked} {
 		for _, reply := range []bool{false, true} {
@@ -65,6 +52,9 @@ func TestNamesDenyNothing(t *testing.T) {
 						}
 						if is {
 							queued++
+							if frozen := dead.Trace(nft.Postrouting, p).Steps; len(frozen) != 1 {
+								t.Errorf("%+v, without a heartbeat: %v", p, frozen)
+							}
 						}
 					}
 				}

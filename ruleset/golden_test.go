@@ -53,7 +53,7 @@ func goldens(t *testing.T) map[string]*nft.Table {
 		}
 	}
 	tables["testdata/links.nft"] = &ruleset.BuildLinks(links, ruleset.FragmentMemory{}).Table
-	names := ruleset.BuildNames(askers, namesOptions)
+	names := ruleset.BuildNames(askers, []netip.AddrPort{dns4, dns6}, namesOptions)
 	tables["testdata/names/names.nft"] = &names.Table
 	tables["testdata/guard.nft"] = &ruleset.BuildGuard(attachments(2), gateway, ruleset.FragmentMemory{}).Table
 	return tables

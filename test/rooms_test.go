@@ -72,6 +72,7 @@ var rules = []struct {
 	{module + "/controllers/observer", besides("observer")},
 	{module + "/controllers/hubble", append(besides("hubble"), "!"+module+"/controllers/observer")},
 	{module + "/controllers/network", besides("network")},
+	{module + "/controllers/names", besides("names")},
 	{module + "/controllers/folder", append(besides("folder"), "!"+module+"/controllers/nodes")},
 	// A Service's objects become addresses, for whoever wants them.
 	{module + "/controllers/resolvers", []string{module, "!" + module + "/policy"}},
@@ -194,6 +195,7 @@ func TestRooms(t *testing.T) {
 		{module + "/ruleset", module + "/manifests"},
 		{module + "/policy/packet", module + "/policy"},
 		{module + "/policy/packet", "k8s.io/api/core/v1"},
+		{module + "/controllers/names", module + "/ruleset/kernel"},
 		{module + "/controllers/resolvers", module + "/controllers/enforcer"},
 		{module + "/controllers/resolvers", module + "/names/resolver"},
 		{module + "/names/resolver", module + "/controllers/resolvers"},

@@ -45,7 +45,7 @@ var _ = Describe("The condition Accepted", func() {
 		cnp := admin.create(ctx, names)
 		wrong := admin.accepted(cnp, metav1.ConditionFalse)
 		Expect(wrong.Reason).To(Equal(clusterstatus.ReasonPartiallyInvalid))
-		Expect(wrong.Message).To(HavePrefix("spec.egress[0].to[0].domainNames: podfence does not enforce domain names"))
+		Expect(wrong.Message).To(HavePrefix("spec.egress[0].to[0].domainNames: domain names are for rules that accept"))
 
 		time.Sleep(1100 * time.Millisecond) // times are in seconds
 		admin.change(ctx, cnp, all)

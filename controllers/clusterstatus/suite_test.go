@@ -375,8 +375,9 @@ func (u user) change(ctx context.Context, cnp *clusterv1beta1.ClusterNetworkPoli
 	}, soon, often).Should(Succeed())
 }
 
-// names has the first rule name hosts by their domain, which podfence does not enforce.
+// names has the first rule deny hosts by their domain, which podfence does not enforce.
 func names(spec *clusterv1beta1.ClusterNetworkPolicySpec) {
+	spec.Egress[0].Action = clusterv1beta1.ClusterNetworkPolicyRuleActionDeny
 	spec.Egress[0].To = []clusterv1beta1.ClusterNetworkPolicyEgressPeer{{DomainNames: []clusterv1beta1.DomainName{"*.example.com"}}}
 }
 
@@ -387,5 +388,6 @@ func nodes(spec *clusterv1beta1.ClusterNetworkPolicySpec) {
 
 // all has it name all namespaces again.
 func all(spec *clusterv1beta1.ClusterNetworkPolicySpec) {
+	spec.Egress[0].Action = clusterv1beta1.ClusterNetworkPolicyRuleActionAccept
 	spec.Egress[0].To = []clusterv1beta1.ClusterNetworkPolicyEgressPeer{{Namespaces: &metav1.LabelSelector{}}}
 }

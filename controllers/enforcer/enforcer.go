@@ -41,6 +41,9 @@ type Options struct {
 	// OpenFlows are the established flows, so that those go on that are open by an address of a domain name, of which
 	// this agent does not know any more who was told it. Nil: they are cut, if Flows are there.
 	OpenFlows OpenFlows
+	// Remembered are the timed sets that the kernel has from an agent before, by name: what domain names were resolved
+	// to goes on to count until its time is over (see ruleset.Remembered).
+	Remembered map[string][]nft.TimedElement
 	// Watch notices what others do to the tables. Nil: nothing does.
 	Watch Watch
 	// Bridge is the bridge that the CNI plugin connects the pods by. Nil: another plugin
@@ -75,6 +78,8 @@ type Enforcer struct {
 	links    *links // nil: podfence connects the pods
 	// rehearsal is of the staged policies; nil: there is none.
 	rehearsal *rehearsal
+	// remembered are Options.Remembered, until the first commit.
+	remembered map[string][]nft.TimedElement
 }
 
 // New returns an enforcer for a node.
@@ -84,7 +89,7 @@ func New(kernel Kernel, o Options) *Enforcer {
 	}
 	shared := &sharedTable{}
 	rehearsal := newRehearsal(o, shared)
-	e := &Enforcer{inbox: newInbox(newModel(o), rehearsal), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: rehearsal}
+	e := &Enforcer{inbox: newInbox(newModel(o), rehearsal), links: newLinks(o), policies: shared, ruleset: o.Ruleset, rehearsal: rehearsal, remembered: o.Remembered}
 	if o.Flows != nil {
 		e.flows = newJudge(o.Flows, shared, o.Report)
 	}
@@ -104,6 +109,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		return nil
 	case <-e.inbox.untilSynced():
 	}
+	e.remember()
 	var beside sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer beside.Wait()
@@ -119,6 +125,17 @@ func (e *Enforcer) Start(ctx context.Context) error {
 		beside.Go(func() { e.rehearsal.run(ctx) })
 	}
 	return e.loop.run(ctx)
+}
+
+// remember feeds what an agent before has learned, once it is known whose the addresses are to which it was told.
+func (e *Enforcer) remember() {
+	holders := func(addr netip.Addr) []policy.Key {
+		return ask(e.inbox, func(m *policy.Model) []policy.Key { return m.SubjectsAt(addr) })
+	}
+	if all := ruleset.Remembered(e.remembered, holders); len(all) > 0 {
+		e.inbox.feed([]policy.Change{policy.Resolved(all)})
+	}
+	e.remembered = nil
 }
 
 // Sync waits until everything fed before the call is in the kernel.

@@ -168,14 +168,7 @@ func (e *Enforcer) Most(n int) []policy.Taken {
 // names.
 func (e *Enforcer) Namers() map[netip.Addr][]policy.DomainName {
 	namers := ask(e.inbox, (*policy.Model).Namers)
-	if e.rehearsal == nil {
-		return namers
-	}
-	w := e.rehearsal.now()
-	if w == nil {
-		return namers
-	}
-	for addr, names := range ask(w.inbox, (*policy.Model).Namers) {
+	for addr, names := range e.rehearsal.namers() {
 		names = append(names, namers[addr]...)
 		slices.Sort(names)
 		namers[addr] = slices.Compact(names)
@@ -191,6 +184,13 @@ func (e *Enforcer) Resolutions() []policy.Resolution {
 
 // NextElapsed is when the next resolution expires; zero: there is none.
 func (e *Enforcer) NextElapsed() time.Time { return ask(e.inbox, (*policy.Model).NextElapsed) }
+
+// Resolved is how many names are resolved, and to how many addresses (see policy.Model.Resolved).
+func (e *Enforcer) Resolved() (names, addresses int) {
+	type counts struct{ names, addresses int }
+	c := ask(e.inbox, func(m *policy.Model) (c counts) { c.names, c.addresses = m.Resolved(); return c })
+	return c.names, c.addresses
+}
 
 // Evicted is how many resolutions there was no room for so far.
 func (e *Enforcer) Evicted() int { return ask(e.inbox, (*policy.Model).Evicted) }

@@ -60,15 +60,17 @@ type alias struct {
 // answer reads the answer section of a reply, of which read has said that it is one to q. ok is false if there is nothing
 // to be learned.
 func answer(q question, header dnsmessage.Header, p dnsmessage.Parser) (a Answer, ok bool, ignored []Reason) {
-	switch {
-	case header.RCode != dnsmessage.RCodeSuccess:
+	if header.RCode != dnsmessage.RCodeSuccess {
 		return a, false, []Reason{ErrorCode}
-	case header.Truncated:
-		return a, false, []Reason{Truncated}
+	}
+	if header.Truncated {
+		// A stub resolver should ask again over TCP (RFC 2181 section 9). One that does not, as musl's before 1.2.4, uses
+		// what is there.
+		ignored = append(ignored, Truncated)
 	}
 	aliases, addresses, why := count(q.kind, p)
 	if why != 0 {
-		return a, false, []Reason{why}
+		return a, false, append(ignored, why)
 	}
 	names := follow(q.name, aliases)
 	if addresses > maxAddresses {

@@ -59,7 +59,8 @@ func TestAnswers(t *testing.T) {
 
 		{"no such name", a, reply(id, name, a).with(func(m *message) { m.RCode = dnsmessage.RCodeNameError }), nil, []dns.Reason{dns.ErrorCode}},
 		{"an error with an address", a, reply(id, name, a, at(name, 30, "192.0.2.1")).with(func(m *message) { m.RCode = dnsmessage.RCodeServerFailure }), nil, []dns.Reason{dns.ErrorCode}},
-		{"truncated", a, reply(id, name, a, at(name, 30, "192.0.2.1")).with(func(m *message) { m.Truncated = true }), nil, []dns.Reason{dns.Truncated}},
+		{"truncated", a, reply(id, name, a, at(name, 30, "192.0.2.1")).with(func(m *message) { m.Truncated = true }), ok(address("192.0.2.1", 30)), []dns.Reason{dns.Truncated}},
+		{"truncated, with nothing in it", a, reply(id, name, a).with(func(m *message) { m.Truncated = true }), nil, []dns.Reason{dns.Truncated, dns.NoAddresses}},
 		{"no address", a, reply(id, name, a), nil, []dns.Reason{dns.NoAddresses}},
 		{"another ID", a, reply(8, name, a, at(name, 30, "192.0.2.1")), nil, []dns.Reason{dns.WrongID}},
 		{"another name", a, reply(id, "api.example.org.", a, at("api.example.org.", 30, "192.0.2.1")), nil, []dns.Reason{dns.WrongQuestion}},

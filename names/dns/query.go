@@ -67,5 +67,8 @@ func (q Query) Reply(message []byte) (a Answer, ok bool, ignored []Reason) {
 	case asked != q.question:
 		return a, false, []Reason{WrongQuestion}
 	}
+	if header.Truncated && header.RCode == dnsmessage.RCodeSuccess {
+		return a, false, []Reason{Truncated} // the agent does ask over TCP
+	}
 	return answer(asked, header, p)
 }

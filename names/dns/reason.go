@@ -34,7 +34,8 @@ const (
 	WrongQuestion
 	// ErrorCode: the reply says that there is an error, such as that there is no such name.
 	ErrorCode
-	// Truncated: the resolver has cut the reply to UDP's size. The pod asks again, over TCP (RFC 2181 section 9).
+	// Truncated: the resolver has cut the reply to UDP's size. What is there counts; a pod that asks again, over TCP, gets
+	// all (RFC 2181 section 9).
 	Truncated
 	// LongChain: more aliases than are followed.
 	LongChain

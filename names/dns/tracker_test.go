@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
+
 	"github.com/podfence/podfence/names/dns"
 )
 
@@ -229,5 +231,19 @@ func BenchmarkQuery(b *testing.B) {
 		asked.Pod = netip.AddrPortFrom(flow.Pod.Addr(), uint16(i))
 		at = at.Add(100 * time.Microsecond)
 		tracker.Query(asked, at)
+	}
+}
+
+// TestWaits: a flow waits from its query until the answer's time is over.
+func TestWaits(t *testing.T) {
+	tracker := dns.NewTracker()
+	q := query(7, api, dnsmessage.TypeA)
+	flow := datagram(q.pack(t)).Flow
+	if tracker.Waits(flow, now) {
+		t.Error("it waits for what nobody has asked")
+	}
+	ask(t, tracker, q)
+	if !tracker.Waits(flow, now) || tracker.Waits(flow, now.Add(time.Minute)) {
+		t.Error("it does not wait, or for ever")
 	}
 }

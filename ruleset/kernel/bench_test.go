@@ -116,11 +116,11 @@ func BenchmarkOpen(b *testing.B) {
 // long for one that is not held.
 func BenchmarkHold(b *testing.B) {
 	d := newDNSLab(b)
-	d.renewing()
+	d.beating()
 	main := check.Value(kernel.Open(kernel.Options{NetNS: d.node.NetNS()}))(b)
 	b.Cleanup(func() { _ = main.Close() })
 	domain := nft.Of(nft.IPv4Addr, nft.IPv4Addr)
-	mustApply(b, main, nft.Plan{Replace: true, Ops: []nft.Op{nft.AddSet{Name: "domain", Type: domain, Timeout: 60}}})
+	mustApply(b, main, nft.Plan{Replace: true, Ops: []nft.Op{nft.AddSet{Name: "domain", Type: domain}}})
 	queue := check.Value(kernel.OpenQueue(kernel.Options{NetNS: d.node.NetNS()}, replyQueue, 1024))(b)
 	done := make(chan error, 1)
 	b.Cleanup(func() { _, _ = queue.Close(), <-done })
@@ -133,7 +133,7 @@ func BenchmarkHold(b *testing.B) {
 				learned := nft.AddrElement(p.Dst.Addr())
 				learned.LastAddr = nft.AddrElement(netip.AddrFrom4([4]byte{203, byte(last >> 16), byte(last >> 8), byte(last)})).Addr
 				began := time.Now()
-				if err := main.Apply(nft.Plan{Ops: []nft.Op{nft.RenewElements{Set: "domain", Type: domain, Elements: []nft.Element{learned}}}}); err != nil {
+				if err := main.Apply(nft.Plan{Ops: []nft.Op{nft.AddElements{Set: "domain", Type: domain, Elements: []nft.Element{learned}}}}); err != nil {
 					b.Errorf("learn: %v", err)
 				}
 				commits = append(commits, time.Since(began))

@@ -89,11 +89,6 @@ func everything(family nft.Family) nft.Plan {
 			nft.DeleteElements{Set: f.String(), Type: of, Elements: []nft.Element{addr}},
 		)
 	}
-	renewed := nft.Of(nft.IPv4Addr)
-	ops = append(ops,
-		nft.AddSet{Name: "renewed", Type: renewed, Timeout: 1},
-		nft.RenewElements{Set: "renewed", Type: renewed, Elements: []nft.Element{addr}},
-	)
 	blocks, ports := nft.RangesOf(nft.IPv4Addr), nft.RangesOf(nft.InetProto, nft.InetService)
 	ops = append(ops,
 		nft.AddSet{Name: "blocks", Type: blocks},

@@ -70,6 +70,7 @@
 //	nflog.go      a socket that an nflog group is told by
 //	datagrams.go  DatagramReader: what an nflog group is told, whole and at once
 //	queue.go      Queue: packets that wait in an nfqueue
+//	heartbeat.go  Heartbeat: packets by which rules see that the process is not frozen
 //	queueing.go   how rules queue packets
 //	forget.go     ends flows by their addresses
 //	local.go      which addresses the namespace takes for its own

@@ -110,8 +110,6 @@ func (e *encoder) encode(op nft.Op) error {
 		return e.addTimed(op)
 	case nft.DeleteTimed:
 		return e.deleteTimed(op)
-	case nft.RenewElements:
-		return e.renewElements(op)
 	case nft.AddVerdicts:
 		return e.addVerdicts(op)
 	case nft.AddChain:
@@ -257,13 +255,6 @@ func (e *encoder) deleteTimed(op nft.DeleteTimed) error {
 		add.Elements = append(add.Elements, nft.TimedElement{Element: element, Timed: nft.Timed{Expires: time.Now().Add(time.Hour)}})
 	}
 	return errors.Join(e.addTimed(add), e.deleteElements(nft.DeleteElements(op)))
-}
-
-// renewElements adds, deletes and adds: to add an element that is there leaves its timeout as it is, but for Linux 6.12
-// and later, and to delete one that is not there fails.
-func (e *encoder) renewElements(op nft.RenewElements) error {
-	add := nft.AddElements(op)
-	return errors.Join(e.addElements(add), e.deleteElements(nft.DeleteElements(op)), e.addElements(add))
 }
 
 func (e *encoder) addVerdicts(op nft.AddVerdicts) error {

@@ -68,6 +68,12 @@ func (p *assembler) loadField(field nft.Field, register uint32) (words uint32, e
 	case nft.L4Protocol: // meta l4proto
 		p.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register})
 		return 1, nil
+	case nft.Zero: // meta l4proto & ip
+		p.emit(
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
+			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 1, Mask: []byte{0}, Xor: []byte{0}},
+		)
+		return 1, nil
 	case nft.SrcPort: // th sport
 		return payload(expr.PayloadBaseTransportHeader, 0, 2), nil
 	case nft.DstPort: // th dport

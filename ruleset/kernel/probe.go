@@ -65,6 +65,7 @@ func requirements(options Options) []requirement {
 	if options.Queue {
 		needs = append(needs,
 			requirement{"CONFIG_NFT_CT", rule(nft.Rule{Matches: []nft.Match{nft.Begun{}}})},
+			requirement{"CONFIG_NFT_LOG, with CONFIG_NETFILTER_NETLINK_LOG", rule(nft.Rule{Log: nft.Log{Group: 1, Prefix: "query", Whole: true}})},
 			requirement{"CONFIG_NFT_QUEUE, or CONFIG_NFT_COMPAT and CONFIG_NETFILTER_XT_TARGET_NFQUEUE", queues},
 		)
 	}

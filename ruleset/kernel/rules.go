@@ -202,6 +202,9 @@ func (p *assembler) match(match nft.Match) error {
 		if m.Count {
 			note.Exprs = []expr.Any{&expr.Counter{}}
 		}
+		if m.Renew {
+			note.Operation = unix.NFT_DYNSET_OP_UPDATE
+		}
 		p.emit(note)
 	case nft.NextHeader:
 		// ip6 nexthdr ipv6-icmp

@@ -68,14 +68,16 @@ func newSet(table *nftables.Table, op nft.AddSet) (*nftables.Set, error) {
 	if err := setKey(set, op.Type); err != nil {
 		return nil, err
 	}
-	if op.Dynamic { // flags dynamic
+	if op.Dynamic { // flags dynamic,timeout; timeout 60s
 		// Without a size, a set grows with what is in it, to nft.DynamicSize elements (nft_dynset_init in
 		// net/netfilter/nft_dynset.c). With that as its size the kernel would at once make a hash table of
 		// a megabyte, and go through all of it each second.
 		set.Dynamic = true
+		set.HasTimeout, set.Timeout = op.Timeout != 0, time.Duration(op.Timeout)*time.Second
 	}
-	// flags timeout; timeout 60s
-	set.HasTimeout, set.Timeout = op.Timed || op.Timeout != 0, time.Duration(op.Timeout)*time.Second
+	if op.Timed { // flags timeout
+		set.HasTimeout = true
+	}
 	if op.Map && op.Type.Interval() {
 		return nil, errRangeMap
 	}

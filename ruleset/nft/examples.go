@@ -13,6 +13,6 @@ func Examples() []Match {
 		Lookup{Fields: []Field{SrcAddr4}, Set: "addrs"}, Lookup{Fields: []Field{SrcAddr4}, Set: "addrs", Not: true},
 		Limit{Field: SrcAddr4, Set: "rates", PerSecond: 1, Burst: 1}, Limit{Field: SrcAddr4, Set: "rates", PerSecond: 1, Burst: 1, Octets: true},
 		Limit{Field: SrcAddr4, Set: "rates", PerSecond: 1, Burst: 1, Over: true}, OfFamily(4), OfFamily(6),
-		Unconfirmed{}, Connections{Field: SrcAddr4, Set: "connections", Over: 1}, Noted{Fields: []Field{SrcAddr4}, Set: "noted"}, Noted{Fields: []Field{SrcAddr4, DstAddr4}, Set: "noted", Count: true},
+		Unconfirmed{}, Connections{Field: SrcAddr4, Set: "connections", Over: 1}, Noted{Fields: []Field{SrcAddr4}, Set: "noted"}, Noted{Fields: []Field{SrcAddr4, DstAddr4}, Set: "noted", Count: true}, Noted{Fields: []Field{SrcAddr4}, Set: "noted", Renew: true},
 	}
 }

@@ -6,7 +6,7 @@ import "iter"
 type Field uint8
 
 // The fields. Each matches only packets that have it: fields with an IP address match packets of
-// their own family, ICMPMessageType matches ICMP, ICMPv6MessageType ICMPv6, and the fields of ARP
+// their own family, Zero is 0 of all packets (ip is nft's name of protocol 0), ICMPMessageType matches ICMP, ICMPv6MessageType ICMPv6, and the fields of ARP
 // match ARP. The fields of the flow (Ct...) match only packets of their own family of whose flow
 // connection tracking knows. The fields of the frame are for the table of family bridge.
 const (
@@ -31,6 +31,7 @@ const (
 	CtOriginalSrc6
 	CtReplySrc4
 	CtReplySrc6
+	Zero
 )
 
 // fields are all fields: their names in nft, and their datatypes.
@@ -59,6 +60,7 @@ var fields = [...]struct {
 	CtOriginalSrc6:    {"ct original ip6 saddr", IPv6Addr},
 	CtReplySrc4:       {"ct reply ip saddr", IPv4Addr},
 	CtReplySrc6:       {"ct reply ip6 saddr", IPv6Addr},
+	Zero:              {"meta l4proto & ip", InetProto},
 }
 
 // Fields are all fields.

@@ -84,7 +84,7 @@ func TestEveryFieldIsKnown(t *testing.T) {
 			t.Errorf("%s has no datatype", f)
 		}
 	}
-	if texts["ct reply ip6 saddr"] != nft.CtReplySrc6 {
+	if texts["meta l4proto & ip"] != nft.Zero {
 		t.Error("the last field is not seen")
 	}
 }

@@ -148,6 +148,8 @@ type Noted struct {
 	// Count gives the element a counter, which counts this packet and those that a Lookup finds in the set:
 	// add @set { ip saddr counter }.
 	Count bool
+	// Renew has the timeout of an element that is there begin anew: update @set { ip saddr }.
+	Renew bool
 }
 
 func (Unconfirmed) match()   {}

@@ -1,9 +1,6 @@
 package nft
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // Plan is a list of operations, to be carried out in order in one transaction:
 // all of them or none.
@@ -19,7 +16,7 @@ type Plan struct {
 // Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool { return !p.Replace && len(p.Ops) == 0 }
 
-// Op is one of AddSet, DeleteSet, AddElements, DeleteElements, RenewElements, AddTimed, DeleteTimed, AddVerdicts,
+// Op is one of AddSet, DeleteSet, AddElements, DeleteElements, AddTimed, DeleteTimed, AddVerdicts,
 // AddChain, DeleteChain, SetRules. The set is closed.
 type Op interface{ op() }
 
@@ -39,17 +36,11 @@ type AddSet struct {
 // made without a size.
 const DynamicSize = 65535
 
-// flagsText is what nft writes, line by line, for a set that is dynamic or has a timeout.
-func flagsText(dynamic bool, timeout uint32) (lines []string) {
-	var flags []string
-	if dynamic {
-		lines, flags = append(lines, fmt.Sprintf("size %d", DynamicSize)), append(flags, "dynamic")
-	}
+// dynamicText is what nft writes for a dynamic set, line by line.
+func dynamicText(timeout uint32) []string {
+	lines := []string{fmt.Sprintf("size %d", DynamicSize), "flags dynamic"}
 	if timeout != 0 {
-		flags = append(flags, "timeout")
-	}
-	lines = append(lines, "flags "+strings.Join(flags, ","))
-	if timeout != 0 {
+		lines[1] += ",timeout"
 		lines = append(lines, fmt.Sprintf("timeout %ds", timeout))
 	}
 	return lines
@@ -99,14 +90,6 @@ type DeleteTimed struct {
 	Elements []Element
 }
 
-// RenewElements puts elements into a set with a timeout, whether it has them or not. For each of them the timeout begins
-// anew. Whatever packet comes meanwhile finds those that were there.
-type RenewElements struct {
-	Set      string
-	Type     SetType
-	Elements []Element
-}
-
 // AddVerdicts puts entries into a map that has none of their keys.
 type AddVerdicts struct {
 	Map     string
@@ -141,7 +124,6 @@ func (AddElements) op()    {}
 func (DeleteElements) op() {}
 func (AddTimed) op()       {}
 func (DeleteTimed) op()    {}
-func (RenewElements) op()  {}
 func (AddVerdicts) op()    {}
 func (AddChain) op()       {}
 func (DeleteChain) op()    {}

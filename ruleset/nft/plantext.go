@@ -28,8 +28,8 @@ func opText(table string, op Op) string {
 		if o.Type.Interval() {
 			extra = " flags interval;"
 		}
-		if o.Dynamic || o.Timeout != 0 {
-			extra = " " + strings.Join(flagsText(o.Dynamic, o.Timeout), "; ") + ";"
+		if o.Dynamic {
+			extra = " " + strings.Join(dynamicText(o.Timeout), "; ") + ";"
 		}
 		if o.Timed {
 			extra = " flags timeout;"
@@ -51,9 +51,6 @@ func opText(table string, op Op) string {
 		return timedText(table, o) + opText(table, DeleteElements{o.Set, o.Type, o.keys()}) + timedText(table, o)
 	case DeleteTimed:
 		return elementsText(table, "add", o.Set, o.Type, o.Elements) + elementsText(table, "delete", o.Set, o.Type, o.Elements)
-	case RenewElements:
-		add := elementsText(table, "add", o.Set, o.Type, o.Elements)
-		return add + elementsText(table, "delete", o.Set, o.Type, o.Elements) + add
 	case AddVerdicts:
 		texts := make([]string, len(o.Entries))
 		for i, entry := range o.Entries {

@@ -66,7 +66,7 @@ func sameMatch(a, b Match) bool {
 		return is && a.Set == b.Set && a.Not == b.Not && slices.Equal(a.Fields, b.Fields)
 	case Noted:
 		b, is := b.(Noted)
-		return is && a.Set == b.Set && a.Count == b.Count && slices.Equal(a.Fields, b.Fields)
+		return is && a.Set == b.Set && a.Count == b.Count && a.Renew == b.Renew && slices.Equal(a.Fields, b.Fields)
 	}
 	return a == b
 }

@@ -32,8 +32,7 @@ type Set struct {
 	Dynamic bool
 	// Timeout is after how many seconds the kernel removes an element of a dynamic set that no
 	// packet has put in again. If it is zero, the kernel removes an element when that has no
-	// connections any more. In a set that is not dynamic it is after how many seconds the kernel removes an element
-	// that nobody has renewed (RenewElements); if it is zero, elements stay.
+	// connections any more.
 	Timeout uint32
 }
 

@@ -54,8 +54,8 @@ func (s *Set) text(b *strings.Builder) {
 		elements = append(elements, e.text(s.Type))
 	}
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.Type, data)
-	if s.Dynamic || s.Timeout != 0 {
-		for _, line := range flagsText(s.Dynamic, s.Timeout) {
+	if s.Dynamic {
+		for _, line := range dynamicText(s.Timeout) {
 			fmt.Fprintf(b, "\t\t%s\n", line)
 		}
 	}
@@ -223,11 +223,14 @@ func (c Connections) String() string {
 }
 
 func (n Noted) String() string {
-	counter := ""
+	verb, counter := "add", ""
+	if n.Renew {
+		verb = "update"
+	}
 	if n.Count {
 		counter = " counter"
 	}
-	return fmt.Sprintf("add @%s { %s%s }", n.Set, fieldsText(n.Fields), counter)
+	return fmt.Sprintf("%s @%s { %s%s }", verb, n.Set, fieldsText(n.Fields), counter)
 }
 
 func (m MessageType) String() string { return "icmpv6 type " + named(icmpv6Types, uint8(m), "%d") }

@@ -109,7 +109,7 @@ func (t *tracer) match(m Match) bool {
 	case PacketType:
 		return t.packet.Frame.PacketType() == m
 	case MessageType:
-		return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType == uint8(m)
+		return t.isICMPv6() && t.packet.ICMPType == uint8(m)
 	case CtState:
 		return t.packet.State&m != 0
 	case Mark:
@@ -123,7 +123,7 @@ func (t *tracer) match(m Match) bool {
 	case Midstream:
 		return t.hasUpper() && t.packet.Midstream && t.packet.Protocol == packet.Protocol(m)
 	case ICMPv6Error:
-		return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 && t.packet.ICMPType < 128
+		return t.isICMPv6() && t.packet.ICMPType < 128
 	case Redirect:
 		return t.hasUpper() && t.packet.Protocol == packet.ICMP && t.packet.ICMPType == ICMPRedirect
 	case Fragment:
@@ -154,12 +154,16 @@ func (t *tracer) match(m Match) bool {
 	case HopLimit:
 		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
 	case Lookup:
-		key, ok := t.key(m.Fields)
-		set := t.table.Sets[m.Set]
-		_, lapsed := set.Lapsed[key]
-		return ok && (set.contains(key) || lapsed && t.packet.Open) != m.Not
+		return t.looksUp(m)
 	}
 	panic(fmt.Sprintf("the tracer does not know the match %T", m))
+}
+
+func (t *tracer) looksUp(m Lookup) bool {
+	key, ok := t.key(m.Fields)
+	set := t.table.Sets[m.Set]
+	_, lapsed := set.Lapsed[key]
+	return ok && (set.contains(key) || lapsed && t.packet.Open) != m.Not
 }
 
 func (t *tracer) isOf(f OfFamily) bool {
@@ -169,6 +173,9 @@ func (t *tracer) isOf(f OfFamily) bool {
 // hasUpper reports whether the packet has an upper-layer header, of which rules can ask ports, types and
 // flags. Of a fragment, only the first can have it.
 func (t *tracer) hasUpper() bool { return t.packet.Fragment == Whole || t.packet.Fragment == First }
+
+// isICMPv6 reports whether the packet has the header of an ICMPv6 message.
+func (t *tracer) isICMPv6() bool { return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 }
 
 func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
 	key, ok := t.key([]Field{v.Field})
@@ -200,6 +207,7 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 			ok = ok && addr(t.packet.Dst, f == DstAddr4)
 		case L4Protocol:
 			e.Protocol = uint8(t.packet.Protocol)
+		case Zero:
 		case SrcPort:
 			ok = ok && t.hasUpper() && t.packet.SrcPort != 0
 			e.First = t.packet.SrcPort
