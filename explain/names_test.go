@@ -22,13 +22,13 @@ metadata: {name: shop}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {namespace: shop, name: web}
+metadata: {namespace: shop, name: web, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: shops, uid: shops, controller: true}]}
 spec: {containers: [{name: web, image: web}]}
 status: {phase: Running, podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {namespace: shop, name: other}
+metadata: {namespace: shop, name: other, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: shops, uid: shops, controller: true}]}
 spec: {containers: [{name: web, image: web}]}
 status: {phase: Running, podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}]}
 `
@@ -202,5 +202,24 @@ func TestReachNamesDomains(t *testing.T) {
 	}
 	if !slices.Equal(rows, want) {
 		t.Errorf("the rows are\n%s\nwant\n%s", strings.Join(rows, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestPodsAreToldApartByWhatTheyWereTold: of pods that are alike but for what they were told, each has its answer.
+func TestPodsAreToldApartByWhatTheyWereTold(t *testing.T) {
+	c := namesCluster(t, namesPolicy, told("api.example.com", at7, other))
+	e := ask(t, c, "sts/shop/shops", "203.0.113.7:443")
+	if e.Verdict != explain.Mixed || len(e.Answers) != 2 || e.Answers[0].Verdict != explain.Denied || e.Answers[1].From.Name != "other" {
+		t.Errorf("%s", textOf(t, e))
+	}
+	m, err := explain.New(c, policy.JudgeOptions{}).Matrix("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(m.Cells, func(cell explain.ReachCell) bool {
+		return cell.From == "sts/shop/shops" && cell.To == "domain/api.example.com" && len(cell.Open) == 2
+	})
+	if at < 0 || m.Cells[at].Pairs != 1 || m.Cells[at].Of != 2 {
+		t.Errorf("the cells are %+v", m.Cells)
 	}
 }
