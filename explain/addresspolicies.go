@@ -135,6 +135,7 @@ func (x *Explainer) crossing(src, dst *view) crossing {
 		Pods: union(src.about.Pods, dst.about.Pods), Nodes: x.inOrder(union(src.about.Nodes, dst.about.Nodes)),
 		Namespaces: union(src.about.Namespaces, dst.about.Namespaces),
 		Policies:   union(src.from.policies, dst.to.policies), ClusterPolicies: union(src.from.cluster, dst.to.cluster),
+		Resolutions: x.resolutionsOf(src.addr, dst.addr),
 	}
 	for _, pod := range s.Pods {
 		s.PodAddresses = append(s.PodAddresses, x.announcements(pod)...)

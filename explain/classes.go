@@ -20,12 +20,14 @@ type classifier struct {
 	blocks []netip.Prefix
 	// nodeSelectors are all selectors of nodes that policies have, and that can be read.
 	nodeSelectors []labels.Selector
+	// names says of each address which names have to do with it.
+	names map[netip.Addr]string
 	// byNode: pods of different nodes are not alike, as one that asks, or is asked, is a node.
 	byNode bool
 }
 
 func (x *Explainer) classifier() classifier {
-	c := classifier{x: x}
+	c := classifier{x: x, names: textsByAddress(x.all)}
 	seen := map[netip.Prefix]bool{}
 	add := func(text string) {
 		if cidr, err := policy.ParsePrefix(text); err == nil && !seen[cidr] {
@@ -87,7 +89,8 @@ func (c classifier) ofEnd(e end) string {
 	return text.String()
 }
 
-// ofAddr is a text that is the same for addresses of one family that are in the same of all networks.
+// ofAddr is a text that is the same for addresses of one family that are in the same of all networks, and alike to all
+// domain names.
 func (c classifier) ofAddr(addr netip.Addr) string {
 	text := []byte{'6'}
 	if addr.Is4() {
@@ -98,7 +101,7 @@ func (c classifier) ofAddr(addr netip.Addr) string {
 			text = append(strconv.AppendInt(append(text, '.'), int64(i), 10), ',')
 		}
 	}
-	return string(text)
+	return string(append(text, c.names[addr]...))
 }
 
 // ofHost is a text that is the same for ends with nodes' addresses which are alike to all policies, but for

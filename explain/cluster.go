@@ -24,6 +24,11 @@ type Cluster struct {
 	// Selectors are what workloads select their pods by, of those that have a selector of their own: Deployments,
 	// StatefulSets and DaemonSets. Nil: they were not read.
 	Selectors map[Object]*metav1.LabelSelector `json:"-"`
+	// NamesKnown: Resolutions are all that nodes know of domain names. Otherwise nobody was asked, and names mean nobody
+	// but by the Resolutions that there are.
+	NamesKnown bool
+	// Lapsed are Resolutions of before, which do not count any more.
+	Lapsed []policy.Resolution
 	// Running: this is a cluster that is running, where podfence's agents are pods too. In files, pods
 	// and addresses may be placeholders, and nobody expects agents.
 	Running bool

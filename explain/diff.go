@@ -79,15 +79,15 @@ func Compare(before, after *Explainer) *Diff {
 	return d
 }
 
-// compare adds to a Diff what changes between a subject and each of its peers. Of networks only those are
-// named that change otherwise than the network around them.
+// compare adds to a Diff what changes between a subject and each of its peers. Of networks and domain names only those
+// are named that change otherwise than the networks around them.
 func (s *survey) compare(d *Diff, subject member, peers []member, direct func(peer member) (from, to member)) {
-	said := make([]string, len(peers))
+	said, kinds := make([]string, len(peers)), make([][]string, len(peers))
 	for i, peer := range peers {
 		from, to := direct(peer)
 		all := s.changes(from, to)
-		said[i] = keysOf(all)
-		if peer.around == 0 || said[i] != said[i-peer.around] {
+		said[i], kinds[i] = keysOf(all), kindsOfFound(all)
+		if (peer.around == 0 || said[i] != said[i-peer.around]) && !isAsAround(peer, i, kinds) {
 			s.report(d, from, to, all)
 		}
 	}
@@ -113,6 +113,15 @@ func keysOf(all []found) string {
 		texts[i] = fmt.Sprint(f.now, f.family, f.why, f.ranges, f.pairs)
 	}
 	return strings.Join(texts, "\n")
+}
+
+// kindsOfFound are the distinct changes, in order, for however many pairs they are.
+func kindsOfFound(all []found) (kinds []string) {
+	for _, f := range all {
+		kinds = append(kinds, fmt.Sprint(f.now, f.why, f.ranges))
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
 }
 
 // changes are the changes from one party to another.

@@ -131,7 +131,7 @@ func changesOf(t *testing.T, d *explain.Diff) tally {
 	got := tally{}
 	for opened, changes := range map[bool][]explain.Change{true: d.Opened, false: d.Closed} {
 		for _, c := range changes {
-			if c.From.Kind == explain.KindNodes || c.To.Kind == explain.KindNodes || c.From.Kind == explain.KindNetwork || c.To.Kind == explain.KindNetwork {
+			if !ofPods(c.From) || !ofPods(c.To) {
 				continue
 			}
 			for _, of := range c.Open {

@@ -22,10 +22,10 @@ const (
 // RFC 3849): no rule means just them.
 var supposedDNS = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8::53")}
 
-// withoutDNS notes that a pod which may reach the other end may not ask for its name. If none of its addresses
+// withoutDNS notes that a pod which may reach the other end, or might if it had resolved a name, may not ask for names. If none of its addresses
 // is of a family that the cluster's DNS has, nobody knows whom it asks.
 func (x *Explainer) withoutDNS(a Answer, p packet) []Note {
-	if a.Egress.Verdict != Allowed || len(a.Egress.Policies) == 0 || len(p.subject.Pods) == 0 || p.DstPort == dnsPort {
+	if a.Egress.Verdict != Allowed && !missesName(a.Egress) || len(a.Egress.Policies) == 0 || len(p.subject.Pods) == 0 || p.DstPort == dnsPort {
 		return nil
 	}
 	pod := p.subject.Pods[0]
@@ -45,6 +45,13 @@ func (x *Explainer) withoutDNS(a Answer, p packet) []Note {
 	}
 	return []Note{{"EgressWithoutDNS", fmt.Sprintf(
 		"Pod %s may not reach the cluster's DNS (pods k8s-app=kube-dns in namespace kube-system, port 53/UDP), so that it cannot resolve names.", pod.Name)}}
+}
+
+// missesName reports whether a rule would have allowed a packet by a domain name.
+func missesName(s Side) bool {
+	return slices.ContainsFunc(s.NearestMisses, func(m Miss) bool {
+		return slices.ContainsFunc(m.Failed, func(f Mismatch) bool { return strings.Contains(f.Path, ".domainNames[") })
+	})
 }
 
 // dnsServers are the addresses of the pods that serve the cluster's DNS.

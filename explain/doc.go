@@ -32,6 +32,7 @@
 //
 //	parties.go          Party: a workload, the nodes or a network; Opening: what is open between two
 //	pairs.go            who there is, and which pairs of pods stand for all pairs
+//	names.go            domain names: by which one a rule means an address, or why by none
 //	networks.go         the networks outside that policies tell apart
 //	addresspolicies.go  which policies are about an address, so that Judge sees no more than those
 //	openpairs.go        what is open from one party to another

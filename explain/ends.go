@@ -39,6 +39,9 @@ func (x *Explainer) ends(t Target) (ends []end, notes []Note, err error) {
 			}
 		}
 		return nil, nil, unknown(t.Kind, t.Name)
+	case KindDomain:
+		ends, notes = x.domainEnds(t.Name)
+		return ends, notes, nil
 	case KindPod:
 		pod := x.pods[policy.Key{Namespace: t.Namespace, Name: t.Name}]
 		if pod == nil {

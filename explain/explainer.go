@@ -28,6 +28,11 @@ type Explainer struct {
 	slices     map[policy.Key][]*discoveryv1.EndpointSlice
 	owners     map[Object]Object
 	staged     map[policy.Key]bool
+	// domains are the domain names of policies, all are what these were resolved to, and resolved the same by who was told of
+	// which address.
+	domains  []policy.DomainName
+	all      []policy.Resolution
+	resolved map[told][]policy.Resolution
 	// podAddresses are the ranges that all addresses of pods are in, if that is known.
 	podAddresses podAddresses
 }
@@ -45,6 +50,11 @@ func New(c *Cluster, o policy.JudgeOptions) *Explainer {
 		pods: map[policy.Key]*corev1.Pod{}, holders: map[netip.Addr][]*corev1.Pod{}, namespaces: map[string]*corev1.Namespace{},
 		policies: map[string][]*networkingv1.NetworkPolicy{}, announced: map[policy.Key][]announcement{},
 		services: map[policy.Key]*corev1.Service{}, serviceAt: map[netip.Addr]*corev1.Service{}, slices: map[policy.Key][]*discoveryv1.EndpointSlice{}, owners: ownersIn(c), staged: stagedIn(c),
+		domains: domainsIn(c), resolved: map[told][]policy.Resolution{},
+	}
+	x.all = x.meant(c.Resolutions)
+	for _, r := range x.all {
+		x.resolved[told{r.Addr, r.Pod}] = append(x.resolved[told{r.Addr, r.Pod}], r)
 	}
 	for _, by := range c.PodAddresses {
 		for _, of := range by.Pods {
@@ -111,7 +121,7 @@ func (x *Explainer) Holder(addr netip.Addr) policy.Holder {
 
 // about is the part of the cluster that decides about packets between these addresses.
 func (x *Explainer) about(addrs ...netip.Addr) policy.Snapshot {
-	s := policy.Snapshot{ClusterPolicies: x.cluster.ClusterPolicies}
+	s := policy.Snapshot{ClusterPolicies: x.cluster.ClusterPolicies, Resolutions: x.resolutionsOf(addrs...)}
 	named := map[string]bool{}
 	for _, addr := range addrs {
 		for _, pod := range x.holders[addr] {

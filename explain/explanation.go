@@ -149,6 +149,8 @@ type Rule struct {
 	// such as "spec.ingress[0].ports[0]".
 	Path     string `json:"path"`
 	PortPath string `json:"portPath,omitempty"`
+	// Domain is by which domain name it means the peer; nil: by none.
+	Domain *Domain `json:"domain,omitempty"`
 	// Source is where it is written, if the objects are from files.
 	Source *Source `json:"source,omitempty"`
 }

@@ -67,6 +67,8 @@ func (x *Explainer) missedPeer(entry peer, p packet) []mismatch {
 		return x.missedNodes(entry, p)
 	case len(entry.blocks) > 0:
 		return x.missedBlocks(entry, p)
+	case len(entry.domains) > 0:
+		return x.missedDomains(entry, p)
 	case len(p.peer.Pods) == 0:
 		return []mismatch{{Mismatch{entry.path, "selectors mean pods, and " + x.whatIs(p)}, 6}}
 	}

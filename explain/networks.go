@@ -76,7 +76,7 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
-// outsideOf are the ranges of addresses that are nobody's in any of the clusters.
+// outsideOf are the ranges of addresses that are nobody's in any of the clusters, and that no domain name means.
 func outsideOf(clusters []*Explainer) []netipx.IPRange {
 	var b netipx.IPSetBuilder
 	b.AddPrefix(netip.MustParsePrefix("0.0.0.0/0"))
@@ -94,6 +94,11 @@ func outsideOf(clusters []*Explainer) []netipx.IPRange {
 			}
 			for _, cidr := range node.PodCIDRs {
 				b.RemovePrefix(cidr)
+			}
+		}
+		for _, r := range x.all {
+			if r.Addr.IsValid() {
+				b.Remove(r.Addr) // domain names mean it
 			}
 		}
 		for _, service := range x.cluster.Services {

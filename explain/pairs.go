@@ -29,6 +29,8 @@ type member struct {
 	// around is, of a network, by how many places in the list of networks the one around it comes
 	// before; 0: there is none.
 	around int
+	// like are, of a domain name, by how many places in the list the networks come before that its addresses are in.
+	like []int
 }
 
 // class is units that are alike to all policies.
@@ -102,7 +104,8 @@ func (s *survey) same(u unit) bool {
 	}
 	for _, addr := range u[0].addrs {
 		a, b := s.view(0, addr), s.view(1, addr)
-		if !slices.Equal(a.about.Pods, b.about.Pods) || !slices.Equal(a.about.Nodes, b.about.Nodes) ||
+		if s.classifiers[0].names[addr] != s.classifiers[1].names[addr] ||
+			!slices.Equal(a.about.Pods, b.about.Pods) || !slices.Equal(a.about.Nodes, b.about.Nodes) ||
 			!slices.Equal(a.about.Namespaces, b.about.Namespaces) || !reflect.DeepEqual(a.about.PodAddresses, b.about.PodAddresses) ||
 			!slices.Equal(a.from.policies, b.from.policies) || !slices.Equal(a.from.cluster, b.from.cluster) ||
 			!slices.Equal(a.to.policies, b.to.policies) || !slices.Equal(a.to.cluster, b.to.cluster) {
@@ -268,9 +271,11 @@ func (x *Explainer) nodeEnds() (ends []end) {
 	return ends
 }
 
-// networks are the networks outside that policies tell apart. Larger ones come before those within them.
+// networks are the networks outside that policies tell apart, larger ones before those within them, and then the domain
+// names.
 func (s *survey) networks() (all []member) {
-	for i, n := range networks(s.classifiers[0].blocks, s.clusters) {
+	networks := networks(s.classifiers[0].blocks, s.clusters)
+	for i, n := range networks {
 		u := make(unit, len(s.clusters))
 		for at, x := range s.clusters {
 			u[at] = x.addressEnd(n.one)
@@ -281,5 +286,5 @@ func (s *survey) networks() (all []member) {
 		}
 		all = append(all, m)
 	}
-	return all
+	return s.withNames(all)
 }

@@ -9,6 +9,8 @@ import (
 const (
 	// KindNetwork stands for addresses that are no pod's and no node's.
 	KindNetwork Kind = "Network"
+	// KindDomain stands for the addresses outside that pods were told a domain name has.
+	KindDomain Kind = "Domain"
 	// KindNodes stands for all nodes.
 	KindNodes Kind = "Nodes"
 )
@@ -23,7 +25,7 @@ type Party struct {
 	// no smaller network of which policies say something else. 0.0.0.0/0 and ::/0 are thus any other
 	// address.
 	Network netip.Prefix `json:"network,omitzero"`
-	// Size is how many pods or nodes it has that have an address. A network has none.
+	// Size is how many pods or nodes it has that have an address, or how many addresses a domain name has. A network has none.
 	Size int `json:"size,omitempty"`
 }
 
@@ -43,6 +45,8 @@ func (p Party) String() string {
 		return p.Network.String()
 	case p.Kind == KindAddress:
 		return p.Name
+	case p.Kind == KindDomain:
+		return "domain/" + p.Name
 	case shortNames[p.Kind] == "":
 		return fmt.Sprintf("%s/%s/%s", p.Kind, p.Namespace, p.Name)
 	}
@@ -67,6 +71,9 @@ type Opening struct {
 
 // closed reports whether nothing is open, for certain.
 func (o Opening) closed() bool { return len(o.Open)+len(o.Unknown) == 0 }
+
+// outside reports whether it is of addresses that are nobody's in the cluster.
+func (p Party) outside() bool { return p.Kind == KindNetwork || p.Kind == KindDomain }
 
 // portsText are the ports of an opening, as people read them.
 func (o Opening) portsText() string {

@@ -53,7 +53,7 @@ func TestPlaceholdersWithoutPort(t *testing.T) {
 func TestWithoutPortIsWhatEachPortGets(t *testing.T) {
 	said := map[explain.Verdict]int{}
 	unknownBeside := 0
-	for s := *seed; s < *seed+4; s++ {
+	for s := *seed; s < *seed+8; s++ {
 		r := rand.New(rand.NewSource(s))
 		c := oneFamily(r)
 		standingIn(r, c)

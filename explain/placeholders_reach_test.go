@@ -77,7 +77,7 @@ func addPorts(t *testing.T, to tally, from, party, what string, ports []explain.
 // differs, has as unclear what is known of one of the two, and leaves out what is not known of either.
 func TestUnknownIsWhatExplainSays(t *testing.T) {
 	unknown, unclear, sure, bothUnknown := 0, 0, 0, 0
-	for s := *seed; s < *seed+5; s++ {
+	for s := *seed; s < *seed+8; s++ {
 		r := rand.New(rand.NewSource(s))
 		old := oneFamily(r)
 		standingIn(r, old)
@@ -89,7 +89,7 @@ func TestUnknownIsWhatExplainSays(t *testing.T) {
 		}
 		got, want := tally{}, tally{}
 		for _, cell := range m.Cells {
-			if !strings.HasPrefix(cell.From, "outside") && !strings.HasPrefix(cell.To, "outside") && !isPrefix(cell.From) && !isPrefix(cell.To) {
+			if !isOutside(cell.From) && !isOutside(cell.To) {
 				addPorts(t, got, cell.From, cell.To, "open", cell.Open, cell.Pairs)
 				addPorts(t, got, cell.From, cell.To, "unknown", cell.Unknown, cell.Pairs)
 			}
@@ -125,7 +125,7 @@ func TestUnknownIsWhatExplainSays(t *testing.T) {
 		found := tally{}
 		for what, all := range map[string][]explain.Change{string(explain.Allowed): d.Opened, string(explain.Denied): d.Closed, "unclear": d.Unclear} {
 			for _, c := range all {
-				if c.From.Kind != explain.KindNodes && c.To.Kind != explain.KindNodes && c.From.Kind != explain.KindNetwork && c.To.Kind != explain.KindNetwork {
+				if ofPods(c.From) && ofPods(c.To) {
 					addPorts(t, found, c.From.String(), c.To.String(), what, c.Open, c.Pairs)
 				}
 			}

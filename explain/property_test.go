@@ -25,7 +25,8 @@ func TestAgreesWithJudgeAndTable(t *testing.T) {
 	asked, denied, missed, traced, ports, turned := 0, 0, 0, 0, 0, 0
 	for s := *seed; asked < *questions; s++ {
 		r := rand.New(rand.NewSource(s))
-		cluster := &explain.Cluster{Snapshot: random.Cluster(r, 12, 8)}
+		cluster := &explain.Cluster{Snapshot: random.Cluster(r, 12, 8), NamesKnown: true}
+		cluster.Resolutions = random.Resolutions(r, 12)
 		cluster.Node, cluster.Attachments, cluster.LastPodCIDRs = "", nil, nil // what only the node knows
 		view := cluster.Snapshot
 		view.Node = random.Node

@@ -59,6 +59,8 @@ func (t Target) String() string {
 		return t.Address.String()
 	case KindNode:
 		return "node/" + t.Name
+	case KindDomain:
+		return "domain/" + t.Name
 	case KindNamespace:
 		return "ns/" + t.Name
 	case KindPod:
@@ -89,6 +91,7 @@ var kinds = map[string]Kind{
 	"pod": KindPod, "pods": KindPod, "po": KindPod,
 	"service": KindService, "services": KindService, "svc": KindService,
 	"node": KindNode, "nodes": KindNode, "no": KindNode,
+	"domain":    KindDomain,
 	"namespace": KindNamespace, "namespaces": KindNamespace, "ns": KindNamespace,
 	"deployment": "Deployment", "deployments": "Deployment", "deploy": "Deployment",
 	"statefulset": "StatefulSet", "statefulsets": "StatefulSet", "sts": "StatefulSet",
@@ -106,7 +109,7 @@ var shortNames = map[Kind]string{
 }
 
 // forms is what errors say that a target can be.
-const forms = "a target is a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts, ds, rs, job, cronjob), a Service (svc/NAMESPACE/NAME), a namespace (ns/NAME), a node (node/NAME) or an address"
+const forms = "a target is a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts, ds, rs, job, cronjob), a Service (svc/NAMESPACE/NAME), a namespace (ns/NAME), a node (node/NAME), a domain name (domain/NAME) or an address"
 
 // ParseTarget reads a target. A name without a namespace is in the one that is given. The first part of
 // two is a kind if there is such a kind, and else a namespace.
@@ -115,6 +118,9 @@ func ParseTarget(text, namespace string) (Target, error) {
 		return Target{Kind: KindAddress, Address: addr.Unmap()}, nil
 	}
 	parts := strings.Split(text, "/")
+	if name := policy.DomainNameOf(parts[len(parts)-1]); kinds[strings.ToLower(parts[0])] == KindDomain && len(parts) == 2 && name.Valid() && !name.Wildcard() {
+		return Target{Kind: KindDomain, Name: string(name)}, nil
+	}
 	for _, part := range parts {
 		if len(validation.IsDNS1123Subdomain(strings.ToLower(part))) > 0 {
 			return Target{}, fmt.Errorf("%q is no target: %s", text, forms)
@@ -126,9 +132,9 @@ func ParseTarget(text, namespace string) (Target, error) {
 		return Target{Kind: KindPod, Namespace: namespace, Name: text}, nil
 	case named && (kind == KindNode || kind == KindNamespace) && len(parts) == 2:
 		return Target{Kind: kind, Name: parts[1]}, nil
-	case named && len(parts) == 2:
+	case named && kind != KindDomain && len(parts) == 2:
 		return Target{Kind: kind, Namespace: namespace, Name: parts[1]}, nil
-	case named && len(parts) == 3 && kind != KindNode && kind != KindNamespace:
+	case named && len(parts) == 3 && kind != KindNode && kind != KindNamespace && kind != KindDomain:
 		return Target{Kind: kind, Namespace: parts[1], Name: parts[2]}, nil
 	case !named && len(parts) == 2:
 		return Target{Kind: KindPod, Namespace: parts[0], Name: parts[1]}, nil
@@ -144,6 +150,9 @@ func ParseQuestion(from, to, namespace string) (Question, error) {
 	}
 	if source.Kind == KindService {
 		return Question{}, fmt.Errorf("%q: nothing comes from a Service; ask from the pods behind it", from)
+	}
+	if source.Kind == KindDomain {
+		return Question{}, fmt.Errorf("%q: a name does not tell who sends; ask from an address", from)
 	}
 	name, port, has := cutPort(to)
 	q := Question{From: source}

@@ -19,7 +19,7 @@ type Reach struct {
 	Subjects []Party `json:"subjects"`
 	// Ingress is who reaches a subject: To is a subject in each row. Egress is what a subject reaches:
 	// From is one. Two parties have a row for each distinct answer; where nothing is open there is none.
-	// Of networks there is a row if it is not as in the network around it.
+	// Of networks and domain names there is a row if it is not as in the networks around it.
 	Ingress []ReachRow `json:"ingress"`
 	Egress  []ReachRow `json:"egress"`
 	// Notes are about pods that were left out, and what no row says.
@@ -136,20 +136,29 @@ func (s *survey) everybody(pods []*corev1.Pod) []member {
 
 // rows are the rows of a subject with each of its peers.
 func (s *survey) rows(subject member, peers []member, direct func(peer member) (from, to member)) (rows []ReachRow) {
-	answers := make([]string, len(peers))
+	answers, kinds := make([]string, len(peers)), make([][]string, len(peers))
 	for i, peer := range peers {
 		from, to := direct(peer)
 		openings := s.openings(from, to)
-		answers[i] = fmt.Sprint(openings)
-		if peer.around > 0 && answers[i] == answers[i-peer.around] {
+		answers[i], kinds[i] = fmt.Sprint(openings), kindsOf(openings)
+		if peer.around > 0 && answers[i] == answers[i-peer.around] || isAsAround(peer, i, kinds) {
 			continue
 		}
 		for _, o := range openings {
-			if len(o.Open)+len(o.Unknown) > 0 || peer.around > 0 && len(openings) == 1 {
+			if len(o.Open)+len(o.Unknown) > 0 || peer.around+len(peer.like) > 0 && len(openings) == 1 {
 				o.Open = slices.Concat([]OpenPorts{}, o.Open)
 				rows = append(rows, ReachRow{from.Party, to.Party, o})
 			}
 		}
 	}
 	return rows
+}
+
+// kindsOf are the distinct answers of openings, in order, for however many pairs they are.
+func kindsOf(openings []Opening) (kinds []string) {
+	for _, o := range openings {
+		kinds = append(kinds, fmt.Sprint(o.Open, o.Unknown))
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
 }

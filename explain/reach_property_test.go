@@ -19,7 +19,8 @@ import (
 
 // randomCluster is a random cluster whose pods belong to a few workloads.
 func randomCluster(r *rand.Rand) *explain.Cluster {
-	c := &explain.Cluster{Snapshot: random.Cluster(r, 14, 8)}
+	c := &explain.Cluster{Snapshot: random.Cluster(r, 14, 8), NamesKnown: true}
+	c.Resolutions = random.Resolutions(r, 14)
 	c.Node, c.Attachments, c.LastPodCIDRs = "", nil, nil // what only the node knows
 	for i, pod := range c.Pods {
 		if r.Intn(4) == 0 {
@@ -34,6 +35,19 @@ func randomCluster(r *rand.Rand) *explain.Cluster {
 	}
 	return c
 }
+
+// naming is a ClusterNetworkPolicy by which pods reach, of all addresses outside, those of names.
+const naming = `
+metadata: {name: naming}
+spec:
+  tier: Admin
+  priority: 1000
+  subject: {namespaces: {}}
+  egress:
+  - {action: Accept, to: [{domainNames: ["*.example.com"]}], protocols: [{tcp: {}}]}
+  - {action: Accept, to: [{domainNames: [api.example.net, xample.com]}], protocols: [{udp: {destinationPort: {number: 53}}}]}
+  - {action: Deny, to: [{networks: ["0.0.0.0/0", "::/0"]}]}
+`
 
 // twin is a pod that is like another to all policies, unless these tell their addresses apart.
 func twin(pod *corev1.Pod) *corev1.Pod {
@@ -52,6 +66,11 @@ func twin(pod *corev1.Pod) *corev1.Pod {
 		}
 	}
 	return out
+}
+
+// ofPods reports whether a party is of pods.
+func ofPods(p explain.Party) bool {
+	return p.Kind != explain.KindNodes && p.Kind != explain.KindNetwork && p.Kind != explain.KindDomain
 }
 
 func podTarget(pod *corev1.Pod) explain.Target {
@@ -110,10 +129,11 @@ func partyText(pod *corev1.Pod) string {
 // TestMatrixIsWhatExplainSays: for random clusters, the cells of a matrix count the very answers that
 // Explain gives for each pair of pods, and for addresses in each of the networks.
 func TestMatrixIsWhatExplainSays(t *testing.T) {
-	cells, partly, inNetworks := 0, 0, 0
+	cells, partly, inNetworks, byNames := 0, 0, 0, 0
 	for s := *seed; s < *seed+6; s++ {
 		r := rand.New(rand.NewSource(s))
 		c := randomCluster(r)
+		c.ClusterPolicies = append(c.ClusterPolicies, clusterPolicy(t, naming))
 		x := explain.New(c, policy.JudgeOptions{AllowToNode: r.Intn(2) == 0})
 		m, err := x.Matrix("")
 		if err != nil {
@@ -121,7 +141,7 @@ func TestMatrixIsWhatExplainSays(t *testing.T) {
 		}
 		got, want := tally{}, tally{}
 		for _, cell := range m.Cells {
-			if strings.HasPrefix(cell.From, "outside") || strings.HasPrefix(cell.To, "outside") || isPrefix(cell.From) || isPrefix(cell.To) {
+			if isOutside(cell.From) || isOutside(cell.To) {
 				continue
 			}
 			got.add(cell.From, cell.To, cell.Family, fmt.Sprint(cell.Open), cell.Pairs)
@@ -143,10 +163,11 @@ func TestMatrixIsWhatExplainSays(t *testing.T) {
 		if !maps.Equal(got, want) {
 			t.Fatalf("seed %d: the matrix has\n%s\nand Explain\n%s", s, lines(got, want), lines(want, got))
 		}
-		inNetworks += networksAgree(t, s, r, x, m, pods)
+		inNetworks += networksAgree(t, s, r, c, x, m, pods)
+		byNames += namesAgree(t, s, c, x, m, pods)
 	}
-	t.Logf("%d cells, %d of them partly open, %d answers about addresses outside", cells, partly, inNetworks)
-	if cells < 100 || partly < 20 || inNetworks < 100 {
+	t.Logf("%d cells, %d of them partly open, %d answers about addresses outside, %d cells of domain names", cells, partly, inNetworks, byNames)
+	if cells < 100 || partly < 20 || inNetworks < 100 || byNames < 20 {
 		t.Error("too few of them were compared")
 	}
 }
@@ -163,14 +184,15 @@ func lines(of, other tally) string {
 	return strings.Join(all, "\n")
 }
 
-func isPrefix(text string) bool {
-	_, err := netip.ParsePrefix(text)
-	return err == nil
+// isOutside reports whether a party with a name is a network or a domain name.
+func isOutside(name string) bool {
+	_, err := netip.ParsePrefix(name)
+	return err == nil || strings.HasPrefix(name, "outside") || strings.HasPrefix(name, "domain/")
 }
 
 // networksAgree holds what a matrix says of the network of random addresses outside against what Explain
 // says of the addresses. It returns how often.
-func networksAgree(t *testing.T, seed int64, r *rand.Rand, x *explain.Explainer, m *explain.ReachMatrix, pods []*corev1.Pod) (compared int) {
+func networksAgree(t *testing.T, seed int64, r *rand.Rand, c *explain.Cluster, x *explain.Explainer, m *explain.ReachMatrix, pods []*corev1.Pod) (compared int) {
 	t.Helper()
 	var addrs []netip.Addr
 	for range 6 {
@@ -190,8 +212,8 @@ func networksAgree(t *testing.T, seed int64, r *rand.Rand, x *explain.Explainer,
 		if addr.IsMulticast() || addr.IsLoopback() {
 			continue
 		}
-		if e, _ := x.Explain(explain.Question{From: outside, To: outside}); len(e.Answers) != 1 || e.Answers[0].From.Kind != explain.KindAddress || e.Answers[0].From.Node != "" {
-			continue // it is a pod's or a node's
+		if !isNobodys(x, addr) || slices.ContainsFunc(addrsOfNames(x, c), func(named netip.Addr) bool { return named == addr }) {
+			continue // it is a pod's or a node's, or a domain name's
 		}
 		want, got := tally{}, tally{}
 		parties := map[string]bool{}
@@ -218,6 +240,79 @@ func networksAgree(t *testing.T, seed int64, r *rand.Rand, x *explain.Explainer,
 		compared += len(want)
 	}
 	return compared
+}
+
+// isNobodys reports whether an address is no pod's and no node's.
+func isNobodys(x *explain.Explainer, addr netip.Addr) bool {
+	at := explain.Target{Kind: explain.KindAddress, Address: addr}
+	e, _ := x.Explain(explain.Question{From: at, To: at})
+	return len(e.Answers) == 1 && e.Answers[0].From.Kind == explain.KindAddress && e.Answers[0].From.Node == ""
+}
+
+// addrsOfNames are the addresses that a cluster's names have, those of some or of all.
+func addrsOfNames(x *explain.Explainer, c *explain.Cluster, names ...string) (addrs []netip.Addr) {
+	for _, r := range c.Resolutions {
+		if (len(names) == 0 || slices.Contains(names, r.Name)) && !slices.Contains(addrs, r.Addr) && isNobodys(x, r.Addr) {
+			addrs = append(addrs, r.Addr)
+		}
+	}
+	return addrs
+}
+
+// namesAgree holds the cells of domain names against what Explain says of each of their addresses. Where there is no cell,
+// Explain says the same of them as of the networks around them. It returns how many cells there are.
+func namesAgree(t *testing.T, seed int64, c *explain.Cluster, x *explain.Explainer, m *explain.ReachMatrix, pods []*corev1.Pod) (cells int) {
+	t.Helper()
+	for _, domain := range m.Parties {
+		if domain.Kind != explain.KindDomain {
+			continue
+		}
+		addrs := addrsOfNames(x, c, domain.Name)
+		if domain.Size != len(addrs) {
+			t.Fatalf("seed %d: %s has %d addresses, want %v", seed, domain, domain.Size, addrs)
+		}
+		of := map[string][]*corev1.Pod{}
+		for _, pod := range pods {
+			of[partyText(pod)] = append(of[partyText(pod)], pod)
+		}
+		for party, pods := range of {
+			got, want, around := map[string]int{}, map[string]int{}, map[string]bool{}
+			for _, addr := range addrs {
+				for _, cell := range cellsOf(m, addr, party, "") {
+					around[fmt.Sprint(cell.Open)] = true
+				}
+				for _, pod := range pods {
+					for _, open := range openingsOf(t, x, podTarget(pod), explain.Target{Kind: explain.KindAddress, Address: addr}) {
+						want[open]++
+					}
+				}
+			}
+			any := false
+			for _, cell := range m.Cells {
+				if cell.From == party && cell.To == domain.String() {
+					any = true
+					if got[fmt.Sprint(cell.Open)] += cell.Pairs; len(cell.Open) > 0 {
+						cells++
+					}
+				}
+			}
+			if !any { // it goes without saying
+				delete(around, "[]")
+				delete(want, "[]")
+				if a, b := slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(around)); !slices.Equal(a, b) {
+					t.Fatalf("seed %d: nothing is said of %s to %s, where Explain has %q, and %q around it", seed, party, domain, a, b)
+				}
+				continue
+			}
+			if len(got) > 1 || got["[]"] == 0 {
+				delete(want, "[]") // which is said only if all is closed
+			}
+			if !maps.Equal(got, want) {
+				t.Fatalf("seed %d: of %s to %s the matrix has %v, and Explain %v", seed, party, domain, got, want)
+			}
+		}
+	}
+	return cells
 }
 
 // cellsOf are the cells of an address outside and a party: those of the smallest network around it that

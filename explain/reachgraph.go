@@ -26,13 +26,13 @@ func (r *Reach) Graph() *graph.Graph {
 	return &b.graph
 }
 
-// Graph is a matrix as a graph of its workloads, and of those networks of which it says something.
+// Graph is a matrix as a graph of its workloads, and of what is outside of which it says something.
 func (m *ReachMatrix) Graph() *graph.Graph {
 	b := graphBuilder{places: map[string]int{}}
 	parties := map[string]Party{}
 	for _, p := range m.Parties {
 		parties[p.String()] = p
-		if p.Kind != KindNetwork {
+		if !p.outside() {
 			b.node(p, 0)
 		}
 	}

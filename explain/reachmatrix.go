@@ -17,11 +17,11 @@ type ReachMatrix struct {
 	Kind       string `json:"kind"` // ReachMatrix
 	// Namespace is the one that was asked about; empty: all.
 	Namespace string `json:"namespace,omitempty"`
-	// Parties are the workloads, and after them the networks outside that policies tell apart.
+	// Parties are the workloads, and after them the networks outside that policies tell apart, and domain names.
 	Parties []Party `json:"parties"`
 	// Cells are what is open, in the order of Parties. Two parties have one for each distinct answer;
-	// where nothing is open there is none. Of networks there is a cell if it is not as for the network
-	// around it.
+	// where nothing is open there is none. Of networks and domain names there is a cell if it is not as for the
+	// networks around it.
 	Cells []ReachCell `json:"cells"`
 	// Notes are about pods that were left out, and ports of which nobody knows.
 	Notes []Note `json:"notes,omitempty"`

@@ -184,10 +184,12 @@ func (m *ReachMatrix) table(b *strings.Builder, o Table) {
 func (m *ReachMatrix) cellText(letters *legend, cells map[[2]string][]ReachCell, diagonal bool, from, to Party) string {
 	of := cells[[2]string{from.String(), to.String()}]
 	switch {
-	case len(of) > 0 || diagonal && from.Size > 1:
-	case diagonal || from.Kind == KindNetwork && to.Kind == KindNetwork:
+	case from.outside() && to.outside():
 		return "." // nothing to ask about
-	case m.around(from, to, cells):
+	case len(of) > 0 || diagonal && from.Size > 1:
+	case diagonal:
+		return "."
+	case from.Kind == KindDomain || to.Kind == KindDomain || m.around(from, to, cells):
 		return "\"" // as the network around it
 	}
 	return letters.cell(of)

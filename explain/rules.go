@@ -38,6 +38,8 @@ type peer struct {
 	// namespacesPath, podsPath and so on are the selectors' fields.
 	namespacesPath, podsPath, nodesPath string
 	blocks                              []block
+	// domains are domain names, as they are written.
+	domains []string
 	// unreadable says why the entry means nobody; empty: it can be read.
 	unreadable string
 }
@@ -138,7 +140,7 @@ func clusterRules(cnp *clusterv1beta1.ClusterNetworkPolicy, d policy.Direction) 
 			policy: clusterRef(cnp), action: string(action), name: name, path: fmt.Sprintf("spec.%s[%d]", d, i),
 		}
 		for j, p := range peers {
-			r.peers = append(r.peers, clusterPeer(p, fmt.Sprintf("%s.%s[%d]", r.path, list, j)))
+			r.peers = append(r.peers, clusterPeer(p, action, fmt.Sprintf("%s.%s[%d]", r.path, list, j)))
 		}
 		for j, p := range protocols {
 			r.ports = append(r.ports, clusterPort(p, fmt.Sprintf("%s.protocols[%d]", r.path, j)))
@@ -165,7 +167,7 @@ func clusterRef(cnp *clusterv1beta1.ClusterNetworkPolicy) PolicyRef {
 	return PolicyRef{Kind: "ClusterNetworkPolicy", Name: cnp.Name, Tier: string(cnp.Spec.Tier), Priority: &cnp.Spec.Priority}
 }
 
-func clusterPeer(p clusterv1beta1.ClusterNetworkPolicyEgressPeer, path string) peer {
+func clusterPeer(p clusterv1beta1.ClusterNetworkPolicyEgressPeer, action clusterv1beta1.ClusterNetworkPolicyRuleAction, path string) peer {
 	out := peer{path: path, nodes: p.Nodes, nodesPath: path + ".nodes"}
 	switch {
 	case p.Namespaces != nil:
@@ -177,10 +179,13 @@ func clusterPeer(p clusterv1beta1.ClusterNetworkPolicyEgressPeer, path string) p
 	for i, cidr := range p.Networks {
 		out.blocks = append(out.blocks, block{path: fmt.Sprintf("%s.networks[%d]", path, i), cidr: string(cidr)})
 	}
+	for _, name := range p.DomainNames {
+		out.domains = append(out.domains, string(name))
+	}
 	if n := howMany(p.Namespaces != nil, p.Pods != nil, p.Nodes != nil, len(p.Networks) > 0, len(p.DomainNames) > 0); n != 1 {
 		out.unreadable = fmt.Sprintf("it names %d kinds of peers in place of one", n)
-	} else if len(p.DomainNames) > 0 {
-		out.unreadable = "podfence does not enforce domain names: they mean nobody"
+	} else if len(p.DomainNames) > 0 && action != clusterv1beta1.ClusterNetworkPolicyRuleActionAccept {
+		out.unreadable = "domain names are for rules that accept: here they mean nobody, and the rule denies everything"
 	}
 	return out
 }

@@ -21,7 +21,9 @@ func (x *Explainer) side(j policy.Judgement, p packet) Side {
 		decided = j.DeniedBy
 	}
 	for _, ref := range decided {
-		s.Rules = append(s.Rules, x.found(ref))
+		rule := x.found(ref)
+		rule.Domain = x.domainOf(ref, p)
+		s.Rules = append(s.Rules, rule)
 	}
 	s.Reason = x.reason(j, p, s.Rules)
 	if !j.Allowed && j.Fenced() {
@@ -63,6 +65,9 @@ func rulesText(rules []Rule) string {
 		}
 		if r.Name != "" {
 			texts[i] += fmt.Sprintf(" (%q)", r.Name)
+		}
+		if r.Domain != nil {
+			texts[i] += " " + r.Domain.String()
 		}
 	}
 	return strings.Join(texts, ", ")

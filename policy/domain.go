@@ -27,6 +27,9 @@ func DomainNameOf(name string) DomainName { return DomainName(canonicalName(name
 // no dot at the end.
 func canonicalName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
+// Valid reports whether it is a domain name, or one behind "*.", as the API's schema has them.
+func (n DomainName) Valid() bool { return isDomainName.MatchString(string(n)) }
+
 // Wildcard reports whether it means more than one name.
 func (n DomainName) Wildcard() bool { return strings.HasPrefix(string(n), "*.") }
 

@@ -47,7 +47,7 @@ func (g *generator) findOpen(after *explain.Explainer, policies []Policy) {
 		}
 		for _, row := range append(slices.DeleteFunc(reach.Ingress, func(row explain.ReachRow) bool { return !fenced[row.To.String()] }),
 			slices.DeleteFunc(reach.Egress, func(row explain.ReachRow) bool { return !fenced[row.From.String()] })...) {
-			if row.From.Kind == explain.KindNodes || row.To.Kind == explain.KindNodes {
+			if row.From.Kind == explain.KindNodes || row.To.Kind == explain.KindNodes || row.From.Kind == explain.KindDomain || row.To.Kind == explain.KindDomain {
 				continue // nodes reach their own pods, whatever policies say; others' rules have their addresses
 			}
 			ports := unused(row.Open, seen.between(row.From, row.To))

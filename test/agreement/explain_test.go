@@ -35,6 +35,7 @@ func TestExplanationsCount(t *testing.T) {
 		r := rand.New(rand.NewSource(s))
 		cluster := random.Cluster(r, 12, 8)
 		cluster.Attachments, cluster.LastPodCIDRs = nil, nil
+		cluster.Resolutions = random.Resolutions(r, 12)
 		if err := c.Replace(cluster, ruleset.Options{LongRun: 1 << 20}); err != nil {
 			t.Fatalf("seed %d: %v", s, err)
 		}
