@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/podfence/podfence/controllers/enforcer"
@@ -85,9 +86,6 @@ const waitingReplies = 1024
 // wildcards, what the agent is told itself. It returns what is to be told of commits.
 func (a *Agent) learnNames() (committed func(enforcer.Committed), err error) {
 	o := a.options
-	if o.DNS.Unsupported != nil {
-		o.Log.Error(o.DNS.Unsupported, "This kernel cannot hold answers of DNS: of domain names in policies only those without * are known, which the agent resolves itself")
-	}
 	own := resolver.New(resolver.Options{Sink: func(all []policy.Resolution) {
 		if change := policy.Resolved(all); !a.Enforcer.Knows(change) {
 			a.Enforcer.Feed(change)
@@ -95,7 +93,12 @@ func (a *Agent) learnNames() (committed func(enforcer.Committed), err error) {
 	}})
 	var watched *resolvers.Watcher
 	names := learner.NewLearner(learner.Options{
-		Enforcer: a.Enforcer, Kernel: o.DNS.Kernel, Wanted: func() { watched.Want() }, Exact: own.SetNames, MinTTL: o.DNS.MinTTL, Log: o.Log.WithName("names"),
+		Enforcer: a.Enforcer, Kernel: o.DNS.Kernel, Wanted: sync.OnceFunc(func() {
+			if o.DNS.Unsupported != nil {
+				o.Log.Error(o.DNS.Unsupported, "This kernel cannot hold answers of DNS: of domain names in policies only those without * are known, which the agent resolves itself")
+			}
+			watched.Want()
+		}), Exact: own.SetNames, MinTTL: o.DNS.MinTTL, Log: o.Log.WithName("names"),
 	})
 	watched = resolvers.New(resolvers.Options{
 		API: o.API, Service: o.DNS.Service, Others: o.DNS.Servers, Log: o.Log.WithName("resolvers"),

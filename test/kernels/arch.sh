@@ -24,7 +24,7 @@ out=$root/bin/arch
 # programs.
 pure() {
   go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' \
-    ./api/... ./explain/... ./policy/... ./ruleset ./ruleset/nft ./ruleset/kernel/bytecode ./test/quantiles
+    ./api/... ./explain/... ./names/dns ./policy/... ./ruleset ./ruleset/nft ./ruleset/kernel/bytecode ./test/quantiles
 }
 
 # kernelless are the tests of ruleset/kernel that need no kernel: what is sent, and how answers are read.
