@@ -8,6 +8,7 @@
 //	open.go       on a real node: the connections to its kernel, and its network
 //	health.go     /healthz and /readyz, and what makes the node unhealthy
 //	checks.go     what is looked at, now and then, to know whether the node is healthy
+//	names.go      which addresses domain names have: what pods are told, and what the agent is
 //	observe.go    the flows that are kept: denied packets, connections while somebody observes; the drop log
 //	answers.go    the answers to questions about the agent and its node
 //	hubble.go     Hubble's API, and the agents of all nodes

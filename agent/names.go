@@ -88,7 +88,11 @@ func (a *Agent) learnNames() (committed func(enforcer.Committed), err error) {
 	if o.DNS.Unsupported != nil {
 		o.Log.Error(o.DNS.Unsupported, "This kernel cannot hold answers of DNS: of domain names in policies only those without * are known, which the agent resolves itself")
 	}
-	own := resolver.New(resolver.Options{Sink: func(all []policy.Resolution) { a.Enforcer.Feed(policy.Resolved(all)) }})
+	own := resolver.New(resolver.Options{Sink: func(all []policy.Resolution) {
+		if change := policy.Resolved(all); !a.Enforcer.Knows(change) {
+			a.Enforcer.Feed(change)
+		}
+	}})
 	var watched *resolvers.Watcher
 	names := learner.NewLearner(learner.Options{
 		Enforcer: a.Enforcer, Kernel: o.DNS.Kernel, Wanted: func() { watched.Want() }, Exact: own.SetNames, MinTTL: o.DNS.MinTTL, Log: o.Log.WithName("names"),
@@ -100,6 +104,6 @@ func (a *Agent) learnNames() (committed func(enforcer.Committed), err error) {
 			names.SetResolvers(all)
 		},
 	})
-	o.Registry.MustRegister(names.Metrics(a.Enforcer.Resolved, a.Enforcer.Evicted)...)
+	o.Registry.MustRegister(names.Metrics()...)
 	return names.Committed, errors.Join(a.Add(own), a.Add(watched), a.Add(names))
 }

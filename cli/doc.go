@@ -11,6 +11,7 @@
 //	environment.go   each flag's variable in the environment, and which wins
 //	flags.go         the flags that change what is enforced; values that are not taken
 //	hubble.go        the flags about what is kept for those who observe, and about Hubble's API
+//	dns.go           the flags about domain names
 //	cni.go           the flags about connecting pods, and what comes of them
 //	modes.go         what is left on the node of another --cni; what each mode does not hold
 //	fragments.go     what memory the node has for fragments

@@ -28,6 +28,7 @@
 //	network        the node's links and routes, and the plugin's files
 //	manifests      the other source: a folder of YAML, without a cluster
 //	nodes          changes of Node objects, for both sources
+//	resolvers      which resolvers the cluster has
 //	relist         what a watch has sent without some fields is read again
 //
 // Package agent puts them together.

@@ -36,7 +36,9 @@ func (m *Model) Knows(c Change) bool {
 	case podChange:
 		return m.pod(c.key) == c.pod
 	case resolvedChange:
-		return !slices.ContainsFunc(c.all, func(r Resolution) bool { return slices.ContainsFunc(m.forPods(r), func(r Resolution) bool { return !m.resolutions.knows(r) }) })
+		return !slices.ContainsFunc(c.all, func(r Resolution) bool {
+			return slices.ContainsFunc(m.forPods(r), func(r Resolution) bool { return !m.resolutions.knows(r) })
+		})
 	}
 	return false
 }

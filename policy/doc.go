@@ -48,7 +48,7 @@
 //	staged.go      policies that are not in force, and a model in which they are
 //	owners.go      whose an address is
 //	ends.go        what is known of the two ends of a packet
-//	resolutions.go what domain names are resolved to, until when, and for whom
+//	resolutions.go  what domain names are resolved to, until when, and for whom
 //	domain.go      domain names as peers, and what addresses they were told to have
 //	doubt.go       addresses of which nobody can tell what denies to them
 //	attachment.go  what the CNI plugin has connected

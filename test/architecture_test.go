@@ -75,7 +75,7 @@ func TestDocsListFiles(t *testing.T) {
 	// A list that is written in another way would not be seen.
 	for _, folder := range []string{
 		"agent", "api/v1alpha1", "cli", "controllers", "controllers/announcements", "controllers/attachments", "controllers/clusterstatus", "controllers/enforcer", "controllers/folder", "controllers/hubble", "controllers/network",
-		"controllers/nodes", "controllers/report", "kubectl-podfence/agents", "kubectl-podfence/cluster", "kubectl-podfence/commands", "names/dns", "policy", "policy/packet", "release", "ruleset", "ruleset/kernel", "ruleset/nft",
+		"controllers/nodes", "controllers/report", "controllers/resolvers", "kubectl-podfence/agents", "kubectl-podfence/cluster", "kubectl-podfence/commands", "names/dns", "names/resolver", "policy", "policy/packet", "release", "ruleset", "ruleset/kernel", "ruleset/nft",
 	} {
 		if !slices.Contains(lists, folder) {
 			t.Errorf("%s/doc.go lists no files", folder)

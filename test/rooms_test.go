@@ -42,6 +42,8 @@ var rules = []struct {
 	// What a packet is: for rooms that know Kubernetes and for rooms that don't.
 	{module + "/policy/packet", []string{module, "github.com", "go4.org", "golang.org", "k8s.io", "sigs.k8s.io"}},
 	// From packets to resolutions. Pure: it gets packets as values, and neither asks nor listens.
+	// Asks resolvers, wherever they come from and whatever the answers are for.
+	{module + "/names/resolver", []string{module, "os", "log", "github.com", "!" + module + "/names/dns", "!" + module + "/policy", "golang.org/x/sys", "k8s.io", "sigs.k8s.io"}},
 	{module + "/names/dns", []string{module, "net", "!net/netip", "os", "log", "github.com", "!" + module + "/policy", "golang.org/x/sys", "k8s.io", "sigs.k8s.io"}},
 	{module + "/ruleset", []string{module, "!" + module + "/policy", "!" + module + "/api/flows", "!" + module + "/ruleset", "os", "log", "net/http", "github.com/go-logr", "k8s.io", "sigs.k8s.io"}},
 	// nftables' own things, whatever they are for.
@@ -70,7 +72,10 @@ var rules = []struct {
 	{module + "/controllers/observer", besides("observer")},
 	{module + "/controllers/hubble", append(besides("hubble"), "!"+module+"/controllers/observer")},
 	{module + "/controllers/network", besides("network")},
+	{module + "/controllers/names", besides("names")},
 	{module + "/controllers/folder", append(besides("folder"), "!"+module+"/controllers/nodes")},
+	// A Service's objects become addresses, for whoever wants them.
+	{module + "/controllers/resolvers", []string{module, "!" + module + "/policy"}},
 	{module + "/controllers/nodes", []string{module + "/controllers", "!" + module + "/controllers/nodes"}},
 	// What policies say and cannot mean. Pure: a cluster as a value, findings as values.
 	{module + "/explain/lint", []string{module, "!" + module + "/explain", "!" + module + "/policy", "!" + module + "/api", "os", "log", "net/http", "time", "github.com/go-logr", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"}},
@@ -190,6 +195,13 @@ func TestRooms(t *testing.T) {
 		{module + "/ruleset", module + "/manifests"},
 		{module + "/policy/packet", module + "/policy"},
 		{module + "/policy/packet", "k8s.io/api/core/v1"},
+		{module + "/controllers/names", module + "/ruleset/kernel"},
+		{module + "/controllers/resolvers", module + "/controllers/enforcer"},
+		{module + "/controllers/resolvers", module + "/names/resolver"},
+		{module + "/names/resolver", module + "/controllers/resolvers"},
+		{module + "/names/resolver", module + "/ruleset"},
+		{module + "/names/resolver", "k8s.io/client-go/rest"},
+		{module + "/names/dns", module + "/names/resolver"},
 		{module + "/names/dns", "net"},
 		{module + "/names/dns", "k8s.io/api/core/v1"},
 		{module + "/names/dns", "github.com/mdlayher/netlink"},

@@ -118,10 +118,7 @@ func TestLearnedBefore(t *testing.T) {
 		}
 		e.Feed(changes...)
 		check.NoError(t, e.Sync(t.Context()))
-		var learned []policy.Resolution
-		for _, r := range e.Resolutions() {
-			learned = append(learned, r)
-		}
+		learned := e.Resolutions()
 		if got := fmt.Sprint(learned); same != (got == "[www.example.com is 203.0.113.1 for 10.244.1.7]") || same && !learned[0].Expires.Equal(expires) {
 			t.Errorf("the same pod: %t; learned is %s", same, got)
 		}

@@ -109,6 +109,18 @@ func (r *rehearsal) endsOf(src, dst netip.Addr) (ends policy.Ends, is bool) {
 	return ask(w.inbox, func(m *policy.Model) policy.Ends { return m.EndsOf(src, dst) }), true
 }
 
+// namers are the addresses of pods that policies with domain names are about, with the staged policies in force.
+func (r *rehearsal) namers() map[netip.Addr][]policy.DomainName {
+	if r == nil {
+		return nil
+	}
+	w := r.now()
+	if w == nil {
+		return nil
+	}
+	return ask(w.inbox, (*policy.Model).Namers)
+}
+
 // rehearses reports whether a staged policy is about each pod that may have an address.
 func (r *rehearsal) rehearses(ip netip.Addr) bool {
 	if r == nil {

@@ -168,14 +168,7 @@ func (e *Enforcer) Most(n int) []policy.Taken {
 // names.
 func (e *Enforcer) Namers() map[netip.Addr][]policy.DomainName {
 	namers := ask(e.inbox, (*policy.Model).Namers)
-	if e.rehearsal == nil {
-		return namers
-	}
-	w := e.rehearsal.now()
-	if w == nil {
-		return namers
-	}
-	for addr, names := range ask(w.inbox, (*policy.Model).Namers) {
+	for addr, names := range e.rehearsal.namers() {
 		names = append(names, namers[addr]...)
 		slices.Sort(names)
 		namers[addr] = slices.Compact(names)

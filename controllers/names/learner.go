@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podfence/podfence/controllers/enforcer"
@@ -30,6 +31,9 @@ type Enforcer interface {
 	SyncFirst(ctx context.Context) error
 	// Namers are the addresses of pods that policies with domain names are about, with these names.
 	Namers() map[netip.Addr][]policy.DomainName
+	// Resolved is how many names are resolved, and to how many addresses; Evicted how many there was no room for.
+	Resolved() (names, addresses int)
+	Evicted() int
 	// NextElapsed is when the next resolution expires; zero: there is none.
 	NextElapsed() time.Time
 }
@@ -95,7 +99,7 @@ type Learner struct {
 	namers    atomic.Pointer[map[netip.Addr][]policy.DomainName]
 	resolvers atomic.Pointer[[]netip.AddrPort]
 	tracker   *dns.Tracker
-	metrics   metrics
+	metrics   *metrics
 	// exact are the names that Exact was told of last.
 	exact []policy.DomainName
 }
@@ -107,6 +111,12 @@ func NewLearner(o Options) *Learner {
 	l.resolvers.Store(&[]netip.AddrPort{})
 	return l
 }
+
+// Metrics are the learner's.
+func (l *Learner) Metrics() []prometheus.Collector { return l.metrics.collectors(l.options.Enforcer) }
+
+// names are those that policies about a pod have, by one of its addresses.
+func (l *Learner) names(pod netip.Addr) []policy.DomainName { return (*l.namers.Load())[pod] }
 
 // Committed notes what was committed: if it is about policies or pods, there may be others to learn for.
 func (l *Learner) Committed(c enforcer.Committed) {
@@ -154,7 +164,7 @@ func (l *Learner) Start(ctx context.Context) error {
 		}
 		if err := l.learn(ctx); err != nil && ctx.Err() == nil {
 			l.options.Log.Error(err, "Cannot learn what pods are told by DNS: new addresses of domain names stay closed; trying again", "retryAfter", retryAfter.String())
-			l.metrics.failures.Inc()
+			l.metrics.failed()
 			select {
 			case <-ctx.Done():
 			case <-time.After(retryAfter):
@@ -169,6 +179,7 @@ func (l *Learner) Start(ctx context.Context) error {
 func (l *Learner) look() {
 	namers := l.options.Enforcer.Namers()
 	l.namers.Store(&namers)
+	l.metrics.learnFor(len(namers))
 	if len(namers) > 0 {
 		l.options.Wanted()
 	}
@@ -202,7 +213,7 @@ func (l *Learner) learn(ctx context.Context) (err error) {
 		return errors.Join(err, queries.Close(), queue.Close())
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	held := &replies{Learner: l, queue: queue}
+	held := newReplies(queue, l.options, l.tracker, l.names, l.metrics)
 	var readers sync.WaitGroup
 	readers.Go(func() { cancel(l.readQueries(queries)) })
 	readers.Go(func() { cancel(held.read()) })
@@ -214,7 +225,7 @@ func (l *Learner) learn(ctx context.Context) (err error) {
 	// What waits in the queue is dropped when that is closed. So first nothing comes any more, and what waits goes on.
 	err = errors.Join(err, k.Table.Uninstall())
 	time.Sleep(drain)
-	held.waiting.Wait()
+	held.wait()
 	err = errors.Join(err, heartbeat.Close(), queries.Close(), queue.Close())
 	readers.Wait()
 	cancel(nil)
@@ -273,11 +284,11 @@ func (l *Learner) elapse(context.Context) {
 // readQueries notes what pods ask, until the log is closed.
 func (l *Learner) readQueries(queries Queries) error {
 	for {
-		lost, err := queries.Receive(func(d nft.Datagram) { l.ignore(l.tracker.Query(packetOf(d, d.Src, d.Dst), d.Time)) })
+		lost, err := queries.Receive(func(d nft.Datagram) { l.metrics.ignore(l.tracker.Query(packetOf(d, d.Src, d.Dst), d.Time)) })
 		if err != nil {
 			return err
 		}
-		l.metrics.lost.Add(float64(lost))
+		l.metrics.lostQueries(lost)
 	}
 }
 

@@ -1,22 +1,40 @@
 package names
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podfence/podfence/names/dns"
 )
 
 // metrics are what was learned, held and ignored.
 type metrics struct {
-	held                 prometheus.Histogram
-	late, lost, failures prometheus.Counter
-	ignored              *prometheus.CounterVec
-	answers              prometheus.Counter
+	held                          prometheus.Histogram
+	late, lost, failures, answers prometheus.Counter
+	ignored                       *prometheus.CounterVec
+	// pods is how many addresses of pods are learned for.
+	pods prometheus.Gauge
 }
 
-func newMetrics() metrics {
+func (m *metrics) answer()                    { m.answers.Inc() }
+func (m *metrics) heldFor(time time.Duration) { m.held.Observe(time.Seconds()) }
+func (m *metrics) heldTooLong()               { m.late.Inc() }
+func (m *metrics) lostQueries(n int)          { m.lost.Add(float64(n)) }
+func (m *metrics) failed()                    { m.failures.Inc() }
+func (m *metrics) learnFor(pods int)          { m.pods.Set(float64(pods)) }
+
+func (m *metrics) ignore(reasons []dns.Reason) {
+	for _, why := range reasons {
+		m.ignored.WithLabelValues(why.String()).Inc()
+	}
+}
+
+func newMetrics() *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
-	return metrics{
+	return &metrics{
 		held: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "podfence_dns_hold_duration_seconds", Help: "For how long replies of DNS with new addresses waited until these were in the kernel.",
 			Buckets: []float64{.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1},
@@ -27,22 +45,23 @@ func newMetrics() metrics {
 		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "podfence_dns_ignored_total", Help: "Replies of DNS to pods with domain names in their policies that say nothing that counts, by reason.",
 		}, []string{"reason"}),
+		pods:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "podfence_dns_pods", Help: "Addresses of pods of this node that policies with domain names are about."}),
 		failures: counter("podfence_dns_failures_total", "Times that what pods are told by DNS could not be learned, as the log says."),
 	}
 }
 
-// Metrics are the learner's. evicted is how many resolutions there was no room for, and resolutions how many there are.
-func (l *Learner) Metrics(resolutions func() (names, addresses int), evicted func() int) []prometheus.Collector {
-	gauge := func(name, help string, value func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+// collectors are all, with what the enforcer counts: how many names are resolved, and to how many addresses, and how many
+// there was no room for.
+func (m *metrics) collectors(e Enforcer) []prometheus.Collector {
+	gauge := func(name, help string, value func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	return []prometheus.Collector{
-		l.metrics.held, l.metrics.late, l.metrics.lost, l.metrics.answers, l.metrics.ignored, l.metrics.failures,
-		gauge("podfence_dns_pods", "Addresses of pods of this node that policies with domain names are about.", func() float64 { return float64(len(*l.namers.Load())) }),
-		gauge("podfence_dns_names", "Domain names that are resolved to some address.", func() float64 { names, _ := resolutions(); return float64(names) }),
-		gauge("podfence_dns_addresses", "Addresses that domain names are resolved to, for each pod that was told so.", func() float64 { _, addresses := resolutions(); return float64(addresses) }),
+		m.held, m.late, m.lost, m.answers, m.ignored, m.failures, m.pods,
+		gauge("podfence_dns_names", "Domain names that are resolved to some address.", func() int { names, _ := e.Resolved(); return names }),
+		gauge("podfence_dns_addresses", "Addresses that domain names are resolved to, for each pod that was told so.", func() int { _, addresses := e.Resolved(); return addresses }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "podfence_dns_evicted_total", Help: "Addresses of domain names that there was no room for: connections to them are denied until they are resolved again.",
-		}, func() float64 { return float64(evicted()) }),
+		}, func() float64 { return float64(e.Evicted()) }),
 	}
 }

@@ -13,10 +13,10 @@ const dnsPort = 53
 
 // Of are the resolvers behind a Service, over UDP and TCP: its cluster IPs, and then its endpoints, each where it listens, as
 // packets go there that are not translated by the node's rules (kube-proxy's, or others' before the pod's packet is sent).
-// slices are the EndpointSlices that have its name in the label kubernetes.io/service-name, as for kube-proxy. Endpoints
+// endpoints are the EndpointSlices that have its name in the label kubernetes.io/service-name, as for kube-proxy. Endpoints
 // count that kube-proxy may send connections to: those that are ready, or still serve while they terminate. Each
 // resolver is there once; the endpoints are in order. A nil Service has none, whatever the slices.
-func Of(service *corev1.Service, slicesOf []discoveryv1.EndpointSlice) []netip.AddrPort {
+func Of(service *corev1.Service, endpoints []discoveryv1.EndpointSlice) []netip.AddrPort {
 	if service == nil {
 		return nil
 	}
@@ -31,7 +31,7 @@ func Of(service *corev1.Service, slicesOf []discoveryv1.EndpointSlice) []netip.A
 			front = with(front, text, p.Port)
 		}
 	}
-	for _, s := range slicesOf {
+	for _, s := range endpoints {
 		for _, p := range s.Ports {
 			if p.Port == nil || !ports[servicePort{valueOf(p.Name), protocolOf(valueOf(p.Protocol))}] {
 				continue
@@ -47,11 +47,11 @@ func Of(service *corev1.Service, slicesOf []discoveryv1.EndpointSlice) []netip.A
 		}
 	}
 	slices.SortFunc(behind, netip.AddrPort.Compare)
-	return Distinct(front, behind)
+	return distinct(front, behind)
 }
 
-// Distinct are resolvers one after the other, each once.
-func Distinct(lists ...[]netip.AddrPort) (all []netip.AddrPort) {
+// distinct are resolvers one after the other, each once.
+func distinct(lists ...[]netip.AddrPort) (all []netip.AddrPort) {
 	seen := map[netip.AddrPort]bool{}
 	for _, list := range lists {
 		for _, resolver := range list {

@@ -68,8 +68,8 @@ func TestOf(t *testing.T) {
 		{"TCP, which need not be said", service([]string{"10.96.0.10"}, port("a", "", 53)), []discoveryv1.EndpointSlice{
 			{Ports: []discoveryv1.EndpointPort{{Name: new("a"), Port: new(int32(1053))}}, Endpoints: []discoveryv1.Endpoint{endpoint("ttf", "10.244.0.1")}},
 		}, []string{"10.96.0.10:53", "10.244.0.1:1053"}},
-		{"another port by its name, and names of the other protocol", service([]string{"10.96.0.10"}, port("dns", "UDP", 5353), port("dns-tcp", "TCP", 5353), port("dns", "TCP", 853), port("dns-tcp", "UDP", 8853)), nil,
-			[]string{"10.96.0.10:5353"}},
+		{"other ports by their names, and names of the other protocol", service([]string{"10.96.0.10"}, port("dns", "UDP", 5353), port("dns-tcp", "TCP", 5354), port("dns", "TCP", 853), port("dns-tcp", "UDP", 8853)), nil,
+			[]string{"10.96.0.10:5353", "10.96.0.10:5354"}},
 		{"a slice whose ports are others", service([]string{"10.96.0.10"}, coreDNS...), []discoveryv1.EndpointSlice{
 			{Ports: []discoveryv1.EndpointPort{target("metrics", "TCP", 9153), target("dns", "TCP", 54), target("", "UDP", 55), {Name: new("dns"), Protocol: new(corev1.ProtocolUDP)}}, Endpoints: []discoveryv1.Endpoint{endpoint("ttf", "10.244.0.1")}},
 		}, []string{"10.96.0.10:53"}},

@@ -39,8 +39,8 @@ type Options struct {
 }
 
 // Watcher tells which resolvers there are. It watches one Service and its EndpointSlices, by two requests that the API
-// server answers with nothing else, and only from when somebody wants to know: in a cluster of thousands of nodes whose
-// policies have no domain names, that would be ten thousand watches for nothing. It has a cache of its own, for which nothing
+// server answers with nothing else, and only from when somebody wants to know: in a cluster of 5,000 nodes whose policies
+// have no domain names, that would be 10,000 watches for nothing. It has a cache of its own, for which nothing
 // else waits: an agent that may not read these objects, as its ClusterRole is of an earlier version, enforces all the same what
 // has no names.
 type Watcher struct {
@@ -49,14 +49,16 @@ type Watcher struct {
 	want    sync.Once
 
 	mu   sync.Mutex
-	said string // the last error in the log
+	said map[string]bool // the errors that are in the log
 }
 
 // +kubebuilder:rbac:groups="",resources=services,verbs=list;watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=list;watch
 
 // New returns a Watcher, which watches nothing before Start and Want.
-func New(o Options) *Watcher { return &Watcher{options: o, wanted: make(chan struct{})} }
+func New(o Options) *Watcher {
+	return &Watcher{options: o, wanted: make(chan struct{}), said: map[string]bool{}}
+}
 
 // Want has it watch, and tell, from now on until its end. It may be called from any goroutine, and more than once.
 func (w *Watcher) Want() { w.want.Do(func() { close(w.wanted) }) }
@@ -72,8 +74,8 @@ func (w *Watcher) Start(ctx context.Context) error {
 		return nil
 	case <-w.wanted:
 	}
-	told := Distinct(w.options.Others)
-	w.options.Sink(slices.Clone(told))
+	told := distinct(w.options.Others)
+	w.options.Sink(told)
 	if w.options.API == nil || w.options.Service == (policy.Key{}) {
 		return nil
 	}
@@ -110,7 +112,7 @@ func (w *Watcher) follow(ctx context.Context, objects cache.Cache, changed <-cha
 		}
 		if !slices.Equal(now, told) {
 			w.options.Log.Info("The cluster's resolvers", "service", w.options.Service, "resolvers", now)
-			w.options.Sink(slices.Clone(now))
+			w.options.Sink(now)
 			told = now
 		}
 		select {
@@ -134,7 +136,7 @@ func (w *Watcher) read(ctx context.Context, objects client.Reader) ([]netip.Addr
 	if err := objects.List(ctx, &endpoints); err != nil {
 		return nil, fmt.Errorf("listing the EndpointSlices of Service %s: %w", w.options.Service, err)
 	}
-	return Distinct(Of(service, endpoints.Items), w.options.Others), nil
+	return distinct(Of(service, endpoints.Items), w.options.Others), nil
 }
 
 // cache is a cache of the Service and its EndpointSlices, as far as Of reads them.
@@ -166,17 +168,18 @@ func (w *Watcher) cache() (cache.Cache, error) {
 	})
 }
 
-// failed says why something cannot be read, once for each reason.
+// failed says why something cannot be read. That the agent may not is said once of each kind and verb.
 func (w *Watcher) failed(ctx context.Context, r *toolscache.Reflector, err error) {
-	w.mu.Lock()
-	news := w.said != err.Error()
-	w.said = err.Error()
-	w.mu.Unlock()
-	switch {
-	case apierrors.IsForbidden(err) && news:
-		w.options.Log.Error(err, "Cannot read the DNS Service and its EndpointSlices, so that names are not resolved by it: apply the ClusterRole of this version of podfence")
-	case !apierrors.IsForbidden(err):
+	if !apierrors.IsForbidden(err) {
 		toolscache.DefaultWatchErrorHandler(ctx, r, err)
+		return
+	}
+	w.mu.Lock()
+	news := !w.said[err.Error()]
+	w.said[err.Error()] = true
+	w.mu.Unlock()
+	if news {
+		w.options.Log.Error(err, "Cannot read the DNS Service and its EndpointSlices, so that no names are resolved by it: apply the ClusterRole of this version of podfence")
 	}
 }
 

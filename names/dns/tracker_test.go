@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
+
 	"github.com/podfence/podfence/names/dns"
 )
 
@@ -235,7 +237,7 @@ func BenchmarkQuery(b *testing.B) {
 // TestWaits: a flow waits from its query until the answer's time is over.
 func TestWaits(t *testing.T) {
 	tracker := dns.NewTracker()
-	q := query(7, "api.example.com.", dnsmessage.TypeA)
+	q := query(7, api, dnsmessage.TypeA)
 	flow := datagram(q.pack(t)).Flow
 	if tracker.Waits(flow, now) {
 		t.Error("it waits for what nobody has asked")

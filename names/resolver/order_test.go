@@ -65,7 +65,7 @@ func TestHurry(t *testing.T) {
 	s.want(wanted, now)
 	var all []*entry
 	for !s.next().IsZero() {
-		all = append(all, s.take())
+		all = append(all, s.take(now))
 	}
 	for i, e := range all {
 		e.failed = i % 3
@@ -74,7 +74,7 @@ func TestHurry(t *testing.T) {
 	s.hurry(now)
 	var due []time.Duration
 	for !s.next().IsZero() {
-		due = append(due, s.take().due.Sub(now))
+		due = append(due, s.take(s.next()).due.Sub(now))
 	}
 	if late := slices.IndexFunc(due, func(d time.Duration) bool { return d > 0 }); len(due) != 100 || late != 66 || !slices.IsSorted(due) {
 		t.Errorf("due after %v", due)

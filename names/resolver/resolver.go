@@ -200,7 +200,7 @@ func (l loop) wait(now time.Time) (time.Duration, bool) {
 
 // take takes the question that is to be asked now, and says at which resolver.
 func (l loop) take(now time.Time) (*entry, netip.AddrPort) {
-	e := l.schedule.take()
+	e := l.schedule.take(now)
 	l.count(func(s *Stats) { s.Asked++ })
 	return e, l.servers.pick(now, e.at)
 }

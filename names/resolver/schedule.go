@@ -3,6 +3,7 @@ package resolver
 import (
 	"container/heap"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -18,14 +19,17 @@ type entry struct {
 	// failed is how often in a row it was not answered, and at which resolver last.
 	failed int
 	at     netip.AddrPort
-	// place is where it is in the queue; -1: it is being asked, or not wanted any more.
+	// place is where it is in the queue; -1: it is not there.
 	place int
 }
 
-// schedule is which question is due when. What is being asked is not in the queue until it is put back.
+// schedule is which question is due when. What is being asked is in entries alone until it is put back.
 type schedule struct {
 	entries map[question]*entry
 	queue   queue
+	// unasked were not asked yet, in the order in which they came. They are due, but after those of the queue that are, so
+	// that no name's address is forgotten because there are many new names.
+	unasked []*entry
 }
 
 func newSchedule() *schedule { return &schedule{entries: map[question]*entry{}} }
@@ -45,11 +49,13 @@ func (s *schedule) want(names map[string]struct{}, now time.Time) {
 		for _, kind := range kinds {
 			q := question{name, kind}
 			if s.entries[q] == nil {
-				s.entries[q] = &entry{question: q}
-				s.put(s.entries[q], now)
+				e := &entry{question: q, due: now, place: -1}
+				s.entries[q] = e
+				s.unasked = append(s.unasked, e)
 			}
 		}
 	}
+	s.unasked = slices.DeleteFunc(s.unasked, func(e *entry) bool { return !s.wanted(e) })
 }
 
 // wanted reports whether an entry is still to be asked for.
@@ -63,14 +69,24 @@ func (s *schedule) put(e *entry, due time.Time) {
 
 // next is when something is due; zero: nothing waits.
 func (s *schedule) next() time.Time {
-	if len(s.queue) == 0 {
-		return time.Time{}
+	switch {
+	case len(s.unasked) > 0:
+		return s.unasked[0].due
+	case len(s.queue) > 0:
+		return s.queue[0].due
 	}
-	return s.queue[0].due
+	return time.Time{}
 }
 
-// take takes what has been due for the longest time out of the queue, which must not be empty.
-func (s *schedule) take() *entry { return heap.Pop(&s.queue).(*entry) }
+// take takes out what is to be asked now. Something must be due.
+func (s *schedule) take(now time.Time) *entry {
+	if len(s.queue) > 0 && !s.queue[0].due.After(now) {
+		return heap.Pop(&s.queue).(*entry)
+	}
+	e := s.unasked[0]
+	s.unasked = s.unasked[1:]
+	return e
+}
 
 // hurry has what has failed be due at once, as there are other resolvers to ask.
 func (s *schedule) hurry(now time.Time) {

@@ -158,6 +158,32 @@ func TestMany(t *testing.T) {
 	})
 }
 
+// TestManyMore: names that are known stay known while many new ones come.
+func TestManyMore(t *testing.T) {
+	for _, n := range []int{100, 4000} {
+		synctest.Test(t, func(t *testing.T) {
+			const more = 10_000
+			known := cover{t: t, until: map[policy.Resolution]time.Time{}}
+			r := onWire(t, known.get, names(n), addresses(5, "192.0.2.1"))
+			stop := start(t, r)
+			time.Sleep(2 * time.Minute)
+			r.SetNames(names(n + more))
+			for range 600 {
+				time.Sleep(time.Second / 2)
+				known.mu.Lock()
+				for i := range n {
+					if at := (policy.Resolution{Name: fmt.Sprintf("n%d.example.com", i), Addr: netip.MustParseAddr("192.0.2.1")}); !known.until[at].After(time.Now()) {
+						t.Fatalf("%s is not known", at)
+					}
+				}
+				known.mu.Unlock()
+			}
+			known.counting(n + more)
+			stop()
+		})
+	}
+}
+
 // TestSpread: what came together does not stay together.
 func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -243,6 +269,36 @@ func TestBackoff(t *testing.T) {
 			t.Error("not resolved by the new resolver")
 		}
 		stop()
+	})
+}
+
+// TestRecovers: a resolver that was away for long is asked again soon when it is away again.
+func TestRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		away := func() bool {
+			after := time.Since(begun)
+			return after < 10*time.Minute || after > 20*time.Minute
+		}
+		asked := asks{}
+		var got sink
+		stop := start(t, onWire(t, got.get, names(1), asked.count(func(q dnsmessage.Question, overTCP bool) *dnsmessage.Message {
+			if away() {
+				return nil
+			}
+			return addresses(30, "192.0.2.1")(q, overTCP)
+		})))
+		time.Sleep(11*time.Minute + 30*time.Second)
+		if len(got.texts()) != 1 {
+			t.Error("not resolved when the resolver is back")
+		}
+		time.Sleep(10 * time.Minute)
+		stop()
+		at := asked.times(asking(dnsmessage.TypeA, "n0.example.com"))
+		again := slices.IndexFunc(at, func(at time.Time) bool { return at.Sub(begun) > 20*time.Minute })
+		if gap := at[again+1].Sub(at[again]); gap > answerWithin+2*firstDelay {
+			t.Errorf("asked again after %s", gap)
+		}
 	})
 }
 

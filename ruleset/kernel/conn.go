@@ -44,9 +44,6 @@ type Options struct {
 	Log bool
 	// Queue: the table of family inet will queue packets (ruleset.BuildNames).
 	Queue bool
-	// Beside is another connection that this one takes turns with: where a Watch hears nothing of what that one does, it
-	// tells by the ruleset's generation whether somebody else came in between. Nil: none.
-	Beside *Conn
 	// Own: the connection is to own the tables, where the kernel can do that without removing
 	// them when the connection ends. Until it ends, the kernel then refuses to anybody else
 	// what would change them.
@@ -67,7 +64,7 @@ type Conn struct {
 	// while the kernel may be preparing a transaction. Reader looks at it without waiting for mu.
 	sending atomic.Uint64
 
-	mu     *sync.Mutex // that of Options.Beside, if there is one
+	mu     sync.Mutex
 	socket *netlink.Conn
 	// library makes messages, and made are the messages that it made for a batch; see batchOf.
 	library *nftables.Conn
@@ -100,10 +97,7 @@ func Open(options Options) (*Conn, error) {
 	if err != nil {
 		return nil, &OpError{Op: "connect", Err: err}
 	}
-	c := &Conn{name: options.Table, socket: socket, mu: &sync.Mutex{}}
-	if options.Beside != nil {
-		c.mu = options.Beside.mu
-	}
+	c := &Conn{name: options.Table, socket: socket}
 	if err := c.probe(options); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

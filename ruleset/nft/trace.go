@@ -154,12 +154,16 @@ func (t *tracer) match(m Match) bool {
 	case HopLimit:
 		return !t.packet.Src.Is4() && t.packet.HopLimit == uint8(m)
 	case Lookup:
-		key, ok := t.key(m.Fields)
-		set := t.table.Sets[m.Set]
-		_, lapsed := set.Lapsed[key]
-		return ok && (set.contains(key) || lapsed && t.packet.Open) != m.Not
+		return t.looksUp(m)
 	}
 	panic(fmt.Sprintf("the tracer does not know the match %T", m))
+}
+
+func (t *tracer) looksUp(m Lookup) bool {
+	key, ok := t.key(m.Fields)
+	set := t.table.Sets[m.Set]
+	_, lapsed := set.Lapsed[key]
+	return ok && (set.contains(key) || lapsed && t.packet.Open) != m.Not
 }
 
 func (t *tracer) isOf(f OfFamily) bool {

@@ -32,7 +32,7 @@ func TestFirstConnections(t *testing.T) {
 			s.must(err)
 			conn, err := s.connect(s.pod, to)
 			if err != nil {
-				t.Fatalf("connection %d, %s at %s: %v\n%s", i, name, to, err, s.agent.Log())
+				t.Fatalf("connection %d, %s at %s: %v\n%s\n%s", i, name, to, err, s.counted(), s.agent.Log())
 			}
 			made++
 			conn.Close()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -330,4 +331,17 @@ func (s *scene) writeManifest(name, text string) {
 	path := filepath.Join(s.dir, name)
 	s.must(os.WriteFile(path, []byte(text), 0o600))
 	s.must(os.Rename(path, filepath.Join(s.dir, "manifests", name)))
+}
+
+// counted are the agent's metrics about DNS.
+func (s *scene) counted() string {
+	all, err := s.agent.Metrics(s.t.Context())
+	var lines []string
+	for name, value := range all {
+		if strings.HasPrefix(name, "podfence_dns_") && value != 0 {
+			lines = append(lines, fmt.Sprintf("%s %v", name, value))
+		}
+	}
+	slices.Sort(lines)
+	return fmt.Sprint(strings.Join(lines, "\n"), err)
 }
