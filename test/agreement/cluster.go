@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -220,6 +221,18 @@ func (c *Cluster) Set(s policy.Snapshot) (nft.Plan, error) {
 		return nft.Plan{}, err
 	}
 	c.feed(s)
+	return c.update()
+}
+
+// Elapse has the node know what time it is: what expires now or before counts no more for new connections. It returns the
+// plans that this takes as one.
+func (c *Cluster) Elapse(now time.Time) (nft.Plan, error) {
+	c.apply(policy.Elapsed(now))
+	return c.update()
+}
+
+// update carries out what has changed in the model, and returns the plans as one.
+func (c *Cluster) update() (nft.Plan, error) {
 	var all nft.Plan
 	for first := true; first || c.model.Pending(); first = false {
 		plan := c.table.Update(c.model.Take())

@@ -105,7 +105,7 @@ func (c *fenced) judge() (revoked, restored int) {
 	}
 	defer flows.Close()
 	revoked, restored, err = flows.Revoke(func(hook nft.HookPoint, p policy.Packet) bool {
-		return c.Table().Trace(hook, nft.TracePacket{Packet: p, State: nft.New}).Verdict == nft.Accept
+		return c.Table().Trace(hook, nft.TracePacket{Packet: p, State: nft.New, Open: true}).Verdict == nft.Accept
 	})
 	if err != nil {
 		c.t.Fatal(err)
