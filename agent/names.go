@@ -36,10 +36,10 @@ type DNS struct {
 // openNames opens what domain names are learned by. Without it the others are enforced all the same.
 func (h *Host) openNames(o *Options, n *Node, tables kernel.Options) (err error) {
 	netns := kernel.Options{NetNS: tables.NetNS}
-	if o.DNS.Remembered, err = kernel.TimedSets(netns, ruleset.DomainSet); err != nil || o.DNS.Queue == 0 {
-		return err
+	if o.DNS.Remembered, err = kernel.TimedSets(netns, ruleset.DomainSet); err != nil {
+		o.Log.Error(err, "Cannot read what an agent before has learned of domain names; pods have to ask again")
 	}
-	table, err := kernel.Open(kernel.Options{NetNS: tables.NetNS, Table: nft.NamesTableName, Queue: true, Own: tables.Own})
+	table, err := kernel.Open(kernel.Options{NetNS: tables.NetNS, Table: nft.NamesTableName, Queue: o.DNS.Queue != 0, Own: tables.Own})
 	if errors.Is(err, kernel.ErrUnsupported) {
 		o.DNS.Unsupported = err
 		return nil
@@ -51,6 +51,9 @@ func (h *Host) openNames(o *Options, n *Node, tables kernel.Options) (err error)
 	// An agent before may have left its table.
 	if err := table.Uninstall(); err != nil {
 		return err
+	}
+	if o.DNS.Queue == 0 {
+		return nil
 	}
 	o.DNS.Kernel = &learner.Kernel{
 		Table: table, Queue: o.DNS.Queue,

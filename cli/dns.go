@@ -28,8 +28,8 @@ func (d *dnsFlags) flags(f *pflag.FlagSet) {
 }
 
 func (d *dnsFlags) options() (o agent.DNS, err error) {
-	if d.minTTL < 0 || d.minTTL > time.Hour {
-		return o, fmt.Errorf("--dns-min-ttl is %s: it must be 0 to 1h", d.minTTL)
+	if d.minTTL < time.Second || d.minTTL > time.Hour {
+		return o, fmt.Errorf("--dns-min-ttl is %s: it must be 1s to 1h", d.minTTL)
 	}
 	o = agent.DNS{MinTTL: d.minTTL, Queue: d.queue}
 	if d.service != "" {

@@ -184,6 +184,9 @@ func (m *Model) change(ips []netip.Addr, f func()) {
 		m.nodeMoved(ip, nodes[i], m.nodesMeaning(ip))
 		after := m.holders(ip)
 		m.noteDoubt(ip, after)
+		if !slices.EqualFunc(before[i], after, samePod) {
+			m.resolutions.forgetOf(ip)
+		}
 		if slices.Equal(before[i], after) {
 			continue
 		}
@@ -197,6 +200,9 @@ func (m *Model) change(ips []netip.Addr, f func()) {
 		}
 	}
 }
+
+// samePod reports whether both are the same pod, however it has changed.
+func samePod(a, b *Pod) bool { return a.Key == b.Key && a.UID == b.UID && a.Node == b.Node }
 
 // changedOrphan notes that an address may have become an orphan, or ceased to be one.
 func (m *Model) changedOrphan(ip netip.Addr) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// maxResolutions is how many resolutions a node keeps. Beyond that those go first whose time is over first: what is not
-// known is closed. In the kernel one takes some 200 bytes, in the agent some 300.
+// maxResolutions is how many resolutions a node keeps. Beyond that, some go of the pod that has most, those first whose time is
+// over first: what is not known is closed. In the kernel one takes some 200 bytes, in the agent some 300.
 const maxResolutions = 100_000
 
 // maxOfPod is how many it keeps of what one pod was told, so that no pod takes the place of others by asking for more and
@@ -55,8 +55,9 @@ func (c resolvedChange) apply(m *Model) {
 			m.resolutions.resolved(counts)
 		}
 	}
-	if all := m.resolutions.until; len(all) > maxResolutions {
-		m.resolutions.evict(slices.Collect(maps.Keys(all)), maxResolutions)
+	for len(m.resolutions.until) > maxResolutions {
+		of := m.resolutions.largest()
+		m.resolutions.evict(of, len(of)-maxResolutions/100)
 	}
 }
 
@@ -73,8 +74,8 @@ func (c resolvedChange) String() string { return fmt.Sprintf("%d resolutions", l
 func (c elapsedChange) String() string  { return "time passes" }
 
 // forPods are the resolutions that count when a pod, or the agent, was told one: for those of the pod's addresses from which it
-// reaches the other, as it may ask from an address of the other family. Where several pods have the address that was told,
-// it counts for that one alone.
+// reaches the other, as it may ask from an address of the other family. An address that several pods have counts only if it
+// is the one that has asked.
 func (m *Model) forPods(r Resolution) (counts []Resolution) {
 	if !r.Pod.IsValid() {
 		return []Resolution{r}
@@ -87,8 +88,9 @@ func (m *Model) forPods(r Resolution) (counts []Resolution) {
 	if len(holders) == 1 {
 		from = m.here(holders[0])
 	}
+	asked := r.Pod
 	for _, r.Pod = range from {
-		if r.Pod.Is4() == r.Addr.Is4() {
+		if r.Pod.Is4() == r.Addr.Is4() && (r.Pod == asked || len(m.holders(r.Pod)) == 1) {
 			counts = append(counts, r)
 		}
 	}
@@ -118,8 +120,8 @@ func (rs *resolutions) resolved(r Resolution) {
 	rs.ofPod[key.Pod][key] = struct{}{}
 	rs.changed[key] = struct{}{}
 	delete(rs.elapsed, key)
-	if len(rs.ofPod[key.Pod]) > maxOfPod {
-		rs.evict(slices.Collect(maps.Keys(rs.ofPod[key.Pod])), maxOfPod)
+	if of := rs.ofPod[key.Pod]; len(of) > maxOfPod {
+		rs.evict(slices.Collect(maps.Keys(of)), maxOfPod-maxOfPod/10)
 	}
 }
 
@@ -132,23 +134,31 @@ func (rs *resolutions) end(key Resolution) {
 	rs.changed[key] = struct{}{}
 }
 
-// evict ends those of some that there is no room for, and a tenth of the room more, so that it need not be done for each.
-func (rs *resolutions) evict(keys []Resolution, room int) {
+// largest are those of the pod that has most, or the agent's: nobody takes others' room.
+func (rs *resolutions) largest() []Resolution {
+	var most map[Resolution]struct{}
+	for _, of := range rs.ofPod {
+		if len(of) > len(most) {
+			most = of
+		}
+	}
+	return slices.Collect(maps.Keys(most))
+}
+
+// evict ends some of those of a pod, so that as many are left: those whose time is over last.
+func (rs *resolutions) evict(keys []Resolution, left int) {
 	slices.SortFunc(keys, func(a, b Resolution) int { return cmp.Or(rs.until[a].Compare(rs.until[b]), CompareResolutions(a, b)) })
-	for _, key := range keys[:max(0, len(keys)-room+room/10)] {
+	for _, key := range keys[:max(0, len(keys)-max(left, 0))] {
 		rs.end(key)
 		rs.elapsed[key] = struct{}{}
 		rs.evicted++
 	}
 }
 
-// forgetOf ends what a pod was told that does not have these addresses any more. Whoever gets one of them
-// next has to ask by itself.
-func (rs *resolutions) forgetOf(addrs []netip.Addr) {
-	for _, addr := range addrs {
-		for _, key := range slices.Collect(maps.Keys(rs.ofPod[addr])) {
-			rs.end(key)
-		}
+// forgetOf ends what was told at an address that another pod has now, or nobody: whoever has it has to ask by itself.
+func (rs *resolutions) forgetOf(addr netip.Addr) {
+	for _, key := range slices.Collect(maps.Keys(rs.ofPod[addr])) {
+		rs.end(key)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 var resolutionsEpoch = time.Unix(1_800_000_000, 0)
@@ -108,12 +110,48 @@ func TestResolutionsAreBounded(t *testing.T) {
 		t.Errorf("what another pod was told is gone: the next expires at %v", next)
 	}
 	m = namer(t)
-	for i := range maxResolutions {
-		m.resolutions.resolved(told(outside(i), "www.example.com", outside(i), i))
+	m.resolutions.resolved(told(addr(3), "db.example.com", outside(0), 1))
+	for pod := range 8 {
+		for i := range maxOfPod {
+			m.resolutions.resolved(told(outside(1_000_000+pod), "www.example.com", outside(i), 10+i))
+		}
 	}
-	m.Apply(Resolved([]Resolution{told(netip.Addr{}, "www.example.com", outside(1), maxResolutions)}))
-	if n := len(m.Resolutions()); n != maxResolutions-maxResolutions/10 || m.Evicted() != maxResolutions/10+1 {
-		t.Errorf("%d are kept of all, %d evicted", n, m.Evicted())
+	m.Apply(Resolved(nil))
+	if n := len(m.Resolutions()); n > maxResolutions || n < maxResolutions-maxResolutions/50 {
+		t.Errorf("%d are kept of all", n)
+	}
+	if next := m.NextElapsed(); !next.Equal(resolutionsEpoch.Add(time.Second)) {
+		t.Errorf("what a pod with little was told is gone: the next expires at %v", next)
+	}
+}
+
+// TestResolutionsOfTheNext: before anything was handed out as well, the pod that gets an address next has not been told what
+// the one before was, and keeps what it was told itself; and no more does it of a pod of the same name.
+func TestResolutionsOfTheNext(t *testing.T) {
+	web := func(name, uid string) Change {
+		return SetPod(&Pod{Key: Key{Namespace: "shop", Name: name}, UID: types.UID(uid), Node: "node-1", Labels: LabelsOf(map[string]string{"app": "web"}), IPs: []netip.Addr{addr(2)}})
+	}
+	for _, next := range []string{"other", "web"} {
+		m := NewModel("node-1")
+		m.Apply(web("web", "a"), Resolved([]Resolution{told(addr(2), "www.example.com", outside(1), 60)}), DeletePod(Key{Namespace: "shop", Name: "web"}))
+		m.Apply(web(next, "b"), Resolved([]Resolution{told(addr(2), "www.example.com", outside(2), 60)}))
+		m.Take()
+		if got := fmt.Sprint(m.Resolutions()); got != "[www.example.com is 203.0.0.2 for 10.244.1.2]" {
+			t.Errorf("%s has %s", next, got)
+		}
+	}
+}
+
+// TestResolutionsOfASharedAddress: what a pod was told at an address of its own does not count at one that others may have.
+func TestResolutionsOfASharedAddress(t *testing.T) {
+	m := namer(t)
+	shared := netip.MustParseAddr("fd00:10:244:1::2")
+	for i, name := range []string{"web", "db"} {
+		m.Apply(SetPod(&Pod{Key: Key{Namespace: "shop", Name: name}, Node: "node-1", Labels: LabelsOf(map[string]string{"app": name}), IPs: []netip.Addr{addr(i + 2), shared}}))
+	}
+	m.Apply(Resolved([]Resolution{told(addr(2), "www.example.com", netip.MustParseAddr("2001:db8::1"), 60)}))
+	if got := m.Resolutions(); len(got) != 0 {
+		t.Errorf("it counts: %v", got)
 	}
 }
 

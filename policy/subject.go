@@ -211,24 +211,11 @@ func (m *Model) takeSubject(s moving, held map[Key]struct{}, d *Delta) {
 	} else if !s.waits {
 		delete(m.dirtySubjects, s.Key)
 	}
-	m.resolutions.forgetOf(s.lost())
 	if d.Subjects[s.Key] = s.now; s.now == nil {
 		delete(m.handedSubjects, s.Key)
 	} else {
 		m.handedSubjects[s.Key] = s.now
 	}
-}
-
-// lost are the addresses that the subject had and does not have any more.
-func (s moving) lost() (addrs []netip.Addr) {
-	if s.had != nil {
-		for _, addr := range s.had.IPs {
-			if s.now == nil || !slices.Contains(s.now.IPs, addr) {
-				addrs = append(addrs, addr)
-			}
-		}
-	}
-	return addrs
 }
 
 // without returns the subject without jumps to the given policies. It stays isolated.

@@ -38,7 +38,7 @@ func (m *Model) take(room *portion) Delta {
 	d.Nodes, d.Attachments = takeChanged(m.dirtyNodes, m.nodes), takeChanged(m.dirtyAttachments, m.made)
 	m.takeMembers(&d, room)
 	held := m.takeSubjects(&d, room)
-	m.resolutions.take(&d) // behind the subjects, who may have lost addresses
+	m.resolutions.take(&d)
 	for _, key := range m.policiesInTurn() {
 		if _, is := held[key]; !is {
 			m.takePolicy(key, &d, room)

@@ -88,10 +88,13 @@ func Remembered(sets map[string][]nft.TimedElement, holders func(netip.Addr) []p
 			if t.Concatenated() {
 				r.Pod, r.Addr = r.Addr, addrOf(e.LastAddr, t)
 				var told string
-				r.Name, told, _ = strings.Cut(e.Comment, " ")
+				told, r.Name, _ = strings.Cut(e.Comment, " ")
 				if keys := holders(r.Pod); len(keys) == 0 || told != holderID(keys) {
 					continue
 				}
+			}
+			if strings.Contains(r.Name, "..") { // it was too long for a comment
+				continue
 			}
 			if e.Expires.After(until[r]) {
 				until[r] = e.Expires
@@ -158,7 +161,7 @@ func (t *Table) answerComment(name string, pod netip.Addr) string {
 	if !pod.IsValid() {
 		return nft.Comment(name)
 	}
-	return nft.Comment(name + " " + holderID(t.subjects[pod]))
+	return nft.Comment(holderID(t.subjects[pod]) + " " + name)
 }
 
 // holderID tells pods apart that have the same address, one after another.
@@ -219,6 +222,12 @@ func (u *update) otherHolders(changed map[change]struct{}) {
 	}
 	if len(others) == 0 {
 		return
+	}
+	for c := range changed {
+		if others[c.pod] && c.elapsed { // not of whoever has the address now
+			delete(changed, c)
+			changed[change{told: c.told}] = struct{}{}
+		}
 	}
 	for of := range u.answers {
 		if others[of.pod] {
@@ -291,13 +300,18 @@ func (t *Table) Inherit(before *Table) {
 		if had == nil {
 			continue
 		}
-		for e := range had.Lapsed {
-			set.Lapse(e)
-		}
-		for e := range had.Timed {
-			if _, has := set.Timed[e]; !has {
+		x := set.Of.(*domains)
+		lapse := func(e nft.Element) {
+			pod := addrOf(e.Addr, set.Type)
+			if _, has := set.Timed[e]; !has && (x.agents || slices.Equal(t.subjects[pod], before.subjects[pod])) {
 				set.Lapse(e)
 			}
+		}
+		for e := range had.Lapsed {
+			lapse(e)
+		}
+		for e := range had.Timed {
+			lapse(e)
 		}
 	}
 }

@@ -29,6 +29,8 @@ type Enforcer interface {
 	Knows(c policy.Change) bool
 	// SyncFirst waits until what was fed before is in the kernel.
 	SyncFirst(ctx context.Context) error
+	// CommitFailure is why nothing that is fed gets into the kernel; nil: it does.
+	CommitFailure() error
 	// Namers are the addresses of pods that policies with domain names are about, with these names.
 	Namers() map[netip.Addr][]policy.DomainName
 	// Resolved is how many names are resolved, and to how many addresses; Evicted how many there was no room for.
@@ -178,7 +180,11 @@ func (l *Learner) Start(ctx context.Context) error {
 // look finds out who to learn for.
 func (l *Learner) look() {
 	namers := l.options.Enforcer.Namers()
-	l.namers.Store(&namers)
+	for pod := range *l.namers.Swap(&namers) {
+		if _, still := namers[pod]; !still {
+			l.tracker.Forget(pod)
+		}
+	}
 	l.metrics.learnFor(len(namers))
 	if len(namers) > 0 {
 		l.options.Wanted()
@@ -213,7 +219,7 @@ func (l *Learner) learn(ctx context.Context) (err error) {
 		return errors.Join(err, queries.Close(), queue.Close())
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	held := newReplies(queue, l.options, l.tracker, l.names, l.metrics)
+	held := newReplies(ctx, queue, l.options, l.tracker, l.names, l.metrics)
 	var readers sync.WaitGroup
 	readers.Go(func() { cancel(l.readQueries(queries)) })
 	readers.Go(func() { cancel(held.read()) })
@@ -222,10 +228,11 @@ func (l *Learner) learn(ctx context.Context) (err error) {
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
-	// What waits in the queue is dropped when that is closed. So first nothing comes any more, and what waits goes on.
+	// What waits in the queue is dropped when that is closed. So first nothing comes any more, then what has come is read, and
+	// what waits goes on.
 	err = errors.Join(err, k.Table.Uninstall())
 	time.Sleep(drain)
-	held.wait()
+	held.end()
 	err = errors.Join(err, heartbeat.Close(), queries.Close(), queue.Close())
 	readers.Wait()
 	cancel(nil)

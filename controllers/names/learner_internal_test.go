@@ -71,6 +71,7 @@ func (f *fakeEnforcer) Namers() map[netip.Addr][]policy.DomainName {
 	return f.namers
 }
 
+func (f *fakeEnforcer) CommitFailure() error { return nil }
 func (f *fakeEnforcer) Resolved() (int, int) { return 0, 0 }
 func (f *fakeEnforcer) Evicted() int         { return 0 }
 
@@ -280,6 +281,48 @@ func TestReplyWaitsForAnother(t *testing.T) {
 	first, second := <-k.released, <-k.released
 	if first+second != 3 || e.learned() != 1 {
 		t.Errorf("packets %d and %d go on, and fed was %v", first, second, e.fed)
+	}
+}
+
+// TestKnownReplyDoesNotWait: a reply that says nothing new goes on while a commit is under way, as it was said long ago.
+func TestKnownReplyDoesNotWait(t *testing.T) {
+	_, e, k := learning(t)
+	e.commit = make(chan struct{})
+	k.asks(1, "www.example.com")
+	k.asks(2, "known.example.com")
+	k.isTold(1, 1, "www.example.com")
+	check.Eventually(t, soon, "it is learned", func() error {
+		if e.learned() != 1 {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+	k.isTold(2, 2, "known.example.com") // the fake takes it for the same, and so for known
+	k.goesOn(2, HoldAtMost/2)
+	close(e.commit)
+	k.goesOn(1, soon)
+}
+
+// TestConnectionDelaysNobodyElse: packets of a connection whose queries are not known keep no other reply waiting, and stay in
+// order.
+func TestConnectionDelaysNobodyElse(t *testing.T) {
+	_, _, k := learning(t)
+	k.asks(100, "www.example.com")
+	for i := range uint32(20) {
+		k.replies <- nft.Queued{ID: i, Datagram: nft.Datagram{Time: time.Now(), Protocol: policy.TCP, Src: resolver, Dst: pod, Sequence: i, Payload: []byte("?")}}
+	}
+	k.isTold(100, 100, "www.example.com")
+	var order []uint32
+	for range 21 {
+		select {
+		case id := <-k.released:
+			order = append(order, id)
+		case <-time.After(soon):
+			t.Fatalf("only these go on: %v", order)
+		}
+	}
+	if order[0] != 100 || !slices.IsSorted(order[1:]) {
+		t.Errorf("they go on in this order: %v", order)
 	}
 }
 

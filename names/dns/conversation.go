@@ -13,8 +13,8 @@ type conversation struct {
 	queries, replies stream
 	ended            bool
 
-	// touched is when the last packet came.
-	touched time.Time
+	// touched is when the last packet came, and queried when the last query did, whatever it asked for.
+	touched, queried time.Time
 	// What bounds.go knows of it: until when it is kept, how much it takes, and its place in its pod's heap.
 	expires time.Time
 	octets  int
@@ -74,6 +74,7 @@ func (c *conversation) find(q question, now time.Time) (*asked, Reason) {
 
 // query reads a query.
 func (c *conversation) query(message []byte, now time.Time) (why Reason) {
+	c.queried = now
 	q, _, _, why := read(message, false)
 	if why != 0 {
 		return why

@@ -2,7 +2,6 @@ package dns
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 )
@@ -87,13 +86,13 @@ func (t *Tracker) Reply(p Packet, now time.Time) (answers []Answer, ignored []Re
 	return answers, ignored
 }
 
-// Waits reports whether something was asked on a flow that may be answered. Whoever reads replies can wait for a query that
-// is still to be read: over TCP, a reply cannot be handed in twice.
+// Waits reports whether something was asked on a flow, whatever it was, that may be answered. Whoever reads replies can wait
+// for a query that is still to be read: over TCP, a reply cannot be handed in twice.
 func (t *Tracker) Waits(flow Flow, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.find(flow, now)
-	return c != nil && slices.ContainsFunc(c.questions, func(a asked) bool { return a.until.After(now) })
+	return c != nil && now.Sub(c.queried) < questionTime
 }
 
 // Forget forgets what was asked from an address, as another pod may get it.
