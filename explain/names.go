@@ -78,6 +78,40 @@ func (x *Explainer) resolutionsOf(addrs ...netip.Addr) (all []policy.Resolution)
 	return all
 }
 
+// NamesDomains reports whether a policy of a cluster has domain names, so that verdicts depend on what these are resolved to.
+func NamesDomains(c *Cluster) bool { return len(domainsIn(c)) > 0 }
+
+// NodesOf are the nodes of the pods that a target stands for, in order; there are none of a target that is not there.
+func (x *Explainer) NodesOf(t Target) (nodes []string) {
+	ends, _, _ := x.ends(t) // who asks about it is told of the error
+	for _, e := range ends {
+		if e.pod != nil && e.Node != "" {
+			nodes = append(nodes, e.Node)
+		}
+	}
+	slices.Sort(nodes)
+	return slices.Compact(nodes)
+}
+
+// Resolving answers questions about the same Cluster as if every pod, and the agents, had been told that names have these
+// addresses, and nothing else.
+func (x *Explainer) Resolving(addrs map[string][]netip.Addr) *Explainer {
+	c := *x.cluster
+	c.Resolutions, c.Lapsed, c.NamesKnown = nil, nil, true
+	for name, all := range addrs {
+		for _, addr := range all {
+			c.Resolutions = append(c.Resolutions, policy.Resolution{Name: name, Addr: addr})
+			for pod := range x.holders {
+				if pod.Is4() == addr.Is4() {
+					c.Resolutions = append(c.Resolutions, policy.Resolution{Name: name, Addr: addr, Pod: pod})
+				}
+			}
+		}
+	}
+	slices.SortFunc(c.Resolutions, policy.CompareResolutions)
+	return New(&c, x.options)
+}
+
 // domainOf is by which name a peer of a rule means the packet's; nil: by none. Of several it is the one that counts
 // longest.
 func (x *Explainer) domainOf(ref policy.RuleRef, p packet) *Domain {

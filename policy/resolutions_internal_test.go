@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,6 +72,43 @@ func TestResolutionsCount(t *testing.T) {
 	}
 	if d = m.Take(); !d.Empty() {
 		t.Errorf("nothing has changed, but %v", d)
+	}
+}
+
+func lapsedOf(m *Model) []Resolution {
+	_, lapsed := m.KnownNames()
+	slices.SortFunc(lapsed, CompareResolutions)
+	return lapsed
+}
+
+// TestLapsedResolutions: what is over is remembered until somebody is told so again or the pod loses its address; a bounded
+// number, those that ended last.
+func TestLapsedResolutions(t *testing.T) {
+	m := namer(t)
+	www, api := told(addr(2), "www.example.com", outside(1), 10), told(netip.Addr{}, "api.example.net", outside(2), 60)
+	m.Apply(Resolved([]Resolution{www, api}), Elapsed(resolutionsEpoch.Add(10*time.Second)))
+	if got := lapsedOf(m); len(got) != 1 || got[0] != www {
+		t.Errorf("lapsed are %v", got)
+	}
+	m.Apply(Resolved([]Resolution{told(addr(2), "www.example.com", outside(1), 20)}))
+	if got := lapsedOf(m); len(got) != 0 {
+		t.Errorf("told again, and lapsed are %v", got)
+	}
+	m.Apply(Elapsed(resolutionsEpoch.Add(time.Hour)))
+	if got := lapsedOf(m); len(got) != 2 {
+		t.Errorf("after an hour lapsed are %v", got)
+	}
+	m.Take()
+	m.Apply(DeletePod(Key{Namespace: "shop", Name: "web"}))
+	m.Take()
+	if got := lapsedOf(m); len(got) != 1 || got[0] != api {
+		t.Errorf("without the pod lapsed are %v", got)
+	}
+	for i := range maxLapsed {
+		m.resolutions.lapse(told(outside(i), "www.example.com", outside(i), 0).untimed(), resolutionsEpoch.Add(time.Duration(i)*time.Second))
+	}
+	if got := lapsedOf(m); len(got) != maxLapsed+1-maxLapsed/10 || slices.ContainsFunc(got, func(r Resolution) bool { return r.Addr == outside(0) && r.Pod == outside(0) }) {
+		t.Errorf("%d are remembered", len(got))
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"github.com/podfence/podfence/api/answers"
 	"github.com/podfence/podfence/api/build"
+	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/controllers/enforcer"
 	"github.com/podfence/podfence/controllers/report"
 	"github.com/podfence/podfence/policy"
@@ -106,6 +107,55 @@ func (*fakeModel) Attachments() []policy.Attachment {
 	return []policy.Attachment{
 		{HostInterface: "pfa", MAC: [6]byte{2, 1}, IPs: []netip.Addr{netip.MustParseAddr("10.244.1.2")}},
 		{HostInterface: "pfb", MAC: [6]byte{2, 2}, IPs: []netip.Addr{netip.MustParseAddr("10.244.1.3")}},
+	}
+}
+
+func (m *fakeModel) KnownNames() (counting, lapsed []policy.Resolution) {
+	m.asked++
+	counting = []policy.Resolution{
+		{Name: "api.example.com", Addr: netip.MustParseAddr("203.0.113.7"), Pod: netip.MustParseAddr("10.244.1.2"), Expires: time.Unix(20, 0)},
+		{Name: "api.example.com", Addr: netip.MustParseAddr("203.0.113.8"), Expires: time.Unix(10, 0)},
+	}
+	return counting, []policy.Resolution{{Name: "old.example.com", Addr: netip.MustParseAddr("203.0.113.9"), Pod: netip.MustParseAddr("10.244.1.2"), Expires: time.Unix(5, 0)}}
+}
+
+// fakeNames knows one pod.
+type fakeNames struct{}
+
+func (fakeNames) Endpoint(addr netip.Addr, _ uint16) flows.Endpoint {
+	if addr == netip.MustParseAddr("10.244.1.2") {
+		return flows.Endpoint{IP: addr, Namespace: "shop", Pod: "web"}
+	}
+	return flows.Endpoint{IP: addr}
+}
+
+// TestNames: what names are resolved to is answered with the pods that were told, and what has expired among what has lapsed.
+// The model is asked once a second.
+func TestNames(t *testing.T) {
+	m := &fakeModel{}
+	s := newServer(nil, m)
+	s.options.Names = fakeNames{}
+	for at, want := range map[int64][]int{6: {2, 1}, 11: {1, 2}, 30: {0, 3}} {
+		if got := s.names(time.Unix(at, 0)); len(got.Names) != want[0] || len(got.Lapsed) != want[1] {
+			t.Errorf("after %d s there are %+v", at, got)
+		}
+		s.listed = listed{}
+	}
+	n := s.names(time.Unix(6, 0))
+	want := answers.Name{Name: "api.example.com", Address: netip.MustParseAddr("203.0.113.7"), PodAddress: netip.MustParseAddr("10.244.1.2"), Namespace: "shop", Pod: "web", Expires: time.Unix(20, 0)}
+	if n.Names[0] != want || n.Names[1].Pod != "" || n.Names[1].PodAddress.IsValid() || n.Lapsed[0].Pod != "web" || n.Node != "node-1" || n.Kind != "Names" {
+		t.Errorf("the answer is %+v", n)
+	}
+	asked := m.asked
+	if again := s.names(time.Unix(6, 1)); again.Time != n.Time || m.asked != asked {
+		t.Error("the model is asked again within a second")
+	}
+	got := ask(t, s, "GET", answers.NamesPath, "", nil)
+	if got.Code != 200 || !strings.Contains(got.Body.String(), `"lapsed":[`) {
+		t.Errorf("%d %s", got.Code, got.Body)
+	}
+	if got := ask(t, s, "POST", answers.NamesPath, "", nil); got.Code != 405 {
+		t.Errorf("POST: %d", got.Code)
 	}
 }
 

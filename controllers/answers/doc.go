@@ -8,6 +8,7 @@
 //	trace.go     what the kernel does to it there
 //	live.go      which connections would be cut if policies were others: who may ask, and for how long
 //	cuts.go      these, by who they are between
+//	names.go     what domain names are resolved to
 //	flows.go     what was last seen of denied packets and of connections, and what comes, as a stream
 //
 // It reads, and changes nothing. What is asked is package api/answers' to say, and package api/flows'. No answer keeps a commit

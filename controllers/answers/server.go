@@ -49,6 +49,8 @@ type Model interface {
 	Attachments() []policy.Attachment
 	// StagedPolicies are the policies that are staged, in order.
 	StagedPolicies() []policy.Key
+	// KnownNames are what domain names are resolved to, and some of that whose time is over, both in order.
+	KnownNames() (counting, lapsed []policy.Resolution)
 }
 
 // Options are what a Server is told.
@@ -93,6 +95,7 @@ type Server struct {
 	started time.Time
 	history history
 	counted counted
+	listed  listed
 	// tracing has a token for each trace, or look at connections, that is under way.
 	tracing chan struct{}
 	// streaming has a token for each who reads flows.
@@ -181,9 +184,10 @@ func (s *Server) Handler() http.Handler {
 	})
 	mux.HandleFunc(answers.TracePath, s.serveTrace)
 	mux.HandleFunc(answers.LivePath, s.serveLive)
+	mux.HandleFunc(answers.NamesPath, s.serveNames)
 	mux.HandleFunc(flows.Path, s.serveFlows)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s, %s, %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath, answers.LivePath, flows.Path))
+		fail(w, http.StatusNotFound, "NotFound", fmt.Sprintf("there is nothing at %s: ask %s, %s, %s, %s or %s", r.URL.Path, answers.StatusPath, answers.TracePath, answers.LivePath, answers.NamesPath, flows.Path))
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// What is routed to a loopback address from elsewhere is nobody of this node. A browser that some page

@@ -179,7 +179,17 @@ func (e *Enforcer) Namers() map[netip.Addr][]policy.DomainName {
 // Resolutions are what domain names are resolved to, as far as it counts, and NextElapsed is when the next of them expires;
 // zero: there is none.
 func (e *Enforcer) Resolutions() []policy.Resolution {
-	return ask(e.inbox, (*policy.Model).Resolutions)
+	counting, _ := e.KnownNames()
+	return counting
+}
+
+// KnownNames are the Resolutions, and the last ones whose time is over, both in order.
+func (e *Enforcer) KnownNames() (counting, lapsed []policy.Resolution) {
+	type known struct{ counting, lapsed []policy.Resolution }
+	k := ask(e.inbox, func(m *policy.Model) (k known) { k.counting, k.lapsed = m.KnownNames(); return k })
+	slices.SortFunc(k.counting, policy.CompareResolutions) // not under the mutex
+	slices.SortFunc(k.lapsed, policy.CompareResolutions)
+	return k.counting, k.lapsed
 }
 
 // NextElapsed is when the next resolution expires; zero: there is none.

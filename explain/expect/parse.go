@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/policy"
 )
 
 // Kind is the kind of a document of tests; its apiVersion is explain.APIVersion.
@@ -20,8 +22,52 @@ type Tests struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 	// Name is what the tests are called in reports; empty: by their file.
-	Name  string `yaml:"name"`
-	Tests []Test `yaml:"tests"`
+	Name string `yaml:"name"`
+	// Resolutions are which addresses domain names have, as if every pod had just been told so. Nil: as it is in the cluster,
+	// or, of files, none has any.
+	Resolutions []Resolution `yaml:"resolutions"`
+	Tests       []Test       `yaml:"tests"`
+}
+
+// Resolution is which addresses a domain name has.
+type Resolution struct {
+	Name      string       `yaml:"name"`
+	Addresses []netip.Addr `yaml:"addresses"`
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler. It knows every field.
+func (r *Resolution) UnmarshalYAML(n *yaml.Node) error {
+	var plain struct {
+		Name      string
+		Addresses texts
+	}
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("line %d: a resolution must be an object", n.Line)
+	}
+	for i := 0; i < len(n.Content); i += 2 {
+		if key := n.Content[i]; key.Value != "name" && key.Value != "addresses" {
+			return fmt.Errorf("line %d: unknown field %q of a resolution; it has name and addresses", key.Line, key.Value)
+		}
+	}
+	if err := n.Decode(&plain); err != nil {
+		return err
+	}
+	name := policy.DomainNameOf(plain.Name)
+	if !name.Valid() || name.Wildcard() {
+		return fmt.Errorf("line %d: name is %q: it must be a domain name, without *", n.Line, plain.Name)
+	}
+	r.Name = string(name)
+	if len(plain.Addresses) == 0 {
+		return fmt.Errorf("line %d: addresses are missing: which has %s?", n.Line, name)
+	}
+	for _, text := range plain.Addresses {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || addr.Zone() != "" {
+			return fmt.Errorf("line %d: %q is no address", n.Line, text)
+		}
+		r.Addresses = append(r.Addresses, addr.Unmap())
+	}
+	return nil
 }
 
 // Test is one expectation: of all pairs of From and To, by all Ports.

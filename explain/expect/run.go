@@ -2,6 +2,7 @@ package expect
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -28,7 +29,15 @@ type Result struct {
 // Run asks all that tests expect, in their order. A name without a namespace is in the given one. A
 // question that cannot be answered fails its test.
 func Run(x *explain.Explainer, all []Tests, namespace string) (results []Result) {
+	asIs := x
 	for _, tests := range all {
+		if x = asIs; tests.Resolutions != nil {
+			addrs := map[string][]netip.Addr{}
+			for _, r := range tests.Resolutions {
+				addrs[r.Name] = append(addrs[r.Name], r.Addresses...)
+			}
+			x = asIs.Resolving(addrs)
+		}
 		for _, test := range tests.Tests {
 			for _, from := range test.From {
 				for _, to := range test.To {

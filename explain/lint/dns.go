@@ -38,6 +38,8 @@ type resolvers struct {
 	pods []policy.Snapshot
 	// addrs are other addresses where DNS is asked: by NodeLocal DNSCache.
 	addrs []netip.Addr
+	// onNodes: NodeLocal DNSCache is there.
+	onNodes bool
 	// namespaces are the Namespaces, by name.
 	namespaces map[string]*corev1.Namespace
 }
@@ -47,14 +49,13 @@ func resolversOf(c *explain.Cluster) *resolvers {
 	for _, ns := range c.Namespaces {
 		d.namespaces[ns.Name] = ns
 	}
-	onNodes := false
 	for _, pod := range c.Pods {
 		if pod.Namespace != dnsNamespace || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
 		}
 		switch pod.Labels[dnsLabel] {
 		case dnsOnNodes:
-			onNodes = true
+			d.onNodes = true
 		case dnsPods:
 			s := policy.Snapshot{Pods: []*corev1.Pod{pod}}
 			for _, node := range c.Nodes {
@@ -68,7 +69,7 @@ func resolversOf(c *explain.Cluster) *resolvers {
 		}
 	}
 	for _, s := range c.Services {
-		if onNodes && s.Namespace == dnsNamespace && s.Spec.Selector[dnsLabel] == dnsPods {
+		if d.onNodes && s.Namespace == dnsNamespace && s.Spec.Selector[dnsLabel] == dnsPods {
 			d.addrs = append(d.addrs, clusterIPs(s)...)
 		}
 	}
@@ -93,20 +94,10 @@ func (l *linter) dns(d *resolvers, objects map[policy.Key]*corev1.Pod, all []*wr
 	if !l.running && len(d.pods) == 0 && !usesNames(d.cluster, all) {
 		return
 	}
-	isolating := map[string][]*written{}
-	for _, w := range all {
-		if w.np != nil && covers(w.np, networkingv1.PolicyTypeEgress) {
-			isolating[w.np.Namespace] = append(isolating[w.np.Namespace], w)
-		}
-	}
+	isolating := isolatingForEgress(all)
 	also, judged := l.clusterPoliciesOf(d.cluster.ClusterPolicies), map[string]bool{}
 	for _, of := range l.seen.classes {
-		var by []*written
-		for _, w := range isolating[of.namespace] {
-			if w.subject.selected.selects(of.labels) {
-				by = append(by, w)
-			}
-		}
+		by := isolating.of(of)
 		pod, blamed := asksDNS(of, objects), needsNames(by)
 		if pod == nil || blamed == nil {
 			continue
@@ -117,6 +108,29 @@ func (l *linter) dns(d *resolvers, objects map[policy.Key]*corev1.Pod, all []*wr
 			l.noDNS(d, pod, by, blamed)
 		}
 	}
+}
+
+// isolating are the NetworkPolicies that isolate pods for egress, by their namespaces.
+type isolating map[string][]*written
+
+func isolatingForEgress(all []*written) isolating {
+	by := isolating{}
+	for _, w := range all {
+		if w.np != nil && covers(w.np, networkingv1.PolicyTypeEgress) {
+			by[w.np.Namespace] = append(by[w.np.Namespace], w)
+		}
+	}
+	return by
+}
+
+// of are those that isolate the pods of a class.
+func (i isolating) of(c *class) (by []*written) {
+	for _, w := range i[c.namespace] {
+		if w.subject.selected.selects(c.labels) {
+			by = append(by, w)
+		}
+	}
+	return by
 }
 
 // usesNames reports whether files show that pods find each other by names: they have a Service, whose
@@ -203,6 +217,20 @@ func isWide(b block) bool {
 // reached reports whether policies let a pod ask one of the cluster's resolvers, or whether it is denied
 // by a rule that says so.
 func (d *resolvers) reached(pod *corev1.Pod, by []*written) bool {
+	return d.reach(pod, by, d.addrs, func(j policy.Judgement) bool { return j.Allowed || len(j.DeniedBy) > 0 })
+}
+
+// asked reports whether policies let a pod ask one of the cluster's resolvers that are there.
+func (d *resolvers) asked(pod *corev1.Pod, by []*written) bool {
+	var addrs []netip.Addr
+	if d.onNodes {
+		addrs = d.addrs
+	}
+	return d.reach(pod, by, addrs, func(j policy.Judgement) bool { return j.Allowed })
+}
+
+// reach reports whether what the policies of a pod's egress say of packets to some pod or address that answers names is so.
+func (d *resolvers) reach(pod *corev1.Pod, by []*written, addrs []netip.Addr, is func(policy.Judgement) bool) bool {
 	asks := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, Spec: pod.Spec, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
 	for _, addr := range standIns {
 		asks.Status.PodIPs = append(asks.Status.PodIPs, corev1.PodIP{IP: addr.String()})
@@ -223,21 +251,20 @@ func (d *resolvers) reached(pod *corev1.Pod, by []*written) bool {
 		if to.Is6() {
 			from = standIns[1]
 		}
-		verdict := policy.Judge(s, policy.Packet{Src: from, Dst: to, Protocol: policy.UDP, DstPort: dnsPort}, d.options)
-		return verdict.Egress.Allowed || len(verdict.Egress.DeniedBy) > 0
+		return is(policy.Judge(s, policy.Packet{Src: from, Dst: to, Protocol: policy.UDP, DstPort: dnsPort}, d.options).Egress)
 	}
 	for _, s := range d.pods {
 		if slices.ContainsFunc(podAddrs(s.Pods[0]), func(to netip.Addr) bool { return passes(s, to) }) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(d.addrs, func(to netip.Addr) bool { return passes(policy.Snapshot{}, to) })
+	return slices.ContainsFunc(addrs, func(to netip.Addr) bool { return passes(policy.Snapshot{}, to) })
 }
 
 // mayReachDNS reports whether a policy may allow DNS, where nobody knows which pods answer it.
 func mayReachDNS(w *written) bool {
 	for _, r := range w.rules {
-		if r.direction != policy.Egress {
+		if r.direction != policy.Egress || !r.accepts {
 			continue
 		}
 		named := slices.ContainsFunc(r.ports, func(p port) bool {

@@ -18,5 +18,6 @@
 //	rules.go         rules without effect: by policyTypes, or behind other rules
 //	serviceports.go  ports of Services where those of pods are meant
 //	staged.go        policies that are not in force, and annotations that were to stage them
+//	names.go         domain names: of Services, of anybody, and of pods that cannot ask for them
 //	dns.go           pods that reach others, but not the cluster's DNS
 package lint

@@ -63,6 +63,10 @@ const (
 	EnforcementValue Rule = "enforcement-value"
 	// ServicePort: a port is that of a Service, and not the one that its pods listen on.
 	ServicePort Rule = "service-port"
+	// ServiceName: a domain name is that of Services, whose address no packet has any more when policies are asked.
+	ServiceName Rule = "service-name"
+	// PublicSuffix: a wildcard means names that anybody can have.
+	PublicSuffix Rule = "public-suffix"
 )
 
 // Severity says how certain a mistake is.

@@ -35,12 +35,16 @@ func Lint(c *explain.Cluster) []Finding {
 		l.policyTypes(p)
 		l.shadowed(p)
 		l.servicePorts(p, s)
+		l.domainNames(p, c.Services)
 	}
 	d := resolversOf(c)
-	l.dns(d, objects, slices.DeleteFunc(slices.Clone(all), l.isStaged))
+	inForce := slices.DeleteFunc(slices.Clone(all), l.isStaged)
+	l.dns(d, objects, inForce)
+	l.namesWithoutDNS(d, objects, inForce)
 	if slices.ContainsFunc(all, l.isStaged) { // they will be in force
 		d.options.StagedInForce = true
 		l.dns(d, objects, all)
+		l.namesWithoutDNS(d, objects, all)
 	}
 	l.enforcementValues(c)
 	return sorted(l.found)

@@ -49,6 +49,14 @@ type peer struct {
 	nodes *selector
 	// blocks are the ranges of addresses that it names.
 	blocks []block
+	// domains are the domain names that it has.
+	domains []domain
+}
+
+// domain is a domain name.
+type domain struct {
+	path string
+	policy.DomainName
 }
 
 // pods says which pods are meant: those that a selector selects, in one namespace or in those that
@@ -263,6 +271,10 @@ func clusterPeer(at string, p clusterv1beta1.ClusterNetworkPolicyEgressPeer) pee
 	case len(p.Networks) > 0:
 		for i, cidr := range p.Networks {
 			out.blocks = append(out.blocks, block{path: fmt.Sprintf("%s.networks[%d]", at, i), cidr: string(cidr)})
+		}
+	case len(p.DomainNames) > 0:
+		for i, name := range p.DomainNames {
+			out.domains = append(out.domains, domain{fmt.Sprintf("%s.domainNames[%d]", at, i), policy.DomainNameOf(string(name))})
 		}
 	default:
 		if meant, ok := clusterPods(at, p.Namespaces, p.Pods); ok {

@@ -78,7 +78,7 @@ func coversPeers(wide, narrow []peer) bool {
 				covered = covered || n.pods != nil && w.pods != nil && w.pods.covers(n.pods) || n.nodes != nil && w.nodes != nil && w.nodes.covers(*n.nodes)
 			}
 		} else {
-			covered = len(n.blocks) > 0 && coversBlocks(blocks, n.blocks)
+			covered = len(n.blocks) > 0 && coversBlocks(blocks, n.blocks) || len(n.domains) > 0 && coversBlocks(blocks, everywhere)
 		}
 		if !covered {
 			return false
@@ -86,6 +86,9 @@ func coversPeers(wide, narrow []peer) bool {
 	}
 	return len(narrow) > 0
 }
+
+// everywhere are all addresses: a domain name may have any.
+var everywhere = []block{{cidr: "0.0.0.0/0"}, {cidr: "::/0"}}
 
 // covers reports whether some pods of a ClusterNetworkPolicy are certainly all that others are.
 func (p *pods) covers(other *pods) bool {

@@ -131,6 +131,15 @@ func runs(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil
 }
 
+// NodeOf is the name of the node that a pod is on; empty: none yet.
+func (c *Client) NodeOf(ctx context.Context, namespace, name string) (string, error) {
+	pod, err := c.kinds.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("getting pod %s/%s: %w", namespace, name, err)
+	}
+	return pod.Spec.NodeName, nil
+}
+
 // Nodes lists the names of the cluster's nodes, in order.
 func (c *Client) Nodes(ctx context.Context) (names []string, err error) {
 	list, err := c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("nodes")).List(ctx, metav1.ListOptions{})

@@ -28,6 +28,9 @@ With --against, all of NEW is held against all of OLD: what only OLD has is gone
 Both then need the workloads too, as policies alone are about nobody; a file may
 be given to both.
 
+If policies have domain names, the agents are asked, by port-forward, what these
+are resolved to; --resolve supposes it instead.
+
 With --live, it says what would break: which of the connections that are open now
 would be cut. The agents judge those of their nodes by the policies as they would
 be; nothing in the kernel changes. For each pair of workloads and port it shows how
@@ -52,6 +55,7 @@ wrong, or something could not be read, or an agent could not be asked.`,
 	cmd.Flags().BoolVar(&c.live, "live", false, "ask the agents which connections that pass now would be cut")
 	cmd.Flags().DurationVar(&c.long, "for", 0, "with --live: judge connections that begin as well, for so long, such as 10m")
 	c.judge.flags(cmd)
+	c.resolving.flags(cmd)
 	c.asking.flags(cmd)
 	c.asking.patient(cmd, liveTimeout)
 	c.output.outputFlag(cmd, "json", "yaml")
@@ -61,17 +65,18 @@ wrong, or something could not be read, or an agent could not be asked.`,
 // diffing is one call of diff.
 type diffing struct {
 	*frame
-	source  *source // what is new
-	against []string
-	live    bool
-	long    time.Duration // --for
-	judge   judging
-	asking  asking
-	output  output
+	source    *source // what is new
+	against   []string
+	live      bool
+	long      time.Duration // --for
+	judge     judging
+	resolving resolving
+	asking    asking
+	output    output
 }
 
 func (c *diffing) run(ctx context.Context) error {
-	if err := errors.Join(c.check(), c.checkLive(), c.output.check(), c.judge.check()); err != nil {
+	if err := errors.Join(c.check(), c.checkLive(), c.output.check(), c.judge.check(), c.resolving.check()); err != nil {
 		return err
 	}
 	changed, err := c.source.read(ctx)
@@ -86,7 +91,9 @@ func (c *diffing) run(ctx context.Context) error {
 		return err
 	}
 	options := c.judge.options(before)
-	d := explain.Compare(explain.New(before.Cluster, options), explain.New(after, options))
+	c.resolving.ask(ctx, c.frame, &c.asking, before, nil, after)
+	after.Resolutions, after.Lapsed, after.NamesKnown = before.Resolutions, before.Lapsed, before.NamesKnown
+	d := explain.Compare(c.resolving.explainer(before.Cluster, options), c.resolving.explainer(after, options))
 	rulesBefore, rulesAfter := d.Rules()
 	before.addPlaces(rulesBefore)
 	changed.addPlaces(rulesAfter)

@@ -25,8 +25,8 @@ const liveTimeout = 30 * time.Second
 // checkLive refuses calls of --live that cannot be meant, or those without it that have its flags.
 func (c *diffing) checkLive() error {
 	switch most := answers.MaxLiveSeconds * time.Second; {
-	case !c.live && (c.long != 0 || c.asking.given()):
-		return errors.New("--for, --agent and --agents-in are about connections: give --live as well")
+	case !c.live && c.long != 0:
+		return errors.New("--for is about connections: give --live as well")
 	case c.long < 0 || c.long > most || c.long%time.Second != 0:
 		return fmt.Errorf("--for is %s: it must be whole seconds, up to %s", c.long, most)
 	}

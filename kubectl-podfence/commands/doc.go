@@ -7,6 +7,7 @@
 //	source.go         where objects come from: a cluster, or --filename; what is missing
 //	sourcefiles.go    objects of --filename
 //	judge.go          what verdicts depend on beside the objects: --pod-to-node
+//	resolve.go        what domain names are resolved to: --resolve, or what agents say
 //	asking.go         which agents are asked, by commands that ask them
 //	output.go         --output, colours
 //	complete.go       completion in shells: of targets such as svc/shop/web:80
@@ -24,6 +25,7 @@
 //	status.go         how podfence is on each node: which agents are asked
 //	statusvalue.go    Status, and how it reads as JSON
 //	statustext.go     how it reads as text
+//	names.go          what domain names are resolved to on each node
 //	observe.go        which packets are denied: what agents are asked for
 //	observestream.go  their flows, in the order of time, and again when an agent restarts
 //	observetext.go    a flow as a line of text, and the command that explains it

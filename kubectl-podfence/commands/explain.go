@@ -21,12 +21,16 @@ rules decide it, and, where they are denied, which rules nearly allow them.
 
 FROM and TO are a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME; sts,
 ds, rs, job, cronjob), a namespace (ns/NAME), a node (node/NAME) or an address.
-TO may be a Service (svc/NAMESPACE/NAME). A name without a namespace is in that of --namespace.
+TO may be a Service (svc/NAMESPACE/NAME) or a domain name (domain/NAME), which is
+the addresses that pods were told it has. A name without a namespace is in that of --namespace.
 Without a port, the answer is which ports are open, and whether ICMP and other
 protocols pass.
 
 --output wide adds addresses and all policies that are asked, in their order;
 --output name prints the policies that decide, and nothing else.
+
+If policies have domain names, the agents of FROM's nodes are asked, by
+port-forward, what these are resolved to; --resolve supposes it instead.
 
 With --verify, the agents of the nodes concerned are asked as well, by
 port-forward: what the rules that their kernels have do with such a packet, and
@@ -48,6 +52,7 @@ none for some of the pods, and nothing is denied that was asked.`,
 	}
 	c.source = f.sourceFlags(cmd)
 	c.judge.flags(cmd)
+	c.resolving.flags(cmd)
 	cmd.Flags().BoolVar(&c.verifies, "verify", false, "ask the agents of the nodes concerned what their kernels do with such a packet, and whether connection tracking knows such flows; takes a port")
 	c.asking.flags(cmd)
 	c.output.outputFlag(cmd, "json", "yaml", "wide", "name")
@@ -57,8 +62,9 @@ none for some of the pods, and nothing is denied that was asked.`,
 // explaining is one call of explain.
 type explaining struct {
 	*frame
-	source *source
-	judge  judging
+	source    *source
+	judge     judging
+	resolving resolving
 	// verifies: agents are asked as well.
 	verifies bool
 	asking   asking
@@ -71,7 +77,7 @@ func (c *explaining) run(ctx context.Context, from, to string) error {
 		return err
 	}
 	question, err := explain.ParseQuestion(from, to, namespace)
-	if err = errors.Join(err, c.output.check(), c.judge.check(), c.checkVerify(question)); err != nil {
+	if err = errors.Join(err, c.output.check(), c.judge.check(), c.resolving.check(), c.checkVerify(question)); err != nil {
 		return err
 	}
 	explanation, err := c.explain(ctx, question)
@@ -136,7 +142,9 @@ func (c *explaining) explainOnce(ctx context.Context, q explain.Question) (*expl
 	if err != nil {
 		return nil, err
 	}
-	e, err := explain.New(objects.Cluster, c.judge.options(objects)).Explain(q)
+	options := c.judge.options(objects)
+	c.resolving.ask(ctx, c.frame, &c.asking, objects, append([]string{}, explain.New(objects.Cluster, options).NodesOf(q.From)...))
+	e, err := c.resolving.explainer(objects.Cluster, options).Explain(q)
 	if err != nil {
 		return nil, err
 	}
@@ -150,10 +158,10 @@ func (c *explaining) explainOnce(ctx context.Context, q explain.Question) (*expl
 // checkVerify refuses what kernels cannot be asked about.
 func (c *explaining) checkVerify(q explain.Question) error {
 	switch {
-	case !c.verifies && c.asking.given():
-		return errors.New("--agent and --agents-in are about agents: they take --verify")
+	case !c.verifies && c.asking.given() && c.source.isFiles():
+		return errors.New("--agent and --agents-in are about agents: with --filename they take --verify")
 	case !c.verifies:
-		return nil
+		return c.asking.check()
 	case c.judge.asStaged():
 		return errors.New("--verify asks what kernels do, and --staged what they do not: give one of them")
 	case q.Port == explain.Port{}:

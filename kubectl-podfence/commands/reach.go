@@ -20,6 +20,8 @@ func reachCommand(f *frame) *cobra.Command {
 		Short: "Say who reaches a pod, a workload or a namespace, and whom it reaches",
 		Long: `Says between whom new connections pass, grouped by workload, with the ports that
 are open. Of networks outside the cluster, those are told apart that policies name.
+If policies have domain names, the agents are asked, by port-forward, what these
+are resolved to; --resolve supposes it instead.
 
 What is asked about is a pod (NAMESPACE/NAME), a workload (deploy/NAMESPACE/NAME;
 sts, ds, rs, job, cronjob), a namespace (ns/NAME), a node (node/NAME) or an address.
@@ -40,6 +42,8 @@ wrong, or there is no answer.`,
 	}
 	c.source = f.sourceFlags(cmd)
 	c.judge.flags(cmd)
+	c.resolving.flags(cmd)
+	c.asking.flags(cmd)
 	c.output.outputFlag(cmd, "wide", "name", "json", "yaml", "dot", "svg")
 	cmd.Flags().BoolVar(&c.matrix, "matrix", false, "all workloads of the namespace with each other, as a table")
 	cmd.Flags().BoolVarP(&c.allNamespaces, "all-namespaces", "A", false, "with --matrix: the workloads of all namespaces")
@@ -52,6 +56,8 @@ type reaching struct {
 	*frame
 	source        *source
 	judge         judging
+	resolving     resolving
+	asking        asking
 	output        output
 	matrix        bool
 	allNamespaces bool
@@ -65,7 +71,7 @@ type reachAnswer interface {
 }
 
 func (c *reaching) run(ctx context.Context, args []string) error {
-	if err := errors.Join(c.output.check(), c.judge.check()); err != nil {
+	if err := errors.Join(c.output.check(), c.judge.check(), c.resolving.check(), c.asking.check()); err != nil {
 		return err
 	}
 	target, err := c.target(args)
@@ -80,7 +86,9 @@ func (c *reaching) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	x := explain.New(objects.Cluster, c.judge.options(objects))
+	options := c.judge.options(objects)
+	c.resolving.ask(ctx, c.frame, &c.asking, objects, nil)
+	x := c.resolving.explainer(objects.Cluster, options)
 	if c.matrix {
 		m, err := x.Matrix(target.Name)
 		if err != nil {

@@ -36,7 +36,9 @@ var schemas = map[string]any{
 	"agent.podfence.io_v1_TraceQuestion":       answers.TraceQuestion{},
 	"agent.podfence.io_v1_LiveQuestion":        answers.LiveQuestion{},
 	"agent.podfence.io_v1_LiveCuts":            answers.LiveCuts{},
+	"agent.podfence.io_v1_Names":               answers.Names{},
 	"agent.podfence.io_v1_Failure":             answers.Failure{},
+	"names.podfence.io_v1_NameList":            commands.NameList{},
 	"version.podfence.io_v1_Version":           build.Version{},
 	"version.podfence.io_v1_Versions":          commands.Versions{},
 	"flow":                                     flows.Flow{}, // a line has no version of its own
