@@ -111,8 +111,8 @@ func (u *update) plan() nft.Plan {
 		if _, there := u.Sets[name]; there && u.refs[name] == 0 {
 			delete(u.Sets, name)
 			delete(u.refs, name)
-			delete(u.domains, name)
 			u.oldSets = append(u.oldSets, nft.DeleteSet{Name: name})
+			delete(u.domains, name)
 		}
 	}
 	for _, name := range u.droppedMaps {
