@@ -10,7 +10,7 @@ import (
 )
 
 // maxResolutions is how many resolutions a node keeps. Beyond that those go first whose time is over first: what is not
-// known is closed. In the kernel one takes some 200 bytes, in the agent some 300.
+// known is closed. In the kernel one takes some 200 bytes, in the agent some 550.
 const maxResolutions = 100_000
 
 // maxOfPod is how many it keeps of what one pod was told, so that no pod takes the place of others by asking for more and
@@ -25,6 +25,8 @@ type resolutions struct {
 	until map[Resolution]time.Time // by the resolution without its time
 	// ofPod are those of until by the pod's address.
 	ofPod map[netip.Addr]map[Resolution]struct{}
+	// byAddr are those of until and lapsed by who was told, and the address.
+	byAddr map[toldOf][]string
 	// changed have to be handed out; elapsed are those of them that have ended because their time is over, or there was no
 	// room for them.
 	changed, elapsed map[Resolution]struct{}
@@ -37,7 +39,7 @@ type resolutions struct {
 
 func newResolutions() resolutions {
 	return resolutions{
-		until: map[Resolution]time.Time{}, ofPod: map[netip.Addr]map[Resolution]struct{}{},
+		until: map[Resolution]time.Time{}, ofPod: map[netip.Addr]map[Resolution]struct{}{}, byAddr: map[toldOf][]string{},
 		changed: map[Resolution]struct{}{}, elapsed: map[Resolution]struct{}{}, lapsed: map[Resolution]time.Time{},
 	}
 }
@@ -119,13 +121,14 @@ func (rs *resolutions) resolved(r Resolution) {
 	}
 	key := r.untimed()
 	rs.until[key] = r.Expires
+	rs.index(key)
 	if rs.ofPod[key.Pod] == nil {
 		rs.ofPod[key.Pod] = map[Resolution]struct{}{}
 	}
 	rs.ofPod[key.Pod][key] = struct{}{}
 	rs.changed[key] = struct{}{}
 	delete(rs.elapsed, key)
-	delete(rs.lapsed, key)
+	delete(rs.lapsed, key) // it stays in the index
 	if len(rs.ofPod[key.Pod]) > maxOfPod {
 		rs.evict(slices.Collect(maps.Keys(rs.ofPod[key.Pod])), maxOfPod)
 	}
@@ -134,6 +137,7 @@ func (rs *resolutions) resolved(r Resolution) {
 // end ends a resolution.
 func (rs *resolutions) end(key Resolution) {
 	delete(rs.until, key)
+	rs.unindex(key)
 	if delete(rs.ofPod[key.Pod], key); len(rs.ofPod[key.Pod]) == 0 {
 		delete(rs.ofPod, key.Pod)
 	}
@@ -143,6 +147,7 @@ func (rs *resolutions) end(key Resolution) {
 // lapse notes that the time of a resolution is over. If there are too many, those that ended first are forgotten.
 func (rs *resolutions) lapse(key Resolution, until time.Time) {
 	rs.lapsed[key] = until
+	rs.index(key)
 	if len(rs.lapsed) <= maxLapsed {
 		return
 	}
@@ -150,6 +155,26 @@ func (rs *resolutions) lapse(key Resolution, until time.Time) {
 	slices.SortFunc(keys, func(a, b Resolution) int { return rs.lapsed[a].Compare(rs.lapsed[b]) })
 	for _, first := range keys[:maxLapsed/10] {
 		delete(rs.lapsed, first)
+		rs.unindex(first)
+	}
+}
+
+// toldOf is an address of which a pod was told, or, of the zero Addr, the agent.
+type toldOf struct{ pod, addr netip.Addr }
+
+// index puts a resolution into the index.
+func (rs *resolutions) index(key Resolution) {
+	if of := (toldOf{key.Pod, key.Addr}); !slices.Contains(rs.byAddr[of], key.Name) {
+		rs.byAddr[of] = append(rs.byAddr[of], key.Name)
+	}
+}
+
+// unindex takes a resolution that is neither known nor lapsed any more out of the index.
+func (rs *resolutions) unindex(key Resolution) {
+	of := toldOf{key.Pod, key.Addr}
+	names := slices.DeleteFunc(rs.byAddr[of], func(name string) bool { return name == key.Name })
+	if rs.byAddr[of] = names; len(names) == 0 {
+		delete(rs.byAddr, of)
 	}
 }
 
@@ -170,7 +195,12 @@ func (rs *resolutions) forgetOf(addrs []netip.Addr) {
 		for _, key := range slices.Collect(maps.Keys(rs.ofPod[addr])) {
 			rs.end(key)
 		}
-		maps.DeleteFunc(rs.lapsed, func(key Resolution, _ time.Time) bool { return key.Pod == addr })
+		for key := range rs.lapsed {
+			if key.Pod == addr {
+				delete(rs.lapsed, key)
+				rs.unindex(key)
+			}
+		}
 	}
 }
 
@@ -198,6 +228,27 @@ func (m *Model) Resolutions() []Resolution {
 // order: to put 95,000 in order takes ten times as long.
 func (m *Model) KnownNames() (counting, lapsed []Resolution) {
 	return timed(m.resolutions.until), timed(m.resolutions.lapsed)
+}
+
+// ResolutionsTo are those of KnownNames by which a pod, by the address that it sends from, or the agent was told of an address,
+// in order.
+func (m *Model) ResolutionsTo(pod, addr netip.Addr) (counting, lapsed []Resolution) {
+	rs := &m.resolutions
+	for _, by := range []netip.Addr{{}, pod} {
+		for _, name := range rs.byAddr[toldOf{by, addr}] {
+			r := Resolution{Name: name, Addr: addr, Pod: by}
+			if until, counts := rs.until[r]; counts {
+				r.Expires = until
+				counting = append(counting, r)
+			} else {
+				r.Expires = rs.lapsed[r]
+				lapsed = append(lapsed, r)
+			}
+		}
+	}
+	slices.SortFunc(counting, CompareResolutions)
+	slices.SortFunc(lapsed, CompareResolutions)
+	return counting, lapsed
 }
 
 // timed are resolutions with their times, in no order.
