@@ -30,7 +30,7 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 	var observing func(bool)
 	if o.Connections != nil {
 		connections := observer.NewConnections(observer.ConnectionsOptions{
-			Node: o.Node, Events: o.Connections, Names: names, AllowedBy: a.Enforcer.Allowances(), Tell: tell, Log: o.Log.WithName("connections"),
+			Node: o.Node, Events: o.Connections, Names: names, Resolutions: a.Enforcer, AllowedBy: a.Enforcer.Allowances(), Tell: tell, Log: o.Log.WithName("connections"),
 		})
 		observing, connectionsLost, err = connections.Observing, connections.Lost, a.Add(connections)
 	}
@@ -44,9 +44,9 @@ func (a *Agent) observe(cluster *controllers.Source) (err error) {
 		if a.Manifests != nil {
 			policies = a.Manifests
 		}
-		misses := observer.NewMisses(observer.NewNearest(a.Enforcer, policies).Of, tell)
+		misses := observer.NewMisses(observer.NewNearest(a.Enforcer, policies, a.Enforcer).Of, tell)
 		a.denials = observer.NewDenials(observer.DenialsOptions{
-			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, WouldBe: a.Enforcer.WouldBe, LinkName: linkName, Names: names, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
+			Node: o.Node, Open: o.Denials, DenialOf: a.Enforcer.DenialOf, WouldBe: a.Enforcer.WouldBe, LinkName: linkName, Names: names, Resolutions: a.Enforcer, Repeats: o.Repeats, Tell: misses.Tell, Log: o.Log.WithName("denials"),
 		})
 		told, lost, without, err = a.denials.Told, a.denials.Lost, misses.Without, errors.Join(err, a.Add(misses), a.Add(a.denials))
 	}

@@ -27,6 +27,9 @@ type DeniedPacket struct {
 	Staged bool
 	// Ends is who has the packet's addresses.
 	Ends policy.Ends
+	// Resolutions and Lapsed are by which domain names the packet's source, or the agent, was told of its destination, and was
+	// before.
+	Resolutions, Lapsed []policy.Resolution
 	// Policies isolate the pod, and ClusterPolicies select it. Nobody may change them meanwhile.
 	Policies        []*networkingv1.NetworkPolicy
 	ClusterPolicies []*clusterv1beta1.ClusterNetworkPolicy
@@ -88,7 +91,7 @@ func (x *Explainer) sideOf(p policy.Packet, d policy.Direction) (Side, policy.Ju
 
 // cluster is a cluster of nothing but what decides about the packet.
 func (d *DeniedPacket) cluster() *Cluster {
-	c := &Cluster{Snapshot: policy.Snapshot{Policies: d.Policies, ClusterPolicies: d.ClusterPolicies}}
+	c := &Cluster{Snapshot: policy.Snapshot{Policies: d.Policies, ClusterPolicies: d.ClusterPolicies, Resolutions: d.Resolutions}, Lapsed: d.Lapsed, NamesKnown: true}
 	for _, of := range []struct {
 		end  policy.End
 		addr string

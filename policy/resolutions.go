@@ -10,7 +10,7 @@ import (
 )
 
 // maxResolutions is how many resolutions a node keeps. Beyond that, some go of the pod that has most, those first whose time is
-// over first: what is not known is closed. In the kernel one takes some 200 bytes, in the agent some 300.
+// over first: what is not known is closed. In the kernel one takes some 200 bytes, in the agent some 550.
 const maxResolutions = 100_000
 
 // maxOfPod is how many it keeps of what one pod was told, so that no pod takes the place of others by asking for more and
@@ -25,20 +25,25 @@ type resolutions struct {
 	until map[Resolution]time.Time // by the resolution without its time
 	// ofPod are those of until by the pod's address.
 	ofPod map[netip.Addr]map[Resolution]struct{}
+	// byAddr are those of until and lapsed by who was told, and the address.
+	byAddr map[toldOf][]string
 	// changed have to be handed out; elapsed are those of them that have ended because their time is over, or there was no
 	// room for them.
 	changed, elapsed map[Resolution]struct{}
 	// lapsed are the last ones that ended because their time was over, with that time, until they are resolved again. They
 	// count for nothing, and tell why an address is denied.
 	lapsed map[Resolution]time.Time
+	// lapsedOf counts those of lapsed by the pod's address.
+	lapsedOf map[netip.Addr]int
 	// evicted counts those that there was no room for.
 	evicted int
 }
 
 func newResolutions() resolutions {
 	return resolutions{
-		until: map[Resolution]time.Time{}, ofPod: map[netip.Addr]map[Resolution]struct{}{},
+		until: map[Resolution]time.Time{}, ofPod: map[netip.Addr]map[Resolution]struct{}{}, byAddr: map[toldOf][]string{},
 		changed: map[Resolution]struct{}{}, elapsed: map[Resolution]struct{}{}, lapsed: map[Resolution]time.Time{},
+		lapsedOf: map[netip.Addr]int{},
 	}
 }
 
@@ -121,13 +126,14 @@ func (rs *resolutions) resolved(r Resolution) {
 	}
 	key := r.untimed()
 	rs.until[key] = r.Expires
+	rs.index(key)
 	if rs.ofPod[key.Pod] == nil {
 		rs.ofPod[key.Pod] = map[Resolution]struct{}{}
 	}
 	rs.ofPod[key.Pod][key] = struct{}{}
 	rs.changed[key] = struct{}{}
 	delete(rs.elapsed, key)
-	delete(rs.lapsed, key)
+	rs.unlapse(key) // it stays in the index
 	if of := rs.ofPod[key.Pod]; len(of) > maxOfPod {
 		rs.evict(slices.Collect(maps.Keys(of)), maxOfPod-maxOfPod/10)
 	}
@@ -136,6 +142,7 @@ func (rs *resolutions) resolved(r Resolution) {
 // end ends a resolution.
 func (rs *resolutions) end(key Resolution) {
 	delete(rs.until, key)
+	rs.unindex(key)
 	if delete(rs.ofPod[key.Pod], key); len(rs.ofPod[key.Pod]) == 0 {
 		delete(rs.ofPod, key.Pod)
 	}
@@ -144,14 +151,48 @@ func (rs *resolutions) end(key Resolution) {
 
 // lapse notes that the time of a resolution is over. If there are too many, those that ended first are forgotten.
 func (rs *resolutions) lapse(key Resolution, until time.Time) {
+	rs.unlapse(key)
 	rs.lapsed[key] = until
+	rs.lapsedOf[key.Pod]++
+	rs.index(key)
 	if len(rs.lapsed) <= maxLapsed {
 		return
 	}
 	keys := slices.Collect(maps.Keys(rs.lapsed))
 	slices.SortFunc(keys, func(a, b Resolution) int { return rs.lapsed[a].Compare(rs.lapsed[b]) })
 	for _, first := range keys[:maxLapsed/10] {
-		delete(rs.lapsed, first)
+		rs.unlapse(first)
+		rs.unindex(first)
+	}
+}
+
+// unlapse forgets one that has lapsed, if it is one.
+func (rs *resolutions) unlapse(key Resolution) {
+	if _, is := rs.lapsed[key]; !is {
+		return
+	}
+	delete(rs.lapsed, key)
+	if rs.lapsedOf[key.Pod]--; rs.lapsedOf[key.Pod] == 0 {
+		delete(rs.lapsedOf, key.Pod)
+	}
+}
+
+// toldOf is an address of which a pod was told, or, of the zero Addr, the agent.
+type toldOf struct{ pod, addr netip.Addr }
+
+// index puts a resolution into the index.
+func (rs *resolutions) index(key Resolution) {
+	if of := (toldOf{key.Pod, key.Addr}); !slices.Contains(rs.byAddr[of], key.Name) {
+		rs.byAddr[of] = append(rs.byAddr[of], key.Name)
+	}
+}
+
+// unindex takes a resolution that is neither known nor lapsed any more out of the index.
+func (rs *resolutions) unindex(key Resolution) {
+	of := toldOf{key.Pod, key.Addr}
+	names := slices.DeleteFunc(rs.byAddr[of], func(name string) bool { return name == key.Name })
+	if rs.byAddr[of] = names; len(names) == 0 {
+		delete(rs.byAddr, of)
 	}
 }
 
@@ -181,7 +222,15 @@ func (rs *resolutions) forgetOf(addr netip.Addr) {
 	for _, key := range slices.Collect(maps.Keys(rs.ofPod[addr])) {
 		rs.end(key)
 	}
-	maps.DeleteFunc(rs.lapsed, func(key Resolution, _ time.Time) bool { return key.Pod == addr })
+	for key := range rs.lapsed {
+		if rs.lapsedOf[addr] == 0 {
+			break // as it is for nearly all
+		}
+		if key.Pod == addr {
+			rs.unlapse(key)
+			rs.unindex(key)
+		}
+	}
 }
 
 // take takes what has changed.
@@ -208,6 +257,27 @@ func (m *Model) Resolutions() []Resolution {
 // order: to put 95,000 in order takes ten times as long.
 func (m *Model) KnownNames() (counting, lapsed []Resolution) {
 	return timed(m.resolutions.until), timed(m.resolutions.lapsed)
+}
+
+// ResolutionsTo are those of KnownNames by which a pod, by the address that it sends from, or the agent was told of an address,
+// in order.
+func (m *Model) ResolutionsTo(pod, addr netip.Addr) (counting, lapsed []Resolution) {
+	rs := &m.resolutions
+	for _, by := range []netip.Addr{{}, pod} {
+		for _, name := range rs.byAddr[toldOf{by, addr}] {
+			r := Resolution{Name: name, Addr: addr, Pod: by}
+			if until, counts := rs.until[r]; counts {
+				r.Expires = until
+				counting = append(counting, r)
+			} else {
+				r.Expires = rs.lapsed[r]
+				lapsed = append(lapsed, r)
+			}
+		}
+	}
+	slices.SortFunc(counting, CompareResolutions)
+	slices.SortFunc(lapsed, CompareResolutions)
+	return counting, lapsed
 }
 
 // timed are resolutions with their times, in no order.

@@ -104,11 +104,45 @@ func TestLapsedResolutions(t *testing.T) {
 	if got := lapsedOf(m); len(got) != 1 || got[0] != api {
 		t.Errorf("without the pod lapsed are %v", got)
 	}
+	if counting, lapsed := m.ResolutionsTo(addr(2), outside(2)); len(counting) != 0 || len(lapsed) != 1 || lapsed[0] != api {
+		t.Errorf("to the address of a name that has lapsed: %v, %v", counting, lapsed)
+	}
 	for i := range maxLapsed {
 		m.resolutions.lapse(told(outside(i), "www.example.com", outside(i), 0).untimed(), resolutionsEpoch.Add(time.Duration(i)*time.Second))
 	}
 	if got := lapsedOf(m); len(got) != maxLapsed+1-maxLapsed/10 || slices.ContainsFunc(got, func(r Resolution) bool { return r.Addr == outside(0) && r.Pod == outside(0) }) {
 		t.Errorf("%d are remembered", len(got))
+	}
+}
+
+// TestResolutionsTo: of an address is found what a pod and the agent were told of it, and nothing is left of what is gone.
+func TestResolutionsTo(t *testing.T) {
+	m := namer(t)
+	www, api, other := told(addr(2), "www.example.com", outside(1), 10), told(netip.Addr{}, "api.example.net", outside(1), 60), told(addr(3), "db.example.com", outside(1), 60)
+	m.Apply(Resolved([]Resolution{www, api, other, told(addr(2), "www.example.com", outside(2), 60)}))
+	expect := func(when string, counting, lapsed []Resolution) {
+		t.Helper()
+		c, l := m.ResolutionsTo(addr(2), outside(1))
+		if !slices.Equal(c, counting) || !slices.Equal(l, lapsed) {
+			t.Errorf("%s: %v, and lapsed %v", when, c, l)
+		}
+	}
+	expect("told", []Resolution{api, www}, nil)
+	m.Apply(Elapsed(resolutionsEpoch.Add(10 * time.Second)))
+	expect("after its time", []Resolution{api}, []Resolution{www})
+	www = told(addr(2), "www.example.com", outside(1), 90)
+	m.Apply(Resolved([]Resolution{www}))
+	expect("told again", []Resolution{api, www}, nil)
+	m.Take()
+	m.Apply(DeletePod(Key{Namespace: "shop", Name: "web"}))
+	m.Take()
+	expect("without the pod", []Resolution{api}, nil)
+	m.resolutions.evict([]Resolution{api.untimed()}, 0)
+	expect("evicted", nil, nil)
+	for of := range m.resolutions.byAddr {
+		if of.pod == addr(2) || of.pod == (netip.Addr{}) {
+			t.Errorf("%v is left in the index", of)
+		}
 	}
 }
 

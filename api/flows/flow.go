@@ -23,6 +23,9 @@ type Flow struct {
 	// pod and not the Service.
 	Source      Endpoint `json:"source"`
 	Destination Endpoint `json:"destination"`
+	// DestinationNames are the domain names of policies that the source, or the agent, was told have the destination's
+	// address, in order, and at most MaxNames.
+	DestinationNames []string `json:"destinationNames,omitempty"`
 	// Asked is the destination that the source asked for, if destination NAT has led the packet
 	// elsewhere.
 	Asked *Asked `json:"asked,omitempty"`
@@ -53,6 +56,9 @@ type Flow struct {
 	// SampledOf says that this is one of so many flows, of which the others are not told; 0 or 1: all are.
 	SampledOf uint32 `json:"sampledOf,omitempty"`
 }
+
+// MaxNames is how many DestinationNames a Flow has at most.
+const MaxNames = 8
 
 // Verdict is what became of a packet or connection.
 type Verdict string

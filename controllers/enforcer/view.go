@@ -192,6 +192,13 @@ func (e *Enforcer) KnownNames() (counting, lapsed []policy.Resolution) {
 	return k.counting, k.lapsed
 }
 
+// ResolutionsTo are those of KnownNames by which a pod, by the address that it sends from, or the agent was told of an address.
+func (e *Enforcer) ResolutionsTo(pod, addr netip.Addr) (counting, lapsed []policy.Resolution) {
+	type known struct{ counting, lapsed []policy.Resolution }
+	k := ask(e.inbox, func(m *policy.Model) (k known) { k.counting, k.lapsed = m.ResolutionsTo(pod, addr); return k })
+	return k.counting, k.lapsed
+}
+
 // NextElapsed is when the next resolution expires; zero: there is none.
 func (e *Enforcer) NextElapsed() time.Time { return ask(e.inbox, (*policy.Model).NextElapsed) }
 

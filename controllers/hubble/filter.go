@@ -42,10 +42,11 @@ var fields = map[protoreflect.Name]func(*flowpb.FlowFilter) (match, error){
 	"tcp_flags":                flagSets,
 	"node_name":                nodeNames,
 	"ip_version":               ipVersions,
+	"destination_fqdn":         domainNames((*flowpb.FlowFilter).GetDestinationFqdn, (*flowpb.Flow).GetDestinationNames),
 
-	// Of these, podfence knows nothing: it reads neither DNS nor HTTP, and sees a packet where its rules
+	// Of these, podfence knows nothing: it tells of no DNS, reads no HTTP, and sees a packet where its rules
 	// decide.
-	"source_service": unknown, "source_fqdn": unknown, "destination_fqdn": unknown, "dns_query": unknown,
+	"source_service": unknown, "source_fqdn": unknown, "dns_query": unknown,
 	"http_status_code": unknown, "http_method": unknown, "http_path": unknown, "http_url": unknown, "http_header": unknown,
 	"source_ip_xlated": unknown, "interface": unknown, "trace_id": unknown, "ip_trace_id": unknown,
 	"node_labels": unknown, "encrypted": unknown,

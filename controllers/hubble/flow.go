@@ -143,6 +143,7 @@ func (c *converter) common(f *flows.Flow, number uint64, event string) *flowpb.F
 	if f.Asked != nil && f.Asked.Service != "" {
 		h.DestinationService = &flowpb.Service{Namespace: f.Asked.Namespace, Name: f.Asked.Service}
 	}
+	h.DestinationNames = f.DestinationNames
 	h.Summary = summary(f) //nolint:staticcheck // It is deprecated; hubble observe prints it.
 	decidedBy(h, f)
 	aggregate(h, f)

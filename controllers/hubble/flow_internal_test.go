@@ -48,7 +48,7 @@ func TestEvents(t *testing.T) {
 		"l4": {"UDP": {"source_port": 40000, "destination_port": 53}},
 		"source": {"identity": WEB, "cluster_name": "default", "namespace": "shop", "pod_name": "web-0", "workloads": [{"kind": "Deployment", "name": "web"}],
 			"labels": ["k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop", "k8s:pod-template-hash=77"]},
-		"destination": {"identity": 2, "labels": ["reserved:world"]},
+		"destination": {"identity": 2, "labels": ["reserved:world"]}, "destination_names": ["a.b.example.com"],
 		"egress_allowed_by": [{"kind": "ClusterNetworkPolicy", "name": "dns", "labels": ["podfence:tier=Admin", "podfence:rule=2", "podfence:rule-name=out"]}],
 		"Summary": "UDP"`
 	staged, allowing := *denied(0), *denied(0)

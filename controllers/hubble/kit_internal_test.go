@@ -48,6 +48,7 @@ func allowed(second int) *flows.Flow {
 	f.Protocol, f.TCPFlags = "UDP", ""
 	f.Source.IP = netip.MustParseAddr("fd00::3")
 	f.Destination = flows.Endpoint{IP: netip.MustParseAddr("2001:db8::1"), Port: 53}
+	f.DestinationNames = []string{"a.b.example.com"}
 	f.Policies = []flows.Policy{{Kind: "ClusterNetworkPolicy", Tier: "Admin", Name: "dns", Rule: pointer(2), RuleName: "out"}}
 	return f
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,6 +51,32 @@ func addresses(list func(*flowpb.FlowFilter) []string, of func(*flowpb.IP) strin
 		}, nil
 	}
 }
+
+// domainNames is a field that lists domain names, in which * stands for any characters of one, as Hubble has it.
+func domainNames(list func(*flowpb.FlowFilter) []string, of func(*flowpb.Flow) []string) func(*flowpb.FlowFilter) (match, error) {
+	return func(filter *flowpb.FlowFilter) (match, error) {
+		var wanted []*regexp.Regexp
+		for _, text := range list(filter) {
+			if text = strings.ToLower(strings.TrimSuffix(text, ".")); !isPattern.MatchString(text) {
+				return nil, fmt.Errorf("%q is not a domain name, nor one with *", text)
+			}
+			any := strings.NewReplacer(".", `\.`, "*", "[-a-z0-9_.]*").Replace(text)
+			pattern, err := regexp.Compile("^" + any + "$")
+			if err != nil {
+				return nil, err
+			}
+			wanted = append(wanted, pattern)
+		}
+		return func(f *flowpb.Flow) bool {
+			return slices.ContainsFunc(of(f), func(name string) bool {
+				return slices.ContainsFunc(wanted, func(p *regexp.Regexp) bool { return p.MatchString(name) })
+			})
+		}, nil
+	}
+}
+
+// isPattern is what a domain name with * is made of.
+var isPattern = regexp.MustCompile(`^[-a-z0-9_.*]+$`)
 
 // named is a namespace and the beginning of a name; what is empty is anything.
 type named struct{ namespace, prefix string }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -34,12 +35,34 @@ type Names interface {
 	Endpoint(addr netip.Addr, port uint16) flows.Endpoint
 }
 
-// ConnectionsOptions are what Connections are told. All fields must be set.
+// Resolutions says by which domain names a pod, by the address that it sends from, or the agent was told of an address: those
+// that count, and some whose time is over. It may be called from any goroutine.
+type Resolutions interface {
+	ResolutionsTo(pod, addr netip.Addr) (counting, lapsed []policy.Resolution)
+}
+
+// namesOf are the domain names that a pod at the source of a flow was told the destination has.
+func namesOf(r Resolutions, source, destination *flows.Endpoint) (names []string) {
+	if r == nil || source.Pod == "" {
+		return nil
+	}
+	counting, _ := r.ResolutionsTo(source.IP, destination.IP)
+	for _, one := range counting {
+		if len(names) < flows.MaxNames && !slices.Contains(names, one.Name) {
+			names = append(names, one.Name)
+		}
+	}
+	return names
+}
+
+// ConnectionsOptions are what Connections are told. All fields but Resolutions must be set.
 type ConnectionsOptions struct {
 	// Node is the name of this node.
 	Node   string
 	Events ConnEvents
 	Names  Names
+	// Resolutions say which domain names the destinations have; nil: nobody knows.
+	Resolutions Resolutions
 	// AllowedBy says which rules of policies let the first packet of a connection pass a hook. It is called by
 	// one goroutine at a time.
 	AllowedBy func(nft.HookPoint, policy.Packet) []ruleset.Decided
@@ -161,7 +184,8 @@ func (c *Connections) tell(e *nft.ConnEvent) {
 	}
 	flow := flows.Flow{
 		Time: e.Time, Node: o.Node, Verdict: flows.Allowed, Event: flows.Began, Source: source, Destination: destination,
-		Protocol: ProtocolName(e.Protocol), SampledOf: e.SampledOf,
+		DestinationNames: namesOf(o.Resolutions, &source, &destination),
+		Protocol:         ProtocolName(e.Protocol), SampledOf: e.SampledOf,
 	}
 	if e.Original.Dst != e.Reply.Src {
 		flow.Asked = &flows.Asked{IP: e.Original.Dst.Addr(), Port: e.Original.Dst.Port()}

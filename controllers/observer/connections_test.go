@@ -3,6 +3,7 @@ package observer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -72,10 +73,10 @@ type observed struct {
 }
 
 // observedBy runs Connections until ctx is done, whose rules are these.
-func observedBy(ctx context.Context, allowedBy func(nft.HookPoint, policy.Packet) []ruleset.Decided) *observed {
+func observedBy(ctx context.Context, allowedBy func(nft.HookPoint, policy.Packet) []ruleset.Decided, resolutions observer.Resolutions) *observed {
 	o := &observed{source: &source{events: make(chan nft.ConnEvent)}}
 	o.Connections = observer.NewConnections(observer.ConnectionsOptions{
-		Node: "node", Events: o.source, Names: pods{"10.0.0.1": "client", "10.0.0.2": "server"}, AllowedBy: allowedBy,
+		Node: "node", Events: o.source, Names: pods{"10.0.0.1": "client", "10.0.0.2": "server"}, Resolutions: resolutions, AllowedBy: allowedBy,
 		Tell: func(f *flows.Flow) { o.store.Add(f) },
 		Log:  funcr.New(func(_, args string) { o.said = append(o.said, args) }, funcr.Options{}),
 	})
@@ -105,6 +106,65 @@ func event(protocol policy.Protocol, src, asked, real string) nft.ConnEvent {
 		Time: time.Unix(1_800_000_000, 0), Protocol: protocol, Hook: nft.Forward, SampledOf: 1,
 		Original: nft.ConnEnds{Src: from, Dst: netip.MustParseAddrPort(asked)}, Reply: nft.ConnEnds{Src: netip.MustParseAddrPort(real), Dst: from},
 	}
+}
+
+// resolved is what pods were told.
+type resolved []policy.Resolution
+
+func (r resolved) ResolutionsTo(pod, addr netip.Addr) (counting, lapsed []policy.Resolution) {
+	for _, one := range r {
+		if one.Addr == addr && (one.Pod == pod || !one.Pod.IsValid()) {
+			counting = append(counting, one)
+		}
+	}
+	return counting, []policy.Resolution{{Name: "lapsed.example.com", Addr: addr, Pod: pod}}
+}
+
+// TestDestinationNames: what a pod sends has the names that the pod, or the agent, was told the destination has, each once.
+func TestDestinationNames(t *testing.T) {
+	client, outside := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("203.0.113.7")
+	all := resolved{
+		{Name: "a.example.com", Addr: outside}, {Name: "a.example.com", Addr: outside, Pod: client}, {Name: "b.example.com", Addr: outside, Pod: client},
+		{Name: "c.example.com", Addr: outside, Pod: netip.MustParseAddr("10.0.0.2")}, {Name: "d.example.com", Addr: netip.MustParseAddr("203.0.113.8"), Pod: client},
+	}
+	var many resolved
+	for i := range 2 * flows.MaxNames {
+		many = append(many, policy.Resolution{Name: fmt.Sprintf("%d.example.com", i), Addr: outside, Pod: client})
+	}
+	for _, test := range []struct {
+		name     string
+		known    observer.Resolutions
+		src, dst string
+		want     int
+	}{
+		{"some", all, "10.0.0.1", "203.0.113.7", 2}, {"another address", all, "10.0.0.1", "203.0.113.9", 0}, {"nobody knows", nil, "10.0.0.1", "203.0.113.7", 0},
+		{"from outside", all, "203.0.113.9", "203.0.113.7", 0}, {"many", many, "10.0.0.1", "203.0.113.7", flows.MaxNames},
+	} {
+		var told []*flows.Flow
+		d := observer.NewDenials(observer.DenialsOptions{
+			Names: pods{"10.0.0.1": "client", "10.0.0.2": "server"}, Resolutions: test.known, LinkName: func(int) string { return "" },
+			DenialOf: func(nft.Logged) ruleset.Denial {
+				return ruleset.Denial{Reason: flows.DefaultDeny, Direction: flows.Egress}
+			},
+			Tell: func(f *flows.Flow) { told = append(told, f) },
+		})
+		d.Tell(nft.Logged{Packet: nft.TracePacket{Packet: policy.Packet{Src: netip.MustParseAddr(test.src), Dst: netip.MustParseAddr(test.dst), Protocol: policy.TCP, DstPort: 443}}})
+		if got := told[0].DestinationNames; len(got) != test.want || test.want == 2 && fmt.Sprint(got) != "[a.example.com b.example.com]" {
+			t.Errorf("%s: the names are %q", test.name, got)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		o := observedBy(ctx, nothing, all)
+		o.store.Observe()
+		synctest.Wait()
+		o.source.events <- event(policy.TCP, "10.0.0.1:40000", "203.0.113.7:443", "203.0.113.7:443")
+		synctest.Wait()
+		if told := o.told(); len(told) != 1 || fmt.Sprint(told[0].DestinationNames) != "[a.example.com b.example.com]" {
+			t.Errorf("told is %+v", told)
+		}
+	})
 }
 
 // TestConnectionsAreFlows: each event becomes the flows that operators expect of it.
@@ -182,7 +242,7 @@ func TestConnectionsAreFlows(t *testing.T) {
 						t.Errorf("it asks about %+v", p)
 					}
 					return rules[hook]
-				})
+				}, nil)
 				o.store.Observe()
 				o.source.events <- c.event
 				synctest.Wait()
@@ -198,7 +258,7 @@ func TestConnectionsAreFlows(t *testing.T) {
 // time.
 func TestConnectionsWhileObserved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := observedBy(t.Context(), nothing)
+		o := observedBy(t.Context(), nothing, nil)
 		listens := func(want bool, when string) {
 			t.Helper()
 			time.Sleep(time.Minute)
@@ -246,7 +306,7 @@ func TestConnectionsWhileObserved(t *testing.T) {
 // observes.
 func TestConnectionsFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := observedBy(t.Context(), nothing)
+		o := observedBy(t.Context(), nothing, nil)
 		o.source.fails = errors.New("no events here")
 		done := o.store.Observe()
 		time.Sleep(time.Minute)

@@ -25,7 +25,7 @@ type Log interface {
 	Close() error
 }
 
-// DenialsOptions are what Denials are told. All fields but Repeats and WouldBe must be set.
+// DenialsOptions are what Denials are told. All fields but Repeats, WouldBe and Resolutions must be set.
 type DenialsOptions struct {
 	// Node is the name of this node.
 	Node string
@@ -38,6 +38,8 @@ type DenialsOptions struct {
 	// LinkName is the name of a link of the node's network namespace; empty if there is none.
 	LinkName func(index int) string
 	Names    Names
+	// Resolutions say which domain names the destinations have; nil: nobody knows.
+	Resolutions Resolutions
 	// Repeats is how many more packets of a told packet's flow were denied since, as long as it is known
 	// (ruleset.ToldFor); nil: nobody counts. It is called by one goroutine.
 	Repeats func(nft.Logged) (uint64, error)
@@ -144,6 +146,7 @@ func (d *Denials) Tell(l nft.Logged) {
 		Time: l.Time, Node: o.Node, Verdict: flows.Denied, Direction: denial.Direction, Reason: denial.Reason, Text: denial.Text, Policies: denial.Policies,
 		Source: o.Names.Endpoint(l.Packet.Src, l.Packet.SrcPort), Destination: o.Names.Endpoint(l.Packet.Dst, l.Packet.DstPort), Protocol: ProtocolName(l.Packet.Protocol),
 	}
+	flow.DestinationNames = namesOf(o.Resolutions, &flow.Source, &flow.Destination)
 	if l.Asked.IsValid() {
 		flow.Asked = &flows.Asked{IP: l.Asked.Addr(), Port: l.Asked.Port()}
 	}

@@ -2,6 +2,7 @@ package observer
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -39,16 +40,18 @@ const (
 )
 
 // Nearest finds the near miss of denials, in the words of package explain. It remembers it for as long as no
-// policy, namespace or node changes, and neither of the two pods. Its methods may be called from any goroutine.
+// policy, namespace or node changes, neither of the two pods, and no domain name of the destination. Its methods may be called from any goroutine.
 type Nearest struct {
-	ends       Ends
-	policies   Policies
-	remembered *lru.Cache // of nearestKey and nearMiss
+	ends     Ends
+	policies Policies
+	// resolutions is nil where nobody knows any.
+	resolutions Resolutions
+	remembered  *lru.Cache // of nearestKey and nearMiss
 }
 
-// NewNearest returns a Nearest that looks pods, namespaces and nodes up in ends.
-func NewNearest(ends Ends, policies Policies) *Nearest {
-	return &Nearest{ends: ends, policies: policies, remembered: lru.New(nearestRemembered)}
+// NewNearest returns a Nearest that looks pods, namespaces and nodes up in ends. resolutions is nil where nobody knows any.
+func NewNearest(ends Ends, policies Policies, resolutions Resolutions) *Nearest {
+	return &Nearest{ends: ends, policies: policies, resolutions: resolutions, remembered: lru.New(nearestRemembered)}
 }
 
 // nearestKey is a kind of packet, and why it is denied. The source's port makes no difference.
@@ -64,7 +67,15 @@ type nearestKey struct {
 // nearMiss is what is remembered of a kind of packet.
 type nearMiss struct {
 	ends policy.Ends
+	resolved
 	text string
+}
+
+// resolved is by which domain names the source of a packet, or the agent, was told of its destination.
+type resolved struct{ counting, lapsed []policy.Resolution }
+
+func (r resolved) sameAs(other resolved) bool {
+	return slices.Equal(r.counting, other.counting) && slices.Equal(r.lapsed, other.lapsed)
 }
 
 // Of is the near miss of a denial, as flows.Flow has it; empty if there is none.
@@ -81,11 +92,17 @@ func (n *Nearest) Of(f *flows.Flow) string {
 		endsOf = n.ends.StagedEndsOf
 	}
 	ends := endsOf(f.Source.IP, f.Destination.IP)
-	if before, is := n.remembered.Get(key); is && before.(nearMiss).ends.SameAs(ends) {
+	var names resolved
+	if n.resolutions != nil && f.Direction == flows.Egress {
+		names.counting, names.lapsed = n.resolutions.ResolutionsTo(f.Source.IP, f.Destination.IP)
+	}
+	if before, is := n.remembered.Get(key); is && before.(nearMiss).ends.SameAs(ends) && before.(nearMiss).sameAs(names) {
 		return before.(nearMiss).text
 	}
-	text := cut(explain.NearMiss(n.packet(f, ends)), nearestLongest)
-	n.remembered.Add(key, nearMiss{ends, text})
+	d := n.packet(f, ends)
+	d.Resolutions, d.Lapsed = names.counting, names.lapsed
+	text := cut(explain.NearMiss(d), nearestLongest)
+	n.remembered.Add(key, nearMiss{ends, names, text})
 	return text
 }
 

@@ -82,7 +82,7 @@ func BenchmarkNearMiss(b *testing.B) {
 	a, all := bigDenials(b, 20_000)
 	for kinds, of := range map[string][]*flows.Flow{"new": all, "again": all[:1]} {
 		b.Run("kind="+kinds, func(b *testing.B) {
-			nearest := observer.NewNearest(a, a)
+			nearest := observer.NewNearest(a, a, nil)
 			b.ReportAllocs()
 			found, i := 0, 0
 			for b.Loop() {
@@ -104,7 +104,7 @@ func BenchmarkNearMissFlood(b *testing.B) {
 		b.Run(fmt.Sprintf("near-misses=%t", with), func(b *testing.B) {
 			store := observer.NewStore(4096, nil)
 			tell := func(f *flows.Flow) { store.Add(f) }
-			misses := observer.NewMisses(observer.NewNearest(a, a).Of, tell)
+			misses := observer.NewMisses(observer.NewNearest(a, a, nil).Of, tell)
 			if with {
 				tell = misses.Tell
 			}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -121,14 +122,14 @@ var kinds = []string{
 // last one would be found.
 func TestNearestIsWhatExplainSays(t *testing.T) {
 	agent := &known{Model: policy.NewModel(random.Node)}
-	nearest := observer.NewNearest(agent, agent)
+	nearest := observer.NewNearest(agent, agent, nil)
 	found, seen, asked, otherwise, doubtful := map[string]int{}, 0, 0, 0, 0
 	for seed := int64(1); asked < *denials; seed++ {
 		r := rand.New(rand.NewSource(seed))
 		s := random.Cluster(r, 12, 8)
 		s.Node, s.Attachments, s.LastPodCIDRs = "", nil, nil // what only the node knows
 		agent.become(s)
-		x := explain.New(&explain.Cluster{Snapshot: s}, policy.JudgeOptions{})
+		x := explain.New(&explain.Cluster{Snapshot: s, NamesKnown: true}, policy.JudgeOptions{})
 		for range 100 {
 			p := random.Packet(r, s)
 			if p.DstPort == 0 || p.Protocol != policy.TCP && p.Protocol != policy.UDP && p.Protocol != policy.SCTP || p.Src == p.Dst || p.HopByHop || p.Extended {
@@ -281,10 +282,49 @@ func TestNearest(t *testing.T) {
 		if test.flow != nil {
 			test.flow(f)
 		}
-		if got := observer.NewNearest(agent, agent).Of(f); got != test.want {
+		if got := observer.NewNearest(agent, agent, nil).Of(f); got != test.want {
 			t.Errorf("%s: %q instead of %q", test.name, got, test.want)
 		}
 	}
+}
+
+// TestNearestOfNames: the near miss of a packet to an address that a domain name had says until when it had it, and another
+// one once somebody is told something else.
+func TestNearestOfNames(t *testing.T) {
+	s := shop(nil)
+	s.Policies = nil
+	s.ClusterPolicies = []*clusterv1beta1.ClusterNetworkPolicy{{ObjectMeta: metav1.ObjectMeta{Name: "outside"}, Spec: clusterv1beta1.ClusterNetworkPolicySpec{
+		Tier: clusterv1beta1.AdminTier, Subject: clusterv1beta1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}},
+		Egress: []clusterv1beta1.ClusterNetworkPolicyEgressRule{
+			{Action: clusterv1beta1.ClusterNetworkPolicyRuleActionAccept, To: []clusterv1beta1.ClusterNetworkPolicyEgressPeer{{DomainNames: []clusterv1beta1.DomainName{"api.example.com"}}}},
+			{Action: clusterv1beta1.ClusterNetworkPolicyRuleActionDeny, To: []clusterv1beta1.ClusterNetworkPolicyEgressPeer{{Networks: []clusterv1beta1.CIDR{"0.0.0.0/0"}}}},
+		},
+	}}}
+	agent := &known{Model: policy.NewModel("node")}
+	agent.become(s)
+	agent.Take()
+	nearest := observer.NewNearest(agent, agent, agent)
+	const field = "ClusterNetworkPolicy outside spec.egress[0].to[0].domainNames[0]: "
+	want := func(text string) {
+		t.Helper()
+		f := &flows.Flow{
+			Verdict: flows.Denied, Direction: flows.Egress, Protocol: "TCP", Reason: flows.ByRule,
+			Source: flows.Endpoint{IP: netip.MustParseAddr("10.0.0.2"), Port: 40000}, Destination: flows.Endpoint{IP: netip.MustParseAddr("203.0.113.7"), Port: 443},
+			Policies: []flows.Policy{{Kind: "ClusterNetworkPolicy", Name: "outside", Rule: new(1)}},
+		}
+		if got := nearest.Of(f); got != text {
+			t.Errorf("%q, want %q", got, text)
+		}
+	}
+	noAnswer := field + "no answer to the pod says that api.example.com has the address 203.0.113.7: does the pod ask the cluster's DNS, and for this name?"
+	want(noAnswer)
+	until := time.Date(2026, 12, 1, 12, 3, 4, 0, time.UTC)
+	agent.Apply(policy.Resolved([]policy.Resolution{{Name: "api.example.com", Addr: netip.MustParseAddr("203.0.113.7"), Pod: netip.MustParseAddr("10.0.0.2"), Expires: until}}))
+	want("") // by now it is allowed
+	agent.Apply(policy.Elapsed(until))
+	want(field + "api.example.com had the address 203.0.113.7 until 2026-12-01T12:03:04Z, which is over: the pod has to resolve it again, and does not, or not by the cluster's DNS")
+	nearest = observer.NewNearest(agent, agent, nil)
+	want(noAnswer)
 }
 
 // TestNearestOfStaged: what would be denied has the near miss that it would have with the staged policies in force,
@@ -326,7 +366,7 @@ func TestNearestOfStaged(t *testing.T) {
 		if f.Verdict = test.verdict; test.flow != nil {
 			test.flow(f)
 		}
-		if got := observer.NewNearest(agent, agent).Of(f); got != test.want {
+		if got := observer.NewNearest(agent, agent, nil).Of(f); got != test.want {
 			t.Errorf("%s: %q instead of %q", test.name, got, test.want)
 		}
 	}
@@ -340,7 +380,7 @@ func TestNearestOfLongPolicies(t *testing.T) {
 			np.Spec.Ingress[0].Ports = append(np.Spec.Ingress[0].Ports, networkingv1.NetworkPolicyPort{Port: new(intstr.FromInt32(100 + port))})
 		}
 	}))
-	got := observer.NewNearest(agent, agent).Of(toServer(81))
+	got := observer.NewNearest(agent, agent, nil).Of(toServer(81))
 	if len(got) > 300 || !strings.HasPrefix(got, "NetworkPolicy shop/server spec.ingress[0].ports: port 81 is not in 80, 100, 101") || !strings.HasSuffix(got, "…") {
 		t.Errorf("%d octets: %s", len(got), got)
 	}
@@ -352,7 +392,7 @@ func TestNearestOfUnreadPods(t *testing.T) {
 	agent.become(shop(nil))
 	client, _ := policy.PodOf(agent.Pods[0])
 	agent.Apply(policy.SetPod(client.Unkept()))
-	if got := observer.NewNearest(agent, agent).Of(toServer(81)); got != "" {
+	if got := observer.NewNearest(agent, agent, nil).Of(toServer(81)); got != "" {
 		t.Error(got)
 	}
 }
@@ -373,7 +413,7 @@ func (c *counting) NetworkPolicy(key policy.Key) *networkingv1.NetworkPolicy {
 func TestNearestRemembers(t *testing.T) {
 	agent := &counting{known: &known{Model: policy.NewModel("node")}}
 	agent.become(shop(nil))
-	nearest := observer.NewNearest(agent, agent)
+	nearest := observer.NewNearest(agent, agent, nil)
 	want := func(asked int, text string) {
 		t.Helper()
 		if got := nearest.Of(toServer(81)); got != text || agent.asked != asked {

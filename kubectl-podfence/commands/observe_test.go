@@ -123,6 +123,7 @@ func TestObserveText(t *testing.T) {
 		}),
 		denied(15*time.Second, func(f *flows.Flow) {
 			f.Asked.Service, f.Destination = "", flows.Endpoint{IP: netip.MustParseAddr("fd00::3"), Port: 443}
+			f.DestinationNames = []string{"api.example.com", "www.example.com"}
 		}),
 		denied(16*time.Second, func(f *flows.Flow) {
 			f.Verdict, f.Event, f.Reason, f.Policies, f.SampledOf = flows.Allowed, flows.Began, "", nil, 10
@@ -151,7 +152,7 @@ func TestObserveText(t *testing.T) {
 12:00:13.000 DENIED ingress fd00::1 -> node/node-2:53/UDP  rule by ClusterNetworkPolicy no-dns ingress[2] (deny all)
   kubectl podfence explain fd00::1 node/node-2:53/UDP
 12:00:14.000 DENIED shop/web-7d9 (Deployment web) -> 192.0.2.1/ICMP type 8  spoofed: the sender is another pod
-12:00:15.000 DENIED egress shop/web-7d9 (Deployment web) -> [fd00::3]:443/TCP via 10.96.0.7:5432  default-deny by NetworkPolicy shop/web-egress
+12:00:15.000 DENIED egress shop/web-7d9 (Deployment web) -> [fd00::3]:443/TCP (api.example.com, www.example.com) via 10.96.0.7:5432  default-deny by NetworkPolicy shop/web-egress
   kubectl podfence explain shop/web-7d9 '[fd00::3]:443'
 12:00:16.000 ALLOWED (began) egress shop/web-7d9 (Deployment web) -> shop/db-0:5432/TCP via Service shop/db:5432  no policy is about it  (one of 10)
 12:00:17.000 ALLOWED (ended) egress shop/web-7d9 (Deployment web) -> shop/db-0:5432/TCP via Service shop/db:5432  10 packets, 840 bytes

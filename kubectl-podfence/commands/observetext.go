@@ -152,6 +152,9 @@ func (w *flowWriter) destination(f *flows.Flow) string {
 	if w.style.Wide && f.TCPFlags != "" {
 		text += " " + f.TCPFlags
 	}
+	if len(f.DestinationNames) > 0 {
+		text += " (" + strings.Join(f.DestinationNames, ", ") + ")"
+	}
 	if workload != nil {
 		text += fmt.Sprintf(" (%s %s)", workload.Kind, workload.Name)
 	}
