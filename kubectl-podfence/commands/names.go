@@ -108,8 +108,8 @@ func (c *naming) run(ctx context.Context, args []string) error {
 		if c.lapsed {
 			node.Lapsed = c.of(pod, n.Lapsed)
 		}
-		if n.err != nil {
-			node.Message = n.err.Error()
+		if err := n.failed(); err != nil {
+			node.Message = err.Error()
 			failed = cmp.Or(failed, fmt.Errorf("not all is known: %s", node.Message))
 		}
 		found = found || len(node.Names) > 0

@@ -100,6 +100,9 @@ type namesAnswer struct {
 	err error
 }
 
+// failed is why the agent has not answered; nil: it has.
+func (n *namesAnswer) failed() error { return n.err }
+
 // askNames asks agents what names are resolved to, some at once.
 func askNames(ctx context.Context, a *asking, asked []*askedAgent) []namesAnswer {
 	all := make([]namesAnswer, len(asked))
