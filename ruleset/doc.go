@@ -60,6 +60,7 @@
 //	ranges.go       the node's pod ranges, and the masquerade
 //	source.go       sources that come from where they are not routed
 //	stolen.go       what a bridge would send by another pod's port
+//	tagged.go       frames with a VLAN tag, which bridges take off and put on
 //	tunnel.go       the tunnel between nodes
 //
 // Package ruleset/kernel carries Plans out.

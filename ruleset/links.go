@@ -23,6 +23,9 @@ type Links struct {
 	// Closed are, per policy.Direction, the links of pods that are isolated for the direction,
 	// and those of which nobody can tell that the pod is not.
 	Closed [2][]string
+	// ClosedAddrs are, per policy.Direction, the addresses of pods that are isolated for the
+	// direction, or not known.
+	ClosedAddrs [2][]netip.Addr
 	// Addrs are the addresses of the pods whose own link is known.
 	Addrs []LinkAddr
 	// Somewhere are ports of bridges behind which there are pods, where nobody can tell which pod
@@ -70,9 +73,9 @@ type Frames struct{ nft.Table }
 // frames, which the table of family inet would not see, and from playing the router.
 func BuildLinks(links Links, fragments FragmentMemory) *Frames {
 	t := &Frames{nft.NewTable(nft.Bridge)}
-	t.AddSets(slices.Concat(linkSets(), discoverySets(), linkFrameSets(), groupSets(), loopbackSets(), []*nft.Set{errorTypesSet()})...)
+	t.AddSets(slices.Concat(linkSets(), discoverySets(), linkFrameSets(), taggedSets(), groupSets(), loopbackSets(), []*nft.Set{errorTypesSet()})...)
 	t.AddChains(slices.Concat(linkChains(), fragmentChains(fragments), []*nft.Chain{
-		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(nft.Bridge), outputChain(),
+		discoveryChain(Options{}), listenersChain(), groupsChain(), othersNamesChain(nft.Bridge), outputChain(), taggedChain(),
 	})...)
 	t.UpdateLinks(links)
 	return t
@@ -123,6 +126,7 @@ func linkElements(links Links) map[string]map[nft.Element]struct{} {
 	for _, addr := range links.SomewhereAddrs {
 		want[somewhereSet(familyOf(addr))][nft.AddrElement(addr)] = struct{}{}
 	}
+	closedAddrElements(want, links.ClosedAddrs)
 	return want
 }
 
@@ -214,16 +218,16 @@ func linkChains() []*nft.Chain {
 	return []*nft.Chain{
 		{Name: chainLinksPrerouting, Hook: &nft.Hook{Point: nft.Prerouting, Base: nft.DstNAT, Priority: -10}, Rules: slices.Concat(toGroups(), podLinkRules(), []nft.Rule{
 			routersOnly,
-			drop("neither IP nor ARP", nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setPodLinks}, nft.Lookup{Fields: []nft.Field{nft.FrameType}, Set: setFrameTypes, Not: true}),
+			drop("neither IP nor ARP", nft.Lookup{Fields: []nft.Field{nft.InPort}, Set: setPodLinks}, wrapped),
 			{Matches: []nft.Match{from}, Verdict: nft.Verdict{Action: nft.Dispatch, Field: nft.FrameType, Map: mapSent}},
 			drop("neither IP nor ARP", from),
-		})},
-		{Name: chainLinksForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -10}, Rules: []nft.Rule{
+		}, taggedAtPrerouting())},
+		{Name: chainLinksForward, Hook: &nft.Hook{Point: nft.Forward, Priority: -10}, Rules: append(taggedAtForward(), []nft.Rule{
 			drop("for the node alone", routerSolicitation, from),
 			drop("for routers", of(nft.ICMPv6MessageType, setReports), nft.Lookup{Fields: []nft.Field{nft.OutPort}, Set: setPodLinks}, from),
 			{Matches: []nft.Match{to}, Verdict: nft.Verdict{Action: nft.Dispatch, Field: nft.FrameType, Map: mapReceived}},
 			drop("neither IP nor ARP", to),
-		}},
+		}...)},
 		{Name: chainSent4, Rules: append(own(nft.InPort, nft.SrcAddr4, 4), drop(sent))},
 		{Name: chainSent6, Rules: slices.Concat([]nft.Rule{
 			askNode, discovery,

@@ -68,6 +68,7 @@ var reasons = map[nft.Sentence]flows.Reason{
 	"neighbour discovery, but routed":                           flows.Spoofed,
 	"not as neighbour discovery is":                             flows.Spoofed,
 	"neither IP nor ARP":                                        flows.Spoofed,
+	"in a tag, where no policy sees it":                         flows.Spoofed,
 	"not a pod's to send":                                       flows.Spoofed,
 	"not from the pod's own address":                            flows.Spoofed,
 	"not to the pod's own address":                              flows.Spoofed,

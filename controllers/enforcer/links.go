@@ -177,6 +177,11 @@ func linksOf(locals []policy.LocalAddr, found map[netip.Addr]node.PodLink) rules
 	var all ruleset.Links
 	somewhere := map[string]bool{}
 	for _, local := range locals {
+		for d, is := range local.Closed {
+			if is {
+				all.ClosedAddrs[d] = append(all.ClosedAddrs[d], local.Addr)
+			}
+		}
 		at := found[local.Addr]
 		own := local.HostInterface
 		if own == "" && at.Own {

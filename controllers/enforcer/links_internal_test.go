@@ -56,6 +56,9 @@ func TestLinksFromTheFirstCommit(t *testing.T) {
 	if !first.Replace || first.Family != nft.Inet {
 		t.Fatalf("the first plan is\n%s", first.Text())
 	}
+	if !kernel.Holds("add element bridge podfence egress-addresses-4 { 10.244.1.7 }") || !kernel.Holds("add element bridge podfence ingress-addresses-4 { 10.244.1.7 }") {
+		t.Errorf("the bridges' table does not have the isolated pod's address\n%s", texts(kernel))
+	}
 	for _, set := range []string{`egress-links { "veth7" }`, `ingress-links { "veth7" }`, `pod-links { "veth7" }`, `link-addresses-4 { "veth7" . 10.244.1.7 }`} {
 		if !strings.Contains(first.Text(), "add element inet podfence "+set) {
 			t.Errorf("no %s in the first plan\n%s", set, first.Text())
@@ -87,7 +90,8 @@ func TestLinksOf(t *testing.T) {
 	have := linksOf(locals, found)
 	slices.SortFunc(have.Addrs, func(a, b ruleset.LinkAddr) int { return a.Addr.Compare(b.Addr) })
 	want := ruleset.Links{
-		All: []string{"port-a", "port-b", "routed", "told"},
+		ClosedAddrs: [2][]netip.Addr{{addr("10.0.0.1"), addr("10.0.0.3"), addr("10.0.0.5")}, {addr("10.0.0.3"), addr("10.0.0.5")}},
+		All:         []string{"port-a", "port-b", "routed", "told"},
 		Closed: [2][]string{
 			{"port-a", "port-b", "routed", "told"}, {"port-a", "port-b", "routed"},
 		},

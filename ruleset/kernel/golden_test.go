@@ -76,6 +76,9 @@ var links = ruleset.Links{
 		{Link: "veth-b", Addr: netip.MustParseAddr("10.244.1.9")},
 	},
 	Somewhere: []string{"veth-c"}, SomewhereAddrs: []netip.Addr{netip.MustParseAddr("10.244.1.8"), netip.MustParseAddr("fd00:10:244:1::8")},
+	ClosedAddrs: [2][]netip.Addr{
+		{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244:1::7"), netip.MustParseAddr("10.244.1.8")}, {netip.MustParseAddr("fd00:10:244:1::8")},
+	},
 }
 
 // attachment is a pod's, with the last byte of its hardware address.

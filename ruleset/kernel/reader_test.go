@@ -96,6 +96,9 @@ func seen(r *rand.Rand, p policy.Packet, links []string) nft.TracePacket {
 		s.Frame.Group = ruleset.LinkGroup
 	}
 	if any(6) {
+		s.Frame.Type = 0x8100 // a VLAN tag
+	}
+	if s.Frame.Here = any(2); any(6) {
 		s.Frame.Dst = [6]byte{0x01, 0x00, 0x5e, 0, 0, 1}
 	}
 	return s

@@ -6,7 +6,7 @@ import "github.com/podfence/podfence/policy/packet"
 // must know all of them.
 func Examples() []Match {
 	return []Match{
-		Loopback{}, InGroup(1), Broadcast, Multicast, Established, New | Invalid, Mark(1),
+		Loopback{}, InGroup(1), Host, Broadcast, Multicast, Established, New | Invalid, Mark(1),
 		Midstream(packet.TCP), Midstream(packet.SCTP), ICMPv6{}, Authenticated{}, ICMPv6Error{}, Redirect{},
 		Fragment{}, Fragment{First: true}, Fragment{V6: true}, Fragment{V6: true, First: true}, Atomic{}, UpperLayer{},
 		NextHeader{}, NextHeader{Protocol: packet.ICMPv6, Not: true}, HopLimit(1), MessageType(135), Elsewhere{}, DNAT{}, Begun{},

@@ -20,10 +20,13 @@ type InGroup uint32
 // PacketType matches packets by the kind of address that their frame was sent to: meta pkttype P.
 type PacketType uint8
 
-// The packet types, as the kernel numbers them (include/uapi/linux/if_packet.h).
+// The packet types, as the kernel numbers them (include/uapi/linux/if_packet.h). Host is for frames to the
+// address of the link that they came in by or, on a bridge, to the bridge's own.
 const (
+	Host      PacketType = 0
 	Broadcast PacketType = 1
 	Multicast PacketType = 2
+	otherHost PacketType = 3
 )
 
 // CtState matches the states of connection tracking in the mask.

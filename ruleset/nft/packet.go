@@ -62,21 +62,25 @@ type Frame struct {
 	// Group is the group of the link that it came in by.
 	Group    uint32
 	Src, Dst [6]byte
+	// Here: Dst is the port's own address, or the bridge's.
+	Here bool
 	// Type is the EtherType as it is on the wire: if the frame has a VLAN tag, the tag's. If it is
 	// the type of ARP, there is no packet; ARP has the message then.
 	Type uint16
 	ARP  ARP
 }
 
-// PacketType is the kind of address that the frame was sent to; 0 if that is a single host's.
+// PacketType is the kind of address that the frame was sent to.
 func (f Frame) PacketType() PacketType {
 	switch {
 	case f.Dst == [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}:
 		return Broadcast
 	case f.Dst[0]&1 != 0:
 		return Multicast
+	case f.Here:
+		return Host
 	}
-	return 0
+	return otherHost
 }
 
 // ARP is an ARP message, as far as anyone looks at it.

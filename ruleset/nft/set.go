@@ -31,8 +31,8 @@ type Set struct {
 	// not have them.
 	Dynamic bool
 	// Timeout is after how many seconds the kernel removes an element of a dynamic set that no
-	// packet has put in again. If it is zero, the kernel removes an element when that has no
-	// connections any more.
+	// packet has put in again. If it is zero, an element stays, but that of a Connections until it
+	// has no connections any more.
 	Timeout uint32
 }
 

@@ -170,10 +170,7 @@ func (m Midstream) String() string {
 }
 
 func (p PacketType) String() string {
-	if p == Broadcast {
-		return "meta pkttype broadcast"
-	}
-	return "meta pkttype multicast"
+	return "meta pkttype " + map[PacketType]string{Host: "host", Broadcast: "broadcast", Multicast: "multicast"}[p]
 }
 
 func (ICMPv6Error) String() string { return "icmpv6 type < echo-request" }

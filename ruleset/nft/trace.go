@@ -109,7 +109,7 @@ func (t *tracer) match(m Match) bool {
 	case PacketType:
 		return t.packet.Frame.PacketType() == m
 	case MessageType:
-		return t.isICMPv6() && t.packet.ICMPType == uint8(m)
+		return t.hasMessage(packet.ICMPv6) && t.packet.ICMPType == uint8(m)
 	case CtState:
 		return t.packet.State&m != 0
 	case Mark:
@@ -123,12 +123,11 @@ func (t *tracer) match(m Match) bool {
 	case Midstream:
 		return t.hasUpper() && t.packet.Midstream && t.packet.Protocol == packet.Protocol(m)
 	case ICMPv6Error:
-		return t.isICMPv6() && t.packet.ICMPType < 128
+		return t.hasMessage(packet.ICMPv6) && t.packet.ICMPType < 128
 	case Redirect:
-		return t.hasUpper() && t.packet.Protocol == packet.ICMP && t.packet.ICMPType == ICMPRedirect
+		return t.hasMessage(packet.ICMP) && t.packet.ICMPType == ICMPRedirect
 	case Fragment:
-		part := t.packet.Fragment
-		return t.packet.Src.IsValid() && t.packet.Src.Is4() != m.V6 && (part != Whole && !m.First || m.First && (part == First || part == Headerless || part == Whole && !m.V6))
+		return t.isFragment(m)
 	case Atomic: // as good as whole
 		return false
 	case UpperLayer:
@@ -174,8 +173,25 @@ func (t *tracer) isOf(f OfFamily) bool {
 // flags. Of a fragment, only the first can have it.
 func (t *tracer) hasUpper() bool { return t.packet.Fragment == Whole || t.packet.Fragment == First }
 
-// isICMPv6 reports whether the packet has the header of an ICMPv6 message.
-func (t *tracer) isICMPv6() bool { return t.hasUpper() && t.packet.Protocol == packet.ICMPv6 }
+// hasMessage reports whether rules can ask for the type of a message of ICMP, or of ICMPv6.
+func (t *tracer) hasMessage(of packet.Protocol) bool {
+	return t.hasUpper() && t.untagged() && t.packet.Protocol == of
+}
+
+// isFragment reports whether the packet is one that the match is about.
+func (t *tracer) isFragment(m Fragment) bool {
+	if !t.packet.Src.IsValid() || t.packet.Src.Is4() == m.V6 || m.V6 && !t.untagged() {
+		return false
+	}
+	part := t.packet.Fragment
+	return part != Whole && !m.First || m.First && (part == First || part == Headerless || part == Whole && !m.V6)
+}
+
+// untagged reports whether rules can ask for messages of ICMP, and for fragments of IPv6. In family bridge
+// they know these by the type of the frame, which is the tag's if there is a tag.
+func (t *tracer) untagged() bool {
+	return t.table.Family != Bridge || t.packet.Frame.Type == TypeIPv4 || t.packet.Frame.Type == TypeIPv6
+}
 
 func (t *tracer) dispatch(v Verdict) (Verdict, bool) {
 	key, ok := t.key([]Field{v.Field})
@@ -219,10 +235,10 @@ func (t *tracer) key(fields []Field) (e Element, ok bool) {
 		case CtReplySrc4, CtReplySrc6:
 			ok = ok && addr(t.packet.Flow.ReplySrc, f == CtReplySrc4)
 		case ICMPMessageType:
-			ok = ok && t.hasUpper() && t.packet.Protocol == packet.ICMP
+			ok = ok && t.hasMessage(packet.ICMP)
 			e.Protocol = t.packet.ICMPType
 		case ICMPv6MessageType:
-			ok = ok && t.hasUpper() && t.packet.Protocol == packet.ICMPv6
+			ok = ok && t.hasMessage(packet.ICMPv6)
 			e.Protocol = t.packet.ICMPType
 		case InPort:
 			copy(e.Port[:], frame.Port)
