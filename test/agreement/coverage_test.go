@@ -100,7 +100,7 @@ func features(r *agreement.Result, attach lab.Attach) map[string]bool {
 	}
 	if attach != lab.Bridged {
 		f["wire: a tag of no VLAN"] = w.Wrap == lab.Tag0 || w.Wrap == lab.Service0
-		f["wire: a tag of a VLAN"] = w.Wrap == lab.Tag1
+		f["wire: a tag of a VLAN"] = w.Wrap == lab.Tag5
 		f["wire: another frame"] = w.Wrap == lab.PPPoE || w.Wrap == lab.SNAP || w.Wrap == lab.MPLS
 	}
 	if attach == lab.Guarded {

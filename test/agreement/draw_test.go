@@ -171,7 +171,7 @@ func (d *drawer) wire(drawn *agreement.Case) {
 		}
 	case 2:
 		if d.c.Attach() != lab.Bridged { // a bridge hands frames of other types on as they are
-			w.Wrap = one(d, lab.Tag0, lab.Tag1, lab.Service0, lab.Stacked0, lab.Double0, lab.PPPoE, lab.SNAP, lab.MPLS)
+			w.Wrap = one(d, lab.Tag0, lab.Tag5, lab.Service0, lab.Stacked0, lab.Double0, lab.PPPoE, lab.SNAP, lab.MPLS)
 		}
 	case 3:
 		w.BadChecksum = lab.HasChecksum(drawn.Protocol) && !random.Untracked(drawn.Packet) && (drawn.Protocol != policy.ICMPv6 || drawn.To != &d.c.Node.Host)

@@ -10,19 +10,22 @@ import (
 // Wrap is what an IP packet is inside of, or has between its header and the rest.
 type Wrap uint8
 
+// VLAN is what a tag names that names a VLAN.
+const VLAN = 5
+
 // What there is. Those from HopByHop on are extension headers of IPv6, and those before
 // Mistyped another type of frame.
 const (
 	Plain Wrap = iota
-	Tag0       // VLAN tags, 802.1Q or 802.1ad, with priority only (0) or a VLAN
-	Tag1
+	Tag0       // VLAN tags, 802.1Q or 802.1ad, with priority only (0) or VLAN
+	Tag5
 	Service0
-	Service1
+	Service5
 	Stacked0
-	Stacked1
+	Stacked5
 	Double0 // 802.1Q twice
 	Triple0
-	Priority1 // 802.1Q with priority only, and a VLAN inside
+	Priority5 // 802.1Q with priority only, and a VLAN inside
 	Older     // a tag from before 802.1ad, which no stack knows
 	PPPoE
 	TagPPPoE // in a tag with priority only
@@ -41,8 +44,8 @@ const (
 func (w Wrap) String() string { return wrapNames[w] }
 
 var wrapNames = [...]string{
-	"", "802.1Q tag 0", "802.1Q tag 1", "802.1ad tag 0", "802.1ad tag 1", "802.1ad and 802.1Q tags 0", "802.1ad and 802.1Q tags 1",
-	"two 802.1Q tags 0", "802.1ad and two 802.1Q tags 0", "802.1Q tags 0 and 1", "tag 0x9100", "PPPoE", "PPPoE in 802.1Q tag 0",
+	"", "802.1Q tag 0", "802.1Q tag 5", "802.1ad tag 0", "802.1ad tag 5", "802.1ad and 802.1Q tags 0", "802.1ad and 802.1Q tags 5",
+	"two 802.1Q tags 0", "802.1ad and two 802.1Q tags 0", "802.1Q tags 0 and 5", "tag 0x9100", "PPPoE", "PPPoE in 802.1Q tag 0",
 	"MPLS", "MPLS multicast", "SNAP", "802.3 of SAP 6", "a frame in a frame", "the other family's EtherType", "a hop-by-hop header", "a routing header", "a fragment header", "a destination options header",
 }
 
@@ -58,18 +61,18 @@ func (w Wrap) Around(b, packet []byte) []byte {
 		}
 	}
 	switch w {
-	case Tag0, Tag1:
-		before(unix.ETH_P_8021Q, uint16(w-Tag0), kind)
-	case Service0, Service1:
-		before(unix.ETH_P_8021AD, uint16(w-Service0), kind)
-	case Stacked0, Stacked1:
-		before(unix.ETH_P_8021AD, uint16(w-Stacked0), unix.ETH_P_8021Q, uint16(w-Stacked0), kind)
+	case Tag0, Tag5:
+		before(unix.ETH_P_8021Q, VLAN*uint16(w-Tag0), kind)
+	case Service0, Service5:
+		before(unix.ETH_P_8021AD, VLAN*uint16(w-Service0), kind)
+	case Stacked0, Stacked5:
+		before(unix.ETH_P_8021AD, VLAN*uint16(w-Stacked0), unix.ETH_P_8021Q, VLAN*uint16(w-Stacked0), kind)
 	case Double0:
 		before(unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 0, kind)
 	case Triple0:
 		before(unix.ETH_P_8021AD, 0, unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 0, kind)
-	case Priority1:
-		before(unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, 1, kind)
+	case Priority5:
+		before(unix.ETH_P_8021Q, 0, unix.ETH_P_8021Q, VLAN, kind)
 	case Older:
 		before(unix.ETH_P_QINQ1, 0, kind)
 	case PPPoE:

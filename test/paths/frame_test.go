@@ -76,8 +76,8 @@ func (f frame) tagless() frame {
 		f.wrap = lab.Plain
 	case lab.TagPPPoE:
 		f.wrap = lab.PPPoE
-	case lab.Priority1:
-		f.wrap = lab.Tag1
+	case lab.Priority5:
+		f.wrap = lab.Tag5
 	}
 	return f
 }

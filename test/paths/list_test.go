@@ -93,8 +93,10 @@ var list = []row{
 		by: routedVeths, pairs: toNode, is: inFragments,
 	},
 	{
+		// By no port of a bridge, not even the node's own: the bridge itself has to hear it, and
+		// does not if it is not in the pods' VLAN.
 		what: "router solicitation", why: "a pod may ask its node for routers (RFC 4861 section 4.1)",
-		by: others, pairs: toNode, is: isRouterSolicitation,
+		by: func(s *scene) bool { return others(s) && s.Mode.VLAN == 0 }, pairs: toNode, is: isRouterSolicitation,
 	},
 	{
 		what: "multicast listener discovery", why: "a bridge that looks into multicast learns who listens (RFC 3810 section 5)",

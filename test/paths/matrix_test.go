@@ -87,7 +87,7 @@ func (s *scene) matrix(whole bool) []frame {
 // beginnings may begin a flow, to whatever hardware address they go. What answers it is
 // no flow of its own, so there must be none if the first frame is dropped.
 func (m *matrix) beginnings() {
-	for _, w := range []lab.Wrap{lab.Plain, lab.Tag0, lab.Tag1, lab.PPPoE} {
+	for _, w := range []lab.Wrap{lab.Plain, lab.Tag0, lab.Tag5, lab.PPPoE} {
 		m.towards(frame{class: udp4, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo4, waysToAll4)
 		m.towards(frame{class: udp6, wrap: w, number: serverPort, hop: 64, src: global}, true, waysTo6, waysToAll6)
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/podfence/podfence/test/lab"
 	"github.com/podfence/podfence/test/stage"
 )
 
@@ -59,10 +60,14 @@ type sighting struct {
 }
 
 // rowOf is the number of the row that lets a frame pass, or -1. The node's rules see a
-// frame when its tags are off; a bridge passes it on with them.
+// frame when its tags are off; a bridge passes it on with them, but that one which filters
+// VLANs takes off a tag that names none, or the pods'.
 func (s *scene) rowOf(f frame, at stage.ActorID) int {
-	if at == stage.TheNode {
+	switch {
+	case at == stage.TheNode:
 		f = f.tagless()
+	case s.Mode.VLAN > 0 && (f.wrap == lab.Tag0 || f.wrap == lab.Tag5):
+		f.wrap = lab.Plain
 	}
 	for i, r := range list {
 		if r.by(s) && slices.Contains(r.pairs, pair{f.from, at}) && r.is(f) {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/podfence/podfence/cni/node"
+	"github.com/podfence/podfence/test/lab"
 )
 
 // Mode is who connects the pods, and how the agent learns of them.
@@ -13,7 +14,8 @@ type Mode struct {
 	CNI  string // the agent's --cni
 	// By is the reference plugin that connects the pods; empty: podfence's own.
 	By string
-	// VLAN is the VLAN that the plugin bridge has the pods in; 0: it filters no VLANs.
+	// VLAN is the VLAN that the plugin bridge has the pods in, and the host on its wire; the bridge itself
+	// is not in it. 0: it filters no VLANs.
 	VLAN int
 	// Beside: the node's address is not the bridge's own, but that of a link that leads
 	// into it.
@@ -32,8 +34,8 @@ var Modes = []Mode{
 	{Name: "policy-only-bridge", CNI: "none", By: "bridge"}, {Name: "policy-only-routed", CNI: "none", By: "ptp"},
 	{Name: "chained-beside", CNI: "chained", By: "bridge", Beside: true},
 	{Name: "policy-only-beside", CNI: "none", By: "bridge", Beside: true},
-	{Name: "chained-vlan", CNI: "chained", By: "bridge", VLAN: 5},
-	{Name: "policy-only-vlan", CNI: "none", By: "bridge", VLAN: 5},
+	{Name: "chained-vlan", CNI: "chained", By: "bridge", VLAN: lab.VLAN},
+	{Name: "policy-only-vlan", CNI: "none", By: "bridge", VLAN: lab.VLAN},
 }
 
 // Own says whether podfence's own plugin connects the pods, by a bridge.
