@@ -274,7 +274,7 @@ func TestReplyWaitsForAnother(t *testing.T) {
 	k.isTold(2, 2, "www.example.com")
 	select {
 	case id := <-k.released:
-		t.Errorf("packet %d goes on before what it says is in the kernel", id)
+		t.Fatalf("packet %d goes on before what it says is in the kernel", id)
 	case <-time.After(HoldAtMost / 4):
 	}
 	close(e.commit)
