@@ -24,6 +24,8 @@ type view struct {
 	named []policy.ContainerPort
 	// standIn: the address is a placeholder.
 	standIn bool
+	// plainPod: the address is one pod's and nobody else's. outside: it is nobody's in the cluster.
+	plainPod, outside bool
 }
 
 // fence is which policies are about an address in one direction, and the ports that their rules name.
@@ -38,6 +40,8 @@ type fence struct {
 	clusterPorts []port
 	// namesAddresses: a rule has a network that is not all addresses.
 	namesAddresses bool
+	// may is whom the rules of NetworkPolicies may mean.
+	may mayAllow
 }
 
 // ruleKey is a rule of a NetworkPolicy.
@@ -53,6 +57,9 @@ func (x *Explainer) viewOf(addr netip.Addr) *view {
 	v := &view{addr: addr, about: all}
 	v.about.Policies, v.about.ClusterPolicies = nil, nil
 	v.standIn = len(all.Pods) == 1 && standsIn(all.Pods[0])
+	ofNode := slices.ContainsFunc(x.nodes, func(n policy.Node) bool { return slices.Contains(n.Listed, addr) || slices.Contains(n.Addrs, addr) })
+	v.plainPod = len(all.Pods) == 1 && !all.Pods[0].Spec.HostNetwork && !ofNode
+	v.outside = len(all.Pods) == 0 && len(all.Nodes) == 0 && !ofNode
 	for _, pod := range all.Pods {
 		v.named = append(v.named, declaredPorts(pod)...)
 	}
@@ -86,6 +93,7 @@ func fenceOf(s policy.Snapshot, j policy.Judgement, d policy.Direction) fence {
 		for _, r := range networkRules(np, d) {
 			f.ports[ruleKey{key, d, r.ref.Rule}] = r.ports
 			f.namesAddresses = f.namesAddresses || r.namesAddresses()
+			f.may.add(r)
 		}
 	}
 	for _, cnp := range s.ClusterPolicies {
@@ -124,6 +132,8 @@ type crossing struct {
 	closed bool
 	// doubt is set if the verdict may depend on addresses that are placeholders.
 	doubt *doubt
+	// whole is set if it was known to be closed without what Judge needs, which it adds.
+	whole func() crossing
 }
 
 // doubt is a packet as each side sees it.
@@ -131,6 +141,17 @@ type doubt struct{ egress, ingress packet }
 
 // crossing joins two views.
 func (x *Explainer) crossing(src, dst *view) crossing {
+	if x.shuts(&src.from, src, dst) || x.shuts(&dst.to, dst, src) {
+		return crossing{
+			packet: policy.Packet{Src: src.addr, Dst: dst.addr, HopLimit: 64}, closed: true,
+			whole: func() crossing { return x.joined(src, dst) },
+		}
+	}
+	return x.joined(src, dst)
+}
+
+// joined is a crossing with all that Judge needs.
+func (x *Explainer) joined(src, dst *view) crossing {
 	s := policy.Snapshot{
 		Pods: union(src.about.Pods, dst.about.Pods), Nodes: x.inOrder(union(src.about.Nodes, dst.about.Nodes)),
 		Namespaces: union(src.about.Namespaces, dst.about.Namespaces),

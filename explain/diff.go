@@ -190,6 +190,11 @@ func changesOn(before, after crossing) (all []found) {
 	if before.closed && after.closed {
 		return nil
 	}
+	for _, c := range []*crossing{&before, &after} {
+		if c.whole != nil {
+			*c = c.whole()
+		}
+	}
 	first := joined(before.bounds, after.bounds)
 	at := map[string]int{}
 	for _, protocol := range protocols {

@@ -38,6 +38,8 @@
 //	openpairs.go        what is open from one party to another
 //	reach.go            Reach: who reaches a target, and what it reaches
 //	reachmatrix.go      ReachMatrix: who reaches whom
+//	policymap.go        Map: the same to be drawn, by namespaces until one is opened
+//	mayallow.go         which pairs are closed for certain, so that Judge need not be asked
 //	apply.go            Apply: a cluster after objects were applied to it
 //	diff.go             Compare: what a change opens and closes
 //	changes.go          Changes: what of it an agent has to be told

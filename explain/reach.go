@@ -39,6 +39,12 @@ type ReachRow struct {
 // Reach says who reaches a target, and what it reaches. The target is a pod, a workload, a namespace, a
 // node or an address. The error says that it is not there.
 func (x *Explainer) Reach(t Target) (*Reach, error) {
+	s := newSurvey(x)
+	return x.reach(s, s.everybody(x.cluster.Pods), t)
+}
+
+// reach is Reach by a survey, and the parties that it knows.
+func (x *Explainer) reach(s *survey, peers []member, t Target) (*Reach, error) {
 	if t.Kind == KindService {
 		return nil, fmt.Errorf("%s: policies do not know Services; ask about the workload behind it, such as deploy/%s/%s", t, t.Namespace, t.Name)
 	}
@@ -47,9 +53,7 @@ func (x *Explainer) Reach(t Target) (*Reach, error) {
 		return nil, err
 	}
 	slices.SortFunc(ends, compareEnds)
-	s := newSurvey(x)
 	subjects := s.subjects(t, ends)
-	peers := s.everybody(x.cluster.Pods)
 	r := &Reach{APIVersion: APIVersion, Kind: ReachKind, Target: t.String(), Subjects: []Party{}, Ingress: []ReachRow{}, Egress: []ReachRow{}, Notes: notes}
 	for _, subject := range subjects {
 		r.Subjects = append(r.Subjects, subject.Party)
