@@ -29,6 +29,7 @@
 //	observe.go        which packets are denied: what agents are asked for
 //	observestream.go  their flows, in the order of time, and again when an agent restarts
 //	observetext.go    a flow as a line of text, and the command that explains it
+//	ui.go             a page for a browser: what package ui shows
 //	generate.go       policies for what was seen: whose flows, and where the policies go
 //	generateflows.go  flows of files, of podfence's and Hubble's; how many are kept
 //	generatefiles.go  policies to a stream or a folder
