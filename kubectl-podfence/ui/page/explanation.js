@@ -29,8 +29,8 @@ function policyText(policy) {
   const lines = policy.yaml.trimEnd().split('\n').map((text, i) => {
     // Of marks within each other, the one with fewer lines says more.
     const mark = marks.filter(m => m.from <= i + 1 && i + 1 <= m.to).sort((a, b) => (a.to - a.from) - (b.to - b.from))[0]
-    if (!mark) return el('span', { class: 'line' }, text + '\n')
-    return el('mark', { class: 'line ' + mark.how, 'data-line': i + 1, title: `This ${words[mark.how] ?? mark.how}.` }, text + '\n')
+    if (!mark) return el('span', { class: 'line' }, text)
+    return el('mark', { class: 'line ' + mark.how, 'data-line': i + 1, title: `This ${words[mark.how] ?? mark.how}.` }, text)
   })
   const said = [...new Set(marks.map(m => words[m.how]).filter(Boolean))].join(', ')
   return el('details', { open: marks.length > 0, 'data-policy': `${policy.kind}/${policy.namespace ?? ''}/${policy.name}` },

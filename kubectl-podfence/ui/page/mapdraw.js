@@ -15,9 +15,9 @@ export function draw(nodes, edges, { selected, act, view }) {
   function boxes() {
     return svg('g', {}, nodes.filter(n => n.box).map(n => {
       const p = placed.places.get(n.id)
-      return svg('g', { ...button(n), class: 'box' + (n.id === selected ? ' selected' : ''), 'aria-expanded': 'true' },
-        svg('rect', { x: p.x - p.width / 2, y: p.y - p.height / 2, width: p.width, height: p.height, rx: 10 }),
-        svg('text', { x: p.x - p.width / 2 + 12, y: p.y - p.height / 2 + 20 }, `− ${n.name}`))
+      return svg('g', { class: 'box' + (n.id === selected ? ' selected' : '') },
+        svg('rect', { ...button(n), 'aria-expanded': 'true', x: p.x - p.width / 2, y: p.y - p.height / 2, width: p.width, height: p.height, rx: 10 }),
+        svg('text', { 'aria-hidden': 'true', x: p.x - p.width / 2 + 12, y: p.y - p.height / 2 + 20 }, `− ${n.name}`))
     }))
   }
 
@@ -26,13 +26,14 @@ export function draw(nodes, edges, { selected, act, view }) {
       const p = placed.places.get(n.id), left = p.x - p.width / 2, top = p.y - p.height / 2
       const pods = n.kind !== 'Network' && n.kind !== 'Domain' && n.kind !== 'Nodes'
       const marks = pods && `in ${isolation(n.ingressIsolated, n.pods).mark} out ${isolation(n.egressIsolated, n.pods).mark}`
-      return svg('g', { ...button(n), class: `node ${n.kind}${n.id === selected ? ' selected' : ''}${pods && !n.ingressIsolated && n.pods ? ' unfenced' : ''}`, 'aria-expanded': n.kind === 'Namespace' ? 'false' : undefined },
-        svg('rect', { x: left, y: top, width: p.width, height: p.height, rx: pods ? 6 : 22 }),
-        svg('text', { x: p.x, y: p.y + (pods ? -3 : 4), 'text-anchor': 'middle', class: 'name' }, cut(n.kind === 'Namespace' ? '+ ' + n.label : n.label, p.width)),
-        marks && svg('text', { x: p.x, y: p.y + 14, 'text-anchor': 'middle', class: 'marks' }, marks))
+      return svg('g', { class: `node ${n.kind}${n.id === selected ? ' selected' : ''}${pods && !n.ingressIsolated && n.pods ? ' unfenced' : ''}` },
+        svg('rect', { ...button(n), 'aria-expanded': n.kind === 'Namespace' ? 'false' : undefined, x: left, y: top, width: p.width, height: p.height, rx: pods ? 6 : 22 }),
+        svg('text', { 'aria-hidden': 'true', x: p.x, y: p.y + (pods ? -3 : 4), 'text-anchor': 'middle', class: 'name' }, cut(n.kind === 'Namespace' ? '+ ' + n.label : n.label, p.width)),
+        marks && svg('text', { 'aria-hidden': 'true', x: p.x, y: p.y + 14, 'text-anchor': 'middle', class: 'marks' }, marks))
     }))
   }
 
+  // button is what makes a shape one. The text beside it is for eyes alone: its label says all of it.
   function button(n) {
     return {
       tabindex: '0', role: 'button', 'data-id': n.id, 'aria-label': n.said,

@@ -1,0 +1,49 @@
+package ui
+
+import (
+	_ "embed"
+	"testing"
+
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+)
+
+// axe is axe-core, by Deque: see testdata/README.md.
+//
+//go:embed testdata/axe.min.js
+var axe string
+
+// finding is a rule that the page breaks.
+type finding struct {
+	ID, Impact, Help string
+	Nodes            []string
+}
+
+// TestAccessible: axe-core finds nothing serious in any view, light and dark.
+func TestAccessible(t *testing.T) {
+	address := serve(t, shopFiles...)
+	for _, scheme := range []string{"light", "dark"} {
+		b := open(t, address, scheme)
+		// The page lets no text become a script; the test may.
+		b.do(call(page.SetBypassCSP, page.SetBypassCSPParams{Enabled: true}))
+		for _, view := range []struct{ name, hash, then string }{
+			{"map", "#map", ""}, {"open", "#map?open=shop&open=batch&unfenced=1&select=deploy/shop/api", ""}, {"matrix", "#matrix", `.grid button[data-to="sts/shop/db"]`},
+			{"flows", "#flows", ""}, {"whatif", "#whatif?policy=NetworkPolicy/shop/db", "#drop"}, {"help", "#map", "#help"},
+		} {
+			b.visit("#flows") // so that the view is drawn anew
+			b.visit(view.hash)
+			if view.then != "" {
+				b.click(view.then)
+				b.waits(`document.querySelector("#result, #panel .answer, #keys[open]")`)
+			}
+			eval[bool](b, axe+"; true")
+			found := eval[[]finding](b, `axe.run().then(r => r.violations.filter(v => v.impact === "serious" || v.impact === "critical")
+				.map(v => ({ID: v.id, Impact: v.impact, Help: v.help, Nodes: v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + " " + n.failureSummary)})))`)
+			for _, f := range found {
+				t.Errorf("%s, %s: %s (%s): %q", view.name, scheme, f.ID, f.Impact, f.Nodes)
+			}
+			b.picture(view.name + "-" + scheme)
+		}
+		_ = chromedp.Cancel(b.ctx) // the next has a browser of its own
+	}
+}

@@ -1,0 +1,191 @@
+package ui
+
+import (
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/explain"
+)
+
+// edge is a line of the map, as the page has it.
+type edge struct{ From, To, Text string }
+
+const readEdges = `[...document.querySelectorAll(".edge[data-how=allowed], .edge[data-how=unfenced]")].map(e => ({From: e.dataset.from, To: e.dataset.to, Text: e.dataset.text ?? ""}))`
+
+// TestMap: with all namespaces open, the map has a line, with the ports, for each pair of workloads that reach says
+// reach each other, and no others.
+func TestMap(t *testing.T) {
+	b := open(t, serve(t, shopFiles...), "light")
+	b.visit("#map")
+	b.click(`[data-id="ns/shop"]`)
+	b.ready()
+	b.waits(`document.querySelector("[data-id='deploy/shop/web']")`)
+	b.visit("#map?open=shop&open=batch&unfenced=1")
+	b.waits(`document.querySelectorAll('[data-id^="job/"]').length === 1`)
+	got := map[[2]string]string{}
+	for _, e := range eval[[]edge](b, readEdges) {
+		got[[2]string{e.From, e.To}] = e.Text
+	}
+	want := map[[2]string][]string{}
+	for _, name := range []string{"deploy/shop/web", "deploy/shop/api", "sts/shop/db", "job/batch/report"} {
+		reach := ask[explain.Reach](t, append([]string{"reach", name}, shopFiles...)...)
+		for _, row := range slices.Concat(reach.Ingress, reach.Egress) {
+			if len(row.Open) > 0 {
+				key := [2]string{row.From.String(), row.To.String()}
+				want[key] = append(want[key], row.Open[0].Protocol)
+			}
+		}
+	}
+	for key := range want {
+		text, is := got[key]
+		if !is {
+			t.Errorf("reach says that %s reaches %s, and the map has no line", key[0], key[1])
+		} else if text == "" {
+			t.Errorf("the line from %s to %s has no ports", key[0], key[1])
+		}
+	}
+	for key := range got {
+		inside := strings.Count(key[0], "/") == 2 && strings.Count(key[1], "/") == 2
+		if _, is := want[key]; !is && inside {
+			t.Errorf("the map has a line from %s to %s, and reach says nothing of it", key[0], key[1])
+		}
+	}
+	b.picture("map")
+	b.visit("#map?q=batch")
+	if ids := eval[[]string](b, `[...document.querySelectorAll("[data-id^='ns/']")].map(e => e.dataset.id)`); !slices.Equal(ids, []string{"ns/batch"}) {
+		t.Errorf("a search for batch shows %v", ids)
+	}
+	b.visit("#map?open=shop&port=5432%2FTCP")
+	for _, e := range eval[[]edge](b, readEdges) {
+		if e.To != "sts/shop/db" && e.From != "nodes" {
+			t.Errorf("port 5432 is shown to be open from %s to %s", e.From, e.To)
+		}
+	}
+}
+
+// TestDetails: who is selected has the rows of reach.
+func TestDetails(t *testing.T) {
+	b := open(t, serve(t, shopFiles...), "light")
+	b.visit("#map?open=shop")
+	b.click(`[data-id="deploy/shop/api"]`)
+	b.waits(`document.querySelector("#panel")?.dataset.selected === "deploy/shop/api"`)
+	reach := ask[explain.Reach](t, append([]string{"reach", "deploy/shop/api"}, shopFiles...)...)
+	var want [][2]string
+	for _, row := range slices.Concat(reach.Ingress, reach.Egress) {
+		want = append(want, [2]string{row.From.String(), row.To.String()})
+	}
+	got := eval[[][2]string](b, `[...document.querySelectorAll("#panel tr[data-from]")].map(r => [r.dataset.from, r.dataset.to])`)
+	if !slices.Equal(got, want) {
+		t.Errorf("the details have the rows %v, reach has %v", got, want)
+	}
+	b.picture("details")
+}
+
+// TestMatrix: the cells are those of reach --matrix, and a cell explains itself as explain does, with the rule marked.
+func TestMatrix(t *testing.T) {
+	b := open(t, serve(t, shopFiles...), "dark")
+	b.visit("#matrix")
+	m := ask[explain.ReachMatrix](t, append([]string{"reach", "--matrix", "-A"}, shopFiles...)...)
+	open := map[[2]string]bool{}
+	for _, c := range m.Cells {
+		if len(c.Open) > 0 {
+			open[[2]string{c.From, c.To}] = true
+		}
+	}
+	got := map[[2]string]bool{}
+	for _, c := range eval[[][3]string](b, `[...document.querySelectorAll(".grid td button")].map(e => [e.dataset.from, e.dataset.to, e.className])`) {
+		if strings.Contains(c[2], "open") {
+			got[[2]string{c[0], c[1]}] = true
+		}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(open) {
+		t.Errorf("open in the page:\n%v\nby reach --matrix:\n%v", got, open)
+	}
+	if rows := eval[[]string](b, `[...document.querySelectorAll(".grid th[scope=row]")].map(e => e.textContent)`); len(rows) != len(m.Parties) {
+		t.Errorf("rows are %v, and there are %d parties", rows, len(m.Parties))
+	}
+	b.click(`.grid button[data-from="deploy/shop/web"][data-to="deploy/shop/api"]`)
+	b.waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/web deploy/shop/api"`)
+	text, err := exec.Command(plugin, append([]string{"explain", "deploy/shop/web", "deploy/shop/api"}, shopFiles...)...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := eval[string](b, `document.querySelector("#panel .answer").textContent`); got != strings.TrimSpace(string(text)) {
+		t.Errorf("the page explains:\n%s\nexplain:\n%s", got, text)
+	}
+	marked := eval[string](b, `[...document.querySelectorAll('[data-policy="NetworkPolicy/shop/api"] mark.allows')].map(e => e.textContent).join("")`)
+	if !strings.Contains(marked, "app: web") || !strings.Contains(marked, "8080") || strings.Contains(marked, "5432") {
+		t.Errorf("marked in policy shop/api is:\n%s", marked)
+	}
+	b.picture("explanation-dark")
+	b.click(`.grid button[data-from="deploy/shop/web"][data-to="sts/shop/db"]`)
+	b.waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/web sts/shop/db"`)
+	if verdict := eval[string](b, `document.querySelector("#panel .verdict").dataset.verdict`); verdict != "Denied" {
+		t.Errorf("web to db is %s", verdict)
+	}
+	if n := eval[int](b, `document.querySelectorAll("#panel mark.misses").length`); n == 0 {
+		t.Error("no nearest miss is marked")
+	}
+}
+
+// flow is a packet of the shop that was denied.
+func flow(verdict flows.Verdict, to string, port uint16) flows.Flow {
+	f := flows.Flow{
+		Time: time.Now(), Node: "node-1", Verdict: verdict, Protocol: "TCP",
+		Source:      flows.Endpoint{IP: netip.MustParseAddr("10.244.1.10"), Port: 40000, Namespace: "shop", Pod: "web-1", Workload: &flows.Workload{Kind: "Deployment", Name: "web"}},
+		Destination: flows.Endpoint{IP: netip.MustParseAddr("10.244.2.20"), Port: port, Namespace: "shop", Pod: to, Workload: &flows.Workload{Kind: "StatefulSet", Name: "db"}},
+	}
+	if verdict == flows.Denied {
+		f.Reason, f.Text, f.Direction = flows.DefaultDeny, "no rule allows it", flows.Egress
+	} else {
+		f.Event = flows.Began
+	}
+	return f
+}
+
+// TestFlows: flows come as agents tell them, wait while the view is paused, and are lines on the map.
+func TestFlows(t *testing.T) {
+	a := tells(t)
+	b := open(t, serve(t, append([]string{"--agent", strings.TrimPrefix(a.URL, "http://")}, shopFiles...)...), "light")
+	b.visit("#flows")
+	a.told <- flow(flows.Denied, "db-0", 5432)
+	b.waits(`document.querySelectorAll("tr.flow").length === 1`)
+	if row := eval[string](b, `document.querySelector("tr.flow").textContent`); !strings.Contains(row, "shop/web-1:40000") || !strings.Contains(row, "shop/db-0:5432") || !strings.Contains(row, "Denied") || !strings.Contains(row, "no rule allows it") {
+		t.Errorf("the row is %s", row)
+	}
+	b.click("#pause")
+	a.told <- flow(flows.Allowed, "db-0", 5433)
+	b.waits(`document.querySelector(".bar .quiet").textContent.includes("1 are waiting")`)
+	if n := eval[int](b, `document.querySelectorAll("tr.flow").length`); n != 1 {
+		t.Errorf("%d flows while it is paused", n)
+	}
+	b.click("#pause")
+	b.waits(`document.querySelectorAll("tr.flow").length === 2`)
+	b.picture("flows")
+	b.click(`tr.flow[data-verdict=denied] button`)
+	b.waits(`document.querySelector("#panel")?.dataset.explained === "shop/web-1 shop/db-0"`)
+	if verdict := eval[string](b, `document.querySelector("#panel .verdict").dataset.verdict`); verdict != "Denied" {
+		t.Errorf("web to db is %s", verdict)
+	}
+	b.visit("#map?open=shop&live=1")
+	for range 3 {
+		a.told <- flow(flows.Denied, "db-0", 5432)
+	}
+	b.waits(`document.querySelector('.edge[data-how=flow-denied][data-from="deploy/shop/web"][data-to="sts/shop/db"]')?.dataset.text === "✕ 3"`)
+	b.picture("map-flows")
+}
+
+// TestNoAgents: without agents, the page says why there are no flows.
+func TestNoAgents(t *testing.T) {
+	b := open(t, serve(t, shopFiles...), "light")
+	b.visit("#flows")
+	if text := eval[string](b, `document.querySelector("main").textContent`); !strings.Contains(text, "--agent") {
+		t.Errorf("it says: %s", text)
+	}
+}
