@@ -82,13 +82,16 @@ func (s *Server) Handler() http.Handler {
 	if err != nil {
 		panic(err) // only if what is embedded has another name
 	}
-	mux.Handle("GET /", http.FileServerFS(files))
+	mux.Handle("/", http.FileServerFS(files))
 	for path, answer := range map[string]func(*moment, *http.Request) (any, error){
 		"GET /api/state": func(m *moment, _ *http.Request) (any, error) { return s.state(m), nil }, "GET /api/map": drawMap, "GET /api/matrix": matrix,
 		"GET /api/reach": reach, "GET /api/explain": explainPair, "GET /api/policies": listPolicies, "GET /api/policy": onePolicy, "POST /api/whatif": s.whatIf,
 	} {
 		mux.HandleFunc(path, s.answer(answer))
 	}
+	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, fmt.Errorf("there is no %s %s", r.Method, r.URL.Path))
+	})
 	mux.HandleFunc("POST /api/read", s.readAgain)
 	mux.HandleFunc("GET /api/flows", s.flows)
 	return guard(s.token, mux)

@@ -1,0 +1,240 @@
+package ui
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/podfence/podfence/api/flows"
+	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/manifests"
+	"github.com/podfence/podfence/policy"
+)
+
+const shop = "../../explain/testdata/shop/"
+
+// read reads the shop.
+func read(t *testing.T) *Objects {
+	t.Helper()
+	files, err := manifests.Read([]string{shop + "cluster.yaml", shop + "policies.yaml"}, manifests.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &explain.Cluster{Snapshot: files.Snapshot, Services: files.Services, EndpointSlices: files.EndpointSlices, Workloads: files.Workloads}
+	x := explain.New(c, policy.JudgeOptions{})
+	return &Objects{
+		Cluster: c, Explainer: x, Complete: func(*explain.Explanation) {},
+		Compare: func(after *explain.Cluster) *explain.Diff {
+			return explain.Compare(x, explain.New(after, policy.JudgeOptions{}))
+		},
+	}
+}
+
+func backend(t *testing.T) Backend {
+	return Backend{
+		Source: "the shop", NoFlows: "no agents",
+		Read: func(context.Context) (*Objects, error) { return read(t), nil },
+		Change: func(text []byte, _ *explain.Cluster) (*explain.Cluster, error) {
+			files, err := manifests.Read([]string{"-"}, manifests.ReadOptions{Stdin: strings.NewReader(string(text))})
+			if err != nil {
+				return nil, err
+			}
+			files.Namespaces = nil
+			return &explain.Cluster{Snapshot: files.Snapshot}, nil
+		},
+	}
+}
+
+// server is a server of the shop that listens nowhere.
+func server(t *testing.T) *Server {
+	b := backend(t)
+	return &Server{backend: &b, world: &world{backend: &b}, token: newToken()}
+}
+
+// answerOf is what a request is answered, as a T.
+func answerOf[T any](t *testing.T, s *Server, method, path, body string, code int) (value T) {
+	t.Helper()
+	r := httptest.NewRequest(method, "http://localhost/"+s.token+"/api/"+path, strings.NewReader(body))
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	if err := json.Unmarshal(w.Body.Bytes(), &value); err != nil || w.Code != code {
+		t.Fatalf("%s %s: %d %s (%v), want %d", method, path, w.Code, w.Body, err, code)
+	}
+	return value
+}
+
+// TestAnswers: each question has its answer, and what is wrong with one is said.
+func TestAnswers(t *testing.T) {
+	s := server(t)
+	if st := answerOf[state](t, s, "GET", "state", "", 200); st.Namespaces != 2 || st.Policies != 5 || st.Flows || st.FlowsReason != "no agents" || st.Generation != 1 {
+		t.Errorf("%+v", st)
+	}
+	if st := answerOf[state](t, s, "POST", "read", "", 200); st.Generation != 2 {
+		t.Errorf("read again: %+v", st)
+	}
+	if m := answerOf[explain.Map](t, s, "GET", "map?open=shop&port=8080/TCP", "", 200); len(m.Nodes) == 0 || len(m.Edges) == 0 {
+		t.Errorf("%+v", m)
+	}
+	if m := answerOf[explain.ReachMatrix](t, s, "GET", "matrix?namespace=shop", "", 200); len(m.Parties) == 0 {
+		t.Errorf("%+v", m)
+	}
+	if r := answerOf[explain.Reach](t, s, "GET", "reach?target=deploy/shop/api", "", 200); len(r.Ingress) == 0 {
+		t.Errorf("%+v", r)
+	}
+	e := answerOf[explanation](t, s, "GET", "explain?from=203.0.113.0/24&to=deploy/shop/web&port=8080/TCP", "", 200)
+	if e.Explanation.Verdict != explain.Allowed || !strings.Contains(e.Text, "shop/web") || len(e.Policies) == 0 || len(e.Policies[0].Lines) == 0 {
+		t.Errorf("from a network: %+v", e)
+	}
+	c := answerOf[changed](t, s, "POST", "whatif", `{"delete": [{"kind": "NetworkPolicy", "namespace": "shop", "name": "db"}]}`, 200)
+	if len(c.Diff.Closed) == 0 || !strings.Contains(c.Text, "CLOSED") {
+		t.Errorf("%+v", c)
+	}
+	for question, want := range map[string]string{
+		"GET map?open=none": "none", "GET map?port=http": "name", "GET reach?target=": "target", "GET reach?target=deploy/shop/none": "none", "GET explain?from=shop/web-1": "from and to",
+		"GET matrix?namespace=none": "none", "GET policy?name=none": "no such policy", "POST whatif {": "change", `POST whatif {"apply": "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelektor: {}}"}`: "podSelektor",
+		`POST whatif {"delete": [{"kind": "NetworkPolicy", "namespace": "shop", "name": "none"}]}`: "none",
+	} {
+		method, rest, _ := strings.Cut(question, " ")
+		path, body, _ := strings.Cut(rest, " ")
+		if f := answerOf[failure](t, s, method, path, body, 400); !strings.Contains(f.Error, want) {
+			t.Errorf("%s: the error is %q, and has no %q", question, f.Error, want)
+		}
+	}
+	if f := answerOf[failure](t, s, "GET", "flows", "", 404); f.Error != "no agents" {
+		t.Errorf("flows: %+v", f)
+	}
+	r := httptest.NewRecorder()
+	big := httptest.NewRequest("POST", "http://localhost/"+s.token+"/api/whatif", strings.NewReader(`{"apply": "`+strings.Repeat("#", maxBody)+`"}`))
+	if s.Handler().ServeHTTP(r, big); r.Code != 400 {
+		t.Errorf("a change that is too large: %d", r.Code)
+	}
+}
+
+// TestLines: where fields are written in the YAML of a policy.
+func TestLines(t *testing.T) {
+	var web markedPolicy
+	for _, p := range policiesOf(read(t).Cluster) {
+		if p.Name == "web" {
+			p.YAML = p.yaml()
+			web.policyText = p
+		}
+	}
+	all := strings.Split(web.YAML, "\n")
+	for path, want := range map[string]string{
+		"spec.podSelector": "podSelector:|matchLabels:|app: web", "spec.policyTypes": "policyTypes:|- Ingress|- Egress",
+		"spec.egress[0].to[0]": "- podSelector:|matchLabels:|app: api", "spec.egress[0].ports[0]": "- port: 8080|protocol: TCP",
+		"spec.ingress[0].from[0].ipBlock.except[0]": "- 198.51.100.0/24",
+	} {
+		from, to, is := web.lines(path)
+		var got []string
+		for i := from; is && i <= to; i++ {
+			got = append(got, strings.TrimSpace(all[i-1]))
+		}
+		if strings.Join(got, "|") != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	for _, gone := range []string{"resourceVersion", "managedFields", "status", "creationTimestamp"} {
+		if strings.Contains(web.YAML, gone) {
+			t.Errorf("the text has %s:\n%s", gone, web.YAML)
+		}
+	}
+}
+
+// TestReadOnce: those who ask while objects are read wait for the same; what was read before stays if it fails.
+func TestReadOnce(t *testing.T) {
+	var reads atomic.Int32
+	fails := false
+	begun, goOn := make(chan bool, 100), make(chan bool)
+	b := backend(t)
+	b.Read = func(context.Context) (*Objects, error) {
+		reads.Add(1)
+		begun <- true
+		<-goOn
+		if fails {
+			return nil, errors.New("the API server is away")
+		}
+		return read(t), nil
+	}
+	s := &Server{backend: &b, world: &world{backend: &b}, token: newToken()}
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			if m, err := s.world.current(t.Context()); err != nil || m.generation != 1 {
+				t.Errorf("%+v, %v", m, err)
+			}
+		})
+	}
+	<-begun
+	close(goOn)
+	group.Wait()
+	if n := reads.Load(); n != 1 {
+		t.Errorf("read %d times", n)
+	}
+	fails = true
+	if f := answerOf[failure](t, s, "POST", "read", "", 502); !strings.Contains(f.Error, "away") || !strings.Contains(f.Error, "the shop") {
+		t.Errorf("%+v", f)
+	}
+	if st := answerOf[state](t, s, "GET", "state", "", 200); st.Generation != 1 {
+		t.Errorf("after a failure: %+v", st)
+	}
+}
+
+// TestFlowLines: flows and what is said of agents come as lines, each at once, with the query that was asked; and the
+// agents are left when whoever asks has gone.
+func TestFlowLines(t *testing.T) {
+	left, asked := make(chan bool), make(chan flows.Query, 1)
+	b := backend(t)
+	b.Observe = func(ctx context.Context, q flows.Query, each func(*flows.Flow) error, say func(string)) error {
+		asked <- q
+		say("node-2: no answer")
+		if err := each(&flows.Flow{Node: "node-1", Verdict: flows.Denied}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		close(left)
+		return nil
+	}
+	s := &Server{backend: &b, world: &world{backend: &b}, token: newToken()}
+	h := httptest.NewServer(s.Handler())
+	defer h.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, "GET", h.URL+"/"+s.token+"/api/flows?namespace=shop&verdict=denied", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := h.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if q := <-asked; !q.Follow || q.Last != 100 || len(q.Namespaces) != 1 {
+		t.Errorf("asked for %+v", q)
+	}
+	var lines []told
+	for scanner := bufio.NewScanner(answer.Body); len(lines) < 2 && scanner.Scan(); {
+		if scanner.Text() == "" {
+			continue
+		}
+		var line told
+		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) != 2 || lines[0].Note != "node-2: no answer" || lines[1].Flow == nil || lines[1].Flow.Node != "node-1" {
+		t.Errorf("%+v", lines)
+	}
+	cancel()
+	<-left
+	if w := request(t, s, "GET", "/"+s.token+"/api/flows?verdikt=denied", nil); w.Code != 400 {
+		t.Errorf("a parameter that is none: %d", w.Code)
+	}
+}
