@@ -44,6 +44,7 @@ var fieldExceptions = map[string]string{
 	module + "/manifests.reader":      "one reader, a file for each of its steps",
 	// What commands ask about, whatever it was read of.
 	module + "/kubectl-podfence/commands.objects": "plain data",
+	module + "/kubectl-podfence/ui.moment":        "is not changed once it was made",
 	// Values of flags, which several files of the command line read.
 	module + "/cli.enforcement": "flags",
 	module + "/cli.network":     "flags",

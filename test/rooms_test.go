@@ -101,6 +101,8 @@ var rules = []struct {
 	// What reads a cluster and what asks agents have no command line, and do not know each other.
 	{module + "/kubectl-podfence/cluster", []string{module + "/kubectl-podfence", "!" + module + "/kubectl-podfence/cluster", "github.com/spf13", "k8s.io/cli-runtime"}},
 	{module + "/kubectl-podfence/agents", []string{module + "/kubectl-podfence", "!" + module + "/kubectl-podfence/agents", module + "/explain", "github.com/spf13", "k8s.io/cli-runtime"}},
+	// The page is given what it shows.
+	{module + "/kubectl-podfence/ui", []string{module + "/kubectl-podfence", "!" + module + "/kubectl-podfence/ui", "k8s.io/client-go", "github.com/spf13", "k8s.io/cli-runtime"}},
 	// The demo uses the lab, and is no test.
 	{module + "/test/lab", []string{module + "/ruleset", module + "/controllers", "testing"}},
 	{module + "/test/demo", []string{"testing"}},
@@ -121,6 +123,7 @@ var only = map[string][]string{
 	"github.com/cilium/cilium":       {module + "/controllers/hubble"},
 	"google.golang.org/grpc":         {module + "/controllers/hubble"},
 	"k8s.io/cli-runtime":             {module + "/kubectl-podfence"},
+	"github.com/chromedp":            {module + "/test/ui"},
 	module + "/kubectl-podfence":     {module + "/kubectl-podfence"},
 }
 

@@ -102,6 +102,29 @@ func (f *frame) rest() (*rest.Config, error) {
 	return config, nil
 }
 
+// clusterName is the cluster as its user knows it.
+func (f *frame) clusterName() (string, error) {
+	raw, err := f.config.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return "", fmt.Errorf("finding the cluster to ask (--kubeconfig, --context): %w", err)
+	}
+	name := raw.CurrentContext
+	if *f.config.Context != "" {
+		name = *f.config.Context
+	}
+	if name != "" {
+		return "context " + name, nil
+	}
+	config, err := f.rest()
+	if err != nil {
+		return "", err
+	}
+	return config.Host, nil
+}
+
+// ownVersion is the plugin's.
+func (f *frame) ownVersion() string { return f.version }
+
 // namespace is the one that names without a namespace are in, and whether a flag has set it.
 func (f *frame) namespace() (name string, set bool, err error) {
 	name, set, err = f.config.ToRawKubeConfigLoader().Namespace()

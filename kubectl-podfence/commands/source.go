@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -49,6 +50,9 @@ func (f *frame) sourceFlags(cmd *cobra.Command) *source {
 
 // isFiles reports whether files are asked instead of a cluster.
 func (s *source) isFiles() bool { return len(s.files) > 0 }
+
+// text names the files.
+func (s *source) text() string { return strings.Join(s.files, ", ") }
 
 // has reports whether a path is among the files.
 func (s *source) has(path string) bool { return slices.Contains(s.files, path) }

@@ -69,7 +69,7 @@ func (c *showing) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server, err := ui.Listen(ctx, backend, ui.Options{Port: c.port, Refresh: c.refresh, Version: c.version})
+	server, err := ui.Listen(ctx, backend, ui.Options{Port: c.port, Refresh: c.refresh, Version: c.ownVersion()})
 	if err != nil {
 		return err
 	}
@@ -98,9 +98,9 @@ func (c *showing) check() error {
 func (c *showing) backend() (ui.Backend, error) {
 	b := ui.Backend{Read: c.read, Change: c.change}
 	if c.source.isFiles() {
-		b.Source = strings.Join(c.source.files, ", ")
+		b.Source = c.source.text()
 	} else {
-		name, err := c.cluster()
+		name, err := c.clusterName()
 		if err != nil {
 			return b, err
 		}
@@ -112,26 +112,6 @@ func (c *showing) backend() (ui.Backend, error) {
 		b.Observe = c.observe
 	}
 	return b, nil
-}
-
-// cluster names the cluster as its user knows it.
-func (c *showing) cluster() (string, error) {
-	raw, err := c.config.ToRawKubeConfigLoader().RawConfig()
-	if err != nil {
-		return "", fmt.Errorf("finding the cluster to ask (--kubeconfig, --context): %w", err)
-	}
-	name := raw.CurrentContext
-	if *c.config.Context != "" {
-		name = *c.config.Context
-	}
-	if name != "" {
-		return "context " + name, nil
-	}
-	config, err := c.rest()
-	if err != nil {
-		return "", err
-	}
-	return config.Host, nil
 }
 
 func (c *showing) read(ctx context.Context) (*ui.Objects, error) {

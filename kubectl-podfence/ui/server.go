@@ -42,7 +42,7 @@ type Server struct {
 
 // Listen begins to listen, on loopback only. Nothing is answered before Serve.
 func Listen(ctx context.Context, b Backend, o Options) (*Server, error) {
-	s := &Server{backend: &b, options: o, world: &world{backend: &b}, token: newToken(), host: "127.0.0.1"}
+	s := &Server{backend: &b, options: o, world: newWorld(&b), token: newToken(), host: "127.0.0.1"}
 	var lc net.ListenConfig
 	listen, err := lc.Listen(ctx, "tcp", net.JoinHostPort(s.host, strconv.Itoa(o.Port)))
 	if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) { // the machine has no IPv4

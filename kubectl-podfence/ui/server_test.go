@@ -55,7 +55,7 @@ func backend(t *testing.T) Backend {
 // server is a server of the shop that listens nowhere.
 func server(t *testing.T) *Server {
 	b := backend(t)
-	return &Server{backend: &b, world: &world{backend: &b}, token: newToken()}
+	return &Server{backend: &b, world: newWorld(&b), token: newToken()}
 }
 
 // answerOf is what a request is answered, as a T.
@@ -163,7 +163,7 @@ func TestReadOnce(t *testing.T) {
 		}
 		return read(t), nil
 	}
-	s := &Server{backend: &b, world: &world{backend: &b}, token: newToken()}
+	s := &Server{backend: &b, world: newWorld(&b), token: newToken()}
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {
@@ -202,7 +202,7 @@ func TestFlowLines(t *testing.T) {
 		close(left)
 		return nil
 	}
-	s := &Server{backend: &b, world: &world{backend: &b}, token: newToken()}
+	s := &Server{backend: &b, world: newWorld(&b), token: newToken()}
 	h := httptest.NewServer(s.Handler())
 	defer h.Close()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -20,6 +20,8 @@ type world struct {
 	now     *moment
 }
 
+func newWorld(b *Backend) *world { return &world{backend: b} }
+
 // moment is the objects as they were once. It is not changed.
 type moment struct {
 	*Objects
