@@ -135,6 +135,7 @@ Ask why, and who reaches whom (kubectl podfence, without a cluster):
   %[1]s explain -f %[2]s %[3]s %[4]s
   %[1]s explain -f %[2]s %[5]s %[6]s
   %[1]s reach -f %[2]s --matrix --all-namespaces
+  %[1]s ui -f %[2]s   # the same in a browser
 `, beside("kubectl-podfence"), folder, from, to, deniedFrom, deniedTo)
 }
 

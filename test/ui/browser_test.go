@@ -69,7 +69,7 @@ func ask[T any](t *testing.T, args ...string) (value T) {
 }
 
 // serve runs kubectl podfence ui, and returns where the page is.
-func serve(t *testing.T, args ...string) string {
+func serve(t testing.TB, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd := exec.CommandContext(ctx, plugin, append([]string{"ui"}, args...)...)
@@ -129,7 +129,7 @@ func tells(t *testing.T) *agent {
 
 // browser is a tab of a browser.
 type browser struct {
-	t       *testing.T
+	t       testing.TB
 	ctx     context.Context
 	address string
 
@@ -139,7 +139,7 @@ type browser struct {
 }
 
 // open opens the page in a new browser, in a colour scheme.
-func open(t *testing.T, address, scheme string) *browser {
+func open(t testing.TB, address, scheme string) *browser {
 	t.Helper()
 	if _, err := exec.LookPath("chromium"); err != nil {
 		t.Fatal("there is no chromium: test/packages.sh installs it")

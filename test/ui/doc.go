@@ -5,6 +5,7 @@
 //	views_test.go       what each view shows
 //	change_test.go      what a change would do
 //	keyboard_test.go    the same without a mouse
+//	bench_test.go       how long it takes with 20,000 pods
 //	accessible_test.go  axe-core finds nothing serious, light and dark
 //
 // What it saw is kept as pictures in bin/ui-screenshots.

@@ -30,7 +30,8 @@ function fail(error) {
   box.hidden = false
 }
 
-// show shows what the address bar says.
+// show shows what the address bar says. A view asks, after each answer that it has waited for, whether it is still the one
+// that is wanted.
 async function show() {
   const { view, params } = route()
   const mine = ++turn
@@ -49,7 +50,7 @@ async function show() {
   byId('view').dataset.view = view
   document.title = `podfence: ${document.querySelector('[aria-current=page]')?.textContent ?? ''}`
   try {
-    await next.show(byId('view'), params, page)
+    await next.show(byId('view'), params, page, () => mine === turn)
   } catch (error) {
     fail(error)
   }

@@ -17,9 +17,11 @@ let live, last, typing
 export function hide() {
   live?.stop()
   live = undefined
+  clearTimeout(typing)
+  last = undefined
 }
 
-export async function show(main, params, page) {
+export async function show(main, params, page, still) {
   const values = {
     open: params.getAll('open'), port: params.get('port') ?? '', unfenced: params.get('unfenced') ?? '', q: params.get('q') ?? '',
     label: params.get('label') ?? '', show: params.get('show') ?? '', select: params.get('select') ?? '', live: params.get('live') ?? '',
@@ -29,9 +31,13 @@ export async function show(main, params, page) {
   const query = { open: values.open, port: values.port, unfenced: values.unfenced }
   let answer = await get('map', query)
   if (answer.tooMany && values.select) answer = { ...await get('map', { ...query, focus: values.select }), tooMany: answer.tooMany }
-  last = { answer, values, page, main }
+  if (!still()) return
+  last = { answer, values, page, main, still }
   if (values.live && page.state.flows) live ??= counter(() => last && render(last))
-  else hide()
+  else {
+    live?.stop()
+    live = undefined
+  }
   render(last)
   if (values.select) await details(last)
 }
@@ -167,7 +173,7 @@ function reachTable(caption, rows, page) {
 }
 
 // details shows what is known of the node that is selected.
-async function details({ answer, values, page }) {
+async function details({ answer, values, page, still }) {
   const node = answer.nodes.find(n => n.id === values.select)
   if (!node) return
   const facts = [['Pods', node.kind === 'Namespace' || node.namespace ? String(node.pods) : undefined], ['Workloads', node.workloads],
@@ -184,6 +190,7 @@ async function details({ answer, values, page }) {
     return
   }
   const reach = await get('reach', { target: node.id })
+  if (!still()) return
   openPanel(node.id, head, reachTable('Who reaches it', reach.ingress, page), reachTable('What it reaches', reach.egress, page),
     (reach.notes ?? []).map(n => el('p', { class: 'quiet' }, n.message))).dataset.selected = node.id
 }

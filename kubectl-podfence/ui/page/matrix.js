@@ -9,9 +9,10 @@ import * as change from './change.js'
 // most is how many workloads a table can have that somebody still reads.
 const most = 200
 
-export async function show(main, params, page) {
+export async function show(main, params, page, still) {
   const namespace = params.get('namespace') ?? ''
   const { nodes } = await get('map')
+  if (!still()) return
   const select = el('select', { id: 'matrix-namespace', 'data-search': true, onchange: () => go('matrix', { namespace: select.value }) },
     el('option', { value: '' }, 'all'), nodes.filter(n => n.kind === 'Namespace').map(n => el('option', { value: n.name }, n.name)))
   select.value = namespace
@@ -30,6 +31,7 @@ export async function show(main, params, page) {
     head.after(el('p', { class: 'pad', role: 'alert' }, error.message))
     return
   }
+  if (!still()) return
   const names = matrix.parties.map(name)
   const cells = new Map()
   for (const cell of matrix.cells) {

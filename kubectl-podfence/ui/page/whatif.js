@@ -21,8 +21,9 @@ spec:
 
 let draft // what is written, with the policy that it is of
 
-export async function show(main, params, page) {
+export async function show(main, params, page, still) {
   const { policies } = await get('policies')
+  if (!still()) return
   const wanted = params.get('policy')
   const chosen = wanted === 'new' ? { kind: 'NetworkPolicy', name: 'new policy', isNew: true } : policies.find(p => change.keyOf(p) === wanted)
   const filter = el('input', { type: 'search', id: 'policy-filter', 'data-search': true, oninput: () => list.replaceChildren(...items()) })
@@ -37,11 +38,11 @@ export async function show(main, params, page) {
     el('section', { class: 'whatif' },
       el('div', { class: 'side' }, el('h2', {}, 'Policies'), el('label', { for: 'policy-filter' }, 'Search '), filter,
         el('p', {}, el('a', { href: address('whatif', { policy: 'new' }), class: 'button' }, 'New policy')), list),
-      el('div', { class: 'work' }, chosen ? await editor(chosen, page, main, params) : el('p', {}, 'Choose a policy, change it or drop it, and see what that opens and closes. Nothing is written to the cluster.'),
+      el('div', { class: 'work' }, chosen ? await editor(chosen, page, main, params, still) : el('p', {}, 'Choose a policy, change it or drop it, and see what that opens and closes. Nothing is written to the cluster.'),
         result())))
 }
 
-async function editor(policy, page, main, params) {
+async function editor(policy, page, main, params, still) {
   const edit = change.edited(policy)
   if (draft?.key !== change.keyOf(policy)) {
     const yaml = policy.isNew ? template : policy.yaml ?? (await get('policy', { kind: policy.kind, namespace: policy.namespace, name: policy.name })).yaml
@@ -54,7 +55,7 @@ async function editor(policy, page, main, params) {
       make()
       await change.ask()
       page.status(change.summary())
-      await show(main, params, page)
+      await show(main, params, page, still)
       document.getElementById('result')?.focus()
     } catch (error) {
       change.forget(policy)
