@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -156,5 +157,5 @@ func connReaderOf(t testing.TB, tell func(*nft.ConnEvent)) *connReader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &connReader{socket: &datagrams{}, tell: tell, sample: newConnSample(1 << 62), own: set, listed: time.Now().Add(time.Hour), lost: &atomic.Uint64{}}
+	return &connReader{socket: &datagrams{}, tell: tell, sample: newConnSample(math.MaxInt), own: set, listed: time.Now().Add(time.Hour), lost: &atomic.Uint64{}}
 }

@@ -171,7 +171,7 @@ func podAddressesOf(node string) *v1alpha1.PodAddresses {
 // podAddress is what is said of the nth pod.
 func podAddress(n int) v1alpha1.PodAddress {
 	return v1alpha1.PodAddress{
-		Namespace: shop, Name: fmt.Sprintf("checkout-6d8f9c7b54-%05x", n&0xfffff), UID: types.UID(fmt.Sprintf("7c0e4a52-1b9d-4f3e-8a6c-%012x", n&0xffffffff)),
+		Namespace: shop, Name: fmt.Sprintf("checkout-6d8f9c7b54-%05x", n&0xfffff), UID: types.UID(fmt.Sprintf("7c0e4a52-1b9d-4f3e-8a6c-%012x", uint32(n))),
 		IPs: []string{fmt.Sprintf("10.244.17.%d", 10+n&0x7f)}, Since: v1alpha1.Now(),
 	}
 }

@@ -12,8 +12,9 @@ const magic = "pF paths"
 
 // Mark is what says which frame it is in.
 func Mark(number int) []byte {
+	n := uint64(number) // an int may have 32 bits
 	m := append(make([]byte, 0, MarkSize), magic...)
-	return append(binary.BigEndian.AppendUint16(m, uint16(number>>32)), byte(number>>24), byte(number>>16), byte(number>>8), byte(number))
+	return append(binary.BigEndian.AppendUint16(m, uint16(n>>32)), byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 }
 
 // ReadMark returns the number of the first mark in b, and what is behind it.
@@ -23,5 +24,5 @@ func ReadMark(b []byte) (number int, rest []byte, found bool) {
 		return 0, nil, false
 	}
 	rest = b[i+len(magic):]
-	return int(binary.BigEndian.Uint16(rest))<<32 | int(binary.BigEndian.Uint32(rest[2:])), rest[6:], true
+	return int(uint64(binary.BigEndian.Uint16(rest))<<32 | uint64(binary.BigEndian.Uint32(rest[2:]))), rest[6:], true
 }
