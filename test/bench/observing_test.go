@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -41,7 +42,7 @@ func BenchmarkObserving(b *testing.B) {
 	commit(b, w.nodes[0], table)
 	must(b, w.wrong(false))
 	must(b, w.nodes[0].SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "1"))
-	const all, some = 1 << 40, 2000 // as the agent has it
+	const all, some = math.MaxInt, 2000 // as the agent has it
 	for _, c := range []struct {
 		name     string
 		limit    int
