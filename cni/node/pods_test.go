@@ -78,7 +78,8 @@ func (p *peer) podSide() string {
 	}
 	// What learning leaves, and multicast's own entries, are no settings.
 	lines = slices.DeleteFunc(lines, func(l string) bool {
-		return !strings.Contains(l, "static") && strings.Contains(l, "dev "+podLink) && !strings.Contains(l, "mtu")
+		return strings.HasPrefix(l, "33:33:") || strings.HasPrefix(l, "01:00:5e:") ||
+			!strings.Contains(l, "static") && strings.Contains(l, "dev "+podLink) && !strings.Contains(l, "mtu")
 	})
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")

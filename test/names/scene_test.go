@@ -157,12 +157,22 @@ func (s *scene) must(err error) {
 	check.NoError(s.t, err)
 }
 
-// run runs a program in a host.
+// run runs a program in a host. nft begins anew each time that something commits while it lists, which on a slow machine
+// may never end: it is broken off, and run again.
 func (s *scene) run(h *lab.Host, name string, args ...string) string {
 	s.t.Helper()
 	var out []byte
 	s.must(h.Do(func() (err error) {
-		if out, err = exec.Command(name, args...).CombinedOutput(); err != nil {
+		for range 6 {
+			ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+			out, err = exec.CommandContext(ctx, name, args...).CombinedOutput()
+			late := ctx.Err() != nil
+			cancel()
+			if !late {
+				break
+			}
+		}
+		if err != nil {
 			err = fmt.Errorf("%s %v: %w: %s", name, args, err, out)
 		}
 		return err
