@@ -76,8 +76,18 @@ func TestAnswers(t *testing.T) {
 	if st := answerOf[state](t, s, "GET", "state", "", 200); st.Namespaces != 2 || st.Policies != 5 || st.Flows || st.FlowsReason != "no agents" || st.Generation != 1 {
 		t.Errorf("%+v", st)
 	}
+	first := answerOf[state](t, s, "GET", "state", "", 200).Read
+	if st := answerOf[state](t, s, "POST", "read", "", 200); st.Generation != 1 || !st.Read.After(first) {
+		t.Errorf("read again, with nothing changed: %+v", st)
+	}
+	unchanged := s.backend.Read
+	s.backend.Read = func(ctx context.Context) (*Objects, error) {
+		o, err := unchanged(ctx)
+		o.Cluster.Policies[0].Labels = map[string]string{"new": "yes"}
+		return o, err
+	}
 	if st := answerOf[state](t, s, "POST", "read", "", 200); st.Generation != 2 {
-		t.Errorf("read again: %+v", st)
+		t.Errorf("read again, with a policy changed: %+v", st)
 	}
 	if m := answerOf[explain.Map](t, s, "GET", "map?open=shop&port=8080/TCP", "", 200); len(m.Nodes) == 0 || len(m.Edges) == 0 {
 		t.Errorf("%+v", m)

@@ -3,10 +3,13 @@ package ui
 import (
 	"context"
 	"fmt"
+	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/explain"
 )
@@ -43,7 +46,8 @@ func (w *world) current(ctx context.Context) (*moment, error) {
 	return w.again(ctx, 0)
 }
 
-// again reads the objects, unless that was done since the given generation. What was read before stays if it fails.
+// again reads the objects, unless that was done since the given generation. What was read before stays if it fails, and if
+// nothing has changed, but for the time.
 func (w *world) again(ctx context.Context, since int) (*moment, error) {
 	w.reading.Lock()
 	defer w.reading.Unlock()
@@ -58,15 +62,39 @@ func (w *world) again(ctx context.Context, since int) (*moment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", w.backend.Source, err)
 	}
-	m := &moment{Objects: objects, atlas: objects.Explainer.Atlas(), generation: 1, read: time.Now(), policies: policiesOf(objects.Cluster)}
-	m.took = m.read.Sub(began)
-	if before != nil {
-		m.generation = before.generation + 1
+	var m *moment
+	if before != nil && before.same(objects) {
+		still := *before
+		m = &still
+	} else {
+		m = &moment{Objects: objects, atlas: objects.Explainer.Atlas(), generation: since + 1, policies: policiesOf(objects.Cluster)}
 	}
+	m.read = time.Now()
+	m.took = m.read.Sub(began)
 	w.mu.Lock()
 	w.now = m
 	w.mu.Unlock()
 	return m, nil
+}
+
+// same reports whether objects are those that were read before.
+func (m *moment) same(now *Objects) bool {
+	a, b := m.Cluster, now.Cluster
+	return m.Options == now.Options && slices.Equal(m.Notes, now.Notes) && a.NamesKnown == b.NamesKnown && slices.Equal(a.Resolutions, b.Resolutions) &&
+		sameObjects(a.Pods, b.Pods) && sameObjects(a.Policies, b.Policies) && sameObjects(a.ClusterPolicies, b.ClusterPolicies) &&
+		sameObjects(a.Namespaces, b.Namespaces) && sameObjects(a.Nodes, b.Nodes) && sameObjects(a.Services, b.Services) &&
+		sameObjects(a.EndpointSlices, b.EndpointSlices) && sameObjects(a.Workloads, b.Workloads) && sameObjects(a.PodAddresses, b.PodAddresses)
+}
+
+// sameObjects reports whether two lists have the same versions of the same objects. Those of files have no version, and
+// are compared.
+func sameObjects[T metav1.Object](a, b []T) bool {
+	return slices.EqualFunc(a, b, func(x, y T) bool {
+		if version := x.GetResourceVersion(); version != "" {
+			return x.GetUID() == y.GetUID() && version == y.GetResourceVersion()
+		}
+		return reflect.DeepEqual(x, y)
+	})
 }
 
 // state is what the page says of all that it shows.

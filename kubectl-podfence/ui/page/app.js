@@ -75,7 +75,7 @@ async function again() {
     tell(await post('read'))
     if (state.generation !== before) {
       await change.ask().catch(fail)
-      await show()
+      if (!shown?.goesOn) await show()
     }
   } catch (error) {
     fail(error)

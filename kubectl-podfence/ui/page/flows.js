@@ -10,6 +10,9 @@ const verdicts = { denied: 'Denied', allowed: 'Allowed', 'would-deny': 'Would be
 const signs = { denied: '✕', allowed: '✓', 'would-deny': '?', 'would-allow': '+' }
 let stream
 
+// goesOn: the view does not depend on the objects that were read, and begins anew only if somebody goes there.
+export const goesOn = true
+
 export function hide() {
   stream?.stop()
   stream = undefined

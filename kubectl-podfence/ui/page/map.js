@@ -63,7 +63,8 @@ function fields(main, values, page) {
     typing = setTimeout(() => { replace('map', { ...last.values, q: event.target.value }); last.values.q = event.target.value; render(last) }, 150)
   }
   at('map-port').onchange = event => changed('port', event.target.value.trim())
-  at('map-show').onchange = event => changed('show', event.target.value)
+  // Flows are seen by whoever watches them.
+  at('map-show').onchange = ({ target }) => go('map', { ...values, show: target.value, live: ['flows', 'denied'].includes(target.value) && page.state.flows ? '1' : values.live })
   at('map-unfenced').onchange = event => changed('unfenced', event.target.checked ? '1' : '')
   at('map-live').onchange = event => changed('live', event.target.checked ? '1' : '')
   if (document.activeElement !== at('map-q')) at('map-q').value = values.q

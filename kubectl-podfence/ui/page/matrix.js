@@ -18,6 +18,9 @@ export async function show(main, params, page, still) {
   select.value = namespace
   const head = el('div', { class: 'bar' }, el('span', { class: 'field' }, el('label', { for: 'matrix-namespace' }, 'Namespace '), select),
     el('span', { class: 'quiet' }, 'Rows are where packets come from. – closed, ~ for some of the pods only, ″ as for the network around it.'))
+  // Who is in a cell, and where the table is, stays so when the objects are read again.
+  const old = main.querySelector('.tall'), at = document.activeElement?.closest?.('.grid button')?.dataset
+  const scrolled = old && { left: old.scrollLeft, top: old.scrollTop }
   main.replaceChildren(el('section', { class: 'matrix' }, el('h2', { class: 'hidden' }, 'Matrix'), head))
   const workloads = nodes.reduce((sum, n) => sum + (n.workloads ?? 0), 0)
   if (!namespace && workloads > most) {
@@ -54,7 +57,10 @@ export async function show(main, params, page, still) {
   grid.addEventListener('keydown', move)
   const first = grid.querySelector('td button')
   if (first) first.tabIndex = 0
-  head.after(el('div', { class: 'scroll tall' }, grid), ...(matrix.notes ?? []).map(n => el('p', { class: 'quiet pad' }, n.message)))
+  const table = el('div', { class: 'scroll tall' }, grid)
+  head.after(table, ...(matrix.notes ?? []).map(n => el('p', { class: 'quiet pad' }, n.message)))
+  if (scrolled) table.scrollTo(scrolled)
+  if (at) grid.querySelector(`button[data-from="${CSS.escape(at.from)}"][data-to="${CSS.escape(at.to)}"]`)?.focus()
 }
 
 // short is a cell's text: numbers without a protocol are TCP.
