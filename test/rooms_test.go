@@ -123,7 +123,7 @@ var only = map[string][]string{
 	"github.com/cilium/cilium":       {module + "/controllers/hubble"},
 	"google.golang.org/grpc":         {module + "/controllers/hubble"},
 	"k8s.io/cli-runtime":             {module + "/kubectl-podfence"},
-	"github.com/chromedp":            {module + "/test/ui"},
+	"github.com/chromedp":            {module + "/test/page", module + "/test/ui"},
 	module + "/kubectl-podfence":     {module + "/kubectl-podfence"},
 }
 

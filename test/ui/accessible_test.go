@@ -4,8 +4,9 @@ import (
 	_ "embed"
 	"testing"
 
-	"github.com/chromedp/cdproto/page"
-	"github.com/chromedp/chromedp"
+	cdppage "github.com/chromedp/cdproto/page"
+
+	"github.com/podfence/podfence/test/page"
 )
 
 // axe is axe-core, by Deque: see testdata/README.md.
@@ -23,27 +24,26 @@ type finding struct {
 func TestAccessible(t *testing.T) {
 	address := serve(t, shopFiles...)
 	for _, scheme := range []string{"light", "dark"} {
-		b := open(t, address, scheme)
+		b := page.Open(t, pictures, address, scheme)
 		// The page lets no text become a script; the test may.
-		b.do(call(page.SetBypassCSP, page.SetBypassCSPParams{Enabled: true}))
+		b.Do(page.Call(cdppage.SetBypassCSP, cdppage.SetBypassCSPParams{Enabled: true}))
 		for _, view := range []struct{ name, hash, then string }{
 			{"map", "#map", ""}, {"open", "#map?open=shop&open=batch&unfenced=1&select=deploy/shop/api", ""}, {"matrix", "#matrix", `.grid button[data-to="sts/shop/db"]`},
 			{"flows", "#flows", ""}, {"whatif", "#whatif?policy=NetworkPolicy/shop/db", "#drop"}, {"help", "#map", "#help"},
 		} {
-			b.visit("#flows") // so that the view is drawn anew
-			b.visit(view.hash)
+			b.Visit("#flows") // so that the view is drawn anew
+			b.Visit(view.hash)
 			if view.then != "" {
-				b.click(view.then)
-				b.waits(`document.querySelector("#result, #panel .answer, #keys[open]")`)
+				b.Click(view.then)
+				b.Waits(`document.querySelector("#result, #panel .answer, #keys[open]")`)
 			}
-			eval[bool](b, axe+"; true")
-			found := eval[[]finding](b, `axe.run().then(r => r.violations.filter(v => v.impact === "serious" || v.impact === "critical")
+			page.Eval[bool](b, axe+"; true")
+			found := page.Eval[[]finding](b, `axe.run().then(r => r.violations.filter(v => v.impact === "serious" || v.impact === "critical")
 				.map(v => ({ID: v.id, Impact: v.impact, Help: v.help, Nodes: v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + " " + n.failureSummary)})))`)
 			for _, f := range found {
 				t.Errorf("%s, %s: %s (%s): %q", view.name, scheme, f.ID, f.Impact, f.Nodes)
 			}
-			b.picture(view.name + "-" + scheme)
+			b.Picture(view.name + "-" + scheme)
 		}
-		_ = chromedp.Cancel(b.ctx) // the next has a browser of its own
 	}
 }

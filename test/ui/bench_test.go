@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/podfence/podfence/test/page"
 )
 
 // wide writes 500 namespaces with 5 workloads of 8 pods each, and 4 policies each.
@@ -53,23 +55,23 @@ spec:
 // that the plugin has had. The objects are read before.
 func BenchmarkPage(b *testing.B) {
 	address := serve(b, "-f", wide(b), "--refresh", "0")
-	page := open(b, address, "light")
+	tab := page.Open(b, pictures, address, "light")
 	var coldest, first, opened, selected time.Duration
 	turns := 0
 	for i := 0; b.Loop(); i++ {
-		page.do(chromedp.Navigate("about:blank"))
+		tab.Do(chromedp.Navigate("about:blank"))
 		began := time.Now()
-		page.do(chromedp.Navigate(address + "#map"))
-		page.ready()
+		tab.Do(chromedp.Navigate(address + "#map"))
+		tab.Ready()
 		took := time.Since(began)
 		coldest = max(coldest, took)
 		first += took
-		if n := eval[int](page, `document.querySelectorAll("[data-id^='ns/']").length`); n != 500 {
+		if n := page.Eval[int](tab, `document.querySelectorAll("[data-id^='ns/']").length`); n != 500 {
 			b.Fatalf("%d namespaces", n)
 		}
-		opened += eval[time.Duration](page, click(fmt.Sprintf("ns/ns-%d", i%500), fmt.Sprintf(`document.querySelector("[data-id='sts/ns-%d/w-0']")`, i%500)))
+		opened += page.Eval[time.Duration](tab, click(fmt.Sprintf("ns/ns-%d", i%500), fmt.Sprintf(`document.querySelector("[data-id='sts/ns-%d/w-0']")`, i%500)))
 		id := fmt.Sprintf("sts/ns-%d/w-0", i%500)
-		selected += eval[time.Duration](page, click(id, fmt.Sprintf(`document.querySelector("#panel")?.dataset.selected === %q`, id)))
+		selected += page.Eval[time.Duration](tab, click(id, fmt.Sprintf(`document.querySelector("#panel")?.dataset.selected === %q`, id)))
 		turns++
 	}
 	b.ReportMetric(float64(coldest.Milliseconds()), "ms-slowest-first-view")

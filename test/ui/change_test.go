@@ -8,15 +8,16 @@ import (
 	"testing"
 
 	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/test/page"
 )
 
 // TestDrop: a policy that is dropped opens what diff says, in the list, on the map and in the matrix; and nothing once
 // it is cleared.
 func TestDrop(t *testing.T) {
-	b := open(t, serve(t, shopFiles...), "light")
-	b.visit("#whatif?policy=NetworkPolicy/shop/db")
-	b.click("#drop")
-	b.waits(`document.querySelector("#result") !== null`)
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#whatif?policy=NetworkPolicy/shop/db")
+	b.Click("#drop")
+	b.Waits(`document.querySelector("#result") !== null`)
 	d := ask[explain.Diff](t, "diff", "-f", shop+"cluster.yaml", "-f", without(t, "db"), "--against", shop+"cluster.yaml", "--against", shop+"policies.yaml")
 	var want [][3]string
 	for _, list := range []struct {
@@ -27,27 +28,27 @@ func TestDrop(t *testing.T) {
 			want = append(want, [3]string{list.how, c.From.String(), c.To.String()})
 		}
 	}
-	got := eval[[][3]string](b, `[...document.querySelectorAll("#result tr[data-how]")].map(r => [r.dataset.how, r.cells[1].textContent, r.cells[2].textContent])`)
+	got := page.Eval[[][3]string](b, `[...document.querySelectorAll("#result tr[data-how]")].map(r => [r.dataset.how, r.cells[1].textContent, r.cells[2].textContent])`)
 	if !slices.Equal(got, want) || len(want) == 0 {
 		t.Errorf("the page:\n%v\ndiff:\n%v", got, want)
 	}
-	b.picture("whatif")
-	if banner := eval[string](b, `document.querySelector("#banner").textContent`); !strings.Contains(banner, "Nothing is written") {
+	b.Picture("whatif")
+	if banner := page.Eval[string](b, `document.querySelector("#banner").textContent`); !strings.Contains(banner, "Nothing is written") {
 		t.Errorf("the banner says %q", banner)
 	}
-	b.visit("#map?open=shop")
+	b.Visit("#map?open=shop")
 	for _, c := range want {
-		if n := eval[int](b, `document.querySelectorAll('.edge[data-how=`+c[0]+`][data-from="`+c[1]+`"][data-to="`+c[2]+`"]').length`); n != 1 {
+		if n := page.Eval[int](b, `document.querySelectorAll('.edge[data-how=`+c[0]+`][data-from="`+c[1]+`"][data-to="`+c[2]+`"]').length`); n != 1 {
 			t.Errorf("the map has %d lines for %v", n, c)
 		}
 	}
-	b.visit("#matrix")
-	if n := eval[int](b, `document.querySelectorAll(".grid button.opened b, .grid button.closed b").length`); n != len(want) {
+	b.Visit("#matrix")
+	if n := page.Eval[int](b, `document.querySelectorAll(".grid button.opened b, .grid button.closed b").length`); n != len(want) {
 		t.Errorf("%d cells are marked, and %d pairs change", n, len(want))
 	}
-	b.click("#banner button")
-	b.ready()
-	b.waits(`document.querySelector("#banner").hidden && document.querySelectorAll(".grid button b").length === 0`)
+	b.Click("#banner button")
+	b.Ready()
+	b.Waits(`document.querySelector("#banner").hidden && document.querySelectorAll(".grid button b").length === 0`)
 }
 
 // without are the shop's policies but for one.
@@ -69,25 +70,25 @@ func without(t *testing.T, name string) string {
 
 // TestEdit: YAML that cannot be read is said, and loses nothing; what is edited counts.
 func TestEdit(t *testing.T) {
-	b := open(t, serve(t, shopFiles...), "light")
-	b.visit("#whatif?policy=NetworkPolicy/shop/web")
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#whatif?policy=NetworkPolicy/shop/web")
 	set := func(js string) {
-		eval[bool](b, `(() => { const a = document.querySelector("#yaml"); a.value = `+js+`; a.dispatchEvent(new Event("input")); return true })()`)
+		page.Eval[bool](b, `(() => { const a = document.querySelector("#yaml"); a.value = `+js+`; a.dispatchEvent(new Event("input")); return true })()`)
 	}
 	set(`a.value.replace("podSelector", "podSelektor")`)
-	b.click("#what-changes")
-	b.waits(`!document.querySelector("#failure").hidden`)
-	if text := eval[string](b, `document.querySelector("#failure").textContent`); !strings.Contains(text, "podSelektor") {
+	b.Click("#what-changes")
+	b.Waits(`!document.querySelector("#failure").hidden`)
+	if text := page.Eval[string](b, `document.querySelector("#failure").textContent`); !strings.Contains(text, "podSelektor") {
 		t.Errorf("it says: %s", text)
 	}
 	set(`a.value.replace("podSelektor", "podSelector").replace("port: 8080", "port: 8081")`)
-	b.click("#what-changes")
-	b.waits(`document.querySelectorAll("#result tr[data-how]").length > 0`)
-	text := eval[string](b, `document.querySelector("#result table").textContent`)
+	b.Click("#what-changes")
+	b.Waits(`document.querySelectorAll("#result tr[data-how]").length > 0`)
+	text := page.Eval[string](b, `document.querySelector("#result table").textContent`)
 	if !strings.Contains(text, "TCP 8080") || !strings.Contains(text, "closed") {
 		t.Errorf("it says: %s", text)
 	}
-	if !eval[bool](b, `document.querySelector("#failure").hidden`) {
+	if !page.Eval[bool](b, `document.querySelector("#failure").hidden`) {
 		t.Error("the error is still there")
 	}
 }

@@ -1,7 +1,7 @@
 // Package ui drives the page of kubectl podfence ui in a real browser, headless Chromium, and holds what it reads there
 // against what kubectl podfence reach, explain and diff print for the same objects.
 //
-//	browser_test.go     the browser, the plugin that serves the page, and an agent that tells flows
+//	serve_test.go       the plugin that serves the page, and an agent that tells flows
 //	views_test.go       what each view shows
 //	change_test.go      what a change would do
 //	keyboard_test.go    the same without a mouse

@@ -4,16 +4,18 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp/kb"
+
+	"github.com/podfence/podfence/test/page"
 )
 
 // TestKeyboard: the map and the matrix without a mouse.
 func TestKeyboard(t *testing.T) {
-	b := open(t, serve(t, shopFiles...), "light")
-	b.visit("#map")
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#map")
 	focus := func() string {
-		return eval[string](b, `document.activeElement?.dataset.id ?? document.activeElement?.id ?? ""`)
+		return page.Eval[string](b, `document.activeElement?.dataset.id ?? document.activeElement?.id ?? ""`)
 	}
-	b.keys("/")
+	b.Keys("/")
 	if focus() != "map-q" {
 		t.Errorf("/ goes to %q", focus())
 	}
@@ -21,29 +23,29 @@ func TestKeyboard(t *testing.T) {
 		if focus() == "ns/shop" {
 			break
 		}
-		b.keys(kb.Tab)
+		b.Keys(kb.Tab)
 	}
-	b.keys(kb.Enter)
-	b.waits(`document.querySelector("[data-id='deploy/shop/web']")`)
-	b.ready()
+	b.Keys(kb.Enter)
+	b.Waits(`document.querySelector("[data-id='deploy/shop/web']")`)
+	b.Ready()
 	if focus() == "" {
 		t.Error("the focus is lost when a namespace is opened")
 	}
-	b.keys(kb.Escape)
-	b.waits(`document.querySelector("#panel").hidden`)
-	before := eval[string](b, `document.querySelector("svg.map").getAttribute("viewBox")`)
-	eval[bool](b, `(document.querySelector('[data-id="deploy/shop/web"]').focus(), true)`)
-	b.keys("+", kb.ArrowRight)
-	if after := eval[string](b, `document.querySelector("svg.map").getAttribute("viewBox")`); after == before {
+	b.Keys(kb.Escape)
+	b.Waits(`document.querySelector("#panel").hidden`)
+	before := page.Eval[string](b, `document.querySelector("svg.map").getAttribute("viewBox")`)
+	page.Eval[bool](b, `(document.querySelector('[data-id="deploy/shop/web"]').focus(), true)`)
+	b.Keys("+", kb.ArrowRight)
+	if after := page.Eval[string](b, `document.querySelector("svg.map").getAttribute("viewBox")`); after == before {
 		t.Error("+ and an arrow do not move the map")
 	}
-	b.visit("#matrix")
-	eval[bool](b, `(document.querySelector('.grid button[tabindex="0"]').focus(), true)`)
-	b.keys(kb.ArrowDown, kb.ArrowRight, kb.Enter)
-	b.waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/api sts/shop/db"`)
-	if n := eval[int](b, `document.querySelectorAll('.grid button[tabindex="0"]').length`); n != 1 {
+	b.Visit("#matrix")
+	page.Eval[bool](b, `(document.querySelector('.grid button[tabindex="0"]').focus(), true)`)
+	b.Keys(kb.ArrowDown, kb.ArrowRight, kb.Enter)
+	b.Waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/api sts/shop/db"`)
+	if n := page.Eval[int](b, `document.querySelectorAll('.grid button[tabindex="0"]').length`); n != 1 {
 		t.Errorf("Tab stops at %d cells", n)
 	}
-	b.keys("?")
-	b.waits(`document.querySelector("#keys").open`)
+	b.Keys("?")
+	b.Waits(`document.querySelector("#keys").open`)
 }

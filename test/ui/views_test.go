@@ -11,6 +11,7 @@ import (
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/explain"
+	"github.com/podfence/podfence/test/page"
 )
 
 // edge is a line of the map, as the page has it.
@@ -21,15 +22,15 @@ const readEdges = `[...document.querySelectorAll(".edge[data-how=allowed], .edge
 // TestMap: with all namespaces open, the map has a line, with the ports, for each pair of workloads that reach says
 // reach each other, and no others.
 func TestMap(t *testing.T) {
-	b := open(t, serve(t, shopFiles...), "light")
-	b.visit("#map")
-	b.click(`[data-id="ns/shop"]`)
-	b.ready()
-	b.waits(`document.querySelector("[data-id='deploy/shop/web']")`)
-	b.visit("#map?open=shop&open=batch&unfenced=1")
-	b.waits(`document.querySelectorAll('[data-id^="job/"]').length === 1`)
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#map")
+	b.Click(`[data-id="ns/shop"]`)
+	b.Ready()
+	b.Waits(`document.querySelector("[data-id='deploy/shop/web']")`)
+	b.Visit("#map?open=shop&open=batch&unfenced=1")
+	b.Waits(`document.querySelectorAll('[data-id^="job/"]').length === 1`)
 	got := map[[2]string]string{}
-	for _, e := range eval[[]edge](b, readEdges) {
+	for _, e := range page.Eval[[]edge](b, readEdges) {
 		got[[2]string{e.From, e.To}] = e.Text
 	}
 	want := map[[2]string][]string{}
@@ -56,13 +57,13 @@ func TestMap(t *testing.T) {
 			t.Errorf("the map has a line from %s to %s, and reach says nothing of it", key[0], key[1])
 		}
 	}
-	b.picture("map")
-	b.visit("#map?q=batch")
-	if ids := eval[[]string](b, `[...document.querySelectorAll("[data-id^='ns/']")].map(e => e.dataset.id)`); !slices.Equal(ids, []string{"ns/batch"}) {
+	b.Picture("map")
+	b.Visit("#map?q=batch")
+	if ids := page.Eval[[]string](b, `[...document.querySelectorAll("[data-id^='ns/']")].map(e => e.dataset.id)`); !slices.Equal(ids, []string{"ns/batch"}) {
 		t.Errorf("a search for batch shows %v", ids)
 	}
-	b.visit("#map?open=shop&port=5432%2FTCP")
-	for _, e := range eval[[]edge](b, readEdges) {
+	b.Visit("#map?open=shop&port=5432%2FTCP")
+	for _, e := range page.Eval[[]edge](b, readEdges) {
 		if e.To != "sts/shop/db" && e.From != "nodes" {
 			t.Errorf("port 5432 is shown to be open from %s to %s", e.From, e.To)
 		}
@@ -71,26 +72,26 @@ func TestMap(t *testing.T) {
 
 // TestDetails: who is selected has the rows of reach.
 func TestDetails(t *testing.T) {
-	b := open(t, serve(t, shopFiles...), "light")
-	b.visit("#map?open=shop")
-	b.click(`[data-id="deploy/shop/api"]`)
-	b.waits(`document.querySelector("#panel")?.dataset.selected === "deploy/shop/api"`)
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#map?open=shop")
+	b.Click(`[data-id="deploy/shop/api"]`)
+	b.Waits(`document.querySelector("#panel")?.dataset.selected === "deploy/shop/api"`)
 	reach := ask[explain.Reach](t, append([]string{"reach", "deploy/shop/api"}, shopFiles...)...)
 	var want [][2]string
 	for _, row := range slices.Concat(reach.Ingress, reach.Egress) {
 		want = append(want, [2]string{row.From.String(), row.To.String()})
 	}
-	got := eval[[][2]string](b, `[...document.querySelectorAll("#panel tr[data-from]")].map(r => [r.dataset.from, r.dataset.to])`)
+	got := page.Eval[[][2]string](b, `[...document.querySelectorAll("#panel tr[data-from]")].map(r => [r.dataset.from, r.dataset.to])`)
 	if !slices.Equal(got, want) {
 		t.Errorf("the details have the rows %v, reach has %v", got, want)
 	}
-	b.picture("details")
+	b.Picture("details")
 }
 
 // TestMatrix: the cells are those of reach --matrix, and a cell explains itself as explain does, with the rule marked.
 func TestMatrix(t *testing.T) {
-	b := open(t, serve(t, shopFiles...), "dark")
-	b.visit("#matrix")
+	b := page.Open(t, pictures, serve(t, shopFiles...), "dark")
+	b.Visit("#matrix")
 	m := ask[explain.ReachMatrix](t, append([]string{"reach", "--matrix", "-A"}, shopFiles...)...)
 	open := map[[2]string]bool{}
 	for _, c := range m.Cells {
@@ -99,7 +100,7 @@ func TestMatrix(t *testing.T) {
 		}
 	}
 	got := map[[2]string]bool{}
-	for _, c := range eval[[][3]string](b, `[...document.querySelectorAll(".grid td button")].map(e => [e.dataset.from, e.dataset.to, e.className])`) {
+	for _, c := range page.Eval[[][3]string](b, `[...document.querySelectorAll(".grid td button")].map(e => [e.dataset.from, e.dataset.to, e.className])`) {
 		if strings.Contains(c[2], "open") {
 			got[[2]string{c[0], c[1]}] = true
 		}
@@ -107,29 +108,29 @@ func TestMatrix(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(open) {
 		t.Errorf("open in the page:\n%v\nby reach --matrix:\n%v", got, open)
 	}
-	if rows := eval[[]string](b, `[...document.querySelectorAll(".grid th[scope=row]")].map(e => e.textContent)`); len(rows) != len(m.Parties) {
+	if rows := page.Eval[[]string](b, `[...document.querySelectorAll(".grid th[scope=row]")].map(e => e.textContent)`); len(rows) != len(m.Parties) {
 		t.Errorf("rows are %v, and there are %d parties", rows, len(m.Parties))
 	}
-	b.click(`.grid button[data-from="deploy/shop/web"][data-to="deploy/shop/api"]`)
-	b.waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/web deploy/shop/api"`)
+	b.Click(`.grid button[data-from="deploy/shop/web"][data-to="deploy/shop/api"]`)
+	b.Waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/web deploy/shop/api"`)
 	text, err := exec.Command(plugin, append([]string{"explain", "deploy/shop/web", "deploy/shop/api"}, shopFiles...)...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := eval[string](b, `document.querySelector("#panel .answer").textContent`); got != strings.TrimSpace(string(text)) {
+	if got := page.Eval[string](b, `document.querySelector("#panel .answer").textContent`); got != strings.TrimSpace(string(text)) {
 		t.Errorf("the page explains:\n%s\nexplain:\n%s", got, text)
 	}
-	marked := eval[string](b, `[...document.querySelectorAll('[data-policy="NetworkPolicy/shop/api"] mark.allows')].map(e => e.textContent).join("")`)
+	marked := page.Eval[string](b, `[...document.querySelectorAll('[data-policy="NetworkPolicy/shop/api"] mark.allows')].map(e => e.textContent).join("")`)
 	if !strings.Contains(marked, "app: web") || !strings.Contains(marked, "8080") || strings.Contains(marked, "5432") {
 		t.Errorf("marked in policy shop/api is:\n%s", marked)
 	}
-	b.picture("explanation-dark")
-	b.click(`.grid button[data-from="deploy/shop/web"][data-to="sts/shop/db"]`)
-	b.waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/web sts/shop/db"`)
-	if verdict := eval[string](b, `document.querySelector("#panel .verdict").dataset.verdict`); verdict != "Denied" {
+	b.Picture("explanation-dark")
+	b.Click(`.grid button[data-from="deploy/shop/web"][data-to="sts/shop/db"]`)
+	b.Waits(`document.querySelector("#panel")?.dataset.explained === "deploy/shop/web sts/shop/db"`)
+	if verdict := page.Eval[string](b, `document.querySelector("#panel .verdict").dataset.verdict`); verdict != "Denied" {
 		t.Errorf("web to db is %s", verdict)
 	}
-	if n := eval[int](b, `document.querySelectorAll("#panel mark.misses").length`); n == 0 {
+	if n := page.Eval[int](b, `document.querySelectorAll("#panel mark.misses").length`); n == 0 {
 		t.Error("no nearest miss is marked")
 	}
 }
@@ -152,40 +153,40 @@ func flow(verdict flows.Verdict, to string, port uint16) flows.Flow {
 // TestFlows: flows come as agents tell them, wait while the view is paused, and are lines on the map.
 func TestFlows(t *testing.T) {
 	a := tells(t)
-	b := open(t, serve(t, append([]string{"--agent", strings.TrimPrefix(a.URL, "http://")}, shopFiles...)...), "light")
-	b.visit("#flows")
+	b := page.Open(t, pictures, serve(t, append([]string{"--agent", strings.TrimPrefix(a.URL, "http://")}, shopFiles...)...), "light")
+	b.Visit("#flows")
 	a.told <- flow(flows.Denied, "db-0", 5432)
-	b.waits(`document.querySelectorAll("tr.flow").length === 1`)
-	if row := eval[string](b, `document.querySelector("tr.flow").textContent`); !strings.Contains(row, "shop/web-1:40000") || !strings.Contains(row, "shop/db-0:5432") || !strings.Contains(row, "Denied") || !strings.Contains(row, "no rule allows it") {
+	b.Waits(`document.querySelectorAll("tr.flow").length === 1`)
+	if row := page.Eval[string](b, `document.querySelector("tr.flow").textContent`); !strings.Contains(row, "shop/web-1:40000") || !strings.Contains(row, "shop/db-0:5432") || !strings.Contains(row, "Denied") || !strings.Contains(row, "no rule allows it") {
 		t.Errorf("the row is %s", row)
 	}
-	b.click("#pause")
+	b.Click("#pause")
 	a.told <- flow(flows.Allowed, "db-0", 5433)
-	b.waits(`document.querySelector(".bar .quiet").textContent.includes("1 are waiting")`)
-	if n := eval[int](b, `document.querySelectorAll("tr.flow").length`); n != 1 {
+	b.Waits(`document.querySelector(".bar .quiet").textContent.includes("1 are waiting")`)
+	if n := page.Eval[int](b, `document.querySelectorAll("tr.flow").length`); n != 1 {
 		t.Errorf("%d flows while it is paused", n)
 	}
-	b.click("#pause")
-	b.waits(`document.querySelectorAll("tr.flow").length === 2`)
-	b.picture("flows")
-	b.click(`tr.flow[data-verdict=denied] button`)
-	b.waits(`document.querySelector("#panel")?.dataset.explained === "shop/web-1 shop/db-0"`)
-	if verdict := eval[string](b, `document.querySelector("#panel .verdict").dataset.verdict`); verdict != "Denied" {
+	b.Click("#pause")
+	b.Waits(`document.querySelectorAll("tr.flow").length === 2`)
+	b.Picture("flows")
+	b.Click(`tr.flow[data-verdict=denied] button`)
+	b.Waits(`document.querySelector("#panel")?.dataset.explained === "shop/web-1 shop/db-0"`)
+	if verdict := page.Eval[string](b, `document.querySelector("#panel .verdict").dataset.verdict`); verdict != "Denied" {
 		t.Errorf("web to db is %s", verdict)
 	}
-	b.visit("#map?open=shop&live=1")
+	b.Visit("#map?open=shop&live=1")
 	for range 3 {
 		a.told <- flow(flows.Denied, "db-0", 5432)
 	}
-	b.waits(`document.querySelector('.edge[data-how=flow-denied][data-from="deploy/shop/web"][data-to="sts/shop/db"]')?.dataset.text === "✕ 3"`)
-	b.picture("map-flows")
+	b.Waits(`document.querySelector('.edge[data-how=flow-denied][data-from="deploy/shop/web"][data-to="sts/shop/db"]')?.dataset.text === "✕ 3"`)
+	b.Picture("map-flows")
 }
 
 // TestNoAgents: without agents, the page says why there are no flows.
 func TestNoAgents(t *testing.T) {
-	b := open(t, serve(t, shopFiles...), "light")
-	b.visit("#flows")
-	if text := eval[string](b, `document.querySelector("main").textContent`); !strings.Contains(text, "--agent") {
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#flows")
+	if text := page.Eval[string](b, `document.querySelector("main").textContent`); !strings.Contains(text, "--agent") {
 		t.Errorf("it says: %s", text)
 	}
 }
