@@ -43,7 +43,7 @@
 // One is the Helm chart (chart), installed in place of config/default, and its helm test in each mode, which must
 // fail where nothing is enforced.
 //
-// One is kubectl podfence (plugin), as it is built and as kubectl calls it. And one is who sees what is denied:
+// One is kubectl podfence (plugin), as it is built and as kubectl calls it, and one the page that it serves (ui). And one is who sees what is denied:
 //
 //	observe  kubectl podfence observe, and Hubble's own CLI at an agent
 //	relay    Hubble's own relay over the agents of both nodes, deployed as docs/HUBBLE.md says; relaycerts
