@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -46,8 +48,9 @@ func TestToken(t *testing.T) {
 func TestHost(t *testing.T) {
 	s := server(t)
 	for host, want := range map[string]int{
-		"127.0.0.1:4567": 200, "localhost:8080": 200, "LOCALHOST": 200, "[::1]:4567": 200, "127.0.0.2": 200,
-		"evil.example": 403, "evil.example:4567": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403, "10.0.0.1:4567": 403, "[2001:db8::1]": 403, "": 403, "localhost.": 403,
+		"127.0.0.1:4567": 200, "localhost:8080": 200, "LOCALHOST": 200, "[::1]:4567": 200, "[::1]": 200, "127.0.0.2": 200,
+		"evil.example": 403, "evil.example:4567": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403, "10.0.0.1:4567": 403, "[2001:db8::1]": 403, "[2001:db8::1]:4567": 403, "": 403, ":4567": 403,
+		"localhost.": 403, "localhost.:4567": 403, "127.0.0.1.": 403, "0.0.0.0": 403, "[::]:4567": 403, "2130706433": 403, "user@localhost": 403,
 	} {
 		for _, path := range []string{"/api/state", "/"} {
 			if w := request(t, s, "GET", "/"+s.token+path, func(r *http.Request) { r.Host = host }); w.Code != want {
@@ -57,28 +60,75 @@ func TestHost(t *testing.T) {
 	}
 }
 
-// TestHeaders: what the page may do is said with every answer, also with those that are refused; and no page of another
-// server may read any.
+// TestHeaders: what the page may do is said with every answer, also with those that are refused or are errors, whatever
+// the method; and no page of another server may read any.
 func TestHeaders(t *testing.T) {
 	s := server(t)
-	for _, path := range []string{"/" + s.token + "/", "/" + s.token + "/api/state", "/" + s.token + "/api/none", "/wrong/", "/" + s.token} {
-		h := request(t, s, "GET", path, nil).Header()
-		for name, want := range map[string]string{
-			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin",
-			"Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store", "Access-Control-Allow-Origin": "",
-		} {
-			if got := h.Get(name); got != want {
-				t.Errorf("%s: %s is %q, want %q", path, name, got, want)
+	of := func(name, value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set(name, value) }
+	}
+	own := "/" + s.token
+	for _, c := range []struct {
+		path   string
+		change func(*http.Request)
+	}{
+		{own + "/", nil},
+		{own + "/app.js", nil},
+		{own + "/none.js", nil},
+		{own, nil},
+		{own + "/api/state", nil},
+		{own + "/api/none", nil},
+		{own + "/api/map?open=none", nil},
+		{own + "/api/flows", nil},
+		{own + "/api/state", of("Origin", "https://evil.example")},
+		{own + "/api/state", of("Sec-Fetch-Site", "cross-site")},
+		{own + "/api/state", func(r *http.Request) { r.Host = "evil.example" }},
+		{"/wrong/", nil},
+		{"/", nil},
+	} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "OPTIONS"} {
+			r := method + " " + strings.TrimPrefix(c.path, own)
+			h := request(t, s, method, c.path, c.change).Header()
+			for name, want := range map[string]string{
+				"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+				"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store",
+			} {
+				if name == "Cache-Control" && strings.HasSuffix(c.path, "/none.js") {
+					continue // net/http takes it from a file's errors, which have no data
+				}
+				if got := h.Get(name); got != want {
+					t.Errorf("%s: %s is %q, want %q", r, name, got, want)
+				}
+			}
+			for name := range h {
+				if strings.HasPrefix(name, "Access-Control-") {
+					t.Errorf("%s: others may read it, by %s", r, name)
+				}
+			}
+			directives := strings.Split(h.Get("Content-Security-Policy"), "; ")
+			slices.Sort(directives)
+			if want := []string{
+				"base-uri 'none'", "connect-src 'self'", "default-src 'none'", "form-action 'none'", "frame-ancestors 'none'", "img-src 'self'",
+				"require-trusted-types-for 'script'", "script-src 'self'", "style-src 'self'", "trusted-types 'none'",
+			}; !slices.Equal(directives, want) {
+				t.Errorf("%s: the policy is\n%q, want\n%q", r, directives, want)
 			}
 		}
-		csp := h.Get("Content-Security-Policy")
-		for _, want := range []string{"default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'"} {
-			if !strings.Contains(csp, want) {
-				t.Errorf("%s: the policy has no %s: %s", path, want, csp)
-			}
-		}
-		if strings.Contains(csp, "unsafe") || strings.Contains(csp, "*") || strings.Contains(csp, "http") {
-			t.Errorf("%s: the policy is %s", path, csp)
+	}
+}
+
+// TestRedirect: the address without its last slash leads to the page, as the page's own addresses are relative.
+func TestRedirect(t *testing.T) {
+	s := server(t)
+	w := request(t, s, "GET", "/"+s.token, nil)
+	if got := w.Header().Get("Location"); w.Code != http.StatusTemporaryRedirect || got != "/"+s.token+"/" {
+		t.Errorf("%d, to %q", w.Code, got)
+	}
+	// Nobody is led to another server.
+	for _, path := range []string{"//evil.example/x", "//evil.example/..", "/\\evil.example", "/%2f%2fevil.example", "/vendor"} {
+		to := request(t, s, "GET", "/"+s.token+path, nil).Header().Get("Location")
+		if u, err := url.Parse(to); err != nil || u.Host != "" || strings.HasPrefix(to, "//") || strings.HasPrefix(to, "/\\") {
+			t.Errorf("%s leads to %q", path, to)
 		}
 	}
 }
@@ -94,8 +144,31 @@ func TestOtherPages(t *testing.T) {
 			}
 		}
 	}
-	if w := request(t, s, "GET", "/"+s.token+"/api/read", nil); w.Code == http.StatusOK {
-		t.Error("GET has the objects read again")
+	// However the path is written.
+	for _, path := range []string{"//api/state", "/./api/state", "/x/../api/state", "/api//state", "/api/./state", "/%61pi/state", "/api%2Fstate", "/API/state", "/api/state/"} {
+		w := request(t, s, "GET", "/"+s.token+path, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") })
+		if w.Code == http.StatusOK || strings.Contains(w.Body.String(), "shop") {
+			t.Errorf("%s from another site: %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// TestMethods: what has work done is asked for by POST only, so that no address that is merely visited does it; and
+// what is only read is not asked for by methods that write.
+func TestMethods(t *testing.T) {
+	s := server(t)
+	for path, own := range map[string]string{"state": "GET", "map": "GET", "matrix": "GET", "reach": "GET", "explain": "GET", "policies": "GET", "policy": "GET", "flows": "GET", "read": "POST", "whatif": "POST"} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+			if method == own || own == "GET" && method == "HEAD" {
+				continue
+			}
+			if w := request(t, s, method, "/"+s.token+"/api/"+path, nil); w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "shop") {
+				t.Errorf("%s api/%s: %d %s", method, path, w.Code, w.Body)
+			}
+		}
+	}
+	if s.world.now != nil {
+		t.Error("the objects were read for it")
 	}
 }
 

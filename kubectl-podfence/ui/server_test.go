@@ -11,6 +11,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podfence/podfence/api/flows"
 	"github.com/podfence/podfence/explain"
@@ -120,41 +125,103 @@ func TestAnswers(t *testing.T) {
 	if f := answerOf[failure](t, s, "GET", "flows", "", 404); f.Error != "no agents" {
 		t.Errorf("flows: %+v", f)
 	}
-	r := httptest.NewRecorder()
-	big := httptest.NewRequest("POST", "http://localhost/"+s.token+"/api/whatif", strings.NewReader(`{"apply": "`+strings.Repeat("#", maxBody)+`"}`))
-	if s.Handler().ServeHTTP(r, big); r.Code != 400 {
-		t.Errorf("a change that is too large: %d", r.Code)
+}
+
+// TestTooLarge: a change is read up to a limit, and its error says so.
+func TestTooLarge(t *testing.T) {
+	s := server(t)
+	body := `{"delete": [], "apply": "` + strings.Repeat(" ", maxBody) + `"}`
+	if f := answerOf[failure](t, s, "POST", "whatif", body, 400); !strings.Contains(f.Error, "too large") {
+		t.Errorf("it says %q", f.Error)
+	}
+	// As much as is allowed is read.
+	body = `{"delete": [], "apply": "` + strings.Repeat(" ", maxBody-100) + `"}`
+	if c := answerOf[changed](t, s, "POST", "whatif", body, 200); len(c.Diff.Opened)+len(c.Diff.Closed) != 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestNothingIsWritten: a change that was asked about leaves what was read as it was, for those who ask next.
+func TestNothingIsWritten(t *testing.T) {
+	s := server(t)
+	all := func() (text string) {
+		for _, path := range []string{"policies", "matrix", "map?open=shop&open=batch&unfenced=1", "explain?from=deploy/shop/web&to=sts/shop/db"} {
+			text += request(t, s, "GET", "/"+s.token+"/api/"+path, nil).Body.String()
+		}
+		return text
+	}
+	before := all()
+	for _, body := range []string{
+		`{"delete": [{"kind": "NetworkPolicy", "namespace": "shop", "name": "default-deny"}, {"kind": "NetworkPolicy", "namespace": "shop", "name": "web"}]}`,
+		`{"apply": "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress], ingress: [{}]}"}`,
+	} {
+		if c := answerOf[changed](t, s, "POST", "whatif", body, 200); len(c.Diff.Opened) == 0 {
+			t.Errorf("nothing is opened by %s", body)
+		}
+	}
+	if after := all(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 }
 
 // TestLines: where fields are written in the YAML of a policy.
 func TestLines(t *testing.T) {
-	var web markedPolicy
+	text := map[string]markedPolicy{}
 	for _, p := range policiesOf(read(t).Cluster) {
-		if p.Name == "web" {
-			p.YAML = p.yaml()
-			web.policyText = p
-		}
+		p.YAML = p.yaml()
+		text[p.Name] = markedPolicy{policyText: p}
 	}
-	all := strings.Split(web.YAML, "\n")
-	for path, want := range map[string]string{
-		"spec.podSelector": "podSelector:|matchLabels:|app: web", "spec.policyTypes": "policyTypes:|- Ingress|- Egress",
-		"spec.egress[0].to[0]": "- podSelector:|matchLabels:|app: api", "spec.egress[0].ports[0]": "- port: 8080|protocol: TCP",
-		"spec.ingress[0].from[0].ipBlock.except[0]": "- 198.51.100.0/24",
+	for _, c := range []struct{ policy, path, want string }{
+		{"web", "spec.podSelector", "podSelector:|matchLabels:|app: web"},
+		{"web", "spec.policyTypes", "policyTypes:|- Ingress|- Egress"},
+		{"web", "spec.egress", "egress:|- ports:|- port: 8080|protocol: TCP|to:|- podSelector:|matchLabels:|app: api"},
+		{"web", "spec.egress[0]", "- ports:|- port: 8080|protocol: TCP|to:|- podSelector:|matchLabels:|app: api"},
+		{"web", "spec.egress[0].to[0]", "- podSelector:|matchLabels:|app: api"},
+		{"web", "spec.egress[0].to", "to:|- podSelector:|matchLabels:|app: api"},
+		{"web", "spec.egress[0].ports[0]", "- port: 8080|protocol: TCP"},
+		{"web", "spec.ingress[0].from[0]", "- ipBlock:|cidr: 0.0.0.0/0|except:|- 198.51.100.0/24"},
+		{"web", "spec.ingress[0].from[0].ipBlock.except[0]", "- 198.51.100.0/24"},
+		{"web", "spec.egress[0].ports[0].protocol", "protocol: TCP"},
+		{"default-deny", "spec.podSelector", "podSelector: {}"},
+		{"default-deny", "spec.policyTypes", "policyTypes:|- Ingress|- Egress"},
+		{"db", "spec.policyTypes[0]", "- Ingress"}, // on the text's last line
+		// For what is not written, the nearest field around it is.
+		{"web", "spec.egress[0].to[0].namespaceSelector", "- podSelector:|matchLabels:|app: api"},
+		{"default-deny", "spec.policyTypes[5]", "policyTypes:|- Ingress|- Egress"},
+		{"none", "spec.podSelector", ""},
 	} {
-		from, to, is := web.lines(path)
+		p := text[c.policy]
+		from, to, is := p.lines(c.path)
 		var got []string
 		for i := from; is && i <= to; i++ {
-			got = append(got, strings.TrimSpace(all[i-1]))
+			got = append(got, strings.TrimSpace(strings.Split(p.YAML, "\n")[i-1]))
 		}
-		if strings.Join(got, "|") != want {
-			t.Errorf("%s: %q, want %q", path, got, want)
+		if strings.Join(got, "|") != c.want {
+			t.Errorf("%s, %s: lines %d to %d are %q, want %q in\n%s", c.policy, c.path, from, to, got, c.want, p.YAML)
 		}
 	}
-	for _, gone := range []string{"resourceVersion", "managedFields", "status", "creationTimestamp"} {
-		if strings.Contains(web.YAML, gone) {
-			t.Errorf("the text has %s:\n%s", gone, web.YAML)
-		}
+}
+
+// TestText: the text of a policy is what its author has written, without what the API server keeps beside it.
+func TestText(t *testing.T) {
+	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "shop", Name: "a", UID: "u-1", ResourceVersion: "7", Generation: 3, CreationTimestamp: metav1.Now(),
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}, Labels: map[string]string{"team": "web"},
+		Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: "{}"},
+	}}
+	text := func() string {
+		return policyText{Kind: "NetworkPolicy", Namespace: "shop", Name: "a", object: np}.yaml()
+	}
+	want := "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  labels:\n    team: web\n  name: a\n  namespace: shop\nspec:\n  podSelector: {}\n"
+	if got := text(); got != want {
+		t.Errorf("it is\n%s, want\n%s", got, want)
+	}
+	np.Annotations["why"] = "because"
+	if got, want := text(), strings.Replace(want, "  labels:", "  annotations:\n    why: because\n  labels:", 1); got != want {
+		t.Errorf("it is\n%s, want\n%s", got, want)
+	}
+	if np.ResourceVersion != "7" || np.Annotations[corev1.LastAppliedConfigAnnotation] != "{}" {
+		t.Error("the object itself was changed")
 	}
 }
 
@@ -183,6 +250,7 @@ func TestReadOnce(t *testing.T) {
 		})
 	}
 	<-begun
+	time.Sleep(50 * time.Millisecond) // the others ask meanwhile
 	close(goOn)
 	group.Wait()
 	if n := reads.Load(); n != 1 {
@@ -225,6 +293,9 @@ func TestFlowLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != flows.MediaType {
+		t.Fatalf("%s, %s", answer.Status, answer.Header.Get("Content-Type"))
+	}
 	if q := <-asked; !q.Follow || q.Last != 100 || len(q.Namespaces) != 1 {
 		t.Errorf("asked for %+v", q)
 	}
