@@ -16,6 +16,8 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -63,6 +65,10 @@ func Open(t testing.TB, pictures, address, scheme string) *Browser {
 		case *runtime.EventConsoleAPICalled:
 			if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning {
 				b.wrong = append(b.wrong, fmt.Sprintf("console: %+v", e.Args))
+			}
+		case *log.EventEntryAdded: // such as what the page's own policy forbids; answers that are errors are the page's to show
+			if e.Entry.Level == log.EntryLevelError && e.Entry.Source != log.EntrySourceNetwork {
+				b.wrong = append(b.wrong, fmt.Sprintf("%s: %s", e.Entry.Source, e.Entry.Text))
 			}
 		case *network.EventRequestWillBeSent:
 			if to, err := url.Parse(e.Request.URL); err != nil || to.Host != own.Host && to.Scheme != "data" {
@@ -147,6 +153,44 @@ func Eval[T any](b *Browser, js string) T {
 func (b *Browser) Click(selector string) {
 	b.t.Helper()
 	Eval[bool](b, fmt.Sprintf(`document.querySelector(%q).dispatchEvent(new MouseEvent("click", {bubbles: true}))`, selector))
+}
+
+// Press presses the mouse's button where an element is seen, as a hand would: what covers the element is pressed instead.
+func (b *Browser) Press(selector string) {
+	b.t.Helper()
+	x, y := b.Middle(selector)
+	b.Do(chromedp.MouseClickXY(x, y))
+}
+
+// Middle is where on the screen the middle of an element is, and of a line of a drawing a point that is on it.
+func (b *Browser) Middle(selector string) (x, y float64) {
+	b.t.Helper()
+	at := Eval[[]float64](b, fmt.Sprintf(`(() => {
+		const e = document.querySelector(%q)
+		if (e instanceof SVGPathElement) {
+			const p = e.getPointAtLength(e.getTotalLength() / 2).matrixTransform(e.getScreenCTM())
+			return [p.x, p.y]
+		}
+		e.scrollIntoView({block: "nearest", inline: "nearest"})
+		const r = e.getBoundingClientRect()
+		return [r.x + r.width / 2, r.y + r.height / 2]
+	})()`, selector))
+	return at[0], at[1]
+}
+
+// Drag moves the mouse, with its button held, from a point of the screen.
+func (b *Browser) Drag(x, y, byX, byY float64) {
+	b.t.Helper()
+	b.Do(chromedp.MouseEvent(input.DispatchMouseEventTypeMousePressed, x, y, chromedp.ButtonLeft),
+		chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, x+byX/2, y+byY/2, chromedp.ButtonLeft),
+		chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, x+byX, y+byY, chromedp.ButtonLeft),
+		chromedp.MouseEvent(input.DispatchMouseEventTypeMouseReleased, x+byX, y+byY, chromedp.ButtonLeft))
+}
+
+// Wheel turns the mouse's wheel at a point of the screen.
+func (b *Browser) Wheel(x, y, by float64) {
+	b.t.Helper()
+	b.Do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseWheel, x, y, func(p *input.DispatchMouseEventParams) { p.DeltaY = by }))
 }
 
 // Keys presses keys, one after the other.
