@@ -190,7 +190,9 @@ func (b *Browser) Drag(x, y, byX, byY float64) {
 // Wheel turns the mouse's wheel at a point of the screen.
 func (b *Browser) Wheel(x, y, by float64) {
 	b.t.Helper()
-	b.Do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseWheel, x, y, func(p *input.DispatchMouseEventParams) { p.DeltaY = by }))
+	b.Do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseWheel, x, y, func(p *input.DispatchMouseEventParams) {
+		p.DeltaX, p.DeltaY = 1e-6, by // what is zero is not sent, and both are wanted
+	}))
 }
 
 // Keys presses keys, one after the other.
