@@ -1,8 +1,11 @@
 package ui
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -91,4 +94,72 @@ func TestEdit(t *testing.T) {
 	if !page.Eval[bool](b, `document.querySelector("#failure").hidden`) {
 		t.Error("the error is still there")
 	}
+}
+
+// TestSeveral: changes add up, with a policy that is new, and are what diff says of all of them together; reading the
+// objects again keeps them, and what is taken back does not count.
+func TestSeveral(t *testing.T) {
+	b := page.Open(t, pictures, serve(t, shopFiles...), "dark")
+	set := func(js string) {
+		t.Helper()
+		page.Eval[bool](b, `(() => { const a = document.querySelector("#yaml"); a.value = `+js+`; a.dispatchEvent(new Event("input")); return true })()`)
+	}
+	rows := func() [][4]string {
+		t.Helper()
+		return page.Eval[[][4]string](b, `[...document.querySelectorAll("#result tr[data-how]")].map(r => [r.dataset.how, r.cells[1].textContent, r.cells[2].textContent, r.cells[3].textContent])`)
+	}
+	banner := func(n string) {
+		t.Helper()
+		b.Waits(fmt.Sprintf(`!document.querySelector("#banner").hidden && document.querySelector("#banner").textContent.startsWith("What if: %s changed")`, n))
+	}
+	const added = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: fence, namespace: batch}\nspec: {podSelector: {}, policyTypes: [Ingress, Egress]}\n"
+	b.Visit("#whatif?policy=NetworkPolicy/shop/db")
+	b.Click("#drop")
+	banner("1 policy")
+	b.Visit("#whatif?policy=new")
+	set(fmt.Sprintf("%q", added))
+	b.Click("#what-changes")
+	banner("2 policies")
+
+	data, err := os.ReadFile(without(t, "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	against := []string{"--against", shop + "cluster.yaml", "--against", shop + "policies.yaml"}
+	args := append([]string{"diff", "-f", shop + "cluster.yaml", "-f", written(t, string(data)+"\n---\n"+added)}, against...)
+	d := ask[explain.Diff](t, args...)
+	var want [][2]string
+	for _, c := range slices.Concat(d.Opened, d.Closed) {
+		want = append(want, [2]string{c.From.String(), c.To.String()})
+	}
+	b.Waits(fmt.Sprintf(`document.querySelectorAll("#result tr[data-how]").length === %d`, len(want)))
+	for i, row := range rows() {
+		if how := []string{"opened", "closed"}[min(1, i/max(1, len(d.Opened)))]; len(d.Opened) > 0 && row[0] != how || row[1] != want[i][0] || row[2] != want[i][1] || row[3] == "" {
+			t.Errorf("row %d is %q, want %v, %s", i, row, want[i], how)
+		}
+	}
+	text, _ := exec.Command(plugin, args...).Output() // 1 is an answer
+	if got := page.Eval[string](b, `document.querySelector("#result pre").textContent`); got != strings.TrimRight(withoutPlaces(string(text)), "\n") {
+		t.Errorf("the page:\n%s\ndiff:\n%s", got, withoutPlaces(string(text)))
+	}
+	b.Picture("whatif-several-dark")
+
+	b.Keys("r")
+	b.Visit("#matrix")
+	banner("2 policies")
+	b.Visit("#whatif?policy=NetworkPolicy/shop/db")
+	page.Eval[bool](b, `([...document.querySelectorAll(".buttons button")].find(e => e.textContent === "As it is").click(), true)`)
+	banner("1 policy")
+	b.Visit("#map")
+	if n := page.Eval[int](b, `document.querySelectorAll(".edge[data-how=opened]").length`); n != 0 {
+		t.Errorf("%d lines are opened by what was taken back", n)
+	}
+	b.Waits(`document.querySelector(".edge[data-how=closed]")`)
+	b.Click("#banner button")
+	b.Waits(`document.querySelector("#banner").hidden && !document.querySelector(".edge[data-how=closed]")`)
+}
+
+// withoutPlaces is a text of diff without where in files rules are written, which the page does not say.
+func withoutPlaces(text string) string {
+	return regexp.MustCompile(`(?m)^ +\S+\.yaml:\d+: .*\n`).ReplaceAllString(text, "")
 }

@@ -3,7 +3,9 @@ package ui
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -189,4 +191,96 @@ func TestNoAgents(t *testing.T) {
 	if text := page.Eval[string](b, `document.querySelector("main").textContent`); !strings.Contains(text, "--agent") {
 		t.Errorf("it says: %s", text)
 	}
+}
+
+// TestMatrixText: each cell reads as in the table that reach --matrix prints.
+func TestMatrixText(t *testing.T) {
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#matrix")
+	out, err := exec.Command(plugin, append([]string{"reach", "--matrix", "-A"}, shopFiles...)...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns := regexp.MustCompile(`\s{2,}`)
+	var want [][]string
+	for i, line := range strings.Split(string(out), "\n") {
+		if line == "" {
+			break
+		}
+		if i == 0 {
+			continue
+		}
+		cells := columns.Split(strings.TrimSpace(line), -1)
+		_, cells[0], _ = strings.Cut(cells[0], " ") // the row's number
+		want = append(want, cells)
+	}
+	signs := strings.NewReplacer("–", "-", "″", `"`, "·", ".")
+	got := page.Eval[[][]string](b, `[...document.querySelectorAll(".grid tbody tr")].map(r => [...r.cells].map(c => c.textContent))`)
+	for i := range got {
+		for j := range got[i] {
+			got[i][j] = signs.Replace(got[i][j])
+			if i < len(want) && j < len(want[i]) && got[i][j] == `"` && want[i][j] == "-" {
+				got[i][j] = "-" // the network around it is closed too
+			}
+		}
+	}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("the page:\n%q\nreach --matrix:\n%q", got, want)
+	}
+}
+
+// TestState: what is isolated and how many there are is said in words, and as reach and the files have it.
+func TestState(t *testing.T) {
+	b := page.Open(t, pictures, serve(t, shopFiles...), "light")
+	b.Visit("#map?open=shop&open=batch&unfenced=1")
+	for id, want := range map[string]string{
+		"ns/shop": "namespace shop, 3 workloads, 4 pods, ingress isolated, egress isolated", "ns/batch": "namespace batch, 1 workload, 1 pod, ingress not isolated, egress not isolated",
+		"deploy/shop/api": "deploy/shop/api, 2 pods, ingress isolated, egress isolated", "job/batch/report": "job/batch/report, 1 pod, ingress not isolated, egress not isolated",
+	} {
+		if got := page.Eval[string](b, fmt.Sprintf(`document.querySelector('[data-id=%q]').getAttribute("aria-label")`, id)); got != want {
+			t.Errorf("%s says %q, want %q", id, got, want)
+		}
+	}
+	if text := page.Eval[string](b, `document.querySelector("#source").textContent`); !strings.Contains(text, "2 namespaces, 5 pods, 5 policies") || !strings.Contains(text, "policies.yaml") {
+		t.Errorf("it says of what was read: %s", text)
+	}
+}
+
+// TestReadAgain: what has changed is shown once it was read again, and a reading that fails says so, and leaves what was
+// shown.
+func TestReadAgain(t *testing.T) {
+	data, err := os.ReadFile(shop + "policies.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policies := written(t, string(data))
+	b := page.Open(t, pictures, serve(t, "-f", shop+"cluster.yaml", "-f", policies, "--refresh", "0"), "light")
+	b.Visit("#matrix")
+	cell := `.grid button[data-from="deploy/shop/web"][data-to="deploy/shop/api"]`
+	text := func() string { return page.Eval[string](b, `document.querySelector('`+cell+`').textContent`) }
+	if text() != "8080" {
+		t.Errorf("web to api: %s", text())
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(policies, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(strings.ReplaceAll(string(data), "port: 8080", "port: 8081"))
+	b.Keys("r")
+	b.Waits(`document.querySelector('` + cell + `')?.textContent === "8081" && document.body.dataset.generation === "2"`)
+	write("kind: [")
+	b.Click("#again")
+	b.Waits(`!document.querySelector("#failure").hidden`)
+	if said := page.Eval[string](b, `document.querySelector("#failure").textContent`); !strings.Contains(said, "objects.yaml") {
+		t.Errorf("it says: %s", said)
+	}
+	if text() != "8081" {
+		t.Errorf("after a failure, web to api: %s", text())
+	}
+	write(string(data))
+	b.Waits(`!document.querySelector("#again").disabled`)
+	b.Click("#again")
+	b.Waits(`document.querySelector('` + cell + `')?.textContent === "8080" && document.querySelector("#failure").hidden`)
 }
