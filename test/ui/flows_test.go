@@ -154,7 +154,7 @@ func TestObserve(t *testing.T) {
 		}
 	}
 	same(5, "--verdict", "all")
-	b.Picture("flows-dark")
+	b.Picture("observe-dark")
 	for _, c := range []struct {
 		id, value, hash string
 		n               int
