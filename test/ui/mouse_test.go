@@ -92,7 +92,7 @@ func TestHistory(t *testing.T) {
 	b.Press(`a[data-nav=matrix]`)
 	b.Waits(`document.querySelector(".grid")`)
 	page.Eval[bool](b, `(s => { s.value = "batch"; s.dispatchEvent(new Event("change")); return true })(document.querySelector("#matrix-namespace"))`)
-	b.Waits(`document.querySelector(".grid caption").textContent.includes("batch")`)
+	b.Waits(`document.querySelector(".grid caption")?.textContent.includes("batch")`)
 	m := ask[explain.ReachMatrix](t, append([]string{"reach", "--matrix", "-n", "batch"}, shopFiles...)...)
 	if n := page.Eval[int](b, `document.querySelectorAll(".grid th[scope=row]").length`); n != len(m.Parties) {
 		t.Errorf("the matrix of batch has %d rows, reach --matrix has %d", n, len(m.Parties))

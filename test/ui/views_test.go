@@ -164,7 +164,7 @@ func TestFlows(t *testing.T) {
 	}
 	b.Click("#pause")
 	a.told <- flow(flows.Allowed, "db-0", 5433)
-	b.Waits(`document.querySelector(".bar .quiet").textContent.includes("1 are waiting")`)
+	b.Waits(`document.querySelector(".bar .quiet")?.textContent.includes("1 are waiting")`)
 	if n := page.Eval[int](b, `document.querySelectorAll("tr.flow").length`); n != 1 {
 		t.Errorf("%d flows while it is paused", n)
 	}
