@@ -182,7 +182,7 @@ func TestObserve(t *testing.T) {
 		t.Errorf("the agent was asked for %v", q)
 	}
 	b.Visit("#flows?port=many")
-	b.Waits(`document.querySelector(".notes").textContent.includes("many")`)
+	b.Waits(`document.querySelector(".notes")?.textContent.includes("many")`)
 	b.Visit("#matrix")
 	k.follows(t, 0)
 	b.Visit("#map?live=1&open=shop&open=batch")
