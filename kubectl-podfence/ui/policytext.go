@@ -84,7 +84,8 @@ func (p policyText) yaml() string {
 	return string(text)
 }
 
-// lines is where a field is written in the text, from its first to its last line; false: there is no such field.
+// lines is where a field is written in the text, from its first to its last line, or the nearest field around it. Of the
+// first field of a list's item it is the item.
 func (p markedPolicy) lines(path string) (from, to int, is bool) {
 	read, err := manifests.Read([]string{"-"}, manifests.ReadOptions{Stdin: strings.NewReader(p.YAML)})
 	if err != nil {

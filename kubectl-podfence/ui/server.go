@@ -118,7 +118,7 @@ func (s *Server) answer(by func(*moment, *http.Request) (any, error)) http.Handl
 func (s *Server) readAgain(w http.ResponseWriter, r *http.Request) {
 	since := 0
 	if m, err := s.world.current(r.Context()); err == nil {
-		since = m.generation
+		since = m.reading
 	}
 	m, err := s.world.again(r.Context(), since)
 	if err != nil {

@@ -30,9 +30,11 @@ type moment struct {
 	*Objects
 	atlas      *explain.Atlas
 	generation int
-	read       time.Time
-	took       time.Duration
-	policies   []policyText
+	// reading is the how many-th reading of the objects this is; most have changed nothing.
+	reading  int
+	read     time.Time
+	took     time.Duration
+	policies []policyText
 }
 
 // current is what was last read; read now if nothing was.
@@ -46,7 +48,7 @@ func (w *world) current(ctx context.Context) (*moment, error) {
 	return w.again(ctx, 0)
 }
 
-// again reads the objects, unless that was done since the given generation. What was read before stays if it fails, and if
+// again reads the objects, unless that was done since the given reading. What was read before stays if it fails, and if
 // nothing has changed, but for the time.
 func (w *world) again(ctx context.Context, since int) (*moment, error) {
 	w.reading.Lock()
@@ -54,7 +56,7 @@ func (w *world) again(ctx context.Context, since int) (*moment, error) {
 	w.mu.Lock()
 	before := w.now
 	w.mu.Unlock()
-	if before != nil && before.generation > since {
+	if before != nil && before.reading > since {
 		return before, nil
 	}
 	began := time.Now()
@@ -67,8 +69,12 @@ func (w *world) again(ctx context.Context, since int) (*moment, error) {
 		still := *before
 		m = &still
 	} else {
-		m = &moment{Objects: objects, atlas: objects.Explainer.Atlas(), generation: since + 1, policies: policiesOf(objects.Cluster)}
+		m = &moment{Objects: objects, atlas: objects.Explainer.Atlas(), generation: 1, policies: policiesOf(objects.Cluster)}
+		if before != nil {
+			m.generation = before.generation + 1
+		}
 	}
+	m.reading = since + 1
 	m.read = time.Now()
 	m.took = m.read.Sub(began)
 	w.mu.Lock()

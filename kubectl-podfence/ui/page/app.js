@@ -40,6 +40,8 @@ async function show() {
   const next = views[view] ?? map
   if (shown !== next) {
     shown?.hide?.()
+    closePanel()
+    byId('status').textContent = ''
     byId('view').replaceChildren()
     shown = next
   }

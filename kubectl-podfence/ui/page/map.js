@@ -46,7 +46,7 @@ function frame(main) {
   const field = (id, label, input) => el('span', { class: 'field' }, el('label', { for: id }, label + ' '), input)
   main.replaceChildren(el('section', { class: 'mapview' }, el('h2', { class: 'hidden' }, 'Map'),
     el('div', { class: 'bar', role: 'search', 'aria-label': 'What the map shows' },
-      field('map-q', 'Search', el('input', { id: 'map-q', type: 'search', size: '18', placeholder: 'name, or label key=value', 'data-search': true })),
+      field('map-q', 'Search', el('input', { id: 'map-q', type: 'search', size: '24', placeholder: 'name, or label key=value', 'data-search': true })),
       field('map-port', 'Port', el('input', { id: 'map-port', size: '9', placeholder: '5432/TCP' })),
       field('map-show', 'Show', el('select', { id: 'map-show' }, [['', 'all'], ['allowed', 'what policies allow'], ['flows', 'what has flowed'], ['denied', 'what was denied']].map(([v, t]) => el('option', { value: v }, t)))),
       el('label', { class: 'field' }, el('input', { id: 'map-unfenced', type: 'checkbox' }), ' what no policy is about'),

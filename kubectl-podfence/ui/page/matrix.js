@@ -2,7 +2,7 @@
 import { get } from './api.js'
 import { el } from './dom.js'
 import { go } from './route.js'
-import { openText, openingText, partyId as name } from './words.js'
+import { contains, openText, openingText, partyId as name } from './words.js'
 import { explain } from './explanation.js'
 import * as change from './change.js'
 
@@ -48,7 +48,7 @@ export async function show(main, params, page, still) {
     matrix.parties.map((to, j) => {
       if (outside(from) && outside(to) || i === j && from.size < 2) return el('td', { class: 'none' }, el('span', { 'aria-hidden': 'true' }, '·'))
       const key = names[i] + '\n' + names[j]
-      return el('td', {}, button(names[i], names[j], cells.get(key), changed.get(key), outside(from) ? from : outside(to) ? to : null, page))
+      return el('td', {}, button(names[i], names[j], cells.get(key), changed.get(key), around(matrix.parties, cells, from, to), page))
     })))
   const grid = el('table', { class: 'grid' },
     el('caption', {}, `Who reaches whom${namespace ? ' in namespace ' + namespace : ''}`),
@@ -63,21 +63,32 @@ export async function show(main, params, page, still) {
   if (at) grid.querySelector(`button[data-from="${CSS.escape(at.from)}"][data-to="${CSS.escape(at.to)}"]`)?.focus()
 }
 
+// around reports whether a pair without a cell of its own is as another: with a network around one of the two that has
+// a cell, or with the addresses of a domain name.
+function around(parties, cells, from, to) {
+  if (from.kind === 'Domain' || to.kind === 'Domain') return true
+  const inner = from.kind === 'Network' ? from : to
+  if (inner.kind !== 'Network') return false
+  const [address, bits] = inner.network.split('/')
+  return parties.some(p => p.kind === 'Network' && Number(p.network.split('/')[1]) < Number(bits) && contains(p.network, address) &&
+    cells.has(inner === from ? name(p) + '\n' + name(to) : name(from) + '\n' + name(p)))
+}
+
 // short is a cell's text: numbers without a protocol are TCP.
-function short(list, network) {
-  if (!list) return network && !network.network?.endsWith('/0') ? '″' : '–'
+function short(list, around) {
+  if (!list) return around ? '″' : '–'
   return list.map(o => {
     let text = openText(o.open ?? [])
     if (text === 'all ports') text = 'all'
     text = text.replace(/^TCP /, '').replace('ICMP and other protocols', 'other')
     if (o.unknown?.length) text = text ? text + ' ?' : '?'
     if (!text) text = '–'
-    return (o.partly ? '~' : '') + text
+    return (o.partly ? '~' : '') + (o.family ? o.family + ' ' : '') + text
   }).join(' ')
 }
 
-function button(from, to, list, changed, network, page) {
-  const text = short(list, network)
+function button(from, to, list, changed, around, page) {
+  const text = short(list, around)
   const said = list ? list.map(openingText).join('; ') : text === '″' ? 'as for the network around it' : 'closed'
   return el('button', {
     type: 'button', tabindex: '-1', 'data-from': from, 'data-to': to, class: [text === '–' ? 'closed' : text === '″' ? 'around' : 'open', changed && changed.how].filter(Boolean).join(' '),
