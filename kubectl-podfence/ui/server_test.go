@@ -265,6 +265,35 @@ func TestReadOnce(t *testing.T) {
 	}
 }
 
+// TestReadAgainOnce: those who ask for the objects to be read again while they are read wait for the same.
+func TestReadAgainOnce(t *testing.T) {
+	var reads atomic.Int32
+	b := backend(t)
+	begun, goOn := make(chan bool, 100), make(chan bool)
+	b.Read = func(context.Context) (*Objects, error) {
+		if reads.Add(1) > 1 {
+			begun <- true
+			<-goOn
+		}
+		return read(t), nil
+	}
+	s := &Server{backend: &b, world: newWorld(&b), token: newToken()}
+	if err := s.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() { answerOf[state](t, s, "POST", "read", "", 200) })
+	}
+	<-begun
+	time.Sleep(50 * time.Millisecond)
+	close(goOn)
+	group.Wait()
+	if n := reads.Load(); n > 3 { // those who come after it has begun may want another
+		t.Errorf("read %d times", n)
+	}
+}
+
 // TestFlowLines: flows and what is said of agents come as lines, each at once, with the query that was asked; and the
 // agents are left when whoever asks has gone.
 func TestFlowLines(t *testing.T) {

@@ -99,6 +99,9 @@ func TestTab(t *testing.T) {
 	until("close")
 	b.Keys(kb.Enter)
 	b.Waits(`document.querySelector("#panel").hidden`)
+	if at := page.Eval[place](b, read); at.Name != "deploy/shop/web" {
+		t.Errorf("the focus goes from the details to %s", at.Name)
+	}
 	until("matrix")
 	b.Keys(kb.Enter)
 	b.Waits(`document.querySelector(".grid")`)
