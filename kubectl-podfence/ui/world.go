@@ -66,7 +66,9 @@ func (w *world) again(ctx context.Context, since int) (*moment, error) {
 	}
 	var m *moment
 	if before != nil && before.same(objects) {
-		still := *before
+		still, unchanged := *before, *before.Objects
+		unchanged.Complete = objects.Complete // where it is written may have changed
+		still.Objects = &unchanged
 		m = &still
 	} else {
 		m = &moment{Objects: objects, atlas: objects.Explainer.Atlas(), generation: 1, policies: policiesOf(objects.Cluster)}

@@ -81,6 +81,7 @@ func (p plugin) page(t *testing.T) string {
 	t.Cleanup(func() { cancel(); _ = cmd.Wait() })
 	address := strings.TrimSpace(check.Value(bufio.NewReader(out).ReadString('\n'))(t))
 	there := check.Value(url.Parse(address))(t)
+	listens := there.Host
 	here := check.Value(net.Listen("tcp", "127.0.0.1:0"))(t)
 	t.Cleanup(func() { here.Close() })
 	go func() {
@@ -89,7 +90,7 @@ func (p plugin) page(t *testing.T) string {
 			if err != nil {
 				return
 			}
-			go lead(conn, there.Host)
+			go lead(conn, listens)
 		}
 	}()
 	there.Host = here.Addr().String()

@@ -73,7 +73,7 @@ func TestTab(t *testing.T) {
 		for range 60 {
 			b.Keys(kb.Tab)
 			at := page.Eval[place](b, read)
-			if went = append(went, at.Name); !at.Seen {
+			if went = append(went, at.Name); !at.Seen && at.Name != "BODY" { // where Tab begins anew
 				t.Errorf("the focus at %s is not seen", at.Name)
 			}
 			if at.Name == name {

@@ -6,7 +6,8 @@ let before // what had the focus before the details were opened, and by what it 
 // openPanel shows details under a title.
 export function openPanel(title, ...children) {
   const panel = byId('panel')
-  if (panel.hidden) before = { element: document.activeElement, selector: selectorOf(document.activeElement) }
+  const active = document.activeElement
+  if (active !== document.body && !panel.contains(active)) before = { element: active, selector: selectorOf(active) }
   panel.replaceChildren(
     el('div', { class: 'title' }, el('h2', { tabindex: '-1' }, title),
       el('button', { type: 'button', class: 'close', 'aria-label': 'Close the details', onclick: closePanel }, '×')),
