@@ -19,7 +19,7 @@ need nft nftables
 need ip iproute2
 need nsenter util-linux
 need promtool prometheus # alerts and dashboard are tested by it
-need chromium chromium # so is the page of kubectl podfence ui
+need chromium chromium fonts-dejavu-core # so is the page of kubectl podfence ui
 need gcc gcc libc6-dev # the race detector needs cgo
 # gcc may be there without the C library's headers.
 [[ " ${missing[*]} " == *" gcc "* ]] ||
