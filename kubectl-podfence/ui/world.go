@@ -88,7 +88,7 @@ func (w *world) again(ctx context.Context, since int) (*moment, error) {
 // same reports whether objects are those that were read before.
 func (m *moment) same(now *Objects) bool {
 	a, b := m.Cluster, now.Cluster
-	return m.Options == now.Options && slices.Equal(m.Notes, now.Notes) && a.NamesKnown == b.NamesKnown && slices.Equal(a.Resolutions, b.Resolutions) &&
+	return m.Options == now.Options && slices.Equal(m.Notes, now.Notes) && a.NamesKnown == b.NamesKnown && slices.Equal(a.Resolutions, b.Resolutions) && slices.Equal(a.Lapsed, b.Lapsed) &&
 		sameObjects(a.Pods, b.Pods) && sameObjects(a.Policies, b.Policies) && sameObjects(a.ClusterPolicies, b.ClusterPolicies) &&
 		sameObjects(a.Namespaces, b.Namespaces) && sameObjects(a.Nodes, b.Nodes) && sameObjects(a.Services, b.Services) &&
 		sameObjects(a.EndpointSlices, b.EndpointSlices) && sameObjects(a.Workloads, b.Workloads) && sameObjects(a.PodAddresses, b.PodAddresses)
