@@ -157,27 +157,26 @@ func (s *scene) must(err error) {
 	check.NoError(s.t, err)
 }
 
-// run runs a program in a host. nft begins anew each time that something commits while it lists, which on a slow machine
-// may never end: it is broken off, and run again.
+// run runs a program in a host.
 func (s *scene) run(h *lab.Host, name string, args ...string) string {
 	s.t.Helper()
+	out, err := s.try(h, name, args...)
+	s.must(err)
+	return out
+}
+
+// try runs a program in a host, which may fail, and is killed if it does not end.
+func (s *scene) try(h *lab.Host, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
+	defer cancel()
 	var out []byte
-	s.must(h.Do(func() (err error) {
-		for range 6 {
-			ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
-			out, err = exec.CommandContext(ctx, name, args...).CombinedOutput()
-			late := ctx.Err() != nil
-			cancel()
-			if !late {
-				break
-			}
-		}
-		if err != nil {
-			err = fmt.Errorf("%s %v: %w: %s", name, args, err, out)
+	err := h.Do(func() (err error) {
+		if out, err = exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+			err = fmt.Errorf("%s %v: %w: %s", name, args, errors.Join(err, ctx.Err()), out)
 		}
 		return err
-	}))
-	return string(out)
+	})
+	return string(out), err
 }
 
 // syns is how many SYNs the pod has sent, or the world has seen.
@@ -244,18 +243,14 @@ func (s *scene) start() {
 		return nil
 	})
 	s.eventually("replies are held", func() error {
-		if !strings.Contains(s.tables(), "table inet podfence-names") || !strings.Contains(s.elements("alive"), "expires") {
-			return errors.New(s.agent.Log())
+		// Of one set alone: to list tables, nft reads all that there is, and all of it again if the kernel was told
+		// something meanwhile. While names are asked for, that has no end.
+		alive, err := s.try(&s.node.Host, "nft", "list", "set", "inet", "podfence-names", "alive")
+		if err != nil || !strings.Contains(alive, "expires") {
+			return errors.Join(err, errors.New(s.agent.Log()))
 		}
 		return nil
 	})
-}
-
-func (s *scene) tables() string { return s.run(&s.node.Host, "nft", "list", "tables") }
-
-// elements are a set of the names table.
-func (s *scene) elements(set string) string {
-	return s.run(&s.node.Host, "nft", "list", "set", "inet", "podfence-names", set)
 }
 
 func (s *scene) stop() {
