@@ -154,12 +154,13 @@ func (c *Cluster) Change() error {
 
 // oddPod draws the ith pod, if on is not empty for that node. One of the lab's node shows no
 // address of another node or of its ranges: in the lab those are all behind one link, which the
-// agent would take for that pod's.
+// agent would take for that pod's. Nor does it show the node's own, if it is not on the host's
+// network: no kubelet does that, and whose the address then is, Judge and the kernel say differently.
 func (c *Cluster) oddPod(i int, on string) *corev1.Pod {
 	for {
 		pod := random.OddPod(c.Rand, i, Pods)
 		pod.Spec.NodeName = cmp.Or(on, pod.Spec.NodeName)
-		if pod.Spec.NodeName != random.Node || !slices.ContainsFunc(random.PodAddrsOf(pod), ofOtherNodes) {
+		if pod.Spec.NodeName != random.Node || !random.ShowsNode(pod) && !slices.ContainsFunc(random.PodAddrsOf(pod), ofOtherNodes) {
 			return pod
 		}
 	}
