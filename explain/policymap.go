@@ -129,8 +129,8 @@ func (a *Atlas) Reach(t Target) (*Reach, error) {
 	return a.x.reach(a.survey, a.members, t)
 }
 
-// Ask is whom Explain can be asked about for a node of a map or a party: an address in a network, one of the nodes, one
-// of the addresses that a domain name has; for what is a Target by itself, nothing.
+// Ask is whom Explain can be asked about for a network or the nodes of a map: an address in the network, or one of the
+// nodes. False: it is neither, and ParseTarget reads what else a map and a matrix have.
 func (a *Atlas) Ask(id string) (Target, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -20,7 +20,6 @@ const page = {
   get state() { return state },
   status(text) { byId('status').textContent = text },
   fail,
-  show,
 }
 
 function fail(error) {

@@ -2,13 +2,12 @@
 import { lines } from './api.js'
 
 // watch reads flows by a query, and again when the stream ends, until stop is called.
-export function watch(query, { flow, note, opened }) {
+export function watch(query, { flow, note }) {
   const control = new AbortController()
   const read = async () => {
     let first = query.last ?? 100
     for (;;) {
       try {
-        opened?.()
         await lines('flows', { ...query, last: first }, control.signal, line => {
           if (line.flow) flow(line.flow)
           else if (line.note) note(line.note)

@@ -75,4 +75,4 @@ export function isolation(isolated, pods) {
 }
 
 // plural is a number with its word.
-export const plural = (n, word) => `${n} ${word}${n === 1 ? '' : word.endsWith('y') ? '' : 's'}`
+export const plural = (n, word) => `${n} ${word}${n === 1 ? '' : 's'}`
