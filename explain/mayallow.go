@@ -9,7 +9,8 @@ import (
 )
 
 // Most pairs of pods in a large cluster are closed, as no rule of the policies that isolate one means the other.
-// What is here finds that out without Judge, by which a matrix of 20,000 pods takes half the time (REACH.md). It may only ever be sure of what Judge would say as well: whatever is not plain is left to Judge.
+// What is here finds that out without Judge, by which a matrix of 20,000 pods takes half the time. It may only ever be
+// sure of what Judge would say as well: whatever is not plain is left to Judge.
 
 // mayAllow is which peers the rules of a fence name, whatever they say of ports.
 type mayAllow struct {
